@@ -1,0 +1,72 @@
+# electric_cm: a logical replication connection manager inside PostgreSQL
+#
+#   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
+#   make check                        every test, against throwaway servers
+#   make demo, make soak, make bench-throughput
+#                                     see it work; see it work for long; see how fast
+#   make setup                        install what these need (Debian packages)
+
+MODULE_big = electric_cm
+EXTENSION = electric_cm
+PGFILEDESC = "electric_cm - logical replication connection manager"
+
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+DATA = $(sort $(wildcard sql/electric_cm--*.sql))
+REGRESS = $(patsubst sql/%.sql,%,$(filter-out $(DATA),$(sort $(wildcard sql/*.sql))))
+EXTRA_CLEAN = $(UNIT)
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+# Files that know nothing of a server; the unit tests are linked with them.
+PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c
+UNIT = t/unit/unit
+
+ifneq ($(filter setup check demo soak bench-%,$(MAKECMDGOALS)),)
+
+# These install what is missing and make their own throwaway server, so they
+# must work where there is no pg_config, hence no PGXS, yet.
+
+.PHONY: setup check demo soak
+setup:
+	@.ci/setup
+check:
+	@.ci/sandbox .ci/check
+demo soak:
+	@.ci/sandbox bench/$@
+bench-%:
+	@.ci/sandbox bench/$*
+
+else
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+SERVER_HEADERS := $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)
+ifeq ($(and $(wildcard $(PGXS)),$(wildcard $(SERVER_HEADERS)/postgres.h)),)
+$(error $(PG_CONFIG) does not lead to the PostgreSQL server's development files; \
+	try "make setup", or make PG_CONFIG=/path/to/pg_config)
+endif
+
+# -isystem: our flags are stricter than the server's own headers
+PG_CPPFLAGS = -isystem $(SERVER_HEADERS) -isystem $(libpq_srcdir)
+PG_CFLAGS = -Wall -Wextra -Werror
+SHLIB_LINK = $(libpq)
+
+# bitcode for inlining SQL operators is of no use here and would need clang
+override with_llvm = no
+
+include $(PGXS)
+
+# PGXS tracks headers only if the server was configured to; there are few
+$(OBJS) $(UNIT): $(wildcard src/*.h) Makefile
+
+.PHONY: unit-tests show-regress
+unit-tests: $(UNIT)
+	prove $(PROVE_FLAGS) --exec '' ./$(UNIT)
+
+$(UNIT): $(sort $(wildcard t/unit/*.c)) $(PURE) $(wildcard t/unit/*.h)
+	$(CC) $(CFLAGS) -DECM_UNIT_TEST -Isrc $(CPPFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS)
+
+show-regress:
+	@echo $(REGRESS)
+
+endif

@@ -1,0 +1,158 @@
+# shellcheck shell=bash
+# Shared by the programs here, which run by way of .ci/sandbox: throwaway
+# servers that listen on a Unix socket of their own and nowhere else, waiting
+# with a deadline, replaying a shape log.  To be sourced, in the top directory.
+. .ci/lib.sh
+[ -n "${ECM_TMP:-}" ] || die "run this by way of make, or of .ci/sandbox"
+
+# What psql & co. talk to is chosen by use_server.
+export PGUSER=postgres PGDATABASE=postgres PGAPPNAME=${0##*/}
+
+say() { printf '%s\n' "$*"; }
+title() { printf '\n%s\n' "$*"; }
+
+# One statement or script; unaligned rows without header, errors end us.
+sql() { psql -XqAt -v ON_ERROR_STOP=1 "$@"; }
+query() { sql -c "$1"; }
+
+data_dir() { echo "$ECM_TMP/$1/data"; }
+server_log() { echo "$ECM_TMP/$1/server.log"; }
+use_server() { export PGHOST=$ECM_TMP/$1; }
+
+# usage: new_server NAME [LINE...]
+# Further lines for postgresql.conf; the last one of a setting counts.
+new_server() {
+    local name=$1
+    shift
+    mkdir -p "$ECM_TMP/$name"
+    initdb --no-sync --auth=trust --username="$PGUSER" --pgdata="$(data_dir "$name")" >"$ECM_TMP/$name/initdb.log"
+    {
+        cat "$TEMP_CONFIG"
+        echo "listen_addresses = ''"
+        echo "unix_socket_directories = '$ECM_TMP/$name'"
+        echo "wal_level = logical"
+        echo "shared_preload_libraries = 'electric_cm'"
+        printf '%s\n' "$@"
+    } >>"$(data_dir "$name")/postgresql.conf"
+}
+
+# usage: server NAME start|stop|restart [OPTION...]
+server() {
+    local name=$1
+    shift
+    pg_ctl -s -w -t 60 -D "$(data_dir "$name")" -l "$(server_log "$name")" "$@" || {
+        tail -n 20 "$(server_log "$name")" >&2
+        die "pg_ctl $* failed"
+    }
+}
+
+# usage: wait_until SECONDS WHAT COMMAND...
+wait_until() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        [ "$SECONDS" -lt "$deadline" ] || die "gave up waiting for $what"
+        sleep 0.1
+    done
+}
+
+# The command's failure is its problem; it is ended with us.
+background=()
+in_background() { "$@" & background+=($!); }
+end_background() {
+    local pid
+    for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${background[@]}"; do wait "$pid" 2>/dev/null || true; done
+    background=()
+}
+trap end_background EXIT
+
+await_active() { query "SELECT electric_cm_await_active('60 s')" >/dev/null; }
+
+# usage: create_live_shape TABLE; prints the handle
+create_live_shape() {
+    local handle
+    handle=$(query "SELECT electric_cm_create_shape('$1')")
+    query "SET statement_timeout = '60 s'; SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)" >/dev/null
+    echo "$handle"
+}
+
+# usage: replay HANDLE TABLE; prints ENTRIES|ROWS|MISSING|EXTRA|ODD
+#
+# Replays a shape's log in SQL as of now: an insert sets the row, an update
+# merges into it, a delete removes it.  MISSING rows are in the table only,
+# EXTRA ones in the replay only, and ODD entries are out of place (an insert of
+# a row that is there, an update or delete of one that isn't, an offset that
+# does not ascend): the outcome alone would not always show what was delivered
+# twice.
+replay() {
+    sql -v handle="$1" -v table="$2" <<'SQL'
+SET client_min_messages = warning;
+SET work_mem = '256MB';
+\o /dev/null
+SELECT electric_cm_await_flushed(timeout => '120 s');
+\o
+
+CREATE TEMP TABLE log AS
+    SELECT n, log_offset, operation, key, value
+    FROM electric_cm_shape_log(:'handle') WITH ORDINALITY
+        AS l (log_offset, operation, key, value, old_value, xid, n);
+ANALYZE log;
+
+CREATE AGGREGATE pg_temp.merge(jsonb)
+    (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
+CREATE TEMP TABLE replayed AS
+    WITH change AS (
+        SELECT *,
+            max(n) FILTER (WHERE operation <> 'update') OVER (PARTITION BY key) AS last_reset
+        FROM log),
+    state AS (
+        SELECT pg_temp.merge(value ORDER BY n) AS value
+        FROM change
+        WHERE n >= last_reset
+        GROUP BY key
+        HAVING bool_and(operation <> 'delete'))
+    SELECT (jsonb_populate_record(NULL::public.:"table", value)).* FROM state;
+
+SELECT (SELECT count(*) FROM log),
+    (SELECT count(*) FROM replayed),
+    (SELECT count(*) FROM (TABLE :"table" EXCEPT ALL TABLE replayed) AS missing),
+    (SELECT count(*) FROM (TABLE replayed EXCEPT ALL TABLE :"table") AS extra),
+    (SELECT count(*)
+     FROM (SELECT operation,
+                lag(operation, 1, 'delete') OVER (PARTITION BY key ORDER BY n) AS prior,
+                string_to_array(log_offset, '_')::numeric[] AS here,
+                lag(string_to_array(log_offset, '_')::numeric[]) OVER (ORDER BY n) AS before
+           FROM log) AS entry
+     WHERE (operation = 'insert') <> (prior = 'delete') OR here <= before);
+SQL
+}
+
+# usage: say_replay HANDLE TABLE; the last line of a program, and its exit code
+say_replay() {
+    local entries rows missing extra odd
+    IFS='|' read -r entries rows missing extra odd < <(replay "$1" "$2") ||
+        die "the log of $2 could not be replayed"
+    if [ "$missing$extra$odd" = 000 ]; then
+        say "replay equals table: yes ($entries entries)"
+    else
+        say "replay equals table: NO ($entries entries; $missing rows only in $2," \
+            "$extra only in the replay of $rows, $odd entries out of place)"
+        return 1
+    fi
+}
+
+# usage: median NUMBER...
+median() {
+    printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 }
+        END { printf "%.10g\n", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+describe_machine() {
+    local cpu
+    cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
+    printf '%s cores (%s), %s GB of memory, Linux %s, %s on %s, %s\n' \
+        "$(nproc)" "${cpu:-unknown}" "$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)" \
+        "$(uname -r)" "$(query "SHOW fsync" | sed 's/^/fsync /')" \
+        "$(stat -f -c %T "$ECM_TMP")" "$(postgres --version | sed 's/^postgres (\(.*\)) /\1 /')"
+}

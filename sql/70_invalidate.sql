@@ -1,0 +1,220 @@
+--
+-- What ends a shape, and what doesn't
+--
+SET client_min_messages = warning;
+CREATE TABLE t (id int PRIMARY KEY, a text, b int);
+INSERT INTO t VALUES (1, 'a', 1);
+
+-- Creates the shape if there is none, and runs statements that must end it.
+-- Since that happens in the statements' own transaction, the next statement
+-- sees it already.
+CREATE FUNCTION survives(handle text) RETURNS text LANGUAGE sql AS $$
+	SELECT error(format('SELECT count(*) FROM electric_cm_shape_log(%L)', handle))
+$$;
+
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+TRUNCATE t;
+SELECT survives(:'h');
+
+SELECT electric_cm_create_shape('t') AS h2 \gset
+SELECT :'h' <> :'h2' AS another;
+SELECT count(*) FROM electric_cm_shape_log(:'h2');
+ALTER TABLE t ADD COLUMN c int DEFAULT 7;
+SELECT survives(:'h2');
+
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+ALTER TABLE t DROP COLUMN c;
+SELECT survives(:'h');
+
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+ALTER TABLE t ALTER COLUMN b TYPE bigint;
+SELECT survives(:'h');
+
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+ALTER TABLE t RENAME COLUMN b TO bb;
+SELECT survives(:'h');
+
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+DROP TABLE t;
+SELECT survives(:'h');
+SELECT count(*) FROM electric_cm_shapes;
+
+-- by CASCADE, too
+CREATE SCHEMA doomed;
+CREATE TABLE doomed.t (id int PRIMARY KEY, a text);
+SELECT electric_cm_create_shape('doomed.t') AS h \gset
+SELECT survives(:'h');
+DROP SCHEMA doomed CASCADE;
+SELECT survives(:'h');
+CREATE TABLE referenced (id int PRIMARY KEY);
+CREATE TABLE referencing (id int PRIMARY KEY REFERENCES referenced);
+INSERT INTO referenced VALUES (1);
+INSERT INTO referencing VALUES (1);
+SELECT electric_cm_create_shape('referenced') AS h \gset
+SELECT electric_cm_create_shape('referencing') AS h2 \gset
+SELECT survives(:'h'), survives(:'h2');
+TRUNCATE referenced CASCADE;
+SELECT survives(:'h'), survives(:'h2');
+DROP TABLE referenced, referencing;
+
+-- in the transaction that does it, and after its commit for others
+CREATE TABLE t (id int PRIMARY KEY, a text, b int);
+INSERT INTO t VALUES (1, 'a', 1);
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT replay(:'h', 't');
+
+-- rolled back: nothing has happened
+BEGIN;
+TRUNCATE t;
+INSERT INTO t VALUES (2, 'b', 2);
+ROLLBACK;
+SELECT survives(:'h');
+BEGIN;
+ALTER TABLE t ADD COLUMN c int;
+ROLLBACK;
+SELECT survives(:'h');
+BEGIN;
+DROP TABLE t;
+ROLLBACK;
+SELECT survives(:'h');
+BEGIN;
+SAVEPOINT s;
+TRUNCATE t;
+ROLLBACK TO s;
+INSERT INTO t VALUES (2, 'b', 2);
+COMMIT;
+SELECT survives(:'h');
+BEGIN;
+SAVEPOINT s1;
+SAVEPOINT s2;
+TRUNCATE t;
+RELEASE s2;
+ROLLBACK TO s1;
+COMMIT;
+SELECT survives(:'h');
+DO $$
+BEGIN
+	TRUNCATE t;
+	RAISE 'back';
+EXCEPTION WHEN raise_exception THEN
+	INSERT INTO t VALUES (3, 'c', 3);
+END $$;
+SELECT survives(:'h');
+SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
+SELECT replay(:'h', 't');
+
+-- what does not concern it
+CREATE INDEX t_a ON t (a);
+CREATE UNIQUE INDEX t_b ON t (b);
+DROP INDEX t_a, t_b;
+CREATE TABLE unrelated (id int PRIMARY KEY, t_id int REFERENCES t);
+ALTER TABLE unrelated ADD COLUMN x int;
+TRUNCATE unrelated;
+DROP TABLE unrelated;
+CREATE TEMP TABLE temporary (id int) ON COMMIT DELETE ROWS;
+INSERT INTO temporary VALUES (1);
+DROP TABLE temporary;
+ANALYZE t;
+VACUUM t;
+GRANT SELECT ON t TO PUBLIC;
+COMMENT ON COLUMN t.a IS 'x';
+CREATE VIEW v AS SELECT * FROM t;
+DROP VIEW v;
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER nothing BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION nothing();
+SELECT survives(:'h');
+-- nor does a rewrite that changes nothing
+VACUUM FULL t;
+CLUSTER t USING t_pkey;
+INSERT INTO t VALUES (4, 'd', 4);
+SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
+SELECT survives(:'h');
+SELECT replay(:'h', 't');
+
+-- released and committed subtransactions count
+BEGIN;
+SAVEPOINT s;
+TRUNCATE t;
+RELEASE s;
+COMMIT;
+SELECT survives(:'h');
+SELECT electric_cm_create_shape('t') AS h \gset
+SELECT survives(:'h');
+
+-- so does a prepared transaction, at its commit
+BEGIN;
+ALTER TABLE t ADD COLUMN c int;
+PREPARE TRANSACTION 'regress_ddl';
+ROLLBACK PREPARED 'regress_ddl';
+SELECT survives(:'h');
+BEGIN;
+TRUNCATE t;
+PREPARE TRANSACTION 'regress_truncate';
+COMMIT PREPARED 'regress_truncate';
+SELECT survives(:'h');
+
+-- an ordinary user's command does, who has no rights on the shapes
+CREATE ROLE regress_plain;
+CREATE SCHEMA owned AUTHORIZATION regress_plain;
+SET ROLE regress_plain;
+CREATE TABLE owned.t (id int PRIMARY KEY);
+RESET ROLE;
+SELECT electric_cm_create_shape('owned.t') AS h \gset
+SELECT survives(:'h');
+SET ROLE regress_plain;
+TRUNCATE owned.t;
+RESET ROLE;
+SELECT survives(:'h');
+SELECT electric_cm_create_shape('owned.t') AS h \gset
+SELECT survives(:'h');
+DROP OWNED BY regress_plain;
+SELECT survives(:'h');
+DROP ROLE regress_plain;
+
+-- partitions: what is done to one of them is done to the whole
+CREATE TABLE parts (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200);
+INSERT INTO parts VALUES (1, 'a'), (101, 'b');
+SELECT electric_cm_create_shape('parts') AS h \gset
+SELECT survives(:'h');
+TRUNCATE parts_1;
+SELECT survives(:'h');
+SELECT electric_cm_create_shape('parts') AS h \gset
+SELECT survives(:'h');
+DROP TABLE parts_2;
+SELECT survives(:'h');
+SELECT electric_cm_create_shape('parts') AS h \gset
+SELECT survives(:'h');
+ALTER TABLE parts ADD COLUMN b int;
+SELECT survives(:'h');
+DROP TABLE parts;
+
+-- types of columns that change by themselves
+CREATE TYPE color AS ENUM ('red');
+CREATE TABLE painted (id int PRIMARY KEY, c color);
+SELECT electric_cm_create_shape('painted') AS h \gset
+SELECT survives(:'h');
+ALTER TYPE color ADD VALUE 'blue';
+INSERT INTO painted VALUES (1, 'blue');
+SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
+SELECT * FROM entries(:'h');
+
+-- an event says why
+SELECT count(*) > 0 AS has_event FROM electric_cm_events
+WHERE datname = current_database() AND (message || coalesce(detail, '')) LIKE '%the table was truncated%';
+SELECT count(*) > 0 AS has_event FROM electric_cm_events
+WHERE datname = current_database() AND (message || coalesce(detail, '')) LIKE '%the table was dropped%';
+SELECT count(*) > 0 AS has_event FROM electric_cm_events
+WHERE datname = current_database() AND (message || coalesce(detail, '')) LIKE '%columns were changed%';
+
+DROP TABLE painted;
+DROP TYPE color;
+DROP TABLE t;
+DROP FUNCTION survives, nothing;
+SELECT count(*) FROM electric_cm_shapes;

@@ -1,0 +1,318 @@
+/* electric_cm--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION electric_cm" to load this file. \quit
+
+--
+-- Tables.  They live in a schema of their own and belong to the extension's
+-- owner; nobody else reads or writes them directly.  Nothing in them survives
+-- a dump: a restored database starts afresh.
+--
+CREATE SCHEMA _electric_cm;
+
+CREATE TABLE _electric_cm.stack (
+	one_row bool PRIMARY KEY DEFAULT true CHECK (one_row),
+	database_oid oid NOT NULL,
+	system_identifier int8,
+	timeline_id int4,
+	stopped bool NOT NULL DEFAULT false,
+	slot_name name,				-- the slot that we created, if any
+	publication_name name,		-- the publication that we created, if any
+	clean_stop_lsn pg_lsn		-- last acknowledged LSN of a clean stop
+);
+COMMENT ON TABLE _electric_cm.stack IS
+	'what the connection manager remembers about this database';
+
+CREATE TABLE _electric_cm.shape (
+	id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	handle text NOT NULL UNIQUE,
+	owner oid NOT NULL,
+	relation oid NOT NULL,
+	relation_name text NOT NULL,	-- quoted; the first part of every key
+	where_clause text,				-- deparsed, normalised
+	where_attnums int2[],
+	requested_columns text[],		-- NULL: all
+	column_names text[] NOT NULL,	-- in the order of the log's values
+	column_types oid[] NOT NULL,
+	key_positions int2[] NOT NULL,	-- 1-based positions in column_names
+	worker int4 NOT NULL DEFAULT 0,
+	generation int4 NOT NULL DEFAULT 0,	-- attempts to create it so far
+	snapshot_generation int4,		-- generation whose snapshot is committed
+	snapshot pg_snapshot,
+	snapshot_rows int8,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape
+	(relation, owner, coalesce(where_clause, ''), coalesce(requested_columns, '{}'));
+COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
+
+-- Written by consumers only, so that no lock that a user holds on a shape's
+-- row can make a consumer wait.  No row, or 'capturing': being created.
+CREATE TABLE _electric_cm.shape_state (
+	shape int8 PRIMARY KEY,
+	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored')),
+	generation int4 NOT NULL,
+	live_at timestamptz,
+	last_error text
+);
+COMMENT ON TABLE _electric_cm.shape_state IS 'how far the shapes'' consumers have brought them';
+
+-- One row per shape and consumer commit, split near 8 kB: see shape_chunk.h.
+CREATE TABLE _electric_cm.shape_log (
+	shape int8 NOT NULL,
+	first_lsn pg_lsn NOT NULL,
+	first_op int8 NOT NULL,
+	entries int4 NOT NULL,
+	captured_xid xid8,			-- only while the shape is being created
+	data bytea NOT NULL,
+	PRIMARY KEY (shape, first_lsn, first_op)
+) WITH (toast_tuple_target = 8160);
+ALTER TABLE _electric_cm.shape_log ALTER COLUMN data SET STORAGE EXTERNAL;
+-- Inserts are kept out of logical decoding; without a replica identity,
+-- FOR ALL TABLES publications don't send the deletes either.
+ALTER TABLE _electric_cm.shape_log REPLICA IDENTITY NOTHING;
+COMMENT ON TABLE _electric_cm.shape_log IS 'entries of all shape logs, in chunks';
+
+-- Written only in transactions that write entries.
+CREATE TABLE _electric_cm.progress (
+	worker int4 PRIMARY KEY,
+	lsn pg_lsn NOT NULL			-- end of the last upstream commit applied
+);
+COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
+
+--
+-- Status
+--
+CREATE FUNCTION electric_cm_status() RETURNS text
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION electric_cm_status() IS
+	'status of this database''s stack: waiting, starting, active, stopped or failed';
+
+CREATE FUNCTION electric_cm_await_active(timeout interval DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_await_active(interval) IS
+	'waits until this database''s stack is active';
+
+CREATE FUNCTION electric_cm_pg_version() RETURNS int4
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_pg_version() IS
+	'server version as the stack looked it up, like server_version_num';
+
+CREATE FUNCTION electric_cm_pg_info(OUT server_version_num int4,
+									OUT system_identifier int8,
+									OUT timeline_id int4,
+									OUT looked_up_at timestamptz)
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_pg_info() IS
+	'server version, system identifier and timeline as the stack looked them up';
+
+CREATE FUNCTION electric_cm_exclusive_connection_lock_acquired() RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_exclusive_connection_lock_acquired() IS
+	'does this database''s stack hold its exclusive lock?';
+
+CREATE FUNCTION electric_cm_report_retained_wal_size() RETURNS int8
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_report_retained_wal_size() IS
+	'WAL retained by this stack''s slot, sampled now, in bytes; NULL without a slot';
+
+CREATE FUNCTION electric_cm_await_flushed(lsn pg_lsn DEFAULT NULL,
+										  timeout interval DEFAULT NULL) RETURNS pg_lsn
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_await_flushed(pg_lsn, interval) IS
+	'waits until every transaction committed before the LSN is in the shape logs';
+
+--
+-- Control
+--
+CREATE FUNCTION electric_cm_start() RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_start() IS
+	'starts this database''s stack; returns when its manager runs';
+
+CREATE FUNCTION electric_cm_stop(drop_slot bool DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_stop(bool) IS
+	'stops this database''s stack until electric_cm_start(); returns when it is gone';
+
+CREATE FUNCTION electric_cm_restart() RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_restart() IS
+	'restarts this database''s stack; returns when the new manager runs';
+
+CREATE FUNCTION electric_cm_drop_replication_slot_on_stop(enable bool DEFAULT true) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_drop_replication_slot_on_stop(bool) IS
+	'lets the end of this manager drop its replication slot and publication';
+
+--
+-- Shapes
+--
+CREATE FUNCTION electric_cm_create_shape(relation regclass,
+										 where_clause text DEFAULT NULL,
+										 columns text[] DEFAULT NULL) RETURNS text
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_create_shape(regclass, text, text[]) IS
+	'declares a shape and returns its handle';
+
+CREATE FUNCTION electric_cm_drop_shape(handle text) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_drop_shape(text) IS
+	'drops a shape and its log';
+
+CREATE FUNCTION electric_cm_shape_log(handle text,
+									  after_offset text DEFAULT '-1',
+									  max_entries int DEFAULT NULL,
+									  OUT log_offset text, OUT operation text,
+									  OUT key text, OUT value jsonb,
+									  OUT old_value jsonb, OUT xid int8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+COMMENT ON FUNCTION electric_cm_shape_log(text, text, int) IS
+	'entries of a shape''s log after an offset, in order';
+
+--
+-- Internal functions: called by the stack's own sessions
+--
+CREATE FUNCTION _electric_cm.register() RETURNS void
+	AS 'MODULE_PATHNAME', 'electric_cm_register' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.prepare_shape(handle text, created_by int8,
+										   OUT id int8, OUT relation oid,
+										   OUT generation int4, OUT action text,
+										   OUT publish_sql text)
+	AS 'MODULE_PATHNAME', 'electric_cm_prepare_shape' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.purge_shape(shape int8) RETURNS int8
+	AS 'MODULE_PATHNAME', 'electric_cm_purge_shape' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.take_snapshot(handle text, generation int4) RETURNS int8
+	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,
+											 OUT log_bytes int8, OUT last_offset text)
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.stat_manager(
+		OUT datid oid, OUT datname name, OUT stack_id text, OUT pid int4,
+		OUT status text, OUT phase text, OUT step text,
+		OUT status_since timestamptz, OUT waiting_for text,
+		OUT last_error text, OUT last_error_sqlstate text,
+		OUT last_error_at timestamptz, OUT retry_count int4,
+		OUT next_retry_at timestamptz, OUT total_retry_time interval,
+		OUT restarts int4)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_stat_manager' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.stat_connections(
+		OUT datname name, OUT role text, OUT ordinal int4, OUT state text,
+		OUT backend_pid int4, OUT ssl bool, OUT address text,
+		OUT connected_since timestamptz, OUT last_error text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_stat_connections' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.stat_replication(
+		OUT datname name, OUT slot_name name, OUT publication_name name,
+		OUT active bool, OUT active_pid int4, OUT wal_status text,
+		OUT restart_lsn pg_lsn, OUT confirmed_flush_lsn pg_lsn,
+		OUT received_lsn pg_lsn, OUT flushed_lsn pg_lsn,
+		OUT current_lsn pg_lsn, OUT retained_wal_bytes int8,
+		OUT flush_lag_bytes int8, OUT safe_wal_size int8,
+		OUT last_commit_at timestamptz, OUT sampled_at timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_stat_replication' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.stat_consumers(
+		OUT datname name, OUT worker int4, OUT pid int4, OUT shapes int4,
+		OUT received_lsn pg_lsn, OUT flushed_lsn pg_lsn,
+		OUT transactions int8, OUT changes int8, OUT matched_changes int8,
+		OUT last_progress_at timestamptz, OUT restarts int4)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_stat_consumers' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.events(
+		OUT datname name, OUT occurred_at timestamptz, OUT event text,
+		OUT severity text, OUT message text, OUT detail text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_events' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.options(
+		OUT datname name, OUT name text, OUT setting text, OUT source text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_options' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.shape_waiting_for(handle text) RETURNS text
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_waiting_for' LANGUAGE C VOLATILE STRICT;
+
+--
+-- Views
+--
+CREATE VIEW electric_cm_stat_manager AS SELECT * FROM _electric_cm.stat_manager();
+CREATE VIEW electric_cm_stat_connections AS SELECT * FROM _electric_cm.stat_connections();
+CREATE VIEW electric_cm_stat_replication AS SELECT * FROM _electric_cm.stat_replication();
+CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consumers();
+CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
+CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
+
+CREATE VIEW electric_cm_shapes AS
+	SELECT s.handle,
+		   pg_catalog.pg_get_userbyid(s.owner) AS owner,
+		   s.relation::regclass AS relation,
+		   s.where_clause,
+		   s.requested_columns AS columns,
+		   CASE t.state WHEN 'live' THEN t.state WHEN 'errored' THEN t.state
+				ELSE 'creating' END AS state,
+		   _electric_cm.shape_waiting_for(s.handle) AS waiting_for,
+		   s.created_at,
+		   s.snapshot_rows,
+		   l.log_entries,
+		   l.log_bytes,
+		   l.last_offset,
+		   t.last_error
+	FROM _electric_cm.shape s
+		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
+		 LATERAL _electric_cm.shape_log_stats(s.id) l;
+
+--
+-- Privileges: control is the superuser's until granted, watching is
+-- pg_monitor's, reading a shape is open because each read checks the owner.
+--
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA _electric_cm FROM PUBLIC;
+REVOKE ALL ON FUNCTION
+	electric_cm_status(), electric_cm_await_active(interval),
+	electric_cm_pg_version(), electric_cm_pg_info(),
+	electric_cm_exclusive_connection_lock_acquired(),
+	electric_cm_report_retained_wal_size(),
+	electric_cm_await_flushed(pg_lsn, interval),
+	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
+	electric_cm_drop_replication_slot_on_stop(bool),
+	electric_cm_create_shape(regclass, text, text[]),
+	electric_cm_drop_shape(text)
+	FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	electric_cm_status(), electric_cm_await_active(interval),
+	electric_cm_pg_version(), electric_cm_pg_info(),
+	electric_cm_exclusive_connection_lock_acquired(),
+	electric_cm_report_retained_wal_size(),
+	electric_cm_await_flushed(pg_lsn, interval),
+	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
+	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
+	_electric_cm.events(), _electric_cm.options(),
+	_electric_cm.shape_waiting_for(text), _electric_cm.shape_log_stats(int8)
+	TO pg_monitor;
+GRANT SELECT ON
+	electric_cm_stat_manager, electric_cm_stat_connections,
+	electric_cm_stat_replication, electric_cm_stat_consumers,
+	electric_cm_events, electric_cm_options, electric_cm_shapes
+	TO pg_monitor;
+
+--
+-- This database has a stack from now on: the launcher is woken at commit.
+--
+INSERT INTO _electric_cm.stack (database_oid)
+	SELECT oid FROM pg_catalog.pg_database
+	WHERE datname = pg_catalog.current_database();
+SELECT _electric_cm.register();

@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  The one place for differences between PostgreSQL 15, 16, 17 and 18.
+ *
+ * Everything else in the tree is written against the newest spelling that
+ * can be expressed as a macro here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_COMPAT_H
+#define ECM_COMPAT_H
+
+#include "postgres.h"
+
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#if PG_VERSION_NUM < 170000
+#include "storage/sinvaladt.h"
+#endif
+#if PG_VERSION_NUM >= 170000
+#include "storage/procnumber.h"
+#include "utils/wait_event.h"
+#endif
+
+/* 17 gave wait event sets a resource owner; ours live as long as the process. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#else
+#define ecm_create_wait_event_set(nevents) \
+	CreateWaitEventSet(TopMemoryContext, (nevents))
+#endif
+
+/* 17 renamed the backend id inside a virtual transaction id. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_vxid_is_prepared(vxid) ((vxid).procNumber == INVALID_PROC_NUMBER)
+#define ecm_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#else
+#define ecm_vxid_is_prepared(vxid) ((vxid).backendId == InvalidBackendId)
+#define ecm_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#endif
+
+/* 16 and later have a slot's invalidation cause; 15 only an LSN. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_slot_is_invalidated(slot) \
+	((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define ecm_slot_is_invalidated(slot) \
+	(XLogRecPtrIsInvalid((slot)->data.restart_lsn) && \
+	 !XLogRecPtrIsInvalid((slot)->data.invalidated_at))
+#endif
+
+/* 17 added transaction_timeout; it is turned off in our own sessions. */
+#if PG_VERSION_NUM >= 170000
+#define ECM_TRANSACTION_TIMEOUT_OPTION " -c transaction_timeout=0"
+#else
+#define ECM_TRANSACTION_TIMEOUT_OPTION ""
+#endif
+
+/* 17 lets a logical message be flushed at once; ours go with their commit. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_log_message(prefix, text) \
+	LogLogicalMessage((prefix), (text), strlen(text), true, false)
+#else
+#define ecm_log_message(prefix, text) \
+	LogLogicalMessage((prefix), (text), strlen(text), true)
+#endif
+
+/* 17 can look for stronger lock modes too; we ask for one at a time. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode), false)
+#else
+#define ecm_lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode))
+#endif
+
+/* 16 can restrict index insertion to summarizing indexes. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define ecm_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL)
+#endif
+
+/* 18 counts index searches. */
+#if PG_VERSION_NUM >= 180000
+#define ecm_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define ecm_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
+/* 16 made one function of the object-specific privilege checks. */
+#define ecm_table_acl_select(relid, roleid) \
+	(pg_class_aclcheck((relid), (roleid), ACL_SELECT) == ACLCHECK_OK)
+#if PG_VERSION_NUM >= 160000
+#define ecm_table_is_owned(relid, roleid) \
+	object_ownercheck(RelationRelationId, (relid), (roleid))
+#else
+#define ecm_table_is_owned(relid, roleid) \
+	pg_class_ownercheck((relid), (roleid))
+#endif
+
+#endif							/* ECM_COMPAT_H */

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * errors.h
+ *	  What an error means for the stack: retry, recreate or fatal.
+ *
+ * Pure: one table keyed by SQLSTATE.  Message text is looked at only where the
+ * SQLSTATE alone is ambiguous.  Compiled into the extension and into the unit
+ * tests.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_ERRORS_H
+#define ECM_ERRORS_H
+
+#include <stdbool.h>
+
+#define ECM_ERROR_TEXT_LEN	512
+
+typedef enum EcmErrorKind
+{
+	ECM_ERROR_RETRY,			/* try the same step again, with backoff */
+	ECM_ERROR_RECREATE,			/* drop slot, invalidate shapes, start over */
+	ECM_ERROR_FATAL				/* no retry can mend it: status "failed" */
+} EcmErrorKind;
+
+/* An error as a server, libpq or we ourselves reported it. */
+typedef struct EcmError
+{
+	char		sqlstate[6];	/* "" when unknown */
+	char		message[ECM_ERROR_TEXT_LEN];	/* primary message, no severity */
+	char		detail[ECM_ERROR_TEXT_LEN];
+	char		hint[ECM_ERROR_TEXT_LEN];
+} EcmError;
+
+/* What was being done; the same SQLSTATE can mean different things. */
+typedef enum EcmErrorContext
+{
+	ECM_CONTEXT_CONNECT,		/* opening a loopback connection */
+	ECM_CONTEXT_PUBLICATION,	/* looking up or creating the publication */
+	ECM_CONTEXT_SLOT,			/* looking up or creating the slot */
+	ECM_CONTEXT_STREAM,			/* START_REPLICATION and after */
+	ECM_CONTEXT_POOL,			/* a job on a pool session */
+	ECM_CONTEXT_OTHER
+} EcmErrorContext;
+
+/* Fills an error of our own; the texts are truncated to fit. */
+extern void ecm_error_set(EcmError *err, const char *sqlstate,
+						  const char *message, const char *detail,
+						  const char *hint);
+
+extern EcmErrorKind ecm_error_kind(const EcmError *err,
+								   EcmErrorContext context);
+
+/*
+ * The error's own hint, or else the one that goes with what it is, or NULL.
+ * For 28xxx that is NULL: the caller builds the exact pg_hba.conf line itself
+ * (it knows the connection).  Not so for a role that is missing or may not log
+ * in.
+ */
+extern const char *ecm_error_hint(const EcmError *err,
+								  EcmErrorContext context);
+
+/*
+ * Parses libpq's connection error in verbose form, "FATAL:  28P01: text", into
+ * err.  Text without an SQLSTATE is libpq's own: 08001 if the connection could
+ * not be opened, 28P01 if there is no password to send, F0000 if the
+ * connection string is wrong, else 08006.
+ */
+extern void ecm_error_from_libpq(EcmError *err, const char *text);
+
+#endif							/* ECM_ERRORS_H */

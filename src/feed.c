@@ -1,0 +1,472 @@
+/*-------------------------------------------------------------------------
+ *
+ * feed.c
+ *	  The manager's side of its consumers.
+ *
+ * Each consumer has a queue in a DSM segment of its own.  The queue's bytes
+ * die with the consumer, and pgoutput describes a relation only once per
+ * session, so the death of one consumer costs the stream for all of them: the
+ * dead one gets a new queue, the survivors a RESET, and the stream starts
+ * again from the minimum of what is durable everywhere.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "replication/logicalproto.h"
+#include "storage/dsm.h"
+#include "storage/shm_mq.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "consumer.h"
+#include "feed.h"
+#include "settings.h"
+#include "shape.h"
+#include "shmem.h"
+
+/* A worker that has not attached after this long is given up. */
+#define ATTACH_TIMEOUT_MS	10000
+
+typedef struct FeedConsumer
+{
+	BackgroundWorkerHandle *handle; /* NULL: not running */
+	dsm_segment *segment;
+	shm_mq_handle *queue;
+	bool		pending;		/* the kept message is still to be sent to it */
+	bool		unflushed;		/* messages sent since the last FLUSH */
+	bool		control_pending;	/* this order is to be sent */
+	EcmControlFrame control;
+} FeedConsumer;
+
+static int	stack_index;
+static const char *stack_datname;
+static MemoryContext feed_context;	/* queue handles live here */
+static EcmFeedMessageCallback message_callback;
+
+static int	nconsumers;
+static FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
+static uint32 reset_number = 0;
+static TimestampTz start_began;
+
+/* the message that a full queue has refused */
+static StringInfoData kept;
+static bool any_pending;
+
+/* where the stream is */
+static bool in_transaction;
+static TransactionId current_xid;
+static XLogRecPtr received_lsn;
+static TimestampTz last_commit_at;
+
+void
+ecm_feed_init(int index, const char *datname)
+{
+	stack_index = index;
+	stack_datname = datname;
+	nconsumers = ecm_shape_workers;
+	feed_context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(feed_context);
+	initStringInfo(&kept);
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+void
+ecm_feed_set_message_callback(EcmFeedMessageCallback callback)
+{
+	message_callback = callback;
+}
+
+/* ------------------------------------------------------------- starting -- */
+
+static EcmConsumerSlot *
+shared_slot(int i)
+{
+	return &ecm_shared->stacks[stack_index].consumers[i];
+}
+
+/*
+ * Creates the queue and registers the worker.  False: no worker slot is free.
+ */
+static bool
+launch_consumer(int i)
+{
+	FeedConsumer *c = &consumers[i];
+	BackgroundWorker worker;
+	EcmConsumerArgs args;
+	EcmConsumerSlot *slot = shared_slot(i);
+	MemoryContext old;
+	shm_mq	   *mq;
+
+	c->segment = dsm_create(ECM_QUEUE_SIZE, 0);
+	dsm_pin_mapping(c->segment);
+	mq = shm_mq_create(dsm_segment_address(c->segment), ECM_QUEUE_SIZE);
+	shm_mq_set_sender(mq, MyProc);
+
+	ecm_lock(LW_EXCLUSIVE);
+	slot->used = true;
+	if (slot->generation++ > 0)
+		slot->restarts++;
+	slot->segment = dsm_segment_handle(c->segment);
+	slot->pid = 0;
+	slot->attached = false;
+	slot->reset_done = reset_number;	/* it has nothing to forget */
+	args.generation = slot->generation;
+	ecm_unlock();
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
+			 stack_datname, i + 1);
+	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
+	args.stack_index = stack_index;
+	args.worker = i;
+	memcpy(worker.bgw_extra, &args, sizeof(args));
+
+	old = MemoryContextSwitchTo(feed_context);
+	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
+	{
+		MemoryContextSwitchTo(old);
+		c->handle = NULL;
+		dsm_detach(c->segment);
+		c->segment = NULL;
+		return false;
+	}
+	c->queue = shm_mq_attach(mq, c->segment, c->handle);
+	MemoryContextSwitchTo(old);
+	c->pending = false;
+	c->unflushed = false;
+	c->control_pending = false;
+	return true;
+}
+
+static bool
+consumer_is_running(FeedConsumer *c)
+{
+	pid_t		pid;
+
+	if (c->handle == NULL)
+		return false;
+	switch (GetBackgroundWorkerPid(c->handle, &pid))
+	{
+		case BGWH_STARTED:
+		case BGWH_NOT_YET_STARTED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+discard_consumer(FeedConsumer *c)
+{
+	if (c->queue)
+		shm_mq_detach(c->queue);
+	if (c->segment)
+		dsm_detach(c->segment);
+	if (c->handle)
+		pfree(c->handle);
+	memset(c, 0, sizeof(*c));
+}
+
+void
+ecm_feed_start(void)
+{
+	start_began = GetCurrentTimestamp();
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
+	ecm_unlock();
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		if (consumer_is_running(&consumers[i]))
+			continue;
+		discard_consumer(&consumers[i]);
+		(void) launch_consumer(i);
+	}
+}
+
+EcmStepResult
+ecm_feed_poll_start(EcmStepFailure *failure)
+{
+	bool		all = true;
+
+	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		EcmConsumerSlot slot;
+
+		if (consumers[i].handle == NULL)
+		{
+			ecm_error_set(&failure->err, "53000",
+						  "no background worker slot is free for a consumer", "",
+						  "Raise max_worker_processes and restart the server.");
+			failure->kind = ECM_ERROR_RETRY;
+			return ECM_RESULT_FAILED;
+		}
+		if (!consumer_is_running(&consumers[i]))
+		{
+			ecm_error_set(&failure->err, "57P01",
+						  psprintf("consumer %d ended while starting", i + 1),
+						  "The server log has its reason.", "");
+			failure->kind = ECM_ERROR_RETRY;
+			return ECM_RESULT_FAILED;
+		}
+		ecm_lock(LW_SHARED);
+		slot = *shared_slot(i);
+		ecm_unlock();
+		if (!slot.attached || slot.reset_done != reset_number)
+			all = false;
+	}
+	if (all)
+		return ECM_RESULT_DONE;
+	if (TimestampDifferenceExceeds(start_began, GetCurrentTimestamp(),
+								   ATTACH_TIMEOUT_MS))
+	{
+		ecm_error_set(&failure->err, "57014",
+					  "consumers did not become ready in time", "", "");
+		failure->kind = ECM_ERROR_RETRY;
+		return ECM_RESULT_FAILED;
+	}
+	return ECM_RESULT_PENDING;
+}
+
+bool
+ecm_feed_consumer_died(void)
+{
+	for (int i = 0; i < nconsumers; i++)
+		if (consumers[i].handle != NULL && !consumer_is_running(&consumers[i]))
+			return true;
+	return false;
+}
+
+/* -------------------------------------------------------------- feeding -- */
+
+/*
+ * Follows transaction boundaries, and picks out our own messages.
+ */
+static void
+look_at_message(const char *data, int len)
+{
+	StringInfoData in;
+
+	in.data = unconstify(char *, data);
+	in.len = len;
+	in.maxlen = -1;
+	in.cursor = 1;
+
+	switch (data[0])
+	{
+		case LOGICAL_REP_MSG_BEGIN:
+			{
+				LogicalRepBeginData begin;
+
+				logicalrep_read_begin(&in, &begin);
+				in_transaction = true;
+				current_xid = begin.xid;
+				break;
+			}
+		case LOGICAL_REP_MSG_COMMIT:
+			{
+				LogicalRepCommitData commit;
+
+				logicalrep_read_commit(&in, &commit);
+				in_transaction = false;
+				received_lsn = commit.end_lsn;
+				last_commit_at = commit.committime;
+				break;
+			}
+		case LOGICAL_REP_MSG_MESSAGE:
+			{
+				uint8		flags = pq_getmsgbyte(&in);
+				const char *prefix;
+				int			size;
+				char	   *text;
+
+				(void) pq_getmsgint64(&in);
+				prefix = pq_getmsgrawstring(&in);
+				size = pq_getmsgint(&in, 4);
+				if ((flags & 1) == 0 || strcmp(prefix, ECM_MESSAGE_PREFIX) != 0)
+					break;
+				text = pnstrdup(pq_getmsgbytes(&in, size), size);
+				if (message_callback)
+					message_callback(text, current_xid);
+				pfree(text);
+				break;
+			}
+		default:
+			break;
+	}
+}
+
+/*
+ * Sends without waiting.  A consumer that is gone takes everything: its death
+ * is noticed elsewhere and what it missed comes again.
+ */
+static bool
+send_to(FeedConsumer *c, const char *data, Size len, bool flush)
+{
+	if (c->queue == NULL)
+		return true;
+	return shm_mq_send(c->queue, len, data, true, flush) != SHM_MQ_WOULD_BLOCK;
+}
+
+bool
+ecm_feed_message(const char *data, int len)
+{
+	Assert(!any_pending);
+
+	if (len == 0)
+		return true;
+	look_at_message(data, len);
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		c->pending = !send_to(c, data, len, false);
+		c->unflushed = true;
+		any_pending |= c->pending;
+	}
+	if (any_pending)
+	{
+		resetStringInfo(&kept);
+		appendBinaryStringInfo(&kept, data, len);
+	}
+	return !any_pending;
+}
+
+/*
+ * A message that a queue has taken in part must be completed, with the same
+ * bytes, before anything else is sent.
+ */
+bool
+ecm_feed_flush(void)
+{
+	any_pending = false;
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		if (c->pending)
+			c->pending = !send_to(c, kept.data, kept.len, true);
+		if (!c->pending && c->unflushed && !c->control_pending)
+		{
+			c->control.type = ECM_FRAME_FLUSH;
+			c->control_pending = true;
+		}
+		if (!c->pending && c->control_pending)
+		{
+			c->control_pending = !send_to(c, (char *) &c->control,
+										  sizeof(c->control), true);
+			c->unflushed = c->control_pending;
+		}
+		any_pending |= c->pending || c->control_pending;
+	}
+	return !any_pending;
+}
+
+void
+ecm_feed_stream_lost(void)
+{
+	in_transaction = false;
+	received_lsn = InvalidXLogRecPtr;	/* of this stream */
+	reset_number++;
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		if (c->handle == NULL)
+			continue;
+		c->control.type = ECM_FRAME_RESET;
+		c->control.number = reset_number;
+		c->control_pending = true;
+	}
+	(void) ecm_feed_flush();
+}
+
+/* ------------------------------------------------------------- progress -- */
+
+/*
+ * The smallest position over all consumers, by field.
+ */
+static XLogRecPtr
+minimum_lsn(size_t field)
+{
+	XLogRecPtr	min = InvalidXLogRecPtr;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < nconsumers; i++)
+	{
+		XLogRecPtr	lsn = *(XLogRecPtr *) ((char *) shared_slot(i) + field);
+
+		if (i == 0 || lsn < min)
+			min = lsn;
+	}
+	ecm_unlock();
+	return min;
+}
+
+XLogRecPtr
+ecm_feed_start_lsn(void)
+{
+	return minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
+}
+
+XLogRecPtr
+ecm_feed_applied_lsn(void)
+{
+	return minimum_lsn(offsetof(EcmConsumerSlot, applied_lsn));
+}
+
+XLogRecPtr
+ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
+{
+	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
+
+	if (!in_transaction && !any_pending && durable >= received_lsn)
+		durable = Max(durable, keepalive_lsn);
+	return durable;
+}
+
+XLogRecPtr
+ecm_feed_received_lsn(void)
+{
+	return received_lsn;
+}
+
+TimestampTz
+ecm_feed_last_commit_at(void)
+{
+	return last_commit_at;
+}
+
+bool
+ecm_feed_in_transaction(void)
+{
+	return in_transaction;
+}
+
+void
+ecm_feed_stop(void)
+{
+	for (int i = 0; i < nconsumers; i++)
+	{
+		if (consumers[i].handle != NULL)
+			TerminateBackgroundWorker(consumers[i].handle);
+		discard_consumer(&consumers[i]);
+	}
+}

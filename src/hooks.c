@@ -1,0 +1,203 @@
+/*-------------------------------------------------------------------------
+ *
+ * hooks.c
+ *	  What other people's commands mean for the stacks of this server.
+ *
+ * TRUNCATE, and DDL that changes a table's columns, invalidate the table's
+ * shapes in the command's own transaction: an ALTER COLUMN TYPE ... USING
+ * rewrites every row and the stream shows nothing of it.
+ *
+ * object_access_hook is called in the middle of the command, where running SQL
+ * is out of the question, so it only notes the table; the shapes are deleted
+ * just before the transaction commits or is prepared.  Databases that come and
+ * go, and the extension's end, make the launcher look again after the commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "hooks.h"
+#include "shape.h"
+#include "shmem.h"
+
+/* A table that was changed in this transaction. */
+typedef struct ChangedTable
+{
+	Oid			relid;			/* the table or one of its ancestors */
+	const char *reason;			/* a constant */
+	SubTransactionId subid;		/* where it happened */
+} ChangedTable;
+
+/* In TopTransactionContext; reset at the end of each transaction. */
+static List *changed_tables = NIL;
+static bool look_again = false; /* databases or the extension changed */
+
+static object_access_hook_type next_object_access_hook = NULL;
+
+static void
+note_table(Oid relid, const char *reason)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	ListCell   *lc;
+	ChangedTable *changed;
+
+	foreach(lc, changed_tables)
+	{
+		changed = lfirst(lc);
+		if (changed->relid == relid && changed->subid == subid)
+		{
+			MemoryContextSwitchTo(old);
+			return;
+		}
+	}
+	changed = palloc(sizeof(ChangedTable));
+	changed->relid = relid;
+	changed->reason = reason;
+	changed->subid = subid;
+	changed_tables = lappend(changed_tables, changed);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A partition's change is a change of its ancestors' shapes, too.  They must
+ * be looked up now: a DROP takes that knowledge away.
+ */
+static void
+note_table_and_ancestors(Oid relid, const char *reason)
+{
+	char		relkind = get_rel_relkind(relid);
+	ListCell   *lc;
+
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	note_table(relid, reason);
+	if (get_rel_relispartition(relid))
+		foreach(lc, get_partition_ancestors(relid))
+			note_table(lfirst_oid(lc), reason);
+}
+
+static void
+on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
+				 int sub_id, void *arg)
+{
+	if (next_object_access_hook)
+		next_object_access_hook(access, class_id, object_id, sub_id, arg);
+
+	if (class_id == RelationRelationId && object_id >= FirstNormalObjectId)
+	{
+		if (access == OAT_TRUNCATE)
+			note_table_and_ancestors(object_id, "the table was truncated");
+		else if (access == OAT_DROP && sub_id == 0)
+			note_table_and_ancestors(object_id, "the table was dropped");
+		else if (sub_id != 0 &&
+				 (access == OAT_DROP || access == OAT_POST_CREATE ||
+				  access == OAT_POST_ALTER))
+			note_table_and_ancestors(object_id, "the table's columns were changed");
+	}
+	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
+	{
+		if (access == OAT_POST_CREATE || access == OAT_DROP)
+			look_again = true;
+	}
+}
+
+/*
+ * Deletes the shapes of the tables that were changed.  Runs as the last thing
+ * before the commit, so everything that the transaction did is known.
+ */
+static void
+invalidate_shapes(void)
+{
+	List	   *tables = changed_tables;
+	ListCell   *lc;
+
+	changed_tables = NIL;
+	if (tables == NIL || creating_extension ||
+		!OidIsValid(get_extension_oid("electric_cm", true)))
+		return;
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, tables)
+	{
+		ChangedTable *changed = lfirst(lc);
+
+		(void) ecm_shapes_invalidate(changed->relid, changed->reason);
+	}
+	PopActiveSnapshot();
+}
+
+static void
+on_xact_event(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			invalidate_shapes();
+			break;
+		case XACT_EVENT_COMMIT:
+			if (look_again && ecm_shared != NULL)
+			{
+				ecm_lock(LW_EXCLUSIVE);
+				ecm_shared->rescan_requested = true;
+				ecm_unlock();
+				ecm_launcher_wake();
+			}
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			changed_tables = NIL;
+			look_again = false;
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * What a rolled-back subtransaction did has not happened.
+ */
+static void
+on_subxact_event(SubXactEvent event, SubTransactionId subid,
+				 SubTransactionId parent,
+				 void *arg pg_attribute_unused())
+{
+	ListCell   *lc;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	foreach(lc, changed_tables)
+	{
+		ChangedTable *changed = lfirst(lc);
+
+		if (changed->subid != subid)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			changed->subid = parent;
+		else
+			changed_tables = foreach_delete_current(changed_tables, lc);
+	}
+}
+
+void
+ecm_hooks_init(void)
+{
+	next_object_access_hook = object_access_hook;
+	object_access_hook = on_object_access;
+	RegisterXactCallback(on_xact_event, NULL);
+	RegisterSubXactCallback(on_subxact_event, NULL);
+}

@@ -1,0 +1,936 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *	  The launcher, the one static worker: which managers should run.
+ *
+ * It knows no more of a database than its name.  Whether a stack is wanted
+ * there only a process inside the database can see, so that is a manager's
+ * first act: it leaves its verdict in the entry ("probe"), and runs or exits.
+ * Looking at a database thus means starting a manager.  The databases without
+ * the extension are remembered and left alone until somebody says CREATE
+ * EXTENSION there.
+ *
+ * What other processes want is in each entry's request fields; they set them
+ * and wake us.  Each time round, everything due is done for each entry:
+ *
+ *		entry				manager runs				no manager
+ *		-----				------------				----------
+ *		database dropped	end it						free the entry
+ *		not wanted (*)		end it						stopped
+ *		stop requested		end it						stopped
+ *		restart requested	end it						start
+ *		reprobe requested	-							start
+ *		verdict: don't run	(it ends by itself)			stopped
+ *		otherwise			-							start, with backoff
+ *
+ *		(*) not listed in electric_cm.databases, a template, no connections
+ *
+ * Managers survive the launcher.  The next one finds their pids in the
+ * entries, and hears of their end by the latch, not by the postmaster.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "backoff.h"
+#include "catalog/pg_database.h"
+#include "compat.h"
+#include "launcher.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "settings.h"
+#include "shmem.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Times in microseconds, as TimestampTz. */
+#define RESCAN_INTERVAL		(INT64CONST(60) * USECS_PER_SEC)
+#define STABLE_RUN			(INT64CONST(60) * USECS_PER_SEC)
+
+/* a database that could not be looked at is left alone for so long */
+#define PROBE_RETRY_DELAY	(INT64CONST(60) * USECS_PER_SEC)
+
+#define LAUNCHER_RESTART_TIME	5	/* seconds */
+
+/* A database, as of the last look at pg_database. */
+typedef struct Database
+{
+	Oid			dboid;
+	NameData	datname;
+	const char *unwanted;		/* why no stack may run there, or NULL */
+} Database;
+
+/* A database that needs no look (key: OID). */
+typedef struct Known
+{
+	Oid			dboid;
+	TimestampTz again_at;		/* 0: no extension; else the last try failed */
+} Known;
+
+/* What the launcher alone knows about an entry. */
+typedef struct Supervised
+{
+	Oid			dboid;			/* the entry's when last seen; or InvalidOid */
+	BackgroundWorkerHandle *handle; /* NULL: no worker, or not started by us */
+	bool		running;		/* a manager, or what is to be one */
+	bool		asked_to_end;
+	uint64		runs_before;	/* entry's "runs" when we started it */
+	TimestampTz started_at;
+	TimestampTz retry_at;		/* 0: at once */
+	EcmBackoff	backoff;
+	const char *announced;		/* why it is stopped, if an event said so */
+} Supervised;
+
+/* The part of an entry that decisions are made from. */
+typedef struct Entry
+{
+	bool		in_use;
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	bool		registered;
+	bool		stop_requested;
+	bool		restart_requested;
+	bool		reprobe_requested;
+	EcmProbe	probe;
+	EcmEndReason end_reason;
+	EcmStatus	status;
+	int			pid;
+	uint64		runs;
+} Entry;
+
+static MemoryContext loop_context;
+static MemoryContext databases_context;
+static List *databases = NIL;	/* of Database */
+static TimestampTz scanned_at = 0;
+static HTAB *known;
+static Supervised *supervised;	/* one per entry */
+static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
+static bool workers_exhausted = false;	/* ... and it has been said */
+static bool entries_exhausted = false;
+
+void
+ecm_launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = LAUNCHER_RESTART_TIME;
+	strlcpy(worker.bgw_library_name, ECM_LIBRARY_NAME, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ecm_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "electric_cm launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "electric_cm launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * The databases
+ */
+
+static const char *
+why_unwanted(Form_pg_database form)
+{
+	if (form->datistemplate)
+		return "a template database has no stack";
+	if (!form->datallowconn)
+		return "the database does not allow connections";
+	if (!ecm_database_is_listed(NameStr(form->datname)))
+		return "not listed in electric_cm.databases";
+	return NULL;
+}
+
+static Database *
+find_database(Oid dboid)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+
+		if (database->dboid == dboid)
+			return database;
+	}
+	return NULL;
+}
+
+/* Forgets what is known about databases that don't exist any more. */
+static void
+forget_dropped_databases(void)
+{
+	HASH_SEQ_STATUS status;
+	Known	   *item;
+
+	hash_seq_init(&status, known);
+	while ((item = hash_seq_search(&status)) != NULL)
+		if (find_database(item->dboid) == NULL)
+			hash_search(known, &item->dboid, HASH_REMOVE, NULL);
+}
+
+static void
+scan_databases(void)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->rescan_requested = false;
+	ecm_unlock();
+
+	MemoryContextReset(databases_context);
+	databases = NIL;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old = MemoryContextSwitchTo(databases_context);
+		Database   *database = palloc0(sizeof(Database));
+
+		database->dboid = form->oid;
+		database->datname = form->datname;
+		database->unwanted = why_unwanted(form);
+		databases = lappend(databases, database);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(loop_context);
+
+	scanned_at = GetCurrentTimestamp();
+	forget_dropped_databases();
+}
+
+/*
+ * Entries
+ */
+
+static void
+read_entry(int index, Entry *entry)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	ecm_lock(LW_SHARED);
+	entry->in_use = stack->in_use;
+	entry->dboid = stack->dboid;
+	strlcpy(entry->datname, stack->datname, NAMEDATALEN);
+	entry->registered = stack->registered;
+	entry->stop_requested = stack->stop_requested;
+	entry->restart_requested = stack->restart_requested;
+	entry->reprobe_requested = stack->reprobe_requested;
+	entry->probe = stack->probe;
+	entry->end_reason = stack->end_reason;
+	entry->status = stack->status;
+	entry->pid = stack->pid;
+	entry->runs = stack->runs;
+	ecm_unlock();
+}
+
+/*
+ * Notes that no manager runs, and why (a constant).  An event says so unless
+ * that has been the reason since a manager last ran.
+ */
+static void
+mark_stopped(int index, const Entry *entry, const char *reason)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		changed;
+
+	ecm_lock(LW_EXCLUSIVE);
+	changed = stack->status != ECM_STATUS_STOPPED ||
+		strcmp(stack->waiting_for, reason) != 0;
+	ecm_stack_set_status(stack, ECM_STATUS_STOPPED, reason);
+	stack->next_retry_at = 0;
+	stack->restart_requested = false;
+	stack->reprobe_requested = false;
+	ecm_unlock();
+
+	if (changed)
+		ConditionVariableBroadcast(&stack->cv);
+	if (sup->announced != reason)
+	{
+		sup->announced = reason;
+		ecm_event(entry->dboid, entry->datname, "manager_stopped",
+				  ECM_SEVERITY_LOG, NULL, "stopped: %s", reason);
+	}
+}
+
+/*
+ * Frees an entry, unless somebody has just asked for something; the next time
+ * round sees to that then.
+ */
+static void
+free_entry(int index, bool database_exists)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (!database_exists ||
+		!(stack->reprobe_requested || stack->restart_requested ||
+		  stack->stop_requested))
+		ecm_stack_free(index);
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	entries_exhausted = false;
+}
+
+static void
+note_known(Oid dboid, TimestampTz again_at)
+{
+	Known	   *item = hash_search(known, &dboid, HASH_ENTER, NULL);
+
+	item->again_at = again_at;
+}
+
+/*
+ * A session could not allocate its entry: look at every database again as soon
+ * as entries are free.
+ */
+static void
+forget_known_if_requested(void)
+{
+	HASH_SEQ_STATUS status;
+	Known	   *item;
+	bool		requested;
+
+	ecm_lock(LW_EXCLUSIVE);
+	requested = ecm_shared->reprobe_all_requested;
+	ecm_shared->reprobe_all_requested = false;
+	ecm_unlock();
+	if (!requested)
+		return;
+
+	hash_seq_init(&status, known);
+	while ((item = hash_seq_search(&status)) != NULL)
+		hash_search(known, &item->dboid, HASH_REMOVE, NULL);
+}
+
+static bool
+needs_probe(const Database *database, TimestampTz now)
+{
+	Known	   *item;
+
+	if (database->unwanted != NULL)
+		return false;
+	item = hash_search(known, &database->dboid, HASH_FIND, NULL);
+	return item == NULL || (item->again_at != 0 && item->again_at <= now);
+}
+
+/*
+ * Starting and ending managers
+ */
+
+/*
+ * Schedules the next start.  Only the first, second, fourth, eighth ... failure
+ * in a row is an event: a manager that cannot run at all would flood the log.
+ */
+static void
+restart_with_backoff(int index, const Entry *entry, const char *event,
+					 const char *waiting_for, const char *detail,
+					 const char *message)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	int			retries;
+
+	sup->backoff.initial_ms = ecm_reconnect_initial_delay;
+	sup->backoff.max_ms = Max(ecm_reconnect_initial_delay,
+							  ecm_reconnect_max_delay);
+	sup->retry_at = ecm_backoff_fail(&sup->backoff, GetCurrentTimestamp());
+	retries = sup->backoff.retries;
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_stack_set_status(stack, ECM_STATUS_WAITING, waiting_for);
+	stack->next_retry_at = sup->retry_at;
+	stack->retry_count = retries;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+
+	if (event != NULL && (retries & (retries - 1)) == 0)
+		ecm_event(entry->dboid, entry->datname, event, ECM_SEVERITY_WARNING,
+				  detail, "%s", message);
+}
+
+/* No worker slot is free.  Said once, until one is got again. */
+static void
+report_no_worker(const Entry *entry)
+{
+	if (workers_exhausted)
+		return;
+	workers_exhausted = true;
+	ecm_event(entry->dboid, entry->datname, "no_free_worker",
+			  ECM_SEVERITY_WARNING,
+			  "Raise max_worker_processes and restart the server. It is tried again until then.",
+			  "could not start a manager: no background worker slot is free");
+}
+
+/*
+ * Starts a manager.  A request to stop that has come in meanwhile wins.
+ * Returns false if there was no free worker slot.
+ */
+static bool
+start_manager(int index, const Entry *entry)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	BackgroundWorker worker;
+	MemoryContext old;
+	bool		registered;
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->stop_requested || stack->pid != 0)
+	{
+		ecm_unlock();
+		SetLatch(MyLatch);		/* have another look at it */
+		return true;
+	}
+	stack->restart_requested = false;
+	stack->reprobe_requested = false;
+	stack->probe = ECM_PROBE_UNKNOWN;
+	stack->end_reason = ECM_END_NONE;
+	stack->next_retry_at = 0;
+	ecm_stack_set_status(stack, ECM_STATUS_WAITING, "start of the manager");
+	sup->runs_before = stack->runs;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, ECM_LIBRARY_NAME, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ecm_manager_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm manager %s",
+			 entry->datname);
+	strlcpy(worker.bgw_type, "electric_cm manager", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(index);
+	worker.bgw_notify_pid = MyProcPid;
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	registered = RegisterDynamicBackgroundWorker(&worker, &sup->handle);
+	MemoryContextSwitchTo(old);
+	if (!registered)
+	{
+		report_no_worker(entry);
+		return false;
+	}
+
+	workers_exhausted = false;
+	sup->running = true;
+	sup->asked_to_end = false;
+	sup->started_at = GetCurrentTimestamp();
+	return true;
+}
+
+/* Starts an entry's manager, now or, without a free worker slot, later. */
+static void
+start_or_retry(int index, const Entry *entry)
+{
+	if (!start_manager(index, entry))
+		restart_with_backoff(index, entry, NULL,
+							 "a free background worker slot (max_worker_processes)",
+							 NULL, NULL);
+}
+
+/* Asks a manager to end, once. */
+static void
+end_manager(int index, EcmEndReason reason)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	if (sup->asked_to_end)
+		return;
+	sup->asked_to_end = true;
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->end_reason = reason;
+	if (reason == ECM_END_RESTART)
+		stack->restart_requested = false;
+
+	/*
+	 * A manager that an earlier launcher started: its pid is good as long as
+	 * it is in the entry.
+	 */
+	if (sup->handle == NULL && stack->pid != 0)
+		kill(stack->pid, SIGTERM);
+	ecm_unlock();
+
+	if (sup->handle != NULL)
+		TerminateBackgroundWorker(sup->handle);
+}
+
+/* Has the manager that we thought to be running ended? */
+static bool
+has_ended(Supervised *sup, const Entry *entry)
+{
+	pid_t		pid;
+
+	/*
+	 * The worker may have exited because an earlier launcher's had claimed
+	 * the entry before it: that one is the manager then.
+	 */
+	if (sup->handle != NULL &&
+		GetBackgroundWorkerPid(sup->handle, &pid) == BGWH_STOPPED)
+	{
+		pfree(sup->handle);
+		sup->handle = NULL;
+	}
+	return sup->handle == NULL && entry->pid == 0;
+}
+
+/*
+ * A manager has ended: takes its traces out of the entry and decides whether
+ * and when the next one starts.
+ */
+static void
+manager_ended(int index, Entry *entry)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	TimestampTz now = GetCurrentTimestamp();
+
+	sup->running = false;
+	sup->asked_to_end = false;
+	sup->retry_at = 0;
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->stopped_runs = stack->runs;
+	stack->lock_acquired = false;
+	stack->drop_on_stop = false;
+	stack->drop_slot_requested = false;
+	stack->phase[0] = '\0';
+	stack->step[0] = '\0';
+	stack->blocking_pid = 0;
+	memset(stack->conns, 0, sizeof(stack->conns));
+	memset(stack->creations, 0, sizeof(stack->creations));
+	if (stack->restart_requested || entry->end_reason == ECM_END_RESTART)
+		stack->restarts++;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	read_entry(index, entry);
+
+	if (entry->stop_requested || entry->reprobe_requested)
+		return;					/* supervise() knows what to do */
+
+	if (entry->end_reason == ECM_END_UNWANTED)
+		return;
+
+	/* electric_cm_stop() that was undone is no failure either */
+	if (entry->restart_requested || entry->end_reason != ECM_END_NONE)
+	{
+		ecm_backoff_reset(&sup->backoff, now);
+		ecm_event(entry->dboid, entry->datname, "manager_restarting",
+				  ECM_SEVERITY_LOG, NULL,
+				  "the manager is restarted by request");
+		return;
+	}
+
+	switch (entry->probe)
+	{
+		case ECM_PROBE_NO_EXTENSION:
+			note_known(entry->dboid, 0);
+			free_entry(index, true);
+			return;
+		case ECM_PROBE_DISABLED:
+		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_CLONED:
+			return;
+		case ECM_PROBE_UNKNOWN:
+			if (entry->registered)
+				break;
+			note_known(entry->dboid, now + PROBE_RETRY_DELAY);
+			free_entry(index, true);
+			return;
+		case ECM_PROBE_RUN:
+			break;
+	}
+
+	/* it should have run on, if the database hasn't just been dropped */
+	scan_databases();
+	if (find_database(entry->dboid) == NULL)
+		return;
+	if (entry->runs > sup->runs_before && now - sup->started_at > STABLE_RUN)
+		ecm_backoff_reset(&sup->backoff, now);
+	ecm_lock(LW_EXCLUSIVE);
+	stack->restarts++;
+	ecm_unlock();
+	restart_with_backoff(index, entry, "manager_restarting",
+						 "restart of the manager",
+						 "The server log says why. It is started again.",
+						 entry->runs > sup->runs_before ?
+						 "the manager ended unexpectedly" :
+						 "the manager could not be started");
+}
+
+/* The verdict of a manager that did not want to run, or NULL. */
+static const char *
+verdict_reason(EcmProbe probe)
+{
+	switch (probe)
+	{
+		case ECM_PROBE_DISABLED:
+			return "electric_cm.enabled is off";
+		case ECM_PROBE_STOPPED:
+			return "stopped by electric_cm_stop()";
+		case ECM_PROBE_CLONED:
+			return "this database is a copy of another one: "
+				"electric_cm_start() starts a stack of its own";
+		case ECM_PROBE_UNKNOWN:
+		case ECM_PROBE_RUN:
+		case ECM_PROBE_NO_EXTENSION:
+			break;
+	}
+	return NULL;
+}
+
+/* An entry that we see for the first time, or with another database. */
+static void
+meet_entry(int index, const Entry *entry)
+{
+	Supervised *sup = &supervised[index];
+
+	if (sup->handle != NULL)
+		pfree(sup->handle);
+	memset(sup, 0, sizeof(Supervised));
+	sup->dboid = entry->dboid;
+	ecm_backoff_init(&sup->backoff, ecm_reconnect_initial_delay,
+					 ecm_reconnect_max_delay);
+
+	/* its manager was started by an earlier launcher */
+	if (entry->pid != 0)
+	{
+		sup->running = true;
+		sup->runs_before = entry->runs - 1;
+		sup->started_at = GetCurrentTimestamp();
+	}
+
+	/* a session may have allocated it in a database that is newer than this */
+	if (find_database(entry->dboid) == NULL)
+		scan_databases();
+
+	/* somebody cares for this database now */
+	hash_search(known, &entry->dboid, HASH_REMOVE, NULL);
+}
+
+/* ALTER DATABASE ... RENAME */
+static void
+follow_rename(int index, Entry *entry, const char *datname)
+{
+	if (strcmp(entry->datname, datname) == 0)
+		return;
+	strlcpy(entry->datname, datname, NAMEDATALEN);
+	ecm_lock(LW_EXCLUSIVE);
+	strlcpy(ecm_shared->stacks[index].datname, datname, NAMEDATALEN);
+	ecm_unlock();
+}
+
+/* Does what is due for one entry: the table at the top of this file. */
+static void
+supervise(int index, TimestampTz now)
+{
+	Supervised *sup = &supervised[index];
+	Database   *database;
+	Entry		entry;
+	const char *verdict;
+
+	read_entry(index, &entry);
+	if (!entry.in_use)
+	{
+		sup->dboid = InvalidOid;
+		return;
+	}
+	if (entry.dboid != sup->dboid)
+		meet_entry(index, &entry);
+
+	if (sup->running && has_ended(sup, &entry))
+	{
+		manager_ended(index, &entry);
+		read_entry(index, &entry);
+		if (!entry.in_use)
+			return;
+	}
+	else if (!sup->running && entry.pid != 0)
+	{
+		sup->running = true;	/* an earlier launcher's, late */
+		sup->asked_to_end = false;
+		sup->runs_before = entry.runs - 1;
+		sup->started_at = now;
+	}
+
+	database = find_database(entry.dboid);
+	if (database != NULL)
+		follow_rename(index, &entry, NameStr(database->datname));
+	verdict = verdict_reason(entry.probe);
+
+	if (sup->running)
+	{
+		if (entry.probe == ECM_PROBE_RUN)
+			sup->announced = NULL;
+		if (entry.stop_requested)
+			end_manager(index, ECM_END_STOP);
+		else if (database == NULL || database->unwanted != NULL)
+			end_manager(index, ECM_END_UNWANTED);
+		else if (entry.restart_requested)
+			end_manager(index, ECM_END_RESTART);
+		else if (entry.reprobe_requested && entry.probe == ECM_PROBE_RUN &&
+				 !sup->asked_to_end)
+		{
+			/* what was asked for is the case */
+			ecm_lock(LW_EXCLUSIVE);
+			ecm_shared->stacks[index].reprobe_requested = false;
+			ecm_unlock();
+		}
+	}
+	else if (database == NULL)
+		free_entry(index, false);
+	else if (database->unwanted != NULL && !entry.registered)
+		free_entry(index, true);
+	else if (entry.stop_requested)
+		mark_stopped(index, &entry, verdict_reason(ECM_PROBE_STOPPED));
+	else if (database->unwanted != NULL)
+		mark_stopped(index, &entry, database->unwanted);
+	else if (entry.restart_requested || entry.reprobe_requested)
+		start_or_retry(index, &entry);
+	else if (verdict != NULL)
+		mark_stopped(index, &entry, verdict);
+	else if (sup->retry_at <= now)
+		start_or_retry(index, &entry);
+}
+
+/*
+ * Looks at the next database that we know nothing about.  One at a time, so
+ * that a server with a hundred databases needs neither a hundred workers nor a
+ * hundred entries for it.
+ */
+static void
+start_next_probe(TimestampTz now)
+{
+	ListCell   *lc;
+
+	if (probe_retry_at > now)
+		return;
+	probe_retry_at = 0;
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (entry.in_use && !entry.registered)
+			return;				/* one is on its way */
+	}
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+		Entry		entry;
+		int			index;
+		bool		rescan;
+
+		if (!needs_probe(database, now))
+			continue;
+
+		ecm_lock(LW_EXCLUSIVE);
+		if (ecm_stack_find_locked(database->dboid) >= 0)
+		{
+			ecm_unlock();
+			continue;			/* supervise() looks after it */
+		}
+		rescan = ecm_shared->rescan_requested;
+		index = ecm_stack_alloc(database->dboid, NameStr(database->datname));
+		ecm_shared->rescan_requested = rescan;
+		ecm_unlock();
+
+		if (index < 0)
+		{
+			if (!entries_exhausted)
+				ecm_event(InvalidOid, NULL, "too_many_stacks",
+						  ECM_SEVERITY_WARNING,
+						  "Raise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+						  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+						  ecm_shared->nstacks, NameStr(database->datname));
+			entries_exhausted = true;
+			return;
+		}
+
+		read_entry(index, &entry);
+		meet_entry(index, &entry);
+		if (!start_manager(index, &entry))
+		{
+			free_entry(index, true);
+			probe_retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
+		}
+		return;
+	}
+}
+
+/*
+ * Main loop
+ */
+
+static void
+launcher_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->launcher_pid = 0;
+	ecm_shared->launcher_latch = NULL;
+	ecm_unlock();
+}
+
+static void
+reload_settings(void)
+{
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	scanned_at = 0;				/* electric_cm.databases may have changed */
+
+	/* ... and electric_cm.enabled of a database */
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[i];
+
+		if (stack->in_use && stack->pid == 0 &&
+			stack->probe == ECM_PROBE_DISABLED)
+			stack->reprobe_requested = true;
+	}
+	ecm_unlock();
+}
+
+static bool
+scan_is_due(TimestampTz now)
+{
+	bool		requested;
+
+	ecm_lock(LW_SHARED);
+	requested = ecm_shared->rescan_requested;
+	ecm_unlock();
+	return requested || now - scanned_at >= RESCAN_INTERVAL ||
+		now < scanned_at;		/* the clock was set back */
+}
+
+/* How long may we sleep, in milliseconds? */
+static long
+sleep_time(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz wake_at = scanned_at + RESCAN_INTERVAL;
+
+	if (probe_retry_at != 0)
+		wake_at = Min(wake_at, probe_retry_at);
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		Supervised *sup = &supervised[i];
+
+		if (OidIsValid(sup->dboid) && !sup->running && sup->retry_at > now)
+			wake_at = Min(wake_at, sup->retry_at);
+	}
+	return TimestampDifferenceMilliseconds(now, wake_at);
+}
+
+static void
+launcher_startup(void)
+{
+	HASHCTL		hash_info;
+
+	/*
+	 * die, not a flag, lest a lock on pg_database makes us deaf; the main
+	 * loop looks first, so that a normal shutdown is silent.
+	 */
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->launcher_pid = MyProcPid;
+	ecm_shared->launcher_latch = MyLatch;
+	ecm_unlock();
+	before_shmem_exit(launcher_exit, 0);
+
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	/* settings of the whole server apply to us as well */
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_SUSET, PGC_S_OVERRIDE);
+	pgstat_report_appname("electric_cm launcher");
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	loop_context = AllocSetContextCreate(TopMemoryContext,
+										 "electric_cm launcher",
+										 ALLOCSET_DEFAULT_SIZES);
+	databases_context = AllocSetContextCreate(TopMemoryContext,
+											  "electric_cm databases",
+											  ALLOCSET_DEFAULT_SIZES);
+	memset(&hash_info, 0, sizeof(hash_info));
+	hash_info.keysize = sizeof(Oid);
+	hash_info.entrysize = sizeof(Known);
+	known = hash_create("electric_cm known databases", 64, &hash_info,
+						HASH_ELEM | HASH_BLOBS);
+	supervised = MemoryContextAllocZero(TopMemoryContext,
+										ecm_shared->nstacks * sizeof(Supervised));
+}
+
+/*
+ * Exits only by SIGTERM or an error, with code 1 in both cases: with 0 the
+ * postmaster would never start a launcher again.
+ */
+void
+ecm_launcher_main(Datum arg pg_attribute_unused())
+{
+	launcher_startup();
+
+	for (;;)
+	{
+		TimestampTz now;
+
+		if (ProcDiePending)
+			proc_exit(1);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+			reload_settings();
+
+		MemoryContextSwitchTo(loop_context);
+		MemoryContextReset(loop_context);
+		now = GetCurrentTimestamp();
+
+		if (scan_is_due(now))
+			scan_databases();
+		for (int i = 0; i < ecm_shared->nstacks; i++)
+			supervise(i, now);
+		forget_known_if_requested();
+		start_next_probe(now);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 sleep_time(), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,972 @@
+/*-------------------------------------------------------------------------
+ *
+ * manager.c
+ *	  The manager of one database's stack: one loop that never blocks.
+ *
+ * Each time round: interrupts, reload, progress of whatever is in flight
+ * (which yields events), the state machine (which yields an action), what is
+ * shown of it all, and one wait for sockets, latch and the next deadline.
+ *
+ * The manager writes no table while it runs, since a local commit can wait
+ * for a synchronous standby and a lock for ever; pool sessions and consumers
+ * do that.  Only at its end, when loopback connections may be refused already,
+ * it cleans up by itself, with bounded waits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/standby.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/pidfile.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "conn.h"
+#include "feed.h"
+#include "manager.h"
+#include "pool.h"
+#include "publish.h"
+#include "replication.h"
+#include "settings.h"
+#include "shape.h"
+#include "shmem.h"
+#include "state.h"
+#include "timeline.h"
+#include "waitset.h"
+#include "wal.h"
+#include "worker.h"
+
+/* How often the lock is tried while somebody else has it. */
+#define LOCK_POLL_MS			500
+/* How often a slot creation that waits for old transactions is helped. */
+#define SLOT_HELP_MS			1000
+/* The walsender's timeout in our sessions is 60 s; a third, but at most 15 s. */
+#define FEEDBACK_MS				15000
+/* Progress is acknowledged this soon. */
+#define ACKNOWLEDGE_MS			500
+/* Limits for asking the walsender how far it is, while somebody waits. */
+#define ASK_MIN_MS				1
+#define ASK_MAX_MS				100
+/* One round reads at most this much, then looks after everything else. */
+#define ROUND_BYTES				(4 * 1024 * 1024)
+/*
+ * The walsender sends message by message, and waking up for each costs more
+ * than decoding it.  So after a round that read a lot we let it run ahead.
+ */
+#define BUSY_BYTES				(32 * 1024)
+#define BUSY_PAUSE_MS			2
+
+static int	stack_index;
+static EcmStack *stack;			/* our entry; read freely, write under lock */
+static EcmState state;
+static MemoryContext loop_context;	/* reset each time round */
+static EcmRemembered remembered;
+
+/* the running step */
+static TimestampTz lock_retry_at;
+static uint64 step_job;			/* pool job of the step, 0: none */
+static EcmStepResult step_job_result;
+static EcmStepFailure step_job_failure;
+static char waiting_for[ECM_TEXT_LEN];
+static int	blocking_pid;
+static EcmError last_reported;
+
+/* timers */
+static TimestampTz status_check_at;
+static TimestampTz sample_at;
+static TimestampTz pause_until; /* of reading the stream, 0: don't */
+static TimestampTz ask_at;
+static int	ask_delay_ms;
+static XLogRecPtr asked_for;	/* the highest await_lsn seen */
+static bool congested;			/* a consumer's queue is full */
+
+static char *settings_signature;
+static bool cleaned_up = false;
+
+static void handle_event(EcmEventType type, const EcmStepFailure *failure);
+
+static void
+event(const char *name, EcmSeverity severity, const char *detail,
+	  const char *message)
+{
+	ecm_event(MyDatabaseId, stack->datname, name, severity, detail, "%s", message);
+}
+
+/* ----------------------------------------------------------------- lock -- */
+
+typedef struct LockArg
+{
+	int64		key;
+	bool		acquired;
+} LockArg;
+
+/*
+ * Electric's key, so that an Electric service on the same slot and we exclude
+ * each other.  A session lock: it can't outlive this process.
+ */
+static void
+try_lock(void *arg)
+{
+	LockArg    *lock = arg;
+	int32		hash =
+		DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
+											  CStringGetTextDatum(stack->slot_name)));
+
+	lock->key = hash;
+	lock->acquired =
+		DatumGetBool(DirectFunctionCall1(pg_try_advisory_lock_int8,
+										 Int64GetDatum(lock->key)));
+}
+
+static void
+find_lock_holder(void *arg)
+{
+	LockArg    *lock = arg;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(psprintf("SELECT l.pid, coalesce(a.application_name, '')"
+							 " FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)"
+							 " WHERE l.locktype = 'advisory' AND l.granted"
+							 " AND l.database = %u AND l.classid = %u"
+							 " AND l.objid = %u AND l.objsubid = 1",
+							 MyDatabaseId, (uint32) (lock->key >> 32), (uint32) lock->key),
+					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
+	{
+		char	   *pid = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		blocking_pid = atoi(pid);
+		snprintf(waiting_for, sizeof(waiting_for),
+				 "the exclusive lock, held by PID %s (application \"%s\")", pid,
+				 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2));
+	}
+	ecm_spi_end(&spi);
+}
+
+static void
+start_lock(void)
+{
+	lock_retry_at = 0;
+}
+
+static EcmStepResult
+poll_lock(EcmStepFailure *failure)
+{
+	LockArg		lock;
+	EcmError	err;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < lock_retry_at)
+		return ECM_RESULT_PENDING;
+	if (!ecm_worker_try(try_lock, &lock, &failure->err))
+	{
+		failure->kind = ECM_ERROR_RETRY;
+		return ECM_RESULT_FAILED;
+	}
+	if (lock.acquired)
+	{
+		event("connection_lock_acquired", ECM_SEVERITY_LOG, "",
+			  "exclusive lock acquired");
+		return ECM_RESULT_DONE;
+	}
+	if (lock_retry_at == 0)
+		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
+			  "waiting for the exclusive lock");
+	(void) ecm_worker_try(find_lock_holder, &lock, &err);
+	lock_retry_at = TimestampTzPlusMilliseconds(now, LOCK_POLL_MS);
+	return ECM_RESULT_PENDING;
+}
+
+/* ----------------------------------------------------- pool and timeline -- */
+
+static void
+step_job_done(void *arg pg_attribute_unused(),
+			  EcmConn *conn pg_attribute_unused(), const EcmError *err)
+{
+	step_job = 0;
+	if (err == NULL)
+	{
+		step_job_result = ECM_RESULT_DONE;
+		return;
+	}
+	step_job_failure.err = *err;
+	step_job_failure.kind = ecm_error_kind(err, ECM_CONTEXT_POOL);
+	step_job_result = ECM_RESULT_FAILED;
+}
+
+static void
+start_step_job(const char *sql)
+{
+	step_job_result = ECM_RESULT_PENDING;
+	step_job = ecm_pool_submit(sql, 60000, step_job_done, NULL);
+}
+
+static EcmStepResult
+poll_step_job(EcmStepFailure *failure)
+{
+	*failure = step_job_failure;
+	return step_job_result;
+}
+
+/* The pool is initialised when a session has answered. */
+static void
+start_pool(void)
+{
+	start_step_job("SELECT 1");
+}
+
+static void
+read_remembered(void *arg)
+{
+	ecm_timeline_read(arg);
+}
+
+static void
+start_timeline(void)
+{
+	const char *mismatch;
+	char	   *sql;
+	EcmError	err;
+
+	step_job_result = ECM_RESULT_FAILED;
+	step_job_failure.kind = ECM_ERROR_RETRY;
+	if (!ecm_worker_try(read_remembered, &remembered, &err))
+	{
+		step_job_failure.err = err;
+		return;
+	}
+	mismatch = ecm_timeline_mismatch(&remembered, ecm_replication_info(), MyDatabaseId);
+	sql = ecm_timeline_record_sql(&remembered, ecm_replication_info(),
+								  MyDatabaseId, mismatch);
+	if (mismatch != NULL && remembered.known)
+		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
+			  "all shapes made so far are invalid");
+	if (sql != NULL)
+		start_step_job(sql);
+	else
+		step_job_result = ECM_RESULT_DONE;
+}
+
+static EcmStepResult
+poll_timeline(EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_step_job(failure);
+
+	if (result == ECM_RESULT_DONE)
+		ecm_replication_slot_settled();
+	return result;
+}
+
+/* ---------------------------------------------------------------- steps -- */
+
+/*
+ * What runs a step.  Steps without functions of their own belong to the
+ * replication connection.
+ */
+typedef struct StepFunctions
+{
+	void		(*start) (void);
+	EcmStepResult (*poll) (EcmStepFailure *failure);
+} StepFunctions;
+
+static const StepFunctions step_functions[ECM_NUM_STEPS] = {
+	[ECM_STEP_ACQUIRE_LOCK] = {start_lock, poll_lock},
+	[ECM_STEP_START_POOL] = {start_pool, poll_step_job},
+	[ECM_STEP_CHECK_TIMELINE] = {start_timeline, poll_timeline},
+	[ECM_STEP_START_CONSUMERS] = {ecm_feed_start, ecm_feed_poll_start},
+};
+
+static void
+run_step(void)
+{
+	const StepFunctions *functions = &step_functions[state.step];
+
+	waiting_for[0] = '\0';
+	blocking_pid = 0;
+	if (functions->start)
+	{
+		functions->start();
+		return;
+	}
+	if (state.step == ECM_STEP_CONNECT_REPLICATION)
+		ecm_replication_close();	/* what a failed attempt has left */
+	ecm_replication_start_step(state.step, ecm_feed_start_lsn());
+}
+
+/*
+ * The step that was just completed has told us something worth showing.
+ */
+static void
+step_completed(EcmStep step)
+{
+	if (step == ECM_STEP_PG_INFO)
+	{
+		ecm_publish_lookup();
+		event("pg_info_looked_up", ECM_SEVERITY_LOG, "",
+			  psprintf("server version %d, timeline %u",
+					   ecm_replication_info()->server_version_num,
+					   ecm_replication_info()->timeline_id));
+	}
+	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
+		event("replication_slot_created", ECM_SEVERITY_LOG, "",
+			  psprintf("created replication slot \"%s\"", stack->slot_name));
+	else if (step == ECM_STEP_START_STREAMING)
+	{
+		ecm_creations_scan();
+		sample_at = 0;			/* the slot is ours now: look at it */
+		event("ready", ECM_SEVERITY_LOG, "", "streaming");
+	}
+}
+
+/*
+ * Polls the running step until it has to wait for something.
+ */
+static void
+poll_step(void)
+{
+	while (state.running && state.step != ECM_STEP_STREAMING)
+	{
+		const StepFunctions *functions = &step_functions[state.step];
+		EcmStepFailure failure;
+		EcmStepResult result;
+		EcmStep		step = state.step;
+
+		result = functions->poll ? functions->poll(&failure) :
+			ecm_replication_poll_step(step, &failure);
+		if (result == ECM_RESULT_PENDING)
+			return;
+		if (result == ECM_RESULT_DONE)
+		{
+			step_completed(step);
+			handle_event(ECM_EVENT_STEP_DONE, NULL);
+			continue;
+		}
+
+		/* a step that fails with its connection is a lost connection */
+		if (step > ECM_STEP_CONNECT_REPLICATION && functions->poll == NULL &&
+			ecm_conn_state(ecm_replication_conn()) == ECM_CONN_FAILED)
+			handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		else
+			handle_event(ECM_EVENT_STEP_FAILED, &failure);
+	}
+}
+
+/* -------------------------------------------------------------- actions -- */
+
+/*
+ * The stream is gone, and with it whatever was half received.
+ */
+static void
+close_replication(void)
+{
+	ecm_replication_close();
+	ecm_feed_stream_lost();
+	ecm_creations_forget();
+	if (step_job != 0)
+		ecm_pool_cancel(step_job);
+	step_job = 0;
+	pause_until = 0;
+	congested = false;
+	waiting_for[0] = '\0';
+	blocking_pid = 0;
+}
+
+/*
+ * The slot is of no use any more.  The next create_slot finds none and makes
+ * a new one, and check_timeline then throws the shapes away.
+ */
+static void
+drop_slot(void)
+{
+	EcmSlotFacts facts;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+		!facts.logical || facts.database != MyDatabaseId || facts.temporary)
+		return;
+	if (!ecm_replication_wait_slot_free(1000))
+		return;					/* the next attempt comes back here */
+	ReplicationSlotDrop(stack->slot_name, true);
+	event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
+		  psprintf("dropped replication slot \"%s\"", stack->slot_name));
+}
+
+static void
+act(EcmAction action)
+{
+	switch (action)
+	{
+		case ECM_ACTION_NONE:
+			break;
+		case ECM_ACTION_RUN_STEP:
+			run_step();
+			break;
+		case ECM_ACTION_CLOSE_REPLICATION:
+			close_replication();
+			break;
+		case ECM_ACTION_RECREATE:
+			close_replication();
+			drop_slot();
+			break;
+		case ECM_ACTION_FAIL:
+			close_replication();
+			ecm_feed_stop();
+			ecm_pool_close();
+			break;
+	}
+}
+
+/*
+ * Shows a failure, and logs it unless it is the same one again.
+ */
+static void
+report_failure(const EcmStepFailure *failure)
+{
+	const EcmError *err = &failure->err;
+	const char *hint = err->hint[0] ? err->hint : ecm_error_hint(err, ECM_CONTEXT_OTHER);
+	bool		fatal = failure->kind == ECM_ERROR_FATAL;
+
+	ecm_publish_error(err, hint ? hint : "");
+	if (!fatal && strcmp(err->sqlstate, last_reported.sqlstate) == 0 &&
+		strcmp(err->message, last_reported.message) == 0)
+		return;
+	last_reported = *err;
+	event(fatal ? "config_error" : "connection_error",
+		  fatal ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+		  hint ? hint : err->detail,
+		  psprintf("%s: %s", ecm_step_name(state.step), err->message));
+}
+
+static void
+handle_event(EcmEventType type, const EcmStepFailure *failure)
+{
+	EcmEvent	e = {type, failure ? failure->kind : ECM_ERROR_RETRY};
+
+	if (failure != NULL)
+		report_failure(failure);
+	act(ecm_state_step(&state, e, GetCurrentTimestamp()));
+}
+
+/* --------------------------------------------------------------- stream -- */
+
+/*
+ * Reads what has come and hands it on, as long as there is room.
+ */
+static void
+read_stream(TimestampTz now)
+{
+	EcmStepFailure failure;
+	Size		bytes = 0;
+	bool		lost = false;
+
+	if (!state.streaming_up)
+		return;
+	congested = !ecm_feed_flush();
+	if (congested || now < pause_until)
+		return;
+
+	while (bytes < ROUND_BYTES)
+	{
+		const char *data;
+		int			len;
+		int			n = ecm_replication_next(&data, &len, &failure);
+
+		if (n == 0)
+		{
+			/* the buffer is empty: is there more in the socket? */
+			Size		before = bytes;
+
+			if (!ecm_replication_read(&failure))
+				n = -1;
+			else
+			{
+				n = ecm_replication_next(&data, &len, &failure);
+				if (n == 0 && before == bytes)
+					break;
+			}
+		}
+		if (n < 0)
+		{
+			lost = true;
+			break;
+		}
+		bytes += len;
+		if (!ecm_feed_message(data, len))
+		{
+			congested = true;
+			break;
+		}
+	}
+	if (lost)
+	{
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		return;
+	}
+	if (!congested)
+		congested = !ecm_feed_flush();
+	pause_until = bytes >= BUSY_BYTES ?
+		TimestampTzPlusMilliseconds(now, BUSY_PAUSE_MS) : 0;
+}
+
+/*
+ * Somebody waits for a position that a silent stream would not reach by
+ * itself: ask the walsender how far it is, gently.
+ */
+static bool
+must_ask(TimestampTz now, XLogRecPtr flushed)
+{
+	XLogRecPtr	wanted = stack->await_lsn;
+
+	if (wanted <= flushed)
+	{
+		ask_at = 0;
+		return false;
+	}
+	if (wanted > asked_for)
+	{
+		asked_for = wanted;
+		ask_delay_ms = ASK_MIN_MS;
+		ask_at = now;
+	}
+	if (ask_at == 0)
+		ask_at = now;
+	if (now < ask_at)
+		return false;
+	ask_at = TimestampTzPlusMilliseconds(now, ask_delay_ms);
+	ask_delay_ms = Min(ask_delay_ms * 2, ASK_MAX_MS);
+	return true;
+}
+
+static TimestampTz
+feedback_due(XLogRecPtr flushed)
+{
+	int			ms = flushed > ecm_replication_acknowledged() ?
+		ACKNOWLEDGE_MS : FEEDBACK_MS;
+
+	return TimestampTzPlusMilliseconds(ecm_replication_last_feedback(), ms);
+}
+
+/*
+ * Tells the walsender what is durable, and everybody else, too.
+ */
+static TimestampTz
+give_feedback(TimestampTz now)
+{
+	XLogRecPtr	keepalive = ecm_replication_keepalive_lsn();
+	XLogRecPtr	flushed;
+	XLogRecPtr	received;
+	bool		ask;
+
+	if (!state.streaming_up)
+		return 0;
+	flushed = Max(ecm_feed_durable_lsn(keepalive), ecm_replication_acknowledged());
+	received = Max(ecm_feed_received_lsn(), keepalive);
+	received = Max(received, flushed);
+	ask = must_ask(now, flushed);
+	if (ask || ecm_replication_reply_requested() || now >= feedback_due(flushed))
+		(void) ecm_replication_feedback(received, flushed, ask);
+	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
+						  ecm_feed_last_commit_at());
+	return ecm_earlier(feedback_due(flushed), ask_at);
+}
+
+/* --------------------------------------------------------------- checks -- */
+
+static void
+find_slot_blocker(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT pid, date_trunc('second', now() - xact_start), query_start"
+					" FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+					" ORDER BY age(backend_xid) DESC LIMIT 1",
+					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		char	   *pid = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+
+		blocking_pid = atoi(pid);
+		snprintf(waiting_for, sizeof(waiting_for),
+				 "the end of older transactions; the oldest is PID %s, open for %s, query started at %s",
+				 pid, SPI_getvalue(row, SPI_tuptable->tupdesc, 2),
+				 SPI_getvalue(row, SPI_tuptable->tupdesc, 3));
+	}
+	ecm_spi_end(&spi);
+}
+
+/*
+ * A slot creation waits for every transaction that was running, and then for
+ * the next standby snapshot, which on an idle server may be far away.
+ */
+static void
+help_slot_creation(void)
+{
+	EcmError	err;
+	bool		known = waiting_for[0] != '\0';
+
+	(void) ecm_worker_try(find_slot_blocker, NULL, &err);
+	if (!known && waiting_for[0] != '\0')
+		event("replication_slot_creation_blocked_by_pending_transactions",
+			  ECM_SEVERITY_WARNING, "", waiting_for);
+	LogStandbySnapshot();
+}
+
+static void
+extension_exists(void *arg)
+{
+	*(bool *) arg = OidIsValid(get_extension_oid("electric_cm", true));
+}
+
+static TimestampTz
+check_status(TimestampTz now)
+{
+	EcmError	err;
+	bool		exists = true;
+
+	if (now < status_check_at)
+		return status_check_at;
+	if (state.step == ECM_STEP_CREATE_SLOT && state.running)
+		help_slot_creation();
+	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
+	{
+		/* dropped without our hook having seen it */
+		ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
+		proc_exit(0);
+	}
+	status_check_at =
+		TimestampTzPlusMilliseconds(now, state.step == ECM_STEP_CREATE_SLOT ?
+									SLOT_HELP_MS : ecm_status_check_interval);
+	return status_check_at;
+}
+
+static TimestampTz
+sample_wal(TimestampTz now)
+{
+	if (now >= sample_at || stack->sample_requested)
+	{
+		ecm_publish_wal_sample();
+		sample_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
+	}
+	return sample_at;
+}
+
+/*
+ * Changes that need a new manager are left to the launcher; all others take
+ * effect by themselves.
+ */
+static void
+reload(void)
+{
+	MemoryContext old;
+	char	   *signature;
+
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	signature = ecm_settings_signature();
+	if (strcmp(signature, settings_signature) != 0)
+	{
+		event("settings_changed", ECM_SEVERITY_LOG, "", "settings have changed: the stack restarts");
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		settings_signature = pstrdup(signature);
+		MemoryContextSwitchTo(old);
+		ecm_lock(LW_EXCLUSIVE);
+		stack->restart_requested = true;
+		ecm_unlock();
+		ecm_launcher_wake();
+		return;
+	}
+	ecm_publish_options();
+	handle_event(ECM_EVENT_RELOAD, NULL);
+}
+
+/* -------------------------------------------------------------- the end -- */
+
+/*
+ * Is the server shutting down?  Nothing in shared memory says so; the status
+ * line of postmaster.pid does.
+ */
+static bool
+server_is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[256];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+		if (i == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(line, "stopping", 8) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+static void
+record_stop(void *arg)
+{
+	ecm_timeline_record_stop(*(XLogRecPtr *) arg);
+}
+
+static void
+drop_publication(void *arg)
+{
+	EcmRemembered *r = arg;
+	EcmSpiState spi;
+
+	ecm_timeline_read(r);
+	ecm_spi_begin(&spi);
+	if (r->owns_publication)
+		(void) SPI_execute(psprintf("DROP PUBLICATION IF EXISTS %s",
+									quote_identifier(NameStr(r->publication_name))),
+						   false, 0);
+	(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
+					   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * Leaves everything as the next manager, or nobody, should find it.  By now
+ * the server may refuse connections, so all of it happens in this process.
+ */
+static void
+clean_up(void)
+{
+	EcmSlotFacts facts;
+	EcmEndReason reason;
+	bool		drop;
+	EcmError	err;
+
+	if (cleaned_up)
+		return;
+	cleaned_up = true;
+
+	ecm_lock(LW_EXCLUSIVE);
+	reason = stack->end_reason;
+	drop = stack->drop_on_stop &&
+		(reason == ECM_END_STOP || reason == ECM_END_UNWANTED ||
+		 (reason == ECM_END_RESTART && !ecm_enabled) ||
+		 (reason == ECM_END_NONE && server_is_stopping()));
+	drop |= reason == ECM_END_STOP && stack->drop_slot_requested;
+	stack->drop_on_stop = false;
+	ecm_unlock();
+
+	ecm_pool_close();
+	ecm_feed_stop();
+	ecm_replication_close();
+	if (!state.lock_held || !ecm_replication_wait_slot_free(1000))
+		return;
+
+	ecm_worker_set("lock_timeout", "1s");
+	if (drop)
+	{
+		drop_slot();
+		if (!ecm_worker_try(drop_publication, &remembered, &err))
+			event("warning", ECM_SEVERITY_WARNING, err.message,
+				  "could not drop the publication");
+	}
+	else if (ecm_slot_lookup(stack->slot_name, &facts) &&
+			 facts.database == MyDatabaseId)
+	{
+		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
+			event("warning", ECM_SEVERITY_WARNING, err.message,
+				  "could not record the end of the stack");
+	}
+}
+
+/*
+ * When something inside core was interrupted, the way out is a FATAL and ends
+ * here; otherwise the main loop has cleaned up already.
+ */
+static void
+at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	if (cleaned_up)
+		return;
+	AbortOutOfAnyTransaction();
+	clean_up();
+}
+
+/* ----------------------------------------------------------------- main -- */
+
+typedef struct ProbeArg
+{
+	EcmProbe	result;
+	bool		override;		/* electric_cm_start() has asked */
+} ProbeArg;
+
+/*
+ * Is a stack wanted in this database?
+ */
+static void
+probe(void *arg)
+{
+	ProbeArg   *p = arg;
+
+	p->result = ECM_PROBE_NO_EXTENSION;
+	if (!OidIsValid(get_extension_oid("electric_cm", true)))
+		return;
+	p->result = ECM_PROBE_DISABLED;
+	if (!ecm_enabled)
+		return;
+	ecm_timeline_read(&remembered);
+	if (p->override)
+		p->result = ECM_PROBE_RUN;
+	else if (remembered.stopped)
+		p->result = ECM_PROBE_STOPPED;
+	else if (remembered.database_oid != MyDatabaseId)
+		p->result = ECM_PROBE_CLONED;
+	else
+		p->result = ECM_PROBE_RUN;
+}
+
+static void
+start_up(void)
+{
+	ProbeArg	arg;
+	EcmError	err;
+
+	/* nothing that the manager does itself may wait long for a lock */
+	ecm_worker_set("lock_timeout", "100ms");
+
+	arg.override = stack->adopt_requested;
+	if (!ecm_worker_try(probe, &arg, &err))
+		ereport(FATAL,
+				(errmsg("could not look into database \"%s\": %s",
+						stack->datname, err.message)));
+	if (arg.result != ECM_PROBE_RUN)
+	{
+		cleaned_up = true;
+		ecm_stack_set_probe(stack_index, arg.result);
+		proc_exit(0);
+	}
+
+	ecm_publish_init(stack_index);
+	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
+	ecm_publish_options();
+	settings_signature = MemoryContextStrdup(TopMemoryContext, ecm_settings_signature());
+
+	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
+	ecm_pool_init(stack->datname);
+	ecm_feed_init(stack_index, stack->datname);
+	ecm_feed_set_message_callback(ecm_creations_message);
+	ecm_creations_init(stack_index);
+	ecm_state_init(&state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
+	state.running = true;
+	run_step();
+}
+
+/*
+ * One time round, up to the wait.  Returns when it must be called again.
+ */
+static TimestampTz
+do_round(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline;
+	XLogRecPtr	received;
+
+	if (ConfigReloadPending)
+		reload();
+	ecm_pool_poll(now);
+	if (ecm_feed_consumer_died())
+	{
+		EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
+
+		ecm_error_set(&failure.err, "57P01", "a consumer has ended", "",
+					  "The server log has its reason.");
+		if (state.consumers_up)
+			handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
+	}
+	handle_event(ECM_EVENT_TICK, NULL);
+	poll_step();
+	read_stream(now);
+	deadline = give_feedback(now);
+
+	if (state.streaming_up)
+	{
+		received = ecm_feed_in_transaction() ? InvalidXLogRecPtr : ecm_feed_received_lsn();
+		ecm_creations_poll(now, received, ecm_feed_applied_lsn());
+	}
+	deadline = ecm_earlier(deadline, check_status(now));
+	deadline = ecm_earlier(deadline, sample_wal(now));
+	deadline = ecm_earlier(deadline, ecm_pool_deadline());
+	deadline = ecm_earlier(deadline, ecm_creations_deadline());
+	deadline = ecm_earlier(deadline, ecm_state_deadline(&state));
+	deadline = ecm_earlier(deadline, ecm_replication_deadline());
+	deadline = ecm_earlier(deadline, pause_until);
+	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
+		deadline = ecm_earlier(deadline, lock_retry_at);
+	if (ecm_replication_conn() != NULL)
+		deadline = ecm_earlier(deadline, ecm_conn_deadline(ecm_replication_conn()));
+
+	ecm_publish_state(&state, waiting_for, blocking_pid);
+	if (pause_until == 0)
+		ecm_publish_connections();
+	return deadline;
+}
+
+static void
+wait_for_something(TimestampTz deadline)
+{
+	EcmConn    *replication = ecm_replication_conn();
+
+	ecm_waitset_begin();
+	/* a stream that we can't, or don't want to, read from now must not wake us */
+	if (!(state.streaming_up && (congested || pause_until != 0)))
+		ecm_waitset_add(replication);
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+		ecm_waitset_add(ecm_pool_session(i));
+	ecm_waitset_wait(deadline);
+}
+
+/*
+ * Main function of a manager.  The argument is the index of its entry.
+ */
+void
+ecm_manager_main(Datum arg)
+{
+	stack_index = DatumGetInt32(arg);
+	stack = &ecm_shared->stacks[stack_index];
+	if (!ecm_stack_claim(stack_index))
+		proc_exit(0);			/* the launcher has changed its mind */
+
+	ecm_worker_init(stack->dboid);
+	before_shmem_exit(at_exit, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_type);
+	loop_context = AllocSetContextCreate(TopMemoryContext, "electric_cm manager",
+										 ALLOCSET_DEFAULT_SIZES);
+	CurrentResourceOwner = NULL;
+	MemoryContextSwitchTo(loop_context);
+	start_up();
+
+	for (;;)
+	{
+		TimestampTz deadline;
+
+		if (ecm_got_sigterm)
+		{
+			clean_up();
+			proc_exit(0);
+		}
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(loop_context);
+		MemoryContextReset(loop_context);
+		deadline = do_round();
+		wait_for_something(deadline);
+	}
+}

@@ -1,0 +1,319 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish.c
+ *	  What the manager shows of itself.
+ *
+ * The manager is the only writer of the public part of its entry, so it may
+ * read that without the lock; it takes the lock to write.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "conn.h"
+#include "pool.h"
+#include "publish.h"
+#include "replication.h"
+#include "settings.h"
+#include "shape.h"
+#include "wal.h"
+#include "worker.h"
+
+static EcmStack *stack;
+
+void
+ecm_publish_init(int stack_index)
+{
+	char	   *stack_id;
+	char	   *slot_name;
+
+	stack = &ecm_shared->stacks[stack_index];
+	stack_id = ecm_effective_stack_id(stack->datname);
+	slot_name = ecm_effective_slot_name(stack->datname);
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->stack_id, sizeof(stack->stack_id), stack_id);
+	ecm_copy_text(stack->slot_name, sizeof(stack->slot_name), slot_name);
+	ecm_copy_text(stack->publication_name, sizeof(stack->publication_name),
+				  ecm_publication_name);
+	stack->last_error[0] = '\0';
+	stack->last_error_hint[0] = '\0';
+	stack->last_error_sqlstate[0] = '\0';
+	stack->last_error_at = 0;
+	stack->received_lsn = stack->flushed_lsn = InvalidXLogRecPtr;
+	stack->acknowledged_lsn = InvalidXLogRecPtr;
+	memset(&stack->wal, 0, sizeof(stack->wal));
+	memset(stack->conns, 0, sizeof(stack->conns));
+	memset(stack->creations, 0, sizeof(stack->creations));
+	ecm_unlock();
+}
+
+/* ------------------------------------------------------------- settings -- */
+
+static void
+read_options(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT name, setting || coalesce(unit, ''), source FROM pg_settings"
+					" WHERE name LIKE 'electric\\_cm.%' ORDER BY name",
+					true, ECM_MAX_OPTIONS) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the settings");
+	n = (int) SPI_processed;
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < n; i++)
+	{
+		EcmOption  *option = &stack->options[i];
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		ecm_copy_text(option->name, sizeof(option->name), SPI_getvalue(row, desc, 1));
+		ecm_copy_text(option->setting, sizeof(option->setting), SPI_getvalue(row, desc, 2));
+		ecm_copy_text(option->source, sizeof(option->source), SPI_getvalue(row, desc, 3));
+	}
+	stack->noptions = n;
+	ecm_unlock();
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_publish_options(void)
+{
+	EcmError	err;
+
+	if (!ecm_worker_try(read_options, NULL, &err))
+		ereport(WARNING,
+				(errmsg("could not publish the settings: %s", err.message)));
+}
+
+typedef struct SettingsText
+{
+	char	   *text;
+	MemoryContext context;
+	bool		disabled;
+} SettingsText;
+
+/*
+ * A running worker does not see changes of the database's own settings, so
+ * they are read from the catalog.
+ */
+static void
+read_database_settings(void *arg)
+{
+	SettingsText *result = arg;
+	EcmSpiState spi;
+	StringInfoData text;
+
+	initStringInfo(&text);
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
+					" WHERE (s.setdatabase, s.setrole) IN"
+					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0)"
+					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the database's settings");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+		const char *enabled = "electric_cm.enabled=";
+		bool		value;
+
+		appendStringInfo(&text, "%s\n", setting);
+		if (strncmp(setting, enabled, strlen(enabled)) == 0 &&
+			parse_bool(setting + strlen(enabled), &value))
+			result->disabled = !value;
+	}
+	result->text = MemoryContextStrdup(result->context, text.data);
+	ecm_spi_end(&spi);
+}
+
+char *
+ecm_settings_signature(void)
+{
+	SettingsText database = {NULL, CurrentMemoryContext, false};
+	EcmError	err;
+
+	if (!ecm_worker_try(read_database_settings, &database, &err))
+		database.text = "";
+	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
+					ecm_enabled, ecm_stack_id, ecm_connection,
+					ecm_pooled_connection, ecm_slot_name,
+					ecm_publication_name, ecm_slot_temporary,
+					ecm_create_publication, ecm_shape_workers, database.text);
+}
+
+bool
+ecm_settings_disable(void)
+{
+	SettingsText database = {NULL, CurrentMemoryContext, !ecm_enabled};
+	EcmError	err;
+
+	return ecm_worker_try(read_database_settings, &database, &err) &&
+		database.disabled;
+}
+
+/* ---------------------------------------------------------------- state -- */
+
+void
+ecm_publish_state(const EcmState *state, const char *waiting_for,
+				  int blocking_pid)
+{
+	EcmStatus	status = ecm_state_status(state);
+	const char *step = ecm_step_name(state->step);
+	bool		changed;
+	TimestampTz now = GetCurrentTimestamp();
+
+	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
+		strcmp(stack->waiting_for, waiting_for) != 0 ||
+		stack->next_retry_at != state->next_retry_at ||
+		stack->retry_count != state->backoff.retries ||
+		stack->lock_acquired != state->lock_held;
+	if (!changed)
+		return;
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_stack_set_status(stack, status, waiting_for);
+	stack->blocking_pid = blocking_pid;
+	strlcpy(stack->phase, ecm_state_phase(state), sizeof(stack->phase));
+	strlcpy(stack->step, step, sizeof(stack->step));
+	stack->retry_count = state->backoff.retries;
+	stack->next_retry_at = state->next_retry_at;
+	stack->total_retry_us = ecm_backoff_total(&state->backoff, now);
+	stack->lock_acquired = state->lock_held;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+}
+
+void
+ecm_publish_error(const EcmError *err, const char *hint)
+{
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
+	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), hint);
+	strlcpy(stack->last_error_sqlstate, err->sqlstate,
+			sizeof(stack->last_error_sqlstate));
+	stack->last_error_at = GetCurrentTimestamp();
+	ecm_unlock();
+}
+
+void
+ecm_publish_lookup(void)
+{
+	const EcmReplicationInfo *info = ecm_replication_info();
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->server_version_num = info->server_version_num;
+	stack->system_identifier = info->system_identifier;
+	stack->timeline_id = info->timeline_id;
+	stack->looked_up_at = info->looked_up_at;
+	ecm_unlock();
+}
+
+/* ---------------------------------------------------------- connections -- */
+
+static const char *
+replication_state(EcmConn *conn)
+{
+	switch (ecm_conn_state(conn))
+	{
+		case ECM_CONN_CONNECTING:
+			return "connecting";
+		case ECM_CONN_IDLE:
+			return "idle";
+		case ECM_CONN_BUSY:
+			return "busy";
+		case ECM_CONN_COPY_BOTH:
+			return "streaming";
+		case ECM_CONN_FAILED:
+			break;
+	}
+	return "failed";
+}
+
+/*
+ * last_error stays after the connection has gone.
+ */
+static void
+describe(EcmConnInfo *info, EcmConn *conn, const char *state)
+{
+	info->used = true;
+	strlcpy(info->state, state, sizeof(info->state));
+	if (conn == NULL)
+	{
+		info->backend_pid = 0;
+		info->connected_since = 0;
+		return;
+	}
+	if (ecm_conn_state(conn) == ECM_CONN_FAILED)
+		ecm_copy_text(info->last_error, sizeof(info->last_error),
+					  ecm_conn_error(conn)->message);
+	if (ecm_conn_state(conn) == ECM_CONN_CONNECTING)
+		return;
+	info->backend_pid = ecm_conn_backend_pid(conn);
+	info->ssl = ecm_conn_ssl(conn);
+	ecm_copy_text(info->address, sizeof(info->address), ecm_conn_address(conn));
+	info->connected_since = ecm_conn_connected_since(conn);
+}
+
+void
+ecm_publish_connections(void)
+{
+	EcmConn    *conn = ecm_replication_conn();
+
+	ecm_lock(LW_EXCLUSIVE);
+	describe(&stack->conns[0], conn, conn ? replication_state(conn) : "closed");
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+	{
+		EcmConn    *session = ecm_pool_session(i);
+
+		/* places that were never used are not shown */
+		if (session != NULL || stack->conns[1 + i].used)
+			describe(&stack->conns[1 + i], session, ecm_pool_session_state(i));
+	}
+	ecm_unlock();
+}
+
+/* ------------------------------------------------------------ positions -- */
+
+void
+ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
+					  XLogRecPtr acknowledged, TimestampTz last_commit_at)
+{
+	bool		flushed_moved = flushed > stack->flushed_lsn;
+
+	if (!flushed_moved && received <= stack->received_lsn &&
+		acknowledged <= stack->acknowledged_lsn)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->received_lsn = Max(stack->received_lsn, received);
+	stack->flushed_lsn = Max(stack->flushed_lsn, flushed);
+	stack->acknowledged_lsn = Max(stack->acknowledged_lsn, acknowledged);
+	if (last_commit_at != 0)
+		stack->last_commit_at = last_commit_at;
+	ecm_unlock();
+	if (flushed_moved)
+		ConditionVariableBroadcast(&stack->cv);
+}
+
+void
+ecm_publish_wal_sample(void)
+{
+	EcmWalSample sample = stack->wal;	/* the previous one */
+
+	(void) ecm_wal_sample(stack->slot_name, &sample);
+	ecm_lock(LW_EXCLUSIVE);
+	stack->wal = sample;
+	stack->sample_requested = false;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+}

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish.h
+ *	  What the manager shows of itself: copies its process's state into its
+ *	  shared entry.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_PUBLISH_H
+#define ECM_PUBLISH_H
+
+#include "postgres.h"
+
+#include "errors.h"
+#include "shmem.h"
+#include "state.h"
+
+extern void ecm_publish_init(int stack_index);
+
+/* Identity and effective settings, at start; reads pg_settings. */
+extern void ecm_publish_options(void);
+
+/* Status, step, retries; wakes whoever waits for a change. */
+extern void ecm_publish_state(const EcmState *state, const char *waiting_for,
+							  int blocking_pid);
+extern void ecm_publish_error(const EcmError *err, const char *hint);
+extern void ecm_publish_lookup(void);	/* what the setup steps found out */
+extern void ecm_publish_connections(void);
+extern void ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
+								  XLogRecPtr acknowledged,
+								  TimestampTz last_commit_at);
+extern void ecm_publish_wal_sample(void);
+
+/*
+ * The effective settings whose change needs a new manager, as one text; and
+ * whether the database's settings would disable the stack.
+ */
+extern char *ecm_settings_signature(void);
+extern bool ecm_settings_disable(void);
+
+#endif							/* ECM_PUBLISH_H */

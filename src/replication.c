@@ -1,0 +1,657 @@
+/*-------------------------------------------------------------------------
+ *
+ * replication.c
+ *	  The replication connection: its setup steps, the stream, the feedback.
+ *
+ * The connection leads back into the server that we run in, so whatever the
+ * server can tell about the slot is read from shared memory, and its walsender
+ * can be ended with a signal.  That matters: a client that merely gives up
+ * leaves an active slot behind until the walsender notices.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xlog.h"
+#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
+#include "storage/standby.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "replication.h"
+#include "settings.h"
+#include "wal.h"
+
+#define QUERY_TIMEOUT_MS	30000
+
+/* How often a busy slot is looked at, and for how long. */
+#define SLOT_POLL_MS		10
+#define SLOT_BUSY_TIMEOUT_MS	5000
+
+/* pgoutput's protocol 1 has all that we need, and every server speaks it. */
+#define PROTO_VERSION		1
+
+static char *rep_dbname;
+static char *rep_slot;
+static char *rep_publication;
+
+static EcmConn *rep_conn = NULL;
+static EcmReplicationInfo rep_info;
+static int	rep_walsender_pid = 0;	/* of the last connection, until it's gone */
+
+/* progress within a step */
+static int	step_query;			/* which of the step's queries runs */
+static TimestampTz step_deadline;	/* for steps that wait without a socket */
+static TimestampTz step_started;
+
+/* the stream */
+static XLogRecPtr keepalive_lsn;
+static bool reply_requested;
+static XLogRecPtr acknowledged_lsn;
+static TimestampTz last_feedback;
+
+void
+ecm_replication_init(const char *dbname, const char *slot_name,
+					 const char *publication_name)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	rep_dbname = pstrdup(dbname);
+	rep_slot = pstrdup(slot_name);
+	rep_publication = pstrdup(publication_name);
+	memset(&rep_info, 0, sizeof(rep_info));
+	MemoryContextSwitchTo(old);
+}
+
+const EcmReplicationInfo *
+ecm_replication_info(void)
+{
+	return &rep_info;
+}
+
+EcmConn *
+ecm_replication_conn(void)
+{
+	return rep_conn;
+}
+
+void
+ecm_replication_slot_settled(void)
+{
+	rep_info.slot_created = false;
+}
+
+TimestampTz
+ecm_replication_deadline(void)
+{
+	return step_deadline;
+}
+
+/* ---------------------------------------------------------------- steps -- */
+
+static EcmStepResult
+step_failed(EcmStepFailure *failure, EcmErrorKind kind, const char *sqlstate,
+			const char *message, const char *detail, const char *hint)
+{
+	ecm_error_set(&failure->err, sqlstate, message, detail, hint);
+	failure->kind = kind;
+	return ECM_RESULT_FAILED;
+}
+
+/* The failure of the connection or of the query that has just ended. */
+static EcmStepResult
+conn_failed(EcmStepFailure *failure, EcmErrorContext context)
+{
+	failure->err = *ecm_conn_error(rep_conn);
+	failure->kind = ecm_error_kind(&failure->err, context);
+	return ECM_RESULT_FAILED;
+}
+
+/*
+ * Polls the running query: PENDING, DONE (it succeeded) or FAILED.
+ */
+static EcmStepResult
+poll_query(EcmStepFailure *failure, EcmErrorContext context)
+{
+	switch (ecm_conn_poll(rep_conn))
+	{
+		case ECM_CONN_CONNECTING:
+		case ECM_CONN_BUSY:
+			return ECM_RESULT_PENDING;
+		case ECM_CONN_IDLE:
+			if (ecm_conn_ok(rep_conn))
+				return ECM_RESULT_DONE;
+			return conn_failed(failure, context);
+		default:
+			return conn_failed(failure, context);
+	}
+}
+
+static void
+start_connect(void)
+{
+	EcmConnParams params = {0};
+
+	Assert(rep_conn == NULL);
+	params.conninfo = ecm_connection;
+	params.dbname = rep_dbname;
+	params.application_name = "electric_cm replication";
+	params.replication = true;
+	params.connect_timeout_ms = ecm_connect_timeout;
+	rep_conn = ecm_conn_start(&params);
+}
+
+static EcmStepResult
+poll_connect(EcmStepFailure *failure)
+{
+	switch (ecm_conn_poll(rep_conn))
+	{
+		case ECM_CONN_CONNECTING:
+			return ECM_RESULT_PENDING;
+		case ECM_CONN_IDLE:
+			rep_walsender_pid = ecm_conn_backend_pid(rep_conn);
+			return ECM_RESULT_DONE;
+		default:
+			return conn_failed(failure, ECM_CONTEXT_CONNECT);
+	}
+}
+
+static EcmStepResult
+poll_identify_system(EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(failure, ECM_CONTEXT_OTHER);
+
+	if (result != ECM_RESULT_DONE)
+		return result;
+	if (ecm_conn_nrows(rep_conn) != 1)
+		return step_failed(failure, ECM_ERROR_RETRY, "08P01",
+						   "IDENTIFY_SYSTEM returned no row", "", "");
+
+	rep_info.system_identifier =
+		strtou64(ecm_conn_value(rep_conn, 0, 0), NULL, 10);
+	rep_info.timeline_id =
+		(uint32) strtoul(ecm_conn_value(rep_conn, 0, 1), NULL, 10);
+	if (rep_info.system_identifier != GetSystemIdentifier())
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   "the configured connection leads to another server",
+						   "Its system identifier differs from this server's.",
+						   "Correct electric_cm.connection, or leave it empty.");
+	return ECM_RESULT_DONE;
+}
+
+/*
+ * A physical copy of this server has the same system identifier; it does not
+ * have the same start time.
+ */
+static EcmStepResult
+poll_pg_info(EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(failure, ECM_CONTEXT_OTHER);
+	int64		start_us;
+	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+		USECS_PER_DAY;
+
+	if (result != ECM_RESULT_DONE)
+		return result;
+
+	start_us = strtoi64(ecm_conn_value(rep_conn, 0, 0), NULL, 10);
+	if (start_us - epoch_us != PgStartTime)
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   "the configured connection leads to another server",
+						   "Its start time differs from this server's.",
+						   "Correct electric_cm.connection, or leave it empty.");
+	rep_info.server_version_num = ecm_conn_server_version(rep_conn);
+	rep_info.looked_up_at = GetCurrentTimestamp();
+	return ECM_RESULT_DONE;
+}
+
+static void
+start_publication(void)
+{
+	StringInfoData sql;
+
+	/* the last column: does it filter rows or columns of any table? */
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete"
+					 " AND p.pubtruncate, EXISTS (SELECT FROM"
+					 " pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
+					 " AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+					 " FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					 ecm_quote_literal(rep_publication));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+}
+
+static EcmStepResult
+poll_publication(EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(failure, ECM_CONTEXT_PUBLICATION);
+	StringInfoData sql;
+
+	if (result != ECM_RESULT_DONE || step_query > 0)
+		return result;
+
+	if (ecm_conn_nrows(rep_conn) > 0)
+	{
+		if (strcmp(ecm_conn_value(rep_conn, 0, 0), "t") != 0)
+			return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+							   psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
+										rep_publication), "",
+							   psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
+										quote_identifier(rep_publication)));
+		if (strcmp(ecm_conn_value(rep_conn, 0, 1), "f") != 0)
+			return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+							   psprintf("publication \"%s\" filters rows or columns",
+										rep_publication), "",
+							   "Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
+		return ECM_RESULT_DONE;
+	}
+
+	if (!ecm_create_publication)
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   psprintf("publication \"%s\" does not exist and electric_cm.create_publication is off",
+									rep_publication), "",
+						   psprintf("CREATE PUBLICATION %s",
+									quote_identifier(rep_publication)));
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "CREATE PUBLICATION %s;"
+					 "UPDATE " "_electric_cm.stack SET publication_name = %s",
+					 quote_identifier(rep_publication),
+					 ecm_quote_literal(rep_publication));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+	step_query++;
+	return ECM_RESULT_PENDING;
+}
+
+/*
+ * The slot as it is: usable, unusable for good, or not there.  Creating one
+ * waits for every transaction that runs; lock_timeout bounds that wait
+ * (statement_timeout doesn't), and the status check forces a standby snapshot
+ * so that it ends soon after they have.
+ */
+static EcmStepResult
+look_at_slot(EcmStepFailure *failure, bool *create)
+{
+	EcmSlotFacts facts;
+	TimestampTz now = GetCurrentTimestamp();
+
+	*create = false;
+	if (!ecm_slot_lookup(rep_slot, &facts))
+	{
+		*create = true;
+		return ECM_RESULT_DONE;
+	}
+
+	if (!facts.logical || facts.database != MyDatabaseId ||
+		strcmp(facts.plugin, "pgoutput") != 0)
+		return step_failed(failure, ECM_ERROR_FATAL, "42710",
+						   psprintf("replication slot \"%s\" belongs to another database or plugin",
+									rep_slot), "",
+						   "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().");
+	if (facts.invalidated)
+		return step_failed(failure, ECM_ERROR_RECREATE, "55000",
+						   psprintf("replication slot \"%s\" has been invalidated",
+									rep_slot),
+						   "The WAL that it needed has been removed.", "");
+	if (facts.active_pid != 0)
+	{
+		/* most likely our own last walsender, on its way out */
+		if (facts.active_pid == rep_walsender_pid &&
+			facts.active_pid != ecm_conn_backend_pid(rep_conn))
+			kill(facts.active_pid, SIGTERM);
+		if (TimestampDifferenceExceeds(step_started, now, SLOT_BUSY_TIMEOUT_MS))
+			return step_failed(failure, ECM_ERROR_RETRY, "55006",
+							   psprintf("replication slot \"%s\" is active for PID %d",
+										rep_slot, facts.active_pid), "",
+							   "Stop the other consumer, or set electric_cm.slot_name to another name.");
+		step_deadline = TimestampTzPlusMilliseconds(now, SLOT_POLL_MS);
+		return ECM_RESULT_PENDING;
+	}
+	rep_info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
+	return ECM_RESULT_DONE;
+}
+
+static EcmStepResult
+poll_slot(EcmStepFailure *failure)
+{
+	EcmStepResult result;
+	bool		create;
+	StringInfoData sql;
+
+	step_deadline = 0;
+	if (step_query == 0)
+	{
+		if (ecm_conn_poll(rep_conn) == ECM_CONN_FAILED)
+			return conn_failed(failure, ECM_CONTEXT_SLOT);
+		result = look_at_slot(failure, &create);
+		if (result != ECM_RESULT_DONE || !create)
+			return result;
+
+		initStringInfo(&sql);
+		appendStringInfo(&sql,
+						 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
+						 quote_identifier(rep_slot),
+						 ecm_slot_temporary ? " TEMPORARY" : "");
+		ecm_conn_send(rep_conn, sql.data, 0);
+		step_query = 1;
+		return ECM_RESULT_PENDING;
+	}
+
+	result = poll_query(failure, ECM_CONTEXT_SLOT);
+	if (result != ECM_RESULT_DONE || step_query == 2)
+		return result;
+
+	rep_info.slot_created = true;
+	rep_info.confirmed_flush_lsn =
+		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
+										CStringGetDatum(ecm_conn_value(rep_conn, 0, 1))));
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE _electric_cm.stack SET slot_name = %s",
+					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep_slot));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+	step_query = 2;
+	return ECM_RESULT_PENDING;
+}
+
+static EcmStepResult
+poll_start_streaming(EcmStepFailure *failure)
+{
+	EcmConnState state = ecm_conn_poll(rep_conn);
+
+	if (state == ECM_CONN_BUSY)
+		return ECM_RESULT_PENDING;
+	if (state == ECM_CONN_COPY_BOTH)
+	{
+		keepalive_lsn = InvalidXLogRecPtr;
+		reply_requested = false;
+		acknowledged_lsn = InvalidXLogRecPtr;
+		last_feedback = 0;
+		return ECM_RESULT_DONE;
+	}
+	return conn_failed(failure, ECM_CONTEXT_STREAM);
+}
+
+/*
+ * A string literal as the replication grammar reads it: no escape syntax.
+ */
+static char *
+replication_literal(const char *text)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfoChar(&out, '\'');
+	for (; *text; text++)
+	{
+		if (*text == '\'')
+			appendStringInfoChar(&out, '\'');
+		appendStringInfoChar(&out, *text);
+	}
+	appendStringInfoChar(&out, '\'');
+	return out.data;
+}
+
+static void
+start_streaming(XLogRecPtr start_lsn)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "START_REPLICATION SLOT %s LOGICAL %X/%X"
+					 " (proto_version '%d', publication_names %s, messages 'true')",
+					 quote_identifier(rep_slot), LSN_FORMAT_ARGS(start_lsn),
+					 PROTO_VERSION,
+					 replication_literal(quote_identifier(rep_publication)));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+}
+
+void
+ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
+{
+	step_query = 0;
+	step_deadline = 0;
+	step_started = GetCurrentTimestamp();
+
+	switch (step)
+	{
+		case ECM_STEP_CONNECT_REPLICATION:
+			start_connect();
+			break;
+		case ECM_STEP_IDENTIFY_SYSTEM:
+			ecm_conn_send(rep_conn, "IDENTIFY_SYSTEM", QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_PG_INFO:
+			ecm_conn_send(rep_conn,
+						  "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())"
+						  " * 1000000)::int8", QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_CREATE_PUBLICATION:
+			start_publication();
+			break;
+		case ECM_STEP_CREATE_SLOT:
+			break;				/* starts with a look at shared memory */
+		case ECM_STEP_SET_DISPLAY_SETTINGS:
+			ecm_conn_send(rep_conn,
+						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
+						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
+						  "SET bytea_output = 'hex'", QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_START_STREAMING:
+			start_streaming(start_lsn);
+			break;
+		default:
+			elog(ERROR, "step %s does not concern the replication connection",
+				 ecm_step_name(step));
+	}
+}
+
+EcmStepResult
+ecm_replication_poll_step(EcmStep step, EcmStepFailure *failure)
+{
+	switch (step)
+	{
+		case ECM_STEP_CONNECT_REPLICATION:
+			return poll_connect(failure);
+		case ECM_STEP_IDENTIFY_SYSTEM:
+			return poll_identify_system(failure);
+		case ECM_STEP_PG_INFO:
+			return poll_pg_info(failure);
+		case ECM_STEP_CREATE_PUBLICATION:
+			return poll_publication(failure);
+		case ECM_STEP_CREATE_SLOT:
+			return poll_slot(failure);
+		case ECM_STEP_SET_DISPLAY_SETTINGS:
+			return poll_query(failure, ECM_CONTEXT_OTHER);
+		case ECM_STEP_START_STREAMING:
+			return poll_start_streaming(failure);
+		default:
+			elog(ERROR, "step %s does not concern the replication connection",
+				 ecm_step_name(step));
+	}
+	return ECM_RESULT_PENDING;	/* keep compiler quiet */
+}
+
+/* --------------------------------------------------------------- stream -- */
+
+static int
+stream_failed(EcmStepFailure *failure)
+{
+	(void) conn_failed(failure, ECM_CONTEXT_STREAM);
+
+	/*
+	 * 55000 in the stream can mean many things.  Whether the slot is beyond
+	 * recovery is seen by looking at it, not by reading the message.
+	 */
+	if (failure->kind != ECM_ERROR_FATAL)
+	{
+		EcmSlotFacts facts;
+
+		if (!ecm_slot_lookup(rep_slot, &facts) || facts.invalidated)
+			failure->kind = ECM_ERROR_RECREATE;
+	}
+	return -1;
+}
+
+bool
+ecm_replication_read(EcmStepFailure *failure)
+{
+	if (ecm_conn_read_input(rep_conn))
+		return true;
+	(void) stream_failed(failure);
+	return false;
+}
+
+int
+ecm_replication_next(const char **data, int *len, EcmStepFailure *failure)
+{
+	for (;;)
+	{
+		char	   *message;
+		int			n = ecm_conn_copy_next(rep_conn, &message);
+		StringInfoData in;
+		XLogRecPtr	wal_end;
+
+		if (n == -1)
+			return 0;
+		if (n < 0)
+			return stream_failed(failure);
+
+		in.data = message;
+		in.len = n;
+		in.maxlen = -1;
+		in.cursor = 0;
+
+		switch (n > 0 ? message[0] : 0)
+		{
+			case 'w':			/* dataStart, walEnd, sendTime, payload */
+				if (n < 25)
+					break;
+				*data = message + 25;
+				*len = n - 25;
+				return 1;
+			case 'k':			/* walEnd, sendTime, replyRequested */
+				if (n < 18)
+					break;
+				in.cursor = 1;
+				wal_end = pq_getmsgint64(&in);
+				keepalive_lsn = Max(keepalive_lsn, wal_end);
+				if (message[17])
+					reply_requested = true;
+				continue;
+			default:
+				break;
+		}
+		ecm_error_set(&failure->err, "08P01",
+					  "unexpected message in the replication stream", "", "");
+		failure->kind = ECM_ERROR_RETRY;
+		return -1;
+	}
+}
+
+XLogRecPtr
+ecm_replication_keepalive_lsn(void)
+{
+	return keepalive_lsn;
+}
+
+bool
+ecm_replication_reply_requested(void)
+{
+	return reply_requested;
+}
+
+bool
+ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask)
+{
+	StringInfoData out;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		ok;
+
+	initStringInfo(&out);
+	pq_sendbyte(&out, 'r');
+	pq_sendint64(&out, received);
+	pq_sendint64(&out, flushed);
+	pq_sendint64(&out, flushed);
+	pq_sendint64(&out, now);
+	pq_sendbyte(&out, ask ? 1 : 0);
+	ok = ecm_conn_copy_send(rep_conn, out.data, out.len);
+	pfree(out.data);
+
+	reply_requested = false;
+	acknowledged_lsn = Max(acknowledged_lsn, flushed);
+	last_feedback = now;
+	return ok;
+}
+
+XLogRecPtr
+ecm_replication_acknowledged(void)
+{
+	return acknowledged_lsn;
+}
+
+TimestampTz
+ecm_replication_last_feedback(void)
+{
+	return last_feedback;
+}
+
+/* -------------------------------------------------------------- closing -- */
+
+void
+ecm_replication_close(void)
+{
+	if (rep_conn == NULL)
+		return;
+	if (ecm_conn_state(rep_conn) == ECM_CONN_BUSY)
+		ecm_conn_cancel(rep_conn);
+	ecm_conn_close(rep_conn);
+	rep_conn = NULL;
+
+	/*
+	 * The walsender notices the closed socket by itself only when it next
+	 * reads or writes; while it waits in the creation of a slot, or decodes a
+	 * large transaction, it does neither.
+	 */
+	if (!ecm_replication_slot_is_free())
+		kill(rep_walsender_pid, SIGTERM);
+}
+
+bool
+ecm_replication_slot_is_free(void)
+{
+	EcmSlotFacts facts;
+
+	return rep_walsender_pid == 0 || !ecm_slot_lookup(rep_slot, &facts) ||
+		facts.active_pid != rep_walsender_pid;
+}
+
+bool
+ecm_replication_wait_slot_free(int timeout_ms)
+{
+	TimestampTz give_up =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+
+	while (!ecm_replication_slot_is_free())
+	{
+		if (GetCurrentTimestamp() >= give_up)
+			return false;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 SLOT_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	return true;
+}

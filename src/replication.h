@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * replication.h
+ *	  The replication connection: its setup steps, the stream, the feedback.
+ *
+ * One per manager process.  A setup step is started, then polled whenever the
+ * connection made progress; nothing blocks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_REPLICATION_H
+#define ECM_REPLICATION_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "conn.h"
+#include "datatype/timestamp.h"
+#include "errors.h"
+#include "state.h"
+
+typedef enum EcmStepResult
+{
+	ECM_RESULT_PENDING,
+	ECM_RESULT_DONE,
+	ECM_RESULT_FAILED			/* err and kind are filled */
+} EcmStepResult;
+
+typedef struct EcmStepFailure
+{
+	EcmError	err;
+	EcmErrorKind kind;
+} EcmStepFailure;
+
+/* What the setup steps found out; valid once their step is done. */
+typedef struct EcmReplicationInfo
+{
+	uint64		system_identifier;
+	uint32		timeline_id;
+	int			server_version_num;
+	TimestampTz looked_up_at;
+	bool		slot_created;	/* by this process, so the shapes are stale */
+	XLogRecPtr	confirmed_flush_lsn;	/* of the slot, before streaming */
+} EcmReplicationInfo;
+
+extern void ecm_replication_init(const char *dbname, const char *slot_name,
+								 const char *publication_name);
+
+/* Starts a step (those from connect_replication to start_streaming that
+ * concern this connection); start_lsn is used by start_streaming. */
+extern void ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn);
+extern EcmStepResult ecm_replication_poll_step(EcmStep step,
+											   EcmStepFailure *failure);
+/* When a pending step wants to be polled again without socket activity. */
+extern TimestampTz ecm_replication_deadline(void);
+
+extern const EcmReplicationInfo *ecm_replication_info(void);
+extern EcmConn *ecm_replication_conn(void); /* NULL: closed */
+
+/* The shapes were thrown away: the slot no longer counts as new. */
+extern void ecm_replication_slot_settled(void);
+
+/*
+ * The stream.  Next XLogData payload (1; valid until the next call), nothing
+ * for now (0), or the stream has ended (-1; failure filled).  Keepalives are
+ * taken care of inside.
+ */
+extern int	ecm_replication_next(const char **data, int *len,
+								 EcmStepFailure *failure);
+/* Takes what the socket has; false: connection lost (failure filled). */
+extern bool ecm_replication_read(EcmStepFailure *failure);
+
+/*
+ * The highest WAL position that a keepalive vouched for since the stream
+ * started: everything before it has been sent already.
+ */
+extern XLogRecPtr ecm_replication_keepalive_lsn(void);
+extern bool ecm_replication_reply_requested(void);
+
+/* Standby status update.  ask: let the walsender answer with a keepalive. */
+extern bool ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed,
+									 bool ask);
+extern XLogRecPtr ecm_replication_acknowledged(void);
+extern TimestampTz ecm_replication_last_feedback(void);
+
+/*
+ * Closes the connection and ends its walsender.  The slot is free when
+ * ecm_replication_slot_is_free() says so.
+ */
+extern void ecm_replication_close(void);
+extern bool ecm_replication_slot_is_free(void);
+
+/*
+ * Clean-up in this process, for the end of the manager: waits for at most
+ * timeout_ms until our walsender is gone.  Returns whether it is.
+ */
+extern bool ecm_replication_wait_slot_free(int timeout_ms);
+
+#endif							/* ECM_REPLICATION_H */

@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *	  The extension's settings (GUCs), and names derived from them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_SETTINGS_H
+#define ECM_SETTINGS_H
+
+#include "postgres.h"
+
+#define ECM_LIBRARY_NAME		"electric_cm"
+
+/* Upper bounds that size shared memory. */
+#define ECM_MAX_MANAGERS		1000
+#define ECM_MAX_POOL_SIZE		32
+#define ECM_MAX_SHAPE_WORKERS	16
+
+extern char *ecm_databases;
+extern int	ecm_max_managers;	/* 0 unless preloaded */
+extern bool ecm_enabled;
+extern char *ecm_stack_id;
+extern char *ecm_connection;
+extern char *ecm_pooled_connection;
+extern char *ecm_slot_name;
+extern char *ecm_publication_name;
+extern bool ecm_slot_temporary;
+extern bool ecm_create_publication;
+extern bool ecm_manual_table_publishing;
+extern int	ecm_pool_size;
+extern int	ecm_pool_idle_timeout;	/* ms */
+extern int	ecm_connect_timeout;	/* ms */
+extern int	ecm_reconnect_initial_delay;	/* ms */
+extern int	ecm_reconnect_max_delay;	/* ms */
+extern int	ecm_status_check_interval;	/* ms */
+extern int	ecm_wal_report_interval;	/* ms */
+extern int	ecm_shape_workers;
+extern int	ecm_max_shapes;
+
+/* Defines all settings; called once from _PG_init. */
+extern void ecm_define_settings(void);
+
+/*
+ * Names after applying defaults, palloc'd: the slot's (setting, or
+ * "electric_cm_<database>" lower-cased, other characters to "_", truncated to
+ * NAMEDATALEN - 1), the stack's (setting, or the database's name).
+ */
+extern char *ecm_effective_slot_name(const char *datname);
+extern char *ecm_effective_stack_id(const char *datname);
+
+/* Is the database named in electric_cm.databases ('*' names all)? */
+extern bool ecm_database_is_listed(const char *datname);
+
+/*
+ * The i-th setting of ours as it is in effect in this process, for the view
+ * electric_cm_options: name, palloc'd value as SHOW prints it (slot name and
+ * stack id after applying defaults), source.  False when i is past the last.
+ */
+extern bool ecm_setting_at(int i, const char *datname, const char **name,
+						   char **value, const char **source);
+
+#endif							/* ECM_SETTINGS_H */

@@ -1,0 +1,799 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_catalog.c
+ *	  Shapes as SQL sees them: declared, looked up, dropped, invalidated.
+ *
+ * The tables belong to the extension's owner and nobody else may touch them,
+ * so every statement here runs as the bootstrap superuser with search_path
+ * pinned, after the caller's own rights have been checked.
+ *
+ * A shape's row is never changed by a consumer: a user who drops a shape, or
+ * truncates its table, locks the row until the end of a transaction that may
+ * last for days, and no consumer must wait for that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "replication/message.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "settings.h"
+#include "shape.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_create_shape);
+PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
+PG_FUNCTION_INFO_V1(electric_cm_prepare_shape);
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
+PG_FUNCTION_INFO_V1(electric_cm_purge_shape);
+
+/* Is the relation (by itself, an ancestor, its schema or everything) in the
+ * publication $2? */
+#define IS_PUBLISHED_SQL \
+	"SELECT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = $2 AND" \
+	" (p.puballtables OR EXISTS (SELECT FROM" \
+	"  (SELECT $1::oid UNION SELECT relid FROM pg_partition_ancestors($1::oid)) a(relid)" \
+	"  JOIN pg_class c ON c.oid = a.relid" \
+	"  WHERE EXISTS (SELECT FROM pg_publication_rel r" \
+	"   WHERE r.prpubid = p.oid AND r.prrelid = c.oid)" \
+	"  OR EXISTS (SELECT FROM pg_publication_namespace n" \
+	"   WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))))"
+
+/* ------------------------------------------------------------------ SPI -- */
+
+void
+ecm_spi_begin(EcmSpiState *state)
+{
+	GetUserIdAndSecContext(&state->save_userid, &state->save_sec_context);
+	state->save_nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   state->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+ecm_spi_end(EcmSpiState *state)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(state->save_userid, state->save_sec_context);
+	AtEOXact_GUC(false, state->save_nestlevel);
+}
+
+/*
+ * Runs one statement and checks that it did what was meant.
+ */
+static void
+run_sql(const char *sql, int expected, int nargs, Oid *types, Datum *values,
+		const char *nulls)
+{
+	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
+										   false, 0);
+
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+static void
+emit_message(const char *text)
+{
+	(void) ecm_log_message(ECM_MESSAGE_PREFIX, text);
+}
+
+static Datum
+spi_column(int row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 column, isnull);
+}
+
+/* -------------------------------------------------------------- lookups -- */
+
+#define SHAPE_COLUMNS_SQL \
+	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
+	" s.column_names, s.column_types, s.key_positions, s.worker, t.state," \
+	" s.generation, t.generation, s.snapshot_generation, t.last_error" \
+	" FROM _electric_cm.shape s" \
+	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+
+static EcmShapeDef *
+shape_from_row(int row, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EcmShapeDef *def = palloc0(sizeof(EcmShapeDef));
+	bool		isnull;
+	Datum	   *elems;
+	int			nelems;
+	Datum		datum;
+
+	def->id = DatumGetInt64(spi_column(row, 1, &isnull));
+	def->handle = TextDatumGetCString(spi_column(row, 2, &isnull));
+	def->owner = DatumGetObjectId(spi_column(row, 3, &isnull));
+	def->relation = DatumGetObjectId(spi_column(row, 4, &isnull));
+	def->relation_name = TextDatumGetCString(spi_column(row, 5, &isnull));
+
+	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 6, &isnull)),
+					  TEXTOID, -1, false, TYPALIGN_INT,
+					  &elems, NULL, &def->ncolumns);
+	def->column_names = palloc(sizeof(char *) * def->ncolumns);
+	for (int i = 0; i < def->ncolumns; i++)
+		def->column_names[i] = TextDatumGetCString(elems[i]);
+
+	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 7, &isnull)),
+					  OIDOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &elems, NULL, &nelems);
+	def->column_types = palloc(sizeof(Oid) * nelems);
+	for (int i = 0; i < nelems; i++)
+		def->column_types[i] = DatumGetObjectId(elems[i]);
+
+	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 8, &isnull)),
+					  INT2OID, sizeof(int16), true, TYPALIGN_SHORT,
+					  &elems, NULL, &def->nkeys);
+	def->key_positions = palloc(sizeof(int16) * def->nkeys);
+	for (int i = 0; i < def->nkeys; i++)
+		def->key_positions[i] = DatumGetInt16(elems[i]) - 1;
+
+	def->worker = DatumGetInt32(spi_column(row, 9, &isnull));
+	def->generation = DatumGetInt32(spi_column(row, 11, &isnull));
+
+	def->state = ECM_SHAPE_CREATING;
+	datum = spi_column(row, 10, &isnull);
+	if (!isnull)
+	{
+		char	   *state = TextDatumGetCString(datum);
+
+		if (strcmp(state, "live") == 0)
+			def->state = ECM_SHAPE_LIVE;
+		else if (strcmp(state, "errored") == 0)
+			def->state = ECM_SHAPE_ERRORED;
+		else
+			def->capturing = DatumGetInt32(spi_column(row, 12, &isnull));
+	}
+	datum = spi_column(row, 13, &isnull);
+	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
+	datum = spi_column(row, 14, &isnull);
+	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
+
+	MemoryContextSwitchTo(old);
+	return def;
+}
+
+static EcmShapeDef *
+lookup_shape(const char *where, Oid type, Datum value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	EcmShapeDef *def = NULL;
+
+	ecm_spi_begin(&spi);
+	run_sql(where, SPI_OK_SELECT, 1, &type, &value, NULL);
+	if (SPI_processed > 0)
+		def = shape_from_row(0, context);
+	ecm_spi_end(&spi);
+	return def;
+}
+
+EcmShapeDef *
+ecm_shape_by_handle(const char *handle)
+{
+	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
+						TEXTOID, CStringGetTextDatum(handle));
+}
+
+EcmShapeDef *
+ecm_shape_by_id(int64 id)
+{
+	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.id = $1",
+						INT8OID, Int64GetDatum(id));
+}
+
+List *
+ecm_shapes_of_worker(int worker)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext old;
+	EcmSpiState spi;
+	List	   *result = NIL;
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(worker);
+
+	ecm_spi_begin(&spi);
+	run_sql(SHAPE_COLUMNS_SQL
+			"WHERE s.worker = $1 AND (t.state = 'live' OR"
+			" (t.state = 'capturing' AND t.generation = s.generation))"
+			" ORDER BY s.id",
+			SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		EcmShapeDef *def = shape_from_row(i, context);
+
+		old = MemoryContextSwitchTo(context);
+		result = lappend(result, def);
+		MemoryContextSwitchTo(old);
+	}
+	ecm_spi_end(&spi);
+	return result;
+}
+
+/* --------------------------------------------------------------- rights -- */
+
+/*
+ * May the role read the whole table?  The rows of a shape are read by a
+ * superuser's process, so everything that would have filtered them for the
+ * role itself must be refused here.
+ */
+static void
+check_table_rights(Oid relation, Oid role)
+{
+	if (!ecm_table_acl_select(relation, role))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
+	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
+						GetUserNameFromId(role, false), get_rel_name(relation)),
+				 errdetail("A shape would show rows that the policies hide."),
+				 errhint("Let a role that the policies don't apply to own the shape.")));
+}
+
+static void
+check_shape_owner(const EcmShapeDef *shape)
+{
+	if (!has_privs_of_role(GetUserId(), shape->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for shape \"%s\"", shape->handle),
+				 errhint("Only its owner, and members of that role, may use a shape.")));
+}
+
+void
+ecm_shape_check_read(const EcmShapeDef *shape)
+{
+	check_shape_owner(shape);
+	check_table_rights(shape->relation, shape->owner);
+}
+
+/* ------------------------------------------------------------- creating -- */
+
+/*
+ * Refuses what can't be followed faithfully, or only at the expense of the
+ * application's own writes.
+ */
+static void
+check_relation(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", name),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
+	if (!RelationIsPermanent(rel) || IsCatalogRelation(rel) ||
+		strcmp(get_namespace_name(RelationGetNamespace(rel)), ECM_SCHEMA) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of table \"%s\"", name),
+				 errdetail("Temporary, unlogged and system tables are not replicated.")));
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		has_subclass(RelationGetRelid(rel)) &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of inheritance parent \"%s\"", name),
+				 errhint("Create shapes of the child tables, or use declarative partitioning.")));
+	if (rel->rd_rel->relreplident == REPLICA_IDENTITY_NOTHING)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has no replica identity", name),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY DEFAULT",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)), name))));
+}
+
+/*
+ * The index whose columns identify a row, as the stream will show it.
+ */
+static Oid
+key_index(Relation rel)
+{
+	Oid			index;
+
+	list_free(RelationGetIndexList(rel));	/* fills the fields below */
+	index = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
+		rel->rd_pkindex : rel->rd_replidindex;
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has neither a primary key nor a replica identity index",
+						RelationGetRelationName(rel)),
+				 errdetail("Once it is published, UPDATE and DELETE on it would fail."),
+				 errhint("Add a primary key, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX.")));
+	return index;
+}
+
+typedef struct ShapeColumns
+{
+	ArrayType  *names;
+	ArrayType  *types;
+	ArrayType  *keys;
+} ShapeColumns;
+
+/*
+ * All columns but generated ones, which the stream does not carry.
+ */
+static ShapeColumns
+shape_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Relation	index = index_open(key_index(rel), AccessShareLock);
+	Datum	   *names = palloc(sizeof(Datum) * desc->natts);
+	Datum	   *types = palloc(sizeof(Datum) * desc->natts);
+	Datum	   *keys = palloc(sizeof(Datum) * index->rd_index->indnkeyatts);
+	int		   *position = palloc0(sizeof(int) * (desc->natts + 1));
+	int			n = 0;
+	ShapeColumns result;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		names[n] = CStringGetTextDatum(NameStr(att->attname));
+		types[n] = ObjectIdGetDatum(att->atttypid);
+		position[att->attnum] = ++n;
+	}
+	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+
+		if (position[attnum] == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the key of table \"%s\" has a generated column",
+							RelationGetRelationName(rel))));
+		keys[i] = Int16GetDatum(position[attnum]);
+	}
+	result.names = construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
+	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+	result.keys = construct_array(keys, index->rd_index->indnkeyatts, INT2OID,
+								  sizeof(int16), true, TYPALIGN_SHORT);
+	index_close(index, NoLock);
+	return result;
+}
+
+/* Within ecm_spi_begin/end. */
+static bool
+is_published(Oid relation)
+{
+	Oid			types[] = {OIDOID, NAMEOID};
+	Datum		values[2];
+	NameData	publication;
+	bool		isnull;
+
+	namestrcpy(&publication, ecm_publication_name);
+	values[0] = ObjectIdGetDatum(relation);
+	values[1] = NameGetDatum(&publication);
+	run_sql(IS_PUBLISHED_SQL, SPI_OK_SELECT, 2, types, values, NULL);
+	return DatumGetBool(spi_column(0, 1, &isnull));
+}
+
+/* Within ecm_spi_begin/end. */
+static void
+check_max_shapes(void)
+{
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(ecm_max_shapes);
+
+	run_sql("SELECT FROM _electric_cm.shape LIMIT $1", SPI_OK_SELECT,
+			1, &type, &value, NULL);
+	if (SPI_processed >= (uint64) ecm_max_shapes)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("there are already %d shapes", ecm_max_shapes),
+				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
+}
+
+/*
+ * Keys are compared as text by clients, so the names in them are quoted
+ * whether they need it or not.
+ */
+static char *
+quote_always(const char *name)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfoChar(&out, '"');
+	for (; *name; name++)
+	{
+		if (*name == '"')
+			appendStringInfoChar(&out, '"');
+		appendStringInfoChar(&out, *name);
+	}
+	appendStringInfoChar(&out, '"');
+	return out.data;
+}
+
+/*
+ * Inserts the row, or finds the one that has the same definition already.
+ * Within ecm_spi_begin/end; the result is palloc'd in 'context'.
+ */
+static char *
+insert_shape(Relation rel, Oid owner, MemoryContext context, bool *created)
+{
+	ShapeColumns columns = shape_columns(rel);
+	char	   *relation_name;
+	char	   *handle;
+	MemoryContext old;
+	Oid			types[7] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID};
+	Datum		values[7];
+	bool		isnull;
+
+	relation_name = psprintf("%s.%s",
+							 quote_always(get_namespace_name(RelationGetNamespace(rel))),
+							 quote_always(RelationGetRelationName(rel)));
+
+	/* unique by the clock; the hash only tells shapes apart at a glance */
+	handle = psprintf("%u-" INT64_FORMAT,
+					  hash_bytes((unsigned char *) relation_name, strlen(relation_name)) ^ owner,
+					  (int64) (GetCurrentTimestamp() +
+							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
+	values[0] = CStringGetTextDatum(handle);
+	values[1] = ObjectIdGetDatum(owner);
+	values[2] = ObjectIdGetDatum(RelationGetRelid(rel));
+	values[3] = CStringGetTextDatum(relation_name);
+	values[4] = PointerGetDatum(columns.names);
+	values[5] = PointerGetDatum(columns.types);
+	values[6] = PointerGetDatum(columns.keys);
+	run_sql("INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
+			" column_names, column_types, key_positions)"
+			" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+			SPI_OK_INSERT, 7, types, values, NULL);
+	*created = SPI_processed > 0;
+	if (!*created)
+	{
+		run_sql("SELECT handle FROM _electric_cm.shape WHERE owner = $1"
+				" AND relation = $2 AND where_clause IS NULL"
+				" AND requested_columns IS NULL",
+				SPI_OK_SELECT, 2, types + 1, values + 1, NULL);
+		if (SPI_processed == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not create the shape because of a concurrent one"),
+					 errhint("Try again.")));
+		handle = TextDatumGetCString(spi_column(0, 1, &isnull));
+	}
+	old = MemoryContextSwitchTo(context);
+	handle = pstrdup(handle);
+	MemoryContextSwitchTo(old);
+	return handle;
+}
+
+/*
+ * electric_cm_create_shape(relation regclass, where_clause text, columns text[])
+ *		RETURNS text
+ *
+ * Declares a shape of a table and returns its handle at once; the stack does
+ * the work after the caller's transaction has committed.  The same definition
+ * by the same owner gives the same handle.
+ *
+ * Errors: 55000 not preloaded; 22004 NULL relation; 42809 not a table; 0A000
+ * no key, inheritance parent, not replicated, row-level security, a where
+ * clause or a column list; 42501 no SELECT right, or not the table's owner
+ * while it is not published yet; 54000 over electric_cm.max_shapes.
+ */
+Datum
+electric_cm_create_shape(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	Relation	rel;
+	EcmSpiState spi;
+	MemoryContext context = CurrentMemoryContext;
+	char	   *handle;
+	bool		created;
+
+	ecm_require_shared();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null")));
+	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("shapes with a where clause or a column list are not supported yet")));
+	relid = PG_GETARG_OID(0);
+
+	rel = relation_open(relid, AccessShareLock);
+	check_relation(rel);
+	check_table_rights(relid, GetUserId());
+
+	ecm_spi_begin(&spi);
+	if (!is_published(relid))
+	{
+		if (ecm_manual_table_publishing)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" is not in publication \"%s\"",
+							RelationGetRelationName(rel), ecm_publication_name),
+					 errhint("ALTER PUBLICATION %s ADD TABLE %s",
+							 quote_identifier(ecm_publication_name),
+							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+														RelationGetRelationName(rel)))));
+		if (!ecm_table_is_owned(relid, spi.save_userid))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+						   RelationGetRelationName(rel));
+	}
+	check_max_shapes();
+	handle = insert_shape(rel, spi.save_userid, context, &created);
+	ecm_spi_end(&spi);
+
+	/* the stack is woken by the stream itself, when the transaction commits */
+	if (created)
+		emit_message(psprintf("create %s", handle));
+
+	relation_close(rel, NoLock);
+	PG_RETURN_TEXT_P(cstring_to_text(handle));
+}
+
+/*
+ * _electric_cm.prepare_shape(handle text, created_by int8, OUT id, OUT relation,
+ *		OUT generation, OUT action text, OUT publish_sql text)
+ *
+ * First step of an attempt to create a shape, in a pool session: waits until
+ * the transaction 'created_by' (0: none) is over, since its commit can be
+ * decoded before it is visible; locks the row, so that a snapshot in doubt is
+ * over, too; and starts the next generation, unless there is nothing to do.
+ * action: 'gone', 'done' (live, errored, or its snapshot is committed),
+ * 'publish' (run publish_sql first) or 'capture'.
+ *
+ * Errors: 55000 not published and electric_cm.manual_table_publishing is on.
+ */
+Datum
+electric_cm_prepare_shape(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int64		created_by = PG_GETARG_INT64(1);
+	TupleDesc	desc;
+	Datum		values[5] = {0};
+	bool		nulls[5] = {true, true, true, false, true};
+	const char *action = "gone";
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	Oid			text_type = TEXTOID;
+	Oid			int8_type = INT8OID;
+	Datum		arg = CStringGetTextDatum(handle);
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	if (created_by > 0)
+		XactLockTableWait((TransactionId) created_by, NULL, NULL, XLTW_None);
+
+	ecm_spi_begin(&spi);
+	run_sql("SELECT FROM _electric_cm.shape WHERE handle = $1 FOR UPDATE",
+			SPI_OK_SELECT, 1, &text_type, &arg, NULL);
+	if (SPI_processed > 0)
+	{
+		EcmShapeDef *def = ecm_shape_by_handle(handle);
+
+		values[0] = Int64GetDatum(def->id);
+		values[1] = ObjectIdGetDatum(def->relation);
+		values[2] = Int32GetDatum(def->generation);
+		nulls[0] = nulls[1] = nulls[2] = false;
+
+		if (def->state != ECM_SHAPE_CREATING ||
+			(def->generation > 0 && def->snapshot_generation == def->generation))
+			action = "done";
+		else
+		{
+			Datum		id = Int64GetDatum(def->id);
+
+			run_sql("UPDATE _electric_cm.shape SET generation = generation + 1"
+					" WHERE id = $1", SPI_OK_UPDATE, 1, &int8_type, &id, NULL);
+			values[2] = Int32GetDatum(def->generation + 1);
+			action = "capture";
+			if (!is_published(def->relation))
+			{
+				MemoryContext old;
+
+				if (ecm_manual_table_publishing)
+					ereport(ERROR,
+							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							 errmsg("table %s is not in publication \"%s\"",
+									def->relation_name, ecm_publication_name)));
+				old = MemoryContextSwitchTo(context);
+				action = "publish";
+				values[4] = CStringGetTextDatum(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
+														 quote_identifier(ecm_publication_name),
+														 get_rel_relkind(def->relation) == RELKIND_RELATION ? "ONLY " : "",
+														 quote_qualified_identifier(get_namespace_name(get_rel_namespace(def->relation)),
+																					get_rel_name(def->relation))));
+				nulls[4] = false;
+				MemoryContextSwitchTo(old);
+			}
+		}
+	}
+	ecm_spi_end(&spi);
+
+	values[3] = CStringGetTextDatum(action);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+													  values, nulls)));
+}
+
+/* ------------------------------------------------------------- dropping -- */
+
+/*
+ * Tells the stack about the rows that the last statement has deleted
+ * (RETURNING id, handle).
+ */
+static int
+announce_dropped(const char *reason)
+{
+	int			n = (int) SPI_processed;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(spi_column(i, 1, &isnull));
+		char	   *handle = TextDatumGetCString(spi_column(i, 2, &isnull));
+
+		emit_message(psprintf("drop " INT64_FORMAT " %s %s",
+							  id, handle, reason));
+	}
+	return n;
+}
+
+/*
+ * electric_cm_drop_shape(handle text) RETURNS void
+ *
+ * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
+ */
+Datum
+electric_cm_drop_shape(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmShapeDef *def;
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		id;
+
+	ecm_require_shared();
+	def = ecm_shape_by_handle(handle);
+	if (def == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("shape \"%s\" does not exist", handle)));
+	check_shape_owner(def);
+
+	ecm_spi_begin(&spi);
+	id = Int64GetDatum(def->id);
+	run_sql("DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+			SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	(void) announce_dropped("dropped by electric_cm_drop_shape()");
+	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
+}
+
+int
+ecm_shapes_invalidate(Oid relation, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relation);
+	int			n;
+
+	ecm_spi_begin(&spi);
+	run_sql("DELETE FROM _electric_cm.shape WHERE relation = $1"
+			" RETURNING id, handle",
+			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+	n = announce_dropped(reason);
+	ecm_spi_end(&spi);
+	return n;
+}
+
+bool
+ecm_shape_invalidate_nowait(int64 id, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+	int			n;
+
+	ecm_spi_begin(&spi);
+	run_sql("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
+			" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
+			" RETURNING id, handle",
+			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+	n = announce_dropped(reason);
+	ecm_spi_end(&spi);
+	return n > 0;
+}
+
+/*
+ * _electric_cm.invalidate_all(reason text) RETURNS int4
+ *
+ * Throws shapes away before streaming starts, because the stream that begins
+ * does not continue the one that they were made from.  Shapes that are still
+ * being created have nothing to lose: their creation starts again.  The
+ * consumers' progress goes as well, since after a PITR it lies in a future
+ * that never happened.  Returns the number of shapes thrown away.
+ */
+Datum
+electric_cm_invalidate_all(PG_FUNCTION_ARGS)
+{
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	run_sql("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
+			" WHERE t.shape = s.id AND t.state <> 'capturing'"
+			" RETURNING s.id, s.handle",
+			SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+	n = announce_dropped(reason);
+	run_sql("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
+			SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	run_sql("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	run_sql("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+/*
+ * _electric_cm.purge_shape(id int8) RETURNS int8
+ *
+ * Frees what a dropped shape has left behind.  Not with SQL: the log has no
+ * replica identity, so that its deletions don't reach anybody's publication,
+ * and an SQL DELETE would be refused where one publishes all tables.  Returns
+ * the number of chunks.
+ */
+Datum
+electric_cm_purge_shape(PG_FUNCTION_ARGS)
+{
+	Datum		id = PG_GETARG_DATUM(0);
+	Oid			type = INT8OID;
+	EcmSpiState spi;
+	int64		chunks;
+
+	chunks = ecm_log_delete(DatumGetInt64(id));
+	ecm_spi_begin(&spi);
+	run_sql("DELETE FROM _electric_cm.shape_state WHERE shape = $1",
+			SPI_OK_DELETE, 1, &type, &id, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_INT64(chunks);
+}

@@ -1,0 +1,579 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_create.c
+ *	  The manager's part in creating a shape, without holes or doubles.
+ *
+ * prepare	 a pool session starts the next generation of the attempt
+ * publish	 ALTER PUBLICATION ... ADD TABLE, unless it is published already
+ * capture	 a message in the stream: from there on the consumer logs the
+ *			 table's changes, unreadable yet, each transaction for itself
+ * barrier	 wait for everybody who was writing to the table: half of what
+ *			 those wrote may be missing from the stream
+ * snapshot	 a pool session reads the table; its commit carries the message
+ *			 that makes the shape live
+ *
+ * The order is the point.  Writers in flight when the table was published end
+ * before the snapshot is taken, so it sees them whole; everything that it does
+ * not see was captured.  A failure anywhere starts the next generation, whose
+ * capture message throws away what the last one has left.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "miscadmin.h"
+#include "lib/stringinfo.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "backoff.h"
+#include "compat.h"
+#include "conn.h"
+#include "pool.h"
+#include "settings.h"
+#include "shape.h"
+#include "shmem.h"
+#include "worker.h"
+
+#define JOB_TIMEOUT_MS		60000
+#define BARRIER_POLL_MS		20
+
+typedef enum CreationStep
+{
+	CREATION_QUEUED,			/* no place among those in progress yet */
+	CREATION_PREPARE,
+	CREATION_PUBLISH,
+	CREATION_CAPTURE,
+	CREATION_BARRIER,
+	CREATION_SNAPSHOT,
+	CREATION_RETRY				/* waits for retry_at */
+} CreationStep;
+
+typedef struct Creation
+{
+	char		handle[64];
+	TransactionId created_by;	/* invalid: long ago */
+	CreationStep step;
+	int			place;			/* index in the shared array, -1: none */
+	uint64		job;			/* running pool job, 0: none */
+	int64		id;
+	Oid			relation;
+	int			generation;
+	VirtualTransactionId *writers;	/* barrier: who is waited for */
+	int			nwriters;
+	EcmBackoff	backoff;
+	TimestampTz retry_at;
+} Creation;
+
+/* A dropped shape's log, to be deleted once no consumer writes to it. */
+typedef struct Purge
+{
+	int64		id;
+	XLogRecPtr	lsn;			/* invalid: its transaction isn't complete */
+} Purge;
+
+static int	stack_index;
+static MemoryContext creations_context;
+static List *creations = NIL;
+static List *purges = NIL;
+static uint64 scan_job = 0;
+static TimestampTz scan_retry_at = 0;
+
+#define SCAN_RETRY_MS		1000
+
+void
+ecm_creations_init(int index)
+{
+	stack_index = index;
+	creations_context = AllocSetContextCreate(TopMemoryContext,
+											  "electric_cm creations",
+											  ALLOCSET_DEFAULT_SIZES);
+}
+
+/* -------------------------------------------------------- what is shown -- */
+
+static void
+show(Creation *c, const char *waiting_for)
+{
+	EcmCreation *shared;
+
+	if (c->place < 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	shared = &ecm_shared->stacks[stack_index].creations[c->place];
+	shared->used = true;
+	strlcpy(shared->handle, c->handle, sizeof(shared->handle));
+	strlcpy(shared->waiting_for, waiting_for, sizeof(shared->waiting_for));
+	ecm_unlock();
+}
+
+static void
+hide(Creation *c)
+{
+	if (c->place < 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->stacks[stack_index].creations[c->place].used = false;
+	ecm_unlock();
+	c->place = -1;
+}
+
+static bool
+take_place(Creation *c)
+{
+	bool		taken[ECM_MAX_CREATIONS] = {false};
+	ListCell   *lc;
+
+	foreach(lc, creations)
+	{
+		int			place = ((Creation *) lfirst(lc))->place;
+
+		if (place >= 0)
+			taken[place] = true;
+	}
+	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
+		if (!taken[i])
+		{
+			c->place = i;
+			return true;
+		}
+	return false;
+}
+
+/* ---------------------------------------------------------------- steps -- */
+
+static void
+end_creation(Creation *c)
+{
+	hide(c);
+	if (c->job != 0)
+		ecm_pool_cancel(c->job);
+	if (c->writers)
+		pfree(c->writers);
+	creations = list_delete_ptr(creations, c);
+	pfree(c);
+}
+
+static void
+fail(Creation *c, const EcmError *err)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	c->retry_at = ecm_backoff_fail(&c->backoff, now);
+	c->step = CREATION_RETRY;
+	show(c, err->message);
+	if (c->backoff.retries == 1)
+		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+				  "shape_creation_failed", ECM_SEVERITY_WARNING, err->hint,
+				  "could not create shape %s yet: %s", c->handle, err->message);
+}
+
+static void job_done(void *arg, EcmConn *conn, const EcmError *err);
+
+static void
+submit(Creation *c, CreationStep step, const char *sql, int timeout_ms,
+	   const char *waiting_for)
+{
+	c->step = step;
+	show(c, waiting_for);
+	c->job = ecm_pool_submit(sql, timeout_ms, job_done, c);
+}
+
+static void
+start_prepare(Creation *c)
+{
+	submit(c, CREATION_PREPARE,
+		   psprintf("SELECT id, relation, generation, action, publish_sql FROM"
+					" _electric_cm.prepare_shape(%s, %u)",
+					ecm_quote_literal(c->handle), c->created_by),
+		   JOB_TIMEOUT_MS, "a pool session");
+}
+
+/*
+ * In a transaction of its own, after the one that published the table.
+ */
+static void
+start_capture(Creation *c)
+{
+	char	   *text = psprintf("capture " INT64_FORMAT " %d", c->id, c->generation);
+
+	submit(c, CREATION_CAPTURE,
+		   psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
+					ecm_quote_literal(ECM_MESSAGE_PREFIX), ecm_quote_literal(text)),
+		   JOB_TIMEOUT_MS, "the start of capturing");
+}
+
+static void
+start_snapshot(Creation *c)
+{
+	submit(c, CREATION_SNAPSHOT,
+		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
+					"SELECT _electric_cm.take_snapshot(%s, %d); COMMIT",
+					ecm_quote_literal(c->handle), c->generation),
+		   0, "the snapshot of the table");
+}
+
+static void
+prepared(Creation *c, EcmConn *conn)
+{
+	const char *action = ecm_conn_value(conn, 0, 3);
+
+	if (strcmp(action, "publish") != 0 && strcmp(action, "capture") != 0)
+	{
+		end_creation(c);		/* gone, or nothing left to do */
+		return;
+	}
+	c->id = strtoi64(ecm_conn_value(conn, 0, 0), NULL, 10);
+	c->relation = strtoul(ecm_conn_value(conn, 0, 1), NULL, 10);
+	c->generation = atoi(ecm_conn_value(conn, 0, 2));
+	if (strcmp(action, "publish") == 0)
+		submit(c, CREATION_PUBLISH, ecm_conn_value(conn, 0, 4), JOB_TIMEOUT_MS,
+			   "the table to be added to the publication");
+	else
+		start_capture(c);
+}
+
+/*
+ * Collects everybody who holds a lock on the relation that a writer needs.
+ * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
+ * that a shape could miss, and may take hours.
+ */
+static void
+collect_writers(void *arg)
+{
+	Creation   *c = arg;
+	List	   *relids = find_all_inheritors(c->relation, NoLock, NULL);
+	ListCell   *lc;
+	int			size = 0;
+
+	c->nwriters = 0;
+	foreach(lc, relids)
+	{
+		LOCKTAG		tag;
+		int			n;
+		VirtualTransactionId *vxids;
+
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
+		vxids = GetLockConflicts(&tag, ShareLock, &n);
+		for (int i = 0; i < n; i++)
+		{
+			if (!ecm_vxid_is_prepared(vxids[i]))
+			{
+				PGPROC	   *proc = ecm_vxid_proc(vxids[i]);
+
+				if (proc != NULL && (proc->statusFlags & PROC_IN_VACUUM) != 0)
+					continue;
+			}
+			if (c->nwriters >= size)
+			{
+				size = size ? size * 2 : 16;
+				c->writers = c->writers ?
+					repalloc(c->writers, size * sizeof(VirtualTransactionId)) :
+					MemoryContextAlloc(creations_context,
+									   size * sizeof(VirtualTransactionId));
+			}
+			c->writers[c->nwriters++] = vxids[i];
+		}
+	}
+}
+
+static void
+show_writers(Creation *c)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "transactions that were writing to the table:");
+	for (int i = 0; i < c->nwriters && i < 8; i++)
+	{
+		if (ecm_vxid_is_prepared(c->writers[i]))
+			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "",
+							 c->writers[i].localTransactionId);
+		else
+		{
+			PGPROC	   *proc = ecm_vxid_proc(c->writers[i]);
+
+			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc ? proc->pid : 0);
+		}
+	}
+	if (c->nwriters > 8)
+		appendStringInfo(&text, ", and %d more", c->nwriters - 8);
+	show(c, text.data);
+}
+
+/*
+ * Looks who of the writers is still there; asks, but never waits.
+ */
+static void
+poll_barrier(Creation *c)
+{
+	int			left = 0;
+
+	for (int i = 0; i < c->nwriters; i++)
+		if (!VirtualXactLock(c->writers[i], false))
+			c->writers[left++] = c->writers[i];
+	if (left == 0)
+	{
+		c->nwriters = 0;
+		start_snapshot(c);
+		return;
+	}
+	if (left != c->nwriters || c->retry_at == 0)
+	{
+		c->nwriters = left;
+		show_writers(c);
+	}
+	c->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BARRIER_POLL_MS);
+}
+
+static void
+start_barrier(Creation *c)
+{
+	EcmError	err;
+
+	c->step = CREATION_BARRIER;
+	c->retry_at = 0;
+	if (ecm_worker_try(collect_writers, c, &err))
+		poll_barrier(c);
+	else
+		fail(c, &err);
+}
+
+static void
+job_done(void *arg, EcmConn *conn, const EcmError *err)
+{
+	Creation   *c = arg;
+
+	c->job = 0;
+	if (err != NULL)
+	{
+		fail(c, err);
+		return;
+	}
+	switch (c->step)
+	{
+		case CREATION_PREPARE:
+			prepared(c, conn);
+			break;
+		case CREATION_PUBLISH:
+			start_capture(c);
+			break;
+		case CREATION_CAPTURE:
+			start_barrier(c);
+			break;
+		default:
+			end_creation(c);	/* the consumer does the rest */
+			break;
+	}
+}
+
+/* ------------------------------------------------- what comes and goes --- */
+
+static Creation *
+find_creation(const char *handle)
+{
+	ListCell   *lc;
+
+	foreach(lc, creations)
+		if (strcmp(((Creation *) lfirst(lc))->handle, handle) == 0)
+			return lfirst(lc);
+	return NULL;
+}
+
+static void
+add_creation(const char *handle, TransactionId created_by)
+{
+	MemoryContext old;
+	Creation   *c;
+
+	if (find_creation(handle) != NULL)
+		return;
+	old = MemoryContextSwitchTo(creations_context);
+	c = palloc0(sizeof(Creation));
+	strlcpy(c->handle, handle, sizeof(c->handle));
+	c->created_by = created_by;
+	c->place = -1;
+	ecm_backoff_init(&c->backoff, ecm_reconnect_initial_delay,
+					 ecm_reconnect_max_delay);
+	creations = lappend(creations, c);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+shape_dropped(int64 id, const char *handle, const char *reason)
+{
+	Creation   *c = find_creation(handle);
+	MemoryContext old = MemoryContextSwitchTo(creations_context);
+	Purge	   *purge = palloc0(sizeof(Purge));
+
+	if (c != NULL)
+		end_creation(c);
+	purge->id = id;
+	purges = lappend(purges, purge);
+	MemoryContextSwitchTo(old);
+	ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+			  "shape_invalidated", ECM_SEVERITY_LOG, reason,
+			  "shape %s is gone: %s", handle, reason);
+}
+
+void
+ecm_creations_message(const char *text, TransactionId xid)
+{
+	char		handle[64];
+	int64		id;
+	int			n = 0;
+
+	if (sscanf(text, "create %63s", handle) == 1)
+		add_creation(handle, xid);
+	else if (sscanf(text, "drop " INT64_FORMAT " %63s %n", &id, handle, &n) == 2 &&
+			 n > 0)
+		shape_dropped(id, handle, text + n);
+}
+
+static void
+scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	scan_job = 0;
+	if (err != NULL)
+	{
+		/* without it shapes could stay "creating" unseen: try again */
+		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+				  "warning", ECM_SEVERITY_WARNING, err->hint,
+				  "could not look for shapes to create: %s", err->message);
+		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													SCAN_RETRY_MS);
+		return;
+	}
+	for (int i = 0; i < ecm_conn_nrows(conn); i++)
+		add_creation(ecm_conn_value(conn, i, 0), InvalidTransactionId);
+}
+
+/*
+ * The first statement frees what dropped shapes have left behind.  It finds
+ * the logs' ids by skipping from one to the next in the index.
+ */
+void
+ecm_creations_scan(void)
+{
+	if (scan_job != 0)
+		return;
+	scan_retry_at = 0;
+	scan_job =
+		ecm_pool_submit("WITH RECURSIVE ids AS ("
+						"(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
+						" UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
+						" WHERE l.shape > ids.shape ORDER BY l.shape LIMIT 1)"
+						" FROM ids WHERE ids.shape IS NOT NULL)"
+						" SELECT _electric_cm.purge_shape(shape) FROM ids"
+						" WHERE shape IS NOT NULL AND NOT EXISTS"
+						" (SELECT FROM _electric_cm.shape s WHERE s.id = ids.shape);"
+						"DELETE FROM _electric_cm.shape_state t WHERE NOT EXISTS"
+						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape);"
+						"SELECT s.handle FROM _electric_cm.shape s"
+						" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+						" WHERE coalesce(t.state, 'capturing') = 'capturing'"
+						" ORDER BY s.id", 0, scan_done, NULL);
+}
+
+static void
+purge_done(void *arg pg_attribute_unused(),
+		   EcmConn *conn pg_attribute_unused(), const EcmError *err)
+{
+	if (err != NULL)
+		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+				  "warning", ECM_SEVERITY_WARNING, err->hint,
+				  "could not delete the log of a dropped shape: %s",
+				  err->message);
+}
+
+static void
+poll_purges(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	ListCell   *lc;
+
+	foreach(lc, purges)
+	{
+		Purge	   *purge = lfirst(lc);
+
+		if (XLogRecPtrIsInvalid(purge->lsn))
+			purge->lsn = received_lsn;
+		if (XLogRecPtrIsInvalid(purge->lsn) || applied_lsn < purge->lsn)
+			continue;
+		(void) ecm_pool_submit(psprintf("SELECT _electric_cm.purge_shape(" INT64_FORMAT ")",
+										purge->id), 0, purge_done, NULL);
+		purges = foreach_delete_current(purges, lc);
+		pfree(purge);
+	}
+}
+
+void
+ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
+				   XLogRecPtr applied_lsn)
+{
+	List	   *copy = list_copy(creations);	/* steps may end some */
+	ListCell   *lc;
+
+	foreach(lc, copy)
+	{
+		Creation   *c = lfirst(lc);
+
+		switch (c->step)
+		{
+			case CREATION_QUEUED:
+				if (take_place(c))
+					start_prepare(c);
+				break;
+			case CREATION_RETRY:
+				if (now >= c->retry_at)
+					start_prepare(c);
+				break;
+			case CREATION_BARRIER:
+				if (now >= c->retry_at)
+					poll_barrier(c);
+				break;
+			default:
+				break;
+		}
+	}
+	list_free(copy);
+	if (scan_retry_at != 0 && now >= scan_retry_at)
+		ecm_creations_scan();
+	poll_purges(received_lsn, applied_lsn);
+}
+
+TimestampTz
+ecm_creations_deadline(void)
+{
+	TimestampTz deadline = scan_retry_at;
+	ListCell   *lc;
+
+	foreach(lc, creations)
+	{
+		Creation   *c = lfirst(lc);
+
+		if ((c->step == CREATION_RETRY || c->step == CREATION_BARRIER) &&
+			(deadline == 0 || c->retry_at < deadline))
+			deadline = c->retry_at;
+	}
+	return deadline;
+}
+
+void
+ecm_creations_forget(void)
+{
+	while (creations != NIL)
+		end_creation(linitial(creations));
+	list_free_deep(purges);
+	purges = NIL;
+	if (scan_job != 0)
+		ecm_pool_cancel(scan_job);
+	scan_job = 0;
+	scan_retry_at = 0;
+}

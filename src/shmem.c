@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.c
+ *	  The one shared struct, its lock and condition variables.
+ *
+ * Nothing here may raise an ERROR once the struct exists: entries are
+ * allocated from commit callbacks, and events are recorded from exit paths.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "shmem.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#define TRANCHE_NAME	"electric_cm"
+
+EcmShared  *ecm_shared = NULL;
+
+static Size
+shared_size(void)
+{
+	return add_size(offsetof(EcmShared, stacks),
+					mul_size(ecm_max_managers, sizeof(EcmStack)));
+}
+
+void
+ecm_shmem_request(void)
+{
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
+}
+
+void
+ecm_shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	ecm_shared = ShmemInitStruct("electric_cm", shared_size(), &found);
+	if (!found)
+	{
+		memset(ecm_shared, 0, shared_size());
+		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
+		ecm_shared->nstacks = ecm_max_managers;
+		for (int i = 0; i < ecm_shared->nstacks; i++)
+			ConditionVariableInit(&ecm_shared->stacks[i].cv);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * The hint names the very line to write, so it keeps the libraries that are
+ * loaded already.
+ */
+void
+ecm_require_shared(void)
+{
+	const char *others = shared_preload_libraries_string;
+
+	if (ecm_shared != NULL)
+		return;
+	if (others == NULL)
+		others = "";
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("electric_cm must be loaded via shared_preload_libraries"),
+			 errhint("Put these two lines into postgresql.conf and restart the server:\n"
+					 "shared_preload_libraries = '%s%selectric_cm'\n"
+					 "wal_level = logical",
+					 others, others[0] != '\0' ? "," : "")));
+}
+
+int
+ecm_stack_find_locked(Oid dboid)
+{
+	Assert(LWLockHeldByMe(ecm_shared->lock));
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[i];
+
+		if (stack->in_use && stack->dboid == dboid)
+			return i;
+	}
+	return -1;
+}
+
+int
+ecm_stack_find(Oid dboid)
+{
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(dboid);
+	ecm_unlock();
+	return index;
+}
+
+int
+ecm_stack_alloc(Oid dboid, const char *datname)
+{
+	int			index = ecm_stack_find_locked(dboid);
+
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+
+	if (index >= 0)
+		return index;
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[i];
+
+		if (stack->in_use)
+			continue;
+
+		/* sleepers may still be on its condition variable: leave that alone */
+		memset(stack, 0, offsetof(EcmStack, cv));
+		stack->in_use = true;
+		stack->dboid = dboid;
+		strlcpy(stack->datname, datname, NAMEDATALEN);
+		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
+							 "start of the manager");
+		/* the launcher may not have heard of a new database */
+		ecm_shared->rescan_requested = true;
+		return i;
+	}
+	return -1;
+}
+
+/* Broadcast the condition variable after having released the lock. */
+void
+ecm_stack_free(int index)
+{
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
+}
+
+bool
+ecm_stack_copy(int index, EcmStack *copy)
+{
+	if (index < 0 || index >= ecm_shared->nstacks)
+		return false;
+
+	ecm_lock(LW_SHARED);
+	memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	ecm_unlock();
+	return copy->in_use;
+}
+
+/* before_shmem_exit callback of a manager */
+static void
+stack_release(int code pg_attribute_unused(), Datum arg)
+{
+	EcmStack   *stack = &ecm_shared->stacks[DatumGetInt32(arg)];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->pid == MyProcPid)
+	{
+		stack->pid = 0;
+		stack->latch = NULL;
+		stack->lock_acquired = false;
+		stack->drop_on_stop = false;
+	}
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	ecm_launcher_wake();
+}
+
+bool
+ecm_stack_claim(int index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		claimed = false;
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->in_use && stack->pid == 0)
+	{
+		stack->pid = MyProcPid;
+		stack->latch = MyLatch;
+		stack->runs++;
+		stack->started_at = GetCurrentTimestamp();
+		claimed = true;
+	}
+	ecm_unlock();
+
+	if (claimed)
+	{
+		before_shmem_exit(stack_release, Int32GetDatum(index));
+		ConditionVariableBroadcast(&stack->cv);
+	}
+	return claimed;
+}
+
+void
+ecm_stack_set_probe(int index, EcmProbe probe)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->probe = probe;
+	if (probe == ECM_PROBE_RUN)
+		stack->adopt_requested = false;
+	if (probe != ECM_PROBE_NO_EXTENSION)
+		stack->registered = true;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	ecm_launcher_wake();
+}
+
+void
+ecm_stack_set_status(EcmStack *stack, EcmStatus status,
+					 const char *waiting_for)
+{
+	if (stack->status != status || stack->status_since == 0)
+	{
+		stack->status = status;
+		stack->status_since = GetCurrentTimestamp();
+	}
+	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
+	stack->blocking_pid = 0;
+}
+
+void
+ecm_stack_wake(int index)
+{
+	ecm_lock(LW_SHARED);
+	if (ecm_shared->stacks[index].latch != NULL)
+		SetLatch(ecm_shared->stacks[index].latch);
+	ecm_unlock();
+}
+
+void
+ecm_launcher_wake(void)
+{
+	ecm_lock(LW_SHARED);
+	if (ecm_shared->launcher_latch != NULL)
+		SetLatch(ecm_shared->launcher_latch);
+	ecm_unlock();
+}
+
+void
+ecm_copy_text(char *to, size_t size, const char *from)
+{
+	int			len;
+
+	if (from == NULL)
+		from = "";
+	len = pg_mbcliplen(from, (int) strlen(from), (int) size - 1);
+	memmove(to, from, len);
+	to[len] = '\0';
+}
+
+void
+ecm_event(Oid dboid, const char *datname, const char *event,
+		  EcmSeverity severity, const char *detail,
+		  const char *message_fmt,...)
+{
+	char		message[1024];
+	EcmEventRecord *record;
+	va_list		args;
+
+	va_start(args, message_fmt);
+	pg_vsnprintf(message, sizeof(message), message_fmt, args);
+	va_end(args);
+
+	if (datname == NULL)
+		datname = "";
+
+	ecm_lock(LW_EXCLUSIVE);
+	record = &ecm_shared->events[ecm_shared->nevents % ECM_MAX_EVENTS];
+	record->dboid = dboid;
+	strlcpy(record->datname, datname, sizeof(record->datname));
+	record->occurred_at = GetCurrentTimestamp();
+	strlcpy(record->event, event, sizeof(record->event));
+	record->severity = severity;
+	ecm_copy_text(record->message, sizeof(record->message), message);
+	ecm_copy_text(record->detail, sizeof(record->detail), detail);
+	ecm_shared->nevents++;
+	ecm_unlock();
+
+	if (severity == ECM_SEVERITY_LOG)
+		return;
+
+	ereport(severity == ECM_SEVERITY_ERROR ? LOG : WARNING,
+			(datname[0] != '\0' ?
+			 errmsg("electric_cm in database \"%s\": %s", datname, message) :
+			 errmsg("electric_cm: %s", message),
+			 (detail != NULL && detail[0] != '\0') ?
+			 errdetail_internal("%s", detail) : 0));
+}

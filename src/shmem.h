@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *	  The one shared struct, its lock and condition variables.
+ *
+ * One entry per stack.  Only that stack's manager writes its entry's public
+ * part (the launcher while there is no manager); consumers write only their
+ * own consumer slot; anybody may write the requests.  Everything is protected
+ * by one LWLock unless a field says otherwise, and read through accessors
+ * that return copies.  No process-local pointer is ever stored; an entry,
+ * once allocated for a database, stays at its index until the launcher frees
+ * it, and its condition variable is valid for ever.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_SHMEM_H
+#define ECM_SHMEM_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "errors.h"
+#include "settings.h"
+#include "state.h"
+#include "storage/condition_variable.h"
+#include "storage/dsm.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+#define ECM_TEXT_LEN		256
+#define ECM_MAX_OPTIONS		40
+#define ECM_MAX_EVENTS		512
+#define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
+
+/* Severity of an event. */
+typedef enum EcmSeverity
+{
+	ECM_SEVERITY_LOG,
+	ECM_SEVERITY_WARNING,
+	ECM_SEVERITY_ERROR
+} EcmSeverity;
+
+typedef struct EcmEventRecord
+{
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	TimestampTz occurred_at;
+	char		event[64];
+	EcmSeverity severity;
+	char		message[ECM_TEXT_LEN];
+	char		detail[ECM_TEXT_LEN];
+} EcmEventRecord;
+
+/* What the manager found out about a database before it started anything. */
+typedef enum EcmProbe
+{
+	ECM_PROBE_UNKNOWN,			/* not looked at yet */
+	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
+	ECM_PROBE_NO_EXTENSION,
+	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
+	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
+	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
+} EcmProbe;
+
+/* Why the launcher ends a manager: it sets this before it sends SIGTERM. */
+typedef enum EcmEndReason
+{
+	ECM_END_NONE,				/* it didn't: pg_terminate_backend, shutdown */
+	ECM_END_STOP,				/* electric_cm_stop() */
+	ECM_END_RESTART,			/* electric_cm_restart() */
+	ECM_END_UNWANTED			/* not listed any more, or no connections
+								 * allowed */
+} EcmEndReason;
+
+/* pool sessions and the replication connection, as shown in the view */
+typedef struct EcmConnInfo
+{
+	bool		used;
+	char		state[16];
+	int			backend_pid;
+	bool		ssl;
+	char		address[128];
+	TimestampTz connected_since;
+	char		last_error[ECM_TEXT_LEN];
+} EcmConnInfo;
+
+/*
+ * A consumer's slot.  The manager fills "given" before it starts the worker;
+ * the worker writes the rest.  Both under the lock.
+ */
+typedef struct EcmConsumerSlot
+{
+	/* given by the manager */
+	bool		used;
+	uint32		generation;		/* grows with each start of this worker */
+	dsm_handle	segment;		/* its queue */
+	uint32		restarts;
+
+	/* written by the consumer */
+	int			pid;			/* 0: not running */
+	bool		attached;		/* ready to be fed */
+	uint32		reset_done;		/* number of the last RESET it has obeyed */
+	uint32		shapes;
+	XLogRecPtr	received_lsn;	/* end of the last transaction it was fed */
+	XLogRecPtr	applied_lsn;	/* ... that is committed locally */
+	XLogRecPtr	durable_lsn;	/* ... and flushed: may be acknowledged */
+	int64		transactions;
+	int64		changes;
+	int64		matched_changes;
+	TimestampTz last_progress_at;
+} EcmConsumerSlot;
+
+/* a shape on its way from "creating" to "live", for waiting_for */
+typedef struct EcmCreation
+{
+	bool		used;
+	char		handle[64];
+	char		waiting_for[ECM_TEXT_LEN];
+} EcmCreation;
+
+typedef struct EcmOption
+{
+	char		name[64];
+	char		setting[ECM_TEXT_LEN];
+	char		source[32];
+} EcmOption;
+
+/* retained-WAL sample */
+typedef struct EcmWalSample
+{
+	TimestampTz sampled_at;		/* 0: none yet */
+	bool		slot_exists;
+	bool		active;
+	int			active_pid;
+	char		wal_status[16]; /* reserved, extended, unreserved, lost */
+	XLogRecPtr	restart_lsn;
+	XLogRecPtr	confirmed_flush_lsn;
+	XLogRecPtr	current_lsn;
+	int64		retained_wal_bytes;
+	int64		flush_lag_bytes;
+	int64		safe_wal_size;	/* -1: unlimited */
+} EcmWalSample;
+
+typedef struct EcmStack
+{
+	/* --- identity; written by the launcher when it allocates the entry --- */
+	bool		in_use;
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	bool		registered;		/* somebody asked for a stack, or one ran: else
+								 * the launcher is only having a look */
+
+	/* --- requests; anybody may write, the addressee clears --- */
+	bool		stop_requested; /* stays set until start: launcher honours it */
+	bool		drop_slot_requested;	/* with stop: drop slot and publication */
+	bool		restart_requested;	/* cleared by the launcher */
+	bool		reprobe_requested;	/* cleared by the launcher */
+	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED and
+									 * CLONED; cleared once the probe says
+									 * RUN */
+	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
+								 * when the manager ends */
+	bool		sample_requested;	/* cleared by the manager */
+	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
+
+	/* --- written by the launcher --- */
+	EcmEndReason end_reason;	/* reset when a manager is started */
+	uint64		stopped_runs;	/* number of managers that have ended */
+	int			restarts;		/* after failures and by request */
+
+	/* --- written by the manager (launcher while there is none) --- */
+	EcmProbe	probe;			/* UNKNOWN from each start of a manager until
+								 * it knows */
+	int			pid;			/* 0: no manager */
+	Latch	   *latch;			/* the manager's, in shared memory; or NULL */
+	uint64		runs;			/* number of managers started so far */
+	TimestampTz started_at;
+	char		stack_id[NAMEDATALEN];
+	char		slot_name[NAMEDATALEN];
+	char		publication_name[NAMEDATALEN];
+	EcmStatus	status;
+	char		phase[24];
+	char		step[32];
+	TimestampTz status_since;
+	char		waiting_for[ECM_TEXT_LEN];
+	int			blocking_pid;	/* with waiting_for, 0: unknown */
+	char		last_error[ECM_TEXT_LEN];
+	char		last_error_hint[ECM_TEXT_LEN];
+	char		last_error_sqlstate[6];
+	TimestampTz last_error_at;
+	int			retry_count;
+	TimestampTz next_retry_at;	/* 0: none */
+	int64		total_retry_us;
+	bool		lock_acquired;
+
+	int			server_version_num; /* 0: not looked up yet */
+	uint64		system_identifier;
+	uint32		timeline_id;
+	TimestampTz looked_up_at;
+
+	XLogRecPtr	received_lsn;
+	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
+	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
+	TimestampTz last_commit_at; /* commit time of the last transaction fed */
+	EcmWalSample wal;
+
+	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
+	EcmCreation creations[ECM_MAX_CREATIONS];
+	EcmOption	options[ECM_MAX_OPTIONS];
+	int			noptions;
+
+	/* --- each written by its consumer --- */
+	int			nconsumers;
+	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
+
+	/* broadcast after every change that somebody may be waiting for */
+	ConditionVariable cv;
+} EcmStack;
+
+typedef struct EcmShared
+{
+	LWLock	   *lock;
+	int			launcher_pid;	/* 0: not running */
+	Latch	   *launcher_latch;
+	bool		rescan_requested;	/* look at pg_database again */
+	bool		reprobe_all_requested;	/* look again into databases without
+										 * the extension */
+
+	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
+	uint64		nevents;
+	EcmEventRecord events[ECM_MAX_EVENTS];
+
+	int			nstacks;		/* = electric_cm.max_managers */
+	EcmStack	stacks[FLEXIBLE_ARRAY_MEMBER];
+} EcmShared;
+
+/* NULL unless the library is in shared_preload_libraries. */
+extern EcmShared *ecm_shared;
+
+extern void ecm_shmem_request(void);	/* shmem_request_hook */
+extern void ecm_shmem_startup(void);	/* shmem_startup_hook */
+
+/* ERROR 55000 with the lines for postgresql.conf unless preloaded. */
+extern void ecm_require_shared(void);
+
+/* The entry of a database, or -1.  Takes the lock itself. */
+extern int	ecm_stack_find(Oid dboid);
+
+/*
+ * The same for callers that hold the lock (alloc and free: exclusively).  A
+ * new entry has status WAITING, since somebody is about to start a manager;
+ * alloc returns -1 if all are in use.  It finds the entry if there is one.
+ */
+extern int	ecm_stack_find_locked(Oid dboid);
+extern int	ecm_stack_alloc(Oid dboid, const char *datname);
+extern void ecm_stack_free(int index);
+
+/* Copy of an entry (its cv is not meaningful in the copy). */
+extern bool ecm_stack_copy(int index, EcmStack *copy);
+
+/* In-place access for the entry's own writer; hold the lock. */
+#define ecm_lock(mode)	LWLockAcquire(ecm_shared->lock, (mode))
+#define ecm_unlock()	LWLockRelease(ecm_shared->lock)
+
+/*
+ * For a manager.  Claim, before it even reads dboid: sets pid, latch, runs and
+ * started_at, and has them undone and the launcher woken at exit (by
+ * before_shmem_exit, after all callbacks registered later).  False if the entry
+ * is free or has a manager already: exit then, with code 0, and don't touch it.
+ * Set_probe wakes the launcher, too.
+ */
+extern bool ecm_stack_claim(int index);
+extern void ecm_stack_set_probe(int index, EcmProbe probe);
+
+/*
+ * Sets status and waiting_for, keeping status_since if the status stays the
+ * same.  The caller is the entry's writer, holds the lock, and broadcasts the
+ * condition variable when it has released it.
+ */
+extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
+								 const char *waiting_for);
+
+extern void ecm_stack_wake(int index);	/* sets the manager's latch */
+extern void ecm_launcher_wake(void);
+
+/* strlcpy that doesn't cut a multibyte character in two; NULL is "". */
+extern void ecm_copy_text(char *to, size_t size, const char *from);
+
+/*
+ * Appends to the ring, and logs it if it is a warning (WARNING) or worse (LOG:
+ * it never raises).  Takes the lock, so don't hold it.  detail and datname may
+ * be NULL.
+ */
+extern void ecm_event(Oid dboid, const char *datname, const char *event,
+					  EcmSeverity severity, const char *detail,
+					  const char *message_fmt,...) pg_attribute_printf(6, 7);
+
+#endif							/* ECM_SHMEM_H */

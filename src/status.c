@@ -1,0 +1,1454 @@
+/*-------------------------------------------------------------------------
+ *
+ * status.c
+ *	  SQL functions over shared memory: status, control, and the views.
+ *
+ * Functions that wait for the stack sleep on its condition variable, as long
+ * as it takes unless they have a timeout; they can be cancelled.  Since the
+ * stack may itself be waiting for the caller's transaction, they refuse to
+ * wait in one that has written something.
+ *
+ * An entry may be freed and given to another database while we sleep, so each
+ * look starts from the database's OID, never from an index of before.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "settings.h"
+#include "shape.h"
+#include "shmem.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+#include "wal.h"
+
+/* How long electric_cm_stop(true) waits for the slot's walsender to go. */
+#define SLOT_RELEASE_TIMEOUT	5000	/* ms */
+#define SLOT_RELEASE_POLL		10	/* ms */
+
+/* Functions without arguments still get a fcinfo. */
+#define NO_ARGUMENTS	FunctionCallInfo fcinfo pg_attribute_unused()
+
+PG_FUNCTION_INFO_V1(electric_cm_status);
+PG_FUNCTION_INFO_V1(electric_cm_await_active);
+PG_FUNCTION_INFO_V1(electric_cm_pg_version);
+PG_FUNCTION_INFO_V1(electric_cm_pg_info);
+PG_FUNCTION_INFO_V1(electric_cm_exclusive_connection_lock_acquired);
+PG_FUNCTION_INFO_V1(electric_cm_report_retained_wal_size);
+PG_FUNCTION_INFO_V1(electric_cm_await_flushed);
+PG_FUNCTION_INFO_V1(electric_cm_start);
+PG_FUNCTION_INFO_V1(electric_cm_stop);
+PG_FUNCTION_INFO_V1(electric_cm_restart);
+PG_FUNCTION_INFO_V1(electric_cm_drop_replication_slot_on_stop);
+PG_FUNCTION_INFO_V1(electric_cm_register);
+PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
+PG_FUNCTION_INFO_V1(electric_cm_stat_connections);
+PG_FUNCTION_INFO_V1(electric_cm_stat_replication);
+PG_FUNCTION_INFO_V1(electric_cm_stat_consumers);
+PG_FUNCTION_INFO_V1(electric_cm_events);
+PG_FUNCTION_INFO_V1(electric_cm_options);
+PG_FUNCTION_INFO_V1(electric_cm_shape_waiting_for);
+
+/* What the end of the current transaction has to do. */
+static bool callbacks_registered = false;
+static bool register_pending = false;	/* at commit: this database's stack */
+static char register_datname[NAMEDATALEN];
+static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
+																 * our stop */
+
+/*
+ * This database's stack
+ */
+
+/* Copies the entry, and returns its index, or -1. */
+static int
+own_stack(EcmStack *copy)
+{
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	ecm_unlock();
+	return index;
+}
+
+static char *
+own_datname(void)
+{
+	return get_database_name(MyDatabaseId);
+}
+
+static void
+report_no_entry(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("all %d stacks of this server are taken",
+					ecm_shared->nstacks),
+			 errhint("Raise electric_cm.max_managers and restart the server.")));
+}
+
+/* No manager runs, and nobody has asked for one. */
+static bool
+is_stopped(const EcmStack *stack)
+{
+	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
+		!stack->reprobe_requested && !stack->restart_requested;
+}
+
+/* A manager runs, knows that it is wanted, and nobody has asked it to end. */
+static bool
+is_running(const EcmStack *stack)
+{
+	return stack->pid != 0 && stack->probe == ECM_PROBE_RUN &&
+		stack->end_reason == ECM_END_NONE &&
+		!stack->stop_requested && !stack->restart_requested;
+}
+
+static const char *
+stopped_hint(const EcmStack *stack)
+{
+	if (stack->stop_requested)
+		return "Start it with electric_cm_start().";
+
+	switch (stack->probe)
+	{
+		case ECM_PROBE_DISABLED:
+			return "Set electric_cm.enabled to on for this database and reload the configuration.";
+		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_CLONED:
+			return "Start it with electric_cm_start().";
+		case ECM_PROBE_UNKNOWN:
+		case ECM_PROBE_RUN:
+		case ECM_PROBE_NO_EXTENSION:
+			break;
+	}
+	return NULL;
+}
+
+static void
+report_stopped(const EcmStack *stack)
+{
+	const char *hint = stopped_hint(stack);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the stack of database \"%s\" is stopped: %s",
+					stack->datname, stack->waiting_for),
+			 stack->last_error[0] != '\0' ?
+			 errdetail("The last error was: %s", stack->last_error) : 0,
+			 hint != NULL ? errhint("%s", hint) : 0));
+}
+
+/* Raises an error if there is no point in waiting any longer. */
+static void
+check_stack_alive(const EcmStack *stack)
+{
+	if (stack->status == ECM_STATUS_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stack of database \"%s\" has failed",
+						stack->datname),
+				 stack->last_error[0] != '\0' ?
+				 errdetail_internal("%s", stack->last_error) : 0,
+				 stack->last_error_hint[0] != '\0' ?
+				 errhint("%s", stack->last_error_hint) : 0));
+	if (is_stopped(stack))
+		report_stopped(stack);
+}
+
+static void
+report_gone(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("database \"%s\" has no stack any more", own_datname()),
+			 errdetail("The extension electric_cm has been dropped.")));
+}
+
+/*
+ * Guards and waiting
+ */
+
+/*
+ * Is this the place and the transaction to wait for the stack, or to control
+ * it?
+ */
+static void
+check_may_wait(const char *function)
+{
+	ecm_require_shared();
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed during recovery", function),
+				 errhint("A standby has no stack; it starts at promotion.")));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed in a transaction that has made changes",
+						function),
+				 errdetail("The stack may be waiting for this very transaction."),
+				 errhint("Commit first.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed in a transaction above READ COMMITTED",
+						function),
+				 errhint("Use the isolation level READ COMMITTED.")));
+}
+
+/*
+ * Makes sure that the launcher looks after this database: at server start it
+ * may not have come here yet, and a database copied from one with the
+ * extension has never registered.
+ */
+static void
+ensure_own_stack(void)
+{
+	char	   *datname = own_datname();
+	int			index;
+
+	if (!ecm_database_is_listed(datname))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stack of database \"%s\" is stopped: %s",
+						datname, "not listed in electric_cm.databases"),
+				 errhint("Add the database to electric_cm.databases and reload the configuration.")));
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, datname);
+	if (index >= 0)
+		ecm_shared->stacks[index].registered = true;
+	ecm_unlock();
+	if (index < 0)
+		report_no_entry();
+	ecm_launcher_wake();
+}
+
+/* When a wait ends, or 0: never.  22023 if the timeout is negative. */
+static TimestampTz
+wait_deadline(const Interval *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline;
+
+	if (timeout == NULL)
+		return 0;
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													   TimestampTzGetDatum(now),
+													   IntervalPGetDatum(timeout)));
+	if (deadline < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return TIMESTAMP_IS_NOEND(deadline) ? 0 : deadline;
+}
+
+/*
+ * Sleeps until the entry changes.  The first sleep of a loop returns at once,
+ * so that a change since the caller's look can't be missed.  True if the
+ * deadline has passed.  When the loop is over: ConditionVariableCancelSleep().
+ */
+static bool
+sleep_until_change(int index, TimestampTz deadline)
+{
+	long		timeout = -1;
+
+	if (deadline != 0)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (now >= deadline)
+			return true;
+		timeout = TimestampDifferenceMilliseconds(now, deadline);
+		timeout = Min(timeout, INT_MAX);
+	}
+	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv, timeout,
+									   PG_WAIT_EXTENSION);
+	return false;
+}
+
+/* What the stack is waiting for, as a sentence, for the DETAIL of a timeout. */
+static char *
+describe_wait(const EcmStack *stack)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "Its status is \"%s\"",
+					 ecm_status_name(stack->status));
+	if (stack->step[0] != '\0')
+		appendStringInfo(&buf, ", its step \"%s\"", stack->step);
+	if (stack->waiting_for[0] != '\0')
+		appendStringInfo(&buf, "; it waits for: %s", stack->waiting_for);
+	if (stack->blocking_pid != 0)
+		appendStringInfo(&buf, " (process %d)", stack->blocking_pid);
+	appendStringInfoChar(&buf, '.');
+	if (stack->last_error[0] != '\0')
+		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
+	return buf.data;
+}
+
+static void
+await_active(TimestampTz deadline)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	ensure_own_stack();
+	for (;;)
+	{
+		int			index = own_stack(stack);
+
+		if (index < 0)
+			report_gone();
+		if (stack->status == ECM_STATUS_ACTIVE && is_running(stack))
+			break;
+		check_stack_alive(stack);
+		if (sleep_until_change(index, deadline))
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("timed out while waiting for the stack of database \"%s\" to become active",
+							stack->datname),
+					 errdetail_internal("%s", describe_wait(stack))));
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+}
+
+/* Waits until a manager runs that was started after the first 'runs'. */
+static void
+await_run(uint64 runs)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	for (;;)
+	{
+		int			index = own_stack(stack);
+
+		if (index < 0)
+			report_gone();
+		if (stack->runs > runs && is_running(stack))
+			break;
+		if (is_stopped(stack))
+			report_stopped(stack);
+		(void) sleep_until_change(index, 0);
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+}
+
+/*
+ * At the end of the transaction
+ */
+
+/*
+ * A stack for this database, after CREATE EXTENSION.  We are past the commit
+ * and must not fail.
+ */
+static void
+register_at_commit(void)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, register_datname);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->registered = true;
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->reprobe_requested = true;
+	}
+	else
+		ecm_shared->reprobe_all_requested = true;
+	ecm_unlock();
+
+	if (index < 0)
+		ecm_event(MyDatabaseId, register_datname, "too_many_stacks",
+				  ECM_SEVERITY_WARNING,
+				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
+				  "no stack is started: all %d are taken",
+				  ecm_shared->nstacks);
+	ecm_launcher_wake();
+}
+
+/* The transaction that called electric_cm_stop() has not happened. */
+static void
+undo_stop(void)
+{
+	int			index;
+
+	stop_subid = InvalidSubTransactionId;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0 && ecm_shared->stacks[index].stop_requested)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->reprobe_requested = true;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
+static void
+at_xact_end(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (register_pending)
+				register_at_commit();
+			register_pending = false;
+			stop_subid = InvalidSubTransactionId;
+			break;
+		case XACT_EVENT_ABORT:
+			register_pending = false;
+			if (stop_subid != InvalidSubTransactionId)
+				undo_stop();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			/* nobody would tell the launcher of COMMIT PREPARED */
+			if (register_pending || stop_subid != InvalidSubTransactionId)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has created the extension electric_cm or stopped its stack")));
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subxact_end(SubXactEvent event, SubTransactionId subid,
+			   SubTransactionId parent, void *arg pg_attribute_unused())
+{
+	if (stop_subid != subid)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		undo_stop();
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		stop_subid = parent;
+}
+
+static void
+register_callbacks(void)
+{
+	if (callbacks_registered)
+		return;
+	RegisterXactCallback(at_xact_end, NULL);
+	RegisterSubXactCallback(at_subxact_end, NULL);
+	callbacks_registered = true;
+}
+
+/*
+ * electric_cm_register() -> void
+ *
+ * Last line of the extension's script: gives this database a stack when the
+ * transaction commits.  Only warns when the library isn't preloaded, so that
+ * CREATE EXTENSION (and a restore) works before postgresql.conf is right.
+ */
+Datum
+electric_cm_register(NO_ARGUMENTS)
+{
+	if (IsBinaryUpgrade)
+		PG_RETURN_VOID();
+
+	if (ecm_shared == NULL)
+	{
+		const char *others = shared_preload_libraries_string;
+
+		if (others == NULL)
+			others = "";
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("electric_cm does nothing until it is loaded via shared_preload_libraries"),
+				 errhint("Put these two lines into postgresql.conf and restart the server:\n"
+						 "shared_preload_libraries = '%s%selectric_cm'\n"
+						 "wal_level = logical",
+						 others, others[0] != '\0' ? "," : "")));
+		PG_RETURN_VOID();
+	}
+
+	register_callbacks();
+	strlcpy(register_datname, own_datname(), sizeof(register_datname));
+	register_pending = true;
+	PG_RETURN_VOID();
+}
+
+/*
+ * Status
+ */
+
+/*
+ * electric_cm_status() -> text
+ *
+ * Returns "waiting", "starting", "active", "stopped" or "failed".
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_status(NO_ARGUMENTS)
+{
+	EcmStatus	status = ECM_STATUS_STOPPED;
+	int			index;
+
+	ecm_require_shared();
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		status = ecm_shared->stacks[index].status;
+	ecm_unlock();
+
+	PG_RETURN_TEXT_P(cstring_to_text(ecm_status_name(status)));
+}
+
+/*
+ * electric_cm_await_active(timeout interval) -> void
+ *
+ * Returns when the stack is active.  A NULL timeout means: as long as it takes.
+ *
+ * 57014: the timeout has passed; DETAIL says what the stack is waiting for.
+ * 55000: the stack has failed or is stopped (DETAIL: last error); the caller's
+ * transaction has made changes or is above READ COMMITTED; recovery; not
+ * preloaded.
+ * 22023: negative timeout.  53400: no room for this database's stack.
+ */
+Datum
+electric_cm_await_active(PG_FUNCTION_ARGS)
+{
+	check_may_wait("electric_cm_await_active()");
+	await_active(wait_deadline(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0)));
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_pg_version() -> int4
+ *
+ * The server's version as the stack looked it up, like server_version_num.
+ *
+ * 55000: not looked up yet; not preloaded.
+ */
+Datum
+electric_cm_pg_version(NO_ARGUMENTS)
+{
+	EcmStack   *stack;
+
+	ecm_require_shared();
+	stack = palloc(sizeof(EcmStack));
+	if (own_stack(stack) < 0 || stack->server_version_num == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stack of database \"%s\" has not looked up the server version yet",
+						own_datname()),
+				 errhint("Wait for it with electric_cm_await_active().")));
+	PG_RETURN_INT32(stack->server_version_num);
+}
+
+/*
+ * electric_cm_exclusive_connection_lock_acquired() -> bool
+ *
+ * Does this database's stack hold its exclusive lock?
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
+{
+	bool		acquired = false;
+	int			index;
+
+	ecm_require_shared();
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		acquired = ecm_shared->stacks[index].pid != 0 &&
+			ecm_shared->stacks[index].lock_acquired;
+	ecm_unlock();
+
+	PG_RETURN_BOOL(acquired);
+}
+
+/* The slot's name as the stack uses it, or would use it. */
+static char *
+own_slot_name(const EcmStack *stack)
+{
+	if (stack != NULL && stack->slot_name[0] != '\0')
+		return pstrdup(stack->slot_name);
+	return ecm_effective_slot_name(own_datname());
+}
+
+/*
+ * electric_cm_report_retained_wal_size() -> int8
+ *
+ * The bytes of WAL that the stack's slot holds back now; NULL without a slot.
+ * Works in every status.  If the slot is lost: what it held back when last
+ * seen.
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
+{
+	EcmStack   *stack;
+	EcmWalSample sample;
+	int			index;
+
+	ecm_require_shared();
+
+	stack = palloc(sizeof(EcmStack));
+	index = own_stack(stack);
+	if (index >= 0)
+	{
+		sample = stack->wal;
+		ecm_lock(LW_EXCLUSIVE);
+		if (ecm_shared->stacks[index].dboid == MyDatabaseId)
+			ecm_shared->stacks[index].sample_requested = true;
+		ecm_unlock();
+		ecm_stack_wake(index);
+	}
+	else
+		memset(&sample, 0, sizeof(sample));
+
+	if (!ecm_wal_sample(own_slot_name(index >= 0 ? stack : NULL), &sample))
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(sample.retained_wal_bytes);
+}
+
+/*
+ * The end of the last WAL record.  The insert position of a server at rest may
+ * be behind the header of a page that no record has reached yet; nothing that
+ * is streamed ever gets there, so it counts as the page's beginning.
+ */
+static XLogRecPtr
+end_of_wal(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/*
+ * electric_cm_await_flushed(lsn pg_lsn, timeout interval) -> pg_lsn
+ *
+ * Returns when every transaction that committed before the LSN (NULL: before
+ * now) is in the shape logs it belongs to, durably.  Returns the position up
+ * to which that is so.  A NULL timeout means: as long as it takes.
+ *
+ * Errors are those of electric_cm_await_active().
+ */
+Datum
+electric_cm_await_flushed(PG_FUNCTION_ARGS)
+{
+	EcmStack   *stack;
+	XLogRecPtr	target;
+	XLogRecPtr	inserted;
+	TimestampTz deadline;
+
+	check_may_wait("electric_cm_await_flushed()");
+	deadline = wait_deadline(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
+	inserted = end_of_wal();
+	target = PG_ARGISNULL(0) ? inserted : PG_GETARG_LSN(0);
+
+	/* commits may be asynchronous; only flushed WAL is streamed */
+	if (target <= inserted)
+		XLogFlush(target);
+
+	ensure_own_stack();
+	stack = palloc(sizeof(EcmStack));
+	for (;;)
+	{
+		int			index = own_stack(stack);
+
+		if (index < 0)
+			report_gone();
+		if (stack->flushed_lsn >= target)
+			break;
+		check_stack_alive(stack);
+
+		/* again each time: a new manager has not been told */
+		if (stack->await_lsn < target)
+		{
+			ecm_lock(LW_EXCLUSIVE);
+			if (ecm_shared->stacks[index].dboid == MyDatabaseId &&
+				ecm_shared->stacks[index].await_lsn < target)
+				ecm_shared->stacks[index].await_lsn = target;
+			ecm_unlock();
+			ecm_stack_wake(index);
+		}
+
+		if (sleep_until_change(index, deadline))
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("timed out while waiting for %X/%X to be flushed to the shape logs",
+							LSN_FORMAT_ARGS(target)),
+					 errdetail_internal("They are flushed up to %X/%X. %s",
+										LSN_FORMAT_ARGS(stack->flushed_lsn),
+										describe_wait(stack))));
+	}
+	ConditionVariableCancelSleep();
+
+	PG_RETURN_LSN(stack->flushed_lsn);
+}
+
+/*
+ * electric_cm_shape_waiting_for(handle text) -> text
+ *
+ * What the creation of a shape waits for; NULL if for nothing.
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmStack   *stack;
+
+	ecm_require_shared();
+	stack = palloc(sizeof(EcmStack));
+	if (own_stack(stack) < 0)
+		PG_RETURN_NULL();
+
+	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
+	{
+		EcmCreation *creation = &stack->creations[i];
+
+		if (creation->used && strcmp(creation->handle, handle) == 0 &&
+			creation->waiting_for[0] != '\0')
+			PG_RETURN_TEXT_P(cstring_to_text(creation->waiting_for));
+	}
+	PG_RETURN_NULL();
+}
+
+/*
+ * Control
+ */
+
+/*
+ * electric_cm_start() -> void
+ *
+ * Starts the stack, also one that was stopped, has failed, or belongs to a
+ * copied database; returns when its manager runs.  It will start with the
+ * server from now on.
+ *
+ * 55000: electric_cm.enabled is off, or the database is not listed in
+ * electric_cm.databases; else as electric_cm_await_active().
+ * 25006: read-only transaction.
+ */
+Datum
+electric_cm_start(NO_ARGUMENTS)
+{
+	EcmSpiState spi;
+	EcmStack   *stack;
+	uint64		runs;
+	int			index;
+	Oid			argtypes[] = {OIDOID};
+	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
+
+	check_may_wait("electric_cm_start()");
+	PreventCommandIfReadOnly("electric_cm_start()");
+	ensure_own_stack();
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index < 0)
+	{
+		ecm_unlock();
+		report_gone();
+	}
+	stack = &ecm_shared->stacks[index];
+	runs = stack->runs;
+	if (is_running(stack) && stack->status != ECM_STATUS_FAILED)
+		runs--;					/* the current one will do */
+	else if (is_running(stack))
+		stack->restart_requested = true;
+	else
+	{
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->adopt_requested = true;
+		stack->reprobe_requested = true;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+
+	await_run(runs);
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute_with_args("UPDATE _electric_cm.stack"
+							  " SET stopped = false, database_oid = $1"
+							  " WHERE stopped OR database_oid <> $1",
+							  1, argtypes, args, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
+}
+
+/* Is there a slot of that name which can only be this database's stack's? */
+static bool
+slot_is_ours(const char *name, EcmSlotFacts *facts)
+{
+	return ecm_slot_lookup(name, facts) && facts->logical &&
+		facts->database == MyDatabaseId &&
+		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+/*
+ * Drops the slot, if it is ours.  The manager's walsender may still be about
+ * to notice that its client has gone.
+ */
+static void
+drop_own_slot(const char *name)
+{
+	EcmSlotFacts facts;
+
+	for (int waited = 0; slot_is_ours(name, &facts); waited += SLOT_RELEASE_POLL)
+	{
+		if (facts.active_pid == 0 || waited >= SLOT_RELEASE_TIMEOUT)
+		{
+			ReplicationSlotDrop(name, true);
+			return;
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 SLOT_RELEASE_POLL, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Drops the publication that the stack created, if it did; within SPI. */
+static void
+drop_own_publication(void)
+{
+	char	   *name;
+
+	if (SPI_execute("SELECT s.publication_name FROM _electric_cm.stack s"
+					" JOIN pg_catalog.pg_publication p"
+					" ON p.pubname OPERATOR(pg_catalog.=) s.publication_name",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read _electric_cm.stack");
+	if (SPI_processed == 0)
+		return;
+	name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (SPI_execute(psprintf("DROP PUBLICATION %s", quote_identifier(name)),
+					false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not drop publication \"%s\"", name);
+}
+
+/* Waits until no manager runs for this database. */
+static void
+await_stopped(void)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	for (;;)
+	{
+		int			index = own_stack(stack);
+
+		if (index < 0)
+			break;
+		if (!stack->stop_requested)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the stack of database \"%s\" was started by another session while it was being stopped",
+							stack->datname)));
+		/* the launcher sets STOPPED only while there is no manager */
+		if (stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
+			stack->stopped_runs == stack->runs)
+			break;
+		(void) sleep_until_change(index, 0);
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+}
+
+/*
+ * electric_cm_stop(drop_slot bool) -> void
+ *
+ * Stops the stack and returns when its manager has gone.  It stays stopped,
+ * also after a restart of the server, until electric_cm_start().  With
+ * drop_slot, slot and publication are dropped, at once: that can't be rolled
+ * back.  Without, a WARNING says so if a slot stays behind and goes on
+ * retaining WAL.  If the transaction is rolled back, the stack starts again.
+ *
+ * 55006: somebody else uses the slot.  25006: read-only transaction.
+ * 55000: the caller's transaction has made changes or is above READ COMMITTED;
+ * another session started the stack again meanwhile; recovery; not preloaded.
+ */
+Datum
+electric_cm_stop(PG_FUNCTION_ARGS)
+{
+	bool		drop_slot = PG_GETARG_BOOL(0);
+	EcmSpiState spi;
+	EcmSlotFacts facts;
+	char	   *slot_name = NULL;
+	char	   *datname;
+	int			index;
+
+	check_may_wait("electric_cm_stop()");
+	PreventCommandIfReadOnly("electric_cm_stop()");
+	register_callbacks();
+	datname = own_datname();
+	slot_name = own_slot_name(NULL);
+
+	/* without room for an entry no manager can be running or be started */
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, datname);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		if (!stack->stop_requested)
+			stop_subid = GetCurrentSubTransactionId();
+		stack->registered = true;
+		stack->stop_requested = true;
+		stack->drop_slot_requested = drop_slot;
+		stack->adopt_requested = false;
+		stack->restart_requested = false;
+		stack->reprobe_requested = false;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+
+	if (index >= 0)
+	{
+		EcmStack   *stack = palloc(sizeof(EcmStack));
+
+		await_stopped();
+		if (own_stack(stack) >= 0)
+			slot_name = own_slot_name(stack);
+	}
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("UPDATE _electric_cm.stack SET stopped = true"
+					" WHERE NOT stopped", false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	if (drop_slot)
+	{
+		drop_own_publication();
+		if (SPI_execute("UPDATE _electric_cm.stack"
+						" SET slot_name = NULL, publication_name = NULL"
+						" WHERE slot_name IS NOT NULL"
+						" OR publication_name IS NOT NULL",
+						false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "could not update _electric_cm.stack");
+	}
+	ecm_spi_end(&spi);
+
+	/* last, since it can't be undone */
+	if (drop_slot)
+		drop_own_slot(slot_name);
+	else if (slot_is_ours(slot_name, &facts))
+		ereport(WARNING,
+				(errmsg("replication slot \"%s\" stays behind and retains WAL",
+						slot_name),
+				 errhint("To drop it: SELECT electric_cm_stop(drop_slot => true)")));
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_restart() -> void
+ *
+ * Ends the stack's manager and returns when a new one runs.
+ *
+ * 55000: the stack is stopped; else as electric_cm_await_active().
+ */
+Datum
+electric_cm_restart(NO_ARGUMENTS)
+{
+	EcmStack   *copy = palloc(sizeof(EcmStack));
+	uint64		runs = 0;
+	int			index;
+
+	check_may_wait("electric_cm_restart()");
+	ensure_own_stack();
+
+	if (own_stack(copy) >= 0 && is_stopped(copy) &&
+		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
+		 copy->probe == ECM_PROBE_CLONED))
+		report_stopped(copy);
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		runs = ecm_shared->stacks[index].runs;
+		ecm_shared->stacks[index].restart_requested = true;
+	}
+	ecm_unlock();
+	if (index < 0)
+		report_gone();
+	ecm_launcher_wake();
+
+	await_run(runs);
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_drop_replication_slot_on_stop(enable bool) -> void
+ *
+ * Waits until the stack is active; then the end of this manager, by
+ * electric_cm_stop(), disabling or server shutdown, drops slot and
+ * publication.  The flag ends with the manager.
+ *
+ * Errors are those of electric_cm_await_active().
+ */
+Datum
+electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
+{
+	bool		enable = PG_GETARG_BOOL(0);
+	bool		done = false;
+
+	check_may_wait("electric_cm_drop_replication_slot_on_stop()");
+	while (!done)
+	{
+		int			index;
+
+		await_active(0);
+
+		/* unless it has ended since */
+		ecm_lock(LW_EXCLUSIVE);
+		index = ecm_stack_find_locked(MyDatabaseId);
+		if (index >= 0 && is_running(&ecm_shared->stacks[index]))
+		{
+			ecm_shared->stacks[index].drop_on_stop = enable;
+			done = true;
+		}
+		ecm_unlock();
+	}
+	PG_RETURN_VOID();
+}
+
+/*
+ * The views.  Rows are built column by column; what is unknown is NULL.
+ */
+#define MAX_COLUMNS 24
+
+typedef struct Row
+{
+	int			n;
+	Datum		values[MAX_COLUMNS];
+	bool		nulls[MAX_COLUMNS];
+} Row;
+
+static void
+add(Row *row, Datum value, bool isnull)
+{
+	Assert(row->n < MAX_COLUMNS);
+	row->values[row->n] = value;
+	row->nulls[row->n] = isnull;
+	row->n++;
+}
+
+static void
+add_null(Row *row)
+{
+	add(row, (Datum) 0, true);
+}
+
+/*
+ * Text may come from a database with another encoding: what isn't valid in
+ * ours loses its non-ASCII characters.
+ */
+static char *
+valid_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+
+	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+static void
+add_text(Row *row, const char *value)
+{
+	if (value == NULL || value[0] == '\0')
+		add_null(row);
+	else
+		add(row, CStringGetTextDatum(valid_text(value)), false);
+}
+
+static void
+add_name(Row *row, const char *value)
+{
+	if (value[0] == '\0')
+		add_null(row);
+	else
+		add(row, DirectFunctionCall1(namein, CStringGetDatum(valid_text(value))),
+			false);
+}
+
+static void
+add_int4(Row *row, int32 value)
+{
+	add(row, Int32GetDatum(value), false);
+}
+
+static void
+add_int8(Row *row, int64 value)
+{
+	add(row, Int64GetDatum(value), false);
+}
+
+static void
+add_bool(Row *row, bool value)
+{
+	add(row, BoolGetDatum(value), false);
+}
+
+static void
+add_pid(Row *row, int pid)
+{
+	add(row, Int32GetDatum(pid), pid == 0);
+}
+
+static void
+add_lsn(Row *row, XLogRecPtr lsn)
+{
+	add(row, LSNGetDatum(lsn), XLogRecPtrIsInvalid(lsn));
+}
+
+static void
+add_time(Row *row, TimestampTz time)
+{
+	add(row, TimestampTzGetDatum(time), time == 0);
+}
+
+static void
+add_duration(Row *row, int64 microseconds)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = microseconds;
+	add(row, IntervalPGetDatum(interval), false);
+}
+
+static void
+put_row(FunctionCallInfo fcinfo, Row *row)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	Assert(row->n == rsinfo->setDesc->natts);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+						 row->values, row->nulls);
+	row->n = 0;
+}
+
+/*
+ * Calls back for each stack: not for the databases that the launcher only has
+ * a look at.
+ */
+static Datum
+for_each_stack(FunctionCallInfo fcinfo,
+			   void (*put_rows) (FunctionCallInfo fcinfo, const EcmStack *stack))
+{
+	EcmStack   *stack;
+
+	ecm_require_shared();
+	InitMaterializedSRF(fcinfo, 0);
+	stack = palloc(sizeof(EcmStack));
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+		if (ecm_stack_copy(i, stack) && stack->registered)
+			put_rows(fcinfo, stack);
+	pfree(stack);
+	return (Datum) 0;
+}
+
+static void
+put_manager(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	Row			row = {0};
+
+	add(&row, ObjectIdGetDatum(stack->dboid), false);
+	add_name(&row, stack->datname);
+	add_text(&row, stack->stack_id);
+	add_pid(&row, stack->pid);
+	add_text(&row, ecm_status_name(stack->status));
+	add_text(&row, stack->phase);
+	add_text(&row, stack->step);
+	add_time(&row, stack->status_since);
+	add_text(&row, stack->waiting_for);
+	add_text(&row, stack->last_error);
+	add_text(&row, stack->last_error_sqlstate);
+	add_time(&row, stack->last_error_at);
+	add_int4(&row, stack->retry_count);
+	add_time(&row, stack->next_retry_at);
+	add_duration(&row, stack->total_retry_us);
+	add_int4(&row, stack->restarts);
+	put_row(fcinfo, &row);
+}
+
+/* electric_cm_stat_manager() -> setof record: one row per stack */
+Datum
+electric_cm_stat_manager(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_manager);
+}
+
+static void
+put_connections(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	for (int i = 0; i < (int) lengthof(stack->conns); i++)
+	{
+		const EcmConnInfo *conn = &stack->conns[i];
+		Row			row = {0};
+
+		if (!conn->used)
+			continue;
+		add_name(&row, stack->datname);
+		add_text(&row, i == 0 ? "replication" : "pool");
+		add_int4(&row, i);
+		add_text(&row, conn->state);
+		add_pid(&row, conn->backend_pid);
+		if (conn->connected_since != 0)
+			add_bool(&row, conn->ssl);
+		else
+			add_null(&row);
+		add_text(&row, conn->address);
+		add_time(&row, conn->connected_since);
+		add_text(&row, conn->last_error);
+		put_row(fcinfo, &row);
+	}
+}
+
+/*
+ * electric_cm_stat_connections() -> setof record: one row per connection;
+ * ordinal 0 is the replication connection
+ */
+Datum
+electric_cm_stat_connections(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_connections);
+}
+
+static void
+put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	const EcmWalSample *wal = &stack->wal;
+	bool		known = wal->sampled_at != 0 && wal->slot_exists;
+	Row			row = {0};
+
+	add_name(&row, stack->datname);
+	add_name(&row, stack->slot_name);
+	add_name(&row, stack->publication_name);
+	add(&row, BoolGetDatum(wal->active), !known);
+	add_pid(&row, wal->active_pid);
+	add_text(&row, wal->wal_status);
+	add_lsn(&row, wal->restart_lsn);
+	add_lsn(&row, wal->confirmed_flush_lsn);
+	add_lsn(&row, stack->received_lsn);
+	add_lsn(&row, stack->flushed_lsn);
+	add_lsn(&row, wal->current_lsn);
+	add(&row, Int64GetDatum(wal->retained_wal_bytes), !known);
+	add(&row, Int64GetDatum(wal->flush_lag_bytes), !known);
+	add(&row, Int64GetDatum(wal->safe_wal_size),
+		!known || wal->safe_wal_size < 0);
+	add_time(&row, stack->last_commit_at);
+	add_time(&row, wal->sampled_at);
+	put_row(fcinfo, &row);
+}
+
+/*
+ * electric_cm_stat_replication() -> setof record: one row per stack; sizes in
+ * bytes, as of sampled_at
+ */
+Datum
+electric_cm_stat_replication(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_replication);
+}
+
+static void
+put_consumers(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+	{
+		const EcmConsumerSlot *consumer = &stack->consumers[i];
+		Row			row = {0};
+
+		if (!consumer->used)
+			continue;
+		add_name(&row, stack->datname);
+		add_int4(&row, i);
+		add_pid(&row, consumer->pid);
+		add_int4(&row, (int32) consumer->shapes);
+		add_lsn(&row, consumer->received_lsn);
+		add_lsn(&row, consumer->durable_lsn);
+		add_int8(&row, consumer->transactions);
+		add_int8(&row, consumer->changes);
+		add_int8(&row, consumer->matched_changes);
+		add_time(&row, consumer->last_progress_at);
+		add_int4(&row, (int32) consumer->restarts);
+		put_row(fcinfo, &row);
+	}
+}
+
+/* electric_cm_stat_consumers() -> setof record: one row per consumer */
+Datum
+electric_cm_stat_consumers(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_consumers);
+}
+
+/* Values that pg_settings would not show to everybody either. */
+static bool
+is_superuser_only(const char *name)
+{
+	return strcmp(name, "electric_cm.connection") == 0 ||
+		strcmp(name, "electric_cm.pooled_connection") == 0;
+}
+
+static void
+put_options(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	bool		all = has_privs_of_role(GetUserId(),
+										ROLE_PG_READ_ALL_SETTINGS);
+
+	for (int i = 0; i < Min(stack->noptions, ECM_MAX_OPTIONS); i++)
+	{
+		const EcmOption *option = &stack->options[i];
+		Row			row = {0};
+
+		add_name(&row, stack->datname);
+		add_text(&row, option->name);
+		if (option->setting[0] != '\0' && is_superuser_only(option->name) &&
+			!all)
+			add_text(&row, "<superuser only>");
+		else
+			add(&row, CStringGetTextDatum(valid_text(option->setting)), false);
+		add_text(&row, option->source);
+		put_row(fcinfo, &row);
+	}
+}
+
+/*
+ * electric_cm_options() -> setof record: the settings that each stack's manager
+ * works with
+ */
+Datum
+electric_cm_options(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_options);
+}
+
+static const char *
+severity_name(EcmSeverity severity)
+{
+	switch (severity)
+	{
+		case ECM_SEVERITY_LOG:
+			return "log";
+		case ECM_SEVERITY_WARNING:
+			return "warning";
+		case ECM_SEVERITY_ERROR:
+			return "error";
+	}
+	return NULL;
+}
+
+/* electric_cm_events() -> setof record: the last events, the oldest first */
+Datum
+electric_cm_events(PG_FUNCTION_ARGS)
+{
+	EcmEventRecord *events;
+	uint64		first;
+	uint64		end;
+
+	ecm_require_shared();
+	InitMaterializedSRF(fcinfo, 0);
+	events = palloc(sizeof(ecm_shared->events));
+
+	ecm_lock(LW_SHARED);
+	end = ecm_shared->nevents;
+	memcpy(events, ecm_shared->events, sizeof(ecm_shared->events));
+	ecm_unlock();
+
+	first = end > ECM_MAX_EVENTS ? end - ECM_MAX_EVENTS : 0;
+	for (uint64 i = first; i < end; i++)
+	{
+		const EcmEventRecord *event = &events[i % ECM_MAX_EVENTS];
+		Row			row = {0};
+
+		add_name(&row, event->datname);
+		add_time(&row, event->occurred_at);
+		add_text(&row, event->event);
+		add_text(&row, severity_name(event->severity));
+		add_text(&row, event->message);
+		add_text(&row, event->detail);
+		put_row(fcinfo, &row);
+	}
+	pfree(events);
+	return (Datum) 0;
+}
+
+/*
+ * electric_cm_pg_info() -> (server_version_num int4, system_identifier int8,
+ * timeline_id int4, looked_up_at timestamptz)
+ *
+ * As the stack looked them up; NULL before that.
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_pg_info(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	EcmStack   *stack;
+	Row			row = {0};
+
+	ecm_require_shared();
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	stack = palloc(sizeof(EcmStack));
+	if (own_stack(stack) >= 0 && stack->looked_up_at != 0)
+	{
+		add_int4(&row, stack->server_version_num);
+		add_int8(&row, (int64) stack->system_identifier);
+		add_int4(&row, (int32) stack->timeline_id);
+		add_time(&row, stack->looked_up_at);
+	}
+	else
+		for (int i = 0; i < 4; i++)
+			add_null(&row);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  row.values, row.nulls)));
+}

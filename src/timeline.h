@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * timeline.h
+ *	  What the stack remembers about the server and the database it was last
+ *	  seen in, and whether its shapes still belong there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_TIMELINE_H
+#define ECM_TIMELINE_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "replication.h"
+
+/* The row of _electric_cm.stack. */
+typedef struct EcmRemembered
+{
+	Oid			database_oid;
+	bool		known;			/* the next two are set */
+	uint64		system_identifier;
+	uint32		timeline_id;
+	bool		stopped;
+	XLogRecPtr	clean_stop_lsn; /* invalid: the last end was not a clean one */
+	bool		owns_slot;		/* we created a slot ... */
+	bool		owns_publication;	/* ... and a publication */
+	NameData	publication_name;
+} EcmRemembered;
+
+/* Reads the row; within a transaction.  ERROR if there is none. */
+extern void ecm_timeline_read(EcmRemembered *remembered);
+
+/*
+ * Why the shapes do not belong to the stream that is about to start, or NULL.
+ * Pure.
+ */
+extern const char *ecm_timeline_mismatch(const EcmRemembered *remembered,
+										 const EcmReplicationInfo *info,
+										 Oid database_oid);
+
+/*
+ * The statements that record the present, after throwing the shapes away if
+ * there is a reason to; NULL if there is nothing to write.
+ */
+extern char *ecm_timeline_record_sql(const EcmRemembered *remembered,
+									 const EcmReplicationInfo *info,
+									 Oid database_oid, const char *mismatch);
+
+/*
+ * Records the last acknowledged LSN of a clean stop, in the current
+ * transaction.
+ */
+extern void ecm_timeline_record_stop(XLogRecPtr lsn);
+
+#endif							/* ECM_TIMELINE_H */

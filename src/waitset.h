@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * waitset.h
+ *	  The manager's one wait: latch, sockets that come and go, a deadline.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_WAITSET_H
+#define ECM_WAITSET_H
+
+#include "postgres.h"
+
+#include "conn.h"
+#include "datatype/timestamp.h"
+
+/* Collect what to wait for ... */
+extern void ecm_waitset_begin(void);
+extern void ecm_waitset_add(const EcmConn *conn);	/* NULL is ignored */
+
+/*
+ * ... and wait until any of it is ready, the latch is set, or the deadline (0:
+ * none) has passed.  Exits if the postmaster dies.  Resets the latch.
+ */
+extern void ecm_waitset_wait(TimestampTz deadline);
+
+/* The earlier of two deadlines, where 0 means none. */
+extern TimestampTz ecm_earlier(TimestampTz a, TimestampTz b);
+
+#endif							/* ECM_WAITSET_H */

@@ -1,0 +1,188 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal.c
+ *	  Samples of the WAL that a replication slot holds back.
+ *
+ * The figures are those of pg_replication_slots, computed the same way, but
+ * for one slot, outside SQL.  The slot's shared struct may change as soon as
+ * its spinlock is released, so everything is computed from one copy.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecovery.h"
+#include "replication/slot.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "wal.h"
+
+/*
+ * Copies the slot of that name.  The control lock is held exclusively only
+ * for moments (slot creation does its I/O under other locks), so this doesn't
+ * block.
+ */
+static bool
+copy_slot(const char *name, ReplicationSlot *copy)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		if (slot->in_use && strcmp(NameStr(slot->data.name), name) == 0)
+		{
+			SpinLockAcquire(&slot->mutex);
+			*copy = *slot;
+			SpinLockRelease(&slot->mutex);
+			found = true;
+		}
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	return found;
+}
+
+/* As pg_get_replication_slots() decides it. */
+static WALAvailability
+wal_availability(ReplicationSlot *slot)
+{
+	WALAvailability result;
+
+	if (ecm_slot_is_invalidated(slot))
+		return WALAVAIL_REMOVED;
+
+	result = GetWALAvailability(slot->data.restart_lsn);
+
+	/*
+	 * The file may have gone since the copy was taken, because the walsender
+	 * moved on.  While one is alive, the slot isn't lost yet.
+	 */
+	if (result == WALAVAIL_REMOVED && slot->active_pid != 0)
+		result = WALAVAIL_UNRESERVED;
+
+	return result;
+}
+
+static const char *
+wal_status_name(WALAvailability availability)
+{
+	switch (availability)
+	{
+		case WALAVAIL_INVALID_LSN:
+			return "";
+		case WALAVAIL_RESERVED:
+			return "reserved";
+		case WALAVAIL_EXTENDED:
+			return "extended";
+		case WALAVAIL_UNRESERVED:
+			return "unreserved";
+		case WALAVAIL_REMOVED:
+			return "lost";
+	}
+	return "";
+}
+
+/*
+ * How much more WAL can be written before the slot is in danger of being
+ * lost, 0 if it is already; -1 if the server sets no limit, or if the slot
+ * holds nothing yet.
+ */
+static int64
+safe_wal_size(XLogRecPtr restart_lsn, XLogRecPtr current_lsn)
+{
+	XLogSegNo	restart_seg;
+	uint64		kept_segs;
+	XLogRecPtr	fail_lsn;
+
+	if (max_slot_wal_keep_size_mb < 0 || XLogRecPtrIsInvalid(restart_lsn))
+		return -1;
+
+	XLByteToSeg(restart_lsn, restart_seg, wal_segment_size);
+	kept_segs = Max(XLogMBVarToSegs(max_slot_wal_keep_size_mb, wal_segment_size),
+					XLogMBVarToSegs(wal_keep_size_mb, wal_segment_size));
+	XLogSegNoOffsetToRecPtr(restart_seg + kept_segs + 1, 0, wal_segment_size,
+							fail_lsn);
+
+	return fail_lsn > current_lsn ? (int64) (fail_lsn - current_lsn) : 0;
+}
+
+/* Bytes from one position to a later one; 0 if either is unknown. */
+static int64
+wal_distance(XLogRecPtr from, XLogRecPtr to)
+{
+	if (XLogRecPtrIsInvalid(from) || from >= to)
+		return 0;
+	return (int64) (to - from);
+}
+
+bool
+ecm_wal_sample(const char *slot_name, EcmWalSample *sample)
+{
+	ReplicationSlot slot;
+	WALAvailability availability;
+
+	if (!copy_slot(slot_name, &slot))
+	{
+		memset(sample, 0, sizeof(*sample));
+		sample->safe_wal_size = -1;
+		sample->sampled_at = GetCurrentTimestamp();
+		return false;
+	}
+
+	/* after the copy, so that it can't be behind the slot's positions */
+	sample->current_lsn = RecoveryInProgress() ?
+		GetXLogReplayRecPtr(NULL) : GetXLogWriteRecPtr();
+	sample->sampled_at = GetCurrentTimestamp();
+	sample->slot_exists = true;
+	sample->active = slot.active_pid != 0;
+	sample->active_pid = slot.active_pid;
+	sample->confirmed_flush_lsn = slot.data.confirmed_flush;
+
+	availability = wal_availability(&slot);
+	strlcpy(sample->wal_status, wal_status_name(availability),
+			sizeof(sample->wal_status));
+
+	if (availability != WALAVAIL_REMOVED)
+	{
+		sample->restart_lsn = slot.data.restart_lsn;
+		sample->retained_wal_bytes = wal_distance(slot.data.restart_lsn,
+												  sample->current_lsn);
+		sample->flush_lag_bytes = wal_distance(slot.data.confirmed_flush,
+											   sample->current_lsn);
+		sample->safe_wal_size = safe_wal_size(slot.data.restart_lsn,
+											  sample->current_lsn);
+	}
+
+	return true;
+}
+
+bool
+ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
+{
+	ReplicationSlot slot;
+
+	memset(facts, 0, sizeof(*facts));
+	if (!copy_slot(name, &slot))
+		return false;
+
+	facts->exists = true;
+	facts->logical = SlotIsLogical(&slot);
+	facts->temporary = slot.data.persistency == RS_TEMPORARY;
+	facts->two_phase = slot.data.two_phase;
+	facts->invalidated = ecm_slot_is_invalidated(&slot);
+	facts->database = slot.data.database;
+	strlcpy(facts->plugin, NameStr(slot.data.plugin), sizeof(facts->plugin));
+	facts->active_pid = slot.active_pid;
+	facts->restart_lsn = slot.data.restart_lsn;
+	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
+
+	return true;
+}

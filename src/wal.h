@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal.h
+ *	  How much WAL a replication slot holds back, and facts about slots.
+ *
+ * Read from shared memory in the calling process: works without SQL, without
+ * a transaction and without a manager, and waits for nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_WAL_H
+#define ECM_WAL_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "shmem.h"
+
+/*
+ * Takes a sample of the slot.  The struct passed in holds the previous sample
+ * (or zeros): once the slot is lost the server forgets its position, and the
+ * last known sizes are worth more than none, so they stay.  Everything is
+ * reset if there is no such slot.  Returns whether the slot exists.
+ */
+extern bool ecm_wal_sample(const char *slot_name, EcmWalSample *sample);
+
+typedef struct EcmSlotFacts
+{
+	bool		exists;			/* if not, nothing else is set */
+	bool		logical;
+	bool		temporary;
+	bool		two_phase;
+	bool		invalidated;
+	Oid			database;		/* InvalidOid: a physical slot */
+	char		plugin[NAMEDATALEN];
+	int			active_pid;		/* 0: not active */
+	XLogRecPtr	restart_lsn;
+	XLogRecPtr	confirmed_flush_lsn;
+} EcmSlotFacts;
+
+/* Looks a slot up by name; returns facts->exists. */
+extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
+
+#endif							/* ECM_WAL_H */

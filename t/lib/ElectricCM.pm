@@ -1,0 +1,233 @@
+
+# ElectricCM: what the TAP tests share, on top of PostgreSQL::Test::Cluster.
+package ElectricCM;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT_OK = qw(new_node wait_active replay_equals);
+
+=pod
+
+=head1 NAME
+
+ElectricCM - helpers for electric_cm's TAP tests
+
+=head1 SYNOPSIS
+
+  use ElectricCM qw(new_node wait_active replay_equals);
+
+  my $node = new_node('main', conf => "electric_cm.pool_size = 2\n");
+  $node->safe_psql('postgres', 'CREATE EXTENSION electric_cm');
+  ok(wait_active($node, 'postgres'), 'becomes active');
+  ...
+  my ($ok, $entries) = replay_equals($node, 'postgres', $handle, 't', ['id']);
+  ok($ok, "replay equals table ($entries entries)");
+
+=head1 FUNCTIONS
+
+=over
+
+=item new_node($name, %opts)
+
+A started server that has electric_cm preloaded. Options:
+
+  preload => 0     leave shared_preload_libraries alone
+  conf    => text  lines for the end of postgresql.conf
+  init    => {}    further arguments for PostgreSQL::Test::Cluster's init()
+  start   => 0     don't start it
+
+Cluster.pm sets fsync = off, and restart_after_crash = off, which a test that
+kills a worker must turn on again.
+
+=cut
+
+sub new_node
+{
+	my ($name, %opts) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(allows_streaming => 'logical', %{ $opts{init} // {} });
+
+	# max_connections is 10 in a streaming node, too few for the walsender,
+	# the pool and a test's own sessions together
+	$node->append_conf(
+		'postgresql.conf', q{
+max_connections = 50
+max_worker_processes = 16
+max_prepared_transactions = 10
+});
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'electric_cm'\n")
+	  if $opts{preload} // 1;
+	$node->append_conf('postgresql.conf', $opts{conf}) if defined $opts{conf};
+	$node->start if $opts{start} // 1;
+	return $node;
+}
+
+=pod
+
+=item wait_active($node, $db)
+
+Wait until the stack of a database is active. False, with a diagnosis, if it
+isn't within the tests' usual timeout.
+
+=cut
+
+sub wait_active
+{
+	my ($node, $db) = @_;
+
+	return 1
+	  if $node->poll_query_until($db, 'SELECT electric_cm_status()', 'active');
+
+	my ($rc, $stdout, $stderr) = $node->psql(
+		$db,
+		'SELECT * FROM electric_cm_stat_manager',
+		extra_params => ['--expanded']);
+	diag("database $db does not become active:\n$stdout$stderr");
+	return 0;
+}
+
+=pod
+
+=item replay_equals($node, $db, $handle, $table, \@keycols, %opts)
+
+Replay a shape's log (insert sets, update merges, delete removes) and compare
+the outcome with the table, and the log with itself: no insert of a row that
+is there, no update or delete of one that isn't, offsets strictly ascending.
+An entry delivered twice or lost in between may well replay to the right rows.
+
+The key columns only name the rows that differ. Options, as the shape has
+them: where => 'id > 10', columns => [...].
+
+Returns (ok, number of entries in the log); says what is wrong by diag().
+
+=cut
+
+sub replay_equals
+{
+	my ($node, $db, $handle, $table, $keycols, %opts) = @_;
+	my $where = defined $opts{where} ? "WHERE $opts{where}" : '';
+	my $log = _quote($handle);
+	my ($columns, $values) = _columns($node, $db, $table, $opts{columns});
+	my $key = join ', ', @{ $keycols // [] };
+	$key = $key eq '' ? $columns : $key;
+
+	# Both sides are compared in their types' own text form, so that types
+	# without an equality operator can be compared too.  On the side of the
+	# log, that goes by a cast for each column, for jsonb_populate_record
+	# makes a json column of a string a JSON string.
+	my $result = $node->safe_psql(
+		$db, qq{
+SET log_statement = none;
+SET client_min_messages = warning;
+SET work_mem = '256MB';
+CREATE AGGREGATE pg_temp.merge(jsonb)
+	(sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
+
+CREATE TEMP TABLE ecm_log AS
+	SELECT n, log_offset, operation, key, value
+	FROM electric_cm_shape_log($log) WITH ORDINALITY
+		AS l (log_offset, operation, key, value, old_value, xid, n);
+ANALYZE ecm_log;
+
+-- A row is what has been merged since its last insert; nothing if a delete
+-- came after that.
+CREATE TEMP TABLE ecm_replayed AS
+	WITH reset AS (
+		SELECT key,
+			coalesce(max(n) FILTER (WHERE operation = 'insert'), 0) AS inserted,
+			coalesce(max(n) FILTER (WHERE operation = 'delete'), 0) AS deleted
+		FROM ecm_log GROUP BY key),
+	merged AS (
+		SELECT pg_temp.merge(value ORDER BY n) AS value
+		FROM ecm_log JOIN reset USING (key)
+		WHERE n >= inserted AND n > deleted
+		GROUP BY key)
+	SELECT $values FROM merged;
+CREATE TEMP VIEW ecm_table AS SELECT $columns FROM $table $where;
+
+CREATE TEMP TABLE ecm_missing AS
+	SELECT r::text AS r, ROW($key)::text AS k FROM ecm_table r
+	EXCEPT ALL SELECT r::text, ROW($key)::text FROM ecm_replayed r;
+CREATE TEMP TABLE ecm_extra AS
+	SELECT r::text AS r, ROW($key)::text AS k FROM ecm_replayed r
+	EXCEPT ALL SELECT r::text, ROW($key)::text FROM ecm_table r;
+
+CREATE TEMP TABLE ecm_odd AS
+	SELECT log_offset || ': ' || CASE
+		WHEN NOT ascending THEN 'not after the offset before it'
+		WHEN operation = 'insert' THEN 'insert of a row that is there, ' || key
+		ELSE operation || ' of a row that is not there, ' || key END AS odd
+	FROM (SELECT *,
+			lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
+			coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
+		FROM (SELECT *,
+				string_to_array(log_offset, '_')::numeric[] AS offs
+			FROM ecm_log) a) b
+	WHERE NOT ascending OR
+		(operation = 'insert') = (coalesce(prior, 'delete') <> 'delete');
+
+SELECT (SELECT count(*) FROM ecm_log),
+	(SELECT count(*) FROM ecm_missing),
+	(SELECT count(*) FROM ecm_extra),
+	(SELECT count(*) FROM ecm_odd);
+(SELECT 'in the table only: ' || k || ': ' || left(r, 200) FROM ecm_missing LIMIT 5)
+UNION ALL
+(SELECT 'in the replay only: ' || k || ': ' || left(r, 200) FROM ecm_extra LIMIT 5)
+UNION ALL
+(SELECT odd FROM ecm_odd LIMIT 5);
+});
+
+	my ($counts, @examples) = split /\n/, $result;
+	my ($entries, $missing, $extra, $odd) = split /\|/, $counts;
+	my $ok = $missing == 0 && $extra == 0 && $odd == 0;
+
+	diag( "replay of shape $handle, $entries entries: $missing rows only in "
+		  . "$table, $extra only in the replay, $odd entries out of place")
+	  unless $ok;
+	diag("    $_") for @examples;
+	return ($ok, $entries);
+}
+
+# The columns a log has, as (list of names, list of expressions that take them
+# out of a jsonb "value").
+sub _columns
+{
+	my ($node, $db, $table, $wanted) = @_;
+	my $regclass = _quote($table) . '::regclass';
+	my $filter =
+	  defined $wanted
+	  ? 'AND attname IN (' . join(', ', map { _quote($_) } @$wanted) . ')'
+	  : '';
+	my $lists = $node->safe_psql(
+		$db, qq{
+SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) || E'\\n' ||
+	string_agg(format('(value->>%L)::%s AS %I', attname,
+		format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)
+FROM pg_attribute
+WHERE attrelid = $regclass AND attnum > 0 AND NOT attisdropped
+	AND attgenerated = '' $filter});
+	return split /\n/, $lists;
+}
+
+sub _quote
+{
+	my ($text) = @_;
+	$text =~ s/'/''/g;
+	return "'$text'";
+}
+
+=pod
+
+=back
+
+=cut
+
+1;
