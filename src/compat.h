@@ -57,8 +57,10 @@
 /* 17 added transaction_timeout; it is turned off in our own sessions. */
 #if PG_VERSION_NUM >= 170000
 #define ECM_TRANSACTION_TIMEOUT_OPTION " -c transaction_timeout=0"
+#define ECM_TRANSACTION_TIMEOUT_SETTING {"transaction_timeout", "0"},
 #else
 #define ECM_TRANSACTION_TIMEOUT_OPTION ""
+#define ECM_TRANSACTION_TIMEOUT_SETTING
 #endif
 
 /* 17 lets a logical message be flushed at once; ours go with their commit. */
@@ -104,6 +106,14 @@
 #else
 #define ecm_table_is_owned(relid, roleid) \
 	pg_class_ownercheck((relid), (roleid))
+#endif
+
+/* 16 returns the number of settings along with them. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_guc_variables(nvars) get_guc_variables(nvars)
+#else
+#define ecm_guc_variables(nvars) \
+	(*(nvars) = GetNumConfigOptions(), get_guc_variables())
 #endif
 
 #endif							/* ECM_COMPAT_H */

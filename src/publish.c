@@ -57,42 +57,26 @@ ecm_publish_init(int stack_index)
 
 /* ------------------------------------------------------------- settings -- */
 
-static void
-read_options(void *arg pg_attribute_unused())
-{
-	EcmSpiState spi;
-	int			n;
-
-	ecm_spi_begin(&spi);
-	if (SPI_execute("SELECT name, setting || coalesce(unit, ''), source FROM pg_settings"
-					" WHERE name LIKE 'electric\\_cm.%' ORDER BY name",
-					true, ECM_MAX_OPTIONS) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the settings");
-	n = (int) SPI_processed;
-	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < n; i++)
-	{
-		EcmOption  *option = &stack->options[i];
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-
-		ecm_copy_text(option->name, sizeof(option->name), SPI_getvalue(row, desc, 1));
-		ecm_copy_text(option->setting, sizeof(option->setting), SPI_getvalue(row, desc, 2));
-		ecm_copy_text(option->source, sizeof(option->source), SPI_getvalue(row, desc, 3));
-	}
-	stack->noptions = n;
-	ecm_unlock();
-	ecm_spi_end(&spi);
-}
-
 void
 ecm_publish_options(void)
 {
-	EcmError	err;
+	const char *name;
+	const char *source;
+	char	   *value;
+	int			n = 0;
 
-	if (!ecm_worker_try(read_options, NULL, &err))
-		ereport(WARNING,
-				(errmsg("could not publish the settings: %s", err.message)));
+	while (n < ECM_MAX_OPTIONS &&
+		   ecm_setting_at(n, stack->datname, &name, &value, &source))
+	{
+		EcmOption  *option = &stack->options[n++];
+
+		ecm_lock(LW_EXCLUSIVE);
+		ecm_copy_text(option->name, sizeof(option->name), name);
+		ecm_copy_text(option->setting, sizeof(option->setting), value);
+		ecm_copy_text(option->source, sizeof(option->source), source);
+		stack->noptions = Max(stack->noptions, n);
+		ecm_unlock();
+	}
 }
 
 typedef struct SettingsText

@@ -15,9 +15,10 @@
 #include "shmem.h"
 #include "state.h"
 
+/* Names, and a clean slate, at start. */
 extern void ecm_publish_init(int stack_index);
 
-/* Identity and effective settings, at start; reads pg_settings. */
+/* The effective settings, for electric_cm_options. */
 extern void ecm_publish_options(void);
 
 /* Status, step, retries; wakes whoever waits for a change. */

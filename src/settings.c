@@ -16,6 +16,7 @@
 #include <limits.h>
 
 #include "miscadmin.h"
+#include "compat.h"
 #include "settings.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -390,15 +391,9 @@ ecm_effective_stack_id(const char *datname)
 static const char *
 setting_source(const char *name)
 {
-	struct config_generic **vars;
 	int			nvars;
+	struct config_generic **vars = ecm_guc_variables(&nvars);
 
-#if PG_VERSION_NUM >= 160000
-	vars = get_guc_variables(&nvars);
-#else
-	vars = get_guc_variables();
-	nvars = GetNumConfigOptions();
-#endif
 	for (int i = 0; i < nvars; i++)
 		if (strcmp(vars[i]->name, name) == 0)
 			return GucSource_Names[vars[i]->source];

@@ -102,6 +102,16 @@ is_stable(const EcmState *s, int64_t now)
 		now - s->streaming_since >= ECM_STREAMING_STABLE_US;
 }
 
+/* A wall clock can be set back by hours; that must not put off a retry. */
+static void
+heed_clock_set_back(EcmState *s, int64_t now)
+{
+	if (s->next_retry_at - now > s->backoff.max_ms * 1000)
+		s->next_retry_at = now;
+	if (s->streaming_since > now)
+		s->streaming_since = now;
+}
+
 /* Has the current step's failure, or a loss before it, been noted already? */
 static bool
 retry_pending(const EcmState *s)
@@ -325,6 +335,7 @@ ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 EcmAction
 ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
 {
+	heed_clock_set_back(s, now);
 	if (is_stable(s, now) && s->backoff.retries > 0)
 		ecm_backoff_reset(&s->backoff, now);
 

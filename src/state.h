@@ -116,7 +116,8 @@ extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 						   int64_t reconnect_max_ms);
 
 /*
- * The transition function.  'now' is in microseconds and never goes back.
+ * The transition function.  'now' is in microseconds; should it go back, what
+ * is pending is due at once.
  *
  * One failure may be reported more than once (a step that failed because its
  * connection was lost): while a retry is pending, later reports are noted but

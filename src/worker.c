@@ -48,9 +48,7 @@ static const char *const worker_settings[][2] = {
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
 	{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-	{"transaction_timeout", "0"},
-#endif
+	ECM_TRANSACTION_TIMEOUT_SETTING
 	{"row_security", "on"},
 	{"datestyle", "ISO"},
 	{"intervalstyle", "postgres"},

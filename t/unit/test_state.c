@@ -676,6 +676,26 @@ test_fatal(void)
 	   "time spent in failed isn't time spent retrying");
 }
 
+static void
+test_clock_set_back(void)
+{
+	start_at(ECM_STEP_CREATE_SLOT);
+	failed();
+	is_int(tick_after(-HOUR), RUN_STEP,
+		   "a clock that is set back doesn't put off a retry");
+	start_streaming();
+	replication_lost();
+	tick();
+	failed();
+	tick_after(SECOND);
+	path();
+	tick_after(-HOUR);
+	is_int(ecm_state_deadline(&s), now + 5 * SECOND,
+		   "nor, by more than 5 s, the reset of the backoff");
+	tick_after(5 * SECOND);
+	is_int(s.backoff.retries, 0, "which happens");
+}
+
 /* What must hold after any event. */
 static void
 check_invariants(EcmAction action)
@@ -836,6 +856,7 @@ test_state(void)
 	test_lock_lost();
 	test_recreate();
 	test_fatal();
+	test_clock_set_back();
 	test_random_walk();
 	checked("every walk has ended in streaming");
 }
