@@ -3,6 +3,7 @@
 # servers that listen on a Unix socket of their own and nowhere else, waiting
 # with a deadline, replaying a shape log.  To be sourced, in the top directory.
 . .ci/lib.sh
+shopt -s inherit_errexit
 [ -n "${ECM_TMP:-}" ] || die "run this by way of make, or of .ci/sandbox"
 
 # What psql & co. talk to is chosen by use_server.

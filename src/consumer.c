@@ -35,6 +35,7 @@
 #include "storage/dsm.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/shm_mq.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -1130,6 +1131,23 @@ read_progress(void *arg pg_attribute_unused())
 }
 
 /*
+ * A predecessor whose manager went away without a word may still be
+ * committing.  Two of us with the same progress row would log that twice, so
+ * we wait until it is gone.  The lock is a session's and dies with it; its
+ * class is one that SQL's advisory lock functions don't use.
+ */
+#define CONSUMER_LOCK_CLASS	3
+
+static void
+lock_progress(void *arg pg_attribute_unused())
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, args.worker, CONSUMER_LOCK_CLASS);
+	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+}
+
+/*
  * Announces that we are ready to be fed, from the position that our progress
  * row has.
  */
@@ -1219,7 +1237,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 											 ALLOCSET_DEFAULT_SIZES);
 	forget_relations();
 
-	if (!ecm_worker_try(read_progress, NULL, &err) ||
+	if (!ecm_worker_try(lock_progress, NULL, &err) ||
+		!ecm_worker_try(read_progress, NULL, &err) ||
 		!ecm_worker_try(load_all_shapes, NULL, &err))
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));

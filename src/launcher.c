@@ -412,6 +412,7 @@ start_manager(int index, const Entry *entry)
 	stack->reprobe_requested = false;
 	stack->probe = ECM_PROBE_UNKNOWN;
 	stack->end_reason = ECM_END_NONE;
+	stack->no_worker = false;
 	stack->next_retry_at = 0;
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, "start of the manager");
 	sup->runs_before = stack->runs;
@@ -436,6 +437,9 @@ start_manager(int index, const Entry *entry)
 	MemoryContextSwitchTo(old);
 	if (!registered)
 	{
+		ecm_lock(LW_EXCLUSIVE);
+		stack->no_worker = true;
+		ecm_unlock();
 		report_no_worker(entry);
 		return false;
 	}

@@ -754,6 +754,7 @@ clean_up(void)
 	if (cleaned_up)
 		return;
 	cleaned_up = true;
+	ProcDiePending = false;		/* we are about to; don't let it interrupt us */
 
 	ecm_lock(LW_EXCLUSIVE);
 	reason = stack->end_reason;
@@ -798,7 +799,11 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	if (cleaned_up)
 		return;
 	AbortOutOfAnyTransaction();
+
+	/* proc_exit() holds interrupts, and with them the bound on lock waits */
+	RESUME_INTERRUPTS();
 	clean_up();
+	HOLD_INTERRUPTS();
 }
 
 /* ----------------------------------------------------------------- main -- */

@@ -26,7 +26,7 @@
 #define PREFIX	"electric_cm."
 
 char	   *ecm_databases;
-int			ecm_max_managers = 0;
+int			ecm_max_managers;
 bool		ecm_enabled;
 char	   *ecm_stack_id;
 char	   *ecm_connection;
@@ -104,7 +104,7 @@ static ConninfoVerdict
 judge_keyword(const char *keyword, const char *value)
 {
 	for (int i = 0; i < (int) lengthof(secret_keywords); i++)
-		if (strcmp(keyword, secret_keywords[i]) == 0)
+		if (pg_strcasecmp(keyword, secret_keywords[i]) == 0)
 			return CONNINFO_SECRET;
 
 	if (strcmp(keyword, "dbname") == 0 &&
@@ -431,15 +431,20 @@ ecm_define_settings(void)
 							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   check_databases, NULL, NULL);
 
-	/* a PGC_POSTMASTER setting can't be defined any later */
-	if (process_shared_preload_libraries_in_progress)
-		DefineCustomIntVariable(PREFIX "max_managers",
-								"Sets the maximum number of databases that have a stack.",
-								"Each stack needs one background worker for its manager and "
-								"electric_cm.shape_workers for its consumers, out of "
-								"max_worker_processes.",
-								&ecm_max_managers, 8, 1, ECM_MAX_MANAGERS,
-								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	/*
+	 * A PGC_POSTMASTER setting can't be defined any later than at preload.
+	 * Otherwise it has no effect, but if it is in postgresql.conf already,
+	 * nobody should be told that there is no such setting.
+	 */
+	DefineCustomIntVariable(PREFIX "max_managers",
+							"Sets the maximum number of databases that have a stack.",
+							"Each stack needs one background worker for its manager and "
+							"electric_cm.shape_workers for its consumers, out of "
+							"max_worker_processes.",
+							&ecm_max_managers, 8, 1, ECM_MAX_MANAGERS,
+							process_shared_preload_libraries_in_progress ?
+							PGC_POSTMASTER : PGC_SIGHUP,
+							0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable(PREFIX "enabled",
 							 "Lets the database's stack run.",

@@ -18,7 +18,7 @@
 #define ECM_MAX_SHAPE_WORKERS	16
 
 extern char *ecm_databases;
-extern int	ecm_max_managers;	/* 0 unless preloaded */
+extern int	ecm_max_managers;
 extern bool ecm_enabled;
 extern char *ecm_stack_id;
 extern char *ecm_connection;

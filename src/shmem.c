@@ -53,27 +53,28 @@ ecm_shmem_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/*
- * The hint names the very line to write, so it keeps the libraries that are
- * loaded already.
- */
-void
-ecm_require_shared(void)
+/* The first line keeps the libraries that are loaded already. */
+char *
+ecm_preload_hint(void)
 {
 	const char *others = shared_preload_libraries_string;
 
-	if (ecm_shared != NULL)
-		return;
 	if (others == NULL)
 		others = "";
+	return psprintf("Put these two lines into postgresql.conf and restart the server:\n"
+					"shared_preload_libraries = '%s%selectric_cm'\n"
+					"wal_level = logical",
+					others, others[0] != '\0' ? "," : "");
+}
 
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("electric_cm must be loaded via shared_preload_libraries"),
-			 errhint("Put these two lines into postgresql.conf and restart the server:\n"
-					 "shared_preload_libraries = '%s%selectric_cm'\n"
-					 "wal_level = logical",
-					 others, others[0] != '\0' ? "," : "")));
+void
+ecm_require_shared(void)
+{
+	if (ecm_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("electric_cm must be loaded via shared_preload_libraries"),
+				 errhint("%s", ecm_preload_hint())));
 }
 
 int

@@ -166,6 +166,8 @@ typedef struct EcmStack
 
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
+	bool		no_worker;		/* no background worker slot was free; cleared
+								 * by who asks for another attempt */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 
@@ -243,6 +245,9 @@ extern void ecm_shmem_startup(void);	/* shmem_startup_hook */
 
 /* ERROR 55000 with the lines for postgresql.conf unless preloaded. */
 extern void ecm_require_shared(void);
+
+/* Those lines, palloc'd, as a hint. */
+extern char *ecm_preload_hint(void);
 
 /* The entry of a database, or -1.  Takes the lock itself. */
 extern int	ecm_stack_find(Oid dboid);

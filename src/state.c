@@ -102,21 +102,22 @@ is_stable(const EcmState *s, int64_t now)
 		now - s->streaming_since >= ECM_STREAMING_STABLE_US;
 }
 
-/* A wall clock can be set back by hours; that must not put off a retry. */
-static void
-heed_clock_set_back(EcmState *s, int64_t now)
-{
-	if (s->next_retry_at - now > s->backoff.max_ms * 1000)
-		s->next_retry_at = now;
-	if (s->streaming_since > now)
-		s->streaming_since = now;
-}
-
 /* Has the current step's failure, or a loss before it, been noted already? */
 static bool
 retry_pending(const EcmState *s)
 {
 	return s->next_retry_at != 0;
+}
+
+/* A wall clock can be set back by hours; that must not put off a retry. */
+static void
+heed_clock_set_back(EcmState *s, int64_t now)
+{
+	if (retry_pending(s) &&
+		s->next_retry_at - now > s->backoff.max_ms * 1000)
+		s->next_retry_at = now;
+	if (s->streaming_since > now)
+		s->streaming_since = now;
 }
 
 static void

@@ -353,6 +353,13 @@ await_run(uint64 runs)
 			break;
 		if (is_stopped(stack))
 			report_stopped(stack);
+		if (stack->no_worker)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("the stack of database \"%s\" cannot be started: no background worker slot is free",
+							stack->datname),
+					 errdetail("The launcher goes on trying."),
+					 errhint("Raise max_worker_processes and restart the server.")));
 		(void) sleep_until_change(index, 0);
 	}
 	ConditionVariableCancelSleep();
@@ -483,17 +490,10 @@ electric_cm_register(NO_ARGUMENTS)
 
 	if (ecm_shared == NULL)
 	{
-		const char *others = shared_preload_libraries_string;
-
-		if (others == NULL)
-			others = "";
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("electric_cm does nothing until it is loaded via shared_preload_libraries"),
-				 errhint("Put these two lines into postgresql.conf and restart the server:\n"
-						 "shared_preload_libraries = '%s%selectric_cm'\n"
-						 "wal_level = logical",
-						 others, others[0] != '\0' ? "," : "")));
+				 errhint("%s", ecm_preload_hint())));
 		PG_RETURN_VOID();
 	}
 
@@ -766,7 +766,7 @@ electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
  *
  * 55000: electric_cm.enabled is off, or the database is not listed in
  * electric_cm.databases; else as electric_cm_await_active().
- * 25006: read-only transaction.
+ * 53400: no free background worker slot.  25006: read-only transaction.
  */
 Datum
 electric_cm_start(NO_ARGUMENTS)
@@ -802,6 +802,7 @@ electric_cm_start(NO_ARGUMENTS)
 		stack->adopt_requested = true;
 		stack->reprobe_requested = true;
 	}
+	stack->no_worker = false;	/* it is tried anew */
 	ecm_unlock();
 	ecm_launcher_wake();
 
@@ -987,6 +988,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
  * Ends the stack's manager and returns when a new one runs.
  *
  * 55000: the stack is stopped; else as electric_cm_await_active().
+ * 53400: no free background worker slot.
  */
 Datum
 electric_cm_restart(NO_ARGUMENTS)
@@ -1009,6 +1011,7 @@ electric_cm_restart(NO_ARGUMENTS)
 	{
 		runs = ecm_shared->stacks[index].runs;
 		ecm_shared->stacks[index].restart_requested = true;
+		ecm_shared->stacks[index].no_worker = false;
 	}
 	ecm_unlock();
 	if (index < 0)

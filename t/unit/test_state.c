@@ -83,7 +83,7 @@ static void
 start(void)
 {
 	ecm_state_init(&s, 1000, 10000);
-	now = 1000 * SECOND;
+	now = 100000 * SECOND;
 	tick();
 }
 
@@ -177,7 +177,7 @@ test_happy_path(void)
 	size_t		i;
 
 	ecm_state_init(&s, 1000, 10000);
-	now = 1000 * SECOND;
+	now = 100000 * SECOND;
 	is_str(status(), "waiting", "without the lock the status is waiting");
 	is_str(ecm_state_phase(&s), "connection_setup",
 		   "the first phase is connection_setup");

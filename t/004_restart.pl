@@ -1,0 +1,85 @@
+# The server is restarted, cleanly and not, in the middle of a load: nothing is
+# lost and nothing comes twice.
+use strict;
+use warnings;
+
+use IPC::Run ();
+use ElectricCM qw(new_node wait_active replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main');
+my $db = 'postgres';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE TABLE account (id int PRIMARY KEY, balance int NOT NULL, filler text)');
+value('CREATE TABLE history (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account int, delta int, at timestamptz)');
+value("INSERT INTO account SELECT i, 0, repeat('x', 80) FROM generate_series(1, 5000) i");
+ok(wait_active($node, $db), 'active');
+my %handle = map { $_ => value("SELECT electric_cm_create_shape('$_')") } qw(account history);
+
+my $script = $node->basedir . '/load.sql';
+append_to_file($script, q{
+\set id random(1, 5000)
+\set other random(5001, 100000)
+\set delta random(-500, 500)
+BEGIN;
+UPDATE account SET balance = balance + :delta WHERE id = :id;
+INSERT INTO account VALUES (:other, 0) ON CONFLICT (id) DO UPDATE SET balance = account.balance + 1;
+DELETE FROM account WHERE id = :other + 1;
+INSERT INTO history (account, delta, at) VALUES (:id, :delta, now());
+COMMIT;
+});
+
+my ($in, $out, $err);
+
+sub start_load
+{
+	my ($seconds) = @_;
+	($in, $out, $err) = ('', '', '');
+	return IPC::Run::start(
+		[
+			'pgbench', '-n', '-c', 4, '-T', $seconds, '-f', $script,
+			'-d', $node->connstr($db)
+		],
+		\$in, \$out, \$err);
+}
+
+for my $mode (qw(fast immediate fast immediate))
+{
+	my $before = value('SELECT count(*) FROM history');
+	my $load = start_load(30);
+	ok($node->poll_query_until($db, "SELECT count(*) > $before + 300 FROM history"), 'load');
+	$node->stop($mode);
+	$load->finish;    # has lost its connections
+	isnt($load->result(0), 0, "$mode shutdown in the middle of it");
+	$node->start;
+	ok(wait_active($node, $db), "active again after $mode shutdown");
+}
+my $load = start_load(1);
+$load->finish;
+is($load->result(0), 0, 'a last load') or diag($err);
+
+value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+for my $table (sort keys %handle)
+{
+	my ($ok, $entries) = replay_equals($node, $db, $handle{$table}, $table, ['id']);
+	ok($ok, "$table: replay equals table ($entries entries)");
+}
+cmp_ok(value("SELECT count(*) FROM electric_cm_shape_log('$handle{history}') WHERE operation <> 'insert'"),
+	'==', 0, 'what was only inserted has only inserts');
+is( value('SELECT count(*) FROM electric_cm_shapes WHERE state = $$live$$'),
+	2, 'the shapes are the same all along');
+
+# A crash right after the commits: what is acknowledged is in the logs
+value('SELECT electric_cm_await_flushed()');
+$node->stop('immediate');
+$node->start;
+is( value("SELECT count(*) = (SELECT count(*) FROM history)
+		FROM electric_cm_shape_log('$handle{history}')"),
+	't', 'what electric_cm_await_flushed() has said to be there survives a crash');
+$node->stop;
+done_testing();

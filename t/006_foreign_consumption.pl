@@ -1,0 +1,142 @@
+# Somebody else consumes or drops the slot while the stack is stopped: shapes
+# would have a hole, so they are invalidated, and an event says so.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main');
+my $db = 'postgres';
+my $slot = 'electric_cm_postgres';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
+ok(wait_active($node, $db), 'active');
+
+my $handle;
+
+sub shape
+{
+	$handle = value("SELECT electric_cm_create_shape('t')");
+	value(q{INSERT INTO t (t) VALUES ('x')});
+	value('SELECT electric_cm_await_flushed()');
+	return value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+}
+
+# What happens to the shape if this happens while the stack is stopped?
+sub while_stopped
+{
+	my ($what, $survives, $code) = @_;
+
+	cmp_ok(shape(), '>', 0, "$what: a shape");
+	my $since = value('SELECT clock_timestamp()');
+	$node->psql($db, 'SELECT electric_cm_stop()');
+	$code->();
+	value('SELECT electric_cm_start()');
+	ok(wait_active($node, $db), "$what: active");
+	my ($rc, $out, $err) =
+	  $node->psql($db, "\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
+	my $events = value("SELECT count(*) FROM electric_cm_events
+		WHERE event = 'shapes_invalidated' AND occurred_at > '$since'");
+	if ($survives)
+	{
+		is($rc, 0, "$what: the shape goes on") or diag($err);
+		is($events, 0, "$what: no event");
+		value('SELECT electric_cm_await_flushed()');
+		my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+		ok($ok, "$what: replay equals table ($entries entries)");
+	}
+	else
+	{
+		like($err, qr/42704/, "$what: the shape is gone");
+		like($err, qr/HINT:.*create_shape/, "$what: ... with a hint");
+		is($events, 1, "$what: an event says so");
+	}
+	cmp_ok(shape(), '>', 0, "$what: the next shape works");
+	value('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	ok($ok, "$what: and replays to the table");
+	return;
+}
+
+while_stopped('nothing happens', 1, sub { });
+while_stopped('rows are written', 1, sub {
+	value(q{INSERT INTO t (t) SELECT 'y' FROM generate_series(1, 1000)});
+});
+while_stopped('the server is restarted', 1, sub {
+	value(q{INSERT INTO t (t) VALUES ('y')});
+	$node->restart;
+});
+while_stopped('the server crashes', 1, sub {
+	value(q{INSERT INTO t (t) VALUES ('y')});
+	$node->stop('immediate');
+	$node->start;
+});
+while_stopped('somebody looks at the slot', 1, sub {
+	value(q{INSERT INTO t (t) VALUES ('y')});
+	my $n = value(qq{SELECT count(*) FROM pg_logical_slot_peek_binary_changes('$slot', NULL, NULL,
+		'proto_version', '1', 'publication_names', 'electric_cm_publication')});
+	cmp_ok($n, '>=', 3, 'somebody has seen the changes');
+});
+while_stopped('somebody consumes the slot', 0, sub {
+	value(q{INSERT INTO t (t) VALUES ('lost')});
+	my $n = value(qq{SELECT count(*) FROM pg_logical_slot_get_binary_changes('$slot', NULL, NULL,
+		'proto_version', '1', 'publication_names', 'electric_cm_publication')});
+	cmp_ok($n, '>=', 3, 'somebody has got the changes');
+});
+while_stopped('somebody advances the slot', 0, sub {
+	value(q{INSERT INTO t (t) VALUES ('lost')});
+	value(qq{SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())});
+});
+while_stopped('somebody drops the slot', 0, sub {
+	value(qq{SELECT pg_drop_replication_slot('$slot')});
+});
+while_stopped('somebody makes another slot of that name', 0, sub {
+	value(qq{SELECT pg_drop_replication_slot('$slot')});
+	value(q{INSERT INTO t (t) VALUES ('lost')});
+	value(qq{SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')});
+});
+
+# The end of the manager by itself is no clean stop, but nobody else can have
+# had the slot unnoticed
+cmp_ok(shape(), '>', 0, 'a shape');
+my $pid = value('SELECT pid FROM electric_cm_stat_manager');
+value("SELECT pg_terminate_backend($pid)");
+ok($node->poll_query_until($db,
+		"SELECT electric_cm_status() = 'active' AND pid <> $pid FROM electric_cm_stat_manager"),
+	'back after pg_terminate_backend()');
+cmp_ok(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), '>', 0, 'the shape goes on');
+
+# The publication goes while it runs: shapes must not go on with a hole
+shape();
+value('DROP PUBLICATION electric_cm_publication');
+value(q{INSERT INTO t (t) VALUES ('unpublished')});
+ok( $node->poll_query_until($db,
+		"SELECT NOT EXISTS (SELECT FROM electric_cm_shapes WHERE handle = '$handle')"),
+	'publication dropped: the shape is gone');
+ok(wait_active($node, $db), 'active again');
+cmp_ok(shape(), '>', 0, 'a new shape');
+my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+ok($ok, "replay equals table ($entries entries)");
+
+# A slot that belongs to somebody else is left alone
+$node->psql($db, 'SELECT electric_cm_stop(drop_slot => true)');
+value(qq{SELECT pg_create_physical_replication_slot('$slot')});
+value('SELECT electric_cm_start()');
+ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), 'another kind of slot: failed');
+like(value('SELECT last_error FROM electric_cm_stat_manager'),
+	qr/$slot.*belongs to another/, 'the error says why');
+my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
+like($err, qr/has failed.*DETAIL:.*$slot.*HINT:.*electric_cm\.slot_name/s, 'waiting is an error, with the fix');
+is(value('SELECT count(*) FROM pg_replication_slots'), 1, 'it is left alone');
+value("SELECT pg_drop_replication_slot('$slot')");
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active after electric_cm_start() when it is gone');
+
+$node->stop;
+done_testing();

@@ -1,0 +1,190 @@
+# Configuration errors: the status says what is wrong, the hint how to mend it,
+# and mending it is enough.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', start => 0);
+my $db = 'postgres';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub status_becomes
+{
+	my ($status, $what) = @_;
+	return 1 if ok($node->poll_query_until($db, 'SELECT electric_cm_status()', $status), $what);
+	diag(value('SELECT * FROM electric_cm_stat_manager'));
+	return 0;
+}
+
+sub fails
+{
+	my ($what, $error, $hint) = @_;
+	status_becomes('failed', "$what: failed");
+	like(value('SELECT last_error FROM electric_cm_stat_manager'), $error, "$what: last_error");
+	isnt(value('SELECT last_error_sqlstate FROM electric_cm_stat_manager'), '', "$what: with an SQLSTATE");
+	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
+	isnt($rc, 0, "$what: waiting is an error");
+	like($err, qr/has failed\nDETAIL: .*\nHINT: .*$hint/s, "$what: with the hint");
+	is( value("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND severity = 'error'"),
+		't', "$what: an event");
+	return;
+}
+
+sub set_and_reload
+{
+	my ($sql) = @_;
+	value($sql);
+	$node->reload;
+	return;
+}
+
+# wal_level
+
+$node->append_conf('postgresql.conf', "wal_level = replica");
+$node->start;
+value('CREATE EXTENSION electric_cm');
+fails('wal_level = replica', qr/wal_level/, qr/wal_level = logical.*restart/);
+is(value('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');
+$node->append_conf('postgresql.conf', "wal_level = logical");
+$node->restart;
+ok(wait_active($node, $db), 'wal_level = logical: active');
+
+# The connection
+
+set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'user=nobody'");
+fails('a role that does not exist', qr/nobody/, qr/(?:Create the role|electric_cm\.connection)/);
+value('CREATE ROLE nobody LOGIN');
+value('SELECT electric_cm_restart()');
+fails('a role without REPLICATION', qr/\S/, qr/REPLICATION/);
+value('ALTER ROLE nobody SUPERUSER REPLICATION');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'a role that may: active after electric_cm_start()');
+is( value("SELECT usename FROM pg_stat_activity JOIN electric_cm_stat_connections ON backend_pid = pid AND role = 'replication'"),
+	'nobody', '... with that role');
+set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'dbname=no_such_database'");
+fails('a database that does not exist', qr/no_such_database/, qr/electric_cm\.connection/);
+set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'no_such_keyword=1'");
+fails('a keyword that does not exist', qr/no_such_keyword/, qr/electric_cm\.connection/);
+
+# Another server
+my $other = PostgreSQL::Test::Cluster->new('other');
+$other->init(allows_streaming => 'logical');
+$other->start;
+my $other_conninfo = 'host=' . $other->host . ' port=' . $other->port;
+set_and_reload("ALTER DATABASE $db SET electric_cm.connection = '$other_conninfo'");
+fails('another server', qr/another server/, qr/electric_cm\.connection/);
+is($other->safe_psql($db, 'SELECT count(*) FROM pg_replication_slots'), 0, 'it is left alone');
+$other->stop;
+# ... that isn't there: it may come
+value('SELECT electric_cm_restart()');
+ok( $node->poll_query_until($db,
+		"SELECT status = 'starting' AND retry_count >= 2 AND next_retry_at IS NOT NULL
+			AND last_error IS NOT NULL FROM electric_cm_stat_manager"),
+	'a server that does not answer is tried again');
+my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_await_active('100 ms')});
+like($err, qr/timed out.*DETAIL:.*connect_replication/s, 'waiting times out and says at which step');
+
+# Mended by a reload
+set_and_reload("ALTER DATABASE $db RESET electric_cm.connection");
+ok(wait_active($node, $db), 'nothing configured: active after a reload');
+
+# pg_hba.conf
+my $hba = $node->data_dir . '/pg_hba.conf';
+my $hba_text = slurp_file($hba);
+open my $fh, '>', $hba or die;
+print $fh "local all nobody trust\n";
+close $fh;
+$node->reload;
+sub as_nobody { my ($r, $o, $e) = $node->psql($db, $_[0], extra_params => [ '-U', 'nobody' ]); return $o; }
+as_nobody('SELECT electric_cm_restart()');
+my $failed = 0;
+for (1 .. 600)
+{
+	last if $failed = as_nobody('SELECT electric_cm_status()') eq 'failed';
+	select undef, undef, undef, 0.1;
+}
+ok($failed, 'no entry in pg_hba.conf: failed');
+my $last_error = as_nobody('SELECT last_error FROM electric_cm_stat_manager');
+like($last_error, qr/pg_hba\.conf/, '... and says so');
+($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()', extra_params => [ '-U', 'nobody' ]);
+like($err, qr/HINT:.*local\s+\S+\s+\S+/s, '... with the line to add');
+open $fh, '>', $hba or die;
+print $fh $hba_text;
+close $fh;
+$node->reload;
+ok(wait_active($node, $db), 'the entry is there again: active after a reload');
+
+# The publication
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+value('CREATE TABLE f (id int PRIMARY KEY, t text)');
+value('CREATE PUBLICATION electric_cm_publication FOR TABLE f WHERE (id > 1)');
+value('SELECT electric_cm_start()');
+fails('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
+value('ALTER PUBLICATION electric_cm_publication SET TABLE f (id)');
+value('SELECT electric_cm_start()');
+fails('a publication that filters columns', qr/filters rows or columns/, qr/column lists/);
+value('ALTER PUBLICATION electric_cm_publication SET TABLE f');
+value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
+value('SELECT electric_cm_start()');
+fails('a publication without updates', qr/does not publish/, qr/ALTER PUBLICATION.*publish/);
+value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'a publication that publishes everything: active');
+my $handle = value(q{SELECT electric_cm_create_shape('f')});
+value(q{INSERT INTO f VALUES (1, 'a')});
+value('SELECT electric_cm_await_flushed()');
+is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'and it works');
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+value('DROP PUBLICATION electric_cm_publication');
+value("ALTER DATABASE $db SET electric_cm.create_publication = off");
+value('SELECT electric_cm_start()');
+fails('no publication', qr/does not exist/, qr/CREATE PUBLICATION/);
+value('CREATE PUBLICATION electric_cm_publication');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'made by hand: active');
+value("ALTER DATABASE $db RESET electric_cm.create_publication");
+
+# Names
+value('SELECT electric_cm_stop(drop_slot => true)');
+value("ALTER DATABASE $db SET electric_cm.slot_name = 'my_slot'");
+value("ALTER DATABASE $db SET electric_cm.publication_name = 'My Publication'");
+value("ALTER DATABASE $db SET electric_cm.stack_id = 'my stack'");
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'other names: active');
+is(value('SELECT slot_name FROM pg_replication_slots'), 'my_slot', 'slot_name');
+is(value(q{SELECT pubname FROM pg_publication WHERE pubname = 'My Publication'}), 'My Publication', 'publication_name');
+is(value('SELECT stack_id FROM electric_cm_stat_manager'), 'my stack', 'stack_id');
+value('DROP TABLE f');
+value('CREATE TABLE f (id int PRIMARY KEY, t text)');
+$handle = value(q{SELECT electric_cm_create_shape('f')});
+value(q{INSERT INTO f VALUES (1, 'a')});
+value('SELECT electric_cm_await_flushed()');
+is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'shapes work with them');
+
+# Settings that would break our own sessions
+value("ALTER DATABASE $db SET statement_timeout = '1 ms'");
+value("ALTER DATABASE $db SET default_transaction_read_only = on");
+value("ALTER DATABASE $db SET default_transaction_isolation = 'serializable'");
+value("ALTER DATABASE $db SET search_path = 'nowhere'");
+value("ALTER DATABASE $db SET idle_session_timeout = '10 ms'");
+$node->restart;
+my $sane = 'SET statement_timeout = 0; SET default_transaction_read_only = off;
+	SET default_transaction_isolation = $$read committed$$; SET search_path = public; SET idle_session_timeout = 0;';
+ok( $node->poll_query_until($db, "$sane SELECT electric_cm_status()", 'active'),
+	'settings of the database do not get in the way');
+value("$sane INSERT INTO f VALUES (2, 'b')");
+value("$sane SELECT electric_cm_await_flushed(NULL, '20 s')");
+is(value("$sane SELECT count(*) FROM electric_cm_shape_log('$handle')"), 2, 'shapes go on');
+value("$sane CREATE TABLE g (id int PRIMARY KEY)");
+$handle = value("$sane SELECT electric_cm_create_shape('g')");
+is(value("$sane SELECT count(*) FROM electric_cm_shape_log('$handle')"), 0, 'and are created');
+
+$node->stop;
+done_testing();
