@@ -155,5 +155,5 @@ describe_machine() {
     printf '%s cores (%s), %s GB of memory, Linux %s, %s on %s, %s\n' \
         "$(nproc)" "${cpu:-unknown}" "$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)" \
         "$(uname -r)" "$(query "SHOW fsync" | sed 's/^/fsync /')" \
-        "$(stat -f -c %T "$ECM_TMP")" "$(postgres --version | sed 's/^postgres (\(.*\)) /\1 /')"
+        "$(df --output=fstype "$ECM_TMP" | tail -n 1)" "$(postgres --version | sed 's/^postgres (\(.*\)) /\1 /')"
 }

@@ -132,6 +132,27 @@ note_error(EcmConn *conn, const char *sqlstate, const char *message,
 	conn->has_error = true;
 }
 
+/*
+ * A refusal by the server's authentication: the hint is the very line of
+ * pg_hba.conf that would let us in.
+ */
+static void
+hint_pg_hba(EcmConn *conn)
+{
+	const char *host = PQhost(conn->pg);
+	const char *user = PQuser(conn->pg);
+	bool		local = host == NULL || host[0] == '\0' || host[0] == '/';
+
+	if (strncmp(conn->error.sqlstate, "28", 2) != 0 ||
+		conn->error.hint[0] != '\0' || user == NULL)
+		return;
+	snprintf(conn->error.hint, sizeof(conn->error.hint),
+			 "Put this line at the top of pg_hba.conf and reload: %s \"%s\" \"%s\" %s%s",
+			 local ? "local" : "host", conn->dbname, user,
+			 local ? "" : strchr(host, ':') ? "::1/128 " : "127.0.0.1/32 ",
+			 local ? "peer" : "scram-sha-256");
+}
+
 static void
 note_libpq_error(EcmConn *conn)
 {
@@ -144,6 +165,8 @@ note_libpq_error(EcmConn *conn)
 	ecm_error_from_libpq(&conn->error, text);
 	if (conn->error.sqlstate[0] == '\0')
 		strlcpy(conn->error.sqlstate, "08006", sizeof(conn->error.sqlstate));
+	if (conn->pg)
+		hint_pg_hba(conn);
 	conn->has_error = true;
 }
 

@@ -69,7 +69,7 @@
  * than decoding it.  So after a round that read a lot we let it run ahead.
  */
 #define BUSY_BYTES				(32 * 1024)
-#define BUSY_PAUSE_MS			2
+#define BUSY_PAUSE_MS			1
 
 static int	stack_index;
 static EcmStack *stack;			/* our entry; read freely, write under lock */
@@ -204,8 +204,7 @@ step_job_done(void *arg pg_attribute_unused(),
 		step_job_result = ECM_RESULT_DONE;
 		return;
 	}
-	step_job_failure.err = *err;
-	step_job_failure.kind = ecm_error_kind(err, ECM_CONTEXT_POOL);
+	ecm_failure_set(&step_job_failure, err, ECM_CONTEXT_POOL);
 	step_job_result = ECM_RESULT_FAILED;
 }
 
@@ -437,17 +436,16 @@ static void
 report_failure(const EcmStepFailure *failure)
 {
 	const EcmError *err = &failure->err;
-	const char *hint = err->hint[0] ? err->hint : ecm_error_hint(err, ECM_CONTEXT_OTHER);
 	bool		fatal = failure->kind == ECM_ERROR_FATAL;
 
-	ecm_publish_error(err, hint ? hint : "");
+	ecm_publish_error(err);
 	if (!fatal && strcmp(err->sqlstate, last_reported.sqlstate) == 0 &&
 		strcmp(err->message, last_reported.message) == 0)
 		return;
 	last_reported = *err;
 	event(fatal ? "config_error" : "connection_error",
 		  fatal ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
-		  hint ? hint : err->detail,
+		  err->hint[0] ? err->hint : err->detail,
 		  psprintf("%s: %s", ecm_step_name(state.step), err->message));
 }
 

@@ -179,11 +179,11 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 }
 
 void
-ecm_publish_error(const EcmError *err, const char *hint)
+ecm_publish_error(const EcmError *err)
 {
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
-	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), hint);
+	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), err->hint);
 	strlcpy(stack->last_error_sqlstate, err->sqlstate,
 			sizeof(stack->last_error_sqlstate));
 	stack->last_error_at = GetCurrentTimestamp();

@@ -24,7 +24,7 @@ extern void ecm_publish_options(void);
 /* Status, step, retries; wakes whoever waits for a change. */
 extern void ecm_publish_state(const EcmState *state, const char *waiting_for,
 							  int blocking_pid);
-extern void ecm_publish_error(const EcmError *err, const char *hint);
+extern void ecm_publish_error(const EcmError *err);
 extern void ecm_publish_lookup(void);	/* what the setup steps found out */
 extern void ecm_publish_connections(void);
 extern void ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,

@@ -13,8 +13,10 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <sys/socket.h>
 
 #include "access/xlog.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
@@ -27,16 +29,25 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+/* its header wants Kerberos's, which the server's own packages don't need */
+#undef ENABLE_GSS
+#include "libpq/libpq-be.h"
+
 #include "compat.h"
 #include "replication.h"
 #include "settings.h"
 #include "wal.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_widen_send_buffer);
 
 #define QUERY_TIMEOUT_MS	30000
 
 /* How often a busy slot is looked at, and for how long. */
 #define SLOT_POLL_MS		10
 #define SLOT_BUSY_TIMEOUT_MS	5000
+
+/* What a walsender may send before we have read it. */
+#define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
 
 /* pgoutput's protocol 1 has all that we need, and every server speaks it. */
 #define PROTO_VERSION		1
@@ -108,12 +119,23 @@ step_failed(EcmStepFailure *failure, EcmErrorKind kind, const char *sqlstate,
 	return ECM_RESULT_FAILED;
 }
 
+void
+ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
+				EcmErrorContext context)
+{
+	const char *hint = ecm_error_hint(err, context);
+
+	failure->err = *err;
+	failure->kind = ecm_error_kind(err, context);
+	if (err->hint[0] == '\0' && hint != NULL)
+		strlcpy(failure->err.hint, hint, sizeof(failure->err.hint));
+}
+
 /* The failure of the connection or of the query that has just ended. */
 static EcmStepResult
 conn_failed(EcmStepFailure *failure, EcmErrorContext context)
 {
-	failure->err = *ecm_conn_error(rep_conn);
-	failure->kind = ecm_error_kind(&failure->err, context);
+	ecm_failure_set(failure, ecm_conn_error(rep_conn), context);
 	return ECM_RESULT_FAILED;
 }
 
@@ -418,6 +440,28 @@ start_streaming(XLogRecPtr start_lsn)
 	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
 }
 
+/*
+ * _electric_cm.widen_send_buffer() RETURNS int4
+ *
+ * Called in our own walsender.  It sends message by message, and the kernel
+ * charges a Unix socket's buffer several hundred bytes for each, so that with
+ * the default size it can run ahead by a few hundred rows only and the two
+ * processes wake each other all the time.  The kernel cuts the wish down to
+ * what it allows (net.core.wmem_max).  Returns the size asked for, in bytes.
+ */
+Datum
+electric_cm_widen_send_buffer(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	int			size = SEND_BUFFER_BYTES;
+
+	if (MyProcPort != NULL &&
+		setsockopt(MyProcPort->sock, SOL_SOCKET, SO_SNDBUF,
+				   (char *) &size, sizeof(size)) != 0)
+		ereport(LOG,
+				(errmsg("could not widen the send buffer: %m")));
+	PG_RETURN_INT32(size);
+}
+
 void
 ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 {
@@ -447,7 +491,8 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 			ecm_conn_send(rep_conn,
 						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
 						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
-						  "SET bytea_output = 'hex'", QUERY_TIMEOUT_MS);
+						  "SET bytea_output = 'hex';"
+						  "SELECT _electric_cm.widen_send_buffer()", QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_START_STREAMING:
 			start_streaming(start_lsn);

@@ -32,6 +32,10 @@ typedef struct EcmStepFailure
 	EcmErrorKind kind;
 } EcmStepFailure;
 
+/* An error by what was being done: fills kind, and the hint if there is none. */
+extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
+							EcmErrorContext context);
+
 /* What the setup steps found out; valid once their step is done. */
 typedef struct EcmReplicationInfo
 {
