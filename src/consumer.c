@@ -4,16 +4,10 @@
  *	  The consumer worker: decodes what the manager feeds it, keeps what its
  *	  shapes want, and appends it to their logs.
  *
- * Entries are gathered in memory, chunk by chunk, over as many upstream
- * transactions as are waiting in the queue; one local transaction then writes
- * the chunks together with this consumer's progress.  It commits
- * asynchronously, and the position is reported as durable once that commit's
- * WAL is flushed: by the WAL writer while there is more to do, by ourselves
- * when the queue runs dry.
- *
- * The invariant that everything rests on: what is in the shape logs, and the
- * row in _electric_cm.progress, change in one transaction.  A transaction
- * that comes again after a reconnection is recognised by its commit LSN.
+ * The writing side is in gather.c.  This side follows the stream: relations as
+ * pgoutput describes them, the shapes that want their changes, and the orders
+ * that arrive as messages in transactions of the stack's own (shape.h).  An
+ * order takes effect where its transaction commits, neither earlier nor later.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,40 +40,17 @@
 #include "utils/timestamp.h"
 
 #include "consumer.h"
+#include "gather.h"
 #include "shape.h"
 #include "shmem.h"
 #include "worker.h"
-
-/* Complete transactions are written when this much has been gathered ... */
-#define BATCH_BYTES			(1024 * 1024)
-/* ... or after this long, so that readers see a busy stream move. */
-#define BATCH_MS			50
-/* A transaction that is still coming in is written early beyond this. */
-#define SPILL_BYTES			(4 * 1024 * 1024)
-
-/* A chunk in the making. */
-typedef struct Chunk
-{
-	XLogRecPtr	first_lsn;
-	int64		first_op;
-	int32		entries;
-	uint64		xid;			/* captured: of the transaction; else 0 */
-	StringInfoData data;
-} Chunk;
 
 /* A shape that we follow. */
 typedef struct Shape
 {
 	EcmShapeDef *def;
 	MemoryContext context;		/* of def and of this struct */
-	bool		capturing;		/* not live yet: chunks carry their xid */
-	bool		gone;			/* invalidated: its entries are dropped */
-
-	/* chunks are allocated in batch_context */
-	List	   *complete;		/* of complete upstream transactions */
-	List	   *open;			/* of the one that is coming in */
-	XLogRecPtr	op_lsn;			/* transaction that next_op counts in */
-	int64		next_op;
+	EcmShapeBuffer buffer;
 } Shape;
 
 /* A shape's view of a relation in the stream. */
@@ -98,51 +69,20 @@ typedef struct RelEntry
 	List	   *bindings;
 } RelEntry;
 
-/* A local commit whose WAL is not known to be flushed yet. */
-typedef struct UnflushedCommit
-{
-	XLogRecPtr	upstream_lsn;
-	XLogRecPtr	local_lsn;
-} UnflushedCommit;
-
 static EcmConsumerArgs args;
 static char *stack_name;
 static shm_mq_handle *queue;
 
-static MemoryContext batch_context; /* chunks */
+static MemoryContext orders_context;	/* reset after each transaction */
 static MemoryContext message_context;	/* reset after each message */
 static MemoryContext relation_context;	/* relation cache */
 
 static List *shapes = NIL;
 static uint32 shapes_version = 1;
 static HTAB *relations;
-/* shapes with complete chunks, and with open ones; in batch_context */
-static List *complete_shapes = NIL;
-static List *open_shapes = NIL;
-
-/* the stream */
-static XLogRecPtr applied_lsn;	/* end of the last upstream commit applied */
-static List *unflushed = NIL;	/* of UnflushedCommit, oldest first */
-
-static bool in_transaction;
+/* the upstream transaction that is coming in */
 static bool skipping;			/* it was applied before */
-static bool spilling;			/* a local transaction is open for it */
-static XLogRecPtr txn_lsn;		/* its commit record */
-static uint64 txn_xid;
-static List *txn_orders = NIL;	/* our own messages in it, in batch_context */
-
-static Size complete_bytes;		/* gathered in complete chunks */
-static Size open_bytes;			/* ... in open ones */
-static XLogRecPtr batch_lsn;	/* end of the last complete transaction
-								 * gathered, or invalid */
-static TimestampTz batch_began;
-
-static EcmLogWriter *writer;
-static SPIPlanPtr progress_plan;
-
-static int64 n_transactions;
-static int64 n_changes;
-static int64 n_matched;
+static List *txn_orders = NIL;	/* our own messages in it, in orders_context */
 
 /* scratch space for one change */
 static EcmValue *new_values;
@@ -181,7 +121,7 @@ find_shape(int64 id)
 	{
 		Shape	   *shape = lfirst(lc);
 
-		if (shape->def->id == id)
+		if (shape->def->id == id && !shape->buffer.gone)
 			return shape;
 	}
 	return NULL;
@@ -198,7 +138,9 @@ add_shape(EcmShapeDef *def, MemoryContext context)
 
 	shape->def = def;
 	shape->context = context;
-	shape->capturing = def->state != ECM_SHAPE_LIVE;
+	shape->buffer.shape = def->id;
+	shape->buffer.ncolumns = def->ncolumns;
+	shape->buffer.capturing = def->state != ECM_SHAPE_LIVE;
 	ensure_scratch(def->ncolumns);
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -215,7 +157,7 @@ add_shape(EcmShapeDef *def, MemoryContext context)
 static void
 mark_shape_gone(Shape *shape)
 {
-	shape->gone = true;
+	shape->buffer.gone = true;
 	shapes_version++;
 }
 
@@ -228,7 +170,7 @@ remove_gone_shapes(void)
 	{
 		Shape	   *shape = lfirst(lc);
 
-		if (shape->gone)
+		if (shape->buffer.gone)
 		{
 			shapes = foreach_delete_current(shapes, lc);
 			MemoryContextDelete(shape->context);
@@ -265,323 +207,7 @@ load_all_shapes(void *arg pg_attribute_unused())
 		(void) load_shape(((EcmShapeDef *) lfirst(lc))->id);
 }
 
-/* ----------------------------------------------------- local transaction -- */
-
-static void
-begin_local(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(message_context);
-}
-
-static void
-save_progress(XLogRecPtr lsn)
-{
-	Datum		values[2] = {Int32GetDatum(args.worker), LSNGetDatum(lsn)};
-	EcmSpiState spi;
-
-	ecm_spi_begin(&spi);
-	if (progress_plan == NULL)
-	{
-		Oid			types[2] = {INT4OID, LSNOID};
-		SPIPlanPtr	plan;
-
-		plan = SPI_prepare("INSERT INTO _electric_cm.progress AS p (worker, lsn)"
-						   " VALUES ($1, $2)"
-						   " ON CONFLICT (worker) DO UPDATE SET lsn = excluded.lsn",
-						   2, types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare the progress statement");
-		progress_plan = plan;
-	}
-	if (SPI_execute_plan(progress_plan, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not save progress");
-	ecm_spi_end(&spi);
-}
-
-/*
- * Commits the local transaction, which carries everything up to 'lsn'.
- */
-static void
-commit_local(XLogRecPtr lsn)
-{
-	UnflushedCommit *commit;
-	MemoryContext old;
-
-	if (writer != NULL)
-	{
-		ecm_log_writer_end(writer);
-		writer = NULL;
-	}
-	save_progress(lsn);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	commit = palloc(sizeof(UnflushedCommit));
-	commit->upstream_lsn = lsn;
-	commit->local_lsn = XactLastCommitEnd;
-	unflushed = lappend(unflushed, commit);
-	MemoryContextSwitchTo(old);
-	applied_lsn = lsn;
-	MemoryContextSwitchTo(message_context);
-}
-
-/*
- * Tells the manager how far we are.  With 'flush' our last commit is flushed
- * first: nothing else would for up to three times wal_writer_delay.
- */
-static void
-report_progress(bool flush)
-{
-	EcmConsumerSlot *slot = my_slot();
-	EcmStack   *stack = &ecm_shared->stacks[args.stack_index];
-	XLogRecPtr	flushed;
-	XLogRecPtr	durable = InvalidXLogRecPtr;
-
-	if (flush && unflushed != NIL)
-		XLogFlush(((UnflushedCommit *) llast(unflushed))->local_lsn);
-	flushed = GetFlushRecPtr(NULL);
-
-	while (unflushed != NIL)
-	{
-		UnflushedCommit *commit = linitial(unflushed);
-
-		if (commit->local_lsn > flushed)
-			break;
-		durable = commit->upstream_lsn;
-		unflushed = list_delete_first(unflushed);
-		pfree(commit);
-	}
-	/* transactions that wrote nothing are as durable as what precedes them */
-	if (unflushed == NIL)
-		durable = applied_lsn;
-
-	ecm_lock(LW_EXCLUSIVE);
-	slot->applied_lsn = Max(slot->applied_lsn, applied_lsn);
-	slot->received_lsn = Max(slot->received_lsn, Max(applied_lsn, batch_lsn));
-	slot->durable_lsn = Max(slot->durable_lsn, durable);
-	slot->shapes = list_length(shapes);
-	slot->transactions = n_transactions;
-	slot->changes = n_changes;
-	slot->matched_changes = n_matched;
-	slot->last_progress_at = GetCurrentTimestamp();
-	ecm_unlock();
-
-	ConditionVariableBroadcast(&stack->cv);
-	ecm_stack_wake(args.stack_index);
-}
-
-/* -------------------------------------------------------------- batches -- */
-
-/*
- * Writes a shape's chunks in the open local transaction.
- */
-static bool
-write_chunks(Shape *shape, List *chunks)
-{
-	ListCell   *lc;
-
-	if (shape->gone || chunks == NIL)
-		return false;
-	if (writer == NULL)
-		writer = ecm_log_writer_begin();
-	foreach(lc, chunks)
-	{
-		Chunk	   *chunk = lfirst(lc);
-
-		ecm_log_writer_put(writer, shape->def->id, chunk->first_lsn,
-						   chunk->first_op, chunk->entries,
-						   FullTransactionIdFromU64(chunk->xid),
-						   chunk->data.data, chunk->data.len);
-	}
-	return true;
-}
-
-static void
-forget_complete(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, complete_shapes)
-		((Shape *) lfirst(lc))->complete = NIL;
-	complete_shapes = NIL;
-	complete_bytes = 0;
-	batch_lsn = InvalidXLogRecPtr;
-}
-
-static void
-forget_open(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, open_shapes)
-		((Shape *) lfirst(lc))->open = NIL;
-	open_shapes = NIL;
-	open_bytes = 0;
-}
-
-/* The gathering memory can go once nothing is gathered. */
-static void
-reset_batch_memory(void)
-{
-	if (complete_shapes != NIL || open_shapes != NIL || txn_orders != NIL)
-		return;
-	MemoryContextReset(batch_context);
-	remove_gone_shapes();
-}
-
-/*
- * Commits the complete transactions that have been gathered.  Where none of
- * them left an entry there is nothing to write, not even progress.
- */
-static void
-commit_complete(void)
-{
-	ListCell   *lc;
-	bool		any = false;
-
-	Assert(!spilling);
-	if (XLogRecPtrIsInvalid(batch_lsn))
-		return;
-
-	foreach(lc, complete_shapes)
-		any |= !((Shape *) lfirst(lc))->gone;
-	if (any)
-	{
-		begin_local();
-		foreach(lc, complete_shapes)
-			(void) write_chunks(lfirst(lc), ((Shape *) lfirst(lc))->complete);
-		commit_local(batch_lsn);
-	}
-	else
-		applied_lsn = batch_lsn;
-	forget_complete();
-	reset_batch_memory();
-}
-
-static void
-write_open(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, open_shapes)
-		(void) write_chunks(lfirst(lc), ((Shape *) lfirst(lc))->open);
-	forget_open();
-}
-
-/*
- * The transaction that is coming in is too large to wait for its end: it gets
- * a local transaction of its own, which stays open until then.
- */
-static void
-spill_open(void)
-{
-	if (!spilling)
-	{
-		commit_complete();
-		begin_local();
-		spilling = true;
-	}
-	write_open();
-	reset_batch_memory();
-}
-
-/*
- * The transaction has come in as a whole: its chunks join the complete ones.
- * Small ones are merged, so that many small transactions make few chunks.
- */
-static void
-complete_open(XLogRecPtr end_lsn)
-{
-	ListCell   *lc;
-	MemoryContext old = MemoryContextSwitchTo(batch_context);
-
-	if (XLogRecPtrIsInvalid(batch_lsn))
-		batch_began = GetCurrentTimestamp();
-	batch_lsn = end_lsn;
-
-	foreach(lc, open_shapes)
-	{
-		Shape	   *shape = lfirst(lc);
-		Chunk	   *first = linitial(shape->open);
-		Chunk	   *last = shape->complete ? llast(shape->complete) : NULL;
-
-		if (last == NULL)
-			complete_shapes = lappend(complete_shapes, shape);
-		if (last != NULL && !shape->capturing &&
-			last->data.len + first->data.len <= ECM_CHUNK_TARGET)
-		{
-			appendBinaryStringInfo(&last->data, first->data.data, first->data.len);
-			last->entries += first->entries;
-			shape->open = list_delete_first(shape->open);
-		}
-		shape->complete = list_concat(shape->complete, shape->open);
-	}
-	complete_bytes += open_bytes;
-	MemoryContextSwitchTo(old);
-	forget_open();
-}
-
-/* -------------------------------------------------------------- entries -- */
-
-/*
- * Appends an entry to a shape's open chunks.
- */
-static void
-emit(Shape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
-{
-	int			n = shape->def->ncolumns;
-	Size		need = 1;
-	Chunk	   *chunk = shape->open ? llast(shape->open) : NULL;
-	char	   *to;
-
-	if (shape->op_lsn != txn_lsn)
-	{
-		shape->op_lsn = txn_lsn;
-		shape->next_op = 0;
-	}
-	if (op != ECM_OP_DELETE)
-		need += ecm_chunk_values_size(newv, n);
-	if (op != ECM_OP_INSERT)
-		need += ecm_chunk_values_size(oldv, oldv ? n : 0);
-
-	if (chunk == NULL || chunk->data.len + need > ECM_CHUNK_TARGET)
-	{
-		MemoryContext old = MemoryContextSwitchTo(batch_context);
-
-		if (chunk == NULL)
-			open_shapes = lappend(open_shapes, shape);
-		chunk = palloc0(sizeof(Chunk));
-		chunk->first_lsn = txn_lsn;
-		chunk->first_op = shape->next_op;
-		chunk->xid = shape->capturing ? txn_xid : 0;
-		initStringInfo(&chunk->data);
-		need += ECM_CHUNK_TXN_SIZE;
-		enlargeStringInfo(&chunk->data, need);
-		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, txn_lsn, txn_xid,
-											shape->next_op) - chunk->data.data;
-		open_bytes += chunk->data.len;
-		shape->open = lappend(shape->open, chunk);
-		MemoryContextSwitchTo(old);
-	}
-	else
-		enlargeStringInfo(&chunk->data, need);
-
-	to = chunk->data.data + chunk->data.len;
-	to = ecm_chunk_put_op(to, op);
-	if (op != ECM_OP_DELETE)
-		to = ecm_chunk_put_values(to, newv, n);
-	if (op != ECM_OP_INSERT)
-		to = ecm_chunk_put_values(to, oldv, oldv ? n : 0);
-	open_bytes += to - (chunk->data.data + chunk->data.len);
-	chunk->data.len = to - chunk->data.data;
-	chunk->entries++;
-	shape->next_op++;
-	n_matched++;
-}
+/* -------------------------------------------------------------- changes -- */
 
 /*
  * The shape's columns of a tuple from the stream.  Columns that an old key
@@ -637,7 +263,7 @@ emit_update(Binding *binding, RelEntry *entry, bool has_old,
 	shape_values(binding, entry, newtup, false, new_values);
 	if (!has_old)
 	{
-		emit(shape, ECM_OP_UPDATE, new_values, NULL);
+		ecm_gather_entry(&shape->buffer, ECM_OP_UPDATE, new_values, NULL);
 		return;
 	}
 
@@ -653,11 +279,11 @@ emit_update(Binding *binding, RelEntry *entry, bool has_old,
 	}
 	if (key_changed)
 	{
-		emit(shape, ECM_OP_DELETE, NULL, old_values);
-		emit(shape, ECM_OP_INSERT, new_values, NULL);
+		ecm_gather_entry(&shape->buffer, ECM_OP_DELETE, NULL, old_values);
+		ecm_gather_entry(&shape->buffer, ECM_OP_INSERT, new_values, NULL);
 	}
 	else
-		emit(shape, ECM_OP_UPDATE, new_values, entry->full ? old_values : NULL);
+		ecm_gather_entry(&shape->buffer, ECM_OP_UPDATE, new_values, entry->full ? old_values : NULL);
 }
 
 /* ------------------------------------------------------------ relations -- */
@@ -736,7 +362,7 @@ read_ancestors(void *arg)
 static void
 queue_order(const char *text)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch_context);
+	MemoryContext old = MemoryContextSwitchTo(orders_context);
 
 	txn_orders = lappend(txn_orders, pstrdup(text));
 	MemoryContextSwitchTo(old);
@@ -751,7 +377,7 @@ bind_relation(RelEntry *entry)
 	AncestorsArg arg = {entry->relid, NIL};
 	ListCell   *lc;
 
-	if (spilling)
+	if (ecm_gather_in_transaction())
 		read_ancestors(&arg);
 	else
 	{
@@ -769,7 +395,7 @@ bind_relation(RelEntry *entry)
 		Shape	   *shape = lfirst(lc);
 		int		   *map;
 
-		if (shape->gone || !list_member_oid(arg.ancestors, shape->def->relation))
+		if (shape->buffer.gone || !list_member_oid(arg.ancestors, shape->def->relation))
 			continue;
 		map = map_columns(shape->def, entry->rel);
 		if (map == NULL)
@@ -851,7 +477,7 @@ obey_live(int64 id, int generation, const char *snapshot)
 {
 	Shape	   *shape = find_shape(id);
 
-	if (shape == NULL || shape->gone || !shape->capturing ||
+	if (shape == NULL || !shape->buffer.capturing ||
 		shape->def->generation != generation)
 		return;
 	ecm_log_settle_captured(id, snapshot);
@@ -860,7 +486,7 @@ obey_live(int64 id, int generation, const char *snapshot)
 				 " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
 				 " generation = excluded.generation, live_at = excluded.live_at",
 				 id, generation);
-	shape->capturing = false;
+	shape->buffer.capturing = false;
 }
 
 static void
@@ -894,59 +520,47 @@ static void
 handle_begin(StringInfo in)
 {
 	LogicalRepBeginData begin;
+	FullTransactionId next = ReadNextFullTransactionId();
 
 	logicalrep_read_begin(in, &begin);
-	in_transaction = true;
-	skipping = begin.final_lsn < Max(applied_lsn, batch_lsn);
-	txn_lsn = begin.final_lsn;
-	txn_xid = ecm_widen_xid(begin.xid,
-							U64FromFullTransactionId(ReadNextFullTransactionId()));
+	skipping = begin.final_lsn < ecm_gather_position();
+	ecm_gather_begin(begin.final_lsn,
+					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
 }
 
-/*
- * The upstream transaction is complete.  Usually it joins the batch; one that
- * was spilled, or that has orders for us, is committed by itself.
- */
 static void
-handle_commit(StringInfo in)
+obey_orders(void)
 {
-	LogicalRepCommitData commit;
 	ListCell   *lc;
 
-	logicalrep_read_commit(in, &commit);
-	in_transaction = false;
-	if (skipping)
-		return;
-	n_transactions++;
-
-	if (!spilling && txn_orders == NIL)
-	{
-		complete_open(commit.end_lsn);
-		if (complete_bytes >= BATCH_BYTES ||
-			TimestampDifferenceExceeds(batch_began, GetCurrentTimestamp(), BATCH_MS))
-		{
-			commit_complete();
-			report_progress(false);
-		}
-		return;
-	}
-
-	if (!spilling)
-	{
-		commit_complete();
-		begin_local();
-	}
-	spilling = false;
-	write_open();
 	foreach(lc, txn_orders)
 	{
 		obey_order(lfirst(lc));
 		MemoryContextSwitchTo(message_context);
 	}
-	commit_local(commit.end_lsn);
+}
+
+static void
+forget_orders(void)
+{
 	txn_orders = NIL;
-	reset_batch_memory();
-	report_progress(false);
+	MemoryContextReset(orders_context);
+}
+
+static void
+handle_commit(StringInfo in)
+{
+	LogicalRepCommitData commit;
+
+	logicalrep_read_commit(in, &commit);
+	if (skipping)
+		return;
+	ecm_gather_figures.shapes = list_length(shapes);
+	ecm_gather_commit(commit.end_lsn, txn_orders != NIL ? obey_orders : NULL);
+	if (txn_orders != NIL)
+		forget_orders();
+	if (ecm_gather_is_empty())
+		remove_gone_shapes();
 }
 
 static void
@@ -958,7 +572,7 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 	bool		has_old = false;
 	ListCell   *lc;
 
-	n_changes++;
+	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		entry = find_relation(logicalrep_read_insert(in, &newtup));
 	else if (type == LOGICAL_REP_MSG_UPDATE)
@@ -974,19 +588,17 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 		{
 			case LOGICAL_REP_MSG_INSERT:
 				shape_values(binding, entry, &newtup, false, new_values);
-				emit(binding->shape, ECM_OP_INSERT, new_values, NULL);
+				ecm_gather_entry(&binding->shape->buffer, ECM_OP_INSERT, new_values, NULL);
 				break;
 			case LOGICAL_REP_MSG_UPDATE:
 				emit_update(binding, entry, has_old, &oldtup, &newtup);
 				break;
 			default:
 				shape_values(binding, entry, &oldtup, !entry->full, old_values);
-				emit(binding->shape, ECM_OP_DELETE, NULL, old_values);
+				ecm_gather_entry(&binding->shape->buffer, ECM_OP_DELETE, NULL, old_values);
 				break;
 		}
 	}
-	if (open_bytes >= SPILL_BYTES)
-		spill_open();
 }
 
 /*
@@ -1033,19 +645,10 @@ obey_reset(uint32 number)
 {
 	EcmConsumerSlot *slot = my_slot();
 
-	if (spilling)
-	{
-		/* the log writer's resources go with the transaction */
-		writer = NULL;
-		AbortCurrentTransaction();
-		spilling = false;
-	}
-	forget_open();
-	txn_orders = NIL;
-	in_transaction = false;
-	commit_complete();
+	forget_orders();
+	ecm_gather_reset();
 	forget_relations();
-	report_progress(true);
+	remove_gone_shapes();
 
 	ecm_lock(LW_EXCLUSIVE);
 	slot->reset_done = number;
@@ -1110,8 +713,9 @@ process(char *data, Size len)
 /* ----------------------------------------------------------------- main -- */
 
 static void
-read_progress(void *arg pg_attribute_unused())
+read_progress(void *arg)
 {
+	XLogRecPtr *position = arg;
 	Oid			type = INT4OID;
 	Datum		value = Int32GetDatum(args.worker);
 	EcmSpiState spi;
@@ -1124,7 +728,7 @@ read_progress(void *arg pg_attribute_unused())
 	{
 		bool		isnull;
 
-		applied_lsn = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0],
+		*position = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0],
 												SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	ecm_spi_end(&spi);
@@ -1152,14 +756,14 @@ lock_progress(void *arg pg_attribute_unused())
  * row has.
  */
 static void
-announce(void)
+announce(XLogRecPtr position)
 {
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_lock(LW_EXCLUSIVE);
 	slot->pid = MyProcPid;
 	slot->shapes = list_length(shapes);
-	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = applied_lsn;
+	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
 	ecm_stack_wake(args.stack_index);
@@ -1199,24 +803,11 @@ attach_queue(void)
 	queue = shm_mq_attach(mq, segment, NULL);
 }
 
-/*
- * Everything that is complete is written before we sleep: an idle consumer
- * owes nobody anything.
- */
-static void
-settle(void)
-{
-	if (!spilling)
-		commit_complete();
-	report_progress(true);
-	pgstat_report_stat(false);
-}
-
 void
 ecm_consumer_main(Datum arg pg_attribute_unused())
 {
 	EcmError	err;
-	XLogRecPtr	reported_lsn;
+	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
 	ecm_lock(LW_SHARED);
@@ -1229,8 +820,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	CurrentResourceOwner = NULL;
 	attach_queue();
 
-	batch_context = AllocSetContextCreate(TopMemoryContext, "electric_cm batch",
-										  ALLOCSET_DEFAULT_SIZES);
+	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+										   ALLOCSET_SMALL_SIZES);
 	message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
 											ALLOCSET_DEFAULT_SIZES);
 	relation_context = AllocSetContextCreate(TopMemoryContext, "electric_cm relations",
@@ -1238,13 +829,13 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	forget_relations();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
-		!ecm_worker_try(read_progress, NULL, &err) ||
+		!ecm_worker_try(read_progress, &position, &err) ||
 		!ecm_worker_try(load_all_shapes, NULL, &err))
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
-	announce();
+	ecm_gather_init(args.stack_index, args.worker, position);
+	announce(position);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
-	reported_lsn = applied_lsn;
 
 	for (;;)
 	{
@@ -1270,11 +861,11 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 			continue;
 		}
 
-		if (!XLogRecPtrIsInvalid(batch_lsn) || unflushed != NIL ||
-			reported_lsn != applied_lsn)
+		if (ecm_gather_unsettled())
 		{
-			settle();
-			reported_lsn = applied_lsn;
+			/* an idle consumer owes nobody anything */
+			ecm_gather_settle();
+			pgstat_report_stat(false);
 			continue;			/* more may have come in meanwhile */
 		}
 		if (result == SHM_MQ_DETACHED)

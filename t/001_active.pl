@@ -119,8 +119,7 @@ sub under_load
 	my $before = value('SELECT sum(n) FROM t');
 	my $load = IPC::Run::start(
 		[
-			'pgbench', '-n', '-c', 4, '-T', 2, '-f', $script,
-			'-d', $node->connstr($db)
+			'pgbench', '-n', '-c', 4, '-T', 2, '-f', $script, $node->connstr($db)
 		],
 		\$in, \$out, \$err);
 	$node->poll_query_until($db, "SELECT sum(n) > $before + 100 FROM t")

@@ -42,8 +42,7 @@ sub start_load
 	($in, $out, $err) = ('', '', '');
 	return IPC::Run::start(
 		[
-			'pgbench', '-n', '-c', 4, '-T', $seconds, '-f', $script,
-			'-d', $node->connstr($db)
+			'pgbench', '-n', '-c', 4, '-T', $seconds, '-f', $script, $node->connstr($db)
 		],
 		\$in, \$out, \$err);
 }

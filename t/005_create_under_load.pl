@@ -38,8 +38,7 @@ COMMIT;
 my ($in, $out, $err) = ('', '', '');
 my $load = IPC::Run::start(
 	[
-		'pgbench', '-n', '-c', 4, '-T', 12, '-f', $script, '-d',
-		$node->connstr($db)
+		'pgbench', '-n', '-c', 4, '-T', 12, '-f', $script, $node->connstr($db)
 	],
 	\$in, \$out, \$err);
 $node->poll_query_until($db, 'SELECT count(*) > 100 FROM seq') or die 'no load';

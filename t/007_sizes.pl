@@ -156,6 +156,7 @@ for my $d (-1, 0, 1)
 	});
 }
 check('around the size of a batch');
+chunks();
 
 # Transactions that are just large enough to be written before their end
 for my $d (-1, 0, 1)

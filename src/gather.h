@@ -1,0 +1,80 @@
+/*-------------------------------------------------------------------------
+ *
+ * gather.h
+ *	  The consumer's writing side: gathers entries in chunks, and commits
+ *	  them to the shape logs together with the consumer's progress.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_GATHER_H
+#define ECM_GATHER_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "nodes/pg_list.h"
+#include "shape_chunk.h"
+
+/* What has been gathered for one shape; zeroed at first. */
+typedef struct EcmShapeBuffer
+{
+	int64		shape;
+	int			ncolumns;
+	bool		capturing;		/* not live yet: chunks carry their xid */
+	bool		gone;			/* invalidated: its entries are dropped */
+
+	List	   *complete;		/* chunks of complete upstream transactions */
+	List	   *open;			/* ... of the one that is coming in */
+	XLogRecPtr	op_lsn;			/* transaction that next_op counts in */
+	int64		next_op;
+} EcmShapeBuffer;
+
+/* 'position': end of the last upstream transaction that was applied. */
+extern void ecm_gather_init(int stack_index, int worker, XLogRecPtr position);
+
+/* End of the last upstream transaction that was applied or gathered. */
+extern XLogRecPtr ecm_gather_position(void);
+
+/* An upstream transaction begins ('lsn': its commit record) ... */
+extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
+
+/* ... has an entry (both value arrays have the shape's columns) ... */
+extern void ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op,
+							 const EcmValue *newv, const EcmValue *oldv);
+
+/*
+ * ... and is complete.  With 'orders' it is committed at once, by itself, and
+ * orders() runs in the same local transaction.
+ */
+extern void ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void));
+
+/* The stream was lost: drop what is open, commit what is complete. */
+extern void ecm_gather_reset(void);
+
+/* Is there anything gathered, or not flushed, or not reported yet? */
+extern bool ecm_gather_unsettled(void);
+
+/*
+ * Commits what is complete and flushes it; nothing is owed to anybody after
+ * that, except a large transaction that is still coming in.
+ */
+extern void ecm_gather_settle(void);
+
+/* Is a local transaction open between messages (for a large one)? */
+extern bool ecm_gather_in_transaction(void);
+
+/*
+ * Nothing refers to any buffer any more: those that are gone may be freed.
+ */
+extern bool ecm_gather_is_empty(void);
+
+/* Figures for the view; the caller counts changes itself. */
+typedef struct EcmGatherFigures
+{
+	int			shapes;
+	int64		changes;
+} EcmGatherFigures;
+
+extern EcmGatherFigures ecm_gather_figures;
+
+#endif							/* ECM_GATHER_H */
