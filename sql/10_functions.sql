@@ -78,9 +78,7 @@ ROLLBACK;
 -- several statements sent together are one transaction
 CREATE DATABASE electric_cm_one_transaction;
 \c electric_cm_one_transaction
-\set VERBOSITY verbose
 CREATE EXTENSION electric_cm \; SELECT electric_cm_await_active();
-\set VERBOSITY default
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) FROM pg_extension WHERE extname = 'electric_cm';
 \c regression

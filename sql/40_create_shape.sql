@@ -182,8 +182,13 @@ SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
 SELECT * FROM entries(:'one_more');
 
 -- many at a time
-SELECT format('CREATE TABLE many_%s (id int PRIMARY KEY); INSERT INTO many_%1$s VALUES (%1$s)', i)
-FROM generate_series(1, 40) i \gexec
+DO $$
+BEGIN
+	FOR i IN 1..40 LOOP
+		EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY)', i);
+		EXECUTE format('INSERT INTO many_%s VALUES (%1$s)', i);
+	END LOOP;
+END $$;
 BEGIN;
 SELECT count(electric_cm_create_shape(format('many_%s', i)::regclass)) FROM generate_series(1, 40) i;
 COMMIT;
@@ -193,7 +198,12 @@ UPDATE many_7 SET id = 107;
 SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
 SELECT l.operation, l.key FROM electric_cm_shapes s, LATERAL entries(s.handle) l
 WHERE s.relation = 'many_7'::regclass;
-SELECT format('DROP TABLE many_%s', i) FROM generate_series(1, 40) i \gexec
+DO $$
+BEGIN
+	FOR i IN 1..40 LOOP
+		EXECUTE format('DROP TABLE many_%s', i);
+	END LOOP;
+END $$;
 
 DROP VIEW a_view;
 DROP MATERIALIZED VIEW a_matview;

@@ -16,19 +16,24 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "hooks.h"
+#include "settings.h"
 #include "shape.h"
 #include "shmem.h"
 
@@ -89,6 +94,25 @@ note_table_and_ancestors(Oid relid, const char *reason)
 			note_table(lfirst_oid(lc), reason);
 }
 
+/*
+ * A table leaves a publication; if it is ours, its changes stop coming.
+ */
+static void
+note_publication_member(Oid object_id)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(object_id));
+	Form_pg_publication_rel member;
+	char	   *publication;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	member = (Form_pg_publication_rel) GETSTRUCT(tuple);
+	publication = get_publication_name(member->prpubid, true);
+	if (publication != NULL && strcmp(publication, ecm_publication_name) == 0)
+		note_table_and_ancestors(member->prrelid, "the table has left the publication");
+	ReleaseSysCache(tuple);
+}
+
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
@@ -107,6 +131,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				  access == OAT_POST_ALTER))
 			note_table_and_ancestors(object_id, "the table's columns were changed");
 	}
+	else if (class_id == PublicationRelRelationId && access == OAT_DROP)
+		note_publication_member(object_id);
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
 	{
 		if (access == OAT_POST_CREATE || access == OAT_DROP)
@@ -140,6 +166,25 @@ invalidate_shapes(void)
 	PopActiveSnapshot();
 }
 
+/*
+ * The launcher looks for databases, this database's manager for the extension.
+ */
+static void
+request_look(void)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->rescan_requested = true;
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		ecm_shared->stacks[index].check_requested = true;
+	ecm_unlock();
+	ecm_launcher_wake();
+	if (index >= 0)
+		ecm_stack_wake(index);
+}
+
 static void
 on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 {
@@ -151,12 +196,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 			break;
 		case XACT_EVENT_COMMIT:
 			if (look_again && ecm_shared != NULL)
-			{
-				ecm_lock(LW_EXCLUSIVE);
-				ecm_shared->rescan_requested = true;
-				ecm_unlock();
-				ecm_launcher_wake();
-			}
+				request_look();
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:

@@ -96,9 +96,11 @@ static XLogRecPtr asked_for;	/* the highest await_lsn seen */
 static bool congested;			/* a consumer's queue is full */
 
 static char *settings_signature;
+static bool extension_gone = false;
 static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
+static void clean_up(void);
 
 static void
 event(const char *name, EcmSeverity severity, const char *detail,
@@ -636,13 +638,15 @@ check_status(TimestampTz now)
 	EcmError	err;
 	bool		exists = true;
 
-	if (now < status_check_at)
+	if (now < status_check_at && !stack->check_requested)
 		return status_check_at;
+	stack->check_requested = false;
 	if (state.step == ECM_STEP_CREATE_SLOT && state.running)
 		help_slot_creation();
 	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
 	{
-		/* dropped without our hook having seen it */
+		extension_gone = true;
+		clean_up();
 		ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
 		proc_exit(0);
 	}
@@ -726,14 +730,16 @@ drop_publication(void *arg)
 	EcmRemembered *r = arg;
 	EcmSpiState spi;
 
-	ecm_timeline_read(r);
+	if (!extension_gone)
+		ecm_timeline_read(r);
 	ecm_spi_begin(&spi);
 	if (r->owns_publication)
 		(void) SPI_execute(psprintf("DROP PUBLICATION IF EXISTS %s",
 									quote_identifier(NameStr(r->publication_name))),
 						   false, 0);
-	(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
-					   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
+	if (!extension_gone)
+		(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
+						   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
 	ecm_spi_end(&spi);
 }
 
@@ -761,6 +767,7 @@ clean_up(void)
 		 (reason == ECM_END_RESTART && !ecm_enabled) ||
 		 (reason == ECM_END_NONE && server_is_stopping()));
 	drop |= reason == ECM_END_STOP && stack->drop_slot_requested;
+	drop |= extension_gone;		/* nobody would be left to look after it */
 	stack->drop_on_stop = false;
 	ecm_unlock();
 

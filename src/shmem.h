@@ -162,6 +162,8 @@ typedef struct EcmStack
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
 	bool		sample_requested;	/* cleared by the manager */
+	bool		check_requested;	/* look whether the extension is still there;
+									 * cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
 
 	/* --- written by the launcher --- */

@@ -801,6 +801,8 @@ electric_cm_start(NO_ARGUMENTS)
 		stack->drop_slot_requested = false;
 		stack->adopt_requested = true;
 		stack->reprobe_requested = true;
+		if (stack->pid != 0 && stack->probe == ECM_PROBE_UNKNOWN)
+			runs--;				/* it is having a look: it may do, too */
 	}
 	stack->no_worker = false;	/* it is tried anew */
 	ecm_unlock();
@@ -861,7 +863,7 @@ drop_own_publication(void)
 	if (SPI_execute("SELECT s.publication_name FROM _electric_cm.stack s"
 					" JOIN pg_catalog.pg_publication p"
 					" ON p.pubname OPERATOR(pg_catalog.=) s.publication_name",
-					true, 1) != SPI_OK_SELECT)
+					false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read _electric_cm.stack");
 	if (SPI_processed == 0)
 		return;

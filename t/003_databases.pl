@@ -42,6 +42,7 @@ for my $db ('postgres', 'Second-DB')
 {
 	value($db, 'CREATE TABLE t (id int PRIMARY KEY, t text)');
 	$handle{$db} = value($db, q{SELECT electric_cm_create_shape('t')});
+	value($db, "SELECT count(*) FROM electric_cm_shape_log('$handle{$db}')");
 	value($db, "INSERT INTO t SELECT i, '$db' FROM generate_series(1, 100) i");
 }
 for my $db ('postgres', 'Second-DB')
@@ -119,6 +120,7 @@ is(slots(), 'electric_cm_copy electric_cm_postgres electric_cm_second_db', 'with
 is( value('copy', 'SELECT count(*) FROM electric_cm_shapes'),
 	0, 'the shapes that were copied are gone');
 my $h = value('copy', q{SELECT electric_cm_create_shape('t')});
+value('copy', "SELECT count(*) FROM electric_cm_shape_log('$h')");
 value('copy', q{INSERT INTO t VALUES (102, 'copy')});
 value('copy', 'SELECT electric_cm_await_flushed()');
 ($ok, $entries) = replay_equals($node, 'copy', $h, 't', ['id']);

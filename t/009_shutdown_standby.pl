@@ -31,6 +31,7 @@ value('CREATE EXTENSION electric_cm');
 ok(wait_active($node, $db), 'active');
 value('CREATE TABLE t (id int PRIMARY KEY, t text)');
 my $handle = value("SELECT electric_cm_create_shape('t')");
+value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 value("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i");
 value('SELECT electric_cm_await_flushed()');
 
@@ -73,10 +74,17 @@ value("UPDATE t SET t = 'y' WHERE id <= 1000");
 value('SELECT electric_cm_await_flushed()');
 my $peek = q{pg_logical_slot_peek_binary_changes('theirs', NULL, NULL,
 	'proto_version', '1', 'publication_names', 'theirs')};
-is( value("SELECT count(*) FROM $peek WHERE get_byte(data, 0) = ascii('U')"),
+is( value("SELECT count(*) FROM $peek
+		WHERE get_byte(data, 0) = ascii('U') AND substring(data, 2, 4) = int4send('t'::regclass::oid::int)"),
 	1000, 'their slot has their changes');
 is( value("SELECT count(*) FROM $peek WHERE position('shape_log'::bytea IN data) > 0"),
 	0, 'and nothing of our log');
+TODO:
+{
+	local $TODO = 'progress is an ordinary UPDATE';
+	is( value("SELECT count(*) FROM $peek WHERE position('_electric_cm'::bytea IN data) > 0"),
+		0, 'and nothing else of ours');
+}
 value(q{SELECT pg_drop_replication_slot('theirs')});
 value('DROP PUBLICATION theirs');
 
@@ -113,6 +121,7 @@ like($err, qr/42704/, 'the shapes of before are gone');
 is( $standby->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
 	1, 'an event says so');
 $handle = $standby->safe_psql($db, "SELECT electric_cm_create_shape('t')");
+$standby->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
 $standby->safe_psql($db, 'INSERT INTO t VALUES (-2)');
 $standby->safe_psql($db, 'SELECT electric_cm_await_flushed()');
 ($ok, $entries) = replay_equals($standby, $db, $handle, 't', ['id']);
