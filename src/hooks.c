@@ -88,6 +88,10 @@ note_table_and_ancestors(Oid relid, const char *reason)
 
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		return;
+
+	/* has no shapes, and may be changed in a read-only transaction */
+	if (get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
+		return;
 	note_table(relid, reason);
 	if (get_rel_relispartition(relid))
 		foreach(lc, get_partition_ancestors(relid))

@@ -709,18 +709,26 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
+ * must not overlook a shape only because it was created after it began.
+ */
 int
 ecm_shapes_invalidate(Oid relation, const char *reason)
 {
 	EcmSpiState spi;
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relation);
+	SPIPlanPtr	plan;
 	int			n;
 
 	ecm_spi_begin(&spi);
-	run_sql("DELETE FROM _electric_cm.shape WHERE relation = $1"
-			" RETURNING id, handle",
-			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+	plan = SPI_prepare("DELETE FROM _electric_cm.shape WHERE relation = $1"
+					   " RETURNING id, handle", 1, &type);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(),
+							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE_RETURNING)
+		elog(ERROR, "could not invalidate the shapes of relation %u", relation);
 	n = announce_dropped(reason);
 	ecm_spi_end(&spi);
 	return n;
