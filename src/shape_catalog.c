@@ -419,9 +419,10 @@ check_max_shapes(void)
 	Oid			type = INT4OID;
 	Datum		value = Int32GetDatum(ecm_max_shapes);
 
-	run_sql("SELECT FROM _electric_cm.shape LIMIT $1", SPI_OK_SELECT,
+	/* the new one is there already */
+	run_sql("SELECT FROM _electric_cm.shape OFFSET $1 LIMIT 1", SPI_OK_SELECT,
 			1, &type, &value, NULL);
-	if (SPI_processed >= (uint64) ecm_max_shapes)
+	if (SPI_processed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", ecm_max_shapes),
@@ -485,7 +486,9 @@ insert_shape(Relation rel, Oid owner, MemoryContext context, bool *created)
 			" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
 			SPI_OK_INSERT, 7, types, values, NULL);
 	*created = SPI_processed > 0;
-	if (!*created)
+	if (*created)
+		check_max_shapes();
+	else
 	{
 		run_sql("SELECT handle FROM _electric_cm.shape WHERE owner = $1"
 				" AND relation = $2 AND where_clause IS NULL"
@@ -558,7 +561,6 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 						   RelationGetRelationName(rel));
 	}
-	check_max_shapes();
 	handle = insert_shape(rel, spi.save_userid, context, &created);
 	ecm_spi_end(&spi);
 

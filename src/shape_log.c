@@ -172,6 +172,7 @@ typedef struct ChunkScan
 	ScanDirection direction;
 	TupleTableSlot *slot;
 	ScanKeyData bound[2];		/* referred to by the scan */
+	MemoryContext context;		/* the index keeps things of its own here */
 
 	/* the current chunk */
 	XLogRecPtr	first_lsn;
@@ -193,6 +194,7 @@ chunk_scan_begin(ChunkScan *cs, int64 shape, StrategyNumber strategy,
 	ScanKeyData keys[2];
 	int			nkeys = 1;
 
+	cs->context = CurrentMemoryContext;
 	cs->rel = table_open(log_relid("shape_log"), lockmode);
 	cs->index = index_open(log_relid("shape_log_pkey"), lockmode);
 	cs->slot = table_slot_create(cs->rel, NULL);
@@ -232,10 +234,16 @@ static bool
 chunk_scan_next(ChunkScan *cs)
 {
 	TupleTableSlot *slot = cs->slot;
+	MemoryContext caller_context;
+	bool		found;
 
 	CHECK_FOR_INTERRUPTS();
 
-	if (!index_getnext_slot(cs->scan, cs->direction, slot))
+	/* the caller's context may be one that is reset for each chunk */
+	caller_context = MemoryContextSwitchTo(cs->context);
+	found = index_getnext_slot(cs->scan, cs->direction, slot);
+	MemoryContextSwitchTo(caller_context);
+	if (!found)
 		return false;
 
 	slot_getallattrs(slot);

@@ -9,7 +9,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+# Parts are ended one after the other, faster than backoff is reset
+my $node = new_node('main',
+	conf => "electric_cm.reconnect_initial_delay = '100 ms'\nelectric_cm.reconnect_max_delay = '500 ms'\n");
 my $db = 'postgres';
 
 sub value { return $node->safe_psql($db, $_[0]); }

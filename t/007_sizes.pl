@@ -170,7 +170,7 @@ for my $d (-1, 0, 1)
 }
 check('around the size of a spill, in large rows');
 
-my $length = 100;
+my $length = 1000;
 my $per_chunk = int(($CHUNK - $TXN_RECORD) / entry_size($length));
 my $spill_rows = 0;
 {
@@ -218,11 +218,11 @@ for my $victim (qw(walsender consumer manager))
 	my $before = -s $file;
 	my $ended = 0;
 
-	# 40 MB
+	# 30 MB
 	my $first = $next_id;
-	$next_id += 300_000;
+	$next_id += 30_000;
 	my $inserter = $node->background_psql($db);
-	$inserter->query_safe("INSERT INTO t SELECT i, repeat(chr(97 + i % 26), 120) FROM generate_series($first, $next_id - 1) i");
+	$inserter->query_safe("INSERT INTO t SELECT i, repeat(chr(97 + i % 26), 1000) FROM generate_series($first, $next_id - 1) i");
 	for (1 .. 30000)
 	{
 		if (-s $file > $before + 6_000_000)
