@@ -39,9 +39,11 @@
 #if PG_VERSION_NUM >= 170000
 #define ecm_vxid_is_prepared(vxid) ((vxid).procNumber == INVALID_PROC_NUMBER)
 #define ecm_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#define ecm_proc_lxid(proc) ((proc)->vxid.lxid)
 #else
 #define ecm_vxid_is_prepared(vxid) ((vxid).backendId == InvalidBackendId)
 #define ecm_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#define ecm_proc_lxid(proc) ((proc)->lxid)
 #endif
 
 /* 16 and later have a slot's invalidation cause; 15 only an LSN. */

@@ -143,6 +143,9 @@ hint_pg_hba(EcmConn *conn)
 	const char *user = PQuser(conn->pg);
 	bool		local = host == NULL || host[0] == '\0' || host[0] == '/';
 
+	/* some of these have nothing to do with pg_hba.conf: see errors.c */
+	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)
+		return;
 	if (strncmp(conn->error.sqlstate, "28", 2) != 0 ||
 		conn->error.hint[0] != '\0' || user == NULL)
 		return;
@@ -741,7 +744,7 @@ ecm_conn_start(const EcmConnParams *params)
 	options = PQconninfoParse(conn->conninfo, &errmsg);
 	if (options == NULL)
 	{
-		note_error(conn, errmsg ? "22023" : "53200",
+		note_error(conn, errmsg ? "F0000" : "53200",
 				   "invalid connection string",
 				   errmsg ? pchomp(errmsg) : NULL, NULL);
 		if (errmsg != NULL)

@@ -29,8 +29,10 @@
 #include "storage/dsm.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/shm_mq.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -81,6 +83,7 @@ static List *shapes = NIL;
 static uint32 shapes_version = 1;
 static HTAB *relations;
 /* the upstream transaction that is coming in */
+static TransactionId upstream_xid;
 static bool skipping;			/* it was applied before */
 static List *txn_orders = NIL;	/* our own messages in it, in orders_context */
 
@@ -400,8 +403,8 @@ bind_relation(RelEntry *entry)
 		map = map_columns(shape->def, entry->rel);
 		if (map == NULL)
 		{
+			/* not bound; comes again if this transaction does */
 			queue_order(psprintf("mismatch " INT64_FORMAT, shape->def->id));
-			mark_shape_gone(shape);
 		}
 		else
 		{
@@ -480,6 +483,9 @@ obey_live(int64 id, int generation, const char *snapshot)
 	if (shape == NULL || !shape->buffer.capturing ||
 		shape->def->generation != generation)
 		return;
+
+	/* its commit can be decoded a moment before others can see its rows */
+	XactLockTableWait(upstream_xid, NULL, NULL, XLTW_None);
 	ecm_log_settle_captured(id, snapshot);
 	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 				 " VALUES ($1, 'live', $2, pg_catalog.clock_timestamp())"
@@ -487,6 +493,29 @@ obey_live(int64 id, int generation, const char *snapshot)
 				 " generation = excluded.generation, live_at = excluded.live_at",
 				 id, generation);
 	shape->buffer.capturing = false;
+}
+
+/*
+ * The stream shows that a shape's log can't be continued.  Usually the command
+ * that is to blame has invalidated it already.  Where its row is locked, by
+ * somebody who may yet change his mind, readers must learn of it all the same.
+ */
+static void
+give_up(int64 id, const char *reason)
+{
+	Shape	   *shape = find_shape(id);
+
+	if (shape == NULL)
+		return;
+	run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
+						  " (shape, state, generation, last_error)"
+						  " VALUES ($1, 'errored', $2, %s) ON CONFLICT (shape)"
+						  " DO UPDATE SET state = 'errored',"
+						  " last_error = excluded.last_error",
+						  quote_literal_cstr(reason)),
+				 id, shape->def->generation);
+	(void) ecm_shape_invalidate_nowait(id, reason);
+	mark_shape_gone(shape);
 }
 
 static void
@@ -509,9 +538,9 @@ obey_order(const char *text)
 			mark_shape_gone(shape);
 	}
 	else if (sscanf(text, "mismatch " INT64_FORMAT, &id) == 1)
-		(void) ecm_shape_invalidate_nowait(id, "the table's columns have changed");
+		give_up(id, "the table's columns have changed");
 	else if (sscanf(text, "truncate " INT64_FORMAT, &id) == 1)
-		(void) ecm_shape_invalidate_nowait(id, "the table was truncated");
+		give_up(id, "the table was truncated");
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -523,6 +552,7 @@ handle_begin(StringInfo in)
 	FullTransactionId next = ReadNextFullTransactionId();
 
 	logicalrep_read_begin(in, &begin);
+	upstream_xid = begin.xid;
 	skipping = begin.final_lsn < ecm_gather_position();
 	ecm_gather_begin(begin.final_lsn,
 					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));

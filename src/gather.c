@@ -240,7 +240,13 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 	if (buffer->gone)
 		return;
 	if (writer == NULL)
+	{
+		/* it may have to last for many messages */
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
 		writer = ecm_log_writer_begin();
+		MemoryContextSwitchTo(old);
+	}
 	foreach(lc, chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);

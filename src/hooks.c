@@ -48,6 +48,7 @@ typedef struct ChangedTable
 /* In TopTransactionContext; reset at the end of each transaction. */
 static List *changed_tables = NIL;
 static bool look_again = false; /* databases or the extension changed */
+static bool extension_dropped = false;	/* ours, in this database */
 
 static object_access_hook_type next_object_access_hook = NULL;
 
@@ -139,8 +140,16 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		note_publication_member(object_id);
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
 	{
-		if (access == OAT_POST_CREATE || access == OAT_DROP)
+		if (access == OAT_POST_CREATE || access == OAT_DROP ||
+			access == OAT_POST_ALTER)
 			look_again = true;
+		if (class_id == ExtensionRelationId && access == OAT_DROP)
+		{
+			char	   *name = get_extension_name(object_id);
+
+			if (name != NULL && strcmp(name, "electric_cm") == 0)
+				extension_dropped = true;
+		}
 	}
 }
 
@@ -182,7 +191,17 @@ request_look(void)
 	ecm_shared->rescan_requested = true;
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		ecm_shared->stacks[index].check_requested = true;
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->check_requested = true;
+		if (extension_dropped && stack->pid == 0)
+		{
+			/* nobody runs who could notice: the launcher has another look */
+			stack->stop_requested = false;
+			stack->reprobe_requested = true;
+		}
+	}
 	ecm_unlock();
 	ecm_launcher_wake();
 	if (index >= 0)
@@ -206,6 +225,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_PREPARE:
 			changed_tables = NIL;
 			look_again = false;
+			extension_dropped = false;
 			break;
 		default:
 			break;

@@ -261,6 +261,14 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	bool		changed;
 
 	ecm_lock(LW_EXCLUSIVE);
+	if ((stack->reprobe_requested && !entry->reprobe_requested) ||
+		(stack->restart_requested && !entry->restart_requested))
+	{
+		/* somebody has asked for a manager since we looked */
+		ecm_unlock();
+		SetLatch(MyLatch);
+		return;
+	}
 	changed = stack->status != ECM_STATUS_STOPPED ||
 		strcmp(stack->waiting_for, reason) != 0;
 	ecm_stack_set_status(stack, ECM_STATUS_STOPPED, reason);

@@ -427,6 +427,7 @@ act(EcmAction action)
 			close_replication();
 			ecm_feed_stop();
 			ecm_pool_close();
+			ecm_pool_init(stack->datname);	/* for when the cause is gone */
 			break;
 	}
 }
@@ -753,6 +754,7 @@ clean_up(void)
 	EcmSlotFacts facts;
 	EcmEndReason reason;
 	bool		drop;
+	bool		disabled;
 	EcmError	err;
 
 	if (cleaned_up)
@@ -760,11 +762,12 @@ clean_up(void)
 	cleaned_up = true;
 	ProcDiePending = false;		/* we are about to; don't let it interrupt us */
 
+	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our start */
 	ecm_lock(LW_EXCLUSIVE);
 	reason = stack->end_reason;
 	drop = stack->drop_on_stop &&
 		(reason == ECM_END_STOP || reason == ECM_END_UNWANTED ||
-		 (reason == ECM_END_RESTART && !ecm_enabled) ||
+		 (reason == ECM_END_RESTART && disabled) ||
 		 (reason == ECM_END_NONE && server_is_stopping()));
 	drop |= reason == ECM_END_STOP && stack->drop_slot_requested;
 	drop |= extension_gone;		/* nobody would be left to look after it */
@@ -865,10 +868,11 @@ start_up(void)
 		proc_exit(0);
 	}
 
-	ecm_publish_init(stack_index);
-	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
-	ecm_publish_options();
+	/* before anybody can believe that we run, and change them */
 	settings_signature = MemoryContextStrdup(TopMemoryContext, ecm_settings_signature());
+	ecm_publish_init(stack_index);
+	ecm_publish_options();
+	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 
 	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
 	ecm_pool_init(stack->datname);

@@ -100,8 +100,8 @@ read_database_settings(void *arg)
 	initStringInfo(&text);
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
-					" WHERE (s.setdatabase, s.setrole) IN"
-					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0)"
+					" WHERE (s.setdatabase, s.setrole) ="
+					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
 					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the database's settings");
@@ -128,7 +128,12 @@ ecm_settings_signature(void)
 	EcmError	err;
 
 	if (!ecm_worker_try(read_database_settings, &database, &err))
+	{
+		ereport(WARNING,
+				(errmsg("could not read the settings of database \"%s\": %s",
+						stack->datname, err.message)));
 		database.text = "";
+	}
 	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
 					ecm_enabled, ecm_stack_id, ecm_connection,
 					ecm_pooled_connection, ecm_slot_name,

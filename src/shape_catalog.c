@@ -541,7 +541,11 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				 errmsg("shapes with a where clause or a column list are not supported yet")));
 	relid = PG_GETARG_OID(0);
 
-	rel = relation_open(relid, AccessShareLock);
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
 	check_table_rights(relid, GetUserId());
 

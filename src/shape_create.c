@@ -6,7 +6,9 @@
  * prepare	 a pool session starts the next generation of the attempt
  * publish	 ALTER PUBLICATION ... ADD TABLE, unless it is published already
  * capture	 a message in the stream: from there on the consumer logs the
- *			 table's changes, unreadable yet, each transaction for itself
+ *			 table's changes, unreadable yet, each transaction for itself;
+ *			 when it meets the message it throws away what was there before,
+ *			 so nothing may be written until it has
  * barrier	 wait for everybody who was writing to the table: half of what
  *			 those wrote may be missing from the stream
  * snapshot	 a pool session reads the table; its commit carries the message
@@ -22,6 +24,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/twophase.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
@@ -29,8 +32,10 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "backoff.h"
@@ -51,6 +56,7 @@ typedef enum CreationStep
 	CREATION_PREPARE,
 	CREATION_PUBLISH,
 	CREATION_CAPTURE,
+	CREATION_CAPTURED,			/* until the consumer has met the message */
 	CREATION_BARRIER,
 	CREATION_SNAPSHOT,
 	CREATION_RETRY				/* waits for retry_at */
@@ -66,6 +72,7 @@ typedef struct Creation
 	int64		id;
 	Oid			relation;
 	int			generation;
+	XLogRecPtr	capture_lsn;	/* of the message */
 	VirtualTransactionId *writers;	/* barrier: who is waited for */
 	int			nwriters;
 	EcmBackoff	backoff;
@@ -241,6 +248,20 @@ prepared(Creation *c, EcmConn *conn)
 }
 
 /*
+ * The process that runs a virtual transaction.  NULL if it has left it: a
+ * prepared transaction keeps the number that it was prepared under, while its
+ * former process goes on to others.
+ */
+static PGPROC *
+vxid_holder(VirtualTransactionId vxid)
+{
+	PGPROC	   *proc = ecm_vxid_is_prepared(vxid) ? NULL : ecm_vxid_proc(vxid);
+
+	return proc != NULL && ecm_proc_lxid(proc) == vxid.localTransactionId ?
+		proc : NULL;
+}
+
+/*
  * Collects everybody who holds a lock on the relation that a writer needs.
  * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
  * that a shape could miss, and may take hours.
@@ -264,13 +285,10 @@ collect_writers(void *arg)
 		vxids = GetLockConflicts(&tag, ShareLock, &n);
 		for (int i = 0; i < n; i++)
 		{
-			if (!ecm_vxid_is_prepared(vxids[i]))
-			{
-				PGPROC	   *proc = ecm_vxid_proc(vxids[i]);
+			PGPROC	   *proc = vxid_holder(vxids[i]);
 
-				if (proc != NULL && (proc->statusFlags & PROC_IN_VACUUM) != 0)
-					continue;
-			}
+			if (proc != NULL && (proc->statusFlags & PROC_IN_VACUUM) != 0)
+				continue;
 			if (c->nwriters >= size)
 			{
 				size = size ? size * 2 : 16;
@@ -293,14 +311,18 @@ show_writers(Creation *c)
 	appendStringInfoString(&text, "transactions that were writing to the table:");
 	for (int i = 0; i < c->nwriters && i < 8; i++)
 	{
-		if (ecm_vxid_is_prepared(c->writers[i]))
-			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "",
-							 c->writers[i].localTransactionId);
+		PGPROC	   *proc = vxid_holder(c->writers[i]);
+		bool		have_more;
+		TransactionId xid;
+
+		if (proc != NULL)
+			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc->pid);
 		else
 		{
-			PGPROC	   *proc = ecm_vxid_proc(c->writers[i]);
-
-			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc ? proc->pid : 0);
+			xid = ecm_vxid_is_prepared(c->writers[i]) ?
+				c->writers[i].localTransactionId :
+				TwoPhaseGetXidByVirtualXID(c->writers[i], &have_more);
+			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "", xid);
 		}
 	}
 	if (c->nwriters > 8)
@@ -366,7 +388,10 @@ job_done(void *arg, EcmConn *conn, const EcmError *err)
 			start_capture(c);
 			break;
 		case CREATION_CAPTURE:
-			start_barrier(c);
+			c->capture_lsn =
+				DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
+												CStringGetDatum(ecm_conn_value(conn, 0, 0))));
+			c->step = CREATION_CAPTURED;
 			break;
 		default:
 			end_creation(c);	/* the consumer does the rest */
@@ -533,6 +558,10 @@ ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 			case CREATION_RETRY:
 				if (now >= c->retry_at)
 					start_prepare(c);
+				break;
+			case CREATION_CAPTURED:
+				if (applied_lsn > c->capture_lsn)
+					start_barrier(c);
 				break;
 			case CREATION_BARRIER:
 				if (now >= c->retry_at)

@@ -964,6 +964,8 @@ electric_cm_shape_log(PG_FUNCTION_ARGS)
 	EcmShapeDef *shape;
 	Snapshot	snapshot;
 
+	if (!RecoveryInProgress())	/* a standby may do without */
+		ecm_require_shared();
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -1312,7 +1312,7 @@ put_consumers(FunctionCallInfo fcinfo, const EcmStack *stack)
 		if (!consumer->used)
 			continue;
 		add_name(&row, stack->datname);
-		add_int4(&row, i);
+		add_int4(&row, i + 1);	/* as in the process's title */
 		add_pid(&row, consumer->pid);
 		add_int4(&row, (int32) consumer->shapes);
 		add_lsn(&row, consumer->received_lsn);

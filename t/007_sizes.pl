@@ -24,9 +24,18 @@ value('CREATE EXTENSION electric_cm');
 value('CREATE TABLE t (id int PRIMARY KEY, t text)');
 value('ALTER TABLE t ALTER COLUMN t SET STORAGE EXTERNAL');
 ok(wait_active($node, $db), 'active');
-my $handle = value("SELECT electric_cm_create_shape('t')");
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-my $shape = value("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+my ($handle, $shape);
+new_shape();
+
+# An empty table, and a shape of it that is live
+sub new_shape
+{
+	value('TRUNCATE t');
+	$handle = value("SELECT electric_cm_create_shape('t')");
+	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$shape = value("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+	return;
+}
 
 sub varint { my ($n) = @_; return $n < 128 ? 1 : $n < 16384 ? 2 : $n < 2097152 ? 3 : 4; }
 
@@ -85,6 +94,7 @@ sub check
 	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
 	my $rows = value('SELECT count(*) FROM t');
 	ok($ok && $entries == $rows, "$what: replay equals table ($entries entries)");
+	new_shape();
 	return;
 }
 
