@@ -173,6 +173,19 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 	ecm_launcher_wake();
 }
 
+int
+ecm_own_stack(EcmStack *copy)
+{
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	ecm_unlock();
+	return index;
+}
+
 bool
 ecm_stack_claim(int index)
 {

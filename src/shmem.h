@@ -263,6 +263,9 @@ extern int	ecm_stack_find_locked(Oid dboid);
 extern int	ecm_stack_alloc(Oid dboid, const char *datname);
 extern void ecm_stack_free(int index);
 
+/* Copies the current database's entry, and returns its index, or -1. */
+extern int	ecm_own_stack(EcmStack *copy);
+
 /* Copy of an entry (its cv is not meaningful in the copy). */
 extern bool ecm_stack_copy(int index, EcmStack *copy);
 

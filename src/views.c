@@ -1,0 +1,430 @@
+/*-------------------------------------------------------------------------
+ *
+ * views.c
+ *	  The SQL functions behind the views: rows made of shared memory.
+ *
+ * Copies are taken under the lock and turned into rows without it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
+PG_FUNCTION_INFO_V1(electric_cm_stat_connections);
+PG_FUNCTION_INFO_V1(electric_cm_stat_replication);
+PG_FUNCTION_INFO_V1(electric_cm_stat_consumers);
+PG_FUNCTION_INFO_V1(electric_cm_events);
+PG_FUNCTION_INFO_V1(electric_cm_options);
+PG_FUNCTION_INFO_V1(electric_cm_pg_info);
+
+/*
+ * The views.  Rows are built column by column; what is unknown is NULL.
+ */
+#define MAX_COLUMNS 24
+
+typedef struct Row
+{
+	int			n;
+	Datum		values[MAX_COLUMNS];
+	bool		nulls[MAX_COLUMNS];
+} Row;
+
+static void
+add(Row *row, Datum value, bool isnull)
+{
+	Assert(row->n < MAX_COLUMNS);
+	row->values[row->n] = value;
+	row->nulls[row->n] = isnull;
+	row->n++;
+}
+
+static void
+add_null(Row *row)
+{
+	add(row, (Datum) 0, true);
+}
+
+/*
+ * Text may come from a database with another encoding: what isn't valid in
+ * ours loses its non-ASCII characters.
+ */
+static char *
+valid_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+
+	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+static void
+add_text(Row *row, const char *value)
+{
+	if (value == NULL || value[0] == '\0')
+		add_null(row);
+	else
+		add(row, CStringGetTextDatum(valid_text(value)), false);
+}
+
+static void
+add_name(Row *row, const char *value)
+{
+	if (value[0] == '\0')
+		add_null(row);
+	else
+		add(row, DirectFunctionCall1(namein, CStringGetDatum(valid_text(value))),
+			false);
+}
+
+static void
+add_int4(Row *row, int32 value)
+{
+	add(row, Int32GetDatum(value), false);
+}
+
+static void
+add_int8(Row *row, int64 value)
+{
+	add(row, Int64GetDatum(value), false);
+}
+
+static void
+add_bool(Row *row, bool value)
+{
+	add(row, BoolGetDatum(value), false);
+}
+
+static void
+add_pid(Row *row, int pid)
+{
+	add(row, Int32GetDatum(pid), pid == 0);
+}
+
+static void
+add_lsn(Row *row, XLogRecPtr lsn)
+{
+	add(row, LSNGetDatum(lsn), XLogRecPtrIsInvalid(lsn));
+}
+
+static void
+add_time(Row *row, TimestampTz time)
+{
+	add(row, TimestampTzGetDatum(time), time == 0);
+}
+
+static void
+add_duration(Row *row, int64 microseconds)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = microseconds;
+	add(row, IntervalPGetDatum(interval), false);
+}
+
+static void
+put_row(FunctionCallInfo fcinfo, Row *row)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	Assert(row->n == rsinfo->setDesc->natts);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
+						 row->values, row->nulls);
+	row->n = 0;
+}
+
+/*
+ * Calls back for each stack: not for the databases that the launcher only has
+ * a look at.
+ */
+static Datum
+for_each_stack(FunctionCallInfo fcinfo,
+			   void (*put_rows) (FunctionCallInfo fcinfo, const EcmStack *stack))
+{
+	EcmStack   *stack;
+
+	ecm_require_shared();
+	InitMaterializedSRF(fcinfo, 0);
+	stack = palloc(sizeof(EcmStack));
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+		if (ecm_stack_copy(i, stack) && stack->registered)
+			put_rows(fcinfo, stack);
+	pfree(stack);
+	return (Datum) 0;
+}
+
+static void
+put_manager(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	Row			row = {0};
+
+	add(&row, ObjectIdGetDatum(stack->dboid), false);
+	add_name(&row, stack->datname);
+	add_text(&row, stack->stack_id);
+	add_pid(&row, stack->pid);
+	add_text(&row, ecm_status_name(stack->status));
+	add_text(&row, stack->phase);
+	add_text(&row, stack->step);
+	add_time(&row, stack->status_since);
+	add_text(&row, stack->waiting_for);
+	add_text(&row, stack->last_error);
+	add_text(&row, stack->last_error_sqlstate);
+	add_time(&row, stack->last_error_at);
+	add_int4(&row, stack->retry_count);
+	add_time(&row, stack->next_retry_at);
+	add_duration(&row, stack->total_retry_us);
+	add_int4(&row, stack->restarts);
+	put_row(fcinfo, &row);
+}
+
+/* electric_cm_stat_manager() -> setof record: one row per stack */
+Datum
+electric_cm_stat_manager(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_manager);
+}
+
+static void
+put_connections(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	for (int i = 0; i < (int) lengthof(stack->conns); i++)
+	{
+		const EcmConnInfo *conn = &stack->conns[i];
+		Row			row = {0};
+
+		if (!conn->used)
+			continue;
+		add_name(&row, stack->datname);
+		add_text(&row, i == 0 ? "replication" : "pool");
+		add_int4(&row, i);
+		add_text(&row, conn->state);
+		add_pid(&row, conn->backend_pid);
+		if (conn->connected_since != 0)
+			add_bool(&row, conn->ssl);
+		else
+			add_null(&row);
+		add_text(&row, conn->address);
+		add_time(&row, conn->connected_since);
+		add_text(&row, conn->last_error);
+		put_row(fcinfo, &row);
+	}
+}
+
+/*
+ * electric_cm_stat_connections() -> setof record: one row per connection;
+ * ordinal 0 is the replication connection
+ */
+Datum
+electric_cm_stat_connections(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_connections);
+}
+
+static void
+put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	const EcmWalSample *wal = &stack->wal;
+	bool		known = wal->sampled_at != 0 && wal->slot_exists;
+	Row			row = {0};
+
+	add_name(&row, stack->datname);
+	add_name(&row, stack->slot_name);
+	add_name(&row, stack->publication_name);
+	add(&row, BoolGetDatum(wal->active), !known);
+	add_pid(&row, wal->active_pid);
+	add_text(&row, wal->wal_status);
+	add_lsn(&row, wal->restart_lsn);
+	add_lsn(&row, wal->confirmed_flush_lsn);
+	add_lsn(&row, stack->received_lsn);
+	add_lsn(&row, stack->flushed_lsn);
+	add_lsn(&row, wal->current_lsn);
+	add(&row, Int64GetDatum(wal->retained_wal_bytes), !known);
+	add(&row, Int64GetDatum(wal->flush_lag_bytes), !known);
+	add(&row, Int64GetDatum(wal->safe_wal_size),
+		!known || wal->safe_wal_size < 0);
+	add_time(&row, stack->last_commit_at);
+	add_time(&row, wal->sampled_at);
+	put_row(fcinfo, &row);
+}
+
+/*
+ * electric_cm_stat_replication() -> setof record: one row per stack; sizes in
+ * bytes, as of sampled_at
+ */
+Datum
+electric_cm_stat_replication(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_replication);
+}
+
+static void
+put_consumers(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+	{
+		const EcmConsumerSlot *consumer = &stack->consumers[i];
+		Row			row = {0};
+
+		if (!consumer->used)
+			continue;
+		add_name(&row, stack->datname);
+		add_int4(&row, i + 1);	/* as in the process's title */
+		add_pid(&row, consumer->pid);
+		add_int4(&row, (int32) consumer->shapes);
+		add_lsn(&row, consumer->received_lsn);
+		add_lsn(&row, consumer->durable_lsn);
+		add_int8(&row, consumer->transactions);
+		add_int8(&row, consumer->changes);
+		add_int8(&row, consumer->matched_changes);
+		add_time(&row, consumer->last_progress_at);
+		add_int4(&row, (int32) consumer->restarts);
+		put_row(fcinfo, &row);
+	}
+}
+
+/* electric_cm_stat_consumers() -> setof record: one row per consumer */
+Datum
+electric_cm_stat_consumers(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_consumers);
+}
+
+/* Values that pg_settings would not show to everybody either. */
+static bool
+is_superuser_only(const char *name)
+{
+	return strcmp(name, "electric_cm.connection") == 0 ||
+		strcmp(name, "electric_cm.pooled_connection") == 0;
+}
+
+static void
+put_options(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	bool		all = has_privs_of_role(GetUserId(),
+										ROLE_PG_READ_ALL_SETTINGS);
+
+	for (int i = 0; i < Min(stack->noptions, ECM_MAX_OPTIONS); i++)
+	{
+		const EcmOption *option = &stack->options[i];
+		Row			row = {0};
+
+		add_name(&row, stack->datname);
+		add_text(&row, option->name);
+		if (option->setting[0] != '\0' && is_superuser_only(option->name) &&
+			!all)
+			add_text(&row, "<superuser only>");
+		else
+			add(&row, CStringGetTextDatum(valid_text(option->setting)), false);
+		add_text(&row, option->source);
+		put_row(fcinfo, &row);
+	}
+}
+
+/*
+ * electric_cm_options() -> setof record: the settings that each stack's manager
+ * works with
+ */
+Datum
+electric_cm_options(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, put_options);
+}
+
+static const char *
+severity_name(EcmSeverity severity)
+{
+	switch (severity)
+	{
+		case ECM_SEVERITY_LOG:
+			return "log";
+		case ECM_SEVERITY_WARNING:
+			return "warning";
+		case ECM_SEVERITY_ERROR:
+			return "error";
+	}
+	return NULL;
+}
+
+/* electric_cm_events() -> setof record: the last events, the oldest first */
+Datum
+electric_cm_events(PG_FUNCTION_ARGS)
+{
+	EcmEventRecord *events;
+	uint64		first;
+	uint64		end;
+
+	ecm_require_shared();
+	InitMaterializedSRF(fcinfo, 0);
+	events = palloc(sizeof(ecm_shared->events));
+
+	ecm_lock(LW_SHARED);
+	end = ecm_shared->nevents;
+	memcpy(events, ecm_shared->events, sizeof(ecm_shared->events));
+	ecm_unlock();
+
+	first = end > ECM_MAX_EVENTS ? end - ECM_MAX_EVENTS : 0;
+	for (uint64 i = first; i < end; i++)
+	{
+		const EcmEventRecord *event = &events[i % ECM_MAX_EVENTS];
+		Row			row = {0};
+
+		add_name(&row, event->datname);
+		add_time(&row, event->occurred_at);
+		add_text(&row, event->event);
+		add_text(&row, severity_name(event->severity));
+		add_text(&row, event->message);
+		add_text(&row, event->detail);
+		put_row(fcinfo, &row);
+	}
+	pfree(events);
+	return (Datum) 0;
+}
+
+/*
+ * electric_cm_pg_info() -> (server_version_num int4, system_identifier int8,
+ * timeline_id int4, looked_up_at timestamptz)
+ *
+ * As the stack looked them up; NULL before that.
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_pg_info(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	EcmStack   *stack;
+	Row			row = {0};
+
+	ecm_require_shared();
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	stack = palloc(sizeof(EcmStack));
+	if (ecm_own_stack(stack) >= 0 && stack->looked_up_at != 0)
+	{
+		add_int4(&row, stack->server_version_num);
+		add_int8(&row, (int64) stack->system_identifier);
+		add_int4(&row, (int32) stack->timeline_id);
+		add_time(&row, stack->looked_up_at);
+	}
+	else
+		for (int i = 0; i < 4; i++)
+			add_null(&row);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
+													  row.values, row.nulls)));
+}
