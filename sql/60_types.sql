@@ -13,7 +13,7 @@ CREATE TABLE types (
 	c_numeric numeric, c_numeric_n numeric(12,4), c_money money, c_oid oid,
 	c_text text, c_varchar varchar(20), c_char char(5), c_single "char", c_name name, c_bytea bytea,
 	c_date date, c_time time, c_timetz timetz, c_timestamp timestamp, c_timestamptz timestamptz, c_interval interval,
-	c_uuid uuid, c_json json, c_jsonb jsonb, c_xml xml, c_jsonpath jsonpath,
+	c_uuid uuid, c_json json, c_jsonb jsonb, c_jsonpath jsonpath,
 	c_inet inet, c_cidr cidr, c_macaddr macaddr, c_macaddr8 macaddr8, c_bit bit(3), c_varbit varbit,
 	c_point point, c_line line, c_lseg lseg, c_box box, c_path path, c_polygon polygon, c_circle circle,
 	c_tsvector tsvector, c_tsquery tsquery, c_lsn pg_lsn, c_xid8 xid8, c_snapshot pg_snapshot, c_regclass regclass,
@@ -27,7 +27,7 @@ INSERT INTO values_of_types VALUES (1,
 	'123456789012345678901234567890.123456789', 3.1415, '$1,234.50', 4294967295,
 	E'tab\there\nnewline \\ "quotes" ''single'' äöü €  🐘', 'varchar', 'ab', 'x', 'a name', '\x00ff5c27',
 	'2024-02-29', '23:59:59.999999', '12:00:00+05:30', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56.789+02', '1 year 2 mons -3 days 04:05:06.7',
-	'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"b": 1, "a" : [1,2,  null]}', '{"b": 1, "a": [1, 2, null, "x\"y"]}', '<a b="c">d &amp; e</a>', '$.a[*] ? (@ > 1)',
+	'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"b": 1, "a" : [1,2,  null]}', '{"b": 1, "a": [1, 2, null, "x\"y"]}', '$.a[*] ? (@ > 1)',
 	'192.168.0.1/24', '10.0.0.0/8', '08:00:2b:01:02:03', '08:00:2b:01:02:03:04:05', B'101', B'110011',
 	'(1.5,-2)', '{1,2,3}', '[(0,0),(1,1)]', '(2,2),(1,1)', '((0,0),(1,1))', '((0,0),(1,1),(1,0))', '<(1,1),2>',
 	'a:1A cat:2,3 ''it''''s'':4', 'fat & (rat | !cat)', '16/B374D848', '12345678901', '10:20:10,14,15', 'types',
@@ -36,12 +36,12 @@ INSERT INTO values_of_types VALUES (1,
 	'it''s "so so"', ROW(1e300, 2.5, 'la,"bel'), ARRAY[ROW(1, 2, NULL), NULL, ROW('NaN', 3, '')]::point3[], 7, '{x,y}');
 -- special values, and empty ones
 INSERT INTO values_of_types (id, c_float4, c_float8, c_numeric, c_text, c_varchar, c_char, c_bytea,
-	c_date, c_timestamp, c_timestamptz, c_json, c_jsonb, c_xml, c_int4range, c_tstzrange, c_multirange,
+	c_date, c_timestamp, c_timestamptz, c_json, c_jsonb, c_int4range, c_tstzrange, c_multirange,
 	c_int_array, c_text_array, c_enum, c_composite, c_varbit, c_tsvector)
-VALUES (2, 'NaN', '-Infinity', 'NaN', '', '', '', '', 'infinity', '-infinity', 'infinity', 'null', 'null', '',
+VALUES (2, 'NaN', '-Infinity', 'NaN', '', '', '', '', 'infinity', '-infinity', 'infinity', 'null', 'null',
 	'empty', '(,)', '{}', '{}', '{}', '', ROW(NULL, NULL, NULL), '', ''),
 	(3, '-0', '-0', 'Infinity', ' ', ' x ', ' ', '\x', '4713-01-01 BC', '0001-01-01 00:00:00 BC', '2024-10-27 02:30:00+02',
-	'"string"', '"string"', 'text', '[,5)', 'empty', '{(,)}', '[2:3]={1,2}', '{NULL}', 'sad', ROW('Infinity', -0.01, E'\\'), '0', NULL);
+	'"string"', '"string"', '[,5)', 'empty', '{(,)}', '[2:3]={1,2}', '{NULL}', 'sad', ROW('Infinity', -0.01, E'\\'), '0', NULL);
 INSERT INTO values_of_types (id) VALUES (4);
 
 -- in the snapshot ...

@@ -455,8 +455,14 @@ run_on_shape(const char *sql, int64 id, int generation)
 static void
 obey_capture(int64 id, int generation)
 {
-	Shape	   *shape = find_shape(id);
+	EcmShapeDef *def = ecm_shape_by_id(id);
+	Shape	   *shape;
 
+	if (def == NULL || def->worker != args.worker ||
+		def->generation != generation)
+		return;					/* gone, another's, or a later attempt is coming */
+
+	shape = find_shape(id);
 	if (shape != NULL)
 		mark_shape_gone(shape); /* an earlier attempt */
 	(void) ecm_log_delete(id);
@@ -465,9 +471,7 @@ obey_capture(int64 id, int generation)
 				 " SET state = 'capturing', generation = excluded.generation",
 				 id, generation);
 	CommandCounterIncrement();
-	shape = load_shape(id);
-	if (shape != NULL && shape->def->generation != generation)
-		mark_shape_gone(shape); /* a later attempt is on its way */
+	(void) load_shape(id);
 }
 
 /*
