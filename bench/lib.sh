@@ -131,9 +131,9 @@ SQL
 
 # usage: say_replay HANDLE TABLE; the last line of a program, and its exit code
 say_replay() {
-    local entries rows missing extra odd
-    IFS='|' read -r entries rows missing extra odd < <(replay "$1" "$2") ||
-        die "the log of $2 could not be replayed"
+    local result entries rows missing extra odd
+    result=$(replay "$1" "$2") || die "the log of $2 could not be replayed"
+    IFS='|' read -r entries rows missing extra odd <<<"$result"
     if [ "$missing$extra$odd" = 000 ]; then
         say "replay equals table: yes ($entries entries)"
     else

@@ -16,6 +16,7 @@ CREATE TABLE _electric_cm.stack (
 	system_identifier int8,
 	timeline_id int4,
 	stopped bool NOT NULL DEFAULT false,
+	message_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),	-- secret
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
 	clean_stop_lsn pg_lsn		-- last acknowledged LSN of a clean stop

@@ -45,6 +45,7 @@
 #include "gather.h"
 #include "shape.h"
 #include "shmem.h"
+#include "wal.h"
 #include "worker.h"
 
 /* A shape that we follow. */
@@ -72,7 +73,7 @@ typedef struct RelEntry
 } RelEntry;
 
 static EcmConsumerArgs args;
-static char *stack_name;
+static char *message_prefix;	/* of our own messages in the stream */
 static shm_mq_handle *queue;
 
 static MemoryContext orders_context;	/* reset after each transaction */
@@ -342,6 +343,27 @@ map_columns(EcmShapeDef *def, LogicalRepRelation *rel)
 	return map;
 }
 
+/*
+ * Old tuples carry the replica identity's columns only.  Should those not
+ * include the shape's key any more, its log can't be continued.
+ */
+static bool
+identity_has_key(EcmShapeDef *def, RelEntry *entry)
+{
+	for (int i = 0; i < def->nkeys && !entry->full; i++)
+	{
+		const char *key = def->column_names[def->key_positions[i]];
+		bool		found = false;
+
+		for (int j = 0; j < entry->rel->natts; j++)
+			found |= strcmp(entry->rel->attnames[j], key) == 0 &&
+				bms_is_member(j, entry->rel->attkeys);
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
 typedef struct AncestorsArg
 {
 	Oid			relid;
@@ -400,7 +422,8 @@ bind_relation(RelEntry *entry)
 
 		if (shape->buffer.gone || !list_member_oid(arg.ancestors, shape->def->relation))
 			continue;
-		map = map_columns(shape->def, entry->rel);
+		map = identity_has_key(shape->def, entry) ?
+			map_columns(shape->def, entry->rel) : NULL;
 		if (map == NULL)
 		{
 			/* not bound; comes again if this transaction does */
@@ -542,7 +565,7 @@ obey_order(const char *text)
 			mark_shape_gone(shape);
 	}
 	else if (sscanf(text, "mismatch " INT64_FORMAT, &id) == 1)
-		give_up(id, "the table's columns have changed");
+		give_up(id, "the table's columns or its replica identity have changed");
 	else if (sscanf(text, "truncate " INT64_FORMAT, &id) == 1)
 		give_up(id, "the table was truncated");
 }
@@ -667,7 +690,7 @@ handle_message(StringInfo in)
 	(void) pq_getmsgint64(in);	/* its LSN */
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
-	if ((flags & 1) != 0 && strcmp(prefix, ECM_MESSAGE_PREFIX) == 0)
+	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
 		queue_order(pnstrdup(pq_getmsgbytes(in, size), size));
 }
 
@@ -766,6 +789,7 @@ read_progress(void *arg)
 												SPI_tuptable->tupdesc, 1, &isnull));
 	}
 	ecm_spi_end(&spi);
+	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
 }
 
 /*
@@ -844,10 +868,6 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	ecm_lock(LW_SHARED);
-	stack_name = pstrdup(ecm_shared->stacks[args.stack_index].datname);
-	ecm_unlock();
-
 	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
@@ -867,6 +887,9 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		!ecm_worker_try(load_all_shapes, NULL, &err))
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
+
+	/* our predecessor committed asynchronously: what we read must be on disk */
+	XLogFlush(ecm_end_of_wal());
 	ecm_gather_init(args.stack_index, args.worker, position);
 	announce(position);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);

@@ -46,6 +46,7 @@ typedef struct FeedConsumer
 static int	stack_index;
 static const char *stack_datname;
 static MemoryContext feed_context;	/* queue handles live here */
+static const char *message_prefix;	/* of our messages */
 static EcmFeedMessageCallback message_callback;
 
 static int	nconsumers;
@@ -77,8 +78,9 @@ ecm_feed_init(int index, const char *datname)
 }
 
 void
-ecm_feed_set_message_callback(EcmFeedMessageCallback callback)
+ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
 {
+	message_prefix = prefix;
 	message_callback = callback;
 }
 
@@ -299,7 +301,7 @@ look_at_message(const char *data, int len)
 				(void) pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) == 0 || strcmp(prefix, ECM_MESSAGE_PREFIX) != 0)
+				if ((flags & 1) == 0 || strcmp(prefix, message_prefix) != 0)
 					break;
 				text = pnstrdup(pq_getmsgbytes(&in, size), size);
 				if (message_callback)

@@ -61,7 +61,8 @@ extern bool ecm_feed_in_transaction(void);
  * this callback, with the xid of their transaction.
  */
 typedef void (*EcmFeedMessageCallback) (const char *text, TransactionId xid);
-extern void ecm_feed_set_message_callback(EcmFeedMessageCallback callback);
+extern void ecm_feed_set_message_callback(const char *prefix,
+										  EcmFeedMessageCallback callback);
 
 /* Ends all consumers (they finish what is complete) and frees the queues. */
 extern void ecm_feed_stop(void);

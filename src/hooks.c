@@ -23,6 +23,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "commands/extension.h"
@@ -48,6 +49,7 @@ typedef struct ChangedTable
 /* In TopTransactionContext; reset at the end of each transaction. */
 static List *changed_tables = NIL;
 static bool look_again = false; /* databases or the extension changed */
+static bool publication_altered = false;	/* some publication was */
 static bool extension_dropped = false;	/* ours, in this database */
 
 static object_access_hook_type next_object_access_hook = NULL;
@@ -136,6 +138,11 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				  access == OAT_POST_ALTER))
 			note_table_and_ancestors(object_id, "the table's columns were changed");
 	}
+	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
+		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
+								 "partitions were attached or detached");
+	else if (class_id == PublicationRelationId && access == OAT_POST_ALTER)
+		publication_altered = true;
 	else if (class_id == PublicationRelRelationId && access == OAT_DROP)
 		note_publication_member(object_id);
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
@@ -154,6 +161,20 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 }
 
 /*
+ * Does our publication still publish all kinds of changes?  Where it doesn't,
+ * even for a moment, changes are missing from the stream.
+ */
+static bool
+publishes_everything(void)
+{
+	Publication *publication = GetPublicationByName(ecm_publication_name, true);
+
+	return publication == NULL || /* noticed in the stream */
+		(publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
+		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate);
+}
+
+/*
  * Deletes the shapes of the tables that were changed.  Runs as the last thing
  * before the commit, so everything that the transaction did is known.
  */
@@ -161,10 +182,12 @@ static void
 invalidate_shapes(void)
 {
 	List	   *tables = changed_tables;
+	bool		check_publication = publication_altered;
 	ListCell   *lc;
 
 	changed_tables = NIL;
-	if (tables == NIL || creating_extension ||
+	publication_altered = false;
+	if ((tables == NIL && !check_publication) || creating_extension ||
 		!OidIsValid(get_extension_oid("electric_cm", true)))
 		return;
 
@@ -176,6 +199,9 @@ invalidate_shapes(void)
 
 		(void) ecm_shapes_invalidate(changed->relid, changed->reason);
 	}
+	if (check_publication && !publishes_everything())
+		(void) ecm_shapes_invalidate(InvalidOid,
+									 "the publication does not publish everything any more");
 	PopActiveSnapshot();
 }
 
@@ -200,6 +226,7 @@ request_look(void)
 			/* nobody runs who could notice: the launcher has another look */
 			stack->stop_requested = false;
 			stack->reprobe_requested = true;
+			stack->drop_slot_requested = true;
 		}
 	}
 	ecm_unlock();
@@ -224,6 +251,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			changed_tables = NIL;
+			publication_altered = false;
 			look_again = false;
 			extension_dropped = false;
 			break;

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_collation.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -152,10 +153,14 @@ find_lock_holder(void *arg)
 	{
 		char	   *pid = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 
-		blocking_pid = atoi(pid);
-		snprintf(waiting_for, sizeof(waiting_for),
-				 "the exclusive lock, held by PID %s (application \"%s\")", pid,
-				 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2));
+		blocking_pid = pid ? atoi(pid) : 0;
+		if (pid == NULL)
+			strlcpy(waiting_for, "the exclusive lock, held by a prepared transaction",
+					sizeof(waiting_for));
+		else
+			snprintf(waiting_for, sizeof(waiting_for),
+					 "the exclusive lock, held by PID %s (application \"%s\")", pid,
+					 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2));
 	}
 	ecm_spi_end(&spi);
 }
@@ -306,6 +311,9 @@ run_step(void)
 	}
 	if (state.step == ECM_STEP_CONNECT_REPLICATION)
 		ecm_replication_close();	/* what a failed attempt has left */
+	if (state.step == ECM_STEP_CREATE_SLOT)
+		status_check_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  SLOT_HELP_MS);
 	ecm_replication_start_step(state.step, ecm_feed_start_lsn());
 }
 
@@ -365,6 +373,25 @@ poll_step(void)
 		else
 			handle_event(ECM_EVENT_STEP_FAILED, &failure);
 	}
+}
+
+/*
+ * While other steps run, or a retry is due, nobody else would notice that the
+ * replication session has ended.
+ */
+static void
+poll_idle_replication(void)
+{
+	EcmConn    *conn = ecm_replication_conn();
+	EcmStepFailure failure;
+
+	if (conn == NULL || !state.replication_up || state.streaming_up ||
+		(state.running && step_functions[state.step].poll == NULL))
+		return;
+	if (ecm_conn_poll(conn) != ECM_CONN_FAILED)
+		return;
+	ecm_failure_set(&failure, ecm_conn_error(conn), ECM_CONTEXT_OTHER);
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
 
 /* -------------------------------------------------------------- actions -- */
@@ -477,6 +504,8 @@ read_stream(TimestampTz now)
 	if (!state.streaming_up)
 		return;
 	congested = !ecm_feed_flush();
+	if (congested)
+		pause_until = 0;		/* the consumer wakes us, not the clock */
 	if (congested || now < pause_until)
 		return;
 
@@ -519,7 +548,7 @@ read_stream(TimestampTz now)
 	}
 	if (!congested)
 		congested = !ecm_feed_flush();
-	pause_until = bytes >= BUSY_BYTES ?
+	pause_until = bytes >= BUSY_BYTES && !congested ?
 		TimestampTzPlusMilliseconds(now, BUSY_PAUSE_MS) : 0;
 }
 
@@ -530,21 +559,20 @@ read_stream(TimestampTz now)
 static bool
 must_ask(TimestampTz now, XLogRecPtr flushed)
 {
-	XLogRecPtr	wanted = stack->await_lsn;
+	XLogRecPtr	target = stack->await_lsn;
 
-	if (wanted <= flushed)
+	/* the target may lie in the future, and whoever set it may have left */
+	if (Min(target, GetFlushRecPtr(NULL)) <= flushed)
 	{
 		ask_at = 0;
 		return false;
 	}
-	if (wanted > asked_for)
+	if (target > asked_for || ask_at == 0)
 	{
-		asked_for = wanted;
+		asked_for = Max(asked_for, target);
 		ask_delay_ms = ASK_MIN_MS;
 		ask_at = now;
 	}
-	if (ask_at == 0)
-		ask_at = now;
 	if (now < ask_at)
 		return false;
 	ask_at = TimestampTzPlusMilliseconds(now, ask_delay_ms);
@@ -593,19 +621,24 @@ find_slot_blocker(void *arg pg_attribute_unused())
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (SPI_execute("SELECT pid, date_trunc('second', now() - xact_start), query_start"
-					" FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
-					" ORDER BY age(backend_xid) DESC LIMIT 1",
+	if (SPI_execute("SELECT pid, who || ', open for ' || date_trunc('second', clock_timestamp() - since)"
+					" FROM (SELECT pid, backend_xid, xact_start,"
+					"   format('PID %s, query started at %s', pid, query_start)"
+					"  FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+					"  UNION ALL SELECT 0, transaction, prepared,"
+					"   format('prepared transaction %L', gid)"
+					"  FROM pg_prepared_xacts) t(pid, xid, since, who)"
+					" ORDER BY age(xid) DESC LIMIT 1",
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
 		char	   *pid = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+		char	   *who = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
 
-		blocking_pid = atoi(pid);
+		blocking_pid = pid ? atoi(pid) : 0;
 		snprintf(waiting_for, sizeof(waiting_for),
-				 "the end of older transactions; the oldest is PID %s, open for %s, query started at %s",
-				 pid, SPI_getvalue(row, SPI_tuptable->tupdesc, 2),
-				 SPI_getvalue(row, SPI_tuptable->tupdesc, 3));
+				 "the end of older transactions; the oldest is %s",
+				 who ? who : "unknown");
 	}
 	ecm_spi_end(&spi);
 }
@@ -847,6 +880,27 @@ probe(void *arg)
 		p->result = ECM_PROBE_RUN;
 }
 
+/*
+ * The extension was dropped while no manager ran: nobody else would ever drop
+ * the slot that the last one has left.
+ */
+static void
+drop_abandoned_slot(void)
+{
+	char	   *name = stack->slot_name[0] ? stack->slot_name :
+		ecm_effective_slot_name(stack->datname);
+	EcmSlotFacts facts;
+
+	if (ecm_slot_lookup(name, &facts) && facts.database == MyDatabaseId &&
+		strcmp(facts.plugin, "pgoutput") == 0 && facts.active_pid == 0)
+	{
+		ReplicationSlotDrop(name, true);
+		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
+			  "The extension has been dropped.",
+			  psprintf("dropped replication slot \"%s\"", name));
+	}
+}
+
 static void
 start_up(void)
 {
@@ -864,6 +918,8 @@ start_up(void)
 	if (arg.result != ECM_PROBE_RUN)
 	{
 		cleaned_up = true;
+		if (arg.result == ECM_PROBE_NO_EXTENSION && stack->drop_slot_requested)
+			drop_abandoned_slot();
 		ecm_stack_set_probe(stack_index, arg.result);
 		proc_exit(0);
 	}
@@ -877,8 +933,8 @@ start_up(void)
 	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
 	ecm_pool_init(stack->datname);
 	ecm_feed_init(stack_index, stack->datname);
-	ecm_feed_set_message_callback(ecm_creations_message);
-	ecm_creations_init(stack_index);
+	ecm_feed_set_message_callback(remembered.message_prefix, ecm_creations_message);
+	ecm_creations_init(stack_index, remembered.message_prefix);
 	ecm_state_init(&state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	state.running = true;
 	run_step();
@@ -906,6 +962,7 @@ do_round(void)
 		if (state.consumers_up)
 			handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
 	}
+	poll_idle_replication();
 	handle_event(ECM_EVENT_TICK, NULL);
 	poll_step();
 	read_stream(now);

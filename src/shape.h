@@ -11,7 +11,8 @@
  * shape_chunk.c	the packed form of entries (pure)
  *
  * The stack's internal orders travel in the replication stream itself, as
- * transactional logical messages with the prefix ECM_MESSAGE_PREFIX:
+ * transactional logical messages.  Anybody may emit such messages, so ours are
+ * known by a prefix that is a secret of this database, ecm_message_prefix():
  *
  *	 create <handle>			a shape was declared (create_shape)
  *	 capture <id> <generation>	from here on, log its changes (pool)
@@ -33,7 +34,6 @@
 #include "shape_chunk.h"
 #include "utils/relcache.h"
 
-#define ECM_MESSAGE_PREFIX	"electric_cm"
 #define ECM_SCHEMA			"_electric_cm"
 
 /*
@@ -88,6 +88,12 @@ typedef struct EcmSpiState
 extern void ecm_spi_begin(EcmSpiState *state);
 extern void ecm_spi_end(EcmSpiState *state);
 
+/* Prefix of the stack's own messages; in a transaction; palloc'd. */
+extern char *ecm_message_prefix(void);
+
+/* Emits one in the current transaction. */
+extern void ecm_emit_message(const char *text);
+
 /* Lookups; palloc'd in the caller's context.  NULL if there is no such row. */
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
@@ -96,8 +102,8 @@ extern EcmShapeDef *ecm_shape_by_id(int64 id);
 extern List *ecm_shapes_of_worker(int worker);
 
 /*
- * Deletes the shapes of a relation in the current transaction, and emits a
- * drop message for each.  Returns how many there were.
+ * Deletes the shapes of a relation, or all (InvalidOid), in the current
+ * transaction, and emits a drop message for each.  Returns how many there were.
  */
 extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 
@@ -133,7 +139,7 @@ extern void ecm_log_settle_captured(int64 shape, const char *snapshot);
 
 /* ---- shape_create.c: the manager calls these; they never wait ---- */
 
-extern void ecm_creations_init(int stack_index);
+extern void ecm_creations_init(int stack_index, const char *message_prefix);
 
 /*
  * Reads which shapes are being created, and frees what dropped ones have left

@@ -107,10 +107,29 @@ run_sql(const char *sql, int expected, int nargs, Oid *types, Datum *values,
 			 SPI_result_code_string(rc), sql);
 }
 
-static void
-emit_message(const char *text)
+char *
+ecm_message_prefix(void)
 {
-	(void) ecm_log_message(ECM_MESSAGE_PREFIX, text);
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	char	   *prefix;
+
+	ecm_spi_begin(&spi);
+	run_sql("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
+			SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "table _electric_cm.stack has no row");
+	prefix = MemoryContextStrdup(context,
+								 SPI_getvalue(SPI_tuptable->vals[0],
+											  SPI_tuptable->tupdesc, 1));
+	ecm_spi_end(&spi);
+	return prefix;
+}
+
+void
+ecm_emit_message(const char *text)
+{
+	(void) ecm_log_message(ecm_message_prefix(), text);
 }
 
 static Datum
@@ -570,7 +589,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 
 	/* the stack is woken by the stream itself, when the transaction commits */
 	if (created)
-		emit_message(psprintf("create %s", handle));
+		ecm_emit_message(psprintf("create %s", handle));
 
 	relation_close(rel, NoLock);
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
@@ -671,15 +690,16 @@ static int
 announce_dropped(const char *reason)
 {
 	int			n = (int) SPI_processed;
+	SPITupleTable *rows = SPI_tuptable;
+	char	   *prefix = n > 0 ? ecm_message_prefix() : NULL;
 
 	for (int i = 0; i < n; i++)
 	{
-		bool		isnull;
-		int64		id = DatumGetInt64(spi_column(i, 1, &isnull));
-		char	   *handle = TextDatumGetCString(spi_column(i, 2, &isnull));
+		char	   *id = SPI_getvalue(rows->vals[i], rows->tupdesc, 1);
+		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
+		char	   *text = psprintf("drop %s %s %s", id, handle, reason);
 
-		emit_message(psprintf("drop " INT64_FORMAT " %s %s",
-							  id, handle, reason));
+		(void) ecm_log_message(prefix, text);
 	}
 	return n;
 }
@@ -729,8 +749,10 @@ ecm_shapes_invalidate(Oid relation, const char *reason)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	plan = SPI_prepare("DELETE FROM _electric_cm.shape WHERE relation = $1"
-					   " RETURNING id, handle", 1, &type);
+	plan = SPI_prepare(psprintf("DELETE FROM _electric_cm.shape WHERE %s"
+								" RETURNING id, handle",
+								OidIsValid(relation) ? "relation = $1" : "$1 = 0"),
+					   1, &type);
 	if (plan == NULL ||
 		SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(),
 							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE_RETURNING)

@@ -87,6 +87,7 @@ typedef struct Purge
 } Purge;
 
 static int	stack_index;
+static const char *prefix;		/* of our messages */
 static MemoryContext creations_context;
 static List *creations = NIL;
 static List *purges = NIL;
@@ -96,9 +97,10 @@ static TimestampTz scan_retry_at = 0;
 #define SCAN_RETRY_MS		1000
 
 void
-ecm_creations_init(int index)
+ecm_creations_init(int index, const char *message_prefix)
 {
 	stack_index = index;
+	prefix = message_prefix;
 	creations_context = AllocSetContextCreate(TopMemoryContext,
 											  "electric_cm creations",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -213,7 +215,7 @@ start_capture(Creation *c)
 
 	submit(c, CREATION_CAPTURE,
 		   psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
-					ecm_quote_literal(ECM_MESSAGE_PREFIX), ecm_quote_literal(text)),
+					ecm_quote_literal(prefix), ecm_quote_literal(text)),
 		   JOB_TIMEOUT_MS, "the start of capturing");
 }
 

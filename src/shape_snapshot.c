@@ -321,9 +321,8 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 									 OidFunctionCall0(F_PG_CURRENT_SNAPSHOT));
 	rows = copy_rows(shape);
 	store_snapshot(shape, snapshot, rows);
-	ecm_log_message(ECM_MESSAGE_PREFIX,
-					psprintf("live " INT64_FORMAT " %d %s",
-							 shape->id, generation, snapshot));
+	ecm_emit_message(psprintf("live " INT64_FORMAT " %d %s",
+							  shape->id, generation, snapshot));
 
 	PG_RETURN_INT64(rows);
 }

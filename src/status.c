@@ -624,23 +624,6 @@ electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
 }
 
 /*
- * The end of the last WAL record.  The insert position of a server at rest may
- * be behind the header of a page that no record has reached yet; nothing that
- * is streamed ever gets there, so it counts as the page's beginning.
- */
-static XLogRecPtr
-end_of_wal(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		lsn -= SizeOfXLogLongPHD;
-	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		lsn -= SizeOfXLogShortPHD;
-	return lsn;
-}
-
-/*
  * electric_cm_await_flushed(lsn pg_lsn, timeout interval) -> pg_lsn
  *
  * Returns when every transaction that committed before the LSN (NULL: before
@@ -659,7 +642,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 
 	check_may_wait("electric_cm_await_flushed()");
 	deadline = wait_deadline(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
-	inserted = end_of_wal();
+	inserted = ecm_end_of_wal();
 	target = PG_ARGISNULL(0) ? inserted : PG_GETARG_LSN(0);
 
 	/* commits may be asynchronous; only flushed WAL is streamed */

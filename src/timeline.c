@@ -63,6 +63,8 @@ ecm_timeline_read(EcmRemembered *remembered)
 	if (!isnull)
 		namestrcpy(&remembered->publication_name, NameStr(*DatumGetName(datum)));
 	ecm_spi_end(&spi);
+	strlcpy(remembered->message_prefix, ecm_message_prefix(),
+			sizeof(remembered->message_prefix));
 }
 
 const char *

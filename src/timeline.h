@@ -26,6 +26,7 @@ typedef struct EcmRemembered
 	bool		owns_slot;		/* we created a slot ... */
 	bool		owns_publication;	/* ... and a publication */
 	NameData	publication_name;
+	char		message_prefix[64];
 } EcmRemembered;
 
 /* Reads the row; within a transaction.  ERROR if there is none. */

@@ -186,3 +186,15 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 
 	return true;
 }
+
+XLogRecPtr
+ecm_end_of_wal(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}

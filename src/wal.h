@@ -41,4 +41,11 @@ typedef struct EcmSlotFacts
 /* Looks a slot up by name; returns facts->exists. */
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
 
+/*
+ * The end of the last WAL record.  The insert position of a server at rest may
+ * be behind the header of a page that no record has reached yet; nothing that
+ * is streamed ever gets there, so it counts as the page's beginning.
+ */
+extern XLogRecPtr ecm_end_of_wal(void);
+
 #endif							/* ECM_WAL_H */
