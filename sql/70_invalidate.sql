@@ -218,3 +218,28 @@ DROP TYPE color;
 DROP TABLE t;
 DROP FUNCTION survives, nothing;
 SELECT count(*) FROM electric_cm_shapes;
+
+-- Partitions that come and go, another replica identity, a publication that
+-- leaves something out
+CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100);
+CREATE TABLE newcomer (id int PRIMARY KEY);
+CREATE TABLE ident (id int PRIMARY KEY, u int NOT NULL CONSTRAINT ident_u UNIQUE);
+CREATE TABLE plain (id int PRIMARY KEY);
+INSERT INTO newcomer VALUES (101);
+INSERT INTO ident VALUES (1, 1), (2, 2);
+SELECT electric_cm_create_shape('root') AS root, electric_cm_create_shape('ident') AS ident,
+	electric_cm_create_shape('plain') AS plain \gset
+SELECT key FROM electric_cm_shape_log(:'root');
+SELECT key FROM electric_cm_shape_log(:'ident');
+SELECT key FROM electric_cm_shape_log(:'plain');
+ALTER TABLE root ATTACH PARTITION newcomer FOR VALUES FROM (100) TO (200);
+SELECT count(*) FROM _electric_cm.shape WHERE handle = :'root';
+ALTER TABLE ident REPLICA IDENTITY USING INDEX ident_u;
+DELETE FROM ident WHERE id = 1;
+SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;
+SELECT count(*) FROM _electric_cm.shape WHERE handle = :'ident';
+ALTER PUBLICATION electric_cm_publication SET (publish = 'insert');
+ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate');
+SELECT count(*) FROM _electric_cm.shape WHERE handle = :'plain';
+DROP TABLE root, ident, plain;
