@@ -74,7 +74,13 @@ await_active() { query "SELECT electric_cm_await_active('60 s')" >/dev/null; }
 create_live_shape() {
     local handle
     handle=$(query "SELECT electric_cm_create_shape('$1')")
-    query "SET statement_timeout = '60 s'; SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)" >/dev/null
+    query "SET statement_timeout = '60 s'; SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)" >/dev/null || {
+        # what somebody would need to know who was not there
+        query "SELECT state, waiting_for FROM electric_cm_shapes WHERE handle = '$handle'" >&2
+        query "SELECT pid, backend_type, application_name, wait_event, pg_blocking_pids(pid), left(query, 80) FROM pg_stat_activity" >&2
+        query "SELECT * FROM electric_cm_events" >&2
+        die "shape $handle of $1 did not become live"
+    }
     echo "$handle"
 }
 
