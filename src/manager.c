@@ -338,6 +338,7 @@ step_completed(EcmStep step)
 	{
 		ecm_creations_scan();
 		sample_at = 0;			/* the slot is ours now: look at it */
+		memset(&last_reported, 0, sizeof(last_reported));	/* news again */
 		event("ready", ECM_SEVERITY_LOG, "", "streaming");
 	}
 }
