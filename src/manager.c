@@ -85,6 +85,7 @@ static EcmStepResult step_job_result;
 static EcmStepFailure step_job_failure;
 static char waiting_for[ECM_TEXT_LEN];
 static int	blocking_pid;
+static bool blocker_reported;	/* of the slot's creation */
 static EcmError last_reported;
 
 /* timers */
@@ -102,6 +103,13 @@ static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
 static void clean_up(void);
+
+static void
+forget_wait(void)
+{
+	waiting_for[0] = '\0';
+	blocking_pid = 0;
+}
 
 static void
 event(const char *name, EcmSeverity severity, const char *detail,
@@ -302,8 +310,8 @@ run_step(void)
 {
 	const StepFunctions *functions = &step_functions[state.step];
 
-	waiting_for[0] = '\0';
-	blocking_pid = 0;
+	forget_wait();
+	blocker_reported = false;
 	if (functions->start)
 	{
 		functions->start();
@@ -411,27 +419,17 @@ close_replication(void)
 	step_job = 0;
 	pause_until = 0;
 	congested = false;
-	waiting_for[0] = '\0';
-	blocking_pid = 0;
+	forget_wait();
 }
 
-/*
- * The slot is of no use any more.  The next create_slot finds none and makes
- * a new one, and check_timeline then throws the shapes away.
- */
+/* From the beginning: whatever may be wrong with them, nothing is kept. */
 static void
-drop_slot(void)
+close_everything(void)
 {
-	EcmSlotFacts facts;
-
-	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
-		!facts.logical || facts.database != MyDatabaseId || facts.temporary)
-		return;
-	if (!ecm_replication_wait_slot_free(1000))
-		return;					/* the next attempt comes back here */
-	ReplicationSlotDrop(stack->slot_name, true);
-	event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
-		  psprintf("dropped replication slot \"%s\"", stack->slot_name));
+	close_replication();
+	ecm_feed_stop();
+	ecm_pool_close();
+	ecm_pool_init(stack->datname);
 }
 
 static void
@@ -449,13 +447,16 @@ act(EcmAction action)
 			break;
 		case ECM_ACTION_RECREATE:
 			close_replication();
-			drop_slot();
+			ecm_replication_recreate_slot();
+			break;
+		case ECM_ACTION_RESTART:
+			close_everything();
+			event("stack_restarting", ECM_SEVERITY_WARNING,
+				  "Its consumers keep dying. The server log has their reasons.",
+				  "the stack restarts from the beginning");
 			break;
 		case ECM_ACTION_FAIL:
-			close_replication();
-			ecm_feed_stop();
-			ecm_pool_close();
-			ecm_pool_init(stack->datname);	/* for when the cause is gone */
+			close_everything();
 			break;
 	}
 }
@@ -652,13 +653,36 @@ static void
 help_slot_creation(void)
 {
 	EcmError	err;
-	bool		known = waiting_for[0] != '\0';
 
+	forget_wait();
 	(void) ecm_worker_try(find_slot_blocker, NULL, &err);
-	if (!known && waiting_for[0] != '\0')
+	if (!blocker_reported && waiting_for[0] != '\0')
+	{
 		event("replication_slot_creation_blocked_by_pending_transactions",
-			  ECM_SEVERITY_WARNING, "", waiting_for);
+			  ECM_SEVERITY_WARNING,
+			  "The slot is created when all transactions that run now have ended.",
+			  psprintf("waiting for %s", waiting_for));
+		blocker_reported = true;
+	}
 	LogStandbySnapshot();
+}
+
+/* Somebody else uses the slot that we are about to take. */
+static void
+show_slot_user(void)
+{
+	static bool shown = false;
+	int			pid;
+	const char *text = ecm_replication_waiting_for(&pid);
+
+	if (text != NULL)
+	{
+		strlcpy(waiting_for, text, sizeof(waiting_for));
+		blocking_pid = pid;
+	}
+	else if (shown)
+		forget_wait();
+	shown = text != NULL;
 }
 
 static void
@@ -670,13 +694,14 @@ extension_exists(void *arg)
 static TimestampTz
 check_status(TimestampTz now)
 {
+	EcmStepFailure failure;
 	EcmError	err;
 	bool		exists = true;
 
 	if (now < status_check_at && !stack->check_requested)
 		return status_check_at;
 	stack->check_requested = false;
-	if (state.step == ECM_STEP_CREATE_SLOT && state.running)
+	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
 	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
 	{
@@ -685,6 +710,8 @@ check_status(TimestampTz now)
 		ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
 		proc_exit(0);
 	}
+	if (state.streaming_up && !ecm_replication_publication_is_good(&failure))
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	status_check_at =
 		TimestampTzPlusMilliseconds(now, state.step == ECM_STEP_CREATE_SLOT ?
 									SLOT_HELP_MS : ecm_status_check_interval);
@@ -776,6 +803,24 @@ drop_publication(void *arg)
 		(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
 						   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
 	ecm_spi_end(&spi);
+}
+
+/* The slot is free by now, unless somebody else uses it. */
+static void
+drop_slot(void)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+		!facts.logical || facts.database != MyDatabaseId || facts.temporary)
+		return;
+	if (ecm_slot_drop(stack->slot_name, &err))
+		event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
+			  psprintf("dropped replication slot \"%s\"", stack->slot_name));
+	else
+		event("warning", ECM_SEVERITY_WARNING, err.message,
+			  psprintf("could not drop replication slot \"%s\"", stack->slot_name));
 }
 
 /*
@@ -891,11 +936,12 @@ drop_abandoned_slot(void)
 	char	   *name = stack->slot_name[0] ? stack->slot_name :
 		ecm_effective_slot_name(stack->datname);
 	EcmSlotFacts facts;
+	EcmError	err;
 
 	if (ecm_slot_lookup(name, &facts) && facts.database == MyDatabaseId &&
-		strcmp(facts.plugin, "pgoutput") == 0 && facts.active_pid == 0)
+		strcmp(facts.plugin, "pgoutput") == 0 && facts.active_pid == 0 &&
+		ecm_slot_drop(name, &err))
 	{
-		ReplicationSlotDrop(name, true);
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
 			  "The extension has been dropped.",
 			  psprintf("dropped replication slot \"%s\"", name));
@@ -966,6 +1012,7 @@ do_round(void)
 	poll_idle_replication();
 	handle_event(ECM_EVENT_TICK, NULL);
 	poll_step();
+	show_slot_user();
 	read_stream(now);
 	deadline = give_feedback(now);
 

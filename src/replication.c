@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "access/xlog.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
@@ -36,7 +37,10 @@
 #include "compat.h"
 #include "replication.h"
 #include "settings.h"
+#include "shape.h"
+#include "shmem.h"
 #include "wal.h"
+#include "worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_widen_send_buffer);
 
@@ -64,6 +68,10 @@ static int	rep_walsender_pid = 0;	/* of the last connection, until it's gone */
 static int	step_query;			/* which of the step's queries runs */
 static TimestampTz step_deadline;	/* for steps that wait without a socket */
 static TimestampTz step_started;
+static bool drop_slot_first;	/* create_slot is to make a new one */
+static bool creating_slot;		/* the server is at it */
+static int	slot_user;			/* another process that uses it, 0: none */
+static char waiting_for[128];
 
 /* the stream */
 static XLogRecPtr keepalive_lsn;
@@ -237,21 +245,41 @@ poll_pg_info(EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
+/* The last column: does it filter rows or columns of any table? */
+static char *
+publication_facts_sql(void)
+{
+	return psprintf("SELECT p.pubinsert AND p.pubupdate AND p.pubdelete"
+					" AND p.pubtruncate, EXISTS (SELECT FROM"
+					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
+					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+					" FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					ecm_quote_literal(rep_publication));
+}
+
+/* Is a publication that exists good for us?  Both are "t" or "f". */
+static EcmStepResult
+judge_publication(const char *publishes_everything, const char *filters,
+				  EcmStepFailure *failure)
+{
+	if (strcmp(publishes_everything, "t") != 0)
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
+									rep_publication), "",
+						   psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
+									quote_identifier(rep_publication)));
+	if (strcmp(filters, "f") != 0)
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   psprintf("publication \"%s\" filters rows or columns",
+									rep_publication), "",
+						   "Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
+	return ECM_RESULT_DONE;
+}
+
 static void
 start_publication(void)
 {
-	StringInfoData sql;
-
-	/* the last column: does it filter rows or columns of any table? */
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete"
-					 " AND p.pubtruncate, EXISTS (SELECT FROM"
-					 " pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
-					 " AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
-					 " FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
-					 ecm_quote_literal(rep_publication));
-	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+	ecm_conn_send(rep_conn, publication_facts_sql(), QUERY_TIMEOUT_MS);
 }
 
 static EcmStepResult
@@ -264,20 +292,8 @@ poll_publication(EcmStepFailure *failure)
 		return result;
 
 	if (ecm_conn_nrows(rep_conn) > 0)
-	{
-		if (strcmp(ecm_conn_value(rep_conn, 0, 0), "t") != 0)
-			return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-							   psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
-										rep_publication), "",
-							   psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
-										quote_identifier(rep_publication)));
-		if (strcmp(ecm_conn_value(rep_conn, 0, 1), "f") != 0)
-			return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-							   psprintf("publication \"%s\" filters rows or columns",
-										rep_publication), "",
-							   "Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
-		return ECM_RESULT_DONE;
-	}
+		return judge_publication(ecm_conn_value(rep_conn, 0, 0),
+								 ecm_conn_value(rep_conn, 0, 1), failure);
 
 	if (!ecm_create_publication)
 		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
@@ -298,6 +314,98 @@ poll_publication(EcmStepFailure *failure)
 }
 
 /*
+ * The same, but read in this process: the stream's session can't be asked.
+ */
+static void
+look_at_publication(void *arg)
+{
+	EcmStepFailure *failure = arg;
+	EcmSpiState spi;
+
+	failure->err.sqlstate[0] = '\0';
+	ecm_spi_begin(&spi);
+	if (SPI_execute(publication_facts_sql(), true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look up publication \"%s\"", rep_publication);
+	if (SPI_processed == 0)
+		(void) step_failed(failure, ECM_ERROR_RECREATE, "42704",
+						   psprintf("publication \"%s\" has been dropped",
+									rep_publication),
+						   "Changes made since then are missing from the stream.", "");
+	else
+		(void) judge_publication(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+								 failure);
+	ecm_spi_end(&spi);
+}
+
+bool
+ecm_replication_publication_is_good(EcmStepFailure *failure)
+{
+	EcmError	err;
+
+	/* what can't be read now, as while the catalog is locked, is read later */
+	return !ecm_worker_try(look_at_publication, failure, &err) ||
+		failure->err.sqlstate[0] == '\0';
+}
+
+void
+ecm_replication_recreate_slot(void)
+{
+	drop_slot_first = true;
+}
+
+bool
+ecm_replication_creates_slot(void)
+{
+	return rep_conn != NULL && creating_slot;
+}
+
+const char *
+ecm_replication_waiting_for(int *pid)
+{
+	*pid = slot_user;
+	return slot_user != 0 ? waiting_for : NULL;
+}
+
+/*
+ * Somebody uses the slot: most likely our own last walsender, on its way out.
+ */
+static EcmStepResult
+wait_for_slot_user(EcmStepFailure *failure, int pid)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (pid == rep_walsender_pid && pid != ecm_conn_backend_pid(rep_conn))
+		kill(pid, SIGTERM);
+	if (TimestampDifferenceExceeds(step_started, now, SLOT_BUSY_TIMEOUT_MS))
+		return step_failed(failure, ECM_ERROR_RETRY, "55006",
+						   psprintf("replication slot \"%s\" is active for PID %d",
+									rep_slot, pid), "",
+						   "Stop the other consumer, or set electric_cm.slot_name to another name.");
+	slot_user = pid;
+	snprintf(waiting_for, sizeof(waiting_for),
+			 "replication slot \"%s\", which PID %d uses", rep_slot, pid);
+	step_deadline = TimestampTzPlusMilliseconds(now, SLOT_POLL_MS);
+	return ECM_RESULT_PENDING;
+}
+
+static EcmStepResult
+drop_useless_slot(EcmStepFailure *failure)
+{
+	if (!ecm_slot_drop(rep_slot, &failure->err))
+	{
+		failure->kind = ECM_ERROR_RETRY;
+		return ECM_RESULT_FAILED;
+	}
+	drop_slot_first = false;
+	ecm_event(MyDatabaseId, rep_dbname, "replication_slot_dropped",
+			  ECM_SEVERITY_WARNING,
+			  "The shapes that were made with it are invalid.",
+			  "dropped replication slot \"%s\", to make a new one", rep_slot);
+	return ECM_RESULT_DONE;
+}
+
+/*
  * The slot as it is: usable, unusable for good, or not there.  Creating one
  * waits for every transaction that runs; lock_timeout bounds that wait
  * (statement_timeout doesn't), and the status check forces a standby snapshot
@@ -307,11 +415,12 @@ static EcmStepResult
 look_at_slot(EcmStepFailure *failure, bool *create)
 {
 	EcmSlotFacts facts;
-	TimestampTz now = GetCurrentTimestamp();
 
 	*create = false;
+	slot_user = 0;
 	if (!ecm_slot_lookup(rep_slot, &facts))
 	{
+		drop_slot_first = false;
 		*create = true;
 		return ECM_RESULT_DONE;
 	}
@@ -322,25 +431,18 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 						   psprintf("replication slot \"%s\" belongs to another database or plugin",
 									rep_slot), "",
 						   "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().");
+	if (facts.active_pid != 0)
+		return wait_for_slot_user(failure, facts.active_pid);
+	if (drop_slot_first)
+	{
+		*create = true;
+		return drop_useless_slot(failure);
+	}
 	if (facts.invalidated)
 		return step_failed(failure, ECM_ERROR_RECREATE, "55000",
 						   psprintf("replication slot \"%s\" has been invalidated",
 									rep_slot),
 						   "The WAL that it needed has been removed.", "");
-	if (facts.active_pid != 0)
-	{
-		/* most likely our own last walsender, on its way out */
-		if (facts.active_pid == rep_walsender_pid &&
-			facts.active_pid != ecm_conn_backend_pid(rep_conn))
-			kill(facts.active_pid, SIGTERM);
-		if (TimestampDifferenceExceeds(step_started, now, SLOT_BUSY_TIMEOUT_MS))
-			return step_failed(failure, ECM_ERROR_RETRY, "55006",
-							   psprintf("replication slot \"%s\" is active for PID %d",
-										rep_slot, facts.active_pid), "",
-							   "Stop the other consumer, or set electric_cm.slot_name to another name.");
-		step_deadline = TimestampTzPlusMilliseconds(now, SLOT_POLL_MS);
-		return ECM_RESULT_PENDING;
-	}
 	rep_info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
 	return ECM_RESULT_DONE;
 }
@@ -368,10 +470,12 @@ poll_slot(EcmStepFailure *failure)
 						 ecm_slot_temporary ? " TEMPORARY" : "");
 		ecm_conn_send(rep_conn, sql.data, 0);
 		step_query = 1;
+		creating_slot = true;
 		return ECM_RESULT_PENDING;
 	}
 
 	result = poll_query(failure, ECM_CONTEXT_SLOT);
+	creating_slot = result == ECM_RESULT_PENDING && step_query == 1;
 	if (result != ECM_RESULT_DONE || step_query == 2)
 		return result;
 
@@ -467,6 +571,8 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 {
 	step_query = 0;
 	step_deadline = 0;
+	slot_user = 0;
+	creating_slot = false;
 	step_started = GetCurrentTimestamp();
 
 	switch (step)

@@ -61,6 +61,24 @@ extern TimestampTz ecm_replication_deadline(void);
 extern const EcmReplicationInfo *ecm_replication_info(void);
 extern EcmConn *ecm_replication_conn(void); /* NULL: closed */
 
+/*
+ * The slot is of no use any more: the next create_slot drops it first, and
+ * check_timeline then throws the shapes away.
+ */
+extern void ecm_replication_recreate_slot(void);
+
+/* Does the server create the slot now? */
+extern bool ecm_replication_creates_slot(void);
+
+/*
+ * Looks at the publication while it is in use: false if it has been dropped
+ * (RECREATE) or altered so that changes are missing (FATAL).
+ */
+extern bool ecm_replication_publication_is_good(EcmStepFailure *failure);
+
+/* Who uses the slot that create_slot wants, in words, or NULL; and its PID. */
+extern const char *ecm_replication_waiting_for(int *pid);
+
 /* The shapes were thrown away: the slot no longer counts as new. */
 extern void ecm_replication_slot_settled(void);
 

@@ -10,9 +10,9 @@
  * - Going back, the machine stops at the step that brings the lost part up.
  *	 So at any time everything that the steps before the current one bring up
  *	 is up.
- * - A loss after ECM_STREAMING_STABLE_US of undisturbed streaming is mended at
- *	 once; any other loss or failure waits for the backoff.  Hence nothing that
- *	 keeps dying makes a hot loop.
+ * - The first loss of a stream is mended at once, and so is each one after
+ *	 ECM_STREAMING_STABLE_US of undisturbed streaming; any other loss or failure
+ *	 waits for the backoff.  Hence nothing that keeps dying makes a hot loop.
  *
  *-------------------------------------------------------------------------
  */
@@ -165,19 +165,52 @@ everything_down_but_lock(EcmState *s)
 	s->consumers_up = false;
 }
 
+/* A stream's first loss is mended at once, if nothing else has failed. */
+static bool
+may_reopen_at_once(const EcmState *s)
+{
+	return s->streaming_since != 0 && s->backoff.retries == 0 && !s->reopened;
+}
+
 /* Ends the replication connection, if there is one or one is being opened. */
 static EcmAction
 close_replication(EcmState *s, int64_t now)
 {
-	bool		stable = is_stable(s, now);
+	bool		at_once = may_reopen_at_once(s);
 
 	if (s->step < ECM_STEP_CONNECT_REPLICATION ||
 		(s->step == ECM_STEP_CONNECT_REPLICATION && retry_pending(s)))
 		return ECM_ACTION_NONE;
 
+	if (at_once)
+		s->reopened = true;
 	replication_down(s, ECM_STEP_CONNECT_REPLICATION);
-	schedule_retry(s, now, stable);
+	schedule_retry(s, now, at_once);
 	return ECM_ACTION_CLOSE_REPLICATION;
+}
+
+/* Notes a consumer's death: were there too many of them lately? */
+static bool
+dies_too_often(EcmState *s, int64_t now)
+{
+	int64_t    *at = s->consumer_lost_at;
+	bool		too_often = at[0] != 0 && now - at[0] <= ECM_CONSUMER_DEATHS_US;
+
+	memmove(&at[0], &at[1], (ECM_MAX_CONSUMER_DEATHS - 1) * sizeof(at[0]));
+	at[ECM_MAX_CONSUMER_DEATHS - 1] = now;
+	if (too_often)
+		memset(at, 0, sizeof(s->consumer_lost_at));
+	return too_often;
+}
+
+/* Starting the consumer again has not helped: maybe starting all again does. */
+static EcmAction
+restart(EcmState *s, int64_t now)
+{
+	everything_down_but_lock(s);
+	s->step = ECM_STEP_ACQUIRE_LOCK;
+	schedule_retry(s, now, false);
+	return ECM_ACTION_RESTART;
 }
 
 /* What was on its way to a consumer is gone unless the stream starts again. */
@@ -185,7 +218,8 @@ static EcmAction
 consumer_lost(EcmState *s, int64_t now)
 {
 	if (s->streaming_up || s->step > ECM_STEP_START_CONSUMERS)
-		return close_replication(s, now);
+		return dies_too_often(s, now) ? restart(s, now) :
+			close_replication(s, now);
 	if (s->step == ECM_STEP_START_CONSUMERS)
 		return step_failed(s, now);
 	return ECM_ACTION_NONE;
@@ -337,8 +371,12 @@ EcmAction
 ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
 {
 	heed_clock_set_back(s, now);
-	if (is_stable(s, now) && s->backoff.retries > 0)
-		ecm_backoff_reset(&s->backoff, now);
+	if (is_stable(s, now))
+	{
+		s->reopened = false;
+		if (s->backoff.retries > 0)
+			ecm_backoff_reset(&s->backoff, now);
+	}
 
 	/* In "failed", all is down and only two things make a difference. */
 	if (s->failed && event.type != ECM_EVENT_RELOAD &&

@@ -77,8 +77,9 @@ typedef enum EcmAction
 									 * surviving consumers, then run the
 									 * current step when next_retry_at is due
 									 * (a TICK says so) */
-	ECM_ACTION_RECREATE,		/* drop the slot, invalidate all shapes, close
-								 * the replication connection; then as above */
+	ECM_ACTION_RECREATE,		/* have create_slot drop the slot, which
+								 * invalidates all shapes; else as above */
+	ECM_ACTION_RESTART,			/* close everything; then as above */
 	ECM_ACTION_FAIL				/* close everything, wait for a reload */
 } EcmAction;
 
@@ -87,6 +88,10 @@ typedef enum EcmAction
 
 /* More recreations than this within an hour fail the stack. */
 #define ECM_MAX_RECREATIONS_PER_HOUR	3
+
+/* More consumer deaths than this within that time (us) restart the stack. */
+#define ECM_MAX_CONSUMER_DEATHS		3
+#define ECM_CONSUMER_DEATHS_US		INT64_C(5000000)
 
 /*
  * Unless failed, either the current step is running (streaming is a step like
@@ -108,8 +113,12 @@ typedef struct EcmState
 	int64_t		next_retry_at;	/* 0: none pending */
 	int64_t		streaming_since;	/* since when step STREAMING, 0: another */
 	bool		ever_streamed;	/* phase "running" once true */
+	bool		reopened;		/* a lost stream was reopened at once, and has
+								 * not been stable since */
 	int64_t		recreated_at[ECM_MAX_RECREATIONS_PER_HOUR]; /* oldest first */
 	int			recreations;	/* how many of them are valid */
+	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first;
+															 * 0: never */
 } EcmState;
 
 extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,

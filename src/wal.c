@@ -21,6 +21,7 @@
 
 #include "compat.h"
 #include "wal.h"
+#include "worker.h"
 
 /*
  * Copies the slot of that name.  The control lock is held exclusively only
@@ -185,6 +186,23 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
 
 	return true;
+}
+
+static void
+drop_slot(void *arg)
+{
+	ReplicationSlotDrop(arg, true);
+}
+
+bool
+ecm_slot_drop(const char *name, EcmError *err)
+{
+	if (ecm_worker_try(drop_slot, unconstify(char *, name), err))
+		return true;
+	/* the end of a transaction does not see to that */
+	if (MyReplicationSlot != NULL)
+		ReplicationSlotRelease();
+	return false;
 }
 
 XLogRecPtr

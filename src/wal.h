@@ -42,6 +42,12 @@ typedef struct EcmSlotFacts
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
 
 /*
+ * Drops a slot from a worker that is in no transaction, without waiting.
+ * False: it could not be dropped, as when somebody uses it; err says why.
+ */
+extern bool ecm_slot_drop(const char *name, EcmError *err);
+
+/*
  * The end of the last WAL record.  The insert position of a server at rest may
  * be behind the header of a page that no record has reached yet; nothing that
  * is streamed ever gets there, so it counts as the page's beginning.

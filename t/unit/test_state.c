@@ -286,6 +286,12 @@ test_replication_lost(void)
 		   "pool and consumers are passed over");
 	is_str(status(), "active", "then the status is active again");
 
+	start_at(ECM_STEP_STREAMING);
+	is_int(replication_lost(), CLOSE, "a stream lost as soon as it runs");
+	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, 0),
+	   "is reopened at once, too, the first time");
+	tick();
+	path();
 	now += 5 * SECOND - 1;
 	replication_lost();
 	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND),
@@ -312,9 +318,14 @@ test_replication_lost(void)
 	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND),
 	   "an immediate reopening that fails waits for 1 s");
 
-	start_at(ECM_STEP_STREAMING);
-	replication_lost();
+	start_at(ECM_STEP_START_POOL);
+	failed();
 	tick_after(SECOND);
+	path();
+	is_int(replication_lost(), CLOSE, "a first loss after another failure");
+	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, 2 * SECOND),
+	   "waits for the backoff");
+	tick_after(2 * SECOND);
 	path();
 	now += 5 * SECOND;
 	replication_lost();
@@ -418,6 +429,38 @@ test_consumer_lost(void)
 	ok(consumer_lost() == CLOSE &&
 	   waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND),
 	   "a lost consumer costs the stream that goes on");
+
+	/* its fourth death within 5 s: waits of 0, 1 and 2 s lie between them */
+	start_streaming();
+	for (i = 0; i < 3; i++)
+	{
+		CHECK(consumer_lost() == CLOSE);
+		CHECK(s.pool_up && s.lock_held);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+	}
+	checked("three deaths within 5 s cost the stream only");
+	is_int(consumer_lost(), ECM_ACTION_RESTART, "the fourth restarts the stack");
+	ok(!s.pool_up && !s.consumers_up && !s.replication_up && s.lock_held &&
+	   waits_for(ECM_STEP_ACQUIRE_LOCK, 4 * SECOND),
+	   "from the beginning, with backoff, but with its lock");
+	is_str(status(), "starting", "the status is starting");
+	is_int(tick_after(4 * SECOND), RUN_STEP, "then it starts");
+	is_str(path(), ALL_FROM_CONNECT, "everything but the lock");
+	now += SECOND;
+	is_int(consumer_lost(), CLOSE, "counting starts afresh");
+
+	start_streaming();
+	for (i = 0; i < 20; i++)
+	{
+		CHECK(consumer_lost() == CLOSE);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+		now += 2 * SECOND;
+	}
+	checked("deaths further apart never do");
 
 	/* an hour of a consumer that dies as soon as it is fed */
 	start_streaming();
