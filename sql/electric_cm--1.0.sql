@@ -225,7 +225,8 @@ CREATE FUNCTION _electric_cm.stat_replication(
 		OUT received_lsn pg_lsn, OUT flushed_lsn pg_lsn,
 		OUT current_lsn pg_lsn, OUT retained_wal_bytes int8,
 		OUT flush_lag_bytes int8, OUT safe_wal_size int8,
-		OUT last_commit_at timestamptz, OUT sampled_at timestamptz)
+		OUT last_commit_at timestamptz, OUT pinned_by text,
+		OUT pinned_since timestamptz, OUT sampled_at timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_replication' LANGUAGE C VOLATILE STRICT;
 

@@ -522,6 +522,18 @@ obey_live(int64 id, int generation, const char *snapshot)
 	shape->buffer.capturing = false;
 }
 
+static void
+set_errored(int64 id, int generation, const char *reason)
+{
+	run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
+						  " (shape, state, generation, last_error)"
+						  " VALUES ($1, 'errored', $2, %s) ON CONFLICT (shape)"
+						  " DO UPDATE SET state = 'errored',"
+						  " last_error = excluded.last_error",
+						  quote_literal_cstr(reason)),
+				 id, generation);
+}
+
 /*
  * The stream shows that a shape's log can't be continued.  Usually the command
  * that is to blame has invalidated it already.  Where its row is locked, by
@@ -534,17 +546,28 @@ give_up(int64 id, const char *reason)
 
 	if (shape == NULL)
 		return;
-	run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
-						  " (shape, state, generation, last_error)"
-						  " VALUES ($1, 'errored', $2, %s) ON CONFLICT (shape)"
-						  " DO UPDATE SET state = 'errored',"
-						  " last_error = excluded.last_error",
-						  quote_literal_cstr(reason)),
-				 id, shape->def->generation);
+	set_errored(id, shape->def->generation, reason);
 	(void) ecm_shape_invalidate_nowait(id, reason);
 	mark_shape_gone(shape);
 }
 
+/*
+ * The snapshot can't be taken.  An attempt that was made since is another matter.
+ */
+static void
+obey_fail(int64 id, int generation, const char *reason)
+{
+	EcmShapeDef *def = ecm_shape_by_id(id);
+	Shape	   *shape = find_shape(id);
+
+	if (def == NULL || def->worker != args.worker || def->generation != generation)
+		return;
+	set_errored(id, generation, reason);
+	if (shape != NULL)
+		mark_shape_gone(shape);
+}
+
+/* The first number of every order of ours is the shape's id. */
 static void
 obey_order(const char *text)
 {
@@ -553,6 +576,10 @@ obey_order(const char *text)
 	int			n = 0;
 	Shape	   *shape;
 
+	if (strncmp(text, "create ", strlen("create ")) == 0)
+		return;					/* the manager's */
+	if (sscanf(text, "%*s " INT64_FORMAT, &id) == 1)
+		ecm_gather_work_on(id);
 	if (sscanf(text, "capture " INT64_FORMAT " %d", &id, &generation) == 2)
 		obey_capture(id, generation);
 	else if (sscanf(text, "live " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
@@ -564,10 +591,14 @@ obey_order(const char *text)
 		if (shape != NULL)
 			mark_shape_gone(shape);
 	}
+	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
+			 n > 0)
+		obey_fail(id, generation, text + n);
 	else if (sscanf(text, "mismatch " INT64_FORMAT, &id) == 1)
 		give_up(id, "the table's columns or its replica identity have changed");
 	else if (sscanf(text, "truncate " INT64_FORMAT, &id) == 1)
 		give_up(id, "the table was truncated");
+	ecm_gather_work_on(0);
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -641,6 +672,7 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 	{
 		Binding    *binding = lfirst(lc);
 
+		ecm_gather_work_on(binding->shape->def->id);
 		switch (type)
 		{
 			case LOGICAL_REP_MSG_INSERT:
@@ -656,6 +688,8 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 				break;
 		}
 	}
+	if (entry->bindings != NIL)
+		ecm_gather_work_on(0);
 }
 
 /*
@@ -767,7 +801,7 @@ process(char *data, Size len)
 	}
 }
 
-/* ----------------------------------------------------------------- main -- */
+/* ------------------------------------------------------------- starting -- */
 
 static void
 read_progress(void *arg)
@@ -861,6 +895,133 @@ attach_queue(void)
 	queue = shm_mq_attach(mq, segment, NULL);
 }
 
+/*
+ * Takes what the manager sends, until the manager is gone.
+ */
+static void
+follow_stream(void)
+{
+	EcmConsumerSlot *slot = my_slot();
+
+	for (;;)
+	{
+		Size		len;
+		void	   *data;
+		shm_mq_result result;
+
+		if (ecm_got_sigterm)
+			proc_exit(0);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		MemoryContextSwitchTo(message_context);
+		result = shm_mq_receive(queue, &len, &data, true);
+		if (result == SHM_MQ_SUCCESS)
+		{
+			process(data, len);
+			slot->processed++;
+			MemoryContextReset(message_context);
+			continue;
+		}
+
+		if (ecm_gather_unsettled())
+		{
+			/* an idle consumer owes nobody anything */
+			ecm_gather_settle();
+			pgstat_report_stat(false);
+			continue;			/* more may have come in meanwhile */
+		}
+		if (result == SHM_MQ_DETACHED)
+			proc_exit(0);		/* the manager is gone; all is settled */
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/* ---------------------------------------------------------------- errors -- */
+
+/*
+ * Is an error that was raised while we worked on one shape to be blamed on
+ * that shape?  Not if it would have hit any other as well.
+ */
+static bool
+is_shapes_fault(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return false;
+		default:
+			return true;
+	}
+}
+
+typedef struct FaultArg
+{
+	int64		shape;
+	const char *message;
+	char		handle[64];		/* "": it is gone */
+} FaultArg;
+
+static void
+record_fault(void *arg)
+{
+	FaultArg   *fault = arg;
+	EcmShapeDef *def = ecm_shape_by_id(fault->shape);
+
+	if (def == NULL)
+		return;
+	strlcpy(fault->handle, def->handle, sizeof(fault->handle));
+	set_errored(fault->shape, def->generation, fault->message);
+}
+
+/*
+ * An ERROR ends the consumer: its queue and what it had gathered are worth
+ * nothing any more, and a new one goes on from what is durable.  One shape that
+ * raises an error each time would thus hold all others back for ever, so it is
+ * left out from now on.
+ */
+static void
+end_by_error(void)
+{
+	EcmStack   *stack = &ecm_shared->stacks[args.stack_index];
+	int64		shape = my_slot()->working_on;
+	ErrorData  *edata;
+	EcmError	err;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(TopMemoryContext);
+	EmitErrorReport();
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+
+	if (shape != 0 && is_shapes_fault(edata->sqlerrcode))
+	{
+		FaultArg	fault = {shape, edata->message ? edata->message : "unknown error", ""};
+
+		if (ecm_worker_try(record_fault, &fault, &err) && fault.handle[0] != '\0')
+			ecm_event(MyDatabaseId, stack->datname, "shape_errored",
+					  ECM_SEVERITY_WARNING, fault.message,
+					  "shape %s has failed and is not followed any more", fault.handle);
+	}
+	proc_exit(1);
+}
+
+/* ----------------------------------------------------------------- main -- */
+
 void
 ecm_consumer_main(Datum arg pg_attribute_unused())
 {
@@ -894,42 +1055,13 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	announce(position);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 
-	for (;;)
+	PG_TRY();
 	{
-		Size		len;
-		void	   *data;
-		shm_mq_result result;
-
-		if (ecm_got_sigterm)
-			proc_exit(0);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
-
-		MemoryContextSwitchTo(message_context);
-		result = shm_mq_receive(queue, &len, &data, true);
-		if (result == SHM_MQ_SUCCESS)
-		{
-			process(data, len);
-			MemoryContextReset(message_context);
-			continue;
-		}
-
-		if (ecm_gather_unsettled())
-		{
-			/* an idle consumer owes nobody anything */
-			ecm_gather_settle();
-			pgstat_report_stat(false);
-			continue;			/* more may have come in meanwhile */
-		}
-		if (result == SHM_MQ_DETACHED)
-			proc_exit(0);		/* the manager is gone; all is settled */
-
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		follow_stream();
 	}
+	PG_CATCH();
+	{
+		end_by_error();
+	}
+	PG_END_TRY();
 }

@@ -41,6 +41,12 @@ typedef struct FeedConsumer
 	bool		unflushed;		/* messages sent since the last FLUSH */
 	bool		control_pending;	/* this order is to be sent */
 	EcmControlFrame control;
+
+	/* does it make progress? */
+	uint64		sent;			/* messages sent to this worker */
+	uint64		seen_processed; /* as of the last look ... */
+	XLogRecPtr	seen_durable;
+	TimestampTz moved_at;		/* ... that found progress, or no work */
 } FeedConsumer;
 
 static int	stack_index;
@@ -118,6 +124,8 @@ launch_consumer(int i)
 	slot->pid = 0;
 	slot->attached = false;
 	slot->reset_done = reset_number;	/* it has nothing to forget */
+	slot->processed = 0;
+	slot->working_on = 0;
 	args.generation = slot->generation;
 	ecm_unlock();
 
@@ -150,6 +158,8 @@ launch_consumer(int i)
 	c->pending = false;
 	c->unflushed = false;
 	c->control_pending = false;
+	c->sent = 0;
+	c->moved_at = GetCurrentTimestamp();
 	return true;
 }
 
@@ -255,6 +265,51 @@ ecm_feed_consumer_died(void)
 	return false;
 }
 
+/* Has it done something since the last look, or nothing to do? */
+static bool
+moves(FeedConsumer *c, const EcmConsumerSlot *slot)
+{
+	bool		has_work = c->pending || slot->processed != c->sent ||
+		slot->durable_lsn < received_lsn;
+	bool		moved = slot->processed != c->seen_processed ||
+		slot->durable_lsn != c->seen_durable;
+
+	c->seen_processed = slot->processed;
+	c->seen_durable = slot->durable_lsn;
+	return moved || !has_work;
+}
+
+bool
+ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
+					  EcmStalledConsumer *stalled)
+{
+	bool		found = false;
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+		EcmConsumerSlot slot;
+
+		if (c->handle == NULL)
+			continue;
+		ecm_lock(LW_SHARED);
+		slot = *shared_slot(i);
+		ecm_unlock();
+		if (moves(c, &slot))
+			c->moved_at = now;
+		else if (!found &&
+				 TimestampDifferenceExceeds(c->moved_at, now, timeout_ms))
+		{
+			stalled->worker = i;
+			stalled->pid = slot.pid;
+			stalled->shape = slot.working_on;
+			stalled->since = c->moved_at;
+			found = true;
+		}
+	}
+	return found;
+}
+
 /* -------------------------------------------------------------- feeding -- */
 
 /*
@@ -323,7 +378,10 @@ send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 {
 	if (c->queue == NULL)
 		return true;
-	return shm_mq_send(c->queue, len, data, true, flush) != SHM_MQ_WOULD_BLOCK;
+	if (shm_mq_send(c->queue, len, data, true, flush) == SHM_MQ_WOULD_BLOCK)
+		return false;
+	c->sent++;
+	return true;
 }
 
 bool

@@ -29,6 +29,22 @@ extern EcmStepResult ecm_feed_poll_start(EcmStepFailure *failure);
 extern bool ecm_feed_consumer_died(void);
 
 /*
+ * Looks for a consumer that has work, but has made no progress since an earlier
+ * look at least 'timeout_ms' ago.  False: there is none.  To be called now and
+ * then.
+ */
+typedef struct EcmStalledConsumer
+{
+	int			worker;			/* from 0 */
+	int			pid;
+	int64		shape;			/* that it seems to work on; 0: unknown */
+	TimestampTz since;
+} EcmStalledConsumer;
+
+extern bool ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
+								  EcmStalledConsumer *stalled);
+
+/*
  * Hands a pgoutput message to the consumers.  False: a queue is full; the
  * message is kept, and nothing else may be fed until ecm_feed_flush() says
  * true.

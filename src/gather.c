@@ -99,6 +99,12 @@ ecm_gather_init(int index, int worker_number, XLogRecPtr position)
 										   ALLOCSET_DEFAULT_SIZES);
 }
 
+void
+ecm_gather_work_on(int64 shape)
+{
+	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
+}
+
 XLogRecPtr
 ecm_gather_position(void)
 {
@@ -247,6 +253,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		writer = ecm_log_writer_begin();
 		MemoryContextSwitchTo(old);
 	}
+	ecm_gather_work_on(buffer->shape);
 	foreach(lc, chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);
@@ -256,6 +263,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 						   FullTransactionIdFromU64(chunk->xid),
 						   chunk->data.data, chunk->data.len);
 	}
+	ecm_gather_work_on(0);
 }
 
 static void

@@ -60,6 +60,12 @@ extern bool ecm_gather_unsettled(void);
  */
 extern void ecm_gather_settle(void);
 
+/*
+ * Names the shape (0: none) that what follows is about: an ERROR from here on
+ * is its fault.
+ */
+extern void ecm_gather_work_on(int64 shape);
+
 /* Is a local transaction open between messages (for a large one)? */
 extern bool ecm_gather_in_transaction(void);
 

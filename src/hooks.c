@@ -48,7 +48,8 @@ typedef struct ChangedTable
 
 /* In TopTransactionContext; reset at the end of each transaction. */
 static List *changed_tables = NIL;
-static bool look_again = false; /* databases or the extension changed */
+static bool look_again = false; /* databases, the extension or a publication
+								 * changed */
 static bool publication_altered = false;	/* some publication was */
 static bool extension_dropped = false;	/* ours, in this database */
 
@@ -141,10 +142,18 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
 		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
 								 "partitions were attached or detached");
-	else if (class_id == PublicationRelationId && access == OAT_POST_ALTER)
-		publication_altered = true;
-	else if (class_id == PublicationRelRelationId && access == OAT_DROP)
-		note_publication_member(object_id);
+	else if (class_id == PublicationRelationId)
+	{
+		if (access == OAT_POST_ALTER)
+			publication_altered = true;
+		look_again = true;
+	}
+	else if (class_id == PublicationRelRelationId)
+	{
+		if (access == OAT_DROP)
+			note_publication_member(object_id);
+		look_again = true;		/* it may filter rows or columns now */
+	}
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
 	{
 		if (access == OAT_POST_CREATE || access == OAT_DROP ||

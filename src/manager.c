@@ -685,6 +685,63 @@ show_slot_user(void)
 	shown = text != NULL;
 }
 
+typedef struct StalledArg
+{
+	EcmStalledConsumer consumer;
+	char		text[ECM_TEXT_LEN];
+} StalledArg;
+
+/* Adds what can be found out about why it is stuck. */
+static void
+describe_stalled(void *arg)
+{
+	StalledArg *a = arg;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(psprintf("SELECT concat("
+							 "(SELECT ', working on shape ' || handle FROM _electric_cm.shape WHERE id = " INT64_FORMAT "),"
+							 " ', blocked by PID ' || nullif(array_to_string(pg_blocking_pids(%d), ', '), ''))",
+							 a->consumer.shape, a->consumer.pid),
+					true, 1) == SPI_OK_SELECT && SPI_processed == 1)
+		strlcat(a->text, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+				sizeof(a->text));
+	ecm_spi_end(&spi);
+}
+
+/*
+ * A consumer that hangs pins the slot for all of them.  It is not ended: what
+ * blocks it would block the next one, too, and a stopped process can't even be
+ * ended.  But it is named.
+ */
+static void
+check_consumers(TimestampTz now)
+{
+	static TimestampTz stalled_since = 0;	/* of the one that was reported */
+	StalledArg	arg;
+	EcmError	err;
+
+	if (!ecm_feed_find_stalled(now, ecm_consumer_stall_timeout, &arg.consumer))
+	{
+		if (stalled_since != 0)
+			event("consumer_resumed", ECM_SEVERITY_LOG, "",
+				  "all consumers make progress again");
+		stalled_since = 0;
+		ecm_publish_pinned("", 0);
+		return;
+	}
+	snprintf(arg.text, sizeof(arg.text), "consumer %d (PID %d)",
+			 arg.consumer.worker + 1, arg.consumer.pid);
+	(void) ecm_worker_try(describe_stalled, &arg, &err);
+	ecm_publish_pinned(arg.text, arg.consumer.since);
+	if (stalled_since != arg.consumer.since)
+		event("consumer_stalled", ECM_SEVERITY_WARNING,
+			  "It has work to do and holds back the replication slot.",
+			  psprintf("%s makes no progress since %s", arg.text,
+					   timestamptz_to_str(arg.consumer.since)));
+	stalled_since = arg.consumer.since;
+}
+
 static void
 extension_exists(void *arg)
 {
@@ -697,8 +754,9 @@ check_status(TimestampTz now)
 	EcmStepFailure failure;
 	EcmError	err;
 	bool		exists = true;
+	bool		requested = stack->check_requested;
 
-	if (now < status_check_at && !stack->check_requested)
+	if (now < status_check_at && !requested)
 		return status_check_at;
 	stack->check_requested = false;
 	if (state.running && ecm_replication_creates_slot())
@@ -710,6 +768,9 @@ check_status(TimestampTz now)
 		ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
 		proc_exit(0);
 	}
+	if (requested && state.failed)
+		handle_event(ECM_EVENT_RELOAD, NULL);	/* it may have been mended */
+	check_consumers(now);
 	if (state.streaming_up && !ecm_replication_publication_is_good(&failure))
 		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	status_check_at =

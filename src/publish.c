@@ -50,6 +50,8 @@ ecm_publish_init(int stack_index)
 	stack->received_lsn = stack->flushed_lsn = InvalidXLogRecPtr;
 	stack->acknowledged_lsn = InvalidXLogRecPtr;
 	memset(&stack->wal, 0, sizeof(stack->wal));
+	stack->pinned_by[0] = '\0';
+	stack->pinned_since = 0;
 	memset(stack->conns, 0, sizeof(stack->conns));
 	memset(stack->creations, 0, sizeof(stack->creations));
 	ecm_unlock();
@@ -305,4 +307,15 @@ ecm_publish_wal_sample(void)
 	stack->sample_requested = false;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
+}
+
+void
+ecm_publish_pinned(const char *by, TimestampTz since)
+{
+	if (strcmp(stack->pinned_by, by) == 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->pinned_by, sizeof(stack->pinned_by), by);
+	stack->pinned_since = since;
+	ecm_unlock();
 }

@@ -31,6 +31,7 @@ extern void ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
 								  XLogRecPtr acknowledged,
 								  TimestampTz last_commit_at);
 extern void ecm_publish_wal_sample(void);
+extern void ecm_publish_pinned(const char *by, TimestampTz since);
 
 /*
  * The effective settings whose change needs a new manager, as one text; and

@@ -42,6 +42,7 @@ int			ecm_connect_timeout;
 int			ecm_reconnect_initial_delay;
 int			ecm_reconnect_max_delay;
 int			ecm_status_check_interval;
+int			ecm_consumer_stall_timeout;
 int			ecm_wal_report_interval;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
@@ -65,6 +66,7 @@ static const char *const setting_names[] = {
 	PREFIX "reconnect_initial_delay",
 	PREFIX "reconnect_max_delay",
 	PREFIX "status_check_interval",
+	PREFIX "consumer_stall_timeout",
 	PREFIX "wal_report_interval",
 	PREFIX "shape_workers",
 	PREFIX "max_shapes"
@@ -542,6 +544,13 @@ ecm_define_settings(void)
 							"Sets the time between two checks of slot and publication.",
 							NULL,
 							&ecm_status_check_interval, 10000, 1000, 3600000,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "consumer_stall_timeout",
+							"Sets how long a consumer may make no progress before a warning says so.",
+							"It must have work to do, and is looked at every "
+							"electric_cm.status_check_interval.",
+							&ecm_consumer_stall_timeout, 60000, 1000, 86400000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(PREFIX "wal_report_interval",

@@ -17,6 +17,7 @@
  *	 create <handle>			a shape was declared (create_shape)
  *	 capture <id> <generation>	from here on, log its changes (pool)
  *	 live <id> <generation> <snapshot>	the snapshot is committed (pool)
+ *	 fail <id> <generation> <reason>	it can't be created (pool)
  *	 drop <id> <handle> <reason>	the shape is gone
  *
  *-------------------------------------------------------------------------

@@ -156,6 +156,30 @@ take_place(Creation *c)
 	return false;
 }
 
+/*
+ * A place for everybody who moves.  Those that wait for another attempt, maybe
+ * for ever, must not keep the others from being created.
+ */
+static void
+make_place(Creation *c)
+{
+	ListCell   *lc;
+
+	if (take_place(c))
+		return;
+	foreach(lc, creations)
+	{
+		Creation   *other = lfirst(lc);
+
+		if (other->step == CREATION_RETRY && other->place >= 0)
+		{
+			hide(other);
+			(void) take_place(c);
+			return;
+		}
+	}
+}
+
 /* ---------------------------------------------------------------- steps -- */
 
 static void
@@ -170,11 +194,56 @@ end_creation(Creation *c)
 	pfree(c);
 }
 
+/*
+ * Is it of no use to read the table once more?  Only what is wrong with the
+ * table's rows, or with the owner's rights, is for ever; whoever mends that can
+ * create the shape again.
+ */
+static bool
+is_final(const Creation *c, const EcmError *err)
+{
+	return c->step == CREATION_SNAPSHOT &&
+		(strncmp(err->sqlstate, "22", 2) == 0 ||
+		 strncmp(err->sqlstate, "42", 2) == 0 ||
+		 strncmp(err->sqlstate, "54", 2) == 0);
+}
+
+static void
+give_up_done(void *arg pg_attribute_unused(),
+			 EcmConn *conn pg_attribute_unused(), const EcmError *err)
+{
+	if (err != NULL)			/* the next stream's scan comes back to it */
+		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+				  "warning", ECM_SEVERITY_WARNING, err->message,
+				  "could not mark a shape as errored");
+}
+
+/* Only the consumer changes a shape's state, so it is told by the stream. */
+static void
+give_up(Creation *c, const EcmError *err)
+{
+	char	   *text = psprintf("fail " INT64_FORMAT " %d %s", c->id, c->generation,
+								err->message);
+
+	ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+			  "shape_errored", ECM_SEVERITY_WARNING, err->message,
+			  "could not create shape %s", c->handle);
+	(void) ecm_pool_submit(psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
+									ecm_quote_literal(prefix), ecm_quote_literal(text)),
+						   JOB_TIMEOUT_MS, give_up_done, NULL);
+	end_creation(c);
+}
+
 static void
 fail(Creation *c, const EcmError *err)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	if (is_final(c, err))
+	{
+		give_up(c, err);
+		return;
+	}
 	c->retry_at = ecm_backoff_fail(&c->backoff, now);
 	c->step = CREATION_RETRY;
 	show(c, err->message);
@@ -553,12 +622,15 @@ ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 
 		switch (c->step)
 		{
-			case CREATION_QUEUED:
-				if (take_place(c))
-					start_prepare(c);
-				break;
 			case CREATION_RETRY:
-				if (now >= c->retry_at)
+				if (now < c->retry_at)
+					break;
+				c->step = CREATION_QUEUED;
+				/* FALLTHROUGH */
+			case CREATION_QUEUED:
+				if (c->place < 0)
+					make_place(c);
+				if (c->place >= 0)
 					start_prepare(c);
 				break;
 			case CREATION_CAPTURED:

@@ -891,7 +891,7 @@ find_shape(const char *handle)
 	if (shape->state == ECM_SHAPE_ERRORED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" could not be created", handle),
+				 errmsg("shape \"%s\" has failed", handle),
 				 shape->last_error != NULL ?
 				 errdetail("%s", shape->last_error) : 0,
 				 errhint("Drop it with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));

@@ -109,6 +109,13 @@ typedef struct EcmConsumerSlot
 	int64		changes;
 	int64		matched_changes;
 	TimestampTz last_progress_at;
+
+	/*
+	 * Written by the consumer without the lock, message by message.  Readers
+	 * see whether the first one moves, and make a guess from the second.
+	 */
+	volatile uint64 processed;	/* messages taken from the queue */
+	volatile int64 working_on;	/* shape id; 0: none in particular */
 } EcmConsumerSlot;
 
 /* a shape on its way from "creating" to "live", for waiting_for */
@@ -208,6 +215,8 @@ typedef struct EcmStack
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
 	EcmWalSample wal;
+	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
+	TimestampTz pinned_since;
 
 	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
 	EcmCreation creations[ECM_MAX_CREATIONS];

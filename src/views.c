@@ -258,6 +258,8 @@ put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 	add(&row, Int64GetDatum(wal->safe_wal_size),
 		!known || wal->safe_wal_size < 0);
 	add_time(&row, stack->last_commit_at);
+	add_text(&row, stack->pinned_by);
+	add_time(&row, stack->pinned_since);
 	add_time(&row, wal->sampled_at);
 	put_row(fcinfo, &row);
 }
