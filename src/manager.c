@@ -96,6 +96,7 @@ static TimestampTz ask_at;
 static int	ask_delay_ms;
 static XLogRecPtr asked_for;	/* the highest await_lsn seen */
 static bool congested;			/* a consumer's queue is full */
+static bool closed_unread;		/* the stream's other side has gone meanwhile */
 
 static char *settings_signature;
 static bool extension_gone = false;
@@ -508,6 +509,15 @@ read_stream(TimestampTz now)
 	congested = !ecm_feed_flush();
 	if (congested)
 		pause_until = 0;		/* the consumer wakes us, not the clock */
+	if (congested && closed_unread)
+	{
+		/* what is in the socket comes again */
+		ecm_error_set(&failure.err, "08006", "the replication stream has ended",
+					  "It was not read from, since a consumer was behind.", "");
+		failure.kind = ECM_ERROR_RETRY;
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		return;
+	}
 	if (congested || now < pause_until)
 		return;
 
@@ -900,7 +910,7 @@ clean_up(void)
 	if (cleaned_up)
 		return;
 	cleaned_up = true;
-	ProcDiePending = false;		/* we are about to; don't let it interrupt us */
+	ecm_worker_leave();
 
 	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our start */
 	ecm_lock(LW_EXCLUSIVE);
@@ -1107,11 +1117,13 @@ wait_for_something(TimestampTz deadline)
 
 	ecm_waitset_begin();
 	/* a stream that we can't, or don't want to, read from now must not wake us */
-	if (!(state.streaming_up && (congested || pause_until != 0)))
+	if (state.streaming_up && congested)
+		ecm_waitset_add_end(replication);
+	else if (!state.streaming_up || pause_until == 0)
 		ecm_waitset_add(replication);
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 		ecm_waitset_add(ecm_pool_session(i));
-	ecm_waitset_wait(deadline);
+	closed_unread = ecm_waitset_wait(deadline);
 }
 
 /*

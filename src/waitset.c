@@ -43,19 +43,30 @@ ecm_waitset_begin(void)
 	nwanted = 0;
 }
 
-void
-ecm_waitset_add(const EcmConn *conn)
+static void
+add(const EcmConn *conn, int events)
 {
 	WaitItem   *item = &wanted[nwanted];
 
-	if (conn == NULL || ecm_conn_socket(conn) == PGINVALID_SOCKET ||
-		ecm_conn_wait_events(conn) == 0)
+	if (conn == NULL || ecm_conn_socket(conn) == PGINVALID_SOCKET || events == 0)
 		return;
 	Assert(nwanted < MAX_SOCKETS);
 	item->id = ecm_conn_socket_id(conn);
 	item->fd = ecm_conn_socket(conn);
-	item->events = ecm_conn_wait_events(conn);
+	item->events = events;
 	nwanted++;
+}
+
+void
+ecm_waitset_add(const EcmConn *conn)
+{
+	add(conn, conn ? ecm_conn_wait_events(conn) : 0);
+}
+
+void
+ecm_waitset_add_end(const EcmConn *conn)
+{
+	add(conn, WaitEventSetCanReportClosed() ? WL_SOCKET_CLOSED : 0);
 }
 
 static bool
@@ -81,11 +92,12 @@ build_set(void)
 		AddWaitEventToSet(set, wanted[i].events, wanted[i].fd, NULL, NULL);
 }
 
-void
+bool
 ecm_waitset_wait(TimestampTz deadline)
 {
 	WaitEvent	event;
 	long		timeout_ms = -1;
+	int			n;
 
 	if (!same_sockets())
 		build_set();
@@ -99,8 +111,9 @@ ecm_waitset_wait(TimestampTz deadline)
 	if (deadline != 0)
 		timeout_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
-	(void) WaitEventSetWait(set, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	n = WaitEventSetWait(set, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
+	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;
 }
 
 TimestampTz

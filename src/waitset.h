@@ -17,11 +17,16 @@
 extern void ecm_waitset_begin(void);
 extern void ecm_waitset_add(const EcmConn *conn);	/* NULL is ignored */
 
+/* For a connection that must not be read from now: its end only. */
+extern void ecm_waitset_add_end(const EcmConn *conn);
+
 /*
  * ... and wait until any of it is ready, the latch is set, or the deadline (0:
- * none) has passed.  Exits if the postmaster dies.  Resets the latch.
+ * none) has passed.  Exits if the postmaster dies.  Resets the latch.  True if
+ * the other side has closed the connection that ecm_waitset_add_end() named,
+ * where the platform can tell.
  */
-extern void ecm_waitset_wait(TimestampTz deadline);
+extern bool ecm_waitset_wait(TimestampTz deadline);
 
 /* The earlier of two deadlines, where 0 means none. */
 extern TimestampTz ecm_earlier(TimestampTz a, TimestampTz b);

@@ -21,6 +21,7 @@
 #include "worker.h"
 
 volatile sig_atomic_t ecm_got_sigterm = false;
+static volatile sig_atomic_t leaving = false;
 
 /*
  * A flag alone would leave core's own waits (for a lock, for a synchronous
@@ -32,7 +33,16 @@ static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	ecm_got_sigterm = true;
-	die(postgres_signal_arg);
+	if (!leaving)
+		die(postgres_signal_arg);
+}
+
+/* More than one may come: the postmaster's, and whoever else's. */
+void
+ecm_worker_leave(void)
+{
+	leaving = true;
+	ProcDiePending = false;
 }
 
 /*

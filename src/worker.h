@@ -18,6 +18,12 @@
 extern volatile sig_atomic_t ecm_got_sigterm;
 
 /*
+ * From here on SIGTERM interrupts nothing any more: for what a worker still
+ * has to do, bounded, when it has decided to end.
+ */
+extern void ecm_worker_leave(void);
+
+/*
  * Signal handlers, connection to the database as bootstrap superuser, and the
  * settings that we rely on, whatever the database's own settings are.
  */
