@@ -482,14 +482,32 @@ report_failure(const EcmStepFailure *failure)
 		  psprintf("%s: %s", ecm_step_name(state.step), err->message));
 }
 
+/* Each one costs all shapes, so there is an end to it. */
+static void
+report_too_many_recreations(const EcmError *last)
+{
+	EcmStepFailure failure = {.kind = ECM_ERROR_FATAL};
+
+	ecm_error_set(&failure.err, last->sqlstate,
+				  psprintf("the replication slot had to be made anew more than %d times within an hour, the last time because: %s",
+						   ECM_MAX_RECREATIONS_PER_HOUR, last->message),
+				  last->detail,
+				  "See electric_cm_events for what happened. Remove the cause, then run electric_cm_start() or reload the configuration.");
+	report_failure(&failure);
+}
+
 static void
 handle_event(EcmEventType type, const EcmStepFailure *failure)
 {
 	EcmEvent	e = {type, failure ? failure->kind : ECM_ERROR_RETRY};
+	EcmAction	action;
 
 	if (failure != NULL)
 		report_failure(failure);
-	act(ecm_state_step(&state, e, GetCurrentTimestamp()));
+	action = ecm_state_step(&state, e, GetCurrentTimestamp());
+	if (action == ECM_ACTION_FAIL && e.kind == ECM_ERROR_RECREATE)
+		report_too_many_recreations(&failure->err);
+	act(action);
 }
 
 /* --------------------------------------------------------------- stream -- */

@@ -1,0 +1,273 @@
+# Slot and publication are dropped, lost, altered, taken or used by somebody
+# else: each has its outcome, its message, and what mends it.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+electric_cm.reconnect_initial_delay = '200 ms'
+electric_cm.reconnect_max_delay = '400 ms'
+electric_cm.status_check_interval = '1 s'
+max_replication_slots = 3
+wal_keep_size = 0
+min_wal_size = 32MB
+max_wal_size = 32MB
+});
+my $db = 'postgres';
+my $slot = 'electric_cm_postgres';
+my $publication = 'electric_cm_publication';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub becomes
+{
+	my ($what, $query) = @_;
+	return 1 if ok($node->poll_query_until($db, $query), $what);
+	diag(value("SELECT * FROM electric_cm_stat_manager"));
+	diag(value("SELECT * FROM electric_cm_events"));
+	return 0;
+}
+
+sub active { return becomes("$_[0]: active", q{SELECT electric_cm_status() = 'active'}); }
+
+sub events
+{
+	my ($event, $where) = @_;
+	return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND " . ($where // 'true'));
+}
+
+sub failed
+{
+	my ($what, $error, $hint) = @_;
+	becomes("$what: failed", q{SELECT electric_cm_status() = 'failed'});
+	like(value('SELECT last_error FROM electric_cm_stat_manager'), $error, "$what: last_error says why");
+	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
+	like($err, qr/has failed\nDETAIL: .*\nHINT: .*$hint/s, "$what: the hint says what to do");
+	return;
+}
+
+my $handle;
+
+sub make_shape
+{
+	$handle = value(q{SELECT electric_cm_create_shape('t')});
+	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	return;
+}
+
+sub shape_is
+{
+	my ($there, $what) = @_;
+	my ($rc, $out, $err) =
+	  $node->psql($db, "\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
+	return $there ? is($err, '', $what) : like($err, qr/42704.*HINT:.*electric_cm_create_shape/s, $what);
+}
+
+sub works
+{
+	my ($what) = @_;
+	value(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i FROM generate_series(1, 10) i});
+	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	return ok($ok, "$what: replay equals table ($entries entries)");
+}
+
+# A reload forgives recreations, of which there may be three an hour
+sub forgive
+{
+	value('SELECT electric_cm_restart()');
+	active('restarted');
+	return;
+}
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE TABLE t (id int PRIMARY KEY)');
+active('created');
+make_shape();
+
+# The publication
+
+value("DROP PUBLICATION $publication");
+becomes('a dropped publication is made again',
+	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
+shape_is(0, '... and the shapes that lived by it are gone');
+is(events('replication_slot_dropped', "severity = 'warning'"), 1, '... the slot is another one, which an event says');
+make_shape();
+works('after a dropped publication');
+
+value("BEGIN; DROP PUBLICATION $publication; ROLLBACK");
+works('a drop that was rolled back');
+
+value("ALTER PUBLICATION $publication SET (publish = 'insert, update')");
+failed('a publication that leaves out deletes', qr/does not publish/, qr/ALTER PUBLICATION $publication SET/);
+shape_is(0, '... and the shapes are gone, for deletes would be missing');
+value("ALTER PUBLICATION $publication SET (publish = 'insert, update, delete, truncate')");
+active('the publication is repaired, without a reload');
+
+value('CREATE TABLE filtered (id int PRIMARY KEY, t text)');
+value("ALTER PUBLICATION $publication ADD TABLE filtered WHERE (id > 10)");
+failed('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
+value("ALTER PUBLICATION $publication SET TABLE filtered (id)");
+failed('a publication that filters columns', qr/filters rows or columns/, qr/column lists/);
+value("ALTER PUBLICATION $publication DROP TABLE filtered");
+active('without the filter');
+
+make_shape();
+value("ALTER PUBLICATION $publication DROP TABLE t");
+shape_is(0, 'a table that leaves the publication: its shapes are gone');
+is(value('SELECT electric_cm_status()'), 'active', '... the stack is active all the same');
+
+value("ALTER PUBLICATION $publication RENAME TO another");
+becomes('a renamed publication is a dropped one',
+	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
+value('DROP PUBLICATION another');
+forgive();
+make_shape();
+works('with a publication made again');
+
+# The slot
+
+sub without_stack
+{
+	my ($code) = @_;
+	$node->psql($db, 'SELECT electric_cm_stop()');
+	$code->();
+	value('SELECT electric_cm_start()');
+	return;
+}
+
+without_stack(sub { value("SELECT pg_drop_replication_slot('$slot')"); });
+active('somebody has dropped the slot');
+shape_is(0, '... its shapes are gone');
+is(events('replication_slot_created'), 4, '... an event says that there is a new one');
+make_shape();
+
+# dropped under a stack that runs: between the walsender's end and the next one
+my $holder = $node->background_psql($db, on_error_stop => 0);
+$holder->query_safe(q{
+	DO $$ BEGIN LOOP
+		BEGIN
+			PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL;
+			PERFORM pg_drop_replication_slot('electric_cm_postgres');
+			EXIT;
+		EXCEPTION WHEN object_in_use THEN NULL;
+		END;
+	END LOOP; END $$});
+active('somebody has dropped the slot under a stack that runs');
+becomes('... its shapes are gone',
+	"SELECT NOT EXISTS (SELECT FROM electric_cm_shapes WHERE handle = '$handle')");
+make_shape();
+works('with a new slot');
+forgive();
+
+without_stack(sub {
+	value("SELECT pg_drop_replication_slot('$slot')");
+	value("SELECT pg_create_logical_replication_slot('$slot', 'test_decoding')");
+});
+failed('a slot with another plugin', qr/belongs to another database or plugin/, qr/electric_cm\.slot_name.*pg_drop_replication_slot/);
+value("SELECT pg_drop_replication_slot('$slot')");
+value("SELECT pg_create_physical_replication_slot('$slot')");
+$node->reload;
+failed('a physical slot of that name', qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
+value('CREATE DATABASE elsewhere');
+without_stack(sub {
+	value("SELECT pg_drop_replication_slot('$slot')");
+	$node->safe_psql('elsewhere', "SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')");
+});
+failed("another database's slot", qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
+is(value("SELECT database FROM pg_replication_slots WHERE slot_name = '$slot'"), 'elsewhere', '... it is left alone');
+$node->safe_psql('elsewhere', "SELECT pg_drop_replication_slot('$slot')");
+$node->reload;
+active("the other's slot is gone, and a reload");
+make_shape();
+
+# ... in use by somebody else
+$node->psql($db, 'SELECT electric_cm_stop()');
+my ($in, $out, $err) = ('', '', '');
+my $user = IPC::Run::start(
+	[
+		'pg_recvlogical', '-d', $node->connstr($db), '-S', $slot, '--start', '-f', '-',
+		'-o', 'proto_version=1', '-o', "publication_names=$publication", '-n'
+	],
+	\$in, \$out, \$err);
+becomes('somebody else uses the slot', "SELECT active FROM pg_replication_slots WHERE slot_name = '$slot'");
+my $user_pid = value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
+value('SELECT electric_cm_start()');
+becomes('the stack waits for it, and says for which process',
+	"SELECT status = 'starting' AND waiting_for LIKE '%$slot%PID $user_pid%' FROM electric_cm_stat_manager");
+is(value("SELECT count(*) FROM pg_stat_activity WHERE pid = $user_pid"), 1, '... which goes on');
+$user->kill_kill;
+active('the slot is free again');
+works('nobody consumed what is ours') if shape_is(1, 'the shapes are still there');
+
+# ... lost, since it held back more than the server allows
+
+my $sender = value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
+my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = '1 MB'");
+$node->reload;
+kill 'STOP', $consumer;
+value(q{INSERT INTO t SELECT i FROM generate_series(1000000, 1020000) i});
+for (1 .. 6)
+{
+	value('SELECT pg_switch_wal()');
+	value(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + 1});
+}
+value('CHECKPOINT');
+kill 'CONT', $consumer;
+becomes('a slot that was lost is made again',
+	"SELECT electric_cm_status() = 'active' AND wal_status = 'reserved' FROM pg_replication_slots WHERE slot_name = '$slot'");
+shape_is(0, '... its shapes are gone');
+is(events('replication_slot_dropped', "detail LIKE '%invalid%'") >= 1 ? 1 : 0, 1, '... an event says so');
+$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = -1");
+$node->reload;
+make_shape();
+works('with a slot made again');
+
+# ... while the stack was stopped
+$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = '1 MB'");
+$node->reload;
+without_stack(sub {
+	value('INSERT INTO t SELECT (SELECT max(id) FROM t) + 1; SELECT pg_switch_wal()') for 1 .. 6;
+	value('CHECKPOINT');
+	is(value("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '$slot'"), 'lost', 'a slot was lost while the stack was stopped');
+});
+becomes('... it is made again',
+	"SELECT electric_cm_status() = 'active' AND wal_status = 'reserved' FROM pg_replication_slots WHERE slot_name = '$slot'");
+shape_is(0, '... its shapes are gone');
+$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = -1");
+$node->reload;
+
+# There is an end to it: more than three recreations in an hour
+value('SELECT electric_cm_restart()');
+active('restarted');
+for my $n (1 .. 3)
+{
+	my $before = events('replication_slot_created');
+	value("DROP PUBLICATION $publication");
+	becomes("recreation $n of three", "SELECT electric_cm_status() = 'active' AND count(*) > $before
+		FROM electric_cm_events WHERE event = 'replication_slot_created'");
+}
+value("DROP PUBLICATION $publication");
+failed('a fourth recreation within an hour', qr/more than 3 times within an hour.*has been dropped/, qr/Remove the cause/);
+value('SELECT electric_cm_start()');
+active('until somebody starts it again');
+
+# No slot is free
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+value("SELECT pg_create_physical_replication_slot('full' || i) FROM generate_series(1, 3) i");
+value('SELECT electric_cm_start()');
+becomes('no replication slot is free: it is tried again, with a hint',
+	q{SELECT status = 'starting' AND step = 'create_slot' AND retry_count > 1 AND last_error_sqlstate = '53400' FROM electric_cm_stat_manager});
+is(events('connection_error', q{detail LIKE '%max\_replication\_slots%'}) > 0 ? 1 : 0, 1, 'the hint names max_replication_slots');
+value(q{SELECT pg_drop_replication_slot('full2')});
+active('one is free');
+
+$holder->quit;
+$node->stop;
+done_testing();
