@@ -74,6 +74,7 @@ struct EcmConn
 	char	   *application_name;
 	bool		replication;
 	int			connect_timeout_ms;
+	int			wal_sender_timeout_ms;
 
 	/* the attempt to connect */
 	Candidate	candidates[MAX_CANDIDATES];
@@ -359,8 +360,9 @@ session_options(EcmConn *conn, const char *given)
 	if (WaitEventSetCanReportClosed())
 		appendStringInfoString(&buf,
 							   " -c client_connection_check_interval=10s");
-	if (conn->replication)
-		appendStringInfoString(&buf, " -c wal_sender_timeout=60s");
+	if (conn->wal_sender_timeout_ms > 0)
+		appendStringInfo(&buf, " -c wal_sender_timeout=%dms",
+						 conn->wal_sender_timeout_ms);
 	return buf.data;
 }
 
@@ -746,6 +748,7 @@ ecm_conn_start(const EcmConnParams *params)
 	{
 		note_error(conn, errmsg ? "F0000" : "53200",
 				   "invalid connection string",
+	conn->wal_sender_timeout_ms = params->wal_sender_timeout_ms;
 				   errmsg ? pchomp(errmsg) : NULL, NULL);
 		if (errmsg != NULL)
 			PQfreemem(errmsg);

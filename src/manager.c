@@ -56,8 +56,6 @@
 #define LOCK_POLL_MS			500
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
-/* The walsender's timeout in our sessions is 60 s; a third, but at most 15 s. */
-#define FEEDBACK_MS				15000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -584,8 +582,7 @@ must_ask(TimestampTz now, XLogRecPtr flushed)
 static TimestampTz
 feedback_due(XLogRecPtr flushed)
 {
-	int			ms = flushed > ecm_replication_acknowledged() ?
-		ACKNOWLEDGE_MS : FEEDBACK_MS;
+	int			ms = ecm_replication_feedback_interval();
 
 	return TimestampTzPlusMilliseconds(ecm_replication_last_feedback(), ms);
 }
@@ -702,6 +699,8 @@ sample_wal(TimestampTz now)
 	return sample_at;
 }
 
+	if (flushed > ecm_replication_acknowledged())
+		ms = Min(ms, ACKNOWLEDGE_MS);
 /*
  * Changes that need a new manager are left to the launcher; all others take
  * effect by themselves.
