@@ -580,6 +580,7 @@ must_ask(TimestampTz now, XLogRecPtr flushed)
 }
 
 static TimestampTz
+	ecm_publish_connections();	/* while the one that failed is still there */
 feedback_due(XLogRecPtr flushed)
 {
 	int			ms = ecm_replication_feedback_interval();
