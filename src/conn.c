@@ -30,6 +30,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
+#include "shmem.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -73,6 +74,7 @@ struct EcmConn
 	char	   *dbname;
 	char	   *application_name;
 	bool		replication;
+	int			wal_sender_timeout_ms;
 	int			connect_timeout_ms;
 
 	/* the attempt to connect */
@@ -134,14 +136,18 @@ note_error(EcmConn *conn, const char *sqlstate, const char *message,
 
 /*
  * A refusal by the server's authentication: the hint is the very line of
- * pg_hba.conf that would let us in.
+ * pg_hba.conf that would let us in.  The connection leads back to this
+ * machine, so the server sees it come from the address that it goes to.
  */
 static void
 hint_pg_hba(EcmConn *conn)
 {
 	const char *host = PQhost(conn->pg);
+	const char *addr = PQhostaddr(conn->pg);
 	const char *user = PQuser(conn->pg);
+	const char *dbname = PQdb(conn->pg) ? PQdb(conn->pg) : conn->dbname;
 	bool		local = host == NULL || host[0] == '\0' || host[0] == '/';
+	bool		no_password = strcmp(conn->error.sqlstate, "28P01") == 0;
 
 	/* some of these have nothing to do with pg_hba.conf: see errors.c */
 	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)
@@ -149,11 +155,20 @@ hint_pg_hba(EcmConn *conn)
 	if (strncmp(conn->error.sqlstate, "28", 2) != 0 ||
 		conn->error.hint[0] != '\0' || user == NULL)
 		return;
-	snprintf(conn->error.hint, sizeof(conn->error.hint),
-			 "Put this line at the top of pg_hba.conf and reload: %s \"%s\" \"%s\" %s%s",
-			 local ? "local" : "host", conn->dbname, user,
-			 local ? "" : strchr(host, ':') ? "::1/128 " : "127.0.0.1/32 ",
-			 local ? "peer" : "scram-sha-256");
+	if (addr == NULL || addr[0] == '\0')
+		addr = "127.0.0.1";
+	if (no_password && !local)
+		snprintf(conn->error.hint, sizeof(conn->error.hint),
+				 "Set passfile in electric_cm.connection to a file with mode 0600 that has the line %s:%s:%s:%s:PASSWORD, and reload.",
+				 host, PQport(conn->pg), dbname, user);
+	else if (local)
+		snprintf(conn->error.hint, sizeof(conn->error.hint),
+				 "Put this line at the top of pg_hba.conf and reload: local \"%s\" \"%s\" peer",
+				 dbname, user);
+	else
+		snprintf(conn->error.hint, sizeof(conn->error.hint),
+				 "Put this line at the top of pg_hba.conf and reload: host \"%s\" \"%s\" %s/%s scram-sha-256",
+				 dbname, user, addr, strchr(addr, ':') ? "128" : "32");
 }
 
 static void
@@ -359,8 +374,9 @@ session_options(EcmConn *conn, const char *given)
 	if (WaitEventSetCanReportClosed())
 		appendStringInfoString(&buf,
 							   " -c client_connection_check_interval=10s");
-	if (conn->replication)
-		appendStringInfoString(&buf, " -c wal_sender_timeout=60s");
+	if (conn->wal_sender_timeout_ms > 0)
+		appendStringInfo(&buf, " -c wal_sender_timeout=%dms",
+						 conn->wal_sender_timeout_ms);
 	return buf.data;
 }
 
@@ -732,6 +748,7 @@ ecm_conn_start(const EcmConnParams *params)
 	conn->dbname = pstrdup(params->dbname);
 	conn->application_name = pstrdup(params->application_name);
 	conn->replication = params->replication;
+	conn->wal_sender_timeout_ms = params->wal_sender_timeout_ms;
 	conn->connect_timeout_ms = params->connect_timeout_ms;
 	conn->address = pstrdup("");
 	conn->state = ECM_CONN_CONNECTING;
@@ -812,16 +829,15 @@ become_connected(EcmConn *conn)
 	forget_error(conn);
 
 	conn->memory->candidate = conn->candidate;
-	if (!conn->ssl && conn->prefers_tls && !conn->without_tls &&
+	if (!conn->ssl && conn->prefers_tls && !conn->memory->without_tls &&
 		host != NULL && host[0] != '/' && host[0] != '@')
 	{
 		conn->memory->without_tls = true;
 		if (conn->sslmode_given)
-			ereport(WARNING,
-					(errmsg("connection to %s is not encrypted",
-							conn->address),
-					 errdetail("The server refused TLS, and sslmode allows to go on without it."),
-					 errhint("Use sslmode=require to insist on TLS.")));
+			ecm_event(MyDatabaseId, conn->dbname, "warning",
+					  ECM_SEVERITY_WARNING,
+					  "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
+					  "connection to %s is not encrypted", conn->address);
 	}
 }
 

@@ -36,6 +36,8 @@ typedef struct EcmConnParams
 	const char *dbname;			/* database to connect to, used for loopback */
 	const char *application_name;
 	bool		replication;	/* replication=database */
+	int			wal_sender_timeout_ms;	/* for a replication session; 0: the
+										 * server's setting */
 	int			connect_timeout_ms; /* for the whole attempt */
 } EcmConnParams;
 

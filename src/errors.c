@@ -28,9 +28,20 @@ typedef struct ErrorRule
 /* Hints, by what they tell the reader to do. */
 #define HINT_ALLOW_CONNECTIONS \
 	"Run ALTER DATABASE ... ALLOW_CONNECTIONS true for the database."
+#define HINT_CERTIFICATE_NAME \
+	"The client certificate's common name must be the role's name, or be mapped" \
+	" to it in pg_ident.conf; correct sslcert in electric_cm.connection and" \
+	" reload."
+#define HINT_CLIENT_CERTIFICATE \
+	"sslcert and sslkey in electric_cm.connection must name a certificate that" \
+	" has not expired and whose issuer is in the server's ssl_ca_file, and its" \
+	" key with mode 0600; correct them and reload."
 #define HINT_CONNECTION \
 	"Correct electric_cm.connection, or leave it empty to connect to this" \
 	" server and database, and reload."
+#define HINT_ENABLE_TLS \
+	"Set ssl = on in postgresql.conf, or sslmode=prefer in" \
+	" electric_cm.connection, and reload."
 #define HINT_FREE_DISK \
 	"Free disk space on the server."
 #define HINT_GRANT \
@@ -44,6 +55,10 @@ typedef struct ErrorRule
 	" publication's owner, and reload; or leave electric_cm.connection empty."
 #define HINT_GRANT_REPLICATION \
 	"Run ALTER ROLE ... REPLICATION for the role and reload."
+#define HINT_HOST_NAME \
+	"Set host in electric_cm.connection to a name in the server's certificate" \
+	" (hostaddr may say where to connect to), or use sslmode=verify-ca, and" \
+	" reload."
 #define HINT_LOGIN \
 	"Run ALTER ROLE ... LOGIN for the role and reload."
 #define HINT_NO_POOLER \
@@ -55,6 +70,13 @@ typedef struct ErrorRule
 #define HINT_OPEN_TRANSACTIONS \
 	"A slot is created only when the transactions that run now have ended:" \
 	" see xact_start in pg_stat_activity, and pg_prepared_xacts."
+#define HINT_PASSWORD \
+	"Correct the password in the file that passfile in electric_cm.connection" \
+	" names (default: ~/.pgpass), or that of the role, and reload."
+#define HINT_ROOT_CERTIFICATE \
+	"sslrootcert in electric_cm.connection must name a file with the" \
+	" certificate of the authority that has issued the server's" \
+	" (ssl_cert_file), which must not have expired; correct it and reload."
 #define HINT_SESSIONS \
 	"Raise max_connections in postgresql.conf and restart the server, or end" \
 	" sessions that are not needed."
@@ -70,6 +92,9 @@ typedef struct ErrorRule
 #define HINT_SLOTS_AND_WALSENDERS \
 	"Raise max_replication_slots and max_wal_senders in postgresql.conf and" \
 	" restart the server."
+#define HINT_TLS_VERSIONS \
+	"Let ssl_min_protocol_version and ssl_max_protocol_version of the server" \
+	" and of electric_cm.connection have a version in common, and reload."
 #define HINT_UNSUPPORTED \
 	"Set electric_cm.connection to a server that supports this: PostgreSQL" \
 	" 15 or later, not a standby."
@@ -101,7 +126,11 @@ static const ErrorRule rules[] = {
 	{"08", ANY, NULL, RETRY, NULL},
 	{"28000", CONNECT, "is not permitted to log in", FATAL, HINT_LOGIN},
 	{"28000", CONNECT, "does not exist", FATAL, HINT_NO_SUCH_ROLE},
+	{"28000", ANY, "valid client certificate", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"28000", ANY, "ertificate authentication failed", FATAL,
+	HINT_CERTIFICATE_NAME},
 	{"28000", ANY, NULL, FATAL, NULL},
+	{"28P01", ANY, "password authentication failed", FATAL, HINT_PASSWORD},
 	{"28P01", ANY, NULL, FATAL, NULL},
 	{"3D000", ANY, NULL, FATAL, HINT_CONNECTION},
 	{"42704", CONNECT, NULL, FATAL, HINT_CONNECTION},
@@ -133,6 +162,19 @@ static const ErrorRule rules[] = {
 	{"55000", SLOT, "wal_level", FATAL, HINT_WAL_LEVEL},
 	{"55000", SLOT, "max_replication_slots", FATAL, HINT_SLOTS},
 
+	/* what libpq itself refuses, see libpq_texts below */
+	{"F0000", ANY, "server does not support SSL", FATAL, HINT_ENABLE_TLS},
+	{"F0000", ANY, "certificate verify failed", FATAL, HINT_ROOT_CERTIFICATE},
+	{"F0000", ANY, "root certificate file", FATAL, HINT_ROOT_CERTIFICATE},
+	{"F0000", ANY, "does not match host name", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "host name must be specified", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "get server's host name", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "protocol version", FATAL, HINT_TLS_VERSIONS},
+	{"F0000", ANY, "unsupported protocol", FATAL, HINT_TLS_VERSIONS},
+	{"F0000", ANY, "certificate", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"F0000", ANY, "private key", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"F0000", ANY, "unknown ca", FATAL, HINT_CLIENT_CERTIFICATE},
+
 	/* our settings; an F0000 of our own has a hint of its own */
 	{"F0000", ANY, NULL, FATAL, HINT_CONNECTION},
 	{"42602", SLOT, NULL, FATAL, HINT_SLOT_NAME},
@@ -150,7 +192,14 @@ static const ErrorRule rules[] = {
 #undef RECREATE
 #undef FATAL
 
-/* What libpq says of its own accord, untranslated; the first match counts. */
+/*
+ * What libpq says of its own accord, untranslated; the first match counts.
+ *
+ * The TLS handshake fails for good for what is in files and settings.  What
+ * isn't listed, an "SSL SYSCALL error" say, may be the network's fault.
+ * OpenSSL's texts for an alert that the server has sent begin differently from
+ * version to version, as in "sslv3 alert certificate expired".
+ */
 static const struct
 {
 	const char *text;
@@ -158,6 +207,28 @@ static const struct
 }			libpq_texts[] =
 {
 	{"no password supplied", "28P01"},
+	{"server does not support SSL, but SSL was required", "F0000"},
+	{"server does not support GSSAPI encryption, but", "F0000"},
+	{"channel binding required", "F0000"},
+	{"channel binding is required", "F0000"},
+	{"authentication method requirement", "F0000"},
+	{"certificate verify failed", "F0000"},
+	{"certificate file \"", "F0000"},
+	{"locate root certificate file", "F0000"},
+	{"private key file", "F0000"},
+	{"private SSL key", "F0000"},
+	{"server certificate for \"", "F0000"},
+	{"host name must be specified for a verified SSL connection", "F0000"},
+	{"get server's host name from server certificate", "F0000"},
+	{"may not be used with sslrootcert", "F0000"},
+	{"SSL protocol version", "F0000"},
+	{"unsupported protocol", "F0000"},
+	{"alert protocol version", "F0000"},
+	{"alert certificate", "F0000"},
+	{"alert bad certificate", "F0000"},
+	{"alert unsupported certificate", "F0000"},
+	{"alert unknown ca", "F0000"},
+	{"when SSL support is not compiled in", "F0000"},
 	{"invalid connection option", "F0000"},
 	{"in connection info string", "F0000"},
 	{"for connection option", "F0000"},
@@ -374,7 +445,8 @@ parse_fields(EcmError *err, const char *text)
 			field = NULL;
 		else if (field != NULL)
 			append_line(field, text, len);
-		else if (text[0] == '\t')
+		else if (text[0] == '\t' ||
+				 starts_with(text, len, "password retrieved from file "))
 			append_line(err->detail, text, len);
 
 		text += len;

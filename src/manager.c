@@ -56,8 +56,6 @@
 #define LOCK_POLL_MS			500
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
-/* The walsender's timeout in our sessions is 60 s; a third, but at most 15 s. */
-#define FEEDBACK_MS				15000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -80,6 +78,11 @@ static EcmRemembered remembered;
 
 /* the running step */
 static TimestampTz lock_retry_at;
+static int64 lock_key;
+static int	lock_holder_pid;	/* that does nothing with the slot, or 0 */
+static TimestampTz lock_holder_started; /* tells it from a later namesake */
+static TimestampTz lock_idle_since; /* seen so at a status check */
+static XLogRecPtr lock_idle_lsn;	/* the slot's confirmed_flush_lsn then */
 static uint64 step_job;			/* pool job of the step, 0: none */
 static EcmStepResult step_job_result;
 static EcmStepFailure step_job_failure;
@@ -121,12 +124,6 @@ event(const char *name, EcmSeverity severity, const char *detail,
 
 /* ----------------------------------------------------------------- lock -- */
 
-typedef struct LockArg
-{
-	int64		key;
-	bool		acquired;
-} LockArg;
-
 /*
  * Electric's key, so that an Electric service on the same slot and we exclude
  * each other.  A session lock: it can't outlive this process.
@@ -134,30 +131,36 @@ typedef struct LockArg
 static void
 try_lock(void *arg)
 {
-	LockArg    *lock = arg;
+	bool	   *acquired = arg;
 	int32		hash =
 		DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
 											  CStringGetTextDatum(stack->slot_name)));
 
-	lock->key = hash;
-	lock->acquired =
+	lock_key = hash;
+	*acquired =
 		DatumGetBool(DirectFunctionCall1(pg_try_advisory_lock_int8,
-										 Int64GetDatum(lock->key)));
+										 Int64GetDatum(lock_key)));
+}
+
+/* The condition on pg_locks for whoever holds that lock. */
+static char *
+holds_lock(void)
+{
+	return psprintf("l.locktype = 'advisory' AND l.granted"
+					" AND l.database = %u AND l.classid = %u"
+					" AND l.objid = %u AND l.objsubid = 1",
+					MyDatabaseId, (uint32) (lock_key >> 32), (uint32) lock_key);
 }
 
 static void
-find_lock_holder(void *arg)
+find_lock_holder(void *arg pg_attribute_unused())
 {
-	LockArg    *lock = arg;
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute(psprintf("SELECT l.pid, coalesce(a.application_name, '')"
 							 " FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)"
-							 " WHERE l.locktype = 'advisory' AND l.granted"
-							 " AND l.database = %u AND l.classid = %u"
-							 " AND l.objid = %u AND l.objsubid = 1",
-							 MyDatabaseId, (uint32) (lock->key >> 32), (uint32) lock->key),
+							 " WHERE %s", holds_lock()),
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{
 		char	   *pid = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -178,23 +181,24 @@ static void
 start_lock(void)
 {
 	lock_retry_at = 0;
+	lock_holder_pid = 0;
 }
 
 static EcmStepResult
 poll_lock(EcmStepFailure *failure)
 {
-	LockArg		lock;
+	bool		acquired = false;
 	EcmError	err;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (now < lock_retry_at)
 		return ECM_RESULT_PENDING;
-	if (!ecm_worker_try(try_lock, &lock, &failure->err))
+	if (!ecm_worker_try(try_lock, &acquired, &failure->err))
 	{
 		failure->kind = ECM_ERROR_RETRY;
 		return ECM_RESULT_FAILED;
 	}
-	if (lock.acquired)
+	if (acquired)
 	{
 		event("connection_lock_acquired", ECM_SEVERITY_LOG, "",
 			  "exclusive lock acquired");
@@ -203,9 +207,115 @@ poll_lock(EcmStepFailure *failure)
 	if (lock_retry_at == 0)
 		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
 			  "waiting for the exclusive lock");
-	(void) ecm_worker_try(find_lock_holder, &lock, &err);
+	(void) ecm_worker_try(find_lock_holder, NULL, &err);
 	lock_retry_at = TimestampTzPlusMilliseconds(now, LOCK_POLL_MS);
 	return ECM_RESULT_PENDING;
+}
+
+/*
+ * Looks who holds the lock, as a process that can be told from a later one
+ * with the same number.  A prepared transaction has none.
+ */
+static void
+identify_lock_holder(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+	int			pid = 0;
+	TimestampTz started = 0;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(psprintf("SELECT a.pid, a.backend_start FROM pg_stat_activity a"
+							 " WHERE EXISTS (SELECT FROM pg_locks l"
+							 " WHERE l.pid = a.pid AND %s)"
+							 " ORDER BY a.backend_start, a.pid LIMIT 1",
+							 holds_lock()),
+					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		bool		isnull;
+		Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull);
+
+		if (!isnull)
+			pid = DatumGetInt32(value);
+		value = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull);
+		if (!isnull)
+			started = DatumGetTimestampTz(value);
+	}
+	ecm_spi_end(&spi);
+
+	if (pid != lock_holder_pid || started != lock_holder_started)
+		lock_idle_since = 0;
+	lock_holder_pid = pid;
+	lock_holder_started = started;
+}
+
+/*
+ * One statement looks whether that very process still holds that very lock,
+ * and sends the signal.
+ */
+static void
+terminate_lock_holder(void *arg)
+{
+	EcmSpiState spi;
+	char	   *started =
+		DatumGetCString(DirectFunctionCall1(timestamptz_out,
+											TimestampTzGetDatum(lock_holder_started)));
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(psprintf("SELECT a.application_name, pg_terminate_backend(a.pid)"
+							 " FROM pg_stat_activity a WHERE a.pid = %d"
+							 " AND a.backend_start = '%s'"
+							 " AND EXISTS (SELECT FROM pg_locks l"
+							 " WHERE l.pid = a.pid AND %s)",
+							 lock_holder_pid, started, holds_lock()),
+					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		char	   *application = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+		char	   *sent = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+
+		if (sent != NULL && sent[0] == 't')
+			snprintf(arg, ECM_TEXT_LEN, "PID %d, application \"%s\"",
+					 lock_holder_pid, application ? application : "");
+	}
+	ecm_spi_end(&spi);
+}
+
+/*
+ * At each status check while we wait for the lock.  A slot that is neither
+ * active nor moved on since the last check is not being used; one that isn't
+ * there may be about to be created.  So the second check decides.
+ */
+static void
+check_abandoned_lock(TimestampTz now)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+	char		holder[ECM_TEXT_LEN] = "";
+
+	if (!ecm_break_abandoned_lock ||
+		!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid != 0 ||
+		!facts.logical || facts.database != MyDatabaseId ||
+		!ecm_worker_try(identify_lock_holder, NULL, &err) ||
+		lock_holder_pid == 0)
+	{
+		lock_holder_pid = 0;
+		return;
+	}
+	if (lock_idle_since == 0 || facts.confirmed_flush_lsn != lock_idle_lsn)
+	{
+		lock_idle_since = now;
+		lock_idle_lsn = facts.confirmed_flush_lsn;
+		return;
+	}
+	if (!TimestampDifferenceExceeds(lock_idle_since, now, ecm_status_check_interval))
+		return;					/* a check that somebody has asked for */
+
+	if (ecm_worker_try(terminate_lock_holder, holder, &err) && holder[0] != '\0')
+		event("lock_holder_terminated", ECM_SEVERITY_WARNING,
+			  "It held the exclusive lock and did not use the slot.",
+			  psprintf("lock holder terminated: %s", holder));
+	lock_holder_pid = 0;
 }
 
 /* ----------------------------------------------------- pool and timeline -- */
@@ -472,11 +582,14 @@ report_failure(const EcmStepFailure *failure)
 	bool		fatal = failure->kind == ECM_ERROR_FATAL;
 
 	ecm_publish_error(err);
+	ecm_publish_connections();	/* while the one that failed is still there */
 	if (!fatal && strcmp(err->sqlstate, last_reported.sqlstate) == 0 &&
 		strcmp(err->message, last_reported.message) == 0)
 		return;
 	last_reported = *err;
-	event(fatal ? "config_error" : "connection_error",
+	event(fatal ? "config_error" :
+		  state.step == ECM_STEP_ACQUIRE_LOCK ?
+		  "failed_to_acquire_connection_lock" : "connection_error",
 		  fatal ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
 		  err->hint[0] ? err->hint : err->detail,
 		  psprintf("%s: %s", ecm_step_name(state.step), err->message));
@@ -613,9 +726,10 @@ must_ask(TimestampTz now, XLogRecPtr flushed)
 static TimestampTz
 feedback_due(XLogRecPtr flushed)
 {
-	int			ms = flushed > ecm_replication_acknowledged() ?
-		ACKNOWLEDGE_MS : FEEDBACK_MS;
+	int			ms = ecm_replication_feedback_interval();
 
+	if (flushed > ecm_replication_acknowledged())
+		ms = Min(ms, ACKNOWLEDGE_MS);
 	return TimestampTzPlusMilliseconds(ecm_replication_last_feedback(), ms);
 }
 
@@ -789,6 +903,8 @@ check_status(TimestampTz now)
 	stack->check_requested = false;
 	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
+	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
+		check_abandoned_lock(now);
 	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
 	{
 		extension_gone = true;

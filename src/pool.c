@@ -18,8 +18,10 @@
 
 #include "backoff.h"
 #include "lib/ilist.h"
+#include "miscadmin.h"
 #include "pool.h"
 #include "settings.h"
+#include "shmem.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -45,6 +47,7 @@ typedef struct Session
 static MemoryContext pool_context = NULL;
 static char *pool_dbname;
 static Session sessions[ECM_MAX_POOL_SIZE];
+static EcmError session_errors[ECM_MAX_POOL_SIZE];	/* sqlstate "": none */
 static dlist_head queue;
 static int	nqueued;
 static uint64 last_job_id = 0;
@@ -69,6 +72,7 @@ ecm_pool_init(const char *dbname)
 					 ecm_reconnect_max_delay);
 	retry_at = 0;
 	has_last_error = false;
+	memset(session_errors, 0, sizeof(session_errors));
 }
 
 uint64
@@ -187,13 +191,50 @@ fail_queue(const EcmError *err)
 		finish_job(dequeue(), NULL, err);
 }
 
-/* A session could not be opened. */
+/* The session's connection has failed: keeps the reason for the views. */
+static void
+note_session_error(const Session *session)
+{
+	session_errors[session - sessions] = *ecm_conn_error(session->conn);
+}
+
+/* Says, once, that the pool has to do with fewer sessions than it wants. */
+static void
+report_small_pool(const EcmError *err)
+{
+	if (has_last_error && strcmp(err->sqlstate, last_error.sqlstate) == 0)
+		return;
+	ecm_event(MyDatabaseId, pool_dbname, "connection_error",
+			  ECM_SEVERITY_WARNING, err->hint,
+			  "could not open another pool session: %s", err->message);
+}
+
+/*
+ * A session could not be opened.  Its error gets the hint that goes with
+ * opening a connection here, since a job's owner does not know that it was
+ * this that failed.
+ */
 static void
 open_failed(Session *session, TimestampTz now)
 {
 	EcmError	err = *ecm_conn_error(session->conn);
+	const char *hint = ecm_error_hint(&err, ECM_CONTEXT_CONNECT);
+	bool		alone = true;	/* no other, not even being opened */
+	bool		working = false;
 
+	if (hint != NULL && err.hint[0] == '\0')
+		strlcpy(err.hint, hint, sizeof(err.hint));
+	note_session_error(session);
 	close_session(session);
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+	{
+		if (sessions[i].conn != NULL)
+			alone = false;		/* works, or its attempt will tell */
+		if (sessions[i].opened)
+			working = true;
+	}
+	if (working)
+		report_small_pool(&err);
 	last_error = err;
 	has_last_error = true;
 
@@ -201,12 +242,8 @@ open_failed(Session *session, TimestampTz now)
 	if (retry_at <= now)
 		retry_at = ecm_backoff_fail(&backoff, now);
 
-	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
-	{
-		if (sessions[i].conn != NULL)
-			return;				/* works, or its attempt will tell */
-	}
-	fail_queue(&err);
+	if (alone)
+		fail_queue(&err);
 }
 
 /* The session's job is over, or the session is. */
@@ -225,6 +262,8 @@ job_over(Session *session, TimestampTz now)
 		if (ecm_conn_state(conn) != ECM_CONN_FAILED)
 			ecm_error_set(&err, "XX000", "unexpected replication stream",
 						  NULL, NULL);
+		else
+			note_session_error(session);
 		close_session(session);
 		finish_job(job, NULL, &err);
 		return;
@@ -277,6 +316,7 @@ poll_session(Session *session, TimestampTz now)
 	}
 	if (state == ECM_CONN_FAILED)
 	{
+		note_session_error(session);
 		close_session(session);
 		return true;
 	}
@@ -456,6 +496,14 @@ ecm_pool_session_state(int ordinal)
 		default:
 			return "busy";
 	}
+}
+
+const EcmError *
+ecm_pool_session_error(int ordinal)
+{
+	const EcmError *err = &session_errors[ordinal];
+
+	return err->sqlstate[0] != '\0' ? err : NULL;
 }
 
 const EcmError *

@@ -55,6 +55,12 @@ extern TimestampTz ecm_pool_deadline(void);
 /* State of a session as a word: "connecting", "idle", "busy", "closed". */
 extern const char *ecm_pool_session_state(int ordinal);
 
+/*
+ * What the place's last session ended with, or could not be opened for, or
+ * NULL.  It stays when there is another session, as it says what happened.
+ */
+extern const EcmError *ecm_pool_session_error(int ordinal);
+
 /* The last error met in opening a session, or NULL since a success. */
 extern const EcmError *ecm_pool_last_error(void);
 

@@ -266,10 +266,17 @@ ecm_publish_connections(void)
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		EcmConn    *session = ecm_pool_session(i);
+		const EcmError *err = ecm_pool_session_error(i);
+		EcmConnInfo *info = &stack->conns[1 + i];
 
 		/* places that were never used are not shown */
-		if (session != NULL || stack->conns[1 + i].used)
-			describe(&stack->conns[1 + i], session, ecm_pool_session_state(i));
+		if (session != NULL || err != NULL || info->used)
+			describe(info, session, ecm_pool_session_state(i));
+
+		/* the pool closes what has failed before anybody could see it */
+		if (err != NULL)
+			ecm_copy_text(info->last_error, sizeof(info->last_error),
+						  err->message);
 	}
 	ecm_unlock();
 }

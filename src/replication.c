@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/slot.h"
+#include "replication/walsender.h"
 #include "storage/latch.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
@@ -53,6 +54,15 @@ PG_FUNCTION_INFO_V1(electric_cm_widen_send_buffer);
 /* What a walsender may send before we have read it. */
 #define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
 
+/*
+ * The walsender's timeout in our sessions: the server's own, within these
+ * bounds.  0 would mean never, and who has died would keep the slot.
+ */
+#define MIN_SENDER_TIMEOUT_MS	1000
+#define MAX_SENDER_TIMEOUT_MS	60000
+/* It hears from us after a third of that, but at least this often. */
+#define MAX_FEEDBACK_MS			15000
+
 /* pgoutput's protocol 1 has all that we need, and every server speaks it. */
 #define PROTO_VERSION		1
 
@@ -62,6 +72,7 @@ static char *rep_publication;
 
 static EcmConn *rep_conn = NULL;
 static EcmReplicationInfo rep_info;
+static int	rep_sender_timeout_ms = MAX_SENDER_TIMEOUT_MS;
 static int	rep_walsender_pid = 0;	/* of the last connection, until it's gone */
 
 /* progress within a step */
@@ -178,6 +189,12 @@ start_connect(void)
 	params.application_name = "electric_cm replication";
 	params.replication = true;
 	params.connect_timeout_ms = ecm_connect_timeout;
+
+	/* the session keeps what it starts with, even if the setting changes */
+	rep_sender_timeout_ms = wal_sender_timeout > 0 ?
+		Min(Max(wal_sender_timeout, MIN_SENDER_TIMEOUT_MS),
+			MAX_SENDER_TIMEOUT_MS) : MAX_SENDER_TIMEOUT_MS;
+	params.wal_sender_timeout_ms = rep_sender_timeout_ms;
 	rep_conn = ecm_conn_start(&params);
 }
 
@@ -757,6 +774,12 @@ TimestampTz
 ecm_replication_last_feedback(void)
 {
 	return last_feedback;
+}
+
+int
+ecm_replication_feedback_interval(void)
+{
+	return Min(rep_sender_timeout_ms / 3, MAX_FEEDBACK_MS);
 }
 
 /* -------------------------------------------------------------- closing -- */

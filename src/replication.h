@@ -105,6 +105,9 @@ extern bool ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed,
 extern XLogRecPtr ecm_replication_acknowledged(void);
 extern TimestampTz ecm_replication_last_feedback(void);
 
+/* The walsender wants to hear from us at least this often, in ms. */
+extern int	ecm_replication_feedback_interval(void);
+
 /*
  * Closes the connection and ends its walsender.  The slot is free when
  * ecm_replication_slot_is_free() says so.

@@ -44,6 +44,7 @@ int			ecm_reconnect_max_delay;
 int			ecm_status_check_interval;
 int			ecm_consumer_stall_timeout;
 int			ecm_wal_report_interval;
+bool		ecm_break_abandoned_lock;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
 
@@ -68,6 +69,7 @@ static const char *const setting_names[] = {
 	PREFIX "status_check_interval",
 	PREFIX "consumer_stall_timeout",
 	PREFIX "wal_report_interval",
+	PREFIX "break_abandoned_lock",
 	PREFIX "shape_workers",
 	PREFIX "max_shapes"
 };
@@ -558,6 +560,12 @@ ecm_define_settings(void)
 							NULL,
 							&ecm_wal_report_interval, 10000, 1000, 3600000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable(PREFIX "break_abandoned_lock",
+							 "Terminates a session that holds the exclusive lock but does not use the slot.",
+							 "Only if the slot has been inactive at two consecutive status checks.",
+							 &ecm_break_abandoned_lock, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
 
 	/* Shapes */
 

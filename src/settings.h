@@ -36,6 +36,7 @@ extern int	ecm_reconnect_max_delay;	/* ms */
 extern int	ecm_status_check_interval;	/* ms */
 extern int	ecm_consumer_stall_timeout; /* ms */
 extern int	ecm_wal_report_interval;	/* ms */
+extern bool ecm_break_abandoned_lock;
 extern int	ecm_shape_workers;
 extern int	ecm_max_shapes;
 

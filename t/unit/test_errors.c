@@ -93,10 +93,15 @@ static const struct
 	{"28000", CONNECT, "no pg_hba.conf entry for host \"::1\"", FATAL, NULL},
 	{"28000", CONNECT, "role \"a\" is not permitted to log in", FATAL, "LOGIN"},
 	{"28000", CONNECT, "role \"a\" does not exist", FATAL, "Create the role"},
+	{"28000", CONNECT, "connection requires a valid client certificate", FATAL,
+	"sslcert"},
+	{"28000", POOL, "certificate authentication failed for user \"a\"", FATAL,
+	"pg_ident.conf"},
 	{"28P01", CONNECT, "password authentication failed for user \"a\"", FATAL,
-	NULL},
+	"passfile"},
 	{"28P01", POOL, "password authentication failed for user \"a\"", FATAL,
-	NULL},
+	"passfile"},
+	{"28P01", CONNECT, "fe_sendauth: no password supplied", FATAL, NULL},
 	{"3D000", CONNECT, "database \"a\" does not exist", FATAL,
 	"electric_cm.connection"},
 	{"42704", CONNECT, "unrecognized configuration parameter \"a\"", FATAL,
@@ -124,6 +129,47 @@ static const struct
 	{"22023", OTHER, "invalid value for parameter \"a\": \"b\"", FATAL,
 	"setting"},
 	{"F0000", OTHER, "publication \"a\" does not publish truncate", FATAL, "*"}
+};
+
+/* What libpq refuses for good, and what the hint names. */
+static const struct
+{
+	const char *text;
+	const char *hint;
+}			refusals[] =
+{
+	{"server does not support SSL, but SSL was required\n", "ssl = on"},
+	{"root certificate file \"/no/such\" does not exist\n"
+		"Either provide the file or change sslmode to disable server certificate"
+	" verification.\n", "sslrootcert"},
+	{"could not read root certificate file \"/a\": no certificate or crl found\n",
+	"sslrootcert"},
+	{"SSL error: certificate verify failed\n", "sslrootcert"},
+	{"server certificate for \"a\" does not match host name \"b\"\n",
+	"Set host in"},
+	{"server certificate for \"a\" (and 1 other name) does not match host name"
+	" \"b\"\n", "Set host in"},
+	{"host name must be specified for a verified SSL connection\n",
+	"Set host in"},
+	{"could not get server's host name from server certificate\n",
+	"Set host in"},
+	{"could not open certificate file \"/a\": Permission denied\n", "sslcert"},
+	{"could not read certificate file \"/a\": no start line\n", "sslcert"},
+	{"certificate present, but not private key file \"/a\"\n", "sslkey"},
+	{"private key file \"/a\" has group or world access; file must have"
+	" permissions u=rw (0600) or less\n", "0600"},
+	{"could not load private key file \"/a\": bad decrypt\n", "sslkey"},
+	{"certificate does not match private key file \"/a\": key values mismatch\n",
+	"sslkey"},
+	{"SSL error: sslv3 alert certificate expired\n", "expired"},
+	{"SSL error: ssl/tls alert certificate expired\n", "expired"},
+	{"SSL error: tlsv13 alert certificate required\n", "sslcert"},
+	{"SSL error: sslv3 alert bad certificate\n", "sslcert"},
+	{"SSL error: tlsv1 alert unknown ca\n", "ssl_ca_file"},
+	{"SSL error: unsupported protocol\n", "ssl_min_protocol_version"},
+	{"SSL error: tlsv1 alert protocol version\n", "ssl_min_protocol_version"},
+	{"channel binding required, but SSL not in use\n",
+	"electric_cm.connection"}
 };
 
 /* What libpq reports, and what becomes of it. */
@@ -210,6 +256,31 @@ static const struct
 		"no password to send",
 			SOCKET "fe_sendauth: no password supplied\n",
 			"28P01", SOCKET "fe_sendauth: no password supplied", "", ""
+	},
+	{
+		"a wrong password from a file",
+			"connection to server at \"::1\", port 5432 failed: FATAL:  28P01: "
+			"password authentication failed for user \"x\"\n"
+			"LOCATION:  auth_failed, auth.c:326\n"
+			"password retrieved from file \"/home/x/.pgpass\"\n",
+			"28P01", "password authentication failed for user \"x\"",
+			"password retrieved from file \"/home/x/.pgpass\"", ""
+	},
+	{
+		"the network fails during the TLS handshake",
+			"connection to server at \"::1\", port 5432 failed: "
+			"SSL SYSCALL error: Connection reset by peer\n",
+			"08001", "connection to server at \"::1\", port 5432 failed: "
+			"SSL SYSCALL error: Connection reset by peer", "", ""
+	},
+	{
+		"TLS that fails for whatever reason, then a refusal without it",
+			"connection to server at \"::1\", port 5432 failed: "
+			"SSL error: certificate verify failed\n"
+			"connection to server at \"::1\", port 5432 failed: FATAL:  28000: "
+			"no pg_hba.conf entry, no encryption\n"
+			"LOCATION:  ClientAuthentication, auth.c:542\n",
+			"28000", "no pg_hba.conf entry, no encryption", "", ""
 	},
 	{
 		"an unknown connection option",
@@ -335,6 +406,34 @@ test_libpq(void)
 	}
 }
 
+/* Each as libpq reports it, with the address before it. */
+static void
+test_refusals(void)
+{
+	size_t		i;
+
+	for (i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+	{
+		char		text[1024];
+		char		name[256];
+		EcmError	err;
+		const char *hint;
+
+		snprintf(text, sizeof(text), "connection to server at \"localhost\" "
+				 "(127.0.0.1), port 5432 failed: %s", refusals[i].text);
+		ecm_error_from_libpq(&err, text);
+		hint = ecm_error_hint(&err, CONNECT);
+		snprintf(name, sizeof(name), "fatal, and the hint has \"%s\": %.*s",
+				 refusals[i].hint, (int) strcspn(refusals[i].text, "\n"),
+				 refusals[i].text);
+		if (!ok(ecm_error_kind(&err, CONNECT) == FATAL &&
+				ecm_error_kind(&err, POOL) == FATAL &&
+				strcmp(err.sqlstate, "F0000") == 0 &&
+				hint != NULL && strstr(hint, refusals[i].hint) != NULL, name))
+			printf("#   got %s \"%s\"\n", err.sqlstate, hint ? hint : "(null)");
+	}
+}
+
 static void
 test_truncation(void)
 {
@@ -412,6 +511,7 @@ test_errors(void)
 	test_kinds();
 	test_classes();
 	test_libpq();
+	test_refusals();
 	test_truncation();
 	test_random_text();
 }
