@@ -256,6 +256,16 @@ start_timeline(void)
 		step_job_failure.err = err;
 		return;
 	}
+	if (!ecm_replication_info()->slot_created &&
+		ecm_timeline_left(&remembered, ecm_replication_info()))
+	{
+		ecm_error_set(&step_job_failure.err, "55000",
+					  psprintf("replication slot \"%s\" is of another timeline",
+							   stack->slot_name),
+					  "It has come with a copy of the data directory.", "");
+		step_job_failure.kind = ECM_ERROR_RECREATE;
+		return;
+	}
 	mismatch = ecm_timeline_mismatch(&remembered, ecm_replication_info(), MyDatabaseId);
 	sql = ecm_timeline_record_sql(&remembered, ecm_replication_info(),
 								  MyDatabaseId, mismatch);
