@@ -284,7 +284,12 @@ poll_timeline(EcmStepFailure *failure)
 	EcmStepResult result = poll_step_job(failure);
 
 	if (result == ECM_RESULT_DONE)
+	{
 		ecm_replication_slot_settled();
+		ecm_lock(LW_EXCLUSIVE);
+		stack->adopt_requested = false;
+		ecm_unlock();
+	}
 	return result;
 }
 
@@ -884,7 +889,7 @@ probe(void *arg)
 	if (p->override)
 		p->result = ECM_PROBE_RUN;
 	else if (remembered.stopped)
-		p->result = ECM_PROBE_STOPPED;
+		p->result = remembered.known ? ECM_PROBE_STOPPED : ECM_PROBE_NOT_STARTED;
 	else if (remembered.database_oid != MyDatabaseId)
 		p->result = ECM_PROBE_CLONED;
 	else
