@@ -315,7 +315,8 @@ GRANT SELECT ON
 	TO pg_monitor;
 
 --
--- This database has a stack from now on: the launcher is woken at commit.
+-- This database has a stack from now on: the launcher is woken at commit, or
+-- at the session's end if this is a restore.
 --
 INSERT INTO _electric_cm.stack (database_oid)
 	SELECT oid FROM pg_catalog.pg_database

@@ -571,6 +571,7 @@ manager_ended(int index, Entry *entry)
 			return;
 		case ECM_PROBE_DISABLED:
 		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_NOT_STARTED:
 		case ECM_PROBE_CLONED:
 			return;
 		case ECM_PROBE_UNKNOWN:
@@ -610,6 +611,8 @@ verdict_reason(EcmProbe probe)
 			return "electric_cm.enabled is off";
 		case ECM_PROBE_STOPPED:
 			return "stopped by electric_cm_stop()";
+		case ECM_PROBE_NOT_STARTED:
+			return "not started yet: electric_cm_start() starts it";
 		case ECM_PROBE_CLONED:
 			return "this database is a copy of another one: "
 				"electric_cm_start() starts a stack of its own";

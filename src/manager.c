@@ -375,6 +375,16 @@ start_timeline(void)
 		step_job_failure.err = err;
 		return;
 	}
+	if (!ecm_replication_info()->slot_created &&
+		ecm_timeline_left(&remembered, ecm_replication_info()))
+	{
+		ecm_error_set(&step_job_failure.err, "55000",
+					  psprintf("replication slot \"%s\" is of another timeline",
+							   stack->slot_name),
+					  "It has come with a copy of the data directory.", "");
+		step_job_failure.kind = ECM_ERROR_RECREATE;
+		return;
+	}
 	mismatch = ecm_timeline_mismatch(&remembered, ecm_replication_info(), MyDatabaseId);
 	sql = ecm_timeline_record_sql(&remembered, ecm_replication_info(),
 								  MyDatabaseId, mismatch);
@@ -393,7 +403,12 @@ poll_timeline(EcmStepFailure *failure)
 	EcmStepResult result = poll_step_job(failure);
 
 	if (result == ECM_RESULT_DONE)
+	{
 		ecm_replication_slot_settled();
+		ecm_lock(LW_EXCLUSIVE);
+		stack->adopt_requested = false;
+		ecm_unlock();
+	}
 	return result;
 }
 
@@ -1124,7 +1139,7 @@ probe(void *arg)
 	if (p->override)
 		p->result = ECM_PROBE_RUN;
 	else if (remembered.stopped)
-		p->result = ECM_PROBE_STOPPED;
+		p->result = remembered.known ? ECM_PROBE_STOPPED : ECM_PROBE_NOT_STARTED;
 	else if (remembered.database_oid != MyDatabaseId)
 		p->result = ECM_PROBE_CLONED;
 	else

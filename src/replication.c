@@ -667,7 +667,9 @@ stream_failed(EcmStepFailure *failure)
 	{
 		EcmSlotFacts facts;
 
-		if (!ecm_slot_lookup(rep_slot, &facts) || facts.invalidated)
+		if (!ecm_slot_lookup(rep_slot, &facts) || facts.invalidated ||
+			(strcmp(failure->err.sqlstate, "58P01") == 0 &&
+			 ecm_wal_is_gone(facts.restart_lsn)))
 			failure->kind = ECM_ERROR_RECREATE;
 	}
 	return -1;

@@ -218,8 +218,6 @@ ecm_stack_set_probe(int index, EcmProbe probe)
 
 	ecm_lock(LW_EXCLUSIVE);
 	stack->probe = probe;
-	if (probe == ECM_PROBE_RUN)
-		stack->adopt_requested = false;
 	if (probe != ECM_PROBE_NO_EXTENSION)
 		stack->registered = true;
 	ecm_unlock();

@@ -60,6 +60,7 @@ typedef enum EcmProbe
 	ECM_PROBE_NO_EXTENSION,
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
+	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */
 	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
 } EcmProbe;
 
@@ -163,9 +164,10 @@ typedef struct EcmStack
 	bool		drop_slot_requested;	/* with stop: drop slot and publication */
 	bool		restart_requested;	/* cleared by the launcher */
 	bool		reprobe_requested;	/* cleared by the launcher */
-	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED and
-									 * CLONED; cleared once the probe says
-									 * RUN */
+	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED,
+									 * NOT_STARTED and CLONED; cleared by the
+									 * manager once the database's table says
+									 * that it runs */
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
 	bool		sample_requested;	/* cleared by the manager */

@@ -23,6 +23,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -33,10 +34,13 @@
 #include "settings.h"
 #include "shape.h"
 #include "shmem.h"
+#include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "wal.h"
 
@@ -63,7 +67,12 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_waiting_for);
 /* What the end of the current transaction has to do. */
 static bool callbacks_registered = false;
 static bool register_pending = false;	/* at commit: this database's stack */
+static bool restoring = false;	/* ... which waits for the session's end */
 static char register_datname[NAMEDATALEN];
+
+/* What the end of the session has to do. */
+static bool exit_callback_registered = false;
+static bool start_at_session_end = false;
 static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
 																 * our stop */
 
@@ -115,6 +124,7 @@ stopped_hint(const EcmStack *stack)
 		case ECM_PROBE_DISABLED:
 			return "Set electric_cm.enabled to on for this database and reload the configuration.";
 		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_NOT_STARTED:
 		case ECM_PROBE_CLONED:
 			return "Start it with electric_cm_start().";
 		case ECM_PROBE_UNKNOWN:
@@ -382,6 +392,94 @@ register_at_commit(void)
 	ecm_launcher_wake();
 }
 
+/*
+ * Has this session switched electric_cm.enabled off for itself only?  Where
+ * the database's settings have it off, its manager will see that.
+ */
+static bool
+is_disabled_in_session(void)
+{
+	if (ecm_enabled)
+		return false;
+	if (SPI_execute("SELECT FROM pg_catalog.pg_settings"
+					" WHERE name = 'electric_cm.enabled' AND source NOT IN"
+					" ('default', 'configuration file', 'command line',"
+					" 'global', 'database')", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the source of electric_cm.enabled");
+	return SPI_processed > 0;
+}
+
+/*
+ * CREATE EXTENSION is about to commit.  Usually the stack starts at once.  Not
+ * while a dump is being restored, though: the stack would create the
+ * publication that the dump has, too.  Such sessions can be told by
+ * check_function_bodies, which pg_dump's scripts and pg_restore switch off.
+ * (CREATE EXTENSION does so as well, for itself, so that it takes until now to
+ * see the session's own.)
+ */
+static void
+register_before_commit(void)
+{
+	EcmSpiState spi;
+	bool		disabled;
+
+	restoring = false;
+	if (!OidIsValid(get_extension_oid("electric_cm", true)))
+		return;					/* it has been dropped again */
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ecm_spi_begin(&spi);
+	disabled = is_disabled_in_session();
+	restoring = !disabled && !check_function_bodies && ecm_shared != NULL;
+	if ((disabled || restoring) &&
+		SPI_execute("UPDATE _electric_cm.stack SET stopped = true",
+					false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+
+	if (disabled)
+		ereport(NOTICE,
+				(errmsg("no stack is started, since electric_cm.enabled is off in this session"),
+				 errhint("Start it with electric_cm_start().")));
+	else if (restoring)
+		ereport(NOTICE,
+				(errmsg("the stack starts when this session ends, since check_function_bodies is off, as while restoring a dump"),
+				 errhint("To start it earlier, use electric_cm_start().")));
+}
+
+/*
+ * before_shmem_exit callback: whatever was being restored has been.  Nothing
+ * happens if the stack has been started, or stopped, by hand meanwhile.
+ */
+static void
+start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	int			index;
+
+	if (!start_at_session_end)
+		return;
+	start_at_session_end = false;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		if (!stack->stop_requested &&
+			(stack->probe == ECM_PROBE_UNKNOWN ||
+			 stack->probe == ECM_PROBE_NOT_STARTED))
+		{
+			stack->adopt_requested = true;
+			stack->reprobe_requested = true;
+		}
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
 /* The transaction that called electric_cm_stop() has not happened. */
 static void
 undo_stop(void)
@@ -409,9 +507,16 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 {
 	switch (event)
 	{
-		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PRE_COMMIT:
 			if (register_pending)
+				register_before_commit();
+			break;
+		case XACT_EVENT_COMMIT:
+			if (register_pending && ecm_shared != NULL)
+			{
 				register_at_commit();
+				start_at_session_end |= restoring;
+			}
 			register_pending = false;
 			stop_subid = InvalidSubTransactionId;
 			break;
@@ -458,8 +563,10 @@ register_callbacks(void)
  * electric_cm_register() -> void
  *
  * Last line of the extension's script: gives this database a stack when the
- * transaction commits.  Only warns when the library isn't preloaded, so that
- * CREATE EXTENSION (and a restore) works before postgresql.conf is right.
+ * transaction commits, or, if that is a restore, when the session ends; not
+ * before electric_cm_start() if electric_cm.enabled is off in this session
+ * (only).  Only warns when the library isn't preloaded, so that CREATE
+ * EXTENSION (and a restore) works before postgresql.conf is right.
  */
 Datum
 electric_cm_register(NO_ARGUMENTS)
@@ -468,12 +575,14 @@ electric_cm_register(NO_ARGUMENTS)
 		PG_RETURN_VOID();
 
 	if (ecm_shared == NULL)
-	{
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("electric_cm does nothing until it is loaded via shared_preload_libraries"),
 				 errhint("%s", ecm_preload_hint())));
-		PG_RETURN_VOID();
+	else if (!exit_callback_registered)
+	{
+		before_shmem_exit(start_at_exit, 0);
+		exit_callback_registered = true;
 	}
 
 	register_callbacks();
@@ -966,6 +1075,7 @@ electric_cm_restart(NO_ARGUMENTS)
 
 	if (ecm_own_stack(copy) >= 0 && is_stopped(copy) &&
 		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
+		 copy->probe == ECM_PROBE_NOT_STARTED ||
 		 copy->probe == ECM_PROBE_CLONED))
 		report_stopped(copy);
 

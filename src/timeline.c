@@ -86,6 +86,15 @@ ecm_timeline_mismatch(const EcmRemembered *remembered,
 	return NULL;
 }
 
+bool
+ecm_timeline_left(const EcmRemembered *remembered,
+				  const EcmReplicationInfo *info)
+{
+	return remembered->known &&
+		(remembered->system_identifier != info->system_identifier ||
+		 remembered->timeline_id != info->timeline_id);
+}
+
 char *
 ecm_timeline_record_sql(const EcmRemembered *remembered,
 						const EcmReplicationInfo *info, Oid database_oid,

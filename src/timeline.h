@@ -41,6 +41,14 @@ extern const char *ecm_timeline_mismatch(const EcmRemembered *remembered,
 										 Oid database_oid);
 
 /*
+ * Is this another server, or another history of the same one?  A slot that is
+ * there nevertheless has come with a copy of the data directory, as it was at
+ * some moment of the old history: the WAL that it needs need not be here.  Pure.
+ */
+extern bool ecm_timeline_left(const EcmRemembered *remembered,
+							  const EcmReplicationInfo *info);
+
+/*
  * The statements that record the present, after throwing the shapes away if
  * there is a reason to; NULL if there is nothing to write.
  */

@@ -9,8 +9,10 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -192,11 +194,38 @@ put_manager(FunctionCallInfo fcinfo, const EcmStack *stack)
 	put_row(fcinfo, &row);
 }
 
-/* electric_cm_stat_manager() -> setof record: one row per stack */
+/*
+ * A standby has no launcher, hence no entries.  That the caller's database has
+ * the extension is sure; of the others nobody knows.
+ */
+static void
+put_standby(FunctionCallInfo fcinfo)
+{
+	EcmStack   *stack = palloc0(sizeof(EcmStack));
+
+	stack->dboid = MyDatabaseId;
+	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
+	stack->status = ECM_STATUS_STOPPED;
+	stack->status_since = PgStartTime;
+	strlcpy(stack->waiting_for,
+			"a standby has no stack: it starts at promotion",
+			sizeof(stack->waiting_for));
+	put_manager(fcinfo, stack);
+	pfree(stack);
+}
+
+/*
+ * electric_cm_stat_manager() -> setof record: one row per stack; on a standby,
+ * one that says so
+ */
 Datum
 electric_cm_stat_manager(PG_FUNCTION_ARGS)
 {
-	return for_each_stack(fcinfo, put_manager);
+	Datum		result = for_each_stack(fcinfo, put_manager);
+
+	if (RecoveryInProgress())
+		put_standby(fcinfo);
+	return result;
 }
 
 static void

@@ -11,6 +11,9 @@
  */
 #include "postgres.h"
 
+#include <sys/stat.h>
+
+#include "access/timeline.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogrecovery.h"
@@ -111,6 +114,8 @@ safe_wal_size(XLogRecPtr restart_lsn, XLogRecPtr current_lsn)
 					XLogMBVarToSegs(wal_keep_size_mb, wal_segment_size));
 	XLogSegNoOffsetToRecPtr(restart_seg + kept_segs + 1, 0, wal_segment_size,
 							fail_lsn);
+	if (fail_lsn < restart_lsn)
+		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the range */
 
 	return fail_lsn > current_lsn ? (int64) (fail_lsn - current_lsn) : 0;
 }
@@ -203,6 +208,26 @@ ecm_slot_drop(const char *name, EcmError *err)
 	if (MyReplicationSlot != NULL)
 		ReplicationSlotRelease();
 	return false;
+}
+
+bool
+ecm_wal_is_gone(XLogRecPtr lsn)
+{
+	XLogSegNo	segment;
+	ListCell   *lc;
+
+	XLByteToSeg(lsn, segment, wal_segment_size);
+	foreach(lc, readTimeLineHistory(GetWALInsertionTimeLine()))
+	{
+		char		path[MAXPGPATH];
+		struct stat st;
+
+		XLogFilePath(path, ((TimeLineHistoryEntry *) lfirst(lc))->tli, segment,
+					 wal_segment_size);
+		if (stat(path, &st) == 0 || errno != ENOENT)
+			return false;
+	}
+	return true;
 }
 
 XLogRecPtr

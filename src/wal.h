@@ -48,6 +48,13 @@ extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
 extern bool ecm_slot_drop(const char *name, EcmError *err);
 
 /*
+ * Is the WAL file with that position missing, on every timeline that leads
+ * here?  So it is with a slot that a copied data directory or pg_resetwal has
+ * left behind: PostgreSQL itself does not see that such a slot is of no use.
+ */
+extern bool ecm_wal_is_gone(XLogRecPtr lsn);
+
+/*
  * The end of the last WAL record.  The insert position of a server at rest may
  * be behind the header of a page that no record has reached yet; nothing that
  * is streamed ever gets there, so it counts as the page's beginning.

@@ -1,5 +1,4 @@
-# Shutdowns are not held up; a standby has no stack until it is promoted; other
-# people's publications don't see what is ours.
+# Shutdowns are not held up; other people's publications don't see what is ours.
 use strict;
 use warnings;
 
@@ -88,44 +87,5 @@ TODO:
 value(q{SELECT pg_drop_replication_slot('theirs')});
 value('DROP PUBLICATION theirs');
 
-# A standby
-$node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'base', has_streaming => 1);
-$standby->start;
-value('INSERT INTO t VALUES (-1)');
-value('SELECT electric_cm_await_flushed()');
-$node->wait_for_catchup($standby);
-is( $standby->safe_psql($db, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'electric%'}),
-	0, 'nothing runs on a standby');
-is($standby->safe_psql($db, 'SELECT electric_cm_status()'), 'stopped', 'its status is "stopped"');
-my ($rc, $out, $err) = $standby->psql($db, 'SELECT electric_cm_await_active()');
-like($err, qr/recovery.*HINT:.*promotion/s, 'waiting for it is an error');
-($rc, $out, $err) = $standby->psql($db, 'SELECT electric_cm_stop()');
-like($err, qr/recovery/, 'so is stopping it');
-is( $standby->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')"),
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
-	'a shape can be read there');
-is($standby->safe_psql($db, 'SELECT electric_cm_report_retained_wal_size() IS NULL'), 't',
-	'there is no slot');
-
-# Promotion
 $node->stop;
-my $start = time;
-$standby->promote;
-ok(wait_active($standby, $db), sprintf('active after promotion (%.1f s)', time - $start));
-is($standby->safe_psql($db, 'SELECT timeline_id FROM electric_cm_pg_info()'), 2, 'on another timeline');
-($rc, $out, $err) =
-  $standby->psql($db, "\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
-like($err, qr/42704/, 'the shapes of before are gone');
-is( $standby->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
-	1, 'an event says so');
-$handle = $standby->safe_psql($db, "SELECT electric_cm_create_shape('t')");
-$standby->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
-$standby->safe_psql($db, 'INSERT INTO t VALUES (-2)');
-$standby->safe_psql($db, 'SELECT electric_cm_await_flushed()');
-($ok, $entries) = replay_equals($standby, $db, $handle, 't', ['id']);
-ok($ok, "a new one works ($entries entries)");
-
-$standby->stop;
 done_testing();
