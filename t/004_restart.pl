@@ -80,5 +80,30 @@ $node->start;
 is( value("SELECT count(*) = (SELECT count(*) FROM history)
 		FROM electric_cm_shape_log('$handle{history}')"),
 	't', 'what electric_cm_await_flushed() has said to be there survives a crash');
+
+# A process that is killed takes the whole server down and up again, as it does
+# with any of PostgreSQL's: a worker of ours, and the walsender
+$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+$node->reload;
+for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
+{
+	my $started = value('SELECT pg_postmaster_start_time()');
+	my ($pid, $since) = split /\|/, value("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
+	my $load = start_load(30);
+	ok($node->poll_query_until($db, "SELECT count(*) > 0 FROM history WHERE at > '$since'::timestamptz"), 'load');
+	kill 'KILL', $pid or die "no $type";
+	$load->finish;
+	ok( $node->poll_query_until($db,
+			"SELECT electric_cm_status() = 'active' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
+		"$type killed: the server restarts, and the stack is active again");
+	is(value('SELECT pg_postmaster_start_time()'), $started, '... by itself');
+}
+value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+for my $table (sort keys %handle)
+{
+	my ($ok, $entries) = replay_equals($node, $db, $handle{$table}, $table, ['id']);
+	ok($ok, "$table: replay equals table ($entries entries)");
+}
+
 $node->stop;
 done_testing();
