@@ -425,9 +425,11 @@ parameter_value(EcmConn *conn, const PQconninfoOption *opt, bool has_service)
 	/* looking for Kerberos credentials can mean talking to the network */
 	if (strcmp(keyword, "gssencmode") == 0 && !has_service)
 		return "disable";
-	if (strcmp(keyword, "user") == 0 && loopback)
+
+	/* whatever the way there, it is this very server */
+	if (strcmp(keyword, "user") == 0 && !has_service)
 		return loopback_user();
-	if (strcmp(keyword, "port") == 0 && loopback)
+	if (strcmp(keyword, "port") == 0 && !has_service)
 		return psprintf("%d", PostPortNumber);
 	return NULL;
 }
