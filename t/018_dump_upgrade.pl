@@ -90,7 +90,7 @@ like($dump, qr/CREATE PUBLICATION $publication.*ADD TABLE ONLY app\.t/s, 'the pu
 #
 my $target = new_node('target');
 $target->safe_psql('postgres', 'CREATE ROLE app');
-$target->safe_psql('postgres', "CREATE DATABASE $_") for qw(off plain custom bystander);
+$target->safe_psql('postgres', "CREATE DATABASE $_") for qw(off parallel plain custom bystander);
 
 # ... the documented way for parallel restores and the like
 restore_with($target, 'off', 'with electric_cm.enabled = off', '-c electric_cm.enabled=off',
@@ -111,6 +111,11 @@ $target->restart;
 ok(wait_active($target, 'off'), '... it is a stack like any other: active after a restart');
 $target->safe_psql('off', 'SELECT electric_cm_stop(drop_slot => true)');
 is(publications($target, 'off'), "$publication 1", '... but the publication is the user\'s, and stays');
+
+restore_with($target, 'parallel', 'pg_restore --jobs with electric_cm.enabled = off', '-c electric_cm.enabled=off',
+	'pg_restore', '--jobs=2', "$dir/custom");
+$target->safe_psql('parallel', 'SELECT electric_cm_start()');
+works_afresh($target, 'parallel', 'pg_restore --jobs with electric_cm.enabled = off');
 
 # ... and without any precaution
 restore_with($target, 'plain', 'pg_dump | psql', '',
