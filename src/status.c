@@ -69,12 +69,12 @@ static bool callbacks_registered = false;
 static bool register_pending = false;	/* at commit: this database's stack */
 static bool restoring = false;	/* ... which waits for the session's end */
 static char register_datname[NAMEDATALEN];
+static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
+																 * our stop */
 
 /* What the end of the session has to do. */
 static bool exit_callback_registered = false;
 static bool start_at_session_end = false;
-static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
-																 * our stop */
 
 /*
  * This database's stack

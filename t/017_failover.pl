@@ -22,9 +22,9 @@ sub shape
 {
 	my ($server) = @_;
 	my $handle = $server->safe_psql($db, "SELECT electric_cm_create_shape('t')");
-	$server->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$server->safe_psql($db, "SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle')");
 	$server->safe_psql($db, 'INSERT INTO t (t) SELECT md5(i::text) FROM generate_series(1, 10) i');
-	$server->safe_psql($db, 'SELECT electric_cm_await_flushed()');
+	$server->safe_psql($db, 'SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 	return $handle;
 }
 
@@ -33,7 +33,7 @@ sub shape_goes_on
 {
 	my ($server, $handle, $what) = @_;
 	$server->safe_psql($db, q{INSERT INTO t (t) VALUES ('one more')});
-	$server->safe_psql($db, 'SELECT electric_cm_await_flushed()');
+	$server->safe_psql($db, 'SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 	my ($ok, $entries) = replay_equals($server, $db, $handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
@@ -68,7 +68,7 @@ my $handle = shape($node);
 my $system = value('SELECT system_identifier FROM pg_control_system()');
 $node->backup('base');
 value(q{INSERT INTO t (t) VALUES ('after the backup')});
-value('SELECT electric_cm_await_flushed()');
+value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 
 #
 # A standby: no stack, but shape logs can be read
@@ -134,7 +134,7 @@ value(q{SELECT pg_create_restore_point('stopped by hand')});
 value('SELECT electric_cm_start()');
 ok(wait_active($node, $db), 'active again');
 value(q{INSERT INTO t (t) VALUES ('never happens there')});
-value('SELECT electric_cm_await_flushed()');
+value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 
 # ... and complete copies, one of a running server, and one of one that is not
 $node->backup('running');

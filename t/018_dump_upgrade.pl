@@ -20,9 +20,9 @@ sub works_afresh
 	ok(wait_active($server, $db), "$what: active");
 	is($server->safe_psql($db, 'SELECT count(*) FROM electric_cm_shapes'), 0, "$what: no shapes");
 	my $handle = $server->safe_psql($db, q{SELECT electric_cm_create_shape('app.t')});
-	$server->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$server->safe_psql($db, "SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle')");
 	$server->safe_psql($db, q{UPDATE app.t SET t = 'y' WHERE id <= 10});
-	$server->safe_psql($db, 'SELECT electric_cm_await_flushed()');
+	$server->safe_psql($db, 'SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 	my ($ok, $entries) = replay_equals($server, $db, $handle, 'app.t', ['id']);
 	ok($ok && $entries == 110, "$what: a new one replays to the table ($entries entries)");
 	is( $server->safe_psql($db,
@@ -75,7 +75,7 @@ REVOKE EXECUTE ON FUNCTION electric_cm_status() FROM pg_monitor;
 });
 ok(wait_active($node, 'app'), 'active');
 my $handle = $node->safe_psql('app', q{SELECT electric_cm_create_shape('app.t')});
-$node->safe_psql('app', "SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$node->safe_psql('app', "SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle')");
 is(publications($node, 'app'), "$publication 1", 'the publication has a table');
 
 command_ok([ 'pg_dump', '-f', "$dir/plain", $node->connstr('app') ], 'pg_dump');
@@ -90,7 +90,7 @@ like($dump, qr/CREATE PUBLICATION $publication.*ADD TABLE ONLY app\.t/s, 'the pu
 #
 my $target = new_node('target');
 $target->safe_psql('postgres', 'CREATE ROLE app');
-$target->safe_psql('postgres', "CREATE DATABASE $_") for qw(off plain custom bystander);
+$target->safe_psql('postgres', "CREATE DATABASE $_") for qw(off parallel plain custom bystander);
 
 # ... the documented way for parallel restores and the like
 restore_with($target, 'off', 'with electric_cm.enabled = off', '-c electric_cm.enabled=off',
@@ -111,6 +111,11 @@ $target->restart;
 ok(wait_active($target, 'off'), '... it is a stack like any other: active after a restart');
 $target->safe_psql('off', 'SELECT electric_cm_stop(drop_slot => true)');
 is(publications($target, 'off'), "$publication 1", '... but the publication is the user\'s, and stays');
+
+restore_with($target, 'parallel', 'pg_restore --jobs with electric_cm.enabled = off', '-c electric_cm.enabled=off',
+	'pg_restore', '--jobs=2', "$dir/custom");
+$target->safe_psql('parallel', 'SELECT electric_cm_start()');
+works_afresh($target, 'parallel', 'pg_restore --jobs with electric_cm.enabled = off');
 
 # ... and without any precaution
 restore_with($target, 'plain', 'pg_dump | psql', '',

@@ -81,8 +81,8 @@ sub shape
 sub replays
 {
 	my ($handle, $table, $what) = @_;
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle', '-1', 1)");
-	value('SELECT electric_cm_await_flushed()');
+	value("SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle', '-1', 1)");
+	value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
