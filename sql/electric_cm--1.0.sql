@@ -123,6 +123,13 @@ CREATE FUNCTION electric_cm_await_flushed(lsn pg_lsn DEFAULT NULL,
 COMMENT ON FUNCTION electric_cm_await_flushed(pg_lsn, interval) IS
 	'waits until every transaction committed before the LSN is in the shape logs';
 
+CREATE FUNCTION electric_cm_check(OUT name text, OUT verdict text,
+								  OUT detail text, OUT fix text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT ROWS 25;
+COMMENT ON FUNCTION electric_cm_check() IS
+	'is everything there that this database''s stack needs, and if not, what mends it?';
+
 --
 -- Control
 --
@@ -291,7 +298,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_pg_version(), electric_cm_pg_info(),
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
-	electric_cm_await_flushed(pg_lsn, interval),
+	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[]),
@@ -302,7 +309,7 @@ GRANT EXECUTE ON FUNCTION
 	electric_cm_pg_version(), electric_cm_pg_info(),
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
-	electric_cm_await_flushed(pg_lsn, interval),
+	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.events(), _electric_cm.options(),

@@ -110,6 +110,13 @@
 	pg_class_ownercheck((relid), (roleid))
 #endif
 
+/* 16 can include files in pg_hba.conf, so that line numbers repeat. */
+#if PG_VERSION_NUM >= 160000
+#define ECM_HBA_ORDER "rule_number"
+#else
+#define ECM_HBA_ORDER "line_number"
+#endif
+
 /* 16 returns the number of settings along with them. */
 #if PG_VERSION_NUM >= 160000
 #define ecm_guc_variables(nvars) get_guc_variables(nvars)

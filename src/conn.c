@@ -445,6 +445,15 @@ option_given(const PQconninfoOption *options, const char *keyword)
 	return NULL;
 }
 
+/* Is it left to us to find the server? */
+static bool
+is_loopback(const PQconninfoOption *options)
+{
+	return !option_given(options, "host") &&
+		!option_given(options, "hostaddr") &&
+		!option_given(options, "service");
+}
+
 static void
 add_candidate(EcmConn *conn, const char *host, const char *hostaddr)
 {
@@ -460,8 +469,7 @@ find_candidates(EcmConn *conn, const PQconninfoOption *options)
 	char	   *raw;
 	List	   *directories = NIL;
 
-	if (option_given(options, "host") || option_given(options, "hostaddr") ||
-		option_given(options, "service"))
+	if (!is_loopback(options))
 	{
 		add_candidate(conn, NULL, NULL);
 		return;
@@ -1287,4 +1295,41 @@ char *
 ecm_quote_literal(const char *text)
 {
 	return quote_literal_cstr(text);
+}
+
+static char *
+copy_option(const PQconninfoOption *options, const char *keyword)
+{
+	const char *value = option_given(options, keyword);
+
+	return value != NULL ? pstrdup(value) : NULL;
+}
+
+bool
+ecm_conn_target(const char *conninfo, EcmConnTarget *target)
+{
+	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+
+	memset(target, 0, sizeof(*target));
+	if (options == NULL)
+		return false;
+	PG_TRY();
+	{
+		target->loopback = is_loopback(options);
+		target->has_password = option_given(options, "password") != NULL;
+		target->service = copy_option(options, "service");
+		target->has_password_file = target->service != NULL ||
+			option_given(options, "passfile") != NULL;
+		target->host = copy_option(options, "host");
+		target->hostaddr = copy_option(options, "hostaddr");
+		target->port = copy_option(options, "port");
+		target->user = copy_option(options, "user");
+		target->dbname = copy_option(options, "dbname");
+	}
+	PG_FINALLY();
+	{
+		PQconninfoFree(options);
+	}
+	PG_END_TRY();
+	return true;
 }

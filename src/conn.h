@@ -138,4 +138,24 @@ extern void ecm_conn_close(EcmConn *conn);
  */
 extern char *ecm_quote_literal(const char *text);
 
+/*
+ * Where a connection string leads, without following it.  Strings are palloc'd;
+ * NULL: not given.  The password, if there is one, is not among them.
+ */
+typedef struct EcmConnTarget
+{
+	bool		loopback;		/* we look for the server by ourselves */
+	bool		has_password;
+	bool		has_password_file;	/* or a service, which may have one */
+	char	   *service;
+	char	   *host;
+	char	   *hostaddr;
+	char	   *port;
+	char	   *user;
+	char	   *dbname;
+} EcmConnTarget;
+
+/* False: libpq does not understand it. */
+extern bool ecm_conn_target(const char *conninfo, EcmConnTarget *target);
+
 #endif							/* ECM_CONN_H */

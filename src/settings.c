@@ -366,14 +366,10 @@ ecm_database_is_listed(const char *datname)
 }
 
 char *
-ecm_effective_slot_name(const char *datname)
+ecm_default_slot_name(const char *datname)
 {
-	char	   *name;
+	char	   *name = psprintf("electric_cm_%s", datname);
 
-	if (ecm_slot_name[0] != '\0')
-		return pstrdup(ecm_slot_name);
-
-	name = psprintf("electric_cm_%s", datname);
 	if (strlen(name) >= NAMEDATALEN)
 		name[NAMEDATALEN - 1] = '\0';
 	for (char *p = name; *p; p++)
@@ -383,6 +379,14 @@ ecm_effective_slot_name(const char *datname)
 			*p = '_';
 	}
 	return name;
+}
+
+char *
+ecm_effective_slot_name(const char *datname)
+{
+	if (ecm_slot_name[0] != '\0')
+		return pstrdup(ecm_slot_name);
+	return ecm_default_slot_name(datname);
 }
 
 char *

@@ -49,6 +49,7 @@ extern void ecm_define_settings(void);
  * NAMEDATALEN - 1), the stack's (setting, or the database's name).
  */
 extern char *ecm_effective_slot_name(const char *datname);
+extern char *ecm_default_slot_name(const char *datname);
 extern char *ecm_effective_stack_id(const char *datname);
 
 /* Is the database named in electric_cm.databases ('*' names all)? */

@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * check.h
+ *	  What the checks of electric_cm_check() have in common.
+ *
+ * check.c			the table of checks, and most of them
+ * check_access.c	may the stack's connections log in?
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_CHECK_H
+#define ECM_CHECK_H
+
+#include "postgres.h"
+
+#include "shmem.h"
+
+typedef enum EcmVerdict
+{
+	ECM_VERDICT_PASS,
+	ECM_VERDICT_WARN,
+	ECM_VERDICT_FAIL
+} EcmVerdict;
+
+/* A row of the result, palloc'd. */
+typedef struct EcmFinding
+{
+	EcmVerdict	verdict;
+	char	   *detail;
+	char	   *fix;			/* NULL: none */
+} EcmFinding;
+
+/* A setting as a manager that started now would see it. */
+typedef struct EcmCheckSetting
+{
+	char	   *name;
+	char	   *value;
+	char	   *owner;			/* what an ALTER must name to change it, such as
+								 * "DATABASE app" */
+} EcmCheckSetting;
+
+/*
+ * What all checks start from.
+ */
+typedef struct EcmSituation
+{
+	char	   *datname;
+	char	   *schema;			/* the extension's, quoted */
+	int			nsettings;
+	EcmCheckSetting *settings;
+	const char *slot_name;
+	const char *publication_name;
+
+	/* from shared memory */
+	bool		preloaded;
+	bool		has_stack;		/* the database has an entry: */
+	EcmStack   *stack;			/* a copy of it, or zeros */
+	bool		runs;			/* its manager does, and is to go on */
+} EcmSituation;
+
+typedef void (*EcmCheckFunction) (const EcmSituation *s, EcmFinding *f);
+
+/* Verdicts; fix is NULL or palloc'd. */
+extern void ecm_check_pass(EcmFinding *f, const char *fmt,...) pg_attribute_printf(2, 3);
+extern void ecm_check_warn(EcmFinding *f, char *fix, const char *fmt,...) pg_attribute_printf(3, 4);
+extern void ecm_check_fail(EcmFinding *f, char *fix, const char *fmt,...) pg_attribute_printf(3, 4);
+
+/*
+ * Runs a query as the bootstrap superuser; returns the rows' values as text,
+ * one after the other, palloc'd in the caller's context, and their number of
+ * rows.  NULL values are NULL.
+ */
+extern char **ecm_check_query(int ncolumns, int *nrows, const char *fmt,...) pg_attribute_printf(3, 4);
+
+/* The effective value of one of our settings, without "electric_cm.". */
+extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
+
+/* The command that gives it another value. */
+extern char *ecm_check_set(const EcmSituation *s, const char *name, const char *value);
+
+/* check_access.c */
+extern void ecm_check_connection(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_role(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_pg_hba(const EcmSituation *s, EcmFinding *f);
+
+#endif							/* ECM_CHECK_H */

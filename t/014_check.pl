@@ -1,0 +1,316 @@
+# electric_cm_check(): names what is amiss before anything runs, and its fix,
+# executed as given, mends it.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', preload => 0, start => 0);
+
+sub value { return $node->safe_psql($_[1] // $db, $_[0]); }
+
+sub row
+{
+	my ($name, $column, $database) = @_;
+	return value("SELECT $column FROM electric_cm_check() WHERE name = '$name'", $database);
+}
+
+# Runs a fix as given, and does what its comment says.
+sub apply
+{
+	my ($fix, $database) = @_;
+	my ($rc, $out, $err) = $node->psql($database // $db,
+		"SELECT fix FROM electric_cm_check() WHERE fix = \$ecm\$$fix\$ecm\$ LIMIT 1 \\gexec");
+	is($err, '', "... runs: $fix");
+	$node->restart if $fix =~ /-- (?:then )?restart the server$/;
+	$node->reload if $fix =~ /-- then SELECT pg_reload_conf\(\)$/;
+	return;
+}
+
+# A check complains, its fix is run, and it is content.
+sub mended
+{
+	my ($name, $verdict, $detail, $fix, $database) = @_;
+	is(row($name, 'verdict', $database), $verdict, "$name: $verdict");
+	like(row($name, 'detail', $database), $detail, '... and says why');
+	my $given = row($name, 'fix', $database);
+	like($given, $fix, '... with a fix');
+	apply($given, $database);
+	ok( $node->poll_query_until($database // $db,
+			"SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = '$name'"),
+		"$name: PASS after that")
+	  or diag(row($name, 'detail', $database));
+	return;
+}
+
+sub complaints
+{
+	return value(q{SELECT coalesce(string_agg(name || ' ' || verdict, ', '), '')
+		FROM electric_cm_check() WHERE verdict <> 'PASS'});
+}
+
+sub write_hba
+{
+	my ($text) = @_;
+	open my $fh, '>', $node->data_dir . '/pg_hba.conf' or die;
+	print $fh $text;
+	close $fh;
+	$node->reload;
+	return;
+}
+
+# Nothing is right: not preloaded, wal_level, and no room for anything
+
+$node->append_conf('postgresql.conf', q{
+wal_level = replica
+max_replication_slots = 0
+max_wal_senders = 0
+max_worker_processes = 1
+max_slot_wal_keep_size = -1
+electric_cm.max_managers = 1
+electric_cm.databases = 'other'
+});
+$node->start;
+value("SET client_min_messages = error; CREATE EXTENSION electric_cm");
+value("ALTER DATABASE $db SET electric_cm.enabled = off");
+my $failures = value(q{SELECT string_agg(name, ' ') FROM electric_cm_check() WHERE verdict = 'FAIL'});
+is( $failures,
+	'preload wal_level replication_slots wal_senders worker_processes enabled databases',
+	'each missing prerequisite is a FAIL, without the library being preloaded');
+is(value('SELECT count(*) FROM electric_cm_check() WHERE detail LIKE \'could not%\''), 0, 'all can be checked');
+
+# ALTER SYSTEM's remedies all at once, as somebody would who reads the list
+for my $name (split / /, $failures)
+{
+	my $fix = row($name, 'fix');
+	($fix) = split / -- /, $fix;
+	my ($rc, $out, $err) = $node->psql($db, $fix);
+	is($err, '', "$name: $fix");
+}
+like(row($_, 'fix'), qr/^-- restart the server$/, "$_: only the restart is missing")
+  for qw(preload wal_level replication_slots wal_senders worker_processes);
+$node->restart;
+ok(wait_active($node, $db), 'after all fixes and one restart: active');
+is(complaints(), 'slot_wal_limit WARN', 'and no complaint but one')
+  or diag(value(q{SELECT * FROM electric_cm_check() WHERE verdict <> 'PASS'}));
+mended('slot_wal_limit', 'WARN', qr/unlimited/, qr/^ALTER SYSTEM SET max_slot_wal_keep_size = '\d+[MG]B'/);
+value(q{ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'});
+$node->reload;
+mended('slot_wal_limit', 'FAIL', qr/any checkpoint/, qr/max_slot_wal_keep_size/);
+is(complaints(), '', 'no complaint at all');
+
+# All stacks are taken
+value('CREATE DATABASE second');
+value('ALTER SYSTEM SET electric_cm.databases = "*"');
+$node->reload;
+value('SET client_min_messages = error; CREATE EXTENSION electric_cm', 'second');
+mended('stacks', 'FAIL', qr/all 1 stacks/, qr/electric_cm.max_managers = /, 'second');
+is(row('worker_processes', 'verdict', 'second'), 'PASS', 'the budget has room for a second database');
+value('ALTER SYSTEM SET max_worker_processes = 5', 'second');
+$node->restart;
+my $hungry = $node->poll_query_until($db,
+	q{SELECT count(*) >= 1 FROM electric_cm_stat_manager WHERE status = 'active'});
+ok($hungry, 'with too few workers, one database of two is active');
+my $short = value(q{SELECT CASE WHEN electric_cm_status() = 'active' THEN 'second' ELSE 'postgres' END});
+mended('worker_processes', 'FAIL', qr/max_worker_processes is 5/, qr/max_worker_processes = \d+/, $short);
+ok(wait_active($node, 'second'), 'the second database is active, too');
+ok(wait_active($node, $db), 'and the first');
+value('DROP EXTENSION electric_cm', 'second');
+ok($node->poll_query_until($db, 'SELECT count(*) = 1 FROM pg_replication_slots'), 'second is gone');
+
+# Stopped, and what can happen meanwhile
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+like(complaints(), qr/^stopped FAIL, stack WARN$/, 'stopped: says so');
+
+# ... a slot of that name that is not ours
+value(q{SELECT pg_create_physical_replication_slot('electric_cm_postgres')});
+mended('slot', 'FAIL', qr/another database or plugin/, qr/SET electric_cm.slot_name = 'electric_cm_postgres_2'/);
+value(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
+value("ALTER DATABASE $db RESET electric_cm.slot_name");
+
+# ... one that was left behind, by us or by an Electric service
+value(q{SELECT pg_create_logical_replication_slot(n, 'pgoutput') FROM unnest('{electric_cm_old,electric_slot_default}'::text[]) n});
+mended('other_slots', 'WARN', qr/"electric_cm_old".*"electric_slot_default"/,
+	qr/^SELECT pg_drop_replication_slot.*, pg_drop_replication_slot/);
+value(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
+mended('slot', 'WARN', qr/holds back WAL/, qr/^SELECT pg_drop_replication_slot/);
+
+# ... somebody else who uses the slot
+value(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
+value('CREATE PUBLICATION p');
+my $receiver = IPC::Run::start(
+	[
+		'pg_recvlogical', '-d', $node->connstr($db), '-S', 'electric_cm_postgres', '--start', '--no-loop',
+		'-f', '/dev/null', '-o', 'proto_version=1', '-o', 'publication_names=p'
+	],
+	'>', \my $receiver_out, '2>', \my $receiver_err);
+ok($node->poll_query_until($db, 'SELECT active FROM pg_replication_slots'), 'somebody else uses the slot');
+is(row('slot', 'verdict'), 'FAIL', 'slot: FAIL');
+like(row('slot', 'detail'), qr/active for PID \d+ \(application "[^"]+"\)/, '... by whom');
+apply(row('slot', 'fix'));
+ok($node->poll_query_until($db, 'SELECT NOT active FROM pg_replication_slots'), 'not any more');
+eval { $receiver->finish };
+isnt(row('slot', 'verdict'), 'FAIL', 'slot: no FAIL any more');
+value('DROP PUBLICATION p');
+value(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
+
+# ... the lock
+my $holder = $node->background_psql($db);
+$holder->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_postgres'))});
+is(row('lock', 'verdict'), 'FAIL', 'lock: FAIL');
+my $holder_pid = $holder->query_safe('SELECT pg_backend_pid()');
+like(row('lock', 'detail'), qr/held by PID $holder_pid/, '... by whom');
+apply(row('lock', 'fix'));
+ok($node->poll_query_until($db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'lock'}),
+	'lock: PASS after that');
+eval { $holder->quit };
+value(q{BEGIN; SELECT pg_advisory_xact_lock(hashtext('electric_cm_postgres')); PREPARE TRANSACTION 'keeper'});
+mended('lock', 'FAIL', qr/prepared transaction/, qr/^ROLLBACK PREPARED 'keeper'$/);
+
+# ... transactions that creating a slot waits for
+value('CREATE TABLE t (id int PRIMARY KEY, x text)');
+my $writer = $node->background_psql($db);
+$writer->query_safe('BEGIN; INSERT INTO t VALUES (1)');
+my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
+ok( $node->poll_query_until($db,
+		q{SELECT verdict = 'WARN' FROM electric_cm_check() WHERE name = 'old_transactions'}),
+	'old_transactions: WARN');
+like(row('old_transactions', 'detail'), qr/1 transactions.*PID $writer_pid\b/, '... whose');
+apply(row('old_transactions', 'fix'));
+ok( $node->poll_query_until($db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'old_transactions'}),
+	'old_transactions: PASS after that');
+eval { $writer->quit };
+value(q{BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'it''s old'});
+mended('old_transactions', 'WARN', qr/prepared transaction 'it''s old'/, qr/^ROLLBACK PREPARED 'it''s old'; -- or COMMIT/);
+
+# ... the publication
+value('CREATE SCHEMA s; CREATE TABLE s.u (id int)');
+value(q{CREATE PUBLICATION electric_cm_publication FOR TABLE t WHERE (id > 1), TABLES IN SCHEMA s WITH (publish = 'insert')});
+my $fix = row('publication', 'fix');
+like(row('publication', 'detail'), qr/does not publish insert/, 'publication: does not publish everything');
+apply($fix);
+mended('publication', 'FAIL', qr/filters/, qr/^ALTER PUBLICATION electric_cm_publication SET TABLE public.t, TABLES IN SCHEMA s$/);
+value('ALTER PUBLICATION electric_cm_publication SET TABLE t (id)');
+mended('publication', 'FAIL', qr/filters/, qr/SET TABLE public.t$/);
+is(value(q{SELECT count(*) FROM pg_publication_tables WHERE attnames = '{id,x}'}), 1, 'the table stays in it, whole');
+value('DROP PUBLICATION electric_cm_publication');
+value("ALTER DATABASE $db SET electric_cm.create_publication = off");
+mended('publication', 'FAIL', qr/does not exist/, qr/^CREATE PUBLICATION electric_cm_publication$/);
+value("ALTER DATABASE $db RESET electric_cm.create_publication");
+value('DROP PUBLICATION electric_cm_publication; CREATE PUBLICATION electric_cm_publication FOR ALL TABLES');
+is(row('publication', 'verdict'), 'WARN', 'publication FOR ALL TABLES: WARN');
+mended('publication', 'WARN', qr/FOR ALL TABLES/, qr/SET electric_cm.publication_name = 'electric_cm_publication_2'/);
+# now it is somebody else's
+mended('other_publications', 'WARN', qr/FOR ALL TABLES: "electric_cm_publication"/, qr/^DROP PUBLICATION.*IN SCHEMA public, s /);
+value('DROP PUBLICATION electric_cm_publication');
+value("ALTER DATABASE $db RESET electric_cm.publication_name");
+
+# ... the role
+value("ALTER DATABASE $db SET electric_cm.connection = 'user=somebody'");
+value('CREATE ROLE somebody NOLOGIN');
+mended('role', 'FAIL', qr/not permitted to log in/, qr/^ALTER ROLE somebody LOGIN SUPERUSER/);
+value('DROP ROLE somebody');
+mended('role', 'FAIL', qr/does not exist/, qr/^CREATE ROLE somebody LOGIN SUPERUSER/);
+value("ALTER DATABASE $db RESET electric_cm.connection");
+
+# ... pg_hba.conf; the test itself logs in as somebody else
+my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
+my $superuser = value('SELECT rolname FROM pg_roles WHERE oid = 10');
+my $me = "local all somebody trust\n";
+$ENV{PGUSER} = 'somebody';
+for my $case (
+	[ 'no line', '', 'FAIL', qr/no line of pg_hba.conf/ ],
+	[ 'only the keyword replication', "local replication all trust\n", 'FAIL', qr/no line of pg_hba.conf/ ],
+	[ 'another database', "local other all trust\n", 'FAIL', qr/no line/ ],
+	[ 'only TCP', "host all all 127.0.0.1/32 trust\n", 'FAIL', qr/no line/ ],
+	[ 'reject', "local all all reject\nlocal all all trust\n", 'FAIL', qr/line 2 .*rejects/ ],
+	[ 'a password, and none is configured', "local all all scram-sha-256\n", 'FAIL', qr/line 2 .*none is configured/ ])
+{
+	my ($name, $line, $verdict, $detail) = @$case;
+	write_hba($me . $line);
+	is(row('pg_hba', 'verdict'), $verdict, "pg_hba.conf, $name: $verdict");
+	like(row('pg_hba', 'detail'), $detail, '... and says why');
+	my $new = row('pg_hba', 'fix');
+	like($new, qr/^local "postgres" "\Q$superuser\E" peer/, '... the fix is the line');
+	write_hba("$new\n$me$line");
+	is(row('pg_hba', 'verdict'), 'PASS', '... with it: PASS') or diag(row('pg_hba', 'detail'));
+}
+for my $line ("local all all trust\n", "local sameuser,samerole,$db +$superuser trust\n", "local all $superuser peer\n")
+{
+	write_hba($me . $line);
+	is(row('pg_hba', 'verdict'), 'PASS', 'pg_hba.conf, ' . $line =~ s/\n//r . ': PASS');
+}
+write_hba("${me}local all all trust\n");
+append_to_file($node->data_dir . '/pg_hba.conf', "local all nonsense\n");
+like(row('pg_hba', 'detail'), qr/line 3 of pg_hba.conf is wrong/, 'pg_hba.conf, a line with an error: says so');
+# what the check says is what the stack does
+write_hba("${me}local $db $superuser peer\n");
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'the stack thinks so, too');
+value('SELECT electric_cm_stop(drop_slot => true)');
+write_hba("$me");
+value('SELECT electric_cm_start()');
+ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), '... also when it is FAIL');
+like(complaints(), qr/^pg_hba FAIL, stack FAIL$/, 'a stack that has failed is a FAIL of its own');
+like(row('stack', 'detail'), qr/no pg_hba.conf entry.*top of pg_hba.conf/, '... with its last error and hint');
+write_hba($hba);
+delete $ENV{PGUSER};
+ok(wait_active($node, $db), 'mended: active');
+is(complaints(), '', 'no complaint');
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+mended('stopped', 'FAIL', qr/electric_cm_stop/, qr/^SELECT public.electric_cm_start\(\)$/);
+ok(wait_active($node, $db), 'the fix has started it');
+
+# Something is locked: one row less is known, and nothing waits
+my $locker = $node->background_psql($db);
+$locker->query_safe('BEGIN; LOCK pg_publication IN ACCESS EXCLUSIVE MODE');
+is( value(q{SELECT string_agg(name || ': ' || detail, '; ') FROM electric_cm_check() WHERE detail LIKE 'could not%'}),
+	join('; ', map { "$_: could not be checked: canceling statement due to lock timeout" } qw(publication other_publications)),
+	'what cannot be read costs its own rows only');
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+
+# A copy, and other ways of not being meant
+value('SELECT electric_cm_stop()');
+value("CREATE DATABASE copy TEMPLATE $db", 'template1');
+like(row('stopped', 'verdict', 'copy'), qr/FAIL/, 'a copy of a stopped database is stopped');
+mended('copied', 'FAIL', qr/copy of another one/, qr/electric_cm_start/, 'copy');
+ok(wait_active($node, 'copy'), 'the copy is active');
+value('ALTER DATABASE copy IS_TEMPLATE true');
+mended('databases', 'FAIL', qr/template/, qr/^ALTER DATABASE copy IS_TEMPLATE false$/, 'copy');
+value('ALTER SYSTEM SET electric_cm.databases = postgres');
+$node->reload;
+mended('databases', 'FAIL', qr/not listed/, qr/electric_cm.databases = 'postgres, copy'/, 'copy');
+ok(wait_active($node, 'copy'), 'the copy is active again');
+value('SELECT electric_cm_stop(drop_slot => true)', 'copy');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'the original is active');
+
+# A pg_monitor sees all of it
+value(q{CREATE ROLE watcher LOGIN IN ROLE pg_monitor});
+my $all = value('SELECT count(*) FROM electric_cm_check()');
+is($node->safe_psql($db, q{SELECT count(*) FROM electric_cm_check() WHERE detail NOT LIKE 'could not%'}, extra_params => [ '-U', 'watcher' ]),
+	$all, 'pg_monitor may use it');
+
+# On a standby
+
+$node->backup('b');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'b', has_streaming => 1);
+$standby->start;
+is( $standby->safe_psql($db,
+		q{SELECT string_agg(name || ' ' || verdict, ', ') FROM electric_cm_check() WHERE verdict <> 'PASS'}),
+	'recovery WARN, stack WARN',
+	'on a standby it says that this is one');
+$standby->promote;
+ok(wait_active($standby, $db), 'promoted: active');
+$standby->stop;
+
+$node->stop;
+done_testing();
