@@ -167,6 +167,12 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		stack->latch = NULL;
 		stack->lock_acquired = false;
 		stack->drop_on_stop = false;
+
+		/* what it showed last is not so any more; the launcher knows better */
+		if (stack->status == ECM_STATUS_ACTIVE ||
+			stack->status == ECM_STATUS_STARTING)
+			ecm_stack_set_status(stack, ECM_STATUS_WAITING,
+								 "start of the manager");
 	}
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);

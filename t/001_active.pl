@@ -193,5 +193,18 @@ is(value($manager), $manager_pid, '... and the manager is the same');
 terminate('manager of an earlier launcher', $manager);
 check_log('launcher and manager ended');
 
+# Nobody is there to start another one
+$launcher_pid = value($launcher);
+becomes('the launcher sleeps',
+	"SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $launcher_pid");
+kill 'STOP', $launcher_pid;
+$manager_pid = value($manager);
+value("SELECT pg_terminate_backend($manager_pid)");
+becomes('manager ended: it is gone', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $manager_pid)");
+is(value('SELECT electric_cm_status()'), 'waiting', '... and its stack is not said to be active');
+kill 'CONT', $launcher_pid;
+becomes('active again with another one',
+	"SELECT electric_cm_status() = 'active' AND ($manager) <> $manager_pid");
+
 $node->stop;
 done_testing();
