@@ -188,6 +188,9 @@ CREATE FUNCTION _electric_cm.register() RETURNS void
 CREATE FUNCTION _electric_cm.widen_send_buffer() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_widen_send_buffer' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
+	AS 'MODULE_PATHNAME', 'electric_cm_own_publication' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.prepare_shape(handle text, created_by int8,
 										   OUT id int8, OUT relation oid,
 										   OUT generation int4, OUT action text,

@@ -117,6 +117,36 @@
 #define ECM_HBA_ORDER "line_number"
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define ecm_database_is_owned(dboid, roleid) \
+	object_ownercheck(DatabaseRelationId, (dboid), (roleid))
+#define ecm_extension_is_owned(extoid, roleid) \
+	object_ownercheck(ExtensionRelationId, (extoid), (roleid))
+#define ecm_schema_is_owned(nspoid, roleid) \
+	object_ownercheck(NamespaceRelationId, (nspoid), (roleid))
+#else
+#define ecm_database_is_owned(dboid, roleid) \
+	pg_database_ownercheck((dboid), (roleid))
+#define ecm_extension_is_owned(extoid, roleid) \
+	pg_extension_ownercheck((extoid), (roleid))
+#define ecm_schema_is_owned(nspoid, roleid) \
+	pg_namespace_ownercheck((nspoid), (roleid))
+#endif
+
+/* What an interrupted DROP DATABASE leaves; minor releases have it since 2023. */
+#ifdef DATCONNLIMIT_INVALID_DB
+#define ECM_CONNLIMIT_INVALID_DB DATCONNLIMIT_INVALID_DB
+#else
+#define ECM_CONNLIMIT_INVALID_DB (-2)
+#endif
+
+/* 18 can refuse to acquire an invalidated slot. */
+#if PG_VERSION_NUM >= 180000
+#define ecm_slot_acquire(name) ReplicationSlotAcquire((name), true, false)
+#else
+#define ecm_slot_acquire(name) ReplicationSlotAcquire((name), true)
+#endif
+
 /* 16 returns the number of settings along with them. */
 #if PG_VERSION_NUM >= 160000
 #define ecm_guc_variables(nvars) get_guc_variables(nvars)

@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "settings.h"
 #include "shmem.h"
+#include "step_aside.h"
 #include "storage/ipc.h"
 
 PG_MODULE_MAGIC;
@@ -54,6 +55,7 @@ _PG_init(void)
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup_shmem;
 
+	ecm_step_aside_init();
 	ecm_hooks_init();
 	ecm_launcher_register();
 }

@@ -148,6 +148,9 @@ static const ErrorRule rules[] = {
 	/* publication or slot is gone */
 	{"42704", STREAM, NULL, RECREATE, NULL},
 
+	/* the database was moved: what was written before can't be decoded */
+	{"XX000", STREAM, "could not map file", RECREATE, NULL},
+
 	/* what can become free again */
 	{"53100", ANY, NULL, RETRY, HINT_FREE_DISK},
 	{"53300", CONNECT, "max_wal_senders", RETRY, HINT_WALSENDERS},

@@ -12,12 +12,21 @@
  * just before the transaction commits or is prepared.  Databases that come and
  * go, and the extension's end, make the launcher look again after the commit.
  *
+ * However the extension is dropped (DROP SCHEMA ... CASCADE and DROP OWNED do
+ * it as well), its table goes with it: the last moment to read which slot the
+ * stack has created.  The slot goes after the commit, since that can't be
+ * rolled back; the publication depends on the extension and goes by itself.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -26,10 +35,13 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -37,6 +49,7 @@
 #include "settings.h"
 #include "shape.h"
 #include "shmem.h"
+#include "wal.h"
 
 /* A table that was changed in this transaction. */
 typedef struct ChangedTable
@@ -46,12 +59,19 @@ typedef struct ChangedTable
 	SubTransactionId subid;		/* where it happened */
 } ChangedTable;
 
+/* Our extension was dropped in this transaction. */
+typedef struct DroppedExtension
+{
+	NameData	slot_name;		/* empty: it has left none */
+	SubTransactionId subid;		/* where it happened */
+} DroppedExtension;
+
 /* In TopTransactionContext; reset at the end of each transaction. */
 static List *changed_tables = NIL;
+static List *dropped_extensions = NIL;	/* usually one */
 static bool look_again = false; /* databases, the extension or a publication
 								 * changed */
 static bool publication_altered = false;	/* some publication was */
-static bool extension_dropped = false;	/* ours, in this database */
 
 static object_access_hook_type next_object_access_hook = NULL;
 
@@ -121,6 +141,89 @@ note_publication_member(Oid object_id)
 	ReleaseSysCache(tuple);
 }
 
+/* ------------------------------------------------- the extension's end -- */
+
+/* The slot that this database's stack says it has created, "" if none. */
+static void
+read_created_slot(Oid stack_table, NameData *slot_name)
+{
+	Relation	rel = table_open(stack_table, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	HeapTuple	tuple = heap_getnext(scan, ForwardScanDirection);
+	AttrNumber	column = get_attnum(stack_table, "slot_name");
+
+	memset(slot_name, 0, sizeof(*slot_name));
+	if (HeapTupleIsValid(tuple) && column != InvalidAttrNumber)
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, column, RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			namestrcpy(slot_name, NameStr(*DatumGetName(value)));
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The slot of the default name is ours even if nobody has come to record it;
+ * one that is named in the settings may have been made by the user.
+ */
+static void
+find_slot_to_drop(Oid stack_table, NameData *slot_name)
+{
+	EcmSlotFacts facts;
+
+	read_created_slot(stack_table, slot_name);
+	if (NameStr(*slot_name)[0] == '\0' && ecm_slot_name[0] == '\0')
+		namestrcpy(slot_name, ecm_effective_slot_name(get_database_name(MyDatabaseId)));
+	if (NameStr(*slot_name)[0] != '\0' &&
+		(!ecm_slot_lookup(NameStr(*slot_name), &facts) || !facts.logical ||
+		 facts.temporary || facts.database != MyDatabaseId ||
+		 strcmp(facts.plugin, "pgoutput") != 0))
+		memset(slot_name, 0, sizeof(*slot_name));
+}
+
+/* Is it _electric_cm.stack, which goes only together with the extension? */
+static bool
+is_stack_table(Oid relid)
+{
+	char	   *relation = get_rel_name(relid);
+	char	   *schema;
+	char	   *extension;
+
+	if (relation == NULL || strcmp(relation, "stack") != 0)
+		return false;
+	schema = get_namespace_name(get_rel_namespace(relid));
+	if (schema == NULL || strcmp(schema, "_electric_cm") != 0)
+		return false;
+	extension = get_extension_name(getExtensionOfObject(RelationRelationId, relid));
+	return extension != NULL && strcmp(extension, "electric_cm") == 0;
+}
+
+static void
+note_dropped_extension(Oid stack_table)
+{
+	MemoryContext old;
+	DroppedExtension *dropped;
+
+	if (ecm_shared == NULL)
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	dropped = palloc(sizeof(DroppedExtension));
+	dropped->subid = GetCurrentSubTransactionId();
+	find_slot_to_drop(stack_table, &dropped->slot_name);
+	dropped_extensions = lappend(dropped_extensions, dropped);
+	MemoryContextSwitchTo(old);
+
+	if (NameStr(dropped->slot_name)[0] != '\0')
+		ereport(NOTICE,
+				(errmsg("replication slot \"%s\" will be dropped after commit",
+						NameStr(dropped->slot_name))));
+}
+
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
@@ -133,7 +236,11 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		if (access == OAT_TRUNCATE)
 			note_table_and_ancestors(object_id, "the table was truncated");
 		else if (access == OAT_DROP && sub_id == 0)
+		{
 			note_table_and_ancestors(object_id, "the table was dropped");
+			if (is_stack_table(object_id))
+				note_dropped_extension(object_id);
+		}
 		else if (sub_id != 0 &&
 				 (access == OAT_DROP || access == OAT_POST_CREATE ||
 				  access == OAT_POST_ALTER))
@@ -159,13 +266,6 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		if (access == OAT_POST_CREATE || access == OAT_DROP ||
 			access == OAT_POST_ALTER)
 			look_again = true;
-		if (class_id == ExtensionRelationId && access == OAT_DROP)
-		{
-			char	   *name = get_extension_name(object_id);
-
-			if (name != NULL && strcmp(name, "electric_cm") == 0)
-				extension_dropped = true;
-		}
 	}
 }
 
@@ -220,7 +320,16 @@ invalidate_shapes(void)
 static void
 request_look(void)
 {
+	ListCell   *lc;
 	int			index;
+
+	foreach(lc, dropped_extensions)
+	{
+		DroppedExtension *dropped = lfirst(lc);
+
+		if (NameStr(dropped->slot_name)[0] != '\0')
+			ecm_abandon_slot(MyDatabaseId, NameStr(dropped->slot_name));
+	}
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_shared->rescan_requested = true;
@@ -230,12 +339,11 @@ request_look(void)
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
 		stack->check_requested = true;
-		if (extension_dropped && stack->pid == 0)
+		if (dropped_extensions != NIL && stack->pid == 0)
 		{
 			/* nobody runs who could notice: the launcher has another look */
 			stack->stop_requested = false;
 			stack->reprobe_requested = true;
-			stack->drop_slot_requested = true;
 		}
 	}
 	ecm_unlock();
@@ -249,12 +357,18 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 {
 	switch (event)
 	{
-		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
+			/* nobody would be told of COMMIT PREPARED */
+			if (dropped_extensions != NIL)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has dropped the extension electric_cm")));
+			/* FALLTHROUGH */
+		case XACT_EVENT_PRE_COMMIT:
 			invalidate_shapes();
 			break;
 		case XACT_EVENT_COMMIT:
-			if (look_again && ecm_shared != NULL)
+			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
 				request_look();
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
@@ -262,7 +376,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 			changed_tables = NIL;
 			publication_altered = false;
 			look_again = false;
-			extension_dropped = false;
+			dropped_extensions = NIL;
 			break;
 		default:
 			break;
@@ -291,6 +405,17 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 			changed->subid = parent;
 		else
 			changed_tables = foreach_delete_current(changed_tables, lc);
+	}
+	foreach(lc, dropped_extensions)
+	{
+		DroppedExtension *dropped = lfirst(lc);
+
+		if (dropped->subid != subid)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			dropped->subid = parent;
+		else
+			dropped_extensions = foreach_delete_current(dropped_extensions, lc);
 	}
 }
 

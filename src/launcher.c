@@ -18,12 +18,16 @@
  *		database dropped	end it						free the entry
  *		not wanted (*)		end it						stopped
  *		stop requested		end it						stopped
+ *		a command in its way	end it					stopped
  *		restart requested	end it						start
  *		reprobe requested	-							start
  *		verdict: don't run	(it ends by itself)			stopped
  *		otherwise			-							start, with backoff
  *
  *		(*) not listed in electric_cm.databases, a template, no connections
+ *
+ * The slots that a dropped extension has left are dropped here, too, as soon as
+ * nobody uses them: a slot needs no process in its database for that.
  *
  * Managers survive the launcher.  The next one finds their pids in the
  * entries, and hears of their end by the latch, not by the postmaster.
@@ -57,6 +61,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wal.h"
 
 /* Times in microseconds, as TimestampTz. */
 #define RESCAN_INTERVAL		(INT64CONST(60) * USECS_PER_SEC)
@@ -64,6 +69,9 @@
 
 /* a database that could not be looked at is left alone for so long */
 #define PROBE_RETRY_DELAY	(INT64CONST(60) * USECS_PER_SEC)
+
+/* how often a slot that is to be dropped, but in use, is looked at */
+#define ABANDONED_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
@@ -94,6 +102,8 @@ typedef struct Supervised
 	TimestampTz retry_at;		/* 0: at once */
 	EcmBackoff	backoff;
 	const char *announced;		/* why it is stopped, if an event said so */
+	bool		paused;			/* a command needed it out of the way ... */
+	bool		stepped_aside;	/* ... and a manager has ended for it */
 } Supervised;
 
 /* The part of an entry that decisions are made from. */
@@ -106,6 +116,9 @@ typedef struct Entry
 	bool		stop_requested;
 	bool		restart_requested;
 	bool		reprobe_requested;
+	int			pauses;
+	char		paused_for[32];
+	bool		aside;
 	EcmProbe	probe;
 	EcmEndReason end_reason;
 	EcmStatus	status;
@@ -122,6 +135,7 @@ static Supervised *supervised;	/* one per entry */
 static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
 static bool workers_exhausted = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
+static TimestampTz abandoned_at = 0;	/* look again for slots to drop; 0: none */
 
 void
 ecm_launcher_register(void)
@@ -151,6 +165,8 @@ why_unwanted(Form_pg_database form)
 		return "a template database has no stack";
 	if (!form->datallowconn)
 		return "the database does not allow connections";
+	if (form->datconnlimit == ECM_CONNLIMIT_INVALID_DB)
+		return "the database is what an interrupted DROP DATABASE has left";
 	if (!ecm_database_is_listed(NameStr(form->datname)))
 		return "not listed in electric_cm.databases";
 	return NULL;
@@ -241,6 +257,9 @@ read_entry(int index, Entry *entry)
 	entry->stop_requested = stack->stop_requested;
 	entry->restart_requested = stack->restart_requested;
 	entry->reprobe_requested = stack->reprobe_requested;
+	entry->pauses = stack->pauses;
+	strlcpy(entry->paused_for, stack->paused_for, sizeof(entry->paused_for));
+	entry->aside = stack->aside;
 	entry->probe = stack->probe;
 	entry->end_reason = stack->end_reason;
 	entry->status = stack->status;
@@ -299,7 +318,7 @@ free_entry(int index, bool database_exists)
 	ecm_lock(LW_EXCLUSIVE);
 	if (!database_exists ||
 		!(stack->reprobe_requested || stack->restart_requested ||
-		  stack->stop_requested))
+		  stack->stop_requested || stack->pauses > 0))
 		ecm_stack_free(index);
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
@@ -397,8 +416,8 @@ report_no_worker(const Entry *entry)
 }
 
 /*
- * Starts a manager.  A request to stop that has come in meanwhile wins.
- * Returns false if there was no free worker slot.
+ * Starts a manager.  A request to stop or to step aside that has come in
+ * meanwhile wins.  Returns false if there was no free worker slot.
  */
 static bool
 start_manager(int index, const Entry *entry)
@@ -410,7 +429,7 @@ start_manager(int index, const Entry *entry)
 	bool		registered;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (stack->stop_requested || stack->pid != 0)
+	if (stack->stop_requested || stack->pauses > 0 || stack->pid != 0)
 	{
 		ecm_unlock();
 		SetLatch(MyLatch);		/* have another look at it */
@@ -420,6 +439,7 @@ start_manager(int index, const Entry *entry)
 	stack->reprobe_requested = false;
 	stack->probe = ECM_PROBE_UNKNOWN;
 	stack->end_reason = ECM_END_NONE;
+	stack->aside = false;
 	stack->no_worker = false;
 	stack->next_retry_at = 0;
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, "start of the manager");
@@ -534,7 +554,8 @@ manager_ended(int index, Entry *entry)
 	ecm_lock(LW_EXCLUSIVE);
 	stack->stopped_runs = stack->runs;
 	stack->lock_acquired = false;
-	stack->drop_on_stop = false;
+	if (entry->end_reason != ECM_END_PAUSE)
+		stack->drop_on_stop = false;
 	stack->drop_slot_requested = false;
 	stack->phase[0] = '\0';
 	stack->step[0] = '\0';
@@ -547,8 +568,20 @@ manager_ended(int index, Entry *entry)
 	ConditionVariableBroadcast(&stack->cv);
 	read_entry(index, entry);
 
+	if (entry->end_reason == ECM_END_PAUSE)
+	{
+		sup->stepped_aside = true;
+		ecm_event(entry->dboid, entry->datname, "stepping_aside",
+				  ECM_SEVERITY_LOG, NULL, "the stack steps aside for %s",
+				  entry->paused_for);
+	}
+
 	if (entry->stop_requested || entry->reprobe_requested)
 		return;					/* supervise() knows what to do */
+
+	/* no failure, and none is forgotten for it */
+	if (entry->end_reason == ECM_END_PAUSE)
+		return;
 
 	if (entry->end_reason == ECM_END_UNWANTED)
 		return;
@@ -634,6 +667,7 @@ meet_entry(int index, const Entry *entry)
 		pfree(sup->handle);
 	memset(sup, 0, sizeof(Supervised));
 	sup->dboid = entry->dboid;
+	sup->paused = entry->pauses > 0;
 	ecm_backoff_init(&sup->backoff, ecm_reconnect_initial_delay,
 					 ecm_reconnect_max_delay);
 
@@ -663,6 +697,53 @@ follow_rename(int index, Entry *entry, const char *datname)
 	ecm_lock(LW_EXCLUSIVE);
 	strlcpy(ecm_shared->stacks[index].datname, datname, NAMEDATALEN);
 	ecm_unlock();
+}
+
+/*
+ * A command needs the stack out of the way, and no manager runs.  A stack that
+ * was stopped anyway stays what it is.
+ */
+static void
+mark_aside(int index, const Entry *entry)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	char		reason[ECM_TEXT_LEN];
+
+	supervised[index].paused = true;
+	if (entry->aside)
+		return;
+	snprintf(reason, sizeof(reason), "stepping aside for %s", entry->paused_for);
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->in_use && stack->dboid == entry->dboid)
+	{
+		stack->aside = true;
+		if (stack->status != ECM_STATUS_STOPPED)
+			ecm_stack_set_status(stack, ECM_STATUS_STOPPED, reason);
+		stack->next_retry_at = 0;
+	}
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+}
+
+/*
+ * The last command that needed the stack out of the way is over.  What it did
+ * to the database is committed, or not, by now.
+ */
+static void
+pause_is_over(int index, const Entry *entry)
+{
+	Supervised *sup = &supervised[index];
+	Database   *database;
+
+	sup->paused = false;
+	scan_databases();
+	database = find_database(entry->dboid);
+	if (sup->stepped_aside && database != NULL)
+		ecm_event(entry->dboid, NameStr(database->datname), "stepping_back",
+				  ECM_SEVERITY_LOG, NULL, "%s is over: the stack comes back",
+				  entry->paused_for);
+	sup->stepped_aside = false;
 }
 
 /* Does what is due for one entry: the table at the top of this file. */
@@ -698,6 +779,8 @@ supervise(int index, TimestampTz now)
 		sup->started_at = now;
 	}
 
+	if (sup->paused && entry.pauses == 0)
+		pause_is_over(index, &entry);
 	database = find_database(entry.dboid);
 	if (database != NULL)
 		follow_rename(index, &entry, NameStr(database->datname));
@@ -709,6 +792,8 @@ supervise(int index, TimestampTz now)
 			sup->announced = NULL;
 		if (entry.stop_requested)
 			end_manager(index, ECM_END_STOP);
+		else if (entry.pauses > 0)
+			end_manager(index, ECM_END_PAUSE);
 		else if (database == NULL || database->unwanted != NULL)
 			end_manager(index, ECM_END_UNWANTED);
 		else if (entry.restart_requested)
@@ -724,6 +809,12 @@ supervise(int index, TimestampTz now)
 	}
 	else if (database == NULL)
 		free_entry(index, false);
+	else if (entry.pauses > 0)
+	{
+		if (entry.stop_requested)
+			mark_stopped(index, &entry, verdict_reason(ECM_PROBE_STOPPED));
+		mark_aside(index, &entry);
+	}
 	else if (database->unwanted != NULL && !entry.registered)
 		free_entry(index, true);
 	else if (entry.stop_requested)
@@ -806,6 +897,80 @@ start_next_probe(TimestampTz now)
 }
 
 /*
+ * Slots that a dropped extension has left
+ */
+
+/* When was the manager of that database started?  0: there is none. */
+static TimestampTz
+manager_started_at(Oid dboid)
+{
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+		if (supervised[i].dboid == dboid && supervised[i].running)
+			return supervised[i].started_at;
+	return 0;
+}
+
+/*
+ * Drops a slot if it can be.  Returns false if it must be tried again.  A stack
+ * that was made since may have a slot of the same name: that one is younger.
+ */
+static bool
+drop_abandoned_slot(const EcmAbandonedSlot *item)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+	TimestampTz started_at = manager_started_at(item->dboid);
+	Database   *database = find_database(item->dboid);
+
+	if (!ecm_slot_lookup(item->slot_name, &facts) || !facts.logical ||
+		facts.temporary || facts.database != item->dboid ||
+		strcmp(facts.plugin, "pgoutput") != 0)
+		return true;
+	if (started_at != 0 && facts.restart_lsn >= item->lsn)
+		return started_at > item->at;	/* else the old one is about to end */
+	if (facts.active_pid != 0 ||
+		!ecm_slot_drop(item->slot_name, &err))
+		return false;
+	ecm_event(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
+			  "replication_slot_dropped",
+			  ECM_SEVERITY_WARNING, "The extension has been dropped.",
+			  "dropped replication slot \"%s\"", item->slot_name);
+	return true;
+}
+
+static void
+drop_abandoned_slots(TimestampTz now)
+{
+	EcmAbandonedSlot items[ECM_MAX_ABANDONED];
+	bool		done[ECM_MAX_ABANDONED];
+	int			nitems;
+	int			kept = 0;
+
+	ecm_lock(LW_SHARED);
+	nitems = ecm_shared->nabandoned;
+	memcpy(items, ecm_shared->abandoned, sizeof(items));
+	ecm_unlock();
+	if (nitems == 0)
+		return;
+
+	for (int i = 0; i < nitems; i++)
+		done[i] = drop_abandoned_slot(&items[i]);
+
+	/* others only add, or make one younger */
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nabandoned; i++)
+	{
+		EcmAbandonedSlot *item = &ecm_shared->abandoned[i];
+
+		if (i >= nitems || !done[i] || item->at != items[i].at)
+			ecm_shared->abandoned[kept++] = *item;
+	}
+	ecm_shared->nabandoned = kept;
+	ecm_unlock();
+	abandoned_at = kept > 0 ? now + ABANDONED_INTERVAL : 0;
+}
+
+/*
  * Main loop
  */
 
@@ -859,6 +1024,8 @@ sleep_time(void)
 
 	if (probe_retry_at != 0)
 		wake_at = Min(wake_at, probe_retry_at);
+	if (abandoned_at != 0)
+		wake_at = Min(wake_at, abandoned_at);
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
 		Supervised *sup = &supervised[i];
@@ -938,6 +1105,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 		if (scan_is_due(now))
 			scan_databases();
+		drop_abandoned_slots(now);	/* before a new stack needs the name */
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 			supervise(i, now);
 		forget_known_if_requested();

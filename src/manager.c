@@ -102,7 +102,9 @@ static bool congested;			/* a consumer's queue is full */
 static bool closed_unread;		/* the stream's other side has gone meanwhile */
 
 static char *settings_signature;
+static Oid	extension_oid;		/* another one means: dropped and created again */
 static bool extension_gone = false;
+static char former_slot[NAMEDATALEN];	/* to be dropped; "": none */
 static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
@@ -412,6 +414,56 @@ poll_timeline(EcmStepFailure *failure)
 	return result;
 }
 
+/* ---------------------------------------------------------- former slot -- */
+
+static void
+ignore_result(void *arg pg_attribute_unused(),
+			  EcmConn *conn pg_attribute_unused(),
+			  const EcmError *err pg_attribute_unused())
+{
+}
+
+/* Is there a slot of that name that the stack could use? */
+static bool
+slot_is_usable(const char *name, EcmSlotFacts *facts)
+{
+	return ecm_slot_lookup(name, facts) && facts->logical &&
+		facts->database == MyDatabaseId && strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+/*
+ * electric_cm.slot_name was changed, and nobody else would look after the slot
+ * that we have created under the former name.  It stays as long as somebody
+ * uses it, or we don't get the new one.
+ */
+static void
+retire_former_slot(void)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+
+	if (former_slot[0] == '\0')
+		return;
+	if (slot_is_usable(former_slot, &facts))
+	{
+		if (facts.active_pid != 0)
+			return;
+		if (ecm_slot_lookup(stack->slot_name, &facts) &&
+			!slot_is_usable(stack->slot_name, &facts))
+			return;
+		if (!ecm_slot_drop(former_slot, &err))
+			return;
+		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
+			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
+			  psprintf("dropped replication slot \"%s\"", former_slot));
+	}
+	(void) ecm_pool_submit(psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
+									" WHERE slot_name = %s",
+									ecm_quote_literal(former_slot)),
+						   60000, ignore_result, NULL);
+	former_slot[0] = '\0';
+}
+
 /* ---------------------------------------------------------------- steps -- */
 
 /*
@@ -446,8 +498,11 @@ run_step(void)
 	if (state.step == ECM_STEP_CONNECT_REPLICATION)
 		ecm_replication_close();	/* what a failed attempt has left */
 	if (state.step == ECM_STEP_CREATE_SLOT)
+	{
+		retire_former_slot();
 		status_check_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													  SLOT_HELP_MS);
+	}
 	ecm_replication_start_step(state.step, ecm_feed_start_lsn());
 }
 
@@ -900,17 +955,39 @@ check_consumers(TimestampTz now)
 }
 
 static void
-extension_exists(void *arg)
+find_extension(void *arg)
 {
-	*(bool *) arg = OidIsValid(get_extension_oid("electric_cm", true));
+	*(Oid *) arg = get_extension_oid("electric_cm", true);
+}
+
+/*
+ * Ends the manager if the extension has been dropped.  What goes with it goes
+ * without us; if it was created again, the next manager starts afresh.
+ */
+static void
+check_extension(void)
+{
+	EcmError	err;
+	Oid			present = extension_oid;
+
+	if (!ecm_worker_try(find_extension, &present, &err) || present == extension_oid)
+		return;
+	extension_gone = true;
+	clean_up();
+	if (OidIsValid(present))
+	{
+		ecm_lock(LW_EXCLUSIVE);
+		stack->reprobe_requested = true;
+		ecm_unlock();
+	}
+	ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
+	proc_exit(0);
 }
 
 static TimestampTz
 check_status(TimestampTz now)
 {
 	EcmStepFailure failure;
-	EcmError	err;
-	bool		exists = true;
 	bool		requested = stack->check_requested;
 
 	if (now < status_check_at && !requested)
@@ -920,18 +997,14 @@ check_status(TimestampTz now)
 		help_slot_creation();
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
 		check_abandoned_lock(now);
-	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
-	{
-		extension_gone = true;
-		clean_up();
-		ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
-		proc_exit(0);
-	}
+	check_extension();
 	if (requested && state.failed)
 		handle_event(ECM_EVENT_RELOAD, NULL);	/* it may have been mended */
 	check_consumers(now);
 	if (state.streaming_up && !ecm_replication_publication_is_good(&failure))
 		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+	if (state.streaming_up)
+		retire_former_slot();
 	status_check_at =
 		TimestampTzPlusMilliseconds(now, state.step == ECM_STEP_CREATE_SLOT ?
 									SLOT_HELP_MS : ecm_status_check_interval);
@@ -1007,21 +1080,14 @@ record_stop(void *arg)
 }
 
 static void
-drop_publication(void *arg)
+drop_publication(void *arg pg_attribute_unused())
 {
-	EcmRemembered *r = arg;
 	EcmSpiState spi;
 
-	if (!extension_gone)
-		ecm_timeline_read(r);
 	ecm_spi_begin(&spi);
-	if (r->owns_publication)
-		(void) SPI_execute(psprintf("DROP PUBLICATION IF EXISTS %s",
-									quote_identifier(NameStr(r->publication_name))),
-						   false, 0);
-	if (!extension_gone)
-		(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
-						   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
+	ecm_timeline_drop_publications();
+	(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
+					   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
 	ecm_spi_end(&spi);
 }
 
@@ -1053,6 +1119,7 @@ clean_up(void)
 	EcmSlotFacts facts;
 	EcmEndReason reason;
 	bool		drop;
+	bool		drained;
 	bool		disabled;
 	EcmError	err;
 
@@ -1069,13 +1136,25 @@ clean_up(void)
 		 (reason == ECM_END_RESTART && disabled) ||
 		 (reason == ECM_END_NONE && server_is_stopping()));
 	drop |= reason == ECM_END_STOP && stack->drop_slot_requested;
-	drop |= extension_gone;		/* nobody would be left to look after it */
-	stack->drop_on_stop = false;
+	if (reason != ECM_END_PAUSE)
+		stack->drop_on_stop = false;
+	drained = reason == ECM_END_PAUSE && stack->drained;
 	ecm_unlock();
 
 	ecm_pool_close();
 	ecm_feed_stop();
 	ecm_replication_close();
+
+	/*
+	 * The publication has gone with the extension.  The slot that is recorded
+	 * is the launcher's task by now, but we may have made one since.
+	 */
+	if (extension_gone)
+	{
+		if (ecm_replication_info()->slot_created || ecm_slot_name[0] == '\0')
+			ecm_abandon_slot(MyDatabaseId, stack->slot_name);
+		return;
+	}
 	if (!state.lock_held || !ecm_replication_wait_slot_free(1000))
 		return;
 
@@ -1083,11 +1162,11 @@ clean_up(void)
 	if (drop)
 	{
 		drop_slot();
-		if (!ecm_worker_try(drop_publication, &remembered, &err))
+		if (!ecm_worker_try(drop_publication, NULL, &err))
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not drop the publication");
 	}
-	else if (ecm_slot_lookup(stack->slot_name, &facts) &&
+	else if (!drained && ecm_slot_lookup(stack->slot_name, &facts) &&
 			 facts.database == MyDatabaseId)
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
@@ -1130,7 +1209,8 @@ probe(void *arg)
 	ProbeArg   *p = arg;
 
 	p->result = ECM_PROBE_NO_EXTENSION;
-	if (!OidIsValid(get_extension_oid("electric_cm", true)))
+	extension_oid = get_extension_oid("electric_cm", true);
+	if (!OidIsValid(extension_oid))
 		return;
 	p->result = ECM_PROBE_DISABLED;
 	if (!ecm_enabled)
@@ -1147,25 +1227,15 @@ probe(void *arg)
 }
 
 /*
- * The extension was dropped while no manager ran: nobody else would ever drop
- * the slot that the last one has left.
+ * A change of electric_cm.slot_name leaves a slot behind.
  */
 static void
-drop_abandoned_slot(void)
+note_former_slot(void)
 {
-	char	   *name = stack->slot_name[0] ? stack->slot_name :
-		ecm_effective_slot_name(stack->datname);
-	EcmSlotFacts facts;
-	EcmError	err;
+	const char *recorded = NameStr(remembered.slot_name);
 
-	if (ecm_slot_lookup(name, &facts) && facts.database == MyDatabaseId &&
-		strcmp(facts.plugin, "pgoutput") == 0 && facts.active_pid == 0 &&
-		ecm_slot_drop(name, &err))
-	{
-		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
-			  "The extension has been dropped.",
-			  psprintf("dropped replication slot \"%s\"", name));
-	}
+	if (remembered.owns_slot && strcmp(recorded, stack->slot_name) != 0)
+		strlcpy(former_slot, recorded, sizeof(former_slot));
 }
 
 static void
@@ -1185,15 +1255,21 @@ start_up(void)
 	if (arg.result != ECM_PROBE_RUN)
 	{
 		cleaned_up = true;
-		if (arg.result == ECM_PROBE_NO_EXTENSION && stack->drop_slot_requested)
-			drop_abandoned_slot();
+
+		/* for those who look after a stopped stack's slot */
+		if (arg.result != ECM_PROBE_NO_EXTENSION &&
+			ecm_worker_try(read_remembered, &remembered, &err))
+			ecm_publish_slot_name(stack_index,
+								  ecm_timeline_slot_name(&remembered, stack->datname));
 		ecm_stack_set_probe(stack_index, arg.result);
 		proc_exit(0);
 	}
 
 	/* before anybody can believe that we run, and change them */
 	settings_signature = MemoryContextStrdup(TopMemoryContext, ecm_settings_signature());
-	ecm_publish_init(stack_index);
+	ecm_publish_init(stack_index,
+					 ecm_timeline_slot_name(&remembered, stack->datname));
+	note_former_slot();
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 

@@ -29,14 +29,22 @@
 static EcmStack *stack;
 
 void
-ecm_publish_init(int stack_index)
+ecm_publish_slot_name(int stack_index, const char *slot_name)
+{
+	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
+	ecm_unlock();
+}
+
+void
+ecm_publish_init(int stack_index, const char *slot_name)
 {
 	char	   *stack_id;
-	char	   *slot_name;
 
 	stack = &ecm_shared->stacks[stack_index];
 	stack_id = ecm_effective_stack_id(stack->datname);
-	slot_name = ecm_effective_slot_name(stack->datname);
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_copy_text(stack->stack_id, sizeof(stack->stack_id), stack_id);
@@ -71,6 +79,10 @@ ecm_publish_options(void)
 		   ecm_setting_at(n, stack->datname, &name, &value, &source))
 	{
 		EcmOption  *option = &stack->options[n++];
+
+		/* after a rename it may be none of the database's present name */
+		if (strcmp(name, "electric_cm.slot_name") == 0)
+			value = stack->slot_name;
 
 		ecm_lock(LW_EXCLUSIVE);
 		ecm_copy_text(option->name, sizeof(option->name), name);

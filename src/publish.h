@@ -15,8 +15,11 @@
 #include "shmem.h"
 #include "state.h"
 
+/* The name of the slot that a stack which does not run has left. */
+extern void ecm_publish_slot_name(int stack_index, const char *slot_name);
+
 /* Names, and a clean slate, at start. */
-extern void ecm_publish_init(int stack_index);
+extern void ecm_publish_init(int stack_index, const char *slot_name);
 
 /* The effective settings, for electric_cm_options. */
 extern void ecm_publish_options(void);

@@ -16,6 +16,10 @@
 #include <sys/socket.h>
 
 #include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_publication.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -27,6 +31,7 @@
 #include "storage/latch.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -44,6 +49,7 @@
 #include "worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_widen_send_buffer);
+PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 
 #define QUERY_TIMEOUT_MS	30000
 
@@ -322,8 +328,10 @@ poll_publication(EcmStepFailure *failure)
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
 					 "CREATE PUBLICATION %s;"
-					 "UPDATE " "_electric_cm.stack SET publication_name = %s",
+					 "SELECT _electric_cm.own_publication(%s);"
+					 "UPDATE _electric_cm.stack SET publication_name = %s",
 					 quote_identifier(rep_publication),
+					 ecm_quote_literal(rep_publication),
 					 ecm_quote_literal(rep_publication));
 	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
 	step_query++;
@@ -581,6 +589,29 @@ electric_cm_widen_send_buffer(PG_FUNCTION_ARGS pg_attribute_unused())
 		ereport(LOG,
 				(errmsg("could not widen the send buffer: %m")));
 	PG_RETURN_INT32(size);
+}
+
+/*
+ * _electric_cm.own_publication(name name) RETURNS void
+ *
+ * Makes a publication that we have just created go with the extension, as
+ * ALTER ... DEPENDS ON EXTENSION does for the kinds of objects that it knows.
+ * It can still be dropped by itself, and pg_dump dumps it.
+ *
+ * 42704: there is no such publication.
+ */
+Datum
+electric_cm_own_publication(PG_FUNCTION_ARGS)
+{
+	ObjectAddress publication;
+	ObjectAddress extension;
+
+	ObjectAddressSet(publication, PublicationRelationId,
+					 get_publication_oid(NameStr(*PG_GETARG_NAME(0)), false));
+	ObjectAddressSet(extension, ExtensionRelationId,
+					 get_extension_oid("electric_cm", false));
+	recordDependencyOn(&publication, &extension, DEPENDENCY_AUTO_EXTENSION);
+	PG_RETURN_VOID();
 }
 
 void

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -166,7 +167,8 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		stack->pid = 0;
 		stack->latch = NULL;
 		stack->lock_acquired = false;
-		stack->drop_on_stop = false;
+		if (stack->end_reason != ECM_END_PAUSE)
+			stack->drop_on_stop = false;
 
 		/* what it showed last is not so any more; the launcher knows better */
 		if (stack->status == ECM_STATUS_ACTIVE ||
@@ -242,6 +244,35 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 	}
 	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
 	stack->blocking_pid = 0;
+}
+
+void
+ecm_abandon_slot(Oid dboid, const char *slot_name)
+{
+	EcmAbandonedSlot *item = NULL;
+
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nabandoned && item == NULL; i++)
+		if (ecm_shared->abandoned[i].dboid == dboid &&
+			strcmp(ecm_shared->abandoned[i].slot_name, slot_name) == 0)
+			item = &ecm_shared->abandoned[i];
+	if (item == NULL && ecm_shared->nabandoned < ECM_MAX_ABANDONED)
+		item = &ecm_shared->abandoned[ecm_shared->nabandoned++];
+	if (item != NULL)
+	{
+		item->dboid = dboid;
+		strlcpy(item->slot_name, slot_name, NAMEDATALEN);
+		item->lsn = GetXLogInsertRecPtr();
+		item->at = GetCurrentTimestamp();
+	}
+	ecm_unlock();
+
+	if (item == NULL)
+		ecm_event(dboid, NULL, "warning", ECM_SEVERITY_WARNING,
+				  "Drop it with pg_drop_replication_slot().",
+				  "replication slot \"%s\" stays behind: too many are waiting to be dropped",
+				  slot_name);
+	ecm_launcher_wake();
 }
 
 void

@@ -32,6 +32,7 @@
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
+#define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
 
 /* Severity of an event. */
 typedef enum EcmSeverity
@@ -70,6 +71,7 @@ typedef enum EcmEndReason
 	ECM_END_NONE,				/* it didn't: pg_terminate_backend, shutdown */
 	ECM_END_STOP,				/* electric_cm_stop() */
 	ECM_END_RESTART,			/* electric_cm_restart() */
+	ECM_END_PAUSE,				/* a command that it would be in the way of */
 	ECM_END_UNWANTED			/* not listed any more, or no connections
 								 * allowed */
 } EcmEndReason;
@@ -175,10 +177,21 @@ typedef struct EcmStack
 									 * cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
 
+	/*
+	 * Commands that need the stack out of the way: how many run, and the
+	 * latest one's name.  Each backend takes back what it has added.  Drained:
+	 * all that others have written has been consumed, and what the stack
+	 * itself writes from here on will be skipped.
+	 */
+	int			pauses;
+	char		paused_for[32];
+	bool		drained;
+
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
 	bool		no_worker;		/* no background worker slot was free; cleared
 								 * by who asks for another attempt */
+	bool		aside;			/* no manager has been started since a pause */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 
@@ -233,6 +246,15 @@ typedef struct EcmStack
 	ConditionVariable cv;
 } EcmStack;
 
+/* A slot of a stack whose extension has been dropped. */
+typedef struct EcmAbandonedSlot
+{
+	Oid			dboid;			/* its database */
+	char		slot_name[NAMEDATALEN];
+	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
+	TimestampTz at;				/* newer is another slot of the same name */
+} EcmAbandonedSlot;
+
 typedef struct EcmShared
 {
 	LWLock	   *lock;
@@ -241,6 +263,10 @@ typedef struct EcmShared
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */
+
+	/* anybody adds, the launcher takes away what it has dropped */
+	int			nabandoned;
+	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
@@ -301,6 +327,12 @@ extern void ecm_stack_set_probe(int index, EcmProbe probe);
  */
 extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 								 const char *waiting_for);
+
+/*
+ * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
+ * that is too much for the launcher, an event says what is left to do by hand.
+ */
+extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);

@@ -36,6 +36,7 @@
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
+#include "timeline.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -96,12 +97,13 @@ report_no_entry(void)
 			 errhint("Raise electric_cm.max_managers and restart the server.")));
 }
 
-/* No manager runs, and nobody has asked for one. */
+/* No manager runs, and nobody has asked for one or is about to let one run. */
 static bool
 is_stopped(const EcmStack *stack)
 {
 	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-		!stack->reprobe_requested && !stack->restart_requested;
+		!stack->reprobe_requested && !stack->restart_requested &&
+		stack->pauses == 0;
 }
 
 /* A manager runs, knows that it is wanted, and nobody has asked it to end. */
@@ -690,9 +692,12 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 static char *
 own_slot_name(const EcmStack *stack)
 {
+	EcmRemembered remembered;
+
 	if (stack != NULL && stack->slot_name[0] != '\0')
 		return pstrdup(stack->slot_name);
-	return ecm_effective_slot_name(own_datname());
+	ecm_timeline_read(&remembered);
+	return ecm_timeline_slot_name(&remembered, own_datname());
 }
 
 /*
@@ -925,25 +930,6 @@ drop_own_slot(const char *name)
 	}
 }
 
-/* Drops the publication that the stack created, if it did; within SPI. */
-static void
-drop_own_publication(void)
-{
-	char	   *name;
-
-	if (SPI_execute("SELECT s.publication_name FROM _electric_cm.stack s"
-					" JOIN pg_catalog.pg_publication p"
-					" ON p.pubname OPERATOR(pg_catalog.=) s.publication_name",
-					false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read _electric_cm.stack");
-	if (SPI_processed == 0)
-		return;
-	name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (SPI_execute(psprintf("DROP PUBLICATION %s", quote_identifier(name)),
-					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not drop publication \"%s\"", name);
-}
-
 /* Waits until no manager runs for this database. */
 static void
 await_stopped(void)
@@ -1034,7 +1020,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		elog(ERROR, "could not update _electric_cm.stack");
 	if (drop_slot)
 	{
-		drop_own_publication();
+		ecm_timeline_drop_publications();
 		if (SPI_execute("UPDATE _electric_cm.stack"
 						" SET slot_name = NULL, publication_name = NULL"
 						" WHERE slot_name IS NOT NULL"

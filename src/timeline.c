@@ -19,8 +19,11 @@
 #include "utils/pg_lsn.h"
 
 #include "conn.h"
+#include "miscadmin.h"
+#include "settings.h"
 #include "shape.h"
 #include "timeline.h"
+#include "wal.h"
 
 void
 ecm_timeline_read(EcmRemembered *remembered)
@@ -34,7 +37,7 @@ ecm_timeline_read(EcmRemembered *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name, publication_name"
+					" clean_stop_lsn, slot_name"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -56,15 +59,41 @@ ecm_timeline_read(EcmRemembered *remembered)
 	remembered->stopped = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 	datum = SPI_getbinval(row, desc, 5, &isnull);
 	remembered->clean_stop_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
-	(void) SPI_getbinval(row, desc, 6, &isnull);
+	datum = SPI_getbinval(row, desc, 6, &isnull);
 	remembered->owns_slot = !isnull;
-	datum = SPI_getbinval(row, desc, 7, &isnull);
-	remembered->owns_publication = !isnull;
 	if (!isnull)
-		namestrcpy(&remembered->publication_name, NameStr(*DatumGetName(datum)));
+		namestrcpy(&remembered->slot_name, NameStr(*DatumGetName(datum)));
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
+}
+
+char *
+ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
+{
+	EcmSlotFacts facts;
+	char	   *name = ecm_effective_slot_name(datname);
+
+	if (ecm_slot_name[0] != '\0')
+		return name;
+	if (remembered->owns_slot &&
+		ecm_slot_lookup(NameStr(remembered->slot_name), &facts) &&
+		facts.logical && facts.database == MyDatabaseId)
+		return pstrdup(NameStr(remembered->slot_name));
+
+	/*
+	 * Another database's stack has that name: one that had this database's
+	 * name before, or whose name differs only in what a slot's can't have.
+	 */
+	if (ecm_slot_lookup(name, &facts) && facts.logical &&
+		facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0)
+	{
+		char	   *suffix = psprintf("_%u", MyDatabaseId);
+
+		return psprintf("%.*s%s", NAMEDATALEN - 1 - (int) strlen(suffix), name,
+						suffix);
+	}
+	return name;
 }
 
 const char *
@@ -117,6 +146,26 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 					 database_oid, (int64) info->system_identifier,
 					 (int) info->timeline_id);
 	return sql.data;
+}
+
+void
+ecm_timeline_drop_publications(void)
+{
+	char	   *names;
+
+	/* electric_cm_own_publication() has made them depend on the extension */
+	if (SPI_execute("SELECT string_agg(quote_ident(p.pubname), ', ')"
+					" FROM pg_publication p JOIN pg_depend d ON d.objid = p.oid"
+					" JOIN pg_extension e ON e.oid = d.refobjid"
+					" WHERE d.classid = 'pg_publication'::regclass"
+					" AND d.refclassid = 'pg_extension'::regclass"
+					" AND d.deptype = 'x' AND e.extname = 'electric_cm'",
+					false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read pg_publication");
+	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (names != NULL &&
+		SPI_execute(psprintf("DROP PUBLICATION %s", names), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not drop publication %s", names);
 }
 
 void

@@ -24,13 +24,20 @@ typedef struct EcmRemembered
 	bool		stopped;
 	XLogRecPtr	clean_stop_lsn; /* invalid: the last end was not a clean one */
 	bool		owns_slot;		/* we created a slot ... */
-	bool		owns_publication;	/* ... and a publication */
-	NameData	publication_name;
+	NameData	slot_name;
 	char		message_prefix[64];
 } EcmRemembered;
 
 /* Reads the row; within a transaction.  ERROR if there is none. */
 extern void ecm_timeline_read(EcmRemembered *remembered);
+
+/*
+ * The name of this database's slot, palloc'd: the setting's, or that of the
+ * slot which the stack has created (its database may have had another name
+ * then), or the one that is made of the database's name.
+ */
+extern char *ecm_timeline_slot_name(const EcmRemembered *remembered,
+									const char *datname);
 
 /*
  * Why the shapes do not belong to the stream that is about to start, or NULL.
@@ -61,5 +68,11 @@ extern char *ecm_timeline_record_sql(const EcmRemembered *remembered,
  * transaction.
  */
 extern void ecm_timeline_record_stop(XLogRecPtr lsn);
+
+/*
+ * Drops the publications that the stack has created (not one that the user has
+ * made later under such a name); within ecm_spi_begin() and _end().
+ */
+extern void ecm_timeline_drop_publications(void);
 
 #endif							/* ECM_TIMELINE_H */

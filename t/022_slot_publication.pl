@@ -174,6 +174,7 @@ value("SELECT pg_create_physical_replication_slot('$slot')");
 $node->reload;
 failed('a physical slot of that name', qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
 value('CREATE DATABASE elsewhere');
+value("ALTER DATABASE $db SET electric_cm.slot_name = '$slot'");
 without_stack(sub {
 	value("SELECT pg_drop_replication_slot('$slot')");
 	$node->safe_psql('elsewhere', "SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')");
@@ -181,6 +182,7 @@ without_stack(sub {
 failed("another database's slot", qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
 is(value("SELECT database FROM pg_replication_slots WHERE slot_name = '$slot'"), 'elsewhere', '... it is left alone');
 $node->safe_psql('elsewhere', "SELECT pg_drop_replication_slot('$slot')");
+value("ALTER DATABASE $db RESET electric_cm.slot_name");
 $node->reload;
 active("the other's slot is gone, and a reload");
 make_shape();

@@ -83,6 +83,10 @@ static const struct
 	/* recreate, but only where it is the stream that says so */
 	{"42704", STREAM, "publication \"a\" does not exist", RECREATE, NULL},
 	{"42704", STREAM, "replication slot \"a\" does not exist", RECREATE, NULL},
+	{"XX000", STREAM, "could not map filenode \"base/5/16384\" to relation OID",
+	RECREATE, NULL},
+	{"XX000", POOL, "could not map filenode \"base/5/16384\" to relation OID",
+	RETRY, NULL},
 	{"42704", PUBLICATION, "publication \"a\" does not exist", RETRY, NULL},
 	{"42704", SLOT, "replication slot \"a\" does not exist", RETRY, NULL},
 	{"42704", POOL, "publication \"a\" does not exist", RETRY, NULL},
