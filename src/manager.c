@@ -790,10 +790,10 @@ check_status(TimestampTz now)
 	if (now < status_check_at && !stack->check_requested)
 		return status_check_at;
 	stack->check_requested = false;
-	if (state.step == ECM_STEP_CREATE_SLOT && state.running)
-		help_slot_creation();
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
 		check_abandoned_lock(now);
+	if (state.step == ECM_STEP_CREATE_SLOT && state.running)
+		help_slot_creation();
 	if (ecm_worker_try(extension_exists, &exists, &err) && !exists)
 	{
 		extension_gone = true;
