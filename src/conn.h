@@ -46,11 +46,12 @@ typedef struct EcmConnParams
  * after the other: first Unix socket directory, ::1, 127.0.0.1, each with our
  * own port and the bootstrap superuser's name; the one that worked is
  * remembered in this process.  A candidate is passed over only if nothing
- * listens there, not if the server refuses us.  Every libpq parameter is set
- * explicitly, so that PG* environment variables don't leak in; session
- * settings (search_path, timeouts, wal_sender_timeout, ...) go in the startup
- * packet.  The TLS fallback ("sslmode" below require refused => without TLS)
- * is remembered too.
+ * listens there, not if the server refuses us.  A conninfo that says neither
+ * port nor user means these, too, since it must lead to this server; a service
+ * does not.  Every libpq parameter is set explicitly, so that PG* environment
+ * variables don't leak in; session settings (search_path, timeouts,
+ * wal_sender_timeout, ...) go in the startup packet.  The TLS fallback
+ * ("sslmode" below require refused => without TLS) is remembered too.
  *
  * Never returns NULL; a connection that could not even be started is in state
  * ECM_CONN_FAILED.  The result is allocated in TopMemoryContext.

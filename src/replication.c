@@ -594,7 +594,7 @@ electric_cm_widen_send_buffer(PG_FUNCTION_ARGS pg_attribute_unused())
 /*
  * _electric_cm.own_publication(name name) RETURNS void
  *
- * Makes a publication that we have just created go with the extension, as
+ * Makes a publication that we have created go with the extension, as
  * ALTER ... DEPENDS ON EXTENSION does for the kinds of objects that it knows.
  * It can still be dropped by itself, and pg_dump dumps it.
  *
@@ -610,7 +610,10 @@ electric_cm_own_publication(PG_FUNCTION_ARGS)
 					 get_publication_oid(NameStr(*PG_GETARG_NAME(0)), false));
 	ObjectAddressSet(extension, ExtensionRelationId,
 					 get_extension_oid("electric_cm", false));
-	recordDependencyOn(&publication, &extension, DEPENDENCY_AUTO_EXTENSION);
+	if (!list_member_oid(getAutoExtensionsOfObject(PublicationRelationId,
+												   publication.objectId),
+						 extension.objectId))
+		recordDependencyOn(&publication, &extension, DEPENDENCY_AUTO_EXTENSION);
 	PG_RETURN_VOID();
 }
 

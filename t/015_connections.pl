@@ -55,14 +55,19 @@ sub fails
 	return;
 }
 
-# conninfo for the stack; it restarts
-sub connect_by
+# A setting of the database; returns when the stack has been restarted by it
+sub set_and_restart
 {
-	my ($conninfo) = @_;
-	value("ALTER DATABASE $db SET electric_cm.connection = '$conninfo'");
+	my ($setting) = @_;
+	my $old = value("SELECT pid $stack");
+	value("ALTER DATABASE $db $setting");
 	$node->reload;
+	$node->poll_query_until($db, "SELECT pid <> $old $stack") or die "no restart after $setting";
 	return;
 }
+
+# conninfo for the stack
+sub connect_by { return set_and_restart("SET electric_cm.connection = '$_[0]'"); }
 
 # What was wrong is mended, and the settings are the same.
 sub mended
@@ -142,6 +147,14 @@ mended('the right password');
 is(value("SELECT usename FROM pg_stat_activity JOIN electric_cm_stat_connections ON backend_pid = pid AND role = 'replication'"),
 	'app', '... as that role');
 
+# The pool's own connection string
+set_and_restart("SET electric_cm.pooled_connection = 'user=nobody_at_all'");
+fails('a role for the pool that does not exist', 'nobody_at_all', qr/Create the role/);
+is( value("SELECT count(*) > 0 FROM electric_cm_stat_connections WHERE role = 'pool' AND last_error ~ 'nobody_at_all'"),
+	't', '... its connection shows the error');
+set_and_restart('RESET electric_cm.pooled_connection');
+ok(wait_active($node, $db), 'the same role for the pool: active');
+
 # TLS
 
 my $tls = check_pg_config('#define USE_OPENSSL 1')
@@ -165,7 +178,7 @@ sub openssl
 sub make_ca
 {
 	my ($dir, $ca) = @_;
-	openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', "$dir/$ca.key", '-out', "$dir/$ca.crt",
+	openssl('req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', "$dir/$ca.key", '-out', "$dir/$ca.crt",
 		'-days', 10, '-subj', "/CN=$ca");
 	return;
 }
@@ -173,7 +186,7 @@ sub make_ca
 sub make_cert
 {
 	my ($dir, $ca, $file, $name, $days) = @_;
-	openssl('req', '-new', '-newkey', 'rsa:2048', '-nodes', '-keyout', "$dir/$file.key", '-out', "$dir/$file.csr",
+	openssl('req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', "$dir/$file.key", '-out', "$dir/$file.csr",
 		'-subj', "/CN=$name");
 	openssl('x509', '-req', '-in', "$dir/$file.csr", '-CA', "$dir/$ca.crt", '-CAkey', "$dir/$ca.key",
 		'-CAcreateserial', '-days', $days // 10, '-out', "$dir/$file.crt");

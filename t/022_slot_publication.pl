@@ -148,6 +148,7 @@ make_shape();
 
 # dropped under a stack that runs: between the walsender's end and the next one
 my $holder = $node->background_psql($db, on_error_stop => 0);
+$holder->query_safe('SET client_min_messages = error');
 $holder->query_safe(q{
 	DO $$ BEGIN LOOP
 		BEGIN
