@@ -35,9 +35,19 @@ ALTER TABLE t_part_2 DROP COLUMN gone;
 ALTER TABLE t_part ATTACH PARTITION t_part_2 FOR VALUES IN (2);
 CREATE TABLE t_part_3 PARTITION OF t_part FOR VALUES IN (3);
 
--- a second owner of shapes, so that a table can have two of different age
-CREATE ROLE soak_reader;
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO soak_reader;
+-- more owners of shapes, so that a table can have several of different age;
+-- they may publish all tables
+CREATE ROLE soak_owner;
+CREATE ROLE soak_reader IN ROLE soak_owner;
+CREATE ROLE soak_churner IN ROLE soak_owner;
+DO $$
+DECLARE rel regclass;
+BEGIN
+    FOR rel IN SELECT oid FROM pg_class WHERE relname LIKE 't\_%' AND relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace
+    LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO soak_owner', rel);
+    END LOOP;
+END $$;
 
 --
 -- Random values

@@ -92,6 +92,7 @@ static MemoryContext creations_context;
 static List *creations = NIL;
 static List *purges = NIL;
 static uint64 scan_job = 0;
+static uint64 purge_job = 0;	/* of the scan */
 static TimestampTz scan_retry_at = 0;
 
 #define SCAN_RETRY_MS		1000
@@ -551,17 +552,26 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		add_creation(ecm_conn_value(conn, i, 0), InvalidTransactionId);
 }
 
-/*
- * The first statement frees what dropped shapes have left behind.  It finds
- * the logs' ids by skipping from one to the next in the index.
- */
-void
-ecm_creations_scan(void)
+static void
+purge_done(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
-	if (scan_job != 0)
-		return;
-	scan_retry_at = 0;
-	scan_job =
+	if (arg == &purge_job)
+		purge_job = 0;
+	if (err != NULL)
+		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+				  "warning", ECM_SEVERITY_WARNING, err->hint,
+				  "could not delete the log of a dropped shape: %s",
+				  err->message);
+}
+
+/*
+ * Frees what dropped shapes have left behind.  The statement finds the logs'
+ * ids by skipping from one to the next in the index.
+ */
+static void
+purge_all(void)
+{
+	purge_job =
 		ecm_pool_submit("WITH RECURSIVE ids AS ("
 						"(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
 						" UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
@@ -571,22 +581,26 @@ ecm_creations_scan(void)
 						" WHERE shape IS NOT NULL AND NOT EXISTS"
 						" (SELECT FROM _electric_cm.shape s WHERE s.id = ids.shape);"
 						"DELETE FROM _electric_cm.shape_state t WHERE NOT EXISTS"
-						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape);"
-						"SELECT s.handle FROM _electric_cm.shape s"
-						" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-						" WHERE coalesce(t.state, 'capturing') = 'capturing'"
-						" ORDER BY s.id", 0, scan_done, NULL);
+						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)",
+						0, purge_done, &purge_job);
 }
 
-static void
-purge_done(void *arg pg_attribute_unused(),
-		   EcmConn *conn pg_attribute_unused(), const EcmError *err)
+/*
+ * Large logs take their time to delete, and must not make shapes wait that are
+ * being created: so that is a job of its own.
+ */
+void
+ecm_creations_scan(void)
 {
-	if (err != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-				  "warning", ECM_SEVERITY_WARNING, err->hint,
-				  "could not delete the log of a dropped shape: %s",
-				  err->message);
+	scan_retry_at = 0;
+	if (scan_job == 0)
+		scan_job =
+			ecm_pool_submit("SELECT s.handle FROM _electric_cm.shape s"
+							" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+							" WHERE coalesce(t.state, 'capturing') = 'capturing'"
+							" ORDER BY s.id", 0, scan_done, NULL);
+	if (purge_job == 0)
+		purge_all();
 }
 
 static void
@@ -677,6 +691,8 @@ ecm_creations_forget(void)
 	purges = NIL;
 	if (scan_job != 0)
 		ecm_pool_cancel(scan_job);
-	scan_job = 0;
+	if (purge_job != 0)
+		ecm_pool_cancel(purge_job);
+	scan_job = purge_job = 0;
 	scan_retry_at = 0;
 }

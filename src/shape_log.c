@@ -281,8 +281,27 @@ chunk_scan_read(ChunkScan *cs, EcmChunkReader *reader, EcmValue *new_values,
 }
 
 /*
- * Nobody but the shape's consumer deletes its chunks.  The snapshot is taken
- * now, to find all that was committed so far.
+ * The log of a shape that is gone may be deleted by several at a time: by a
+ * job that its end has started, by one that a new stream has started, by the
+ * consumer that has not heard of its end yet.  One of them suffices.
+ */
+static bool
+delete_chunk(ChunkScan *cs)
+{
+	TM_FailureData failure;
+	TM_Result	result = table_tuple_delete(cs->rel, &cs->slot->tts_tid,
+											GetCurrentCommandId(true),
+											InvalidSnapshot, InvalidSnapshot,
+											true, &failure, false);
+
+	if (result != TM_Ok && result != TM_Deleted)
+		elog(ERROR, "could not delete a chunk of a shape log: result %d",
+			 (int) result);
+	return result == TM_Ok;
+}
+
+/*
+ * The snapshot is taken now, to find all that was committed so far.
  */
 int64
 ecm_log_delete(int64 shape)
@@ -295,8 +314,8 @@ ecm_log_delete(int64 shape)
 					 RowExclusiveLock);
 	while (chunk_scan_next(&cs))
 	{
-		simple_heap_delete(cs.rel, &cs.slot->tts_tid);
-		deleted++;
+		if (delete_chunk(&cs))
+			deleted++;
 	}
 	chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);
@@ -324,7 +343,7 @@ ecm_log_settle_captured(int64 shape, const char *snapshot_text)
 			DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
 											 FullTransactionIdGetDatum(cs.captured_xid),
 											 shape_snapshot)))
-			simple_heap_delete(cs.rel, &cs.slot->tts_tid);
+			(void) delete_chunk(&cs);
 	}
 	chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);

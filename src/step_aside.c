@@ -161,16 +161,17 @@ pause_stack(Oid dboid, const char *command, bool drained)
 	pauses = lappend(pauses, pause);
 	MemoryContextSwitchTo(old);
 
-	/* nothing can fail between this and the list: no interrupts in here */
+	/* nothing can fail in here, so that list and entry agree */
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
+		/* nor may a second command take away what the first relies on */
+		stack->drained = drained || (stack->pauses > 0 && stack->drained);
 		stack->pauses++;
 		strlcpy(stack->paused_for, command, sizeof(stack->paused_for));
-		stack->drained = drained;
 	}
 	else
 	{

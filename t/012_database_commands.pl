@@ -206,6 +206,24 @@ for my $end (qw(pg_cancel_backend pg_terminate_backend))
 }
 shape_intact('shop', $handle, 'DROP that was interrupted');
 
+# ... or while it waits for the stack itself, which is too slow
+my $manager = stack('shop', 'pid');
+kill 'STOP', $manager;
+my $renamer = $node->background_psql('postgres', on_error_stop => 0);
+$renamer->{stdin} .= "ALTER DATABASE shop RENAME TO nothing;\n";
+$renamer->{run}->pump_nb;
+become(q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
+	AND pid <> pg_backend_pid() AND wait_event_type = 'Extension')}, 'RENAME waits for the stack');
+value('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+	WHERE query LIKE '%RENAME TO nothing%' AND pid <> pg_backend_pid()});
+become(q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
+	AND pid <> pg_backend_pid() AND state = 'active')}, '... and can be cancelled');
+kill 'CONT', $manager;
+ok($node->poll_query_until('postgres', qq{SELECT pid <> $manager AND status = 'active'
+	FROM electric_cm_stat_manager WHERE datname = 'shop'}), 'active again after that');
+$renamer->quit;
+shape_intact('shop', $handle, 'RENAME that was cancelled');
+
 # Two at a time: it does not come back before both are over
 my @renamers = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 2;
 $guest->quit;
@@ -230,6 +248,7 @@ shape_intact('shop', $handle, 'two at a time');
 # drop_replication_slot_on_stop() does not mean these
 value('shop', 'SELECT electric_cm_drop_replication_slot_on_stop()');
 $session->query_safe('ALTER DATABASE shop RENAME TO market');
+$session->quit;
 ok(wait_active($node, 'market'), 'active after RENAME with drop-on-stop');
 shape_intact('market', $handle, 'drop-on-stop');
 value('market', 'SELECT electric_cm_stop()');
@@ -250,12 +269,24 @@ value('app2', 'SELECT electric_cm_start()');
 ok(wait_active($node, 'app2'), 'active after start');
 shape_intact('app2', $other, 'RENAME while stopped');
 
+# Moved while stopped: nobody could consume what was written before
+value('app2', 'SELECT electric_cm_stop()');
+value('app2', q{INSERT INTO t SELECT max(id) + 1, 'unseen' FROM t});
+value('postgres', 'ALTER DATABASE app2 SET TABLESPACE elsewhere');
+value('app2', 'SELECT electric_cm_start()');
+become(q{SELECT EXISTS (SELECT FROM electric_cm_events WHERE datname = 'app2' AND event = 'shapes_invalidated')},
+	'moved while stopped: the stack begins anew');
+ok(wait_active($node, 'app2'), '... and becomes active');
+$other = value('app2', q{SELECT electric_cm_create_shape('t')});
+value('app2', qq{SELECT count(*) FROM electric_cm_shape_log('$other')});
+shape_intact('app2', $other, 'a new shape');
+
 # DROP
 
 # an unrelated database is dropped at once
 ok(wait_active($node, 'market'), 'active');
 value('postgres', 'CREATE DATABASE unrelated');
-my $manager = stack('market', 'pid');
+$manager = stack('market', 'pid');
 my $began = time;
 value('postgres', 'DROP DATABASE unrelated');
 cmp_ok(time - $began, '<', 3, 'an unrelated database is dropped without delay');
@@ -288,7 +319,6 @@ $node->safe_psql('postgres', "SET ROLE keeper;\nDROP DATABASE owned WITH (FORCE)
 pass('the owner may use FORCE');
 become(q{SELECT count(*) = 1 FROM electric_cm_stat_manager}, 'only one stack is left');
 ok(wait_active($node, 'postgres'), '... and it is active');
-$session->quit;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'the server is well');
 
 $node->stop;

@@ -299,8 +299,12 @@ output('DROP EXTENSION electric_cm');
 nothing_stays('a changed name');
 value('ALTER DATABASE app RESET electric_cm.slot_name');
 
-# A user may drop our publication all the same
+# A user may dump and drop our publication all the same
 create();
+my ($dump, $dump_err) = run_command([ 'pg_dump', '-d', $node->connstr($db) ]);
+is($dump_err, '', 'pg_dump has nothing to say');
+like($dump, qr/CREATE PUBLICATION electric_cm_publication/, '... and dumps the publication');
+unlike($dump, qr/DEPENDS ON EXTENSION/, '... as an ordinary one');
 value('SELECT electric_cm_stop()');
 value('DROP PUBLICATION electric_cm_publication');
 value('CREATE PUBLICATION electric_cm_publication');

@@ -19,12 +19,18 @@ sub row
 	return value("SELECT $column FROM electric_cm_check() WHERE name = '$name'", $database);
 }
 
+# A whole row: verdict, detail, fix
+sub whole_row
+{
+	my ($name, $database) = @_;
+	return split /\x01/, row($name, "concat_ws(E'\\x01', verdict, detail, fix)", $database);
+}
+
 # Runs a fix as given, and does what its comment says.
 sub apply
 {
 	my ($fix, $database) = @_;
-	my ($rc, $out, $err) = $node->psql($database // $db,
-		"SELECT fix FROM electric_cm_check() WHERE fix = \$ecm\$$fix\$ecm\$ LIMIT 1 \\gexec");
+	my ($rc, $out, $err) = $node->psql($database // $db, $fix);
 	is($err, '', "... runs: $fix");
 	$node->restart if $fix =~ /-- (?:then )?restart the server$/;
 	$node->reload if $fix =~ /-- then SELECT pg_reload_conf\(\)$/;
@@ -35,9 +41,9 @@ sub apply
 sub mended
 {
 	my ($name, $verdict, $detail, $fix, $database) = @_;
-	is(row($name, 'verdict', $database), $verdict, "$name: $verdict");
-	like(row($name, 'detail', $database), $detail, '... and says why');
-	my $given = row($name, 'fix', $database);
+	my ($found, $why, $given) = whole_row($name, $database);
+	is($found, $verdict, "$name: $verdict");
+	like($why, $detail, '... and says why');
 	like($given, $fix, '... with a fix');
 	apply($given, $database);
 	ok( $node->poll_query_until($database // $db,
@@ -233,9 +239,9 @@ for my $case (
 {
 	my ($name, $line, $verdict, $detail) = @$case;
 	write_hba($me . $line);
-	is(row('pg_hba', 'verdict'), $verdict, "pg_hba.conf, $name: $verdict");
-	like(row('pg_hba', 'detail'), $detail, '... and says why');
-	my $new = row('pg_hba', 'fix');
+	my ($found, $why, $new) = whole_row('pg_hba');
+	is($found, $verdict, "pg_hba.conf, $name: $verdict");
+	like($why, $detail, '... and says why');
 	like($new, qr/^local "postgres" "\Q$superuser\E" peer/, '... the fix is the line');
 	write_hba("$new\n$me$line");
 	is(row('pg_hba', 'verdict'), 'PASS', '... with it: PASS') or diag(row('pg_hba', 'detail'));
