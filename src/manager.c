@@ -56,6 +56,8 @@
 #define LOCK_POLL_MS			500
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
+/* Longest time for a pool job that a step waits for. */
+#define STEP_JOB_TIMEOUT_MS		60000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -340,7 +342,7 @@ static void
 start_step_job(const char *sql)
 {
 	step_job_result = ECM_RESULT_PENDING;
-	step_job = ecm_pool_submit(sql, 60000, step_job_done, NULL);
+	step_job = ecm_pool_submit(sql, STEP_JOB_TIMEOUT_MS, step_job_done, NULL);
 }
 
 static EcmStepResult
@@ -350,11 +352,21 @@ poll_step_job(EcmStepFailure *failure)
 	return step_job_result;
 }
 
-/* The pool is initialised when a session has answered. */
+static void
+pool_answered(void *arg, EcmConn *conn, const EcmError *err)
+{
+	step_job_done(arg, conn, err);
+	if (err == NULL && !ecm_leads_here(conn, &step_job_failure))
+		step_job_result = ECM_RESULT_FAILED;
+}
+
+/* The pool is initialised when a session has answered, from the right place. */
 static void
 start_pool(void)
 {
-	start_step_job("SELECT 1");
+	step_job_result = ECM_RESULT_PENDING;
+	step_job = ecm_pool_submit(ecm_whereabouts_sql(), STEP_JOB_TIMEOUT_MS,
+							   pool_answered, NULL);
 }
 
 static void

@@ -246,23 +246,46 @@ poll_identify_system(EcmStepFailure *failure)
  * A physical copy of this server has the same system identifier; it does not
  * have the same start time.
  */
+const char *
+ecm_whereabouts_sql(void)
+{
+	return "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())"
+		" * 1000000)::pg_catalog.int8, (SELECT oid FROM pg_catalog.pg_database"
+		" WHERE datname = pg_catalog.current_database())";
+}
+
+bool
+ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure)
+{
+	const char *start = ecm_conn_value(conn, 0, 0);
+	const char *database = ecm_conn_value(conn, 0, 1);
+	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+		USECS_PER_DAY;
+
+	if (start == NULL || strtoi64(start, NULL, 10) - epoch_us != PgStartTime)
+		(void) step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   "the configured connection leads to another server",
+						   "Its start time differs from this server's.",
+						   "Correct electric_cm.connection and electric_cm.pooled_connection, or leave them empty.");
+	else if (database == NULL || strtoul(database, NULL, 10) != MyDatabaseId)
+		(void) step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   "the configured connection leads to another database",
+						   "Each database's stack needs a connection to that database.",
+						   "Take dbname out of electric_cm.connection and electric_cm.pooled_connection, or set it for each database.");
+	else
+		return true;
+	return false;
+}
+
 static EcmStepResult
 poll_pg_info(EcmStepFailure *failure)
 {
 	EcmStepResult result = poll_query(failure, ECM_CONTEXT_OTHER);
-	int64		start_us;
-	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		USECS_PER_DAY;
 
 	if (result != ECM_RESULT_DONE)
 		return result;
-
-	start_us = strtoi64(ecm_conn_value(rep_conn, 0, 0), NULL, 10);
-	if (start_us - epoch_us != PgStartTime)
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   "the configured connection leads to another server",
-						   "Its start time differs from this server's.",
-						   "Correct electric_cm.connection, or leave it empty.");
+	if (!ecm_leads_here(rep_conn, failure))
+		return ECM_RESULT_FAILED;
 	rep_info.server_version_num = ecm_conn_server_version(rep_conn);
 	rep_info.looked_up_at = GetCurrentTimestamp();
 	return ECM_RESULT_DONE;
@@ -635,9 +658,7 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 			ecm_conn_send(rep_conn, "IDENTIFY_SYSTEM", QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_PG_INFO:
-			ecm_conn_send(rep_conn,
-						  "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())"
-						  " * 1000000)::int8", QUERY_TIMEOUT_MS);
+			ecm_conn_send(rep_conn, ecm_whereabouts_sql(), QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_CREATE_PUBLICATION:
 			start_publication();

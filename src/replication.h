@@ -36,6 +36,13 @@ typedef struct EcmStepFailure
 extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
 							EcmErrorContext context);
 
+/*
+ * A query that tells which server and database a connection leads to, and
+ * whether its answer says: here.  If not, failure is FATAL.
+ */
+extern const char *ecm_whereabouts_sql(void);
+extern bool ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure);
+
 /* What the setup steps found out; valid once their step is done. */
 typedef struct EcmReplicationInfo
 {

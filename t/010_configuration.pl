@@ -71,7 +71,17 @@ fails('a database that does not exist', qr/no_such_database/, qr/electric_cm\.co
 set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'no_such_keyword=1'");
 fails('a keyword that does not exist', qr/connection/, qr/electric_cm\.connection/);
 
-# Another server
+# Another database, or server
+value('CREATE DATABASE elsewhere');
+for my $setting ('connection', 'pooled_connection')
+{
+	set_and_reload("ALTER DATABASE $db SET electric_cm.$setting = 'dbname=elsewhere'");
+	fails("$setting leads to another database", qr/another database/, qr/dbname.*electric_cm\.connection/);
+	set_and_reload("ALTER DATABASE $db RESET electric_cm.$setting");
+}
+ok(wait_active($node, $db), 'this database again: active');
+is(value("SELECT count(*) FROM pg_replication_slots WHERE database = 'elsewhere'"), 0, 'nothing is made elsewhere');
+
 my $other = PostgreSQL::Test::Cluster->new('other');
 $other->init(allows_streaming => 'logical');
 $other->start;
@@ -79,6 +89,12 @@ my $other_conninfo = 'host=' . $other->host . ' port=' . $other->port;
 set_and_reload("ALTER DATABASE $db SET electric_cm.connection = '$other_conninfo'");
 fails('another server', qr/another server/, qr/electric_cm\.connection/);
 is($other->safe_psql($db, 'SELECT count(*) FROM pg_replication_slots'), 0, 'it is left alone');
+set_and_reload("ALTER DATABASE $db RESET electric_cm.connection");
+set_and_reload("ALTER DATABASE $db SET electric_cm.pooled_connection = '$other_conninfo'");
+fails('another server for the pool', qr/another server/, qr/electric_cm\.pooled_connection/);
+set_and_reload("ALTER DATABASE $db RESET electric_cm.pooled_connection");
+set_and_reload("ALTER DATABASE $db SET electric_cm.connection = '$other_conninfo'");
+fails('another server again', qr/another server/, qr/electric_cm\.connection/);
 $other->stop;
 # ... that isn't there: it may come
 value('SELECT electric_cm_restart()');
