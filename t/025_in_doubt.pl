@@ -1,5 +1,6 @@
 # The stream is lost at the worst of moments: while a consumer is in the middle
-# of a large transaction.  Nobody waits for ever.
+# of a large transaction, and while the creation of a shape is decoded, but not
+# visible yet.  Nobody waits for ever.
 use strict;
 use warnings;
 
@@ -65,6 +66,31 @@ live($handle, '... and its shapes can be made again');
 my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
 ok($ok, "replay equals table ($entries entries)");
 
-$_->quit for ($blocker, $older);
+# A shape whose creator waits for a synchronous standby: its commit has been
+# decoded and acknowledged, but nobody can see it yet
+
+value('CREATE TABLE u (id int PRIMARY KEY)');
+$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+$node->reload;
+becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
+my $creator = $node->background_psql($db);
+$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('u');\n");
+becomes('the stack waits for the creator',
+	q{SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE application_name LIKE 'electric_cm pool%' AND locktype = 'transactionid' AND NOT granted)});
+value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+
+my $sender = value('SELECT active_pid FROM pg_replication_slots');
+value("SELECT pg_terminate_backend($sender)");
+becomes('the stream was lost, and is back',
+	"SELECT electric_cm_status() = 'active' AND active_pid <> $sender FROM pg_replication_slots");
+becomes('it has looked for shapes', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+	WHERE application_name LIKE 'electric_cm pool%' AND query LIKE '%RECURSIVE%' AND state = 'active')});
+$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+$node->reload;
+becomes('the creator is done', q{SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = 'u'::regclass)});
+live(value(q{SELECT handle FROM electric_cm_shapes WHERE relation = 'u'::regclass}), 'the shape becomes live');
+
+$_->quit for ($blocker, $older, $creator);
 $node->stop;
 done_testing();
