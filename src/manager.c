@@ -1319,6 +1319,13 @@ do_round(void)
 	}
 	poll_idle_replication();
 	handle_event(ECM_EVENT_TICK, NULL);
+
+	/*
+	 * A consumer whose queue was full when the stream was lost has not been
+	 * told yet.  It may have a transaction open that a new slot waits for.
+	 */
+	if (!state.streaming_up)
+		(void) ecm_feed_flush();
 	poll_step();
 	show_slot_user();
 	read_stream(now);

@@ -161,7 +161,7 @@ extern void ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 /* When to be called again at the latest, or 0. */
 extern TimestampTz ecm_creations_deadline(void);
 
-/* The stream was lost: forget everything in flight (a scan follows). */
+/* The stream was lost: forget what is in flight (a scan follows). */
 extern void ecm_creations_forget(void);
 
 #endif							/* ECM_SHAPE_H */

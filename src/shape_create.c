@@ -682,11 +682,37 @@ ecm_creations_deadline(void)
 	return deadline;
 }
 
+/*
+ * Back to the start.  The next scan would find it, too, unless its creator has
+ * committed in the stream only, and waits for a synchronous standby.
+ */
+static void
+requeue(Creation *c)
+{
+	hide(c);
+	if (c->job != 0)
+		ecm_pool_cancel(c->job);
+	c->job = 0;
+	c->nwriters = 0;
+	c->step = CREATION_QUEUED;
+}
+
 void
 ecm_creations_forget(void)
 {
-	while (creations != NIL)
-		end_creation(linitial(creations));
+	List	   *copy = list_copy(creations);
+	ListCell   *lc;
+
+	foreach(lc, copy)
+	{
+		Creation   *c = lfirst(lc);
+
+		if (TransactionIdIsValid(c->created_by))
+			requeue(c);
+		else
+			end_creation(c);
+	}
+	list_free(copy);
 	list_free_deep(purges);
 	purges = NIL;
 	if (scan_job != 0)

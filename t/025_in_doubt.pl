@@ -1,0 +1,96 @@
+# The stream is lost at the worst of moments: while a consumer is in the middle
+# of a large transaction, and while the creation of a shape is decoded, but not
+# visible yet.  Nobody waits for ever.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+electric_cm.reconnect_initial_delay = '200 ms'
+electric_cm.reconnect_max_delay = '400 ms'
+electric_cm.status_check_interval = '1 s'
+});
+my $db = 'postgres';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub becomes
+{
+	my ($what, $query) = @_;
+	return 1 if ok($node->poll_query_until($db, $query), $what);
+	diag(value('SELECT * FROM electric_cm_stat_manager'));
+	diag(value('SELECT * FROM electric_cm_events'));
+	return 0;
+}
+
+sub live
+{
+	my ($handle, $what) = @_;
+	return becomes($what, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
+}
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE TABLE t (id int PRIMARY KEY, filler text)');
+ok(wait_active($node, $db), 'active');
+my $handle = value(q{SELECT electric_cm_create_shape('t')});
+live($handle, 'a shape');
+
+# A new slot, while a consumer has half of a large transaction, for which it
+# has a transaction of its own open, and its queue has no room for an order
+
+my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $blocker = $node->background_psql($db);
+$blocker->query_safe('BEGIN; LOCK TABLE _electric_cm.shape_log IN SHARE MODE');
+value(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 40000) i});
+becomes('a consumer is in the middle of a large transaction, and blocked',
+	"SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $consumer AND NOT granted)");
+
+# slot creation waits for this one first, and then for the consumer's
+my $older = $node->background_psql($db);
+$older->query_safe('BEGIN; SELECT pg_current_xact_id()');
+value('DROP PUBLICATION electric_cm_publication');
+becomes('a new slot is being made, which waits for older transactions',
+	q{SELECT step = 'create_slot' AND waiting_for LIKE '%older transactions%' FROM electric_cm_stat_manager});
+$blocker->query_safe('COMMIT');
+becomes('the consumer has gone on', "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE pid = $consumer AND NOT granted)");
+$older->query_safe('COMMIT');
+becomes('it gives up what was half received, and the stack is active again',
+	q{SELECT electric_cm_status() = 'active'});
+is(value('SELECT pid FROM electric_cm_stat_consumers'), $consumer, '... with the same consumer');
+$handle = value(q{SELECT electric_cm_create_shape('t')});
+live($handle, '... and its shapes can be made again');
+my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+ok($ok, "replay equals table ($entries entries)");
+
+# A shape whose creator waits for a synchronous standby: its commit has been
+# decoded and acknowledged, but nobody can see it yet
+
+value('CREATE TABLE u (id int PRIMARY KEY)');
+$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+$node->reload;
+becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
+my $creator = $node->background_psql($db);
+$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('u');\n");
+becomes('the stack waits for the creator',
+	q{SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE application_name LIKE 'electric_cm pool%' AND locktype = 'transactionid' AND NOT granted)});
+value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+
+my $sender = value('SELECT active_pid FROM pg_replication_slots');
+value("SELECT pg_terminate_backend($sender)");
+becomes('the stream was lost, and is back',
+	"SELECT electric_cm_status() = 'active' AND active_pid <> $sender FROM pg_replication_slots");
+becomes('it has looked for shapes', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+	WHERE application_name LIKE 'electric_cm pool%' AND query LIKE '%RECURSIVE%' AND state = 'active')});
+$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+$node->reload;
+becomes('the creator is done', q{SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = 'u'::regclass)});
+live(value(q{SELECT handle FROM electric_cm_shapes WHERE relation = 'u'::regclass}), 'the shape becomes live');
+
+$_->quit for ($blocker, $older, $creator);
+$node->stop;
+done_testing();
