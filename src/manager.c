@@ -18,7 +18,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_collation.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -30,7 +29,6 @@
 #include "storage/latch.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
@@ -38,6 +36,7 @@
 
 #include "compat.h"
 #include "conn.h"
+#include "exclusive_lock.h"
 #include "feed.h"
 #include "manager.h"
 #include "pool.h"
@@ -52,8 +51,6 @@
 #include "wal.h"
 #include "worker.h"
 
-/* How often the lock is tried while somebody else has it. */
-#define LOCK_POLL_MS			500
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
 /* Longest time for a pool job that a step waits for. */
@@ -79,12 +76,6 @@ static MemoryContext loop_context;	/* reset each time round */
 static EcmRemembered remembered;
 
 /* the running step */
-static TimestampTz lock_retry_at;
-static int64 lock_key;
-static int	lock_holder_pid;	/* that does nothing with the slot, or 0 */
-static TimestampTz lock_holder_started; /* tells it from a later namesake */
-static TimestampTz lock_idle_since; /* seen so at a status check */
-static XLogRecPtr lock_idle_lsn;	/* the slot's confirmed_flush_lsn then */
 static uint64 step_job;			/* pool job of the step, 0: none */
 static EcmStepResult step_job_result;
 static EcmStepFailure step_job_failure;
@@ -124,202 +115,6 @@ event(const char *name, EcmSeverity severity, const char *detail,
 	  const char *message)
 {
 	ecm_event(MyDatabaseId, stack->datname, name, severity, detail, "%s", message);
-}
-
-/* ----------------------------------------------------------------- lock -- */
-
-/*
- * Electric's key, so that an Electric service on the same slot and we exclude
- * each other.  A session lock: it can't outlive this process.
- */
-static void
-try_lock(void *arg)
-{
-	bool	   *acquired = arg;
-	int32		hash =
-		DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
-											  CStringGetTextDatum(stack->slot_name)));
-
-	lock_key = hash;
-	*acquired =
-		DatumGetBool(DirectFunctionCall1(pg_try_advisory_lock_int8,
-										 Int64GetDatum(lock_key)));
-}
-
-/* The condition on pg_locks for whoever holds that lock. */
-static char *
-holds_lock(void)
-{
-	return psprintf("l.locktype = 'advisory' AND l.granted"
-					" AND l.database = %u AND l.classid = %u"
-					" AND l.objid = %u AND l.objsubid = 1",
-					MyDatabaseId, (uint32) (lock_key >> 32), (uint32) lock_key);
-}
-
-static void
-find_lock_holder(void *arg pg_attribute_unused())
-{
-	EcmSpiState spi;
-
-	ecm_spi_begin(&spi);
-	if (SPI_execute(psprintf("SELECT l.pid, coalesce(a.application_name, '')"
-							 " FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)"
-							 " WHERE %s", holds_lock()),
-					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
-	{
-		char	   *pid = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-
-		blocking_pid = pid ? atoi(pid) : 0;
-		if (pid == NULL)
-			strlcpy(waiting_for, "the exclusive lock, held by a prepared transaction",
-					sizeof(waiting_for));
-		else
-			snprintf(waiting_for, sizeof(waiting_for),
-					 "the exclusive lock, held by PID %s (application \"%s\")", pid,
-					 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2));
-	}
-	ecm_spi_end(&spi);
-}
-
-static void
-start_lock(void)
-{
-	lock_retry_at = 0;
-	lock_holder_pid = 0;
-}
-
-static EcmStepResult
-poll_lock(EcmStepFailure *failure)
-{
-	bool		acquired = false;
-	EcmError	err;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (now < lock_retry_at)
-		return ECM_RESULT_PENDING;
-	if (!ecm_worker_try(try_lock, &acquired, &failure->err))
-	{
-		failure->kind = ECM_ERROR_RETRY;
-		return ECM_RESULT_FAILED;
-	}
-	if (acquired)
-	{
-		event("connection_lock_acquired", ECM_SEVERITY_LOG, "",
-			  "exclusive lock acquired");
-		return ECM_RESULT_DONE;
-	}
-	if (lock_retry_at == 0)
-		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
-			  "waiting for the exclusive lock");
-	(void) ecm_worker_try(find_lock_holder, NULL, &err);
-	lock_retry_at = TimestampTzPlusMilliseconds(now, LOCK_POLL_MS);
-	return ECM_RESULT_PENDING;
-}
-
-/*
- * Looks who holds the lock, as a process that can be told from a later one
- * with the same number.  A prepared transaction has none.
- */
-static void
-identify_lock_holder(void *arg pg_attribute_unused())
-{
-	EcmSpiState spi;
-	int			pid = 0;
-	TimestampTz started = 0;
-
-	ecm_spi_begin(&spi);
-	if (SPI_execute(psprintf("SELECT a.pid, a.backend_start FROM pg_stat_activity a"
-							 " WHERE EXISTS (SELECT FROM pg_locks l"
-							 " WHERE l.pid = a.pid AND %s)"
-							 " ORDER BY a.backend_start, a.pid LIMIT 1",
-							 holds_lock()),
-					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
-	{
-		HeapTuple	row = SPI_tuptable->vals[0];
-		bool		isnull;
-		Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull);
-
-		if (!isnull)
-			pid = DatumGetInt32(value);
-		value = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull);
-		if (!isnull)
-			started = DatumGetTimestampTz(value);
-	}
-	ecm_spi_end(&spi);
-
-	if (pid != lock_holder_pid || started != lock_holder_started)
-		lock_idle_since = 0;
-	lock_holder_pid = pid;
-	lock_holder_started = started;
-}
-
-/*
- * One statement looks whether that very process still holds that very lock,
- * and sends the signal.
- */
-static void
-terminate_lock_holder(void *arg)
-{
-	EcmSpiState spi;
-	char	   *started =
-		DatumGetCString(DirectFunctionCall1(timestamptz_out,
-											TimestampTzGetDatum(lock_holder_started)));
-
-	ecm_spi_begin(&spi);
-	if (SPI_execute(psprintf("SELECT a.application_name, pg_terminate_backend(a.pid)"
-							 " FROM pg_stat_activity a WHERE a.pid = %d"
-							 " AND a.backend_start = '%s'"
-							 " AND EXISTS (SELECT FROM pg_locks l"
-							 " WHERE l.pid = a.pid AND %s)",
-							 lock_holder_pid, started, holds_lock()),
-					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
-	{
-		HeapTuple	row = SPI_tuptable->vals[0];
-		char	   *application = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
-		char	   *sent = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
-
-		if (sent != NULL && sent[0] == 't')
-			snprintf(arg, ECM_TEXT_LEN, "PID %d, application \"%s\"",
-					 lock_holder_pid, application ? application : "");
-	}
-	ecm_spi_end(&spi);
-}
-
-/*
- * At each status check while we wait for the lock.  A slot that is neither
- * active nor moved on since the last check is not being used; one that isn't
- * there may be about to be created.  So the second check decides.
- */
-static void
-check_abandoned_lock(TimestampTz now)
-{
-	EcmSlotFacts facts;
-	EcmError	err;
-	char		holder[ECM_TEXT_LEN] = "";
-
-	if (!ecm_break_abandoned_lock ||
-		!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid != 0 ||
-		!facts.logical || facts.database != MyDatabaseId ||
-		!ecm_worker_try(identify_lock_holder, NULL, &err) ||
-		lock_holder_pid == 0)
-	{
-		lock_holder_pid = 0;
-		return;
-	}
-	if (lock_idle_since == 0 || facts.confirmed_flush_lsn != lock_idle_lsn)
-	{
-		lock_idle_since = now;
-		lock_idle_lsn = facts.confirmed_flush_lsn;
-		return;
-	}
-	if (!TimestampDifferenceExceeds(lock_idle_since, now, ecm_status_check_interval))
-		return;					/* a check that somebody has asked for */
-
-	if (ecm_worker_try(terminate_lock_holder, holder, &err) && holder[0] != '\0')
-		event("lock_holder_terminated", ECM_SEVERITY_WARNING,
-			  "It held the exclusive lock and did not use the slot.",
-			  psprintf("lock holder terminated: %s", holder));
-	lock_holder_pid = 0;
 }
 
 /* ----------------------------------------------------- pool and timeline -- */
@@ -489,7 +284,7 @@ typedef struct StepFunctions
 } StepFunctions;
 
 static const StepFunctions step_functions[ECM_NUM_STEPS] = {
-	[ECM_STEP_ACQUIRE_LOCK] = {start_lock, poll_lock},
+	[ECM_STEP_ACQUIRE_LOCK] = {ecm_exclusive_lock_start, ecm_exclusive_lock_poll},
 	[ECM_STEP_START_POOL] = {start_pool, poll_step_job},
 	[ECM_STEP_CHECK_TIMELINE] = {start_timeline, poll_timeline},
 	[ECM_STEP_START_CONSUMERS] = {ecm_feed_start, ecm_feed_poll_start},
@@ -891,13 +686,14 @@ help_slot_creation(void)
 	LogStandbySnapshot();
 }
 
-/* Somebody else uses the slot that we are about to take. */
+/* Somebody else has the lock, or uses the slot that we are about to take. */
 static void
-show_slot_user(void)
+show_blocker(void)
 {
 	static bool shown = false;
 	int			pid;
-	const char *text = ecm_replication_waiting_for(&pid);
+	const char *text = state.step == ECM_STEP_ACQUIRE_LOCK ?
+		ecm_exclusive_lock_waiting_for(&pid) : ecm_replication_waiting_for(&pid);
 
 	if (text != NULL)
 	{
@@ -1008,7 +804,7 @@ check_status(TimestampTz now)
 	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
-		check_abandoned_lock(now);
+		ecm_exclusive_lock_check(now);
 	check_extension();
 	if (requested && state.failed)
 		handle_event(ECM_EVENT_RELOAD, NULL);	/* it may have been mended */
@@ -1285,6 +1081,7 @@ start_up(void)
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 
+	ecm_exclusive_lock_init(stack->datname, stack->slot_name);
 	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
 	ecm_pool_init(stack->datname);
 	ecm_feed_init(stack_index, stack->datname);
@@ -1327,7 +1124,7 @@ do_round(void)
 	if (!state.streaming_up)
 		(void) ecm_feed_flush();
 	poll_step();
-	show_slot_user();
+	show_blocker();
 	read_stream(now);
 	deadline = give_feedback(now);
 
@@ -1344,7 +1141,7 @@ do_round(void)
 	deadline = ecm_earlier(deadline, ecm_replication_deadline());
 	deadline = ecm_earlier(deadline, pause_until);
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
-		deadline = ecm_earlier(deadline, lock_retry_at);
+		deadline = ecm_earlier(deadline, ecm_exclusive_lock_deadline());
 	if (ecm_replication_conn() != NULL)
 		deadline = ecm_earlier(deadline, ecm_conn_deadline(ecm_replication_conn()));
 
