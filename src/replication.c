@@ -495,12 +495,46 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 	return ECM_RESULT_DONE;
 }
 
+static void
+send_create_slot(void)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
+					 quote_identifier(rep_slot),
+					 ecm_slot_temporary ? " TEMPORARY" : "");
+	ecm_conn_send(rep_conn, sql.data, 0);
+	creating_slot = true;
+}
+
+static void
+slot_created(void)
+{
+	StringInfoData sql;
+
+	rep_info.slot_created = true;
+	rep_info.confirmed_flush_lsn =
+		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
+										CStringGetDatum(ecm_conn_value(rep_conn, 0, 1))));
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "COMMIT; UPDATE _electric_cm.stack SET slot_name = %s",
+					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep_slot));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+}
+
+/*
+ * While it creates the slot the server waits for the locks of transactions,
+ * and whoever waits without being in a transaction himself may be ended at the
+ * moment when the lock is granted to him, and then nobody releases it.  Hence
+ * the transaction around it.
+ */
 static EcmStepResult
 poll_slot(EcmStepFailure *failure)
 {
 	EcmStepResult result;
 	bool		create;
-	StringInfoData sql;
 
 	step_deadline = 0;
 	if (step_query == 0)
@@ -510,33 +544,29 @@ poll_slot(EcmStepFailure *failure)
 		result = look_at_slot(failure, &create);
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
-
-		initStringInfo(&sql);
-		appendStringInfo(&sql,
-						 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
-						 quote_identifier(rep_slot),
-						 ecm_slot_temporary ? " TEMPORARY" : "");
-		ecm_conn_send(rep_conn, sql.data, 0);
+		/* a failed attempt has left its transaction */
+		ecm_conn_send(rep_conn, ecm_conn_idle_in_no_transaction(rep_conn) ?
+					  "BEGIN" : "ROLLBACK; BEGIN", QUERY_TIMEOUT_MS);
 		step_query = 1;
-		creating_slot = true;
 		return ECM_RESULT_PENDING;
 	}
 
 	result = poll_query(failure, ECM_CONTEXT_SLOT);
-	creating_slot = result == ECM_RESULT_PENDING && step_query == 1;
-	if (result != ECM_RESULT_DONE || step_query == 2)
+	creating_slot = result == ECM_RESULT_PENDING && step_query == 2;
+	if (result != ECM_RESULT_DONE)
 		return result;
 
-	rep_info.slot_created = true;
-	rep_info.confirmed_flush_lsn =
-		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
-										CStringGetDatum(ecm_conn_value(rep_conn, 0, 1))));
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "UPDATE _electric_cm.stack SET slot_name = %s",
-					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep_slot));
-	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
-	step_query = 2;
-	return ECM_RESULT_PENDING;
+	switch (step_query++)
+	{
+		case 1:
+			send_create_slot();
+			return ECM_RESULT_PENDING;
+		case 2:
+			slot_created();
+			return ECM_RESULT_PENDING;
+		default:
+			return ECM_RESULT_DONE;
+	}
 }
 
 static EcmStepResult
