@@ -742,7 +742,8 @@ obey_reset(uint32 number)
 	remove_gone_shapes();
 
 	ecm_lock(LW_EXCLUSIVE);
-	slot->reset_done = number;
+	if (slot->generation == args.generation)
+		slot->reset_done = number;
 	ecm_unlock();
 	ecm_stack_wake(args.stack_index);
 }
@@ -853,6 +854,11 @@ announce(XLogRecPtr position)
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation != args.generation)
+	{
+		ecm_unlock();
+		proc_exit(0);			/* our successor waits for our end */
+	}
 	slot->pid = MyProcPid;
 	slot->shapes = list_length(shapes);
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
@@ -902,6 +908,7 @@ static void
 follow_stream(void)
 {
 	EcmConsumerSlot *slot = my_slot();
+	uint64		processed = 0;
 
 	for (;;)
 	{
@@ -923,7 +930,7 @@ follow_stream(void)
 		if (result == SHM_MQ_SUCCESS)
 		{
 			process(data, len);
-			slot->processed++;
+			slot->processed = ++processed;	/* mends what a predecessor left */
 			MemoryContextReset(message_context);
 			continue;
 		}
