@@ -66,6 +66,7 @@ typedef struct Binding
 typedef struct RelEntry
 {
 	LogicalRepRelId relid;		/* hash key */
+	MemoryContext context;		/* of all that follows */
 	LogicalRepRelation *rel;
 	bool		full;			/* old tuples have all columns */
 	uint32		shapes_version; /* bindings were made for this one */
@@ -308,11 +309,18 @@ forget_relations(void)
 static void
 handle_relation(StringInfo in)
 {
-	MemoryContext old = MemoryContextSwitchTo(relation_context);
+	MemoryContext context = AllocSetContextCreate(relation_context,
+												  "electric_cm relation",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 	LogicalRepRelation *rel = logicalrep_read_rel(in);
 	RelEntry   *entry;
+	bool		found;
 
-	entry = hash_search(relations, &rel->remoteid, HASH_ENTER, NULL);
+	entry = hash_search(relations, &rel->remoteid, HASH_ENTER, &found);
+	if (found)
+		MemoryContextDelete(entry->context);
+	entry->context = context;
 	entry->rel = rel;
 	entry->full = rel->replident == REPLICA_IDENTITY_FULL;
 	entry->shapes_version = 0;
@@ -325,10 +333,9 @@ handle_relation(StringInfo in)
  * columns in another order).  NULL: one is missing.
  */
 static int *
-map_columns(EcmShapeDef *def, LogicalRepRelation *rel)
+map_columns(EcmShapeDef *def, LogicalRepRelation *rel, MemoryContext context)
 {
-	int		   *map = MemoryContextAlloc(relation_context,
-										 sizeof(int) * def->ncolumns);
+	int		   *map = MemoryContextAlloc(context, sizeof(int) * def->ncolumns);
 
 	for (int i = 0; i < def->ncolumns; i++)
 	{
@@ -338,7 +345,10 @@ map_columns(EcmShapeDef *def, LogicalRepRelation *rel)
 				def->column_types[i] == rel->atttyps[j])
 				map[i] = j;
 		if (map[i] < 0)
+		{
+			pfree(map);
 			return NULL;
+		}
 	}
 	return map;
 }
@@ -367,7 +377,7 @@ identity_has_key(EcmShapeDef *def, RelEntry *entry)
 typedef struct AncestorsArg
 {
 	Oid			relid;
-	List	   *ancestors;		/* in relation_context */
+	List	   *ancestors;		/* in message_context */
 } AncestorsArg;
 
 static void
@@ -379,7 +389,7 @@ read_ancestors(void *arg)
 	/* the relation may be gone by now; then so are its shapes */
 	if (get_rel_relispartition(a->relid))
 		ancestors = get_partition_ancestors(a->relid);
-	MemoryContextSwitchTo(relation_context);
+	MemoryContextSwitchTo(message_context);
 	a->ancestors = lappend_oid(list_copy(ancestors), a->relid);
 }
 
@@ -391,6 +401,18 @@ queue_order(const char *text)
 
 	txn_orders = lappend(txn_orders, pstrdup(text));
 	MemoryContextSwitchTo(old);
+}
+
+/* They are made anew with every shape that comes or goes. */
+static void
+forget_bindings(RelEntry *entry)
+{
+	ListCell   *lc;
+
+	foreach(lc, entry->bindings)
+		pfree(((Binding *) lfirst(lc))->map);
+	list_free_deep(entry->bindings);
+	entry->bindings = NIL;
 }
 
 /*
@@ -414,7 +436,7 @@ bind_relation(RelEntry *entry)
 	}
 	MemoryContextSwitchTo(message_context);
 
-	entry->bindings = NIL;
+	forget_bindings(entry);
 	foreach(lc, shapes)
 	{
 		Shape	   *shape = lfirst(lc);
@@ -423,7 +445,7 @@ bind_relation(RelEntry *entry)
 		if (shape->buffer.gone || !list_member_oid(arg.ancestors, shape->def->relation))
 			continue;
 		map = identity_has_key(shape->def, entry) ?
-			map_columns(shape->def, entry->rel) : NULL;
+			map_columns(shape->def, entry->rel, entry->context) : NULL;
 		if (map == NULL)
 		{
 			/* not bound; comes again if this transaction does */
@@ -431,7 +453,7 @@ bind_relation(RelEntry *entry)
 		}
 		else
 		{
-			MemoryContext old = MemoryContextSwitchTo(relation_context);
+			MemoryContext old = MemoryContextSwitchTo(entry->context);
 			Binding    *binding = palloc(sizeof(Binding));
 
 			binding->shape = shape;
@@ -742,7 +764,8 @@ obey_reset(uint32 number)
 	remove_gone_shapes();
 
 	ecm_lock(LW_EXCLUSIVE);
-	slot->reset_done = number;
+	if (slot->generation == args.generation)
+		slot->reset_done = number;
 	ecm_unlock();
 	ecm_stack_wake(args.stack_index);
 }
@@ -853,6 +876,11 @@ announce(XLogRecPtr position)
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation != args.generation)
+	{
+		ecm_unlock();
+		proc_exit(0);			/* our successor waits for our end */
+	}
 	slot->pid = MyProcPid;
 	slot->shapes = list_length(shapes);
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
@@ -902,6 +930,7 @@ static void
 follow_stream(void)
 {
 	EcmConsumerSlot *slot = my_slot();
+	uint64		processed = 0;
 
 	for (;;)
 	{
@@ -923,7 +952,7 @@ follow_stream(void)
 		if (result == SHM_MQ_SUCCESS)
 		{
 			process(data, len);
-			slot->processed++;
+			slot->processed = ++processed;	/* mends what a predecessor left */
 			MemoryContextReset(message_context);
 			continue;
 		}

@@ -25,6 +25,7 @@
 
 #include "access/transam.h"
 #include "access/twophase.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
@@ -95,7 +96,13 @@ static uint64 scan_job = 0;
 static uint64 purge_job = 0;	/* of the scan */
 static TimestampTz scan_retry_at = 0;
 
+/* Those whose end calls for another scan. */
+static VirtualTransactionId *creators = NULL;
+static int	ncreators = 0;
+static TimestampTz creators_poll_at;
+
 #define SCAN_RETRY_MS		1000
+#define CREATORS_POLL_MS	1000
 
 void
 ecm_creations_init(int index, const char *message_prefix)
@@ -552,6 +559,34 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		add_creation(ecm_conn_value(conn, i, 0), InvalidTransactionId);
 }
 
+/*
+ * Everybody who may have written to the table of shapes.
+ */
+static void
+collect_creators(void *arg pg_attribute_unused())
+{
+	Oid			relid = get_relname_relid("shape", get_namespace_oid(ECM_SCHEMA, false));
+	LOCKTAG		tag;
+	VirtualTransactionId *vxids;
+	int			n;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	vxids = GetLockConflicts(&tag, ShareLock, &n);
+	creators = MemoryContextAlloc(creations_context,
+								  (n + 1) * sizeof(VirtualTransactionId));
+	memcpy(creators, vxids, n * sizeof(VirtualTransactionId));
+	ncreators = n;
+}
+
+static void
+forget_creators(void)
+{
+	if (creators != NULL)
+		pfree(creators);
+	creators = NULL;
+	ncreators = 0;
+}
+
 static void
 purge_done(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
@@ -585,22 +620,60 @@ purge_all(void)
 						0, purge_done, &purge_job);
 }
 
+static void
+submit_scan(void)
+{
+	scan_retry_at = 0;
+	scan_job =
+		ecm_pool_submit("SELECT s.handle FROM _electric_cm.shape s"
+						" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+						" WHERE coalesce(t.state, 'capturing') = 'capturing'"
+						" ORDER BY s.id", 0, scan_done, NULL);
+}
+
 /*
- * Large logs take their time to delete, and must not make shapes wait that are
- * being created: so that is a job of its own.
+ * A scan does not see the shape of somebody who has committed, but waits for a
+ * synchronous standby.  If the stream that is gone had that commit already, its
+ * message does not come again.  So there is a second scan, once all who may be
+ * in that state are done; who comes after them has messages in this stream.
  */
 void
 ecm_creations_scan(void)
 {
-	scan_retry_at = 0;
-	if (scan_job == 0)
-		scan_job =
-			ecm_pool_submit("SELECT s.handle FROM _electric_cm.shape s"
-							" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-							" WHERE coalesce(t.state, 'capturing') = 'capturing'"
-							" ORDER BY s.id", 0, scan_done, NULL);
+	EcmError	err;
+
+	if (scan_job != 0)
+		return;
+	forget_creators();
+	if (!ecm_worker_try(collect_creators, NULL, &err))
+	{
+		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													SCAN_RETRY_MS);
+		return;
+	}
+	creators_poll_at = 0;
+	submit_scan();
+
+	/* large logs take their time to delete: not in the same session's queue */
 	if (purge_job == 0)
 		purge_all();
+}
+
+/* Looks who of them is still there; asks, but never waits. */
+static void
+poll_creators(TimestampTz now)
+{
+	int			left = 0;
+
+	if (ncreators == 0 || now < creators_poll_at || scan_job != 0)
+		return;
+	for (int i = 0; i < ncreators; i++)
+		if (!VirtualXactLock(creators[i], false))
+			creators[left++] = creators[i];
+	ncreators = left;
+	creators_poll_at = TimestampTzPlusMilliseconds(now, CREATORS_POLL_MS);
+	if (left == 0)
+		submit_scan();
 }
 
 static void
@@ -662,6 +735,7 @@ ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 	list_free(copy);
 	if (scan_retry_at != 0 && now >= scan_retry_at)
 		ecm_creations_scan();
+	poll_creators(now);
 	poll_purges(received_lsn, applied_lsn);
 }
 
@@ -671,6 +745,9 @@ ecm_creations_deadline(void)
 	TimestampTz deadline = scan_retry_at;
 	ListCell   *lc;
 
+	if (ncreators > 0 && scan_job == 0 &&
+		(deadline == 0 || creators_poll_at < deadline))
+		deadline = Max(creators_poll_at, 1);
 	foreach(lc, creations)
 	{
 		Creation   *c = lfirst(lc);
@@ -721,4 +798,5 @@ ecm_creations_forget(void)
 		ecm_pool_cancel(purge_job);
 	scan_job = purge_job = 0;
 	scan_retry_at = 0;
+	forget_creators();
 }

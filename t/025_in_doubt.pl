@@ -69,28 +69,45 @@ ok($ok, "replay equals table ($entries entries)");
 # A shape whose creator waits for a synchronous standby: its commit has been
 # decoded and acknowledged, but nobody can see it yet
 
-value('CREATE TABLE u (id int PRIMARY KEY)');
-$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
-$node->reload;
-becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
-my $creator = $node->background_psql($db);
-$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('u');\n");
-becomes('the stack waits for the creator',
-	q{SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
-		WHERE application_name LIKE 'electric_cm pool%' AND locktype = 'transactionid' AND NOT granted)});
-value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+sub in_doubt
+{
+	my ($table, $what, $lose) = @_;
 
-my $sender = value('SELECT active_pid FROM pg_replication_slots');
-value("SELECT pg_terminate_backend($sender)");
-becomes('the stream was lost, and is back',
-	"SELECT electric_cm_status() = 'active' AND active_pid <> $sender FROM pg_replication_slots");
-becomes('it has looked for shapes', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
-	WHERE application_name LIKE 'electric_cm pool%' AND query LIKE '%RECURSIVE%' AND state = 'active')});
-$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
-$node->reload;
-becomes('the creator is done', q{SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = 'u'::regclass)});
-live(value(q{SELECT handle FROM electric_cm_shapes WHERE relation = 'u'::regclass}), 'the shape becomes live');
+	value("CREATE TABLE $table (id int PRIMARY KEY)");
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+	$node->reload;
+	becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
+	my $creator = $node->background_psql($db);
+	$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('$table');\n");
+	becomes('the stack waits for the creator',
+		q{SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+			WHERE application_name LIKE 'electric_cm pool%' AND locktype = 'transactionid' AND NOT granted)});
+	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
 
-$_->quit for ($blocker, $older, $creator);
+	$lose->();
+	becomes("$what, and it has looked for shapes", q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+		WHERE application_name LIKE 'electric_cm pool%' AND query LIKE 'SELECT s.handle%' AND state = 'active')});
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+	becomes('the creator is done', "SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = '$table'::regclass)");
+	live(value("SELECT handle FROM electric_cm_shapes WHERE relation = '$table'::regclass"), "$what: the shape becomes live");
+	$creator->quit;
+	return;
+}
+
+in_doubt('u', 'the stream was lost', sub {
+	my $sender = value('SELECT active_pid FROM pg_replication_slots');
+	value("SELECT pg_terminate_backend($sender)");
+	becomes('another stream',
+		"SELECT electric_cm_status() = 'active' AND active_pid <> $sender FROM pg_replication_slots");
+});
+in_doubt('v', 'the manager was ended', sub {
+	my $manager = value('SELECT pid FROM electric_cm_stat_manager');
+	value("SELECT pg_terminate_backend($manager)");
+	becomes('another manager',
+		"SELECT electric_cm_status() = 'active' AND pid <> $manager FROM electric_cm_stat_manager");
+});
+
+$_->quit for ($blocker, $older);
 $node->stop;
 done_testing();
