@@ -343,7 +343,7 @@ vxid_holder(VirtualTransactionId vxid)
 /*
  * Collects everybody who holds a lock on the relation that a writer needs.
  * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
- * that a shape could miss, and may take hours.
+ * that a shape could miss, and may take hours.  So may autovacuum's ANALYZE.
  */
 static void
 collect_writers(void *arg)
@@ -366,7 +366,8 @@ collect_writers(void *arg)
 		{
 			PGPROC	   *proc = vxid_holder(vxids[i]);
 
-			if (proc != NULL && (proc->statusFlags & PROC_IN_VACUUM) != 0)
+			if (proc != NULL &&
+				(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) != 0)
 				continue;
 			if (c->nwriters >= size)
 			{
