@@ -83,6 +83,7 @@ static char waiting_for[ECM_TEXT_LEN];
 static int	blocking_pid;
 static bool blocker_reported;	/* of the slot's creation */
 static EcmError last_reported;
+static bool too_many_recreations;	/* that is why it has failed */
 
 /* timers */
 static TimestampTz status_check_at;
@@ -95,6 +96,7 @@ static bool congested;			/* a consumer's queue is full */
 static bool closed_unread;		/* the stream's other side has gone meanwhile */
 
 static char *settings_signature;
+static bool reload_again;		/* the catalog could not be read */
 static Oid	extension_oid;		/* another one means: dropped and created again */
 static bool extension_gone = false;
 static char former_slot[NAMEDATALEN];	/* to be dropped; "": none */
@@ -484,6 +486,7 @@ report_too_many_recreations(const EcmError *last)
 				  last->detail,
 				  "See electric_cm_events for what happened. Remove the cause, then run electric_cm_start() or reload the configuration.");
 	report_failure(&failure);
+	too_many_recreations = true;
 }
 
 static void
@@ -620,6 +623,7 @@ give_feedback(TimestampTz now)
 	XLogRecPtr	flushed;
 	XLogRecPtr	received;
 	bool		ask;
+	EcmStepFailure failure;
 
 	if (!state.streaming_up)
 		return 0;
@@ -627,8 +631,12 @@ give_feedback(TimestampTz now)
 	received = Max(ecm_feed_received_lsn(), keepalive);
 	received = Max(received, flushed);
 	ask = must_ask(now, flushed);
-	if (ask || ecm_replication_reply_requested() || now >= feedback_due(flushed))
-		(void) ecm_replication_feedback(received, flushed, ask);
+	if ((ask || ecm_replication_reply_requested() || now >= feedback_due(flushed)) &&
+		!ecm_replication_feedback(received, flushed, ask, &failure))
+	{
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		return 0;
+	}
 	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
 						  ecm_feed_last_commit_at());
 	return ecm_earlier(feedback_due(flushed), ask_at);
@@ -806,13 +814,18 @@ check_status(TimestampTz now)
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
 		ecm_exclusive_lock_check(now);
 	check_extension();
-	if (requested && state.failed)
+	if (requested && state.failed && !too_many_recreations)
 		handle_event(ECM_EVENT_RELOAD, NULL);	/* it may have been mended */
 	check_consumers(now);
 	if (state.streaming_up && !ecm_replication_publication_is_good(&failure))
 		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	if (state.streaming_up)
 		retire_former_slot();
+	if (reload_again)
+		ConfigReloadPending = true;
+
+	/* a wait for a lock, in here, resets the latch: look at everything again */
+	SetLatch(MyLatch);
 	status_check_at =
 		TimestampTzPlusMilliseconds(now, state.step == ECM_STEP_CREATE_SLOT ?
 									SLOT_HELP_MS : ecm_status_check_interval);
@@ -843,7 +856,8 @@ reload(void)
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	signature = ecm_settings_signature();
-	if (strcmp(signature, settings_signature) != 0)
+	reload_again = signature == NULL;
+	if (signature != NULL && strcmp(signature, settings_signature) != 0)
 	{
 		event("settings_changed", ECM_SEVERITY_LOG, "", "settings have changed: the stack restarts");
 		old = MemoryContextSwitchTo(TopMemoryContext);
@@ -856,6 +870,7 @@ reload(void)
 		return;
 	}
 	ecm_publish_options();
+	too_many_recreations = false;
 	handle_event(ECM_EVENT_RELOAD, NULL);
 }
 
@@ -1074,7 +1089,9 @@ start_up(void)
 	}
 
 	/* before anybody can believe that we run, and change them */
-	settings_signature = MemoryContextStrdup(TopMemoryContext, ecm_settings_signature());
+	settings_signature = ecm_settings_signature();
+	settings_signature = MemoryContextStrdup(TopMemoryContext,
+											 settings_signature ? settings_signature : "");
 	ecm_publish_init(stack_index,
 					 ecm_timeline_slot_name(&remembered, stack->datname));
 	note_former_slot();

@@ -146,7 +146,7 @@ ecm_settings_signature(void)
 		ereport(WARNING,
 				(errmsg("could not read the settings of database \"%s\": %s",
 						stack->datname, err.message)));
-		database.text = "";
+		return NULL;
 	}
 	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
 					ecm_enabled, ecm_stack_id, ecm_connection,

@@ -37,8 +37,9 @@ extern void ecm_publish_wal_sample(void);
 extern void ecm_publish_pinned(const char *by, TimestampTz since);
 
 /*
- * The effective settings whose change needs a new manager, as one text; and
- * whether the database's settings would disable the stack.
+ * The effective settings whose change needs a new manager, as one text (NULL:
+ * the catalog can't be read now); and whether the database's settings would
+ * disable the stack.
  */
 extern char *ecm_settings_signature(void);
 extern bool ecm_settings_disable(void);

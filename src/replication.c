@@ -829,7 +829,8 @@ ecm_replication_reply_requested(void)
 }
 
 bool
-ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask)
+ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask,
+						 EcmStepFailure *failure)
 {
 	StringInfoData out;
 	TimestampTz now = GetCurrentTimestamp();
@@ -844,11 +845,15 @@ ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask)
 	pq_sendbyte(&out, ask ? 1 : 0);
 	ok = ecm_conn_copy_send(rep_conn, out.data, out.len);
 	pfree(out.data);
-
+	if (!ok)
+	{
+		(void) stream_failed(failure);
+		return false;
+	}
 	reply_requested = false;
 	acknowledged_lsn = Max(acknowledged_lsn, flushed);
 	last_feedback = now;
-	return ok;
+	return true;
 }
 
 XLogRecPtr

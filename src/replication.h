@@ -106,9 +106,12 @@ extern bool ecm_replication_read(EcmStepFailure *failure);
 extern XLogRecPtr ecm_replication_keepalive_lsn(void);
 extern bool ecm_replication_reply_requested(void);
 
-/* Standby status update.  ask: let the walsender answer with a keepalive. */
+/*
+ * Standby status update.  ask: let the walsender answer with a keepalive.
+ * False: connection lost (failure filled).
+ */
 extern bool ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed,
-									 bool ask);
+									 bool ask, EcmStepFailure *failure);
 extern XLogRecPtr ecm_replication_acknowledged(void);
 extern TimestampTz ecm_replication_last_feedback(void);
 

@@ -311,6 +311,8 @@ prepared(Creation *c, EcmConn *conn)
 {
 	const char *action = ecm_conn_value(conn, 0, 3);
 
+	if (action == NULL)
+		action = "gone";		/* not one of our servers */
 	if (strcmp(action, "publish") != 0 && strcmp(action, "capture") != 0)
 	{
 		end_creation(c);		/* gone, or nothing left to do */
