@@ -1066,15 +1066,30 @@ start_up(void)
 {
 	ProbeArg	arg;
 	EcmError	err;
+	bool		one_is_gone;
 
 	/* nothing that the manager does itself may wait long for a lock */
 	ecm_worker_set("lock_timeout", "100ms");
 
+	/* first: what changes after this is found out by the next reload */
+	settings_signature = ecm_settings_signature();
+	settings_signature = MemoryContextStrdup(TopMemoryContext,
+											 settings_signature ? settings_signature : "");
+
 	arg.override = stack->adopt_requested;
-	if (!ecm_worker_try(probe, &arg, &err))
+	if (!ecm_settings_catch_up(&err, &one_is_gone) ||
+		!ecm_worker_try(probe, &arg, &err))
 		ereport(FATAL,
 				(errmsg("could not look into database \"%s\": %s",
 						stack->datname, err.message)));
+	if (one_is_gone)
+	{
+		cleaned_up = true;
+		ecm_lock(LW_EXCLUSIVE);
+		stack->reprobe_requested = true;
+		ecm_unlock();
+		proc_exit(0);
+	}
 	if (arg.result != ECM_PROBE_RUN)
 	{
 		cleaned_up = true;
@@ -1089,9 +1104,6 @@ start_up(void)
 	}
 
 	/* before anybody can believe that we run, and change them */
-	settings_signature = ecm_settings_signature();
-	settings_signature = MemoryContextStrdup(TopMemoryContext,
-											 settings_signature ? settings_signature : "");
 	ecm_publish_init(stack_index,
 					 ecm_timeline_slot_name(&remembered, stack->datname));
 	note_former_slot();

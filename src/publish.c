@@ -15,6 +15,8 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/timestamp.h"
 
 #include "conn.h"
@@ -100,6 +102,74 @@ typedef struct SettingsText
 	bool		disabled;
 } SettingsText;
 
+/* Our settings in ALTER DATABASE ... SET, as "name=value"; within SPI. */
+static void
+find_database_settings(void)
+{
+	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
+					" WHERE (s.setdatabase, s.setrole) ="
+					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
+					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the database's settings");
+}
+
+static bool
+is_set_for_database(const char *name)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+
+		if (pg_strncasecmp(setting, name, strlen(name)) == 0 &&
+			setting[strlen(name)] == '=')
+			return true;
+	}
+	return false;
+}
+
+static void
+apply_database_settings(void *arg)
+{
+	bool	   *one_is_gone = arg;
+	EcmSpiState spi;
+	const char *name;
+	const char *source;
+	char	   *value;
+
+	ecm_spi_begin(&spi);
+	find_database_settings();
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+
+		value = strchr(setting, '=');
+		if (value == NULL)
+			continue;
+		*value++ = '\0';
+		(void) set_config_option(setting, value, PGC_SUSET, PGC_S_DATABASE,
+								 GUC_ACTION_SET, true, WARNING, false);
+	}
+	for (int i = 0; ecm_setting_at(i, "", &name, &value, &source); i++)
+		if (strcmp(source, GucSource_Names[PGC_S_DATABASE]) == 0 &&
+			!is_set_for_database(name))
+			*one_is_gone = true;
+	ecm_spi_end(&spi);
+}
+
+/*
+ * The settings that this process was started with may have changed before it
+ * could read the catalog; a later reload would find no difference then.
+ */
+bool
+ecm_settings_catch_up(EcmError *err, bool *one_is_gone)
+{
+	*one_is_gone = false;
+	return ecm_worker_try(apply_database_settings, one_is_gone, err);
+}
+
 /*
  * A running worker does not see changes of the database's own settings, so
  * they are read from the catalog.
@@ -113,12 +183,7 @@ read_database_settings(void *arg)
 
 	initStringInfo(&text);
 	ecm_spi_begin(&spi);
-	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
-					" WHERE (s.setdatabase, s.setrole) ="
-					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
-					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
-					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the database's settings");
+	find_database_settings();
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],

@@ -37,6 +37,13 @@ extern void ecm_publish_wal_sample(void);
 extern void ecm_publish_pinned(const char *by, TimestampTz since);
 
 /*
+ * At start: takes the database's settings as the catalog has them now.  False:
+ * that can't be read (err).  One that this process was started with may have
+ * been reset since: then another process has to start without it.
+ */
+extern bool ecm_settings_catch_up(EcmError *err, bool *one_is_gone);
+
+/*
  * The effective settings whose change needs a new manager, as one text (NULL:
  * the catalog can't be read now); and whether the database's settings would
  * disable the stack.

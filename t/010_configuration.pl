@@ -184,6 +184,22 @@ value(q{INSERT INTO f VALUES (1, 'a')});
 value('SELECT electric_cm_await_flushed()');
 is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'shapes work with them');
 
+# Settings that change while a manager starts with others: the last one counts
+for my $round (1 .. 5)
+{
+	for my $n (1 .. 10)
+	{
+		set_and_reload("ALTER DATABASE $db RESET electric_cm.stack_id") if $n % 3 == 0;
+		set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'stack $n'");
+	}
+	ok( $node->poll_query_until($db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'stack 10' FROM electric_cm_stat_manager}),
+		"the last of many changes is in effect, round $round");
+}
+set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'almost my stack'");
+set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'my stack'");
+ok( $node->poll_query_until($db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'my stack' FROM electric_cm_stat_manager}),
+	'and the one after');
+
 # Settings that would break our own sessions
 $node->safe_psql('template1', "ALTER DATABASE $db SET $_")
   for (
