@@ -7,6 +7,7 @@ use ElectricCM qw(new_node wait_active replay_equals);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = new_node('main', start => 0);
 my $db = 'postgres';
@@ -24,8 +25,15 @@ sub status_becomes
 sub fails
 {
 	my ($what, $error, $hint) = @_;
-	status_becomes('failed', "$what: failed");
-	like(value('SELECT last_error FROM electric_cm_stat_manager'), $error, "$what: last_error");
+	# not the failure that was there before
+	my $last = '';
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		$last = value('SELECT status, last_error FROM electric_cm_stat_manager');
+		last if $last =~ /^failed\|.*$error/;
+		usleep(100_000);
+	}
+	like($last, qr/^failed\|.*$error/, "$what: failed, and last_error says why");
 	isnt(value('SELECT last_error_sqlstate FROM electric_cm_stat_manager'), '', "$what: with an SQLSTATE");
 	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
 	isnt($rc, 0, "$what: waiting is an error");
