@@ -39,6 +39,7 @@
 #include "compat.h"
 #include "settings.h"
 #include "shape.h"
+#include "timeline.h"
 #include "wal.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_check);
@@ -80,15 +81,25 @@ format_text(const char *fmt, va_list args)
 	}
 }
 
+static void set_finding(EcmFinding *f, EcmVerdict verdict, char *fix,
+						const char *fmt, va_list args) pg_attribute_printf(4, 0);
+
+static void
+set_finding(EcmFinding *f, EcmVerdict verdict, char *fix, const char *fmt,
+			va_list args)
+{
+	f->verdict = verdict;
+	f->detail = format_text(fmt, args);
+	f->fix = fix;
+}
+
 void
 ecm_check_pass(EcmFinding *f, const char *fmt,...)
 {
 	va_list		args;
 
 	va_start(args, fmt);
-	f->verdict = ECM_VERDICT_PASS;
-	f->detail = format_text(fmt, args);
-	f->fix = NULL;
+	set_finding(f, ECM_VERDICT_PASS, NULL, fmt, args);
 	va_end(args);
 }
 
@@ -98,9 +109,7 @@ ecm_check_warn(EcmFinding *f, char *fix, const char *fmt,...)
 	va_list		args;
 
 	va_start(args, fmt);
-	f->verdict = ECM_VERDICT_WARN;
-	f->detail = format_text(fmt, args);
-	f->fix = fix;
+	set_finding(f, ECM_VERDICT_WARN, fix, fmt, args);
 	va_end(args);
 }
 
@@ -110,9 +119,7 @@ ecm_check_fail(EcmFinding *f, char *fix, const char *fmt,...)
 	va_list		args;
 
 	va_start(args, fmt);
-	f->verdict = ECM_VERDICT_FAIL;
-	f->detail = format_text(fmt, args);
-	f->fix = fix;
+	set_finding(f, ECM_VERDICT_FAIL, fix, fmt, args);
 	va_end(args);
 }
 
@@ -260,11 +267,34 @@ raise_setting(const char *name, int value)
 
 /* ------------------------------------------------------------ situation -- */
 
+/*
+ * The slot that the stack uses, or would use.
+ */
+static const char *
+find_slot_name(const EcmSituation *s)
+{
+	const char *setting = ecm_check_setting(s, "slot_name");
+	EcmRemembered remembered = {0};
+	char	  **v;
+	int			n;
+
+	if (setting[0] != '\0')
+		return setting;
+	if (s->has_stack && s->stack->slot_name[0] != '\0')
+		return s->stack->slot_name;
+	v = ecm_check_query(1, &n, "SELECT slot_name FROM _electric_cm.stack");
+	if (n > 0 && v[0] != NULL)
+	{
+		remembered.owns_slot = true;
+		namestrcpy(&remembered.slot_name, v[0]);
+	}
+	return ecm_timeline_default_slot_name(&remembered, s->datname);
+}
+
 static EcmSituation *
 assess_situation(void)
 {
 	EcmSituation *s = palloc0(sizeof(EcmSituation));
-	const char *slot_name;
 	char	  **v;
 	int			n;
 
@@ -275,9 +305,6 @@ assess_situation(void)
 						" WHERE e.extname = 'electric_cm'");
 	s->schema = n > 0 ? v[0] : "public";
 	read_settings(s);
-	slot_name = ecm_check_setting(s, "slot_name");
-	s->slot_name = slot_name[0] != '\0' ? slot_name :
-		ecm_default_slot_name(s->datname);
 	s->publication_name = ecm_check_setting(s, "publication_name");
 
 	s->stack = palloc0(sizeof(EcmStack));
@@ -288,6 +315,7 @@ assess_situation(void)
 		s->runs = s->has_stack && s->stack->pid != 0 &&
 			s->stack->probe == ECM_PROBE_RUN && !s->stack->stop_requested;
 	}
+	s->slot_name = find_slot_name(s);
 	return s;
 }
 

@@ -1025,7 +1025,7 @@ static void
 end_by_error(void)
 {
 	EcmStack   *stack = &ecm_shared->stacks[args.stack_index];
-	int64		shape = my_slot()->working_on;
+	int64		shape = ecm_gather_working_on();
 	ErrorData  *edata;
 	EcmError	err;
 
@@ -1082,6 +1082,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	XLogFlush(ecm_end_of_wal());
 	ecm_gather_init(args.stack_index, args.worker, position);
 	announce(position);
+	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 
 	PG_TRY();

@@ -88,6 +88,7 @@ static SPIPlanPtr progress_plan;
 
 static int64 transactions;
 static int64 entries;
+static int64 working_on;		/* a shape; 0: none in particular */
 
 void
 ecm_gather_init(int index, int worker_number, XLogRecPtr position)
@@ -102,7 +103,14 @@ ecm_gather_init(int index, int worker_number, XLogRecPtr position)
 void
 ecm_gather_work_on(int64 shape)
 {
+	working_on = shape;
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
+}
+
+int64
+ecm_gather_working_on(void)
+{
+	return working_on;
 }
 
 XLogRecPtr

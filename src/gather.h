@@ -65,6 +65,7 @@ extern void ecm_gather_settle(void);
  * is its fault.
  */
 extern void ecm_gather_work_on(int64 shape);
+extern int64 ecm_gather_working_on(void);
 
 /* Is a local transaction open between messages (for a large one)? */
 extern bool ecm_gather_in_transaction(void);

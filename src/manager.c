@@ -53,8 +53,8 @@
 
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
-/* Longest time for a pool job that a step waits for. */
-#define STEP_JOB_TIMEOUT_MS		60000
+/* Longest time for a pool job of the manager's own. */
+#define JOB_TIMEOUT_MS			60000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -139,7 +139,7 @@ static void
 start_step_job(const char *sql)
 {
 	step_job_result = ECM_RESULT_PENDING;
-	step_job = ecm_pool_submit(sql, STEP_JOB_TIMEOUT_MS, step_job_done, NULL);
+	step_job = ecm_pool_submit(sql, JOB_TIMEOUT_MS, step_job_done, NULL);
 }
 
 static EcmStepResult
@@ -162,7 +162,7 @@ static void
 start_pool(void)
 {
 	step_job_result = ECM_RESULT_PENDING;
-	step_job = ecm_pool_submit(ecm_whereabouts_sql(), STEP_JOB_TIMEOUT_MS,
+	step_job = ecm_pool_submit(ecm_whereabouts_sql(), JOB_TIMEOUT_MS,
 							   pool_answered, NULL);
 }
 
@@ -269,7 +269,7 @@ retire_former_slot(void)
 	(void) ecm_pool_submit(psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
 									" WHERE slot_name = %s",
 									ecm_quote_literal(former_slot)),
-						   60000, ignore_result, NULL);
+						   JOB_TIMEOUT_MS, ignore_result, NULL);
 	former_slot[0] = '\0';
 }
 

@@ -71,11 +71,18 @@ ecm_timeline_read(EcmRemembered *remembered)
 char *
 ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
 {
-	EcmSlotFacts facts;
-	char	   *name = ecm_effective_slot_name(datname);
-
 	if (ecm_slot_name[0] != '\0')
-		return name;
+		return pstrdup(ecm_slot_name);
+	return ecm_timeline_default_slot_name(remembered, datname);
+}
+
+char *
+ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+							   const char *datname)
+{
+	EcmSlotFacts facts;
+	char	   *name = ecm_default_slot_name(datname);
+
 	if (remembered->owns_slot &&
 		ecm_slot_lookup(NameStr(remembered->slot_name), &facts) &&
 		facts.logical && facts.database == MyDatabaseId)

@@ -39,6 +39,10 @@ extern void ecm_timeline_read(EcmRemembered *remembered);
 extern char *ecm_timeline_slot_name(const EcmRemembered *remembered,
 									const char *datname);
 
+/* The same where electric_cm.slot_name is empty; needs the slot's name only. */
+extern char *ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+											const char *datname);
+
 /*
  * Why the shapes do not belong to the stream that is about to start, or NULL.
  * Pure.

@@ -119,6 +119,14 @@ is( value('shop', 'SELECT string_agg(slot_name, $$ $$) FROM pg_replication_slots
 is( value('shop', q{SELECT setting FROM electric_cm_options
 		WHERE datname = 'shop' AND name = 'electric_cm.slot_name'}),
 	'electric_cm_app', '... and says so');
+is( value('shop', q{SELECT string_agg(concat_ws(' ', name, verdict), ', ' ORDER BY name) FROM electric_cm_check()
+		WHERE name IN ('lock', 'slot') OR name = 'other_slots' AND verdict <> 'PASS'}),
+	'lock PASS, slot PASS', '... so does electric_cm_check()');
+like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... of that slot');
+value('shop', 'SELECT electric_cm_stop()');
+like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... also while stopped');
+value('shop', 'SELECT electric_cm_start()');
+ok(wait_active($node, 'shop'), 'active');
 is(events('app', 'stepping_aside') . events('shop', 'stepping_back'), '11', 'events tell of it');
 $node->restart;
 ok(wait_active($node, 'shop'), 'active after a restart of the server');

@@ -19,14 +19,7 @@ my $db = 'postgres';
 
 sub value { return $node->safe_psql($db, $_[0]); }
 
-sub becomes
-{
-	my ($what, $query) = @_;
-	return 1 if ok($node->poll_query_until($db, $query), $what);
-	diag(value("SELECT * FROM electric_cm_stat_manager"));
-	diag(value("SELECT * FROM electric_cm_events"));
-	return 0;
-}
+sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
 
 sub events
 {

@@ -21,14 +21,7 @@ my @sessions;
 
 sub value { return $node->safe_psql($db, $_[0]); }
 
-sub becomes
-{
-	my ($query) = @_;
-	return 1 if $node->poll_query_until($db, $query);
-	diag(value('SELECT * FROM electric_cm_stat_manager'));
-	diag(value('SELECT * FROM electric_cm_events'));
-	return 0;
-}
+sub becomes { return ElectricCM::becomes($node, $db, $_[0]); }
 
 sub at_step { return becomes("SELECT step = '$_[0]' FROM electric_cm_stat_manager"); }
 

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT_OK = qw(new_node wait_active replay_equals);
+our @EXPORT_OK = qw(new_node wait_active becomes replay_equals);
 
 =pod
 
@@ -91,6 +91,30 @@ sub wait_active
 		'SELECT * FROM electric_cm_stat_manager',
 		extra_params => ['--expanded']);
 	diag("database $db does not become active:\n$stdout$stderr");
+	return 0;
+}
+
+=pod
+
+=item becomes($node, $db, $query, $what)
+
+Wait until a query returns true, as a test of that name; without a name, just
+wait. If it doesn't, say what the stack is doing and what has happened to it.
+
+=cut
+
+sub becomes
+{
+	my ($node, $db, $query, $what) = @_;
+	my $ok = $node->poll_query_until($db, $query);
+
+	ok($ok, $what) if defined $what;
+	return 1 if $ok;
+	for my $view (qw(electric_cm_stat_manager electric_cm_events))
+	{
+		my ($rc, $stdout, $stderr) = $node->psql($db, "SELECT * FROM $view");
+		diag("$view:\n$stdout$stderr");
+	}
 	return 0;
 }
 
