@@ -185,8 +185,8 @@ COMMENT ON FUNCTION electric_cm_shape_log(text, text, int) IS
 CREATE FUNCTION _electric_cm.register() RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_register' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.widen_send_buffer() RETURNS int4
-	AS 'MODULE_PATHNAME', 'electric_cm_widen_send_buffer' LANGUAGE C VOLATILE STRICT;
+CREATE FUNCTION _electric_cm.tune_walsender() RETURNS void
+	AS 'MODULE_PATHNAME', 'electric_cm_tune_walsender' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_own_publication' LANGUAGE C VOLATILE STRICT;

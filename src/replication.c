@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include <signal.h>
-#include <sys/socket.h>
 
 #include "access/xlog.h"
 #include "catalog/dependency.h"
@@ -36,10 +35,6 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
-/* its header wants Kerberos's, which the server's own packages don't need */
-#undef ENABLE_GSS
-#include "libpq/libpq-be.h"
-
 #include "compat.h"
 #include "replication.h"
 #include "settings.h"
@@ -48,7 +43,6 @@
 #include "wal.h"
 #include "worker.h"
 
-PG_FUNCTION_INFO_V1(electric_cm_widen_send_buffer);
 PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 
 #define QUERY_TIMEOUT_MS	30000
@@ -56,9 +50,6 @@ PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 /* How often a busy slot is looked at, and for how long. */
 #define SLOT_POLL_MS		10
 #define SLOT_BUSY_TIMEOUT_MS	5000
-
-/* What a walsender may send before we have read it. */
-#define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
 
 /*
  * The walsender's timeout in our sessions: the server's own, within these
@@ -623,28 +614,6 @@ start_streaming(XLogRecPtr start_lsn)
 }
 
 /*
- * _electric_cm.widen_send_buffer() RETURNS int4
- *
- * Called in our own walsender.  It sends message by message, and the kernel
- * charges a Unix socket's buffer several hundred bytes for each, so that with
- * the default size it can run ahead by a few hundred rows only and the two
- * processes wake each other all the time.  The kernel cuts the wish down to
- * what it allows (net.core.wmem_max).  Returns the size asked for, in bytes.
- */
-Datum
-electric_cm_widen_send_buffer(PG_FUNCTION_ARGS pg_attribute_unused())
-{
-	int			size = SEND_BUFFER_BYTES;
-
-	if (MyProcPort != NULL &&
-		setsockopt(MyProcPort->sock, SOL_SOCKET, SO_SNDBUF,
-				   (char *) &size, sizeof(size)) != 0)
-		ereport(LOG,
-				(errmsg("could not widen the send buffer: %m")));
-	PG_RETURN_INT32(size);
-}
-
-/*
  * _electric_cm.own_publication(name name) RETURNS void
  *
  * Makes a publication that we have created go with the extension, as
@@ -700,7 +669,7 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
 						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
 						  "SET bytea_output = 'hex';"
-						  "SELECT _electric_cm.widen_send_buffer()", QUERY_TIMEOUT_MS);
+						  "SELECT _electric_cm.tune_walsender()", QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_START_STREAMING:
 			start_streaming(start_lsn);

@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * walsender.c
+ *	  What our own walsender does differently: it sends in large pieces.
+ *
+ * A walsender hands each row to the kernel by itself.  Two thirds of the time
+ * that it needs for a busy stream are those system calls, and each of them
+ * wakes the reader for a hundred bytes.  Ours keeps what it has to send until
+ * the transaction is complete, or a good deal has come together.
+ *
+ * Nothing can be left unsent: decoding hands a transaction over from its begin
+ * to its commit without waiting for anything but the disk, and what is not a
+ * change within a transaction (a commit, a keepalive, an error, the end of the
+ * stream) takes everything before it along.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "replication/logicalproto.h"
+#include "replication/walsender.h"
+
+/* these want Kerberos's header, which the server's own packages don't need */
+#undef ENABLE_GSS
+#include "libpq/libpq.h"
+#include "libpq/libpq-be.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
+
+/* What may be kept before it is sent, within a transaction. */
+#define KEEP_BYTES			(32 * 1024)
+
+/* What may be sent before it has been read. */
+#define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
+
+/* A row change in CopyData: 'w', three numbers of 8 bytes, pgoutput's message. */
+#define XLOGDATA_HEADER		25
+
+static const PQcommMethods *socket_methods; /* the server's own */
+static bool in_transaction = false;
+static bool keeping = false;
+static Size kept_bytes = 0;
+
+/*
+ * May it wait for what follows?
+ */
+static bool
+may_keep(char type, const char *s, Size len)
+{
+	if (type != 'd' || len <= XLOGDATA_HEADER || s[0] != 'w')
+		return false;
+	if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_BEGIN)
+		in_transaction = true;
+	else if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_COMMIT)
+		in_transaction = false;
+	return in_transaction && kept_bytes + len < KEEP_BYTES;
+}
+
+static void
+keep_or_send(char type, const char *s, size_t len)
+{
+	keeping = may_keep(type, s, len);
+	kept_bytes = keeping ? kept_bytes + len : 0;
+	socket_methods->putmessage_noblock(type, s, len);
+}
+
+static int
+flush_unless_keeping(void)
+{
+	return keeping ? 0 : socket_methods->flush_if_writable();
+}
+
+static bool
+is_send_pending_unless_keeping(void)
+{
+	return !keeping && socket_methods->is_send_pending();
+}
+
+static void
+send_in_large_pieces(void)
+{
+	static PQcommMethods methods;
+
+	if (socket_methods != NULL)
+		return;
+	socket_methods = PqCommMethods;
+	methods = *socket_methods;
+	methods.putmessage_noblock = keep_or_send;
+	methods.flush_if_writable = flush_unless_keeping;
+	methods.is_send_pending = is_send_pending_unless_keeping;
+	PqCommMethods = &methods;
+}
+
+/*
+ * _electric_cm.tune_walsender() RETURNS void
+ *
+ * Called in our own walsender, for the rest of its life.  The kernel charges a
+ * Unix socket's buffer several hundred bytes for each piece besides its
+ * contents, so the buffer is made larger as well; the kernel cuts that wish
+ * down to what it allows (net.core.wmem_max).
+ *
+ * Errors: 55000 this is not a walsender.
+ */
+Datum
+electric_cm_tune_walsender(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	int			size = SEND_BUFFER_BYTES;
+
+	if (!am_walsender || MyProcPort == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this session is not a walsender")));
+	send_in_large_pieces();
+	if (setsockopt(MyProcPort->sock, SOL_SOCKET, SO_SNDBUF,
+				   (char *) &size, sizeof(size)) != 0)
+		ereport(LOG,
+				(errmsg("could not widen the send buffer: %m")));
+	PG_RETURN_VOID();
+}
