@@ -6,12 +6,14 @@
  * A walsender hands each row to the kernel by itself.  Two thirds of the time
  * that it needs for a busy stream are those system calls, and each of them
  * wakes the reader for a hundred bytes.  Ours keeps what it has to send until
- * the transaction is complete, or a good deal has come together.
+ * the transaction is complete; and longer, but only up to a limit, where it is
+ * far behind, since then more is about to follow.
  *
- * Nothing can be left unsent: decoding hands a transaction over from its begin
- * to its commit without waiting for anything but the disk, and what is not a
- * change within a transaction (a commit, a keepalive, an error, the end of the
- * stream) takes everything before it along.
+ * Nothing is left unsent.  Within a transaction, decoding goes from its begin
+ * to its commit without waiting for anything but the disk.  After a commit, the
+ * walsender tries to flush after each WAL record and before it waits for more,
+ * and by then it is not far behind.  Whatever is not a change in a transaction
+ * (a keepalive, an error, the end of the stream) takes all before it along.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +21,12 @@
 
 #include <sys/socket.h>
 
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/logicalproto.h"
 #include "replication/walsender.h"
+#include "replication/walsender_private.h"
 
 /* these want Kerberos's header, which the server's own packages don't need */
 #undef ENABLE_GSS
@@ -31,8 +35,14 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 
-/* What may be kept before it is sent, within a transaction. */
+/* What may be kept before it is sent. */
 #define KEEP_BYTES			(32 * 1024)
+
+/* With more WAL than this still to be decoded, complete transactions wait ... */
+#define FAR_BEHIND_BYTES	(64 * 1024)
+
+/* ... unless this many records had nothing in them to be sent. */
+#define KEEP_RECORDS		64
 
 /* What may be sent before it has been read. */
 #define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
@@ -44,9 +54,16 @@ static const PQcommMethods *socket_methods; /* the server's own */
 static bool in_transaction = false;
 static bool keeping = false;
 static Size kept_bytes = 0;
+static int	flushes_asked = 0;	/* since the last message */
+
+static bool
+is_far_behind(void)
+{
+	return GetFlushRecPtr(NULL) > MyWalSnd->sentPtr + FAR_BEHIND_BYTES;
+}
 
 /*
- * May it wait for what follows?
+ * May this message wait for what follows?
  */
 static bool
 may_keep(char type, const char *s, Size len)
@@ -57,7 +74,7 @@ may_keep(char type, const char *s, Size len)
 		in_transaction = true;
 	else if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_COMMIT)
 		in_transaction = false;
-	return in_transaction && kept_bytes + len < KEEP_BYTES;
+	return kept_bytes + len < KEEP_BYTES && (in_transaction || is_far_behind());
 }
 
 static void
@@ -65,12 +82,19 @@ keep_or_send(char type, const char *s, size_t len)
 {
 	keeping = may_keep(type, s, len);
 	kept_bytes = keeping ? kept_bytes + len : 0;
+	flushes_asked = 0;
 	socket_methods->putmessage_noblock(type, s, len);
 }
 
 static int
 flush_unless_keeping(void)
 {
+	if (keeping && !in_transaction &&
+		(flushes_asked++ >= KEEP_RECORDS || !is_far_behind()))
+	{
+		keeping = false;
+		kept_bytes = 0;
+	}
 	return keeping ? 0 : socket_methods->flush_if_writable();
 }
 
