@@ -31,7 +31,10 @@ CREATE TABLE _electric_cm.shape (
 	relation oid NOT NULL,
 	relation_name text NOT NULL,	-- quoted; the first part of every key
 	where_clause text,				-- deparsed, normalised
-	where_attnums int2[],
+	where_attnums int2[],			-- the columns that it refers to ...
+	where_names text[],				-- ... with all that is needed to parse it
+	where_types oid[],				-- without the table
+	where_collations oid[],
 	requested_columns text[],		-- NULL: all
 	column_names text[] NOT NULL,	-- in the order of the log's values
 	column_types oid[] NOT NULL,

@@ -43,24 +43,18 @@
 
 #include "consumer.h"
 #include "gather.h"
+#include "match.h"
 #include "shape.h"
 #include "shmem.h"
 #include "wal.h"
 #include "worker.h"
 
-/* A shape that we follow. */
-typedef struct Shape
-{
-	EcmShapeDef *def;
-	MemoryContext context;		/* of def and of this struct */
-	EcmShapeBuffer buffer;
-} Shape;
-
-/* A shape's view of a relation in the stream. */
+/* A table's view of a relation in the stream. */
 typedef struct Binding
 {
-	Shape	   *shape;
-	int		   *map;			/* shape's column -> relation's column */
+	EcmTable   *table;
+	int		   *map;			/* table's column -> relation's, -1: none */
+	bool	   *usable;			/* by layout: the relation has what it needs */
 } Binding;
 
 typedef struct RelEntry
@@ -69,7 +63,8 @@ typedef struct RelEntry
 	MemoryContext context;		/* of all that follows */
 	LogicalRepRelation *rel;
 	bool		full;			/* old tuples have all columns */
-	uint32		shapes_version; /* bindings were made for this one */
+	uint32		tables_version; /* bindings were made for this one */
+	MemoryContext bindings_context;
 	List	   *bindings;
 } RelEntry;
 
@@ -81,17 +76,19 @@ static MemoryContext orders_context;	/* reset after each transaction */
 static MemoryContext message_context;	/* reset after each message */
 static MemoryContext relation_context;	/* relation cache */
 
-static List *shapes = NIL;
-static uint32 shapes_version = 1;
 static HTAB *relations;
+static uint64 change_number;	/* tells one change's matches from another's */
 /* the upstream transaction that is coming in */
 static TransactionId upstream_xid;
 static bool skipping;			/* it was applied before */
 static List *txn_orders = NIL;	/* our own messages in it, in orders_context */
 
-/* scratch space for one change */
-static EcmValue *new_values;
-static EcmValue *old_values;
+/*
+ * Scratch space for one change: what the table has of each tuple, what a shape
+ * takes of that.
+ */
+static EcmValue *table_values[2];
+static EcmValue *shape_values[2];
 static int	max_values;
 
 static EcmConsumerSlot *
@@ -107,99 +104,30 @@ ensure_scratch(int ncolumns)
 {
 	if (ncolumns <= max_values)
 		return;
-	max_values = ncolumns * 2;
-	if (new_values)
+	max_values = Max(16, ncolumns * 2);
+	for (int i = 0; i < 2; i++)
 	{
-		pfree(new_values);
-		pfree(old_values);
-	}
-	new_values = MemoryContextAlloc(TopMemoryContext, sizeof(EcmValue) * max_values);
-	old_values = MemoryContextAlloc(TopMemoryContext, sizeof(EcmValue) * max_values);
-}
-
-static Shape *
-find_shape(int64 id)
-{
-	ListCell   *lc;
-
-	foreach(lc, shapes)
-	{
-		Shape	   *shape = lfirst(lc);
-
-		if (shape->def->id == id && !shape->buffer.gone)
-			return shape;
-	}
-	return NULL;
-}
-
-/*
- * Takes a shape up; def lives in 'context', which becomes the shape's.
- */
-static Shape *
-add_shape(EcmShapeDef *def, MemoryContext context)
-{
-	Shape	   *shape = MemoryContextAllocZero(context, sizeof(Shape));
-	MemoryContext old;
-
-	shape->def = def;
-	shape->context = context;
-	shape->buffer.shape = def->id;
-	shape->buffer.ncolumns = def->ncolumns;
-	shape->buffer.capturing = def->state != ECM_SHAPE_LIVE;
-	ensure_scratch(def->ncolumns);
-
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	shapes = lappend(shapes, shape);
-	MemoryContextSwitchTo(old);
-	shapes_version++;
-	return shape;
-}
-
-/*
- * Gathered entries of a shape that is gone are not written; the struct itself
- * goes when no chunk list refers to it any more.
- */
-static void
-mark_shape_gone(Shape *shape)
-{
-	shape->buffer.gone = true;
-	shapes_version++;
-}
-
-static void
-remove_gone_shapes(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, shapes)
-	{
-		Shape	   *shape = lfirst(lc);
-
-		if (shape->buffer.gone)
+		if (table_values[i] != NULL)
 		{
-			shapes = foreach_delete_current(shapes, lc);
-			MemoryContextDelete(shape->context);
+			pfree(table_values[i]);
+			pfree(shape_values[i]);
 		}
+		table_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
+		shape_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
 	}
 }
 
 /*
- * Loads a shape's definition; in a transaction.  Returns NULL if it is gone.
+ * A where clause that does not compile is that shape's fault.
  */
-static Shape *
-load_shape(int64 id)
+static void
+follow_shape(const EcmShapeDef *def)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
-												  "electric_cm shape",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	EcmShapeDef *def = ecm_shape_by_id(id);
-
-	MemoryContextSwitchTo(old);
-	if (def != NULL)
-		return add_shape(def, context);
-	MemoryContextDelete(context);
-	return NULL;
+	ecm_gather_work_on(def->id);
+	(void) ecm_match_add(def);
+	ecm_gather_work_on(0);
 }
 
 /* All shapes that are ours; in a transaction, at start. */
@@ -209,20 +137,21 @@ load_all_shapes(void *arg pg_attribute_unused())
 	ListCell   *lc;
 
 	foreach(lc, ecm_shapes_of_worker(args.worker))
-		(void) load_shape(((EcmShapeDef *) lfirst(lc))->id);
+		follow_shape(lfirst(lc));
 }
 
 /* -------------------------------------------------------------- changes -- */
 
 /*
- * The shape's columns of a tuple from the stream.  Columns that an old key
- * does not carry are "unchanged", not null.
+ * The table's columns of a tuple from the stream.  Columns that an old key
+ * does not carry are "unchanged", not null; so are those that the relation
+ * does not have (no shape that is served from it asks for them).
  */
 static void
-shape_values(Binding *binding, RelEntry *entry, LogicalRepTupleData *tuple,
-			 bool old_key, EcmValue *values)
+read_tuple(Binding *binding, RelEntry *entry, LogicalRepTupleData *tuple,
+		   bool old_key, EcmValue *values)
 {
-	for (int i = 0; i < binding->shape->def->ncolumns; i++)
+	for (int i = 0; i < binding->table->ncolumns; i++)
 	{
 		int			col = binding->map[i];
 		EcmValue   *value = &values[i];
@@ -232,7 +161,7 @@ shape_values(Binding *binding, RelEntry *entry, LogicalRepTupleData *tuple,
 		if (col >= tuple->ncols)
 			elog(ERROR, "tuple of relation %u has %d columns, need %d",
 				 entry->relid, tuple->ncols, col + 1);
-		if (old_key && !bms_is_member(col, entry->rel->attkeys))
+		if (col < 0 || (old_key && !bms_is_member(col, entry->rel->attkeys)))
 			value->kind = ECM_VALUE_UNCHANGED;
 		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_TEXT)
 		{
@@ -254,41 +183,134 @@ same_value(const EcmValue *a, const EcmValue *b)
 		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
 }
 
+/* The shape's columns of what the table has. */
+static const EcmValue *
+pick_columns(const EcmShape *shape, EcmWhich which)
+{
+	const EcmLayout *layout = shape->layout;
+
+	if (layout->whole)
+		return table_values[which];
+	for (int i = 0; i < layout->ncolumns; i++)
+		shape_values[which][i] = table_values[which][layout->columns[i]];
+	return shape_values[which];
+}
+
+static void
+emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
+{
+	ecm_gather_work_on(shape->id);
+	ecm_gather_entry(&shape->buffer, op, newv, oldv);
+}
+
 /*
- * An update that changes the key is a delete and an insert.  A TOASTed value
- * that did not change is not in the new tuple; a full old tuple has it.
+ * A row stays in the shape.  An update that changes its key is a delete and an
+ * insert.  has_old: the old tuple is known, as a whole (full) or its key.
  */
 static void
-emit_update(Binding *binding, RelEntry *entry, bool has_old,
-			LogicalRepTupleData *oldtup, LogicalRepTupleData *newtup)
+emit_update(EcmShape *shape, bool has_old, bool full)
 {
-	Shape	   *shape = binding->shape;
+	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
+	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
 	bool		key_changed = false;
 
-	shape_values(binding, entry, newtup, false, new_values);
-	if (!has_old)
+	for (int i = 0; has_old && i < shape->layout->nkeys; i++)
 	{
-		ecm_gather_entry(&shape->buffer, ECM_OP_UPDATE, new_values, NULL);
-		return;
-	}
+		int			k = shape->layout->keys[i];
 
-	shape_values(binding, entry, oldtup, !entry->full, old_values);
-	for (int i = 0; i < shape->def->ncolumns; i++)
-		if (new_values[i].kind == ECM_VALUE_UNCHANGED)
-			new_values[i] = old_values[i];
-	for (int i = 0; i < shape->def->nkeys; i++)
-	{
-		int			k = shape->def->key_positions[i];
-
-		key_changed |= !same_value(&new_values[k], &old_values[k]);
+		key_changed |= !same_value(&newv[k], &oldv[k]);
 	}
 	if (key_changed)
 	{
-		ecm_gather_entry(&shape->buffer, ECM_OP_DELETE, NULL, old_values);
-		ecm_gather_entry(&shape->buffer, ECM_OP_INSERT, new_values, NULL);
+		emit(shape, ECM_OP_DELETE, NULL, oldv);
+		emit(shape, ECM_OP_INSERT, newv, NULL);
 	}
 	else
-		ecm_gather_entry(&shape->buffer, ECM_OP_UPDATE, new_values, entry->full ? old_values : NULL);
+		emit(shape, ECM_OP_UPDATE, newv, full ? oldv : NULL);
+}
+
+/* Can this shape be served from that relation? */
+static bool
+is_usable(const Binding *binding, const EcmShape *shape)
+{
+	return binding->usable[shape->layout->number];
+}
+
+/*
+ * Which shapes was the row in, which is it in now?
+ */
+static void
+match_change(Binding *binding, RelEntry *entry, LogicalRepTupleData *oldtup,
+			 LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **were_in = NULL;
+	EcmShape  **are_in = NULL;
+	int			nwere = 0;
+	int			nare = 0;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	change_number++;
+
+	if (oldtup != NULL)
+		read_tuple(binding, entry, oldtup, !entry->full, table_values[ECM_OLD_TUPLE]);
+	if (newtup != NULL)
+	{
+		read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+
+		/* a TOASTed value that did not change is in a full old tuple only */
+		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
+			if (table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
+				table_values[ECM_NEW_TUPLE][i] = table_values[ECM_OLD_TUPLE][i];
+	}
+	if (oldtup != NULL)
+		were_in = ecm_match_tuple(table, table_values[ECM_OLD_TUPLE],
+								  ECM_OLD_TUPLE, change_number, &nwere);
+	if (newtup != NULL)
+		are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE],
+								 ECM_NEW_TUPLE, change_number, &nare);
+
+	for (int i = 0; i < nwere; i++)
+		if (were_in[i]->marks[ECM_NEW_TUPLE] != change_number &&
+			is_usable(binding, were_in[i]))
+			emit(were_in[i], ECM_OP_DELETE, NULL, pick_columns(were_in[i], ECM_OLD_TUPLE));
+	for (int i = 0; i < nare; i++)
+	{
+		EcmShape   *shape = are_in[i];
+
+		if (!is_usable(binding, shape))
+			continue;
+		if (shape->marks[ECM_OLD_TUPLE] == change_number)
+			emit_update(shape, true, entry->full);
+		else
+			emit(shape, ECM_OP_INSERT, pick_columns(shape, ECM_NEW_TUPLE), NULL);
+	}
+	ecm_gather_work_on(0);
+}
+
+/*
+ * Without an old tuple the replica identity did not change, and a where clause
+ * looks at nothing else: who has the row now had it before.
+ */
+static void
+match_update_in_place(Binding *binding, RelEntry *entry, LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **are_in;
+	int			n;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+	are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
+							 ++change_number, &n);
+	for (int i = 0; i < n; i++)
+		if (is_usable(binding, are_in[i]))
+			emit_update(are_in[i], false, false);
+	ecm_gather_work_on(0);
 }
 
 /* ------------------------------------------------------------ relations -- */
@@ -323,52 +345,53 @@ handle_relation(StringInfo in)
 	entry->context = context;
 	entry->rel = rel;
 	entry->full = rel->replident == REPLICA_IDENTITY_FULL;
-	entry->shapes_version = 0;
+	entry->tables_version = 0;
+	entry->bindings_context = AllocSetContextCreate(context, "electric_cm bindings",
+													ALLOCSET_SMALL_SIZES);
 	entry->bindings = NIL;
 	MemoryContextSwitchTo(old);
 }
 
 /*
- * Maps a shape's columns to a relation's by name (a partition may have its
- * columns in another order).  NULL: one is missing.
+ * Maps a table's columns to a relation's by name (a partition may have its
+ * columns in another order).
  */
 static int *
-map_columns(EcmShapeDef *def, LogicalRepRelation *rel, MemoryContext context)
+map_columns(EcmTable *table, LogicalRepRelation *rel)
 {
-	int		   *map = MemoryContextAlloc(context, sizeof(int) * def->ncolumns);
+	int		   *map = palloc(sizeof(int) * Max(table->ncolumns, 1));
 
-	for (int i = 0; i < def->ncolumns; i++)
+	for (int i = 0; i < table->ncolumns; i++)
 	{
 		map[i] = -1;
 		for (int j = 0; j < rel->natts && map[i] < 0; j++)
-			if (strcmp(def->column_names[i], rel->attnames[j]) == 0 &&
-				def->column_types[i] == rel->atttyps[j])
+			if (table->columns[i].type == rel->atttyps[j] &&
+				strcmp(table->columns[i].name, rel->attnames[j]) == 0)
 				map[i] = j;
-		if (map[i] < 0)
-		{
-			pfree(map);
-			return NULL;
-		}
 	}
 	return map;
 }
 
 /*
- * Old tuples carry the replica identity's columns only.  Should those not
- * include the shape's key any more, its log can't be continued.
+ * Does the relation have all columns that shapes of this layout need, and do
+ * its old tuples have their key and what their where clauses look at?  Should
+ * it not be so any more, their logs can't be continued.
  */
 static bool
-identity_has_key(EcmShapeDef *def, RelEntry *entry)
+layout_is_usable(const EcmLayout *layout, const int *map, RelEntry *entry)
 {
-	for (int i = 0; i < def->nkeys && !entry->full; i++)
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (map[layout->columns[i]] < 0)
+			return false;
+	for (int i = 0; i < layout->nkeys; i++)
+		if (!entry->full &&
+			!bms_is_member(map[layout->columns[layout->keys[i]]], entry->rel->attkeys))
+			return false;
+	for (int i = 0; i < layout->nfilter_columns; i++)
 	{
-		const char *key = def->column_names[def->key_positions[i]];
-		bool		found = false;
+		int			col = map[layout->filter_columns[i]];
 
-		for (int j = 0; j < entry->rel->natts; j++)
-			found |= strcmp(entry->rel->attnames[j], key) == 0 &&
-				bms_is_member(j, entry->rel->attkeys);
-		if (!found)
+		if (col < 0 || (!entry->full && !bms_is_member(col, entry->rel->attkeys)))
 			return false;
 	}
 	return true;
@@ -403,26 +426,43 @@ queue_order(const char *text)
 	MemoryContextSwitchTo(old);
 }
 
-/* They are made anew with every shape that comes or goes. */
 static void
-forget_bindings(RelEntry *entry)
+queue_mismatch(EcmShape *shape)
 {
+	/* comes again if this transaction does */
+	queue_order(psprintf("mismatch " INT64_FORMAT, shape->id));
+}
+
+static Binding *
+bind_table(EcmTable *table, RelEntry *entry)
+{
+	Binding    *binding = palloc(sizeof(Binding));
 	ListCell   *lc;
 
-	foreach(lc, entry->bindings)
-		pfree(((Binding *) lfirst(lc))->map);
-	list_free_deep(entry->bindings);
-	entry->bindings = NIL;
+	binding->table = table;
+	binding->map = map_columns(table, entry->rel);
+	binding->usable = palloc(sizeof(bool) * Max(list_length(table->layouts), 1));
+	foreach(lc, table->layouts)
+	{
+		EcmLayout  *layout = lfirst(lc);
+
+		binding->usable[layout->number] = layout_is_usable(layout, binding->map, entry);
+		if (!binding->usable[layout->number])
+			ecm_match_foreach(table, layout, queue_mismatch);
+	}
+	return binding;
 }
 
 /*
- * Which shapes want this relation's changes?
+ * Which tables' shapes want this relation's changes: those of its own, and of
+ * what it is a partition of.
  */
 static void
 bind_relation(RelEntry *entry)
 {
 	AncestorsArg arg = {entry->relid, NIL};
 	ListCell   *lc;
+	MemoryContext old;
 
 	if (ecm_gather_in_transaction())
 		read_ancestors(&arg);
@@ -435,34 +475,18 @@ bind_relation(RelEntry *entry)
 				 entry->relid, err.message);
 	}
 	MemoryContextSwitchTo(message_context);
-
-	forget_bindings(entry);
-	foreach(lc, shapes)
+	MemoryContextReset(entry->bindings_context);
+	old = MemoryContextSwitchTo(entry->bindings_context);
+	entry->bindings = NIL;
+	foreach(lc, arg.ancestors)
 	{
-		Shape	   *shape = lfirst(lc);
-		int		   *map;
+		EcmTable   *table = ecm_match_table(lfirst_oid(lc));
 
-		if (shape->buffer.gone || !list_member_oid(arg.ancestors, shape->def->relation))
-			continue;
-		map = identity_has_key(shape->def, entry) ?
-			map_columns(shape->def, entry->rel, entry->context) : NULL;
-		if (map == NULL)
-		{
-			/* not bound; comes again if this transaction does */
-			queue_order(psprintf("mismatch " INT64_FORMAT, shape->def->id));
-		}
-		else
-		{
-			MemoryContext old = MemoryContextSwitchTo(entry->context);
-			Binding    *binding = palloc(sizeof(Binding));
-
-			binding->shape = shape;
-			binding->map = map;
-			entry->bindings = lappend(entry->bindings, binding);
-			MemoryContextSwitchTo(old);
-		}
+		if (table != NULL)
+			entry->bindings = lappend(entry->bindings, bind_table(table, entry));
 	}
-	entry->shapes_version = shapes_version;
+	MemoryContextSwitchTo(old);
+	entry->tables_version = ecm_tables_version;
 }
 
 static RelEntry *
@@ -473,7 +497,7 @@ find_relation(LogicalRepRelId relid)
 	if (entry == NULL)
 		elog(ERROR, "change of relation %u, which the stream has not described",
 			 relid);
-	if (entry->shapes_version != shapes_version)
+	if (entry->tables_version != ecm_tables_version)
 		bind_relation(entry);
 	return entry;
 }
@@ -501,22 +525,22 @@ static void
 obey_capture(int64 id, int generation)
 {
 	EcmShapeDef *def = ecm_shape_by_id(id);
-	Shape	   *shape;
+	EcmShape   *shape;
 
 	if (def == NULL || def->worker != args.worker ||
 		def->generation != generation)
 		return;					/* gone, another's, or a later attempt is coming */
 
-	shape = find_shape(id);
+	shape = ecm_match_find(id);
 	if (shape != NULL)
-		mark_shape_gone(shape); /* an earlier attempt */
+		ecm_match_remove(shape); /* an earlier attempt */
 	(void) ecm_log_delete(id);
 	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation)"
 				 " VALUES ($1, 'capturing', $2) ON CONFLICT (shape) DO UPDATE"
 				 " SET state = 'capturing', generation = excluded.generation",
 				 id, generation);
 	CommandCounterIncrement();
-	(void) load_shape(id);
+	follow_shape(def);
 }
 
 /*
@@ -527,10 +551,10 @@ obey_capture(int64 id, int generation)
 static void
 obey_live(int64 id, int generation, const char *snapshot)
 {
-	Shape	   *shape = find_shape(id);
+	EcmShape   *shape = ecm_match_find(id);
 
 	if (shape == NULL || !shape->buffer.capturing ||
-		shape->def->generation != generation)
+		shape->generation != generation)
 		return;
 
 	/* its commit can be decoded a moment before others can see its rows */
@@ -564,13 +588,13 @@ set_errored(int64 id, int generation, const char *reason)
 static void
 give_up(int64 id, const char *reason)
 {
-	Shape	   *shape = find_shape(id);
+	EcmShape   *shape = ecm_match_find(id);
 
 	if (shape == NULL)
 		return;
-	set_errored(id, shape->def->generation, reason);
+	set_errored(id, shape->generation, reason);
 	(void) ecm_shape_invalidate_nowait(id, reason);
-	mark_shape_gone(shape);
+	ecm_match_remove(shape);
 }
 
 /*
@@ -580,13 +604,13 @@ static void
 obey_fail(int64 id, int generation, const char *reason)
 {
 	EcmShapeDef *def = ecm_shape_by_id(id);
-	Shape	   *shape = find_shape(id);
+	EcmShape   *shape = ecm_match_find(id);
 
 	if (def == NULL || def->worker != args.worker || def->generation != generation)
 		return;
 	set_errored(id, generation, reason);
 	if (shape != NULL)
-		mark_shape_gone(shape);
+		ecm_match_remove(shape);
 }
 
 /* The first number of every order of ours is the shape's id. */
@@ -596,7 +620,7 @@ obey_order(const char *text)
 	int64		id;
 	int			generation;
 	int			n = 0;
-	Shape	   *shape;
+	EcmShape   *shape;
 
 	if (strncmp(text, "create ", strlen("create ")) == 0)
 		return;					/* the manager's */
@@ -609,9 +633,9 @@ obey_order(const char *text)
 		obey_live(id, generation, text + n);
 	else if (sscanf(text, "drop " INT64_FORMAT, &id) == 1)
 	{
-		shape = find_shape(id);
+		shape = ecm_match_find(id);
 		if (shape != NULL)
-			mark_shape_gone(shape);
+			ecm_match_remove(shape);
 	}
 	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
 			 n > 0)
@@ -665,12 +689,12 @@ handle_commit(StringInfo in)
 	logicalrep_read_commit(in, &commit);
 	if (skipping)
 		return;
-	ecm_gather_figures.shapes = list_length(shapes);
+	ecm_gather_figures.shapes = ecm_match_nshapes();
 	ecm_gather_commit(commit.end_lsn, txn_orders != NIL ? obey_orders : NULL);
 	if (txn_orders != NIL)
 		forget_orders();
 	if (ecm_gather_is_empty())
-		remove_gone_shapes();
+		ecm_match_free_gone();
 }
 
 static void
@@ -692,26 +716,21 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 
 	foreach(lc, entry->bindings)
 	{
-		Binding    *binding = lfirst(lc);
-
-		ecm_gather_work_on(binding->shape->def->id);
-		switch (type)
-		{
-			case LOGICAL_REP_MSG_INSERT:
-				shape_values(binding, entry, &newtup, false, new_values);
-				ecm_gather_entry(&binding->shape->buffer, ECM_OP_INSERT, new_values, NULL);
-				break;
-			case LOGICAL_REP_MSG_UPDATE:
-				emit_update(binding, entry, has_old, &oldtup, &newtup);
-				break;
-			default:
-				shape_values(binding, entry, &oldtup, !entry->full, old_values);
-				ecm_gather_entry(&binding->shape->buffer, ECM_OP_DELETE, NULL, old_values);
-				break;
-		}
+		if (type == LOGICAL_REP_MSG_INSERT)
+			match_change(lfirst(lc), entry, NULL, &newtup);
+		else if (type == LOGICAL_REP_MSG_DELETE)
+			match_change(lfirst(lc), entry, &oldtup, NULL);
+		else if (has_old)
+			match_change(lfirst(lc), entry, &oldtup, &newtup);
+		else
+			match_update_in_place(lfirst(lc), entry, &newtup);
 	}
-	if (entry->bindings != NIL)
-		ecm_gather_work_on(0);
+}
+
+static void
+queue_truncate(EcmShape *shape)
+{
+	queue_order(psprintf("truncate " INT64_FORMAT, shape->id));
 }
 
 /*
@@ -731,8 +750,13 @@ handle_truncate(StringInfo in)
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
-			queue_order(psprintf("truncate " INT64_FORMAT,
-								 ((Binding *) lfirst(lc2))->shape->def->id));
+		{
+			EcmTable   *table = ((Binding *) lfirst(lc2))->table;
+			ListCell   *lc3;
+
+			foreach(lc3, table->layouts)
+				ecm_match_foreach(table, lfirst(lc3), queue_truncate);
+		}
 	}
 }
 
@@ -761,7 +785,7 @@ obey_reset(uint32 number)
 	forget_orders();
 	ecm_gather_reset();
 	forget_relations();
-	remove_gone_shapes();
+	ecm_match_free_gone();
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
@@ -882,7 +906,7 @@ announce(XLogRecPtr position)
 		proc_exit(0);			/* our successor waits for our end */
 	}
 	slot->pid = MyProcPid;
-	slot->shapes = list_length(shapes);
+	slot->shapes = ecm_match_nshapes();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
@@ -1016,18 +1040,40 @@ record_fault(void *arg)
 }
 
 /*
+ * One shape that raises an error each time would hold all others back for
+ * ever, so it is left out from now on.
+ */
+static void
+blame_shape(int64 shape, int sqlerrcode, const char *message)
+{
+	FaultArg	fault = {shape, message ? message : "unknown error", ""};
+	EcmError	err;
+
+	if (shape == 0 || !is_shapes_fault(sqlerrcode))
+		return;
+	if (ecm_worker_try(record_fault, &fault, &err) && fault.handle[0] != '\0')
+		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+				  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
+				  "shape %s has failed and is not followed any more", fault.handle);
+}
+
+static int
+sqlstate_code(const char *sqlstate)
+{
+	if (strlen(sqlstate) != 5)
+		return ERRCODE_INTERNAL_ERROR;
+	return MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+}
+
+/*
  * An ERROR ends the consumer: its queue and what it had gathered are worth
- * nothing any more, and a new one goes on from what is durable.  One shape that
- * raises an error each time would thus hold all others back for ever, so it is
- * left out from now on.
+ * nothing any more, and a new one goes on from what is durable.
  */
 static void
 end_by_error(void)
 {
-	EcmStack   *stack = &ecm_shared->stacks[args.stack_index];
 	int64		shape = ecm_gather_working_on();
 	ErrorData  *edata;
-	EcmError	err;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -1037,15 +1083,7 @@ end_by_error(void)
 	AbortOutOfAnyTransaction();
 	RESUME_INTERRUPTS();
 
-	if (shape != 0 && is_shapes_fault(edata->sqlerrcode))
-	{
-		FaultArg	fault = {shape, edata->message ? edata->message : "unknown error", ""};
-
-		if (ecm_worker_try(record_fault, &fault, &err) && fault.handle[0] != '\0')
-			ecm_event(MyDatabaseId, stack->datname, "shape_errored",
-					  ECM_SEVERITY_WARNING, fault.message,
-					  "shape %s has failed and is not followed any more", fault.handle);
-	}
+	blame_shape(shape, edata->sqlerrcode, edata->message);
 	proc_exit(1);
 }
 
@@ -1073,16 +1111,22 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	forget_relations();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
-		!ecm_worker_try(read_progress, &position, &err) ||
-		!ecm_worker_try(load_all_shapes, NULL, &err))
+		!ecm_worker_try(read_progress, &position, &err))
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
+	ecm_gather_init(args.stack_index, args.worker, position);
+	ecm_gather_work_on(0);		/* whatever a predecessor was at */
+	ecm_match_init();
+	if (!ecm_worker_try(load_all_shapes, NULL, &err))
+	{
+		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
+		ereport(FATAL,
+				(errmsg("could not start consumer: %s", err.message)));
+	}
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());
-	ecm_gather_init(args.stack_index, args.worker, position);
 	announce(position);
-	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 
 	PG_TRY();

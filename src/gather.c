@@ -74,6 +74,7 @@ static Size open_bytes;
 static XLogRecPtr txn_lsn;
 static uint64 txn_xid;
 static bool spilling;			/* a local transaction is open for it */
+static bool transaction_open;	/* one is, for it or for anything else */
 
 static XLogRecPtr batch_lsn;	/* end of the last complete one gathered, or
 								 * invalid */
@@ -122,7 +123,7 @@ ecm_gather_position(void)
 bool
 ecm_gather_in_transaction(void)
 {
-	return spilling;
+	return transaction_open;
 }
 
 bool
@@ -137,9 +138,38 @@ static void
 begin_local(void)
 {
 	caller_context = CurrentMemoryContext;
+	if (transaction_open)
+	{
+		MemoryContextSwitchTo(CurTransactionContext);
+		return;
+	}
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	transaction_open = true;
+}
+
+void
+ecm_gather_enter_transaction(void)
+{
+	if (transaction_open)
+		return;
+	begin_local();
+	MemoryContextSwitchTo(caller_context);
+}
+
+/* Ends a transaction in which there was nothing to write. */
+static void
+end_unused(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (!transaction_open || spilling)
+		return;
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	transaction_open = false;
+	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -184,6 +214,7 @@ commit_local(XLogRecPtr lsn)
 	save_progress(lsn);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	transaction_open = false;
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	commit = palloc(sizeof(UnflushedCommit));
@@ -329,7 +360,10 @@ commit_complete(void)
 		commit_local(batch_lsn);
 	}
 	else
+	{
+		end_unused();
 		applied_lsn = batch_lsn;
+	}
 	forget_complete();
 	reset_gather_memory();
 }
@@ -512,9 +546,11 @@ ecm_gather_reset(void)
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(caller_context);
 		spilling = false;
+		transaction_open = false;
 	}
 	forget_open();
 	commit_complete();
+	end_unused();
 	reset_gather_memory();
 	report_progress(true);
 }
@@ -523,7 +559,7 @@ bool
 ecm_gather_unsettled(void)
 {
 	return !XLogRecPtrIsInvalid(batch_lsn) || unflushed != NIL ||
-		reported_lsn != applied_lsn;
+		reported_lsn != applied_lsn || (transaction_open && !spilling);
 }
 
 void
@@ -531,5 +567,6 @@ ecm_gather_settle(void)
 {
 	if (!spilling)
 		commit_complete();
+	end_unused();
 	report_progress(true);
 }

@@ -67,8 +67,13 @@ extern void ecm_gather_settle(void);
 extern void ecm_gather_work_on(int64 shape);
 extern int64 ecm_gather_working_on(void);
 
-/* Is a local transaction open between messages (for a large one)? */
+/*
+ * Is a local transaction open between messages, for a large one, or because
+ * somebody needed one?  It ends when what is gathered is committed, and before
+ * the queue runs dry unless a large transaction is coming in.
+ */
 extern bool ecm_gather_in_transaction(void);
+extern void ecm_gather_enter_transaction(void);
 
 /*
  * Nothing refers to any buffer any more: those that are gone may be freed.

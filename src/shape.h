@@ -7,6 +7,7 @@
  * shape_create.c	the manager's part in creating a shape: publish, capture,
  *					barrier, snapshot
  * shape_snapshot.c	a pool session's part: the snapshot's rows
+ * shape_filter.c	where clauses
  * shape_log.c		writes chunks, reads them back
  * shape_chunk.c	the packed form of entries (pure)
  *
@@ -33,6 +34,7 @@
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
+#include "shape_filter.h"
 #include "utils/relcache.h"
 
 #define ECM_SCHEMA			"_electric_cm"
@@ -65,6 +67,7 @@ typedef struct EcmShapeDef
 	Oid		   *column_types;
 	int			nkeys;
 	int16	   *key_positions;	/* 0-based positions in column_names */
+	EcmFilterDef *filter;		/* NULL: no where clause */
 	int			worker;
 	EcmShapeState state;
 	int			generation;

@@ -18,6 +18,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
@@ -144,9 +145,39 @@ spi_column(int row, int column, bool *isnull)
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions, s.worker, t.state," \
-	" s.generation, t.generation, s.snapshot_generation, t.last_error" \
+	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
+	" s.where_clause, s.where_names, s.where_types, s.where_collations" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+
+static char **
+text_array(Datum datum, int *n)
+{
+	Datum	   *elems;
+	char	  **result;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, NULL, n);
+	result = palloc(sizeof(char *) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		result[i] = TextDatumGetCString(elems[i]);
+	return result;
+}
+
+static Oid *
+oid_array(Datum datum)
+{
+	Datum	   *elems;
+	int			n;
+	Oid		   *result;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), OIDOID, sizeof(Oid), true,
+					  TYPALIGN_INT, &elems, NULL, &n);
+	result = palloc(sizeof(Oid) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		result[i] = DatumGetObjectId(elems[i]);
+	return result;
+}
 
 static EcmShapeDef *
 shape_from_row(int row, MemoryContext context)
@@ -155,7 +186,6 @@ shape_from_row(int row, MemoryContext context)
 	EcmShapeDef *def = palloc0(sizeof(EcmShapeDef));
 	bool		isnull;
 	Datum	   *elems;
-	int			nelems;
 	Datum		datum;
 
 	def->id = DatumGetInt64(spi_column(row, 1, &isnull));
@@ -164,19 +194,8 @@ shape_from_row(int row, MemoryContext context)
 	def->relation = DatumGetObjectId(spi_column(row, 4, &isnull));
 	def->relation_name = TextDatumGetCString(spi_column(row, 5, &isnull));
 
-	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 6, &isnull)),
-					  TEXTOID, -1, false, TYPALIGN_INT,
-					  &elems, NULL, &def->ncolumns);
-	def->column_names = palloc(sizeof(char *) * def->ncolumns);
-	for (int i = 0; i < def->ncolumns; i++)
-		def->column_names[i] = TextDatumGetCString(elems[i]);
-
-	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 7, &isnull)),
-					  OIDOID, sizeof(Oid), true, TYPALIGN_INT,
-					  &elems, NULL, &nelems);
-	def->column_types = palloc(sizeof(Oid) * nelems);
-	for (int i = 0; i < nelems; i++)
-		def->column_types[i] = DatumGetObjectId(elems[i]);
+	def->column_names = text_array(spi_column(row, 6, &isnull), &def->ncolumns);
+	def->column_types = oid_array(spi_column(row, 7, &isnull));
 
 	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 8, &isnull)),
 					  INT2OID, sizeof(int16), true, TYPALIGN_SHORT,
@@ -205,6 +224,17 @@ shape_from_row(int row, MemoryContext context)
 	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
 	datum = spi_column(row, 14, &isnull);
 	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
+
+	datum = spi_column(row, 15, &isnull);
+	if (!isnull)
+	{
+		def->filter = palloc0(sizeof(EcmFilterDef));
+		def->filter->clause = TextDatumGetCString(datum);
+		def->filter->names = text_array(spi_column(row, 16, &isnull),
+										&def->filter->ncolumns);
+		def->filter->types = oid_array(spi_column(row, 17, &isnull));
+		def->filter->collations = oid_array(spi_column(row, 18, &isnull));
+	}
 
 	MemoryContextSwitchTo(old);
 	return def;
@@ -364,27 +394,89 @@ key_index(Relation rel)
 	return index;
 }
 
+/* What is stored of a shape's columns. */
 typedef struct ShapeColumns
 {
+	ArrayType  *requested;		/* NULL: all */
 	ArrayType  *names;
 	ArrayType  *types;
 	ArrayType  *keys;
+	Bitmapset  *attnums;
 } ShapeColumns;
 
 /*
- * All columns but generated ones, which the stream does not carry.
+ * The columns that were asked for, as attribute numbers.
+ */
+static Bitmapset *
+requested_columns(Relation rel, ArrayType *columns)
+{
+	Bitmapset  *attnums = NULL;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			n;
+
+	if (ARR_NDIM(columns) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("columns must be a one-dimensional array")));
+	deconstruct_array(columns, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &n);
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("columns must not be empty"),
+				 errhint("Pass NULL for all columns of the table.")));
+	for (int i = 0; i < n; i++)
+	{
+		char	   *name;
+		AttrNumber	attnum;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("columns must not contain nulls")));
+		name = TextDatumGetCString(elems[i]);
+		attnum = get_attnum(RelationGetRelid(rel), name);
+		if (attnum == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" does not exist",
+							name, RelationGetRelationName(rel)),
+					 errhint("Names in columns are taken as they are: without quotes, and with the same case.")));
+		if (attnum < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("system column \"%s\" cannot be part of a shape", name)));
+		if (TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("generated column \"%s\" cannot be part of a shape", name),
+					 errdetail("Generated columns are not replicated.")));
+		if (bms_is_member(attnum, attnums))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" is named twice", name)));
+		attnums = bms_add_member(attnums, attnum);
+	}
+	return attnums;
+}
+
+/*
+ * Those that were asked for, in the table's order, or all (NULL); except
+ * generated columns, which the stream does not carry.
  */
 static ShapeColumns
-shape_columns(Relation rel)
+shape_columns(Relation rel, ArrayType *columns)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	Relation	index = index_open(key_index(rel), AccessShareLock);
+	Bitmapset  *requested = columns ? requested_columns(rel, columns) : NULL;
 	Datum	   *names = palloc(sizeof(Datum) * desc->natts);
 	Datum	   *types = palloc(sizeof(Datum) * desc->natts);
 	Datum	   *keys = palloc(sizeof(Datum) * index->rd_index->indnkeyatts);
 	int		   *position = palloc0(sizeof(int) * (desc->natts + 1));
 	int			n = 0;
-	ShapeColumns result;
+	bool		all = true;
+	ShapeColumns result = {0};
 
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -392,27 +484,109 @@ shape_columns(Relation rel)
 
 		if (att->attisdropped || att->attgenerated)
 			continue;
+		if (columns != NULL && !bms_is_member(att->attnum, requested))
+		{
+			all = false;
+			continue;
+		}
 		names[n] = CStringGetTextDatum(NameStr(att->attname));
 		types[n] = ObjectIdGetDatum(att->atttypid);
 		position[att->attnum] = ++n;
+		result.attnums = bms_add_member(result.attnums, att->attnum);
 	}
 	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
 	{
 		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
 
-		if (position[attnum] == 0)
+		if (att->attgenerated)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("the key of table \"%s\" has a generated column",
 							RelationGetRelationName(rel))));
+		if (position[attnum] == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("columns must include \"%s\"", NameStr(att->attname)),
+					 errdetail("It is part of the key of table \"%s\", by which rows are told apart.",
+							   RelationGetRelationName(rel))));
 		keys[i] = Int16GetDatum(position[attnum]);
 	}
 	result.names = construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
 	result.keys = construct_array(keys, index->rd_index->indnkeyatts, INT2OID,
 								  sizeof(int16), true, TYPALIGN_SHORT);
+	result.requested = all ? NULL : result.names;
 	index_close(index, NoLock);
 	return result;
+}
+
+/*
+ * Why the replica identity of a table, a leaf of 'root', is not enough for the
+ * shape, or NULL.  An old row has only the columns of the identity, so that is
+ * where the clause must be decided; and a row that an update moves into the
+ * shape comes without those TOASTed values that the update left alone.
+ */
+static const char *
+identity_lacks(Relation leaf, Relation root, const Bitmapset *where_attnums,
+			   const Bitmapset *attnums)
+{
+	Bitmapset  *identity;
+	int			attnum = -1;
+
+	if (leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL || where_attnums == NULL)
+		return NULL;
+	identity = RelationGetIndexAttrBitmap(leaf, INDEX_ATTR_BITMAP_IDENTITY_KEY);
+	while ((attnum = bms_next_member(bms_union(where_attnums, attnums), attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(root), attnum - 1);
+		AttrNumber	in_leaf = get_attnum(RelationGetRelid(leaf), NameStr(att->attname));
+
+		if (bms_is_member(in_leaf - FirstLowInvalidHeapAttributeNumber, identity))
+			continue;
+		if (bms_is_member(attnum, where_attnums))
+			return psprintf("The where clause refers to column \"%s\", which the replica identity does not have.",
+							NameStr(att->attname));
+		if (att->attstorage != TYPSTORAGE_PLAIN)
+			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
+							NameStr(att->attname));
+	}
+	return NULL;
+}
+
+static void
+check_replica_identity(Relation rel, const Bitmapset *where_attnums,
+					   const Bitmapset *attnums)
+{
+	StringInfoData commands;
+	const char *lacks = NULL;
+	ListCell   *lc;
+
+	initStringInfo(&commands);
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
+	{
+		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
+		const char *reason = NULL;
+
+		if (leaf->rd_rel->relkind == RELKIND_RELATION)
+			reason = identity_lacks(leaf, rel, where_attnums, attnums);
+		if (reason != NULL)
+		{
+			lacks = reason;
+			appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
+							 commands.len > 0 ? "; " : "",
+							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(leaf)),
+														RelationGetRelationName(leaf)));
+		}
+		table_close(leaf, NoLock);
+	}
+	if (lacks != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
+						RelationGetRelationName(rel)),
+				 errdetail("%s", lacks),
+				 errhint("%s", commands.data)));
 }
 
 /* Within ecm_spi_begin/end. */
@@ -469,50 +643,113 @@ quote_always(const char *name)
 	return out.data;
 }
 
+/* A new shape, as it is to be stored. */
+typedef struct NewShape
+{
+	Oid			owner;
+	Oid			relation;
+	const char *relation_name;
+	ShapeColumns columns;
+	EcmFilterDef *filter;		/* NULL: no where clause */
+	Bitmapset  *where_attnums;
+} NewShape;
+
+static ArrayType *
+names_array(char **names, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = CStringGetTextDatum(names[i]);
+	return construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+static ArrayType *
+oids_array(const Oid *oids, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = ObjectIdGetDatum(oids[i]);
+	return construct_array(elems, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+}
+
+static ArrayType *
+attnums_array(const Bitmapset *attnums)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * (bms_num_members(attnums) + 1));
+	int			n = 0;
+	int			attnum = -1;
+
+	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
+		elems[n++] = Int16GetDatum(attnum);
+	return construct_array(elems, n, INT2OID, sizeof(int16), true, TYPALIGN_SHORT);
+}
+
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.
  */
 static char *
-insert_shape(Relation rel, Oid owner, MemoryContext context, bool *created)
+insert_shape(const NewShape *shape, MemoryContext context, bool *created)
 {
-	ShapeColumns columns = shape_columns(rel);
-	char	   *relation_name;
 	char	   *handle;
 	MemoryContext old;
-	Oid			types[7] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID};
-	Datum		values[7];
+	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
+	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types)];
 	bool		isnull;
-
-	relation_name = psprintf("%s.%s",
-							 quote_always(get_namespace_name(RelationGetNamespace(rel))),
-							 quote_always(RelationGetRelationName(rel)));
 
 	/* unique by the clock; the hash only tells shapes apart at a glance */
 	handle = psprintf("%u-" INT64_FORMAT,
-					  hash_bytes((unsigned char *) relation_name, strlen(relation_name)) ^ owner,
+					  hash_bytes((const unsigned char *) shape->relation_name,
+								 strlen(shape->relation_name)) ^ shape->owner,
 					  (int64) (GetCurrentTimestamp() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
+	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(handle);
-	values[1] = ObjectIdGetDatum(owner);
-	values[2] = ObjectIdGetDatum(RelationGetRelid(rel));
-	values[3] = CStringGetTextDatum(relation_name);
-	values[4] = PointerGetDatum(columns.names);
-	values[5] = PointerGetDatum(columns.types);
-	values[6] = PointerGetDatum(columns.keys);
+	values[1] = ObjectIdGetDatum(shape->owner);
+	values[2] = ObjectIdGetDatum(shape->relation);
+	values[3] = CStringGetTextDatum(shape->relation_name);
+	values[4] = PointerGetDatum(shape->columns.requested);
+	values[6] = PointerGetDatum(shape->columns.names);
+	values[7] = PointerGetDatum(shape->columns.types);
+	values[8] = PointerGetDatum(shape->columns.keys);
+	if (shape->columns.requested == NULL)
+		nulls[4] = 'n';
+	if (shape->filter == NULL)
+	{
+		nulls[5] = nulls[9] = nulls[10] = nulls[11] = nulls[12] = 'n';
+		values[5] = values[9] = values[10] = values[11] = values[12] = (Datum) 0;
+	}
+	else
+	{
+		const EcmFilterDef *filter = shape->filter;
+
+		values[5] = CStringGetTextDatum(filter->clause);
+		values[9] = PointerGetDatum(attnums_array(shape->where_attnums));
+		values[10] = PointerGetDatum(names_array(filter->names, filter->ncolumns));
+		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
+		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
+	}
 	run_sql("INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-			" column_names, column_types, key_positions)"
-			" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-			SPI_OK_INSERT, 7, types, values, NULL);
+			" requested_columns, where_clause, column_names, column_types,"
+			" key_positions, where_attnums, where_names, where_types, where_collations)"
+			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+			" ON CONFLICT DO NOTHING",
+			SPI_OK_INSERT, lengthof(types), types, values, nulls);
 	*created = SPI_processed > 0;
 	if (*created)
 		check_max_shapes();
 	else
 	{
-		run_sql("SELECT handle FROM _electric_cm.shape WHERE owner = $1"
-				" AND relation = $2 AND where_clause IS NULL"
-				" AND requested_columns IS NULL",
-				SPI_OK_SELECT, 2, types + 1, values + 1, NULL);
+		run_sql("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
+				" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
+				" AND coalesce(where_clause, '') = coalesce($6, '')"
+				" AND $1 <> $4",	/* the types of all parameters must be known */
+				SPI_OK_SELECT, 6, types, values, nulls);
 		if (SPI_processed == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -534,10 +771,16 @@ insert_shape(Relation rel, Oid owner, MemoryContext context, bool *created)
  * the work after the caller's transaction has committed.  The same definition
  * by the same owner gives the same handle.
  *
- * Errors: 55000 not preloaded; 22004 NULL relation; 42809 not a table; 0A000
- * no key, inheritance parent, not replicated, row-level security, a where
- * clause or a column list; 42501 no SELECT right, or not the table's owner
- * while it is not published yet; 54000 over electric_cm.max_shapes.
+ * where_clause (NULL: all rows) follows the rules of a publication's row
+ * filter; columns (NULL: all but generated ones) must include the key's.
+ *
+ * Errors: 55000 not preloaded, or the replica identity must be FULL for the
+ * where clause; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
+ * inheritance parent, not replicated, row-level security, a generated column,
+ * something in the where clause that may not be there; 42601, 42703, 42804 and
+ * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
+ * SELECT right, or not the table's owner while it is not published yet; 54000
+ * over electric_cm.max_shapes.
  */
 Datum
 electric_cm_create_shape(PG_FUNCTION_ARGS)
@@ -546,6 +789,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	Relation	rel;
 	EcmSpiState spi;
 	MemoryContext context = CurrentMemoryContext;
+	NewShape	shape = {0};
 	char	   *handle;
 	bool		created;
 
@@ -554,10 +798,6 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("relation must not be null")));
-	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("shapes with a where clause or a column list are not supported yet")));
 	relid = PG_GETARG_OID(0);
 
 	rel = try_relation_open(relid, AccessShareLock);
@@ -567,6 +807,19 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
 	check_table_rights(relid, GetUserId());
+
+	shape.owner = GetUserId();
+	shape.relation = relid;
+	shape.relation_name = psprintf("%s.%s",
+								   quote_always(get_namespace_name(RelationGetNamespace(rel))),
+								   quote_always(RelationGetRelationName(rel)));
+	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
+	if (!PG_ARGISNULL(1))
+	{
+		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
+										&shape.where_attnums);
+		check_replica_identity(rel, shape.where_attnums, shape.columns.attnums);
+	}
 
 	ecm_spi_begin(&spi);
 	if (!is_published(relid))
@@ -584,7 +837,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 						   RelationGetRelationName(rel));
 	}
-	handle = insert_shape(rel, spi.save_userid, context, &created);
+	handle = insert_shape(&shape, context, &created);
 	ecm_spi_end(&spi);
 
 	/* the stack is woken by the stream itself, when the transaction commits */

@@ -113,6 +113,8 @@ snapshot_query(const EcmShapeDef *shape, Relation rel)
 					 "" : "ONLY ",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												RelationGetRelationName(rel)));
+	if (shape->filter != NULL)
+		appendStringInfo(&sql, " WHERE (%s)", shape->filter->clause);
 	return sql.data;
 }
 
