@@ -80,6 +80,13 @@ pop_clause_context(ErrorContextCallback *callback)
 	error_context_stack = callback->previous;
 }
 
+/* An asterisk is a target, not an expression. */
+static bool
+is_star(Node *node)
+{
+	return IsA(node, ColumnRef) && IsA(llast(((ColumnRef *) node)->fields), A_Star);
+}
+
 /*
  * The parser's entry point for PL/pgSQL takes a whole SELECT without its first
  * word.  Of that, we want an expression and nothing else.
@@ -95,7 +102,7 @@ raw_parse(const char *clause)
 	if (list_length(select->targetList) == 1)
 		target = linitial_node(ResTarget, select->targetList);
 
-	if (target == NULL || target->name != NULL ||
+	if (target == NULL || target->name != NULL || is_star(target->val) ||
 		select->distinctClause != NIL || select->intoClause != NULL ||
 		select->fromClause != NIL || select->whereClause != NULL ||
 		select->groupClause != NIL || select->havingClause != NULL ||
@@ -242,6 +249,7 @@ deparse(Node *expr, Relation rel)
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"datestyle", "ISO"},
+		{"timezone", "UTC"},
 		{"intervalstyle", "postgres"},
 		{"extra_float_digits", "1"},
 		{"bytea_output", "hex"},
