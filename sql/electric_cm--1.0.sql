@@ -40,6 +40,7 @@ CREATE TABLE _electric_cm.shape (
 	column_types oid[] NOT NULL,
 	key_positions int2[] NOT NULL,	-- 1-based positions in column_names
 	worker int4 NOT NULL DEFAULT 0,
+	skip_until pg_lsn,				-- logged up to there by a former worker
 	generation int4 NOT NULL DEFAULT 0,	-- attempts to create it so far
 	snapshot_generation int4,		-- generation whose snapshot is committed
 	snapshot pg_snapshot,
@@ -199,6 +200,9 @@ CREATE FUNCTION _electric_cm.prepare_shape(handle text, created_by int8,
 										   OUT generation int4, OUT action text,
 										   OUT publish_sql text)
 	AS 'MODULE_PATHNAME', 'electric_cm_prepare_shape' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_assign_shapes' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;

@@ -80,7 +80,9 @@ static HTAB *relations;
 static uint64 change_number;	/* tells one change's matches from another's */
 /* the upstream transaction that is coming in */
 static TransactionId upstream_xid;
+static XLogRecPtr upstream_lsn;
 static bool skipping;			/* it was applied before */
+static XLogRecPtr bind_again_at; /* all shapes' changes count from there on */
 static List *txn_orders = NIL;	/* our own messages in it, in orders_context */
 
 /*
@@ -128,6 +130,14 @@ follow_shape(const EcmShapeDef *def)
 	ecm_gather_work_on(def->id);
 	(void) ecm_match_add(def);
 	ecm_gather_work_on(0);
+	bind_again_at = Max(bind_again_at, def->skip_until);
+}
+
+/* Is what comes in a thing of the past to a shape?  See shape_assign.c. */
+static bool
+is_past(XLogRecPtr skip_until)
+{
+	return upstream_lsn < skip_until;
 }
 
 /* All shapes that are ours; in a transaction, at start. */
@@ -199,6 +209,8 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 static void
 emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 {
+	if (is_past(shape->skip_until))
+		return;
 	ecm_gather_work_on(shape->id);
 	ecm_gather_entry(&shape->buffer, op, newv, oldv);
 }
@@ -528,8 +540,8 @@ obey_capture(int64 id, int generation)
 	EcmShape   *shape;
 
 	if (def == NULL || def->worker != args.worker ||
-		def->generation != generation)
-		return;					/* gone, another's, or a later attempt is coming */
+		def->generation != generation || is_past(def->skip_until))
+		return;					/* gone, another's, obsolete, or done */
 
 	shape = ecm_match_find(id);
 	if (shape != NULL)
@@ -554,7 +566,7 @@ obey_live(int64 id, int generation, const char *snapshot)
 	EcmShape   *shape = ecm_match_find(id);
 
 	if (shape == NULL || !shape->buffer.capturing ||
-		shape->generation != generation)
+		shape->generation != generation || is_past(shape->skip_until))
 		return;
 
 	/* its commit can be decoded a moment before others can see its rows */
@@ -590,7 +602,7 @@ give_up(int64 id, const char *reason)
 {
 	EcmShape   *shape = ecm_match_find(id);
 
-	if (shape == NULL)
+	if (shape == NULL || is_past(shape->skip_until))
 		return;
 	set_errored(id, shape->generation, reason);
 	(void) ecm_shape_invalidate_nowait(id, reason);
@@ -606,7 +618,8 @@ obey_fail(int64 id, int generation, const char *reason)
 	EcmShapeDef *def = ecm_shape_by_id(id);
 	EcmShape   *shape = ecm_match_find(id);
 
-	if (def == NULL || def->worker != args.worker || def->generation != generation)
+	if (def == NULL || def->worker != args.worker ||
+		def->generation != generation || is_past(def->skip_until))
 		return;
 	set_errored(id, generation, reason);
 	if (shape != NULL)
@@ -657,6 +670,13 @@ handle_begin(StringInfo in)
 
 	logicalrep_read_begin(in, &begin);
 	upstream_xid = begin.xid;
+	upstream_lsn = begin.final_lsn;
+	if (!is_past(bind_again_at) && !XLogRecPtrIsInvalid(bind_again_at))
+	{
+		/* what did not fit a shape that skipped it may still not fit */
+		ecm_tables_version++;
+		bind_again_at = InvalidXLogRecPtr;
+	}
 	skipping = begin.final_lsn < ecm_gather_position();
 	ecm_gather_begin(begin.final_lsn,
 					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
@@ -876,18 +896,12 @@ read_progress(void *arg)
 /*
  * A predecessor whose manager went away without a word may still be
  * committing.  Two of us with the same progress row would log that twice, so
- * we wait until it is gone.  The lock is a session's and dies with it; its
- * class is one that SQL's advisory lock functions don't use.
+ * we wait until it is gone.
  */
-#define CONSUMER_LOCK_CLASS	3
-
 static void
 lock_progress(void *arg pg_attribute_unused())
 {
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, args.worker, CONSUMER_LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	ecm_shape_lock_progress(args.worker, true);
 }
 
 /*

@@ -192,6 +192,15 @@ discard_consumer(FeedConsumer *c)
 	memset(c, 0, sizeof(*c));
 }
 
+char *
+ecm_feed_assign_sql(void)
+{
+	for (int i = 0; i < nconsumers; i++)
+		if (consumers[i].handle != NULL)
+			return NULL;
+	return psprintf("SELECT _electric_cm.assign_shapes(%d)", nconsumers);
+}
+
 void
 ecm_feed_start(void)
 {

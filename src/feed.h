@@ -19,6 +19,12 @@
 extern void ecm_feed_init(int stack_index, const char *datname);
 
 /*
+ * What has to be run, before the first consumer starts, to make them share the
+ * shapes; NULL: they run already.
+ */
+extern char *ecm_feed_assign_sql(void);
+
+/*
  * Starts what is missing, tells the survivors to forget the half-received
  * transaction; done when all are attached and have obeyed.
  */

@@ -177,6 +177,7 @@ start_timeline(void)
 {
 	const char *mismatch;
 	char	   *sql;
+	char	   *assign_sql;
 	EcmError	err;
 
 	step_job_result = ECM_RESULT_FAILED;
@@ -202,8 +203,9 @@ start_timeline(void)
 	if (mismatch != NULL && remembered.known)
 		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
 			  "all shapes made so far are invalid");
-	if (sql != NULL)
-		start_step_job(sql);
+	assign_sql = ecm_feed_assign_sql();
+	if (sql != NULL || assign_sql != NULL)
+		start_step_job(psprintf("%s;%s", sql ? sql : "", assign_sql ? assign_sql : ""));
 	else
 		step_job_result = ECM_RESULT_DONE;
 }

@@ -419,6 +419,7 @@ ecm_match_add(const EcmShapeDef *def)
 	shape = MemoryContextAllocZero(match_context, sizeof(EcmShape));
 	shape->id = def->id;
 	shape->generation = def->generation;
+	shape->skip_until = def->skip_until;
 	shape->owner = def->owner;
 	shape->table = table;
 	shape->layout = layout;

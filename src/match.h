@@ -74,6 +74,7 @@ typedef struct EcmShape
 {
 	int64		id;				/* hash key */
 	int			generation;
+	XLogRecPtr	skip_until;		/* transactions before it are in the log */
 	Oid			owner;
 	EcmTable   *table;
 	EcmLayout  *layout;

@@ -69,6 +69,7 @@ typedef struct EcmShapeDef
 	int16	   *key_positions;	/* 0-based positions in column_names */
 	EcmFilterDef *filter;		/* NULL: no where clause */
 	int			worker;
+	XLogRecPtr	skip_until;		/* a former worker has logged what precedes */
 	EcmShapeState state;
 	int			generation;
 	int			capturing;		/* generation that is captured for, 0: none */
@@ -116,6 +117,17 @@ extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
 /* ERROR unless the current user may read the shape (owner, rights, RLS). */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
+
+/* ---- shape_assign.c ---- */
+
+/*
+ * Locks a consumer's progress, waiting for whoever has it; until the process
+ * ends, or else the transaction.
+ */
+extern void ecm_shape_lock_progress(int worker, bool until_exit);
+
+/* How many consumers this database's stack has; 1 if there is none. */
+extern int	ecm_shape_workers_running(void);
 
 /* ---- shape_log.c ---- */
 

@@ -41,6 +41,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
@@ -146,7 +147,8 @@ spi_column(int row, int column, bool *isnull)
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions, s.worker, t.state," \
 	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
-	" s.where_clause, s.where_names, s.where_types, s.where_collations" \
+	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
+	" s.skip_until" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
 
@@ -235,6 +237,9 @@ shape_from_row(int row, MemoryContext context)
 		def->filter->types = oid_array(spi_column(row, 17, &isnull));
 		def->filter->collations = oid_array(spi_column(row, 18, &isnull));
 	}
+
+	datum = spi_column(row, 19, &isnull);
+	def->skip_until = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 
 	MemoryContextSwitchTo(old);
 	return def;
@@ -873,7 +878,6 @@ electric_cm_prepare_shape(PG_FUNCTION_ARGS)
 	MemoryContext context = CurrentMemoryContext;
 	EcmSpiState spi;
 	Oid			text_type = TEXTOID;
-	Oid			int8_type = INT8OID;
 	Datum		arg = CStringGetTextDatum(handle);
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -899,10 +903,13 @@ electric_cm_prepare_shape(PG_FUNCTION_ARGS)
 			action = "done";
 		else
 		{
-			Datum		id = Int64GetDatum(def->id);
+			Oid			types[2] = {INT8OID, INT4OID};
+			Datum		args[2] = {Int64GetDatum(def->id),
+				Int32GetDatum(ecm_shape_workers_running())};
 
-			run_sql("UPDATE _electric_cm.shape SET generation = generation + 1"
-					" WHERE id = $1", SPI_OK_UPDATE, 1, &int8_type, &id, NULL);
+			run_sql("UPDATE _electric_cm.shape SET generation = generation + 1,"
+					" worker = id % $2 WHERE id = $1",
+					SPI_OK_UPDATE, 2, types, args, NULL);
 			values[2] = Int32GetDatum(def->generation + 1);
 			action = "capture";
 			if (!is_published(def->relation))
