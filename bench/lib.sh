@@ -70,10 +70,10 @@ trap end_background EXIT
 
 await_active() { query "SELECT electric_cm_await_active('60 s')" >/dev/null; }
 
-# usage: create_live_shape TABLE; prints the handle
+# usage: create_live_shape TABLE [WHERE_CLAUSE]; prints the handle
 create_live_shape() {
     local handle
-    handle=$(query "SELECT electric_cm_create_shape('$1')")
+    handle=$(sql -v table="$1" -v where="${2:-}" <<<"SELECT electric_cm_create_shape(:'table', nullif(:'where', ''))")
     query "SET statement_timeout = '60 s'; SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)" >/dev/null || {
         # what somebody would need to know who was not there
         query "SELECT state, waiting_for FROM electric_cm_shapes WHERE handle = '$handle'" >&2
