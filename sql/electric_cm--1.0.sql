@@ -337,6 +337,21 @@ GRANT SELECT ON
 	TO pg_monitor;
 
 --
+-- Nobody's slot is to send what happens in our tables: a subscriber to a
+-- publication FOR ALL TABLES does not have them, and could not go on.  Output
+-- plugins are not shown the changes of a heap that is somebody's rewrite,
+-- unless they ask for them, so each table is called its own.
+--
+CREATE FUNCTION _electric_cm.hide_from_decoding() RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp
+	AS $$ UPDATE pg_class c SET relrewrite = c.oid
+		WHERE relrewrite = 0 AND relkind IN ('r', 't') AND
+			(relnamespace = '_electric_cm'::regnamespace OR c.oid IN (SELECT reltoastrelid
+				FROM pg_class WHERE relnamespace = '_electric_cm'::regnamespace)) $$;
+REVOKE ALL ON FUNCTION _electric_cm.hide_from_decoding() FROM PUBLIC;
+SELECT _electric_cm.hide_from_decoding();
+
+--
 -- This database has a stack from now on: the launcher is woken at commit, or
 -- at the session's end if this is a restore.
 --

@@ -146,10 +146,11 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 	if (mismatch != NULL)
 		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);",
 						 ecm_quote_literal(mismatch));
-	/* pg_upgrade does not take along what a publication depends on */
+	/* what pg_upgrade does not take along */
 	if (remembered->known &&
 		remembered->system_identifier != info->system_identifier)
 		appendStringInfoString(&sql,
+							   "SELECT _electric_cm.hide_from_decoding();"
 							   "SELECT _electric_cm.own_publication(p.pubname)"
 							   " FROM pg_catalog.pg_publication p JOIN _electric_cm.stack s"
 							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;");

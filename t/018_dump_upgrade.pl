@@ -216,6 +216,9 @@ $new->restart;
 ok(wait_active($new, 'app'), 'upgraded: active after a restart');
 is($new->safe_psql('app', 'SELECT count(*) FROM electric_cm_shapes'), 1, 'upgraded: the new shape stays');
 $new->safe_psql('app', 'SELECT electric_cm_stop(drop_slot => true)');
+is( $new->safe_psql('app', q{SELECT count(*) FROM pg_class
+		WHERE relnamespace = '_electric_cm'::regnamespace AND relkind = 'r' AND relrewrite <> oid}),
+	0, 'upgraded: our tables are hidden from decoding again');
 is(publications($new, 'app'), '', 'upgraded: the publication is still known to be ours');
 $new->stop;
 done_testing();
