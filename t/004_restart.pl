@@ -91,8 +91,11 @@ for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 	my ($pid, $since) = split /\|/, value("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
 	my $load = start_load(30);
 	ok($node->poll_query_until($db, "SELECT count(*) > 0 FROM history WHERE at > '$since'::timestamptz"), 'load');
+	my $offset = -s $node->logfile;
 	kill 'KILL', $pid or die "no $type";
 	$load->finish;
+	# a psql that is refused does not read the query that it is sent
+	$node->wait_for_log(qr/ready to accept connections/, $offset);
 	ok( $node->poll_query_until($db,
 			"SELECT electric_cm_status() = 'active' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
 		"$type killed: the server restarts, and the stack is active again");
