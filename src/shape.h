@@ -8,7 +8,8 @@
  *					barrier, snapshot
  * shape_snapshot.c	a pool session's part: the snapshot's rows
  * shape_filter.c	where clauses
- * shape_log.c		writes chunks, reads them back
+ * shape_log.c		writes, scans and deletes chunks
+ * shape_read.c		reads logs for SQL
  * shape_chunk.c	the packed form of entries (pure)
  *
  * The stack's internal orders travel in the replication stream itself, as
