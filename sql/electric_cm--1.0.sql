@@ -182,6 +182,18 @@ CREATE FUNCTION electric_cm_shape_log(handle text,
 COMMENT ON FUNCTION electric_cm_shape_log(text, text, int) IS
 	'entries of a shape''s log after an offset, in order';
 
+CREATE FUNCTION electric_cm_await_shape_log(handle text,
+											after_offset text,
+											timeout interval DEFAULT '20 s',
+											max_entries int DEFAULT NULL,
+											OUT log_offset text, OUT operation text,
+											OUT key text, OUT value jsonb,
+											OUT old_value jsonb, OUT xid int8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
+COMMENT ON FUNCTION electric_cm_await_shape_log(text, text, interval, int) IS
+	'entries of a shape''s log after an offset, as soon as there are any';
+
 --
 -- Internal functions: called by the stack's own sessions
 --

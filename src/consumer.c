@@ -1051,10 +1051,12 @@ blame_shape(int64 shape, int sqlerrcode, const char *message)
 
 	if (shape == 0 || !is_shapes_fault(sqlerrcode))
 		return;
-	if (ecm_worker_try(record_fault, &fault, &err) && fault.handle[0] != '\0')
-		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-				  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
-				  "shape %s has failed and is not followed any more", fault.handle);
+	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
+		return;
+	ecm_log_broadcast(&ecm_shared->stacks[args.stack_index], ecm_log_cv_bit(shape));
+	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
+			  "shape %s has failed and is not followed any more", fault.handle);
 }
 
 static int

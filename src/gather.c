@@ -90,6 +90,7 @@ static SPIPlanPtr progress_plan;
 static int64 transactions;
 static int64 entries;
 static int64 working_on;		/* a shape; 0: none in particular */
+static uint64 touched;			/* whose readers the next commit wakes */
 
 void
 ecm_gather_init(int index, int worker_number, XLogRecPtr position)
@@ -105,6 +106,8 @@ void
 ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
+	if (shape != 0)
+		touched |= ecm_log_cv_bit(shape);
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
 }
 
@@ -215,6 +218,14 @@ commit_local(XLogRecPtr lsn)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	transaction_open = false;
+
+	/*
+	 * What readers see from now on is not flushed yet.  A crash would take it
+	 * away, and the stream bring it back as it was: the slot has not been told
+	 * that it is done with, and offsets are made of the upstream's alone.
+	 */
+	ecm_log_broadcast(&ecm_shared->stacks[stack_index], touched);
+	touched = 0;
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	commit = palloc(sizeof(UnflushedCommit));

@@ -62,7 +62,7 @@ extern void ecm_gather_settle(void);
 
 /*
  * Names the shape (0: none) that what follows is about: an ERROR from here on
- * is its fault.
+ * is its fault, and the next commit wakes the readers of its log.
  */
 extern void ecm_gather_work_on(int64 shape);
 extern int64 ecm_gather_working_on(void);

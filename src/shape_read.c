@@ -17,22 +17,29 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "await.h"
 #include "compat.h"
 #include "shape.h"
 #include "shape_log.h"
 #include "shmem.h"
 
-/* How long a reader sleeps at most before it looks at the shape again. */
-#define CREATION_RECHECK_MS	1000
+/* How often a standby is looked at for what has come. */
+#define STANDBY_POLL_MS		100
+/* After a wake-up that brought nothing: the first pause until another look. */
+#define FIRST_PAUSE_MS		10
+#define MAX_SLEEP_MS		3600000
 
 PG_FUNCTION_INFO_V1(electric_cm_shape_log);
+PG_FUNCTION_INFO_V1(electric_cm_await_shape_log);
 PG_FUNCTION_INFO_V1(electric_cm_shape_log_stats);
 
 /* ----------------------------------------------------------------
@@ -508,76 +515,9 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
 }
 
 /* ----------------------------------------------------------------
- * Waiting for a shape that is being created
+ * Looking shapes up, and waiting
  * ----------------------------------------------------------------
  */
-
-/*
- * The stack creates shapes by waiting for transactions that could have
- * written to their tables: if the caller's is one of them, waiting for the
- * stack would never end.  A lock from a plain SELECT is harmless.
- */
-static void
-check_may_wait(const EcmShapeDef *shape)
-{
-	LOCKTAG		tag;
-	bool		locked = false;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, shape->relation);
-	for (LOCKMODE mode = RowShareLock; mode <= AccessExclusiveLock; mode++)
-		locked = locked || ecm_lock_held_by_me(&tag, mode);
-
-	if (IsolationUsesXactSnapshot() || locked ||
-		TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot wait for shape \"%s\" in this transaction",
-						shape->handle),
-				 errdetail("The shape is being created, which may have to wait for this transaction, or could not be seen by it."),
-				 errhint("Commit first.")));
-}
-
-/* The entry of this database's stack; ERROR if there can't be any. */
-static int
-find_stack(const EcmShapeDef *shape)
-{
-	int			stack;
-
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" is still being created", shape->handle),
-				 errhint("Try again once the primary has created it and this standby has replayed that.")));
-
-	ecm_require_shared();
-	stack = ecm_stack_find(MyDatabaseId);
-	if (stack < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" is still being created, and no stack runs in this database",
-						shape->handle),
-				 errhint("Start it with electric_cm_start().")));
-	return stack;
-}
-
-static void
-check_stack_works(int stack, const EcmShapeDef *shape)
-{
-	EcmStack   *copy = palloc(sizeof(EcmStack));
-
-	if (!ecm_stack_copy(stack, copy) ||
-		copy->status == ECM_STATUS_FAILED ||
-		copy->status == ECM_STATUS_STOPPED)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" is still being created, and the stack is %s",
-						shape->handle, ecm_status_name(copy->status)),
-				 copy->last_error[0] != '\0' ?
-				 errdetail("%s", copy->last_error) : 0,
-				 copy->last_error_hint[0] != '\0' ?
-				 errhint("%s", copy->last_error_hint) : 0));
-	pfree(copy);
-}
 
 /* Looks a shape up for reading, with a fresh snapshot. */
 static EcmShapeDef *
@@ -602,25 +542,142 @@ find_shape(const char *handle)
 	return shape;
 }
 
+/*
+ * The stack creates shapes by waiting for transactions that could have
+ * written to their tables, and a log has nothing of a transaction before it
+ * commits: if the caller's is one of them, waiting would never end.  A lock
+ * from a plain SELECT is harmless.
+ */
+static void
+check_may_wait(const EcmShapeDef *shape)
+{
+	LOCKTAG		tag;
+	bool		locked = false;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, shape->relation);
+	for (LOCKMODE mode = RowShareLock; mode <= AccessExclusiveLock; mode++)
+		locked = locked || ecm_lock_held_by_me(&tag, mode);
+
+	if (IsolationUsesXactSnapshot() || locked ||
+		TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for shape \"%s\" in this transaction",
+						shape->handle),
+				 shape->state == ECM_SHAPE_LIVE ?
+				 errdetail("What comes next may have to wait for this transaction, or could not be seen by it.") :
+				 errdetail("The shape is being created, which may have to wait for this transaction, or could not be seen by it."),
+				 errhint("Commit first.")));
+}
+
+/*
+ * A wait for something to be committed about a shape.
+ */
+typedef struct LogWait
+{
+	TimestampTz deadline;		/* 0: never */
+	ConditionVariable *cv;		/* NULL: not prepared to sleep yet */
+	int			pause_ms;		/* until another look; 0: when woken */
+} LogWait;
+
+/* On a standby nobody wakes us: the log comes by replication. */
+static void
+sleep_on_standby(int timeout_ms)
+{
+	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+
+	(void) WaitLatch(MyLatch, events, Min(timeout_ms, STANDBY_POLL_MS),
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * This database's stack, to sleep on its condition variables; ERROR unless it
+ * runs or is about to.  The entry may be another one each time.
+ */
+static EcmStack *
+working_stack(void)
+{
+	EcmStack   *copy = palloc(sizeof(EcmStack));
+	int			index;
+
+	ecm_require_shared();
+	index = ecm_own_stack(copy);
+	if (index < 0)
+	{
+		ecm_ensure_own_stack();
+		index = ecm_own_stack(copy);
+	}
+	if (index < 0)
+		ecm_report_stack_gone();
+	ecm_check_stack_alive(copy);
+	pfree(copy);
+	return &ecm_shared->stacks[index];
+}
+
+/*
+ * Sleeps until something may have been committed about the shape, and the
+ * caller should look again.  False: the deadline has passed.
+ *
+ * The first time it returns at once, prepared to sleep, so that nothing can be
+ * missed between the look and the sleep.  A wake-up, on the other hand, may
+ * come before what it is about can be seen: the commit that drops a shape may
+ * be waiting for a synchronous standby when we are told by the stream.  So
+ * from then on we look again after ever longer pauses.
+ */
+static bool
+await_change(LogWait *wait, const EcmShapeDef *shape)
+{
+	ConditionVariable *cv;
+	int			timeout_ms = MAX_SLEEP_MS;
+
+	if (wait->deadline != 0)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (now >= wait->deadline)
+			return false;
+		timeout_ms = Min(TimestampDifferenceMilliseconds(now, wait->deadline),
+						 timeout_ms);
+	}
+	if (RecoveryInProgress())
+	{
+		sleep_on_standby(timeout_ms);
+		return true;
+	}
+
+	cv = ecm_log_cv(working_stack(), shape->id);
+	if (wait->cv != cv)
+	{
+		ConditionVariablePrepareToSleep(cv);
+		wait->cv = cv;
+		return true;
+	}
+	if (wait->pause_ms != 0)
+		timeout_ms = Min(timeout_ms, wait->pause_ms);
+	if (!ConditionVariableTimedSleep(cv, timeout_ms, PG_WAIT_EXTENSION))
+		wait->pause_ms = FIRST_PAUSE_MS;
+	else if (wait->pause_ms < MAX_SLEEP_MS / 2)
+		wait->pause_ms *= 2;
+	return true;
+}
+
+/* Waits for a shape that is not live yet, as long as it takes. */
 static EcmShapeDef *
 await_live_shape(const char *handle)
 {
 	EcmShapeDef *shape = find_shape(handle);
-	ConditionVariable *cv;
-	int			stack;
+	LogWait		wait = {0};
 
 	if (shape->state == ECM_SHAPE_LIVE)
 		return shape;
 
 	check_may_wait(shape);
-	stack = find_stack(shape);
-	cv = &ecm_shared->stacks[stack].cv;
-
-	ConditionVariablePrepareToSleep(cv);
-	while ((shape = find_shape(handle))->state != ECM_SHAPE_LIVE)
+	while (shape->state != ECM_SHAPE_LIVE)
 	{
-		check_stack_works(stack, shape);
-		ConditionVariableTimedSleep(cv, CREATION_RECHECK_MS, PG_WAIT_EXTENSION);
+		(void) await_change(&wait, shape);
+		shape = find_shape(handle);
 	}
 	ConditionVariableCancelSleep();
 
@@ -631,6 +688,76 @@ await_live_shape(const char *handle)
  * SQL functions
  * ----------------------------------------------------------------
  */
+
+/* What a caller wants of a log. */
+typedef struct LogRequest
+{
+	char	   *handle;
+	EcmOffset	after;
+	int			max_entries;	/* 0: all */
+} LogRequest;
+
+/*
+ * The arguments that all reading functions have; max_entries is the one with
+ * number max_entries_argno.
+ */
+static void
+read_request(FunctionCallInfo fcinfo, LogRequest *request, int max_entries_argno)
+{
+	char	   *after_text;
+
+	if (!RecoveryInProgress())	/* a standby may do without */
+		ecm_require_shared();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("shape handle must not be null")));
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("offset must not be null"),
+				 errhint("The offset before all entries is \"-1\".")));
+
+	request->handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	after_text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!ecm_offset_parse(after_text, &request->after))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid shape log offset: \"%s\"", after_text),
+				 errhint("Pass the log_offset of the last entry received, or \"-1\" to begin.")));
+
+	request->max_entries = 0;
+	if (!PG_ARGISNULL(max_entries_argno))
+	{
+		request->max_entries = PG_GETARG_INT32(max_entries_argno);
+		if (request->max_entries <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_entries must be greater than zero")));
+	}
+}
+
+/*
+ * Returns what there is, and how many rows that were as its result.
+ *
+ * The snapshot comes after the look at the shape: an older one could see
+ * captured chunks that belong to the initial rows.  What may have happened in
+ * between is that the shape was dropped, with all its log.
+ */
+static int64
+return_log(const EcmShapeDef *shape, const LogRequest *request,
+		   ReturnSetInfo *rsinfo)
+{
+	Snapshot	snapshot;
+	int64		returned;
+
+	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
+								GetTransactionSnapshot() : GetLatestSnapshot());
+	returned = return_entries(shape, &request->after, request->max_entries,
+							  snapshot, rsinfo);
+	UnregisterSnapshot(snapshot);
+	return returned;
+}
 
 /*
  * electric_cm_shape_log(handle text, after_offset text DEFAULT '-1',
@@ -655,61 +782,70 @@ await_live_shape(const char *handle)
  * offset, or max_entries is not above 0; 42704 no such shape (any more);
  * 42501 the user may not read it; 55000 the shape could not be created, or it
  * is being created and waiting for it is impossible (this transaction is in
- * its way; no stack that works; a standby); XX001 the log is corrupt.
+ * its way; no stack that works); XX001 the log is corrupt.
  */
 Datum
 electric_cm_shape_log(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *after_text;
-	int			max_entries = 0;
-	EcmOffset	after;
-	char	   *handle;
+	LogRequest	request;
 	EcmShapeDef *shape;
-	Snapshot	snapshot;
 
-	if (!RecoveryInProgress())	/* a standby may do without */
-		ecm_require_shared();
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("shape handle must not be null")));
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("offset must not be null"),
-				 errhint("The offset before all entries is \"-1\".")));
-
-	handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	after_text = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (!ecm_offset_parse(after_text, &after))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid shape log offset: \"%s\"", after_text),
-				 errhint("Pass the log_offset of the last entry received, or \"-1\" to begin.")));
-
-	if (!PG_ARGISNULL(2))
-	{
-		max_entries = PG_GETARG_INT32(2);
-		if (max_entries <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_entries must be greater than zero")));
-	}
-
+	read_request(fcinfo, &request, 2);
 	InitMaterializedSRF(fcinfo, 0);
 
-	/*
-	 * The snapshot comes after the look at the shape: an older one could see
-	 * captured chunks that belong to the initial rows.  What may have
-	 * happened in between is that the shape was dropped, with all its log.
-	 */
-	shape = await_live_shape(handle);
-	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
-								GetTransactionSnapshot() : GetLatestSnapshot());
-	if (return_entries(shape, &after, max_entries, snapshot, rsinfo) == 0)
-		(void) find_shape(handle);
-	UnregisterSnapshot(snapshot);
+	shape = await_live_shape(request.handle);
+	if (return_log(shape, &request, (ReturnSetInfo *) fcinfo->resultinfo) == 0)
+		(void) find_shape(request.handle);
+
+	return (Datum) 0;
+}
+
+/*
+ * electric_cm_await_shape_log(handle text, after_offset text,
+ *							   timeout interval DEFAULT '20 s',
+ *							   max_entries int DEFAULT NULL)
+ *	-> as electric_cm_shape_log()
+ *
+ * The same, but waits until there is something to return.  Nothing is
+ * returned when the timeout has passed (NULL: it never does).
+ *
+ * Errors: as electric_cm_shape_log(), also if they come up while waiting;
+ * 22023 negative timeout; 55000 in a transaction that has made changes, holds
+ * a lock on the table, or is above READ COMMITTED, or if the stack has failed
+ * or is stopped (not on a standby, where it never runs).
+ */
+Datum
+electric_cm_await_shape_log(PG_FUNCTION_ARGS)
+{
+	LogRequest	request;
+	LogWait		wait = {0};
+	MemoryContext look_context;
+	MemoryContext old_context;
+	EcmShapeDef *shape;
+
+	read_request(fcinfo, &request, 3);
+	wait.deadline = ecm_wait_deadline(PG_ARGISNULL(2) ? NULL :
+									  PG_GETARG_INTERVAL_P(2));
+	InitMaterializedSRF(fcinfo, 0);
+
+	look_context = AllocSetContextCreate(CurrentMemoryContext,
+										 "electric_cm await",
+										 ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(look_context);
+	check_may_wait(find_shape(request.handle));
+	if (!RecoveryInProgress())
+		(void) working_stack();
+	do
+	{
+		MemoryContextReset(look_context);
+		shape = find_shape(request.handle);
+		if (shape->state == ECM_SHAPE_LIVE &&
+			return_log(shape, &request, (ReturnSetInfo *) fcinfo->resultinfo) > 0)
+			break;
+	} while (await_change(&wait, shape));
+	ConditionVariableCancelSleep();
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(look_context);
 
 	return (Datum) 0;
 }

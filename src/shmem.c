@@ -13,6 +13,7 @@
 #include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -49,7 +50,13 @@ ecm_shmem_startup(void)
 		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 		ecm_shared->nstacks = ecm_max_managers;
 		for (int i = 0; i < ecm_shared->nstacks; i++)
-			ConditionVariableInit(&ecm_shared->stacks[i].cv);
+		{
+			EcmStack   *stack = &ecm_shared->stacks[i];
+
+			ConditionVariableInit(&stack->cv);
+			for (int j = 0; j < ECM_LOG_CVS; j++)
+				ConditionVariableInit(&stack->log_cvs[j]);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -121,7 +128,7 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		if (stack->in_use)
 			continue;
 
-		/* sleepers may still be on its condition variable: leave that alone */
+		/* sleepers may still be on its condition variables: leave them alone */
 		memset(stack, 0, offsetof(EcmStack, cv));
 		stack->in_use = true;
 		stack->dboid = dboid;
@@ -141,6 +148,14 @@ ecm_stack_free(int index)
 {
 	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
 	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
+	ecm_log_broadcast(&ecm_shared->stacks[index], ECM_ALL_LOG_CVS);
+}
+
+void
+ecm_log_broadcast(EcmStack *stack, uint64 cvs)
+{
+	for (; cvs != 0; cvs &= cvs - 1)
+		ConditionVariableBroadcast(&stack->log_cvs[pg_rightmost_one_pos64(cvs)]);
 }
 
 bool
@@ -241,6 +256,8 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 	{
 		stack->status = status;
 		stack->status_since = GetCurrentTimestamp();
+		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
+			ecm_log_broadcast(stack, ECM_ALL_LOG_CVS);
 	}
 	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
 	stack->blocking_pid = 0;

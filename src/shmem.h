@@ -33,6 +33,7 @@
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_LOG_CVS			64	/* a set of them fits in a uint64 */
 
 /* Severity of an event. */
 typedef enum EcmSeverity
@@ -244,6 +245,13 @@ typedef struct EcmStack
 
 	/* broadcast after every change that somebody may be waiting for */
 	ConditionVariable cv;
+
+	/*
+	 * For the readers of shape logs, by shape id: broadcast by consumers when
+	 * they have committed something about the shape.  A failed or stopped
+	 * stack, or the entry's end, wakes them all.
+	 */
+	ConditionVariable log_cvs[ECM_LOG_CVS];
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
@@ -333,6 +341,16 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * that is too much for the launcher, an event says what is left to do by hand.
  */
 extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
+
+/*
+ * The condition variable for readers of a shape's log, and the set of those to
+ * broadcast: a bit for each.
+ */
+#define ecm_log_cv(stack, shape) \
+	(&(stack)->log_cvs[(uint64) (shape) % ECM_LOG_CVS])
+#define ecm_log_cv_bit(shape)	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_CVS))
+#define ECM_ALL_LOG_CVS			PG_UINT64_MAX
+extern void ecm_log_broadcast(EcmStack *stack, uint64 cvs);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
