@@ -552,6 +552,7 @@ static void
 obey_live(int64 id, int generation, const char *snapshot)
 {
 	EcmShape   *shape = ecm_match_find(id);
+	EcmLogTotals origin;
 
 	if (shape == NULL || !shape->buffer.capturing ||
 		shape->generation != generation)
@@ -559,13 +560,20 @@ obey_live(int64 id, int generation, const char *snapshot)
 
 	/* its commit can be decoded a moment before others can see its rows */
 	XactLockTableWait(upstream_xid, NULL, NULL, XLTW_None);
-	ecm_log_settle_captured(id, snapshot);
+	origin = ecm_log_settle_captured(id, snapshot);
+	if (origin.entries > 0)
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
+							  " (shape, lsn, op, origin_entries, origin_bytes)"
+							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
+							  origin.entries, origin.bytes),
+					 id, generation);
 	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 				 " VALUES ($1, 'live', $2, pg_catalog.clock_timestamp())"
 				 " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
 				 " generation = excluded.generation, live_at = excluded.live_at",
 				 id, generation);
 	shape->buffer.capturing = false;
+	shape->buffer.totals_epoch = 0;
 }
 
 static void

@@ -85,6 +85,8 @@ static XLogRecPtr reported_lsn;
 static List *unflushed = NIL;	/* of UnflushedCommit, oldest first */
 
 static EcmLogWriter *writer;
+static uint32 totals_epoch = 1; /* grows when something that was written is
+								 * undone */
 static SPIPlanPtr progress_plan;
 
 static int64 transactions;
@@ -304,6 +306,11 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		MemoryContextSwitchTo(old);
 	}
 	ecm_gather_work_on(buffer->shape);
+	if (buffer->totals_epoch != totals_epoch)
+	{
+		buffer->totals = ecm_log_stream_totals(buffer->shape);
+		buffer->totals_epoch = totals_epoch;
+	}
 	foreach(lc, chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);
@@ -311,7 +318,8 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
 						   chunk->first_op, chunk->entries,
 						   FullTransactionIdFromU64(chunk->xid),
-						   chunk->data.data, chunk->data.len);
+						   chunk->data.data, chunk->data.len,
+						   &buffer->totals);
 	}
 	ecm_gather_work_on(0);
 }
@@ -558,6 +566,7 @@ ecm_gather_reset(void)
 		MemoryContextSwitchTo(caller_context);
 		spilling = false;
 		transaction_open = false;
+		totals_epoch++;
 	}
 	forget_open();
 	commit_complete();

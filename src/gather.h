@@ -13,6 +13,7 @@
 
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
+#include "shape.h"
 #include "shape_chunk.h"
 
 /* What has been gathered for one shape; zeroed at first. */
@@ -27,6 +28,8 @@ typedef struct EcmShapeBuffer
 	List	   *open;			/* ... of the one that is coming in */
 	XLogRecPtr	op_lsn;			/* transaction that next_op counts in */
 	int64		next_op;
+	EcmLogTotals totals;		/* running, of what was written ... */
+	uint32		totals_epoch;	/* ... unless this is past: then unknown */
 } EcmShapeBuffer;
 
 /* 'position': end of the last upstream transaction that was applied. */

@@ -12,11 +12,13 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "executor/executor.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -38,8 +40,17 @@
 #define LOG_FIRST_OP		3
 #define LOG_ENTRIES			4
 #define LOG_CAPTURED_XID	5
-#define LOG_DATA			6
-#define LOG_NATTS			6
+#define LOG_TOTAL_ENTRIES	6
+#define LOG_TOTAL_BYTES		7
+#define LOG_DATA			8
+#define LOG_NATTS			8
+
+/* columns of _electric_cm.shape_base */
+#define BASE_SHAPE			1
+#define BASE_LSN			2
+#define BASE_OP				3
+#define BASE_ORIGIN_ENTRIES	4
+#define BASE_ORIGIN_BYTES	5
 
 static Oid
 log_relid(const char *name)
@@ -92,7 +103,8 @@ ecm_log_writer_begin(void)
 void
 ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 				   XLogRecPtr first_lsn, int64 first_op, int32 entries,
-				   FullTransactionId captured_xid, const char *data, Size len)
+				   FullTransactionId captured_xid, const char *data, Size len,
+				   EcmLogTotals *totals)
 {
 	TupleTableSlot *slot = writer->slot;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
@@ -111,6 +123,10 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 		FullTransactionIdGetDatum(captured_xid);
 	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
 		!FullTransactionIdIsValid(captured_xid);
+	totals->entries += entries;
+	totals->bytes += (int64) len;
+	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
+	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
 	slot->tts_values[LOG_DATA - 1] = PointerGetDatum(bytes);
 	ExecStoreVirtualTuple(slot);
 
@@ -137,6 +153,95 @@ ecm_log_writer_end(EcmLogWriter *writer)
 	pfree(writer);
 
 	CommandCounterIncrement();
+}
+
+/* A buffer that one large row has blown up beyond this is not kept. */
+#define MAX_KEPT_BUFFER	(64 * 1024)
+
+struct EcmRowPacker
+{
+	EcmLogWriter *writer;
+	int64		shape;
+	XLogRecPtr	lsn;
+	int64		op;				/* the last row's */
+	int32		entries;		/* rows in the buffer */
+	StringInfoData buffer;
+	EcmLogTotals totals;
+};
+
+EcmRowPacker *
+ecm_row_packer_begin(int64 shape, XLogRecPtr lsn, int64 op)
+{
+	EcmRowPacker *packer = palloc0(sizeof(EcmRowPacker));
+
+	packer->writer = ecm_log_writer_begin();
+	packer->shape = shape;
+	packer->lsn = lsn;
+	packer->op = op;
+	initStringInfo(&packer->buffer);
+	return packer;
+}
+
+static void
+packer_flush(EcmRowPacker *packer)
+{
+	if (packer->entries == 0)
+		return;
+
+	ecm_log_writer_put(packer->writer, packer->shape, packer->lsn,
+					   packer->op - packer->entries + 1, packer->entries,
+					   InvalidFullTransactionId,
+					   packer->buffer.data, packer->buffer.len,
+					   &packer->totals);
+	packer->entries = 0;
+	resetStringInfo(&packer->buffer);
+	if (packer->buffer.maxlen > MAX_KEPT_BUFFER)
+	{
+		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(packer));
+
+		pfree(packer->buffer.data);
+		initStringInfo(&packer->buffer);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+void
+ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
+{
+	StringInfo	buf = &packer->buffer;
+	Size		size = 1 + ecm_chunk_values_size(values, nvalues);
+	char	   *to;
+
+	if (buf->len + size > ECM_CHUNK_TARGET)
+		packer_flush(packer);
+
+	/* reports a row beyond 1 GB, which the stream could not send either */
+	if (size > MaxAllocSize - ECM_CHUNK_TXN_SIZE - 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row of %zu bytes is too large for a shape", size)));
+	enlargeStringInfo(buf, (int) (ECM_CHUNK_TXN_SIZE + size));
+
+	packer->op++;
+	to = buf->data + buf->len;
+	if (packer->entries++ == 0)
+		to = ecm_chunk_put_txn(to, packer->lsn, 0, (uint64) packer->op);
+	to = ecm_chunk_put_op(to, ECM_OP_INSERT);
+	to = ecm_chunk_put_values(to, values, nvalues);
+	buf->len = to - buf->data;
+}
+
+int64
+ecm_row_packer_end(EcmRowPacker *packer)
+{
+	int64		rows;
+
+	packer_flush(packer);
+	rows = packer->totals.entries;
+	ecm_log_writer_end(packer->writer);
+	pfree(packer->buffer.data);
+	pfree(packer);
+	return rows;
 }
 
 /* ----------------------------------------------------------------
@@ -210,6 +315,8 @@ ecm_chunk_scan_next(EcmChunkScan *cs)
 	cs->captured_xid = slot->tts_isnull[LOG_CAPTURED_XID - 1] ?
 		InvalidFullTransactionId :
 		DatumGetFullTransactionId(slot->tts_values[LOG_CAPTURED_XID - 1]);
+	cs->totals.entries = DatumGetInt64(slot->tts_values[LOG_TOTAL_ENTRIES - 1]);
+	cs->totals.bytes = DatumGetInt64(slot->tts_values[LOG_TOTAL_BYTES - 1]);
 	cs->data = slot->tts_values[LOG_DATA - 1];
 	return true;
 }
@@ -233,13 +340,54 @@ ecm_chunk_scan_read(EcmChunkScan *cs, EcmChunkReader *reader, EcmValue *new_valu
 						  new_values, old_values, max_values);
 }
 
+int64
+ecm_chunk_scan_bytes(const EcmChunkScan *cs)
+{
+	return (int64) toast_raw_datum_size(cs->data) - VARHDRSZ;
+}
+
+void
+ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn, uint64 *op)
+{
+	EcmValue   *new_values;
+	EcmValue   *old_values;
+	EcmChunkReader r;
+	EcmChunkResult result;
+
+	*lsn = cs->first_lsn;
+	*op = (uint64) cs->first_op;
+	if (cs->entries == 1)
+		return;
+
+	new_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
+	old_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
+	ecm_chunk_scan_read(cs, &r, new_values, old_values, MaxHeapAttributeNumber);
+	while ((result = ecm_chunk_next(&r)) == ECM_CHUNK_ENTRY)
+	{
+		*lsn = r.lsn;
+		*op = r.opno;
+	}
+	pfree(new_values);
+	pfree(old_values);
+	if (result == ECM_CHUNK_CORRUPT)
+	{
+		char		offset[ECM_OFFSET_LEN];
+
+		ecm_offset_format(offset, *lsn, *op);
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("log of shape " INT64_FORMAT " is corrupt after offset %s",
+						shape, offset)));
+	}
+}
+
 /*
  * The log of a shape that is gone may be deleted by several at a time: by a
  * job that its end has started, by one that a new stream has started, by the
  * consumer that has not heard of its end yet.  One of them suffices.
  */
-static bool
-delete_chunk(EcmChunkScan *cs)
+bool
+ecm_chunk_scan_delete(EcmChunkScan *cs)
 {
 	TM_FailureData failure;
 	TM_Result	result = table_tuple_delete(cs->rel, &cs->slot->tts_tid,
@@ -267,7 +415,7 @@ ecm_log_delete(int64 shape)
 					 RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
-		if (delete_chunk(&cs))
+		if (ecm_chunk_scan_delete(&cs))
 			deleted++;
 	}
 	ecm_chunk_scan_end(&cs);
@@ -277,28 +425,126 @@ ecm_log_delete(int64 shape)
 	return deleted;
 }
 
-/* Snapshot rows have LSN 0, and there may be many: they are passed over. */
-void
+/*
+ * Snapshot rows have LSN 0, and there may be many: they are passed over.  The
+ * stream's running totals go on from the last chunk that is kept, and have
+ * counted what is deleted before that.
+ */
+EcmLogTotals
 ecm_log_settle_captured(int64 shape, const char *snapshot_text)
 {
-	EcmChunkScan	cs;
+	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Datum		shape_snapshot;
+	EcmLogTotals deleted = {0, 0};
+	EcmLogTotals origin = {0, 0};
 
 	shape_snapshot = DirectFunctionCall1(pg_snapshot_in,
 										 CStringGetDatum(snapshot_text));
 
 	ecm_chunk_scan_begin(&cs, shape, BTGreaterEqualStrategyNumber, 1, 0, snapshot,
-					 RowExclusiveLock);
+						 RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
 		if (FullTransactionIdIsValid(cs.captured_xid) &&
 			DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
 											 FullTransactionIdGetDatum(cs.captured_xid),
 											 shape_snapshot)))
-			(void) delete_chunk(&cs);
+		{
+			(void) ecm_chunk_scan_delete(&cs);
+			deleted.entries += cs.entries;
+			deleted.bytes += ecm_chunk_scan_bytes(&cs);
+		}
+		else
+			origin = deleted;
 	}
 	ecm_chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);
 	CommandCounterIncrement();
+
+	return origin;
+}
+
+/* ----------------------------------------------------------------
+ * Where a log begins, and how large it is
+ * ----------------------------------------------------------------
+ */
+
+void
+ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base)
+{
+	Relation	rel = table_open(log_relid("shape_base"), AccessShareLock);
+	Relation	index = index_open(log_relid("shape_base_pkey"), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = ecm_index_beginscan(rel, index, snapshot, 1);
+	ScanKeyData key;
+
+	memset(base, 0, sizeof(EcmLogBase));
+	ScanKeyInit(&key, BASE_SHAPE, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(shape));
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		slot_getallattrs(slot);
+		base->lsn = DatumGetLSN(slot->tts_values[BASE_LSN - 1]);
+		base->op = DatumGetInt64(slot->tts_values[BASE_OP - 1]);
+		base->origin.entries =
+			DatumGetInt64(slot->tts_values[BASE_ORIGIN_ENTRIES - 1]);
+		base->origin.bytes =
+			DatumGetInt64(slot->tts_values[BASE_ORIGIN_BYTES - 1]);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The running totals of the last chunk that begins after an offset, and not
+ * above an LSN; zero if there is none.
+ */
+static EcmLogTotals
+last_totals(int64 shape, XLogRecPtr after_lsn, int64 after_op, XLogRecPtr up_to,
+			Snapshot snapshot)
+{
+	EcmChunkScan cs;
+	EcmLogTotals totals = {0, 0};
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, up_to,
+						 PG_INT64_MAX, snapshot, AccessShareLock);
+	if (ecm_chunk_scan_next(&cs) &&
+		ecm_offset_cmp(cs.first_lsn, cs.first_op, after_lsn, after_op) > 0)
+		totals = cs.totals;
+	ecm_chunk_scan_end(&cs);
+	return totals;
+}
+
+/* A base with an LSN other than 0 is followed by a chunk of the stream's. */
+EcmLogTotals
+ecm_log_stream_totals(int64 shape)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmLogTotals totals;
+
+	totals = last_totals(shape, 0, PG_INT64_MAX, PG_UINT64_MAX, snapshot);
+	UnregisterSnapshot(snapshot);
+	return totals;
+}
+
+EcmLogTotals
+ecm_log_totals(int64 shape, Snapshot snapshot)
+{
+	EcmLogBase	base;
+	EcmLogTotals totals;
+	EcmLogTotals stream;
+
+	ecm_log_base(shape, snapshot, &base);
+	totals = last_totals(shape, base.lsn, base.op, base.lsn, snapshot);
+	stream = last_totals(shape, base.lsn, PG_INT64_MAX, PG_UINT64_MAX, snapshot);
+	if (stream.entries > 0)
+	{
+		totals.entries += stream.entries - base.origin.entries;
+		totals.bytes += stream.bytes - base.origin.bytes;
+	}
+	return totals;
 }

@@ -16,6 +16,7 @@
 #include "access/transam.h"
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
+#include "shape.h"
 #include "shape_chunk.h"
 #include "storage/lockdefs.h"
 #include "utils/snapshot.h"
@@ -35,6 +36,7 @@ typedef struct EcmChunkScan
 	int64		first_op;
 	int32		entries;
 	FullTransactionId captured_xid; /* invalid: was not captured */
+	EcmLogTotals totals;		/* this chunk included */
 	Datum		data;			/* perhaps TOASTed */
 } EcmChunkScan;
 
@@ -49,6 +51,19 @@ extern void ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape,
 								 LOCKMODE lockmode);
 extern bool ecm_chunk_scan_next(EcmChunkScan *cs);
 extern void ecm_chunk_scan_end(EcmChunkScan *cs);
+
+/* Size of the current chunk's data, which is not fetched for it. */
+extern int64 ecm_chunk_scan_bytes(const EcmChunkScan *cs);
+
+/*
+ * The offset of the current chunk's last entry.  A chunk that one entry has to
+ * itself, which may be large, is not fetched for it.
+ */
+extern void ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn,
+								uint64 *op);
+
+/* Deletes it; false: somebody else has. */
+extern bool ecm_chunk_scan_delete(EcmChunkScan *cs);
 
 /*
  * Points a reader to the current chunk's bytes, which stay valid until the

@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "fmgr.h"
@@ -414,8 +413,8 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 	else
 		nulls[4] = true;
 
-	/* rows of the initial snapshot come from no particular transaction */
-	if (r->lsn != 0)
+	/* the rows that a log begins with come from no particular transaction */
+	if (r->xid != 0)
 		values[5] = Int64GetDatum((int64) r->xid);
 	else
 		nulls[5] = true;
@@ -753,6 +752,7 @@ return_log(const EcmShapeDef *shape, const LogRequest *request,
 
 	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
 								GetTransactionSnapshot() : GetLatestSnapshot());
+	ecm_note_read(shape->id);
 	returned = return_entries(shape, &request->after, request->max_entries,
 							  snapshot, rsinfo);
 	UnregisterSnapshot(snapshot);
@@ -776,7 +776,7 @@ return_log(const EcmShapeDef *shape, const LogRequest *request,
  *	 delete		value is NULL, old_value has the key, or all columns with
  *				REPLICA IDENTITY FULL
  *
- * xid is the upstream transaction's, NULL for rows of the initial snapshot.
+ * xid is the upstream transaction's, NULL for the rows that a log begins with.
  *
  * Errors: 22004 handle or after_offset is NULL; 22023 after_offset is not an
  * offset, or max_entries is not above 0; 42704 no such shape (any more);
@@ -850,14 +850,31 @@ electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* The offset of the last entry of a log; false if there is none. */
+static bool
+last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
+{
+	EcmChunkScan cs;
+	bool		found;
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
+						 PG_INT64_MAX, snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs);
+	if (found)
+		ecm_chunk_scan_last(&cs, shape, lsn, op);
+	ecm_chunk_scan_end(&cs);
+	return found;
+}
+
 /*
  * _electric_cm.shape_log_stats(shape int8)
- *	-> (log_entries int8, log_bytes int8, last_offset text)
+ *	-> (log_entries int8, log_bytes int8, last_offset text,
+ *		last_read_at timestamptz)
  *
- * Size of a shape's log by its id: entries, bytes of packed data (TOASTed or
- * not, never fetched), and the offset of the last entry, NULL if there is
- * none.  Everything stored counts, so for a shape that is being created also
- * what it may drop again.
+ * A shape's log by its id: entries, bytes of packed data, the offset of the
+ * last entry, NULL if there is none, and when it was last read, NULL if that
+ * is not known.  What is stored counts, so for a shape that is being created
+ * also what it may drop again.
  *
  * Errors: XX001 the last chunk is corrupt.
  */
@@ -865,51 +882,35 @@ Datum
 electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 {
 	int64		shape = PG_GETARG_INT64(0);
-	EcmChunkScan	cs;
+	Snapshot	snapshot = GetActiveSnapshot();
+	EcmLogTotals totals;
+	TimestampTz read_at;
+	uint64		lsn;
+	uint64		op;
 	TupleDesc	tupdesc;
-	Datum		values[3];
-	bool		nulls[3] = {false};
-	int64		entries = 0;
-	int64		bytes = 0;
+	Datum		values[4] = {0};
+	bool		nulls[4] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	ecm_chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, GetActiveSnapshot(),
-					 AccessShareLock);
-	while (ecm_chunk_scan_next(&cs))
-	{
-		entries += cs.entries;
-		bytes += toast_raw_datum_size(cs.data) - VARHDRSZ;
-	}
-	ecm_chunk_scan_end(&cs);
-	values[0] = Int64GetDatum(entries);
-	values[1] = Int64GetDatum(bytes);
+	totals = ecm_log_totals(shape, snapshot);
+	values[0] = Int64GetDatum(totals.entries);
+	values[1] = Int64GetDatum(totals.bytes);
 
-	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
-					 PG_INT64_MAX, GetActiveSnapshot(), AccessShareLock);
-	nulls[2] = !ecm_chunk_scan_next(&cs);
+	nulls[2] = !last_offset(shape, snapshot, &lsn, &op);
 	if (!nulls[2])
 	{
-		EcmValue   *new_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
-		EcmValue   *old_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
-		EcmChunkReader r;
-		EcmChunkResult result;
 		char		offset[ECM_OFFSET_LEN];
 
-		ecm_chunk_scan_read(&cs, &r, new_values, old_values, MaxHeapAttributeNumber);
-		while ((result = ecm_chunk_next(&r)) == ECM_CHUNK_ENTRY)
-			;
-		ecm_offset_format(offset, r.lsn, r.opno);
-		if (result == ECM_CHUNK_CORRUPT)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("log of shape " INT64_FORMAT " is corrupt after offset %s",
-							shape, offset)));
+		ecm_offset_format(offset, lsn, op);
 		values[2] = CStringGetTextDatum(offset);
 	}
-	ecm_chunk_scan_end(&cs);
+
+	read_at = ecm_last_read(shape);
+	nulls[3] = read_at == 0;
+	values[3] = TimestampTzGetDatum(read_at);
 
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }

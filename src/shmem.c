@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
@@ -49,6 +50,8 @@ ecm_shmem_startup(void)
 		memset(ecm_shared, 0, shared_size());
 		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 		ecm_shared->nstacks = ecm_max_managers;
+		for (int i = 0; i < ECM_MAX_READS; i++)
+			SpinLockInit(&ecm_shared->reads[i].mutex);
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 		{
 			EcmStack   *stack = &ecm_shared->stacks[i];
@@ -156,6 +159,46 @@ ecm_log_broadcast(EcmStack *stack, uint64 cvs)
 {
 	for (; cvs != 0; cvs &= cvs - 1)
 		ConditionVariableBroadcast(&stack->log_cvs[pg_rightmost_one_pos64(cvs)]);
+}
+
+static EcmShapeRead *
+shape_read(int64 shape)
+{
+	uint64		place = (uint64) shape + hash_bytes_uint32(MyDatabaseId);
+
+	return &ecm_shared->reads[place % ECM_MAX_READS];
+}
+
+void
+ecm_note_read(int64 shape)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	EcmShapeRead *read;
+
+	if (ecm_shared == NULL)
+		return;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	read->dboid = MyDatabaseId;
+	read->shape = shape;
+	read->at = now;
+	SpinLockRelease(&read->mutex);
+}
+
+TimestampTz
+ecm_last_read(int64 shape)
+{
+	EcmShapeRead *read;
+	TimestampTz at = 0;
+
+	if (ecm_shared == NULL)
+		return 0;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	if (read->dboid == MyDatabaseId && read->shape == shape)
+		at = read->at;
+	SpinLockRelease(&read->mutex);
+	return at;
 }
 
 bool

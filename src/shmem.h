@@ -27,12 +27,14 @@
 #include "storage/dsm.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/spin.h"
 
 #define ECM_TEXT_LEN		256
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_MAX_READS		8192	/* shapes whose last read is known */
 #define ECM_LOG_CVS			64	/* a set of them fits in a uint64 */
 
 /* Severity of an event. */
@@ -263,6 +265,18 @@ typedef struct EcmAbandonedSlot
 	TimestampTz at;				/* newer is another slot of the same name */
 } EcmAbandonedSlot;
 
+/*
+ * When a shape was read last.  A place may be another shape's by now: what is
+ * forgotten is shown as unknown.
+ */
+typedef struct EcmShapeRead
+{
+	slock_t		mutex;			/* protects the others; anybody writes */
+	Oid			dboid;
+	int64		shape;
+	TimestampTz at;
+} EcmShapeRead;
+
 typedef struct EcmShared
 {
 	LWLock	   *lock;
@@ -279,6 +293,8 @@ typedef struct EcmShared
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
 	EcmEventRecord events[ECM_MAX_EVENTS];
+
+	EcmShapeRead reads[ECM_MAX_READS];	/* each has its own mutex */
 
 	int			nstacks;		/* = electric_cm.max_managers */
 	EcmStack	stacks[FLEXIBLE_ARRAY_MEMBER];
@@ -351,6 +367,13 @@ extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
 #define ecm_log_cv_bit(shape)	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_CVS))
 #define ECM_ALL_LOG_CVS			PG_UINT64_MAX
 extern void ecm_log_broadcast(EcmStack *stack, uint64 cvs);
+
+/*
+ * A shape of this database is being read; and when one was last (0: unknown).
+ * A standby's server may not have preloaded us: then nothing is known.
+ */
+extern void ecm_note_read(int64 shape);
+extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
