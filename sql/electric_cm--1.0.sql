@@ -233,6 +233,10 @@ CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 CREATE FUNCTION _electric_cm.purge_shape(shape int8) RETURNS int8
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shape' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
+										OUT more bool, OUT report text)
+	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.take_snapshot(handle text, generation int4) RETURNS int8
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
 

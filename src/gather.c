@@ -31,6 +31,7 @@
 
 #include "gather.h"
 #include "shape.h"
+#include "shape_retention.h"
 #include "shmem.h"
 
 /* Complete transactions are written when this much has been gathered ... */
@@ -92,6 +93,8 @@ static SPIPlanPtr progress_plan;
 static int64 transactions;
 static int64 entries;
 static int64 working_on;		/* a shape; 0: none in particular */
+static int64 grown[ECM_MAX_GROWN];	/* logs that the manager should look at */
+static int	ngrown;
 static uint64 touched;			/* whose readers the next commit wakes */
 
 void
@@ -240,6 +243,23 @@ commit_local(XLogRecPtr lsn)
 }
 
 /*
+ * Notes that a log has grown.  If there are too many, the next one that comes
+ * to it will be noted.
+ */
+static void
+note_growth(EcmShapeBuffer *buffer, int64 bytes)
+{
+	int64		step = ecm_retention_step();
+
+	buffer->grown_bytes += bytes;
+	if (step > 0 && buffer->grown_bytes >= step && ngrown < ECM_MAX_GROWN)
+	{
+		grown[ngrown++] = buffer->shape;
+		buffer->grown_bytes = 0;
+	}
+}
+
+/*
  * Tells the manager how far we are.  With 'flush' our last commit is flushed
  * first: nothing else would for up to three times wal_writer_delay.
  */
@@ -278,6 +298,8 @@ report_progress(bool flush)
 	slot->changes = ecm_gather_figures.changes;
 	slot->matched_changes = entries;
 	slot->last_progress_at = GetCurrentTimestamp();
+	while (ngrown > 0 && slot->ngrown < ECM_MAX_GROWN)
+		slot->grown[slot->ngrown++] = grown[--ngrown];
 	ecm_unlock();
 
 	ConditionVariableBroadcast(&stack->cv);
@@ -320,6 +342,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 						   FullTransactionIdFromU64(chunk->xid),
 						   chunk->data.data, chunk->data.len,
 						   &buffer->totals);
+		note_growth(buffer, chunk->data.len);
 	}
 	ecm_gather_work_on(0);
 }

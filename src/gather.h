@@ -30,6 +30,7 @@ typedef struct EcmShapeBuffer
 	int64		next_op;
 	EcmLogTotals totals;		/* running, of what was written ... */
 	uint32		totals_epoch;	/* ... unless this is past: then unknown */
+	int64		grown_bytes;	/* since the manager was told */
 } EcmShapeBuffer;
 
 /* 'position': end of the last upstream transaction that was applied. */

@@ -10,6 +10,9 @@
  * shape_filter.c	where clauses
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
+ * shape_entry.c	decodes and completes entries
+ * shape_fold.c		folds the oldest part of a log (SQL side)
+ * shape_retention.c	has that done (the manager's part)
  * shape_chunk.c	the packed form of entries (pure)
  *
  * The stack's internal orders travel in the replication stream itself, as
@@ -164,8 +167,12 @@ extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);
 /* The running totals of what the stream has brought, as of now. */
 extern EcmLogTotals ecm_log_stream_totals(int64 shape);
 
-/* The size of a log, by two looks at its index. */
-extern EcmLogTotals ecm_log_totals(int64 shape, Snapshot snapshot);
+/*
+ * The size of a log, by two looks at its index: of its base, and of what has
+ * come since.
+ */
+extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
+						  EcmLogTotals *base_size, EcmLogTotals *stream_size);
 
 /* Deletes all chunks of a shape in the current transaction; returns how many. */
 extern int64 ecm_log_delete(int64 shape);

@@ -407,7 +407,7 @@ ecm_chunk_scan_delete(EcmChunkScan *cs)
 int64
 ecm_log_delete(int64 shape)
 {
-	EcmChunkScan	cs;
+	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	int64		deleted = 0;
 
@@ -531,20 +531,16 @@ ecm_log_stream_totals(int64 shape)
 	return totals;
 }
 
-EcmLogTotals
-ecm_log_totals(int64 shape, Snapshot snapshot)
+void
+ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
+			  EcmLogTotals *base_size, EcmLogTotals *stream_size)
 {
-	EcmLogBase	base;
-	EcmLogTotals totals;
-	EcmLogTotals stream;
-
-	ecm_log_base(shape, snapshot, &base);
-	totals = last_totals(shape, base.lsn, base.op, base.lsn, snapshot);
-	stream = last_totals(shape, base.lsn, PG_INT64_MAX, PG_UINT64_MAX, snapshot);
-	if (stream.entries > 0)
+	*base_size = last_totals(shape, base->lsn, base->op, base->lsn, snapshot);
+	*stream_size = last_totals(shape, base->lsn, PG_INT64_MAX, PG_UINT64_MAX,
+							   snapshot);
+	if (stream_size->entries > 0)
 	{
-		totals.entries += stream.entries - base.origin.entries;
-		totals.bytes += stream.bytes - base.origin.bytes;
+		stream_size->entries -= base->origin.entries;
+		stream_size->bytes -= base->origin.bytes;
 	}
-	return totals;
 }

@@ -28,6 +28,7 @@
 #include "await.h"
 #include "compat.h"
 #include "shape.h"
+#include "shape_entry.h"
 #include "shape_log.h"
 #include "shmem.h"
 
@@ -42,7 +43,7 @@ PG_FUNCTION_INFO_V1(electric_cm_await_shape_log);
 PG_FUNCTION_INFO_V1(electric_cm_shape_log_stats);
 
 /* ----------------------------------------------------------------
- * Reading entries
+ * Entries as rows
  * ----------------------------------------------------------------
  */
 
@@ -50,245 +51,9 @@ typedef struct LogReader
 {
 	const EcmShapeDef *shape;
 	Snapshot	snapshot;
+	EcmLogBase	base;
 	JsonbValue *names;			/* the columns', as jsonb keys */
 } LogReader;
-
-static void
-report_corrupt_log(const EcmShapeDef *shape, uint64 lsn, uint64 op)
-{
-	char		offset[ECM_OFFSET_LEN];
-
-	ecm_offset_format(offset, lsn, op);
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("log of shape \"%s\" is corrupt at or after offset %s",
-					shape->handle, offset),
-			 errhint("Drop the shape with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));
-}
-
-/*
- * The next entry of a chunk; false at its end.  What comes out is what the
- * operation should have: the tuples it needs, with all the shape's columns.
- */
-static bool
-next_entry(const EcmShapeDef *shape, const EcmChunkScan *cs, EcmChunkReader *r)
-{
-	uint64		lsn = r->in_txn ? r->lsn : cs->first_lsn;
-	uint64		op = r->in_txn ? r->next_op : (uint64) cs->first_op;
-	EcmChunkResult result = ecm_chunk_next(r);
-
-	if (result == ECM_CHUNK_END)
-		return false;
-
-	if (result == ECM_CHUNK_CORRUPT ||
-		(r->n_new != 0 && r->n_new != shape->ncolumns) ||
-		(r->n_old != 0 && r->n_old != shape->ncolumns) ||
-		(r->op == ECM_OP_DELETE ? r->n_old : r->n_new) == 0)
-		report_corrupt_log(shape, lsn, op);
-
-	return true;
-}
-
-/*
- * A key column of an entry: the new one; the old one in a delete, and where
- * an update of a row with a TOASTed, unchanged key leaves the new one out.
- */
-static const EcmValue *
-entry_key_column(EcmOp op, const EcmValue *new_values,
-				 const EcmValue *old_values, int column)
-{
-	if (op != ECM_OP_DELETE &&
-		(new_values[column].kind != ECM_VALUE_UNCHANGED || old_values == NULL))
-		return &new_values[column];
-	return &old_values[column];
-}
-
-static int
-count_missing(const EcmValue *values, int nvalues)
-{
-	int			missing = 0;
-
-	for (int i = 0; i < nvalues; i++)
-	{
-		if (values[i].kind == ECM_VALUE_UNCHANGED)
-			missing++;
-	}
-	return missing;
-}
-
-/* Takes the values that are still missing, with copies of their texts. */
-static void
-fill_missing(EcmValue *values, const EcmValue *from, int nvalues)
-{
-	for (int i = 0; i < nvalues; i++)
-	{
-		if (values[i].kind != ECM_VALUE_UNCHANGED ||
-			from[i].kind == ECM_VALUE_UNCHANGED)
-			continue;
-
-		values[i] = from[i];
-		if (from[i].kind == ECM_VALUE_TEXT)
-			values[i].text = pnstrdup(from[i].text, from[i].len);
-	}
-}
-
-/* An entry of a decoded chunk; the texts are the chunk's. */
-typedef struct LogEntry
-{
-	EcmOp		op;
-	uint64		lsn;
-	uint64		opno;
-	EcmValue   *new_values;		/* NULL: none */
-	EcmValue   *old_values;		/* NULL: none */
-} LogEntry;
-
-static EcmValue *
-copy_values(const EcmValue *values, int nvalues)
-{
-	EcmValue   *copy;
-
-	if (nvalues == 0)
-		return NULL;
-	copy = palloc(nvalues * sizeof(EcmValue));
-	memcpy(copy, values, nvalues * sizeof(EcmValue));
-	return copy;
-}
-
-/* All entries of the current chunk: a chunk can only be decoded forwards. */
-static List *
-decode_chunk(const EcmShapeDef *shape, EcmChunkScan *cs)
-{
-	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
-	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
-	EcmChunkReader r;
-	List	   *entries = NIL;
-
-	ecm_chunk_scan_read(cs, &r, new_values, old_values, shape->ncolumns);
-	while (next_entry(shape, cs, &r))
-	{
-		LogEntry   *entry = palloc(sizeof(LogEntry));
-
-		entry->op = r.op;
-		entry->lsn = r.lsn;
-		entry->opno = r.opno;
-		entry->new_values = copy_values(new_values, r.n_new);
-		entry->old_values = copy_values(old_values, r.n_old);
-		entries = lappend(entries, entry);
-	}
-	return entries;
-}
-
-/* Is it an entry of the row with that key? */
-static bool
-entry_has_key(const EcmShapeDef *shape, const LogEntry *entry,
-			  const EcmValue *key)
-{
-	for (int i = 0; i < shape->nkeys; i++)
-	{
-		const EcmValue *column = entry_key_column(entry->op, entry->new_values,
-												  entry->old_values,
-												  shape->key_positions[i]);
-
-		if (column->kind != ECM_VALUE_TEXT || column->len != key[i].len ||
-			memcmp(column->text, key[i].text, key[i].len) != 0)
-			return false;
-	}
-	return true;
-}
-
-/* The old key in a delete entry, with copies of the texts. */
-static EcmValue *
-copy_old_key(const EcmShapeDef *shape, const LogEntry *entry)
-{
-	EcmValue   *key = palloc(shape->nkeys * sizeof(EcmValue));
-
-	for (int i = 0; i < shape->nkeys; i++)
-	{
-		key[i] = entry->old_values[shape->key_positions[i]];
-		if (key[i].kind != ECM_VALUE_TEXT)
-			report_corrupt_log(shape, entry->lsn, entry->opno);
-		key[i].text = pnstrdup(key[i].text, key[i].len);
-	}
-	return key;
-}
-
-/*
- * Finds the values that the insert at (lsn, op) lacks.
- *
- * When a row's key is updated, the log has a delete of the old key directly
- * followed by an insert of the new one, and values that are TOASTed and
- * unchanged are not in the stream.  They are what the log last said of the
- * row under its old key: so walk back, first over that delete, then to the
- * entries of that key, the latest first.  If one of those is such an insert
- * again, go on in the same way with the key before.
- */
-static void
-complete_insert(const LogReader *reader, uint64 lsn, uint64 op,
-				EcmValue *values)
-{
-	const EcmShapeDef *shape = reader->shape;
-	MemoryContext chunk_context;
-	MemoryContext result_context = CurrentMemoryContext;
-	EcmChunkScan	cs;
-	EcmValue   *key = NULL;		/* NULL: at the insert of a key update */
-	uint64		insert_lsn = lsn;
-	uint64		insert_op = op;
-	bool		done = false;
-
-	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
-										  "electric_cm chunk walked back",
-										  ALLOCSET_DEFAULT_SIZES);
-	ecm_chunk_scan_begin(&cs, shape->id, BTLessStrategyNumber, lsn, op,
-					 reader->snapshot, AccessShareLock);
-
-	while (!done && ecm_chunk_scan_next(&cs))
-	{
-		List	   *entries;
-
-		MemoryContextReset(chunk_context);
-		MemoryContextSwitchTo(chunk_context);
-		entries = decode_chunk(shape, &cs);
-		MemoryContextSwitchTo(result_context);
-
-		for (int i = list_length(entries) - 1; i >= 0 && !done; i--)
-		{
-			LogEntry   *entry = list_nth(entries, i);
-
-			/* the chunk may also have the insert itself, and what follows */
-			if (ecm_offset_cmp(entry->lsn, entry->opno, lsn, op) >= 0)
-				continue;
-
-			if (key == NULL)
-			{
-				/* the delete of the same key update */
-				if (entry->op != ECM_OP_DELETE ||
-					entry->lsn != insert_lsn || entry->opno + 1 != insert_op)
-					report_corrupt_log(shape, insert_lsn, insert_op);
-				key = copy_old_key(shape, entry);
-				fill_missing(values, entry->old_values, shape->ncolumns);
-			}
-			else if (entry_has_key(shape, entry, key))
-			{
-				/* the row can't have been away in between */
-				if (entry->op == ECM_OP_DELETE)
-					report_corrupt_log(shape, lsn, op);
-				fill_missing(values, entry->new_values, shape->ncolumns);
-				if (entry->op == ECM_OP_INSERT)
-				{
-					insert_lsn = entry->lsn;
-					insert_op = entry->opno;
-					key = NULL;
-				}
-			}
-			done = count_missing(values, shape->ncolumns) == 0;
-		}
-	}
-	if (!done)
-		report_corrupt_log(shape, lsn, op);
-
-	ecm_chunk_scan_end(&cs);
-	MemoryContextDelete(chunk_context);
-}
 
 /* Columns that were not sent are left out. */
 static Datum
@@ -331,12 +96,12 @@ entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
 	appendStringInfoString(&buf, shape->relation_name);
 	for (int i = 0; i < shape->nkeys; i++)
 	{
-		const EcmValue *column = entry_key_column(r->op, r->new_values,
+		const EcmValue *column = ecm_entry_key_column(r->op, r->new_values,
 												  r->n_old > 0 ? r->old_values : NULL,
 												  shape->key_positions[i]);
 
 		if (column->kind != ECM_VALUE_TEXT)
-			report_corrupt_log(shape, r->lsn, r->opno);
+			ecm_entry_report_corrupt(shape, r->lsn, r->opno);
 
 		appendStringInfoString(&buf, "/\"");
 		for (uint32 j = 0; j < column->len; j++)
@@ -391,8 +156,8 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 	Datum		values[6];
 	bool		nulls[6] = {false};
 
-	if (r->op == ECM_OP_INSERT && count_missing(r->new_values, ncolumns) > 0)
-		complete_insert(reader, r->lsn, r->opno, r->new_values);
+	if (r->op == ECM_OP_INSERT && ecm_entry_missing(r->new_values, ncolumns) > 0)
+		ecm_entry_complete(reader->shape, reader->snapshot, r->lsn, r->opno, r->new_values);
 
 	ecm_offset_format(offset, r->lsn, r->opno);
 	values[0] = CStringGetTextDatum(offset);
@@ -423,30 +188,61 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 }
 
 /*
- * Finds the chunk that the offset falls into: the last one that does not
- * begin after it.  False if there is none.
+ * Who has read up to where the base is now, in the log as it was before, has
+ * all that the base is made of.  Of what is before that, there is nothing.
  */
-static bool
+static void
+check_after_base(const LogReader *reader, const EcmOffset *after)
+{
+	char		offset[ECM_OFFSET_LEN];
+	char		base[ECM_OFFSET_LEN];
+
+	if (ecm_offset_cmp(after->lsn, after->op, reader->base.lsn, reader->base.op) >= 0)
+		return;
+	ecm_offset_format(offset, after->lsn, after->op);
+	ecm_offset_format(base, reader->base.lsn, reader->base.op);
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("offset %s is not in the log of shape \"%s\" any more",
+					offset, reader->shape->handle),
+			 errdetail("What came before %s has been folded: see electric_cm.shape_log_retention.",
+					   base),
+			 errhint("Read the log from its beginning, after_offset => '-1', in place of what has been read so far.")));
+}
+
+/*
+ * Finds where to begin: with the chunk that the offset falls into, the last one
+ * that does not begin after it.  What is before the base is about to be deleted.
+ */
+static void
 find_start(const LogReader *reader, const EcmOffset *after,
 		   XLogRecPtr *first_lsn, int64 *first_op)
 {
-	EcmChunkScan	cs;
-	bool		found;
+	EcmChunkScan cs;
 
+	*first_lsn = reader->base.lsn;
+	*first_op = reader->base.op + 1;
 	if (after->before_all)
-		return false;
+		return;
+
+	check_after_base(reader, after);
+	if (reader->base.lsn != 0 && after->lsn == reader->base.lsn &&
+		after->op == (uint64) reader->base.op)
+	{
+		*first_lsn = reader->base.lsn + 1;
+		*first_op = 0;
+		return;
+	}
 
 	ecm_chunk_scan_begin(&cs, reader->shape->id, BTLessEqualStrategyNumber,
 					 after->lsn, after->op, reader->snapshot, AccessShareLock);
-	found = ecm_chunk_scan_next(&cs);
-	if (found)
+	if (ecm_chunk_scan_next(&cs) &&
+		ecm_offset_cmp(cs.first_lsn, cs.first_op, *first_lsn, *first_op) > 0)
 	{
 		*first_lsn = cs.first_lsn;
 		*first_op = cs.first_op;
 	}
 	ecm_chunk_scan_end(&cs);
-
-	return found;
 }
 
 /*
@@ -462,9 +258,9 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
 	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	MemoryContext chunk_context;
 	MemoryContext old_context;
-	EcmChunkScan	cs;
-	XLogRecPtr	first_lsn = 0;
-	int64		first_op = 0;
+	EcmChunkScan cs;
+	XLogRecPtr	first_lsn;
+	int64		first_op;
 	int64		returned = 0;
 	bool		full = false;
 
@@ -482,12 +278,10 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
 										  "electric_cm chunk",
 										  ALLOCSET_DEFAULT_SIZES);
 
-	if (find_start(&reader, after, &first_lsn, &first_op))
-		ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
+	ecm_log_base(shape->id, snapshot, &reader.base);
+	find_start(&reader, after, &first_lsn, &first_op);
+	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
 						 first_lsn, first_op, snapshot, AccessShareLock);
-	else
-		ecm_chunk_scan_begin(&cs, shape->id, InvalidStrategy, 0, 0, snapshot,
-						 AccessShareLock);
 
 	old_context = MemoryContextSwitchTo(chunk_context);
 	while (!full && ecm_chunk_scan_next(&cs))
@@ -496,7 +290,7 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
 
 		MemoryContextReset(chunk_context);
 		ecm_chunk_scan_read(&cs, &r, new_values, old_values, shape->ncolumns);
-		while (!full && next_entry(shape, &cs, &r))
+		while (!full && ecm_entry_next(shape, &cs, &r))
 		{
 			if (!after->before_all &&
 				ecm_offset_cmp(r.lsn, r.opno, after->lsn, after->op) <= 0)
@@ -779,7 +573,8 @@ return_log(const EcmShapeDef *shape, const LogRequest *request,
  * xid is the upstream transaction's, NULL for the rows that a log begins with.
  *
  * Errors: 22004 handle or after_offset is NULL; 22023 after_offset is not an
- * offset, or max_entries is not above 0; 42704 no such shape (any more);
+ * offset, or max_entries is not above 0; 42704 no such shape, or what comes
+ * after the offset is not in its log any more;
  * 42501 the user may not read it; 55000 the shape could not be created, or it
  * is being created and waiting for it is impossible (this transaction is in
  * its way; no stack that works); XX001 the log is corrupt.
@@ -883,7 +678,9 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 {
 	int64		shape = PG_GETARG_INT64(0);
 	Snapshot	snapshot = GetActiveSnapshot();
-	EcmLogTotals totals;
+	EcmLogBase	base;
+	EcmLogTotals base_size;
+	EcmLogTotals stream_size;
 	TimestampTz read_at;
 	uint64		lsn;
 	uint64		op;
@@ -895,9 +692,10 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	totals = ecm_log_totals(shape, snapshot);
-	values[0] = Int64GetDatum(totals.entries);
-	values[1] = Int64GetDatum(totals.bytes);
+	ecm_log_base(shape, snapshot, &base);
+	ecm_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
+	values[0] = Int64GetDatum(base_size.entries + stream_size.entries);
+	values[1] = Int64GetDatum(base_size.bytes + stream_size.bytes);
 
 	nulls[2] = !last_offset(shape, snapshot, &lsn, &op);
 	if (!nulls[2])

@@ -34,6 +34,7 @@
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
 #define ECM_LOG_CVS			64	/* a set of them fits in a uint64 */
 
@@ -115,6 +116,13 @@ typedef struct EcmConsumerSlot
 	int64		changes;
 	int64		matched_changes;
 	TimestampTz last_progress_at;
+
+	/*
+	 * Shapes whose logs have grown a good deal.  Their consumer adds to them,
+	 * the manager takes them away.
+	 */
+	int			ngrown;
+	int64		grown[ECM_MAX_GROWN];
 
 	/*
 	 * Written by the consumer without the lock, message by message.  Readers
