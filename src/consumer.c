@@ -1061,7 +1061,8 @@ blame_shape(int64 shape, int sqlerrcode, const char *message)
 		return;
 	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
 		return;
-	ecm_log_broadcast(&ecm_shared->stacks[args.stack_index], ecm_log_cv_bit(shape));
+	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
+						 ecm_log_signal_bit(shape));
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
 			  "shape %s has failed and is not followed any more", fault.handle);

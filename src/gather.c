@@ -112,7 +112,7 @@ ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
 	if (shape != 0)
-		touched |= ecm_log_cv_bit(shape);
+		touched |= ecm_log_signal_bit(shape);
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
 }
 
@@ -229,7 +229,7 @@ commit_local(XLogRecPtr lsn)
 	 * away, and the stream bring it back as it was: the slot has not been told
 	 * that it is done with, and offsets are made of the upstream's alone.
 	 */
-	ecm_log_broadcast(&ecm_shared->stacks[stack_index], touched);
+	ecm_send_log_signals(&ecm_shared->stacks[stack_index], touched);
 	touched = 0;
 
 	old = MemoryContextSwitchTo(TopMemoryContext);

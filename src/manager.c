@@ -405,6 +405,7 @@ close_replication(void)
 	ecm_replication_close();
 	ecm_feed_stream_lost();
 	ecm_creations_forget();
+	ecm_retention_stream_lost();
 	if (step_job != 0)
 		ecm_pool_cancel(step_job);
 	step_job = 0;
@@ -419,7 +420,6 @@ close_everything(void)
 {
 	close_replication();
 	ecm_feed_stop();
-	ecm_retention_forget();
 	ecm_pool_close();
 	ecm_pool_init(stack->datname);
 }

@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -21,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -37,6 +39,14 @@
 /* After a wake-up that brought nothing: the first pause until another look. */
 #define FIRST_PAUSE_MS		10
 #define MAX_SLEEP_MS		3600000
+
+/* What a caller wants of a log. */
+typedef struct LogRequest
+{
+	char	   *handle;
+	EcmOffset	after;
+	int			max_entries;	/* 0: all */
+} LogRequest;
 
 PG_FUNCTION_INFO_V1(electric_cm_shape_log);
 PG_FUNCTION_INFO_V1(electric_cm_await_shape_log);
@@ -364,41 +374,118 @@ check_may_wait(const EcmShapeDef *shape)
 }
 
 /*
+ * Returns what there is, and how many rows that were as its result.
+ *
+ * The snapshot comes after the look at the shape: an older one could see
+ * captured chunks that belong to the initial rows.  What may have happened in
+ * between is that the shape was dropped, with all its log.
+ */
+static int64
+return_log(const EcmShapeDef *shape, const LogRequest *request,
+		   ReturnSetInfo *rsinfo)
+{
+	Snapshot	snapshot;
+	int64		returned;
+
+	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
+								GetTransactionSnapshot() : GetLatestSnapshot());
+	ecm_note_read(shape->id);
+	returned = return_entries(shape, &request->after, request->max_entries,
+							  snapshot, rsinfo);
+	UnregisterSnapshot(snapshot);
+	return returned;
+}
+
+/* What a look at a shape has found. */
+typedef struct Look
+{
+	int64		shape;
+	bool		live;			/* and its log has been read */
+	int64		returned;		/* rows */
+} Look;
+
+/*
+ * Looks at a shape, perhaps between two waits.  It is done in a subtransaction, so that
+ * no lock on our tables is held while waiting: DROP EXTENSION, say, would wait
+ * for us, and everybody else for that.
+ */
+static void
+look_between_waits(const LogRequest *request, bool for_entries,
+				   ReturnSetInfo *rsinfo, Look *look)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		EcmShapeDef *shape = find_shape(request->handle);
+
+		look->shape = shape->id;
+		look->live = shape->state == ECM_SHAPE_LIVE;
+		look->returned = 0;
+		if (for_entries || !look->live)
+			check_may_wait(shape);
+		if (look->live)
+			look->returned = return_log(shape, request, rsinfo);
+
+		/* no entries, or no shape any more? */
+		if (look->live && look->returned == 0)
+			(void) find_shape(request->handle);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(edata);
+	}
+	PG_END_TRY();
+
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/*
  * A wait for something to be committed about a shape.
  */
 typedef struct LogWait
 {
+	int64		shape;
 	TimestampTz deadline;		/* 0: never */
-	ConditionVariable *cv;		/* NULL: not prepared to sleep yet */
+	EcmLogSignal *signal;		/* NULL: on a standby, nobody wakes us */
+	uint64		seen;			/* its changes before we looked */
 	int			pause_ms;		/* until another look; 0: when woken */
 } LogWait;
 
-/* On a standby nobody wakes us: the log comes by replication. */
-static void
-sleep_on_standby(int timeout_ms)
-{
-	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-
-	(void) WaitLatch(MyLatch, events, Min(timeout_ms, STANDBY_POLL_MS),
-					 PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
 /*
- * This database's stack, to sleep on its condition variables; ERROR unless it
- * runs or is about to.  The entry may be another one each time.
+ * Notes what a later change will be told by.  ERROR unless this database's
+ * stack runs, or is about to.  It may have another entry each time.
  */
-static EcmStack *
-working_stack(void)
+static void
+prepare_wait(LogWait *wait)
 {
-	EcmStack   *copy = palloc(sizeof(EcmStack));
+	EcmStack   *copy;
 	int			index;
 
+	wait->signal = NULL;
+	if (RecoveryInProgress())
+		return;
+
 	ecm_require_shared();
+	copy = palloc(sizeof(EcmStack));
 	index = ecm_own_stack(copy);
 	if (index < 0)
 	{
+		if (!OidIsValid(get_extension_oid("electric_cm", true)))
+			ecm_report_stack_gone();
 		ecm_ensure_own_stack();
 		index = ecm_own_stack(copy);
 	}
@@ -406,24 +493,24 @@ working_stack(void)
 		ecm_report_stack_gone();
 	ecm_check_stack_alive(copy);
 	pfree(copy);
-	return &ecm_shared->stacks[index];
+
+	wait->signal = ecm_log_signal(&ecm_shared->stacks[index], wait->shape);
+	wait->seen = pg_atomic_read_u64(&wait->signal->changes);
 }
 
 /*
- * Sleeps until something may have been committed about the shape, and the
- * caller should look again.  False: the deadline has passed.
+ * Sleeps until something may have been committed about the shape since
+ * prepare_wait().  False: the deadline has passed.
  *
- * The first time it returns at once, prepared to sleep, so that nothing can be
- * missed between the look and the sleep.  A wake-up, on the other hand, may
- * come before what it is about can be seen: the commit that drops a shape may
- * be waiting for a synchronous standby when we are told by the stream.  So
- * from then on we look again after ever longer pauses.
+ * A wake-up may come before what it is about can be seen: the commit that drops
+ * a shape may be waiting for a synchronous standby when we are told by the
+ * stream.  So from then on we look again after ever longer pauses.
  */
 static bool
-await_change(LogWait *wait, const EcmShapeDef *shape)
+await_change(LogWait *wait)
 {
-	ConditionVariable *cv;
 	int			timeout_ms = MAX_SLEEP_MS;
+	bool		woken;
 
 	if (wait->deadline != 0)
 	{
@@ -434,61 +521,70 @@ await_change(LogWait *wait, const EcmShapeDef *shape)
 		timeout_ms = Min(TimestampDifferenceMilliseconds(now, wait->deadline),
 						 timeout_ms);
 	}
-	if (RecoveryInProgress())
+	if (wait->signal == NULL)
 	{
-		sleep_on_standby(timeout_ms);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(timeout_ms, STANDBY_POLL_MS), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
 		return true;
 	}
 
-	cv = ecm_log_cv(working_stack(), shape->id);
-	if (wait->cv != cv)
-	{
-		ConditionVariablePrepareToSleep(cv);
-		wait->cv = cv;
-		return true;
-	}
 	if (wait->pause_ms != 0)
 		timeout_ms = Min(timeout_ms, wait->pause_ms);
-	if (!ConditionVariableTimedSleep(cv, timeout_ms, PG_WAIT_EXTENSION))
+	ConditionVariablePrepareToSleep(&wait->signal->cv);
+	woken = pg_atomic_read_u64(&wait->signal->changes) != wait->seen ||
+		!ConditionVariableTimedSleep(&wait->signal->cv, timeout_ms,
+									 PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	if (woken)
 		wait->pause_ms = FIRST_PAUSE_MS;
 	else if (wait->pause_ms < MAX_SLEEP_MS / 2)
 		wait->pause_ms *= 2;
 	return true;
 }
 
-/* Waits for a shape that is not live yet, as long as it takes. */
-static EcmShapeDef *
-await_live_shape(const char *handle)
+/*
+ * Returns what there is as soon as the shape is live, or as soon as there is
+ * something; nothing after the deadline.
+ */
+static void
+await_log(const LogRequest *request, TimestampTz deadline, bool for_entries,
+		  ReturnSetInfo *rsinfo)
 {
-	EcmShapeDef *shape = find_shape(handle);
-	LogWait		wait = {0};
+	LogWait		wait = {.deadline = deadline};
+	MemoryContext look_context;
+	MemoryContext old_context;
 
-	if (shape->state == ECM_SHAPE_LIVE)
-		return shape;
-
-	check_may_wait(shape);
-	while (shape->state != ECM_SHAPE_LIVE)
+	look_context = AllocSetContextCreate(CurrentMemoryContext,
+										 "electric_cm look",
+										 ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(look_context);
+	for (;;)
 	{
-		(void) await_change(&wait, shape);
-		shape = find_shape(handle);
-	}
-	ConditionVariableCancelSleep();
+		Look		look;
 
-	return shape;
+		/* a log can be read without a stack, but not waited for */
+		if (for_entries || wait.shape != 0)
+			prepare_wait(&wait);
+		look_between_waits(request, for_entries, rsinfo, &look);
+		if (for_entries ? look.returned > 0 : look.live)
+			break;
+
+		/* the first look has told what to wait for */
+		if (wait.shape == look.shape && !await_change(&wait))
+			break;
+		wait.shape = look.shape;
+		MemoryContextReset(look_context);
+	}
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(look_context);
 }
 
 /* ----------------------------------------------------------------
  * SQL functions
  * ----------------------------------------------------------------
  */
-
-/* What a caller wants of a log. */
-typedef struct LogRequest
-{
-	char	   *handle;
-	EcmOffset	after;
-	int			max_entries;	/* 0: all */
-} LogRequest;
 
 /*
  * The arguments that all reading functions have; max_entries is the one with
@@ -531,29 +627,6 @@ read_request(FunctionCallInfo fcinfo, LogRequest *request, int max_entries_argno
 }
 
 /*
- * Returns what there is, and how many rows that were as its result.
- *
- * The snapshot comes after the look at the shape: an older one could see
- * captured chunks that belong to the initial rows.  What may have happened in
- * between is that the shape was dropped, with all its log.
- */
-static int64
-return_log(const EcmShapeDef *shape, const LogRequest *request,
-		   ReturnSetInfo *rsinfo)
-{
-	Snapshot	snapshot;
-	int64		returned;
-
-	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
-								GetTransactionSnapshot() : GetLatestSnapshot());
-	ecm_note_read(shape->id);
-	returned = return_entries(shape, &request->after, request->max_entries,
-							  snapshot, rsinfo);
-	UnregisterSnapshot(snapshot);
-	return returned;
-}
-
-/*
  * electric_cm_shape_log(handle text, after_offset text DEFAULT '-1',
  *						 max_entries int DEFAULT NULL)
  *	-> SETOF (log_offset text, operation text, key text, value jsonb,
@@ -583,15 +656,10 @@ Datum
 electric_cm_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
-	EcmShapeDef *shape;
 
 	read_request(fcinfo, &request, 2);
 	InitMaterializedSRF(fcinfo, 0);
-
-	shape = await_live_shape(request.handle);
-	if (return_log(shape, &request, (ReturnSetInfo *) fcinfo->resultinfo) == 0)
-		(void) find_shape(request.handle);
-
+	await_log(&request, 0, false, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }
 
@@ -613,35 +681,13 @@ Datum
 electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
-	LogWait		wait = {0};
-	MemoryContext look_context;
-	MemoryContext old_context;
-	EcmShapeDef *shape;
+	TimestampTz deadline;
 
 	read_request(fcinfo, &request, 3);
-	wait.deadline = ecm_wait_deadline(PG_ARGISNULL(2) ? NULL :
-									  PG_GETARG_INTERVAL_P(2));
+	deadline = ecm_wait_deadline(PG_ARGISNULL(2) ? NULL :
+								 PG_GETARG_INTERVAL_P(2));
 	InitMaterializedSRF(fcinfo, 0);
-
-	look_context = AllocSetContextCreate(CurrentMemoryContext,
-										 "electric_cm await",
-										 ALLOCSET_DEFAULT_SIZES);
-	old_context = MemoryContextSwitchTo(look_context);
-	check_may_wait(find_shape(request.handle));
-	if (!RecoveryInProgress())
-		(void) working_stack();
-	do
-	{
-		MemoryContextReset(look_context);
-		shape = find_shape(request.handle);
-		if (shape->state == ECM_SHAPE_LIVE &&
-			return_log(shape, &request, (ReturnSetInfo *) fcinfo->resultinfo) > 0)
-			break;
-	} while (await_change(&wait, shape));
-	ConditionVariableCancelSleep();
-	MemoryContextSwitchTo(old_context);
-	MemoryContextDelete(look_context);
-
+	await_log(&request, deadline, true, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }
 

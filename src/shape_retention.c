@@ -219,7 +219,9 @@ ecm_retention_poll(TimestampTz now)
 }
 
 void
-ecm_retention_forget(void)
+ecm_retention_stream_lost(void)
 {
+	if (job != 0)
+		ecm_pool_cancel(job);
 	job = 0;
 }

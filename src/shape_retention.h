@@ -23,7 +23,7 @@ extern void ecm_retention_init(int stack_index);
 /* To be called now and then: it is not worth a wake-up of its own. */
 extern void ecm_retention_poll(TimestampTz now);
 
-/* The pool is about to be closed. */
-extern void ecm_retention_forget(void);
+/* Ends what is going on: a new slot would have to wait for its transaction. */
+extern void ecm_retention_stream_lost(void);
 
 #endif							/* ECM_SHAPE_RETENTION_H */

@@ -57,8 +57,11 @@ ecm_shmem_startup(void)
 			EcmStack   *stack = &ecm_shared->stacks[i];
 
 			ConditionVariableInit(&stack->cv);
-			for (int j = 0; j < ECM_LOG_CVS; j++)
-				ConditionVariableInit(&stack->log_cvs[j]);
+			for (int j = 0; j < ECM_LOG_SIGNALS; j++)
+			{
+				pg_atomic_init_u64(&stack->log_signals[j].changes, 0);
+				ConditionVariableInit(&stack->log_signals[j].cv);
+			}
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -151,14 +154,19 @@ ecm_stack_free(int index)
 {
 	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
 	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
-	ecm_log_broadcast(&ecm_shared->stacks[index], ECM_ALL_LOG_CVS);
+	ecm_send_log_signals(&ecm_shared->stacks[index], ECM_ALL_LOG_SIGNALS);
 }
 
 void
-ecm_log_broadcast(EcmStack *stack, uint64 cvs)
+ecm_send_log_signals(EcmStack *stack, uint64 signals)
 {
-	for (; cvs != 0; cvs &= cvs - 1)
-		ConditionVariableBroadcast(&stack->log_cvs[pg_rightmost_one_pos64(cvs)]);
+	for (; signals != 0; signals &= signals - 1)
+	{
+		EcmLogSignal *signal = &stack->log_signals[pg_rightmost_one_pos64(signals)];
+
+		pg_atomic_fetch_add_u64(&signal->changes, 1);
+		ConditionVariableBroadcast(&signal->cv);
+	}
 }
 
 static EcmShapeRead *
@@ -300,7 +308,7 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 		stack->status = status;
 		stack->status_since = GetCurrentTimestamp();
 		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
-			ecm_log_broadcast(stack, ECM_ALL_LOG_CVS);
+			ecm_send_log_signals(stack, ECM_ALL_LOG_SIGNALS);
 	}
 	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
 	stack->blocking_pid = 0;

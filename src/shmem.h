@@ -21,6 +21,7 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
+#include "port/atomics.h"
 #include "settings.h"
 #include "state.h"
 #include "storage/condition_variable.h"
@@ -36,7 +37,7 @@
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
-#define ECM_LOG_CVS			64	/* a set of them fits in a uint64 */
+#define ECM_LOG_SIGNALS		64	/* a set of them fits in a uint64 */
 
 /* Severity of an event. */
 typedef enum EcmSeverity
@@ -163,6 +164,16 @@ typedef struct EcmWalSample
 	int64		safe_wal_size;	/* -1: unlimited */
 } EcmWalSample;
 
+/*
+ * Tells readers that something was committed about one of some shapes, that the
+ * stack has failed or stopped, or that its entry has ended.
+ */
+typedef struct EcmLogSignal
+{
+	pg_atomic_uint64 changes;	/* so that a waiter does not miss one */
+	ConditionVariable cv;
+} EcmLogSignal;
+
 typedef struct EcmStack
 {
 	/* --- identity; written by the launcher when it allocates the entry --- */
@@ -256,12 +267,8 @@ typedef struct EcmStack
 	/* broadcast after every change that somebody may be waiting for */
 	ConditionVariable cv;
 
-	/*
-	 * For the readers of shape logs, by shape id: broadcast by consumers when
-	 * they have committed something about the shape.  A failed or stopped
-	 * stack, or the entry's end, wakes them all.
-	 */
-	ConditionVariable log_cvs[ECM_LOG_CVS];
+	/* for those who wait for what comes to shape logs, by shape id */
+	EcmLogSignal log_signals[ECM_LOG_SIGNALS];
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
@@ -367,14 +374,15 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
 
 /*
- * The condition variable for readers of a shape's log, and the set of those to
- * broadcast: a bit for each.
+ * The signal for readers of a shape's log, and the set of those to send: a bit
+ * for each.
  */
-#define ecm_log_cv(stack, shape) \
-	(&(stack)->log_cvs[(uint64) (shape) % ECM_LOG_CVS])
-#define ecm_log_cv_bit(shape)	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_CVS))
-#define ECM_ALL_LOG_CVS			PG_UINT64_MAX
-extern void ecm_log_broadcast(EcmStack *stack, uint64 cvs);
+#define ecm_log_signal(stack, shape) \
+	(&(stack)->log_signals[(uint64) (shape) % ECM_LOG_SIGNALS])
+#define ecm_log_signal_bit(shape) \
+	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_SIGNALS))
+#define ECM_ALL_LOG_SIGNALS		PG_UINT64_MAX
+extern void ecm_send_log_signals(EcmStack *stack, uint64 signals);
 
 /*
  * A shape of this database is being read; and when one was last (0: unknown).

@@ -290,12 +290,24 @@ like(finish($waiter), qr/42704/, 'standby: dropped while one waits');
 $standby->stop;
 
 #
-# The extension's end does not hang
+# The extension's end
 #
-$waiter = waiter($node, await_sql($creating, last_offset($creating), '3 s'));
-are_waiting($node, 1);
-value('DROP EXTENSION electric_cm');
-is(finish($waiter), '', 'DROP EXTENSION waits for those who wait, until their timeout');
+$writer = $node->background_psql($db);
+$writer->query_safe('BEGIN');
+$writer->query_safe('INSERT INTO later VALUES (10)');
+value("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'later'::regclass");
+my $unfinished = value(q{SELECT electric_cm_create_shape('later', 'id > 5')});
+@waiters = map { waiter($node, $_) } await_sql($creating, last_offset($creating), '1 hour'),
+  await_sql($unfinished, '-1', '1 hour'), "SELECT FROM electric_cm_shape_log('$unfinished') /* await_shape_log */";
+are_waiting($node, 3);
+is(value(q{SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+		JOIN pg_stat_activity a ON a.pid = l.pid
+		WHERE c.relnamespace = '_electric_cm'::regnamespace AND a.query LIKE '%await_shape_log%' AND a.pid <> pg_backend_pid()}),
+	0, 'those who wait hold no locks');
+value(q{SET lock_timeout = '30 s'}, 'DROP EXTENSION electric_cm');
+like(finish($_), qr/ERROR/, '... and the extension can be dropped, which ends the wait') for @waiters;
+$writer->query_safe('COMMIT');
+$writer->quit;
 
 $node->stop;
 done_testing();
