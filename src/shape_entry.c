@@ -46,7 +46,7 @@ ecm_entry_next(const EcmShapeDef *shape, const EcmChunkScan *cs, EcmChunkReader 
 
 const EcmValue *
 ecm_entry_key_column(EcmOp op, const EcmValue *new_values,
-				 const EcmValue *old_values, int column)
+					 const EcmValue *old_values, int column)
 {
 	if (op != ECM_OP_DELETE &&
 		(new_values[column].kind != ECM_VALUE_UNCHANGED || old_values == NULL))
@@ -137,8 +137,8 @@ entry_has_key(const EcmShapeDef *shape, const LogEntry *entry,
 	for (int i = 0; i < shape->nkeys; i++)
 	{
 		const EcmValue *column = ecm_entry_key_column(entry->op, entry->new_values,
-												  entry->old_values,
-												  shape->key_positions[i]);
+													  entry->old_values,
+													  shape->key_positions[i]);
 
 		if (column->kind != ECM_VALUE_TEXT || column->len != key[i].len ||
 			memcmp(column->text, key[i].text, key[i].len) != 0)
@@ -189,7 +189,7 @@ ecm_entry_complete(const EcmShapeDef *shape, Snapshot snapshot, uint64 lsn,
 										  "electric_cm chunk walked back",
 										  ALLOCSET_DEFAULT_SIZES);
 	ecm_chunk_scan_begin(&cs, shape->id, BTLessStrategyNumber, lsn, op,
-					 snapshot, AccessShareLock);
+						 snapshot, AccessShareLock);
 
 	while (!done && ecm_chunk_scan_next(&cs))
 	{

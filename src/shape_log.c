@@ -251,7 +251,7 @@ ecm_row_packer_end(EcmRowPacker *packer)
 
 void
 ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
-				 uint64 lsn, uint64 op, Snapshot snapshot, LOCKMODE lockmode)
+					 uint64 lsn, uint64 op, Snapshot snapshot, LOCKMODE lockmode)
 {
 	ScanKeyData keys[2];
 	int			nkeys = 1;
@@ -332,7 +332,7 @@ ecm_chunk_scan_end(EcmChunkScan *cs)
 
 void
 ecm_chunk_scan_read(EcmChunkScan *cs, EcmChunkReader *reader, EcmValue *new_values,
-				EcmValue *old_values, int max_values)
+					EcmValue *old_values, int max_values)
 {
 	struct varlena *bytes = PG_DETOAST_DATUM_PACKED(cs->data);
 
@@ -412,7 +412,7 @@ ecm_log_delete(int64 shape)
 	int64		deleted = 0;
 
 	ecm_chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, snapshot,
-					 RowExclusiveLock);
+						 RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
 		if (ecm_chunk_scan_delete(&cs))

@@ -107,8 +107,8 @@ entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
 	for (int i = 0; i < shape->nkeys; i++)
 	{
 		const EcmValue *column = ecm_entry_key_column(r->op, r->new_values,
-												  r->n_old > 0 ? r->old_values : NULL,
-												  shape->key_positions[i]);
+													  r->n_old > 0 ? r->old_values : NULL,
+													  shape->key_positions[i]);
 
 		if (column->kind != ECM_VALUE_TEXT)
 			ecm_entry_report_corrupt(shape, r->lsn, r->opno);
@@ -245,7 +245,7 @@ find_start(const LogReader *reader, const EcmOffset *after,
 	}
 
 	ecm_chunk_scan_begin(&cs, reader->shape->id, BTLessEqualStrategyNumber,
-					 after->lsn, after->op, reader->snapshot, AccessShareLock);
+						 after->lsn, after->op, reader->snapshot, AccessShareLock);
 	if (ecm_chunk_scan_next(&cs) &&
 		ecm_offset_cmp(cs.first_lsn, cs.first_op, *first_lsn, *first_op) > 0)
 	{
@@ -396,6 +396,14 @@ return_log(const EcmShapeDef *shape, const LogRequest *request,
 	return returned;
 }
 
+/* The extension may be dropped while we wait. */
+static void
+check_extension(void)
+{
+	if (!OidIsValid(get_extension_oid("electric_cm", true)))
+		ecm_report_stack_gone();
+}
+
 /* What a look at a shape has found. */
 typedef struct Look
 {
@@ -444,6 +452,7 @@ look_between_waits(const LogRequest *request, bool for_entries,
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
+		check_extension();		/* that may be why */
 		ReThrowError(edata);
 	}
 	PG_END_TRY();
@@ -484,8 +493,7 @@ prepare_wait(LogWait *wait)
 	index = ecm_own_stack(copy);
 	if (index < 0)
 	{
-		if (!OidIsValid(get_extension_oid("electric_cm", true)))
-			ecm_report_stack_gone();
+		check_extension();
 		ecm_ensure_own_stack();
 		index = ecm_own_stack(copy);
 	}
