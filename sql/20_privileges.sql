@@ -56,6 +56,7 @@ SELECT error($$SELECT electric_cm_create_shape('guarded')$$);
 SELECT error($$SELECT electric_cm_drop_shape('x')$$);
 SELECT error('SELECT * FROM _electric_cm.shape_log');
 SELECT error($$SELECT * FROM electric_cm_shape_log('x')$$);
+SELECT error($$SELECT * FROM electric_cm_await_shape_log('x', '-1')$$);
 RESET ROLE;
 
 -- a role that watches
@@ -96,6 +97,7 @@ SELECT :'users_shape' <> :'admins_shape' AS shape_of_its_own;
 SELECT operation, key, value FROM electric_cm_shape_log(:'users_shape');
 -- somebody else's shape
 SELECT error(format('SELECT * FROM electric_cm_shape_log(%L)', :'admins_shape'));
+SELECT error(format('SELECT * FROM electric_cm_await_shape_log(%L, ''-1'')', :'admins_shape'));
 SELECT error(format('SELECT electric_cm_drop_shape(%L)', :'admins_shape'));
 RESET ROLE;
 

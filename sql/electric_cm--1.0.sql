@@ -69,6 +69,8 @@ CREATE TABLE _electric_cm.shape_log (
 	first_op int8 NOT NULL,
 	entries int4 NOT NULL,
 	captured_xid xid8,			-- only while the shape is being created
+	total_entries int8 NOT NULL,	-- running totals, this chunk included: of
+	total_bytes int8 NOT NULL,		-- the base's rows, or of what the stream brought
 	data bytea NOT NULL,
 	PRIMARY KEY (shape, first_lsn, first_op)
 ) WITH (toast_tuple_target = 8160);
@@ -77,6 +79,19 @@ ALTER TABLE _electric_cm.shape_log ALTER COLUMN data SET STORAGE EXTERNAL;
 -- FOR ALL TABLES publications don't send the deletes either.
 ALTER TABLE _electric_cm.shape_log REPLICA IDENTITY NOTHING;
 COMMENT ON TABLE _electric_cm.shape_log IS 'entries of all shape logs, in chunks';
+
+-- A log begins with rows as they stood at some point, its base: at offsets
+-- <lsn>_<op + n>.  That is the initial snapshot (0_n), unless there is a row
+-- here.  The rest is what the stream brought since, and what the running totals
+-- of that were then is not in the log (any more).
+CREATE TABLE _electric_cm.shape_base (
+	shape int8 PRIMARY KEY,
+	lsn pg_lsn NOT NULL,
+	op int8 NOT NULL,
+	origin_entries int8 NOT NULL,
+	origin_bytes int8 NOT NULL
+);
+COMMENT ON TABLE _electric_cm.shape_base IS 'where shape logs begin';
 
 -- Written only in transactions that write entries.
 CREATE TABLE _electric_cm.progress (
@@ -183,6 +198,18 @@ CREATE FUNCTION electric_cm_shape_log(handle text,
 COMMENT ON FUNCTION electric_cm_shape_log(text, text, int) IS
 	'entries of a shape''s log after an offset, in order';
 
+CREATE FUNCTION electric_cm_await_shape_log(handle text,
+											after_offset text,
+											timeout interval DEFAULT '20 s',
+											max_entries int DEFAULT NULL,
+											OUT log_offset text, OUT operation text,
+											OUT key text, OUT value jsonb,
+											OUT old_value jsonb, OUT xid int8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
+COMMENT ON FUNCTION electric_cm_await_shape_log(text, text, interval, int) IS
+	'entries of a shape''s log after an offset, as soon as there are any';
+
 --
 -- Internal functions: called by the stack's own sessions
 --
@@ -210,11 +237,16 @@ CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 CREATE FUNCTION _electric_cm.purge_shape(shape int8) RETURNS int8
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shape' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
+										OUT more bool, OUT report text)
+	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.take_snapshot(handle text, generation int4) RETURNS int8
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,
-											 OUT log_bytes int8, OUT last_offset text)
+											 OUT log_bytes int8, OUT last_offset text,
+											 OUT last_read_at timestamptz)
 	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.stat_manager(
@@ -298,6 +330,7 @@ CREATE VIEW electric_cm_shapes AS
 		   l.log_entries,
 		   l.log_bytes,
 		   l.last_offset,
+		   l.last_read_at,
 		   t.last_error
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,

@@ -564,6 +564,7 @@ static void
 obey_live(int64 id, int generation, const char *snapshot)
 {
 	EcmShape   *shape = ecm_match_find(id);
+	EcmLogTotals origin;
 
 	if (shape == NULL || !shape->buffer.capturing ||
 		shape->generation != generation || is_past(shape->skip_until))
@@ -571,13 +572,20 @@ obey_live(int64 id, int generation, const char *snapshot)
 
 	/* its commit can be decoded a moment before others can see its rows */
 	XactLockTableWait(upstream_xid, NULL, NULL, XLTW_None);
-	ecm_log_settle_captured(id, snapshot);
+	origin = ecm_log_settle_captured(id, snapshot);
+	if (origin.entries > 0)
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
+							  " (shape, lsn, op, origin_entries, origin_bytes)"
+							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
+							  origin.entries, origin.bytes),
+					 id, generation);
 	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 				 " VALUES ($1, 'live', $2, pg_catalog.clock_timestamp())"
 				 " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
 				 " generation = excluded.generation, live_at = excluded.live_at",
 				 id, generation);
 	shape->buffer.capturing = false;
+	shape->buffer.totals_epoch = 0;
 }
 
 static void
@@ -1065,10 +1073,13 @@ blame_shape(int64 shape, int sqlerrcode, const char *message)
 
 	if (shape == 0 || !is_shapes_fault(sqlerrcode))
 		return;
-	if (ecm_worker_try(record_fault, &fault, &err) && fault.handle[0] != '\0')
-		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-				  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
-				  "shape %s has failed and is not followed any more", fault.handle);
+	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
+		return;
+	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
+						 ecm_log_signal_bit(shape));
+	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
+			  "shape %s has failed and is not followed any more", fault.handle);
 }
 
 static int

@@ -31,6 +31,7 @@
 
 #include "gather.h"
 #include "shape.h"
+#include "shape_retention.h"
 #include "shmem.h"
 
 /* Complete transactions are written when this much has been gathered ... */
@@ -85,11 +86,16 @@ static XLogRecPtr reported_lsn;
 static List *unflushed = NIL;	/* of UnflushedCommit, oldest first */
 
 static EcmLogWriter *writer;
+static uint32 totals_epoch = 1; /* grows when something that was written is
+								 * undone */
 static SPIPlanPtr progress_plan;
 
 static int64 transactions;
 static int64 entries;
 static int64 working_on;		/* a shape; 0: none in particular */
+static int64 grown[ECM_MAX_GROWN];	/* logs that the manager should look at */
+static int	ngrown;
+static uint64 touched;			/* whose readers the next commit wakes */
 
 void
 ecm_gather_init(int index, int worker_number, XLogRecPtr position)
@@ -105,6 +111,8 @@ void
 ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
+	if (shape != 0)
+		touched |= ecm_log_signal_bit(shape);
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
 }
 
@@ -216,6 +224,14 @@ commit_local(XLogRecPtr lsn)
 	CommitTransactionCommand();
 	transaction_open = false;
 
+	/*
+	 * What readers see from now on is not flushed yet.  A crash would take it
+	 * away, and the stream bring it back as it was: the slot has not been told
+	 * that it is done with, and offsets are made of the upstream's alone.
+	 */
+	ecm_send_log_signals(&ecm_shared->stacks[stack_index], touched);
+	touched = 0;
+
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	commit = palloc(sizeof(UnflushedCommit));
 	commit->upstream_lsn = lsn;
@@ -224,6 +240,23 @@ commit_local(XLogRecPtr lsn)
 	MemoryContextSwitchTo(old);
 	applied_lsn = lsn;
 	MemoryContextSwitchTo(caller_context);
+}
+
+/*
+ * Notes that a log has grown.  If there are too many, the next one that comes
+ * to it will be noted.
+ */
+static void
+note_growth(EcmShapeBuffer *buffer, int64 bytes)
+{
+	int64		step = ecm_retention_step();
+
+	buffer->grown_bytes += bytes;
+	if (step > 0 && buffer->grown_bytes >= step && ngrown < ECM_MAX_GROWN)
+	{
+		grown[ngrown++] = buffer->shape;
+		buffer->grown_bytes = 0;
+	}
 }
 
 /*
@@ -265,6 +298,8 @@ report_progress(bool flush)
 	slot->changes = ecm_gather_figures.changes;
 	slot->matched_changes = entries;
 	slot->last_progress_at = GetCurrentTimestamp();
+	while (ngrown > 0 && slot->ngrown < ECM_MAX_GROWN)
+		slot->grown[slot->ngrown++] = grown[--ngrown];
 	ecm_unlock();
 
 	ConditionVariableBroadcast(&stack->cv);
@@ -293,6 +328,11 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		MemoryContextSwitchTo(old);
 	}
 	ecm_gather_work_on(buffer->shape);
+	if (buffer->totals_epoch != totals_epoch)
+	{
+		buffer->totals = ecm_log_stream_totals(buffer->shape);
+		buffer->totals_epoch = totals_epoch;
+	}
 	foreach(lc, chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);
@@ -300,7 +340,9 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
 						   chunk->first_op, chunk->entries,
 						   FullTransactionIdFromU64(chunk->xid),
-						   chunk->data.data, chunk->data.len);
+						   chunk->data.data, chunk->data.len,
+						   &buffer->totals);
+		note_growth(buffer, chunk->data.len);
 	}
 	ecm_gather_work_on(0);
 }
@@ -547,6 +589,7 @@ ecm_gather_reset(void)
 		MemoryContextSwitchTo(caller_context);
 		spilling = false;
 		transaction_open = false;
+		totals_epoch++;
 	}
 	forget_open();
 	commit_complete();

@@ -13,6 +13,7 @@
 
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
+#include "shape.h"
 #include "shape_chunk.h"
 
 /* What has been gathered for one shape; zeroed at first. */
@@ -27,6 +28,9 @@ typedef struct EcmShapeBuffer
 	List	   *open;			/* ... of the one that is coming in */
 	XLogRecPtr	op_lsn;			/* transaction that next_op counts in */
 	int64		next_op;
+	EcmLogTotals totals;		/* running, of what was written ... */
+	uint32		totals_epoch;	/* ... unless this is past: then unknown */
+	int64		grown_bytes;	/* since the manager was told */
 } EcmShapeBuffer;
 
 /* 'position': end of the last upstream transaction that was applied. */
@@ -62,7 +66,7 @@ extern void ecm_gather_settle(void);
 
 /*
  * Names the shape (0: none) that what follows is about: an ERROR from here on
- * is its fault.
+ * is its fault, and the next commit wakes the readers of its log.
  */
 extern void ecm_gather_work_on(int64 shape);
 extern int64 ecm_gather_working_on(void);

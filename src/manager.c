@@ -44,6 +44,7 @@
 #include "replication.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_retention.h"
 #include "shmem.h"
 #include "state.h"
 #include "timeline.h"
@@ -406,6 +407,7 @@ close_replication(void)
 	ecm_replication_close();
 	ecm_feed_stream_lost();
 	ecm_creations_forget();
+	ecm_retention_stream_lost();
 	if (step_job != 0)
 		ecm_pool_cancel(step_job);
 	step_job = 0;
@@ -1118,6 +1120,7 @@ start_up(void)
 	ecm_feed_init(stack_index, stack->datname);
 	ecm_feed_set_message_callback(remembered.message_prefix, ecm_creations_message);
 	ecm_creations_init(stack_index, remembered.message_prefix);
+	ecm_retention_init(stack_index);
 	ecm_state_init(&state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	state.running = true;
 	run_step();
@@ -1163,6 +1166,7 @@ do_round(void)
 	{
 		received = ecm_feed_in_transaction() ? InvalidXLogRecPtr : ecm_feed_received_lsn();
 		ecm_creations_poll(now, received, ecm_feed_applied_lsn());
+		ecm_retention_poll(now);
 	}
 	deadline = ecm_earlier(deadline, check_status(now));
 	deadline = ecm_earlier(deadline, sample_wal(now));

@@ -47,6 +47,7 @@ int			ecm_wal_report_interval;
 bool		ecm_break_abandoned_lock;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
+int			ecm_shape_log_retention;
 
 /* The settings in the order of the documentation. */
 static const char *const setting_names[] = {
@@ -71,7 +72,8 @@ static const char *const setting_names[] = {
 	PREFIX "wal_report_interval",
 	PREFIX "break_abandoned_lock",
 	PREFIX "shape_workers",
-	PREFIX "max_shapes"
+	PREFIX "max_shapes",
+	PREFIX "shape_log_retention"
 };
 
 /* Keywords of libpq (up to version 18) whose values are secrets. */
@@ -584,6 +586,13 @@ ecm_define_settings(void)
 							NULL,
 							&ecm_max_shapes, 100000, 0, INT_MAX,
 							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "shape_log_retention",
+							"Sets the size of a shape's log beyond which its oldest part is folded.",
+							"Entries are then replaced by the rows that they lead to. "
+							"0: 1 GB or twice the table's size, whichever is larger. -1: never.",
+							&ecm_shape_log_retention, 0, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("electric_cm");
 }

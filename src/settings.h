@@ -39,6 +39,7 @@ extern int	ecm_wal_report_interval;	/* ms */
 extern bool ecm_break_abandoned_lock;
 extern int	ecm_shape_workers;
 extern int	ecm_max_shapes;
+extern int	ecm_shape_log_retention;	/* kB; 0: the default, -1: for ever */
 
 /* Defines all settings; called once from _PG_init. */
 extern void ecm_define_settings(void);

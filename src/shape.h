@@ -8,7 +8,11 @@
  *					barrier, snapshot
  * shape_snapshot.c	a pool session's part: the snapshot's rows
  * shape_filter.c	where clauses
- * shape_log.c		writes chunks, reads them back
+ * shape_log.c		writes, scans and deletes chunks
+ * shape_read.c		reads logs for SQL
+ * shape_entry.c	decodes and completes entries
+ * shape_fold.c		folds the oldest part of a log (SQL side)
+ * shape_retention.c	has that done (the manager's part)
  * shape_chunk.c	the packed form of entries (pure)
  *
  * The stack's internal orders travel in the replication stream itself, as
@@ -36,16 +40,17 @@
 #include "shape_chunk.h"
 #include "shape_filter.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 #define ECM_SCHEMA			"_electric_cm"
 
 /*
  * A chunk's data is cut so as not to exceed this, the most that is stored in
  * line, in a page of its own: 8160 bytes (toast_tuple_target, and a page's
- * maximum) less 24 for the tuple header, 40 for the other columns and 4 for
+ * maximum) less 24 for the tuple header, 56 for the other columns and 4 for
  * the length word.
  */
-#define ECM_CHUNK_TARGET	8092
+#define ECM_CHUNK_TARGET	8076
 
 typedef enum EcmShapeState
 {
@@ -131,9 +136,17 @@ extern int	ecm_shape_workers_running(void);
 
 /* ---- shape_log.c ---- */
 
+/* The size of a log or of some part of it. */
+typedef struct EcmLogTotals
+{
+	int64		entries;
+	int64		bytes;			/* of packed data */
+} EcmLogTotals;
+
 /*
  * Inserts chunk tuples into _electric_cm.shape_log without logical decoding.
  * Needs an open transaction; one writer serves any number of chunks in it.
+ * put adds the chunk to the running totals, and stores them with it.
  */
 typedef struct EcmLogWriter EcmLogWriter;
 
@@ -141,8 +154,37 @@ extern EcmLogWriter *ecm_log_writer_begin(void);
 extern void ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 							   XLogRecPtr first_lsn, int64 first_op,
 							   int32 entries, FullTransactionId captured_xid,
-							   const char *data, Size len);
+							   const char *data, Size len,
+							   EcmLogTotals *totals);
 extern void ecm_log_writer_end(EcmLogWriter *writer);
+
+/* Collects rows in chunks: row n is an insert at <lsn>_<op + n>. */
+typedef struct EcmRowPacker EcmRowPacker;
+
+extern EcmRowPacker *ecm_row_packer_begin(int64 shape, XLogRecPtr lsn, int64 op);
+extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
+							   int nvalues);
+extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* how many they were */
+
+/* Where a log begins: see _electric_cm.shape_base. */
+typedef struct EcmLogBase
+{
+	XLogRecPtr	lsn;
+	int64		op;
+	EcmLogTotals origin;
+} EcmLogBase;
+
+extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);
+
+/* The running totals of what the stream has brought, as of now. */
+extern EcmLogTotals ecm_log_stream_totals(int64 shape);
+
+/*
+ * The size of a log, by two looks at its index: of its base, and of what has
+ * come since.
+ */
+extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
+						  EcmLogTotals *base_size, EcmLogTotals *stream_size);
 
 /* Deletes all chunks of a shape in the current transaction; returns how many. */
 extern int64 ecm_log_delete(int64 shape);
@@ -150,8 +192,9 @@ extern int64 ecm_log_delete(int64 shape);
 /*
  * The captured chunks of a shape that is about to be live: deletes those whose
  * xid is visible in the snapshot (a pg_snapshot as text), keeps the others.
+ * Returns what is to be taken off the stream's running totals from now on.
  */
-extern void ecm_log_settle_captured(int64 shape, const char *snapshot);
+extern EcmLogTotals ecm_log_settle_captured(int64 shape, const char *snapshot);
 
 /* ---- shape_create.c: the manager calls these; they never wait ---- */
 

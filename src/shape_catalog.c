@@ -1090,6 +1090,8 @@ electric_cm_purge_shape(PG_FUNCTION_ARGS)
 	ecm_spi_begin(&spi);
 	run_sql("DELETE FROM _electric_cm.shape_state WHERE shape = $1",
 			SPI_OK_DELETE, 1, &type, &id, NULL);
+	run_sql("DELETE FROM _electric_cm.shape_base WHERE shape = $1",
+			SPI_OK_DELETE, 1, &type, &id, NULL);
 	ecm_spi_end(&spi);
 	PG_RETURN_INT64(chunks);
 }

@@ -619,7 +619,9 @@ purge_all(void)
 						" WHERE shape IS NOT NULL AND NOT EXISTS"
 						" (SELECT FROM _electric_cm.shape s WHERE s.id = ids.shape);"
 						"DELETE FROM _electric_cm.shape_state t WHERE NOT EXISTS"
-						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)",
+						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape);"
+						"DELETE FROM _electric_cm.shape_base b WHERE NOT EXISTS"
+						" (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)",
 						0, purge_done, &purge_job);
 }
 

@@ -33,65 +33,7 @@
 /* Rows fetched from the cursor at a time. */
 #define FETCH_ROWS		1000
 
-/* A buffer that one large row has blown up beyond this is not kept. */
-#define MAX_KEPT_BUFFER	(64 * 1024)
-
 PG_FUNCTION_INFO_V1(electric_cm_take_snapshot);
-
-/* Collects rows in chunks; row n has the offset 0_n. */
-typedef struct RowPacker
-{
-	EcmLogWriter *writer;
-	int64		shape;
-	int64		rows;			/* so far */
-	int32		entries;		/* of them in the buffer */
-	StringInfoData buffer;
-} RowPacker;
-
-static void
-packer_flush(RowPacker *packer)
-{
-	if (packer->entries == 0)
-		return;
-
-	ecm_log_writer_put(packer->writer, packer->shape,
-					   0, packer->rows - packer->entries + 1, packer->entries,
-					   InvalidFullTransactionId,
-					   packer->buffer.data, packer->buffer.len);
-	packer->entries = 0;
-	resetStringInfo(&packer->buffer);
-	if (packer->buffer.maxlen > MAX_KEPT_BUFFER)
-	{
-		pfree(packer->buffer.data);
-		initStringInfo(&packer->buffer);
-	}
-}
-
-static void
-packer_put(RowPacker *packer, const EcmValue *values, int nvalues)
-{
-	StringInfo	buf = &packer->buffer;
-	Size		size = 1 + ecm_chunk_values_size(values, nvalues);
-	char	   *to;
-
-	if (buf->len + size > ECM_CHUNK_TARGET)
-		packer_flush(packer);
-
-	/* reports a row beyond 1 GB, which the stream could not send either */
-	if (size > MaxAllocSize - ECM_CHUNK_TXN_SIZE - 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("row of %zu bytes is too large for a shape", size)));
-	enlargeStringInfo(buf, (int) (ECM_CHUNK_TXN_SIZE + size));
-
-	packer->rows++;
-	to = buf->data + buf->len;
-	if (packer->entries++ == 0)
-		to = ecm_chunk_put_txn(to, 0, 0, (uint64) packer->rows);
-	to = ecm_chunk_put_op(to, ECM_OP_INSERT);
-	to = ecm_chunk_put_values(to, values, nvalues);
-	buf->len = to - buf->data;
-}
 
 /* The query for the shape's rows; the caller holds a lock on the table. */
 static char *
@@ -145,7 +87,7 @@ output_functions(const EcmShapeDef *shape, TupleDesc tupdesc)
 static void
 pack_rows(const EcmShapeDef *shape, SPITupleTable *table, uint64 nrows,
 		  FmgrInfo *functions, EcmValue *values, MemoryContext row_context,
-		  RowPacker *packer)
+		  EcmRowPacker *packer)
 {
 	for (uint64 row = 0; row < nrows; row++)
 	{
@@ -164,7 +106,7 @@ pack_rows(const EcmShapeDef *shape, SPITupleTable *table, uint64 nrows,
 		}
 		MemoryContextSwitchTo(old_context);
 
-		packer_put(packer, values, shape->ncolumns);
+		ecm_row_packer_put(packer, values, shape->ncolumns);
 		MemoryContextReset(row_context);
 	}
 }
@@ -179,7 +121,8 @@ copy_rows(const EcmShapeDef *shape)
 {
 	Relation	rel;
 	char	   *sql;
-	RowPacker	packer = {0};
+	EcmRowPacker *packer;
+	int64		rows;
 	EcmValue   *values = palloc(shape->ncolumns * sizeof(EcmValue));
 	FmgrInfo   *functions;
 	MemoryContext row_context;
@@ -197,9 +140,7 @@ copy_rows(const EcmShapeDef *shape)
 						shape->relation_name, shape->handle)));
 	sql = snapshot_query(shape, rel);
 
-	packer.writer = ecm_log_writer_begin();
-	packer.shape = shape->id;
-	initStringInfo(&packer.buffer);
+	packer = ecm_row_packer_begin(shape->id, 0, 0);
 
 	/* rather no rows than those that a policy lets the owner see */
 	save_nestlevel = NewGUCNestLevel();
@@ -231,20 +172,19 @@ copy_rows(const EcmShapeDef *shape)
 		if (SPI_processed == 0)
 			break;
 		pack_rows(shape, SPI_tuptable, SPI_processed, functions, values,
-				  row_context, &packer);
+				  row_context, packer);
 		SPI_freetuptable(SPI_tuptable);
 	}
-	packer_flush(&packer);
 	SPI_cursor_close(portal);
 
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	SPI_finish();
 	AtEOXact_GUC(false, save_nestlevel);
 
-	ecm_log_writer_end(packer.writer);
+	rows = ecm_row_packer_end(packer);
 	table_close(rel, NoLock);
 
-	return packer.rows;
+	return rows;
 }
 
 /* Notes the snapshot in the shape's row; it must still be ours to take. */

@@ -11,8 +11,10 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -48,8 +50,19 @@ ecm_shmem_startup(void)
 		memset(ecm_shared, 0, shared_size());
 		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 		ecm_shared->nstacks = ecm_max_managers;
+		for (int i = 0; i < ECM_MAX_READS; i++)
+			SpinLockInit(&ecm_shared->reads[i].mutex);
 		for (int i = 0; i < ecm_shared->nstacks; i++)
-			ConditionVariableInit(&ecm_shared->stacks[i].cv);
+		{
+			EcmStack   *stack = &ecm_shared->stacks[i];
+
+			ConditionVariableInit(&stack->cv);
+			for (int j = 0; j < ECM_LOG_SIGNALS; j++)
+			{
+				pg_atomic_init_u64(&stack->log_signals[j].changes, 0);
+				ConditionVariableInit(&stack->log_signals[j].cv);
+			}
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -121,7 +134,7 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		if (stack->in_use)
 			continue;
 
-		/* sleepers may still be on its condition variable: leave that alone */
+		/* sleepers may still be on its condition variables: leave them alone */
 		memset(stack, 0, offsetof(EcmStack, cv));
 		stack->in_use = true;
 		stack->dboid = dboid;
@@ -141,6 +154,59 @@ ecm_stack_free(int index)
 {
 	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
 	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
+	ecm_send_log_signals(&ecm_shared->stacks[index], ECM_ALL_LOG_SIGNALS);
+}
+
+void
+ecm_send_log_signals(EcmStack *stack, uint64 signals)
+{
+	for (; signals != 0; signals &= signals - 1)
+	{
+		EcmLogSignal *signal = &stack->log_signals[pg_rightmost_one_pos64(signals)];
+
+		pg_atomic_fetch_add_u64(&signal->changes, 1);
+		ConditionVariableBroadcast(&signal->cv);
+	}
+}
+
+static EcmShapeRead *
+shape_read(int64 shape)
+{
+	uint64		place = (uint64) shape + hash_bytes_uint32(MyDatabaseId);
+
+	return &ecm_shared->reads[place % ECM_MAX_READS];
+}
+
+void
+ecm_note_read(int64 shape)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	EcmShapeRead *read;
+
+	if (ecm_shared == NULL)
+		return;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	read->dboid = MyDatabaseId;
+	read->shape = shape;
+	read->at = now;
+	SpinLockRelease(&read->mutex);
+}
+
+TimestampTz
+ecm_last_read(int64 shape)
+{
+	EcmShapeRead *read;
+	TimestampTz at = 0;
+
+	if (ecm_shared == NULL)
+		return 0;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	if (read->dboid == MyDatabaseId && read->shape == shape)
+		at = read->at;
+	SpinLockRelease(&read->mutex);
+	return at;
 }
 
 bool
@@ -241,6 +307,8 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 	{
 		stack->status = status;
 		stack->status_since = GetCurrentTimestamp();
+		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
+			ecm_send_log_signals(stack, ECM_ALL_LOG_SIGNALS);
 	}
 	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
 	stack->blocking_pid = 0;

@@ -21,18 +21,23 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
+#include "port/atomics.h"
 #include "settings.h"
 #include "state.h"
 #include "storage/condition_variable.h"
 #include "storage/dsm.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/spin.h"
 
 #define ECM_TEXT_LEN		256
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
+#define ECM_MAX_READS		8192	/* shapes whose last read is known */
+#define ECM_LOG_SIGNALS		64	/* a set of them fits in a uint64 */
 
 /* Severity of an event. */
 typedef enum EcmSeverity
@@ -114,6 +119,13 @@ typedef struct EcmConsumerSlot
 	TimestampTz last_progress_at;
 
 	/*
+	 * Shapes whose logs have grown a good deal.  Their consumer adds to them,
+	 * the manager takes them away.
+	 */
+	int			ngrown;
+	int64		grown[ECM_MAX_GROWN];
+
+	/*
 	 * Written by the consumer without the lock, message by message.  Readers
 	 * see whether the first one moves, and make a guess from the second.
 	 */
@@ -151,6 +163,16 @@ typedef struct EcmWalSample
 	int64		flush_lag_bytes;
 	int64		safe_wal_size;	/* -1: unlimited */
 } EcmWalSample;
+
+/*
+ * Tells readers that something was committed about one of some shapes, that the
+ * stack has failed or stopped, or that its entry has ended.
+ */
+typedef struct EcmLogSignal
+{
+	pg_atomic_uint64 changes;	/* so that a waiter does not miss one */
+	ConditionVariable cv;
+} EcmLogSignal;
 
 typedef struct EcmStack
 {
@@ -244,6 +266,9 @@ typedef struct EcmStack
 
 	/* broadcast after every change that somebody may be waiting for */
 	ConditionVariable cv;
+
+	/* for those who wait for what comes to shape logs, by shape id */
+	EcmLogSignal log_signals[ECM_LOG_SIGNALS];
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
@@ -254,6 +279,18 @@ typedef struct EcmAbandonedSlot
 	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
 	TimestampTz at;				/* newer is another slot of the same name */
 } EcmAbandonedSlot;
+
+/*
+ * When a shape was read last.  A place may be another shape's by now: what is
+ * forgotten is shown as unknown.
+ */
+typedef struct EcmShapeRead
+{
+	slock_t		mutex;			/* protects the others; anybody writes */
+	Oid			dboid;
+	int64		shape;
+	TimestampTz at;
+} EcmShapeRead;
 
 typedef struct EcmShared
 {
@@ -271,6 +308,8 @@ typedef struct EcmShared
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
 	EcmEventRecord events[ECM_MAX_EVENTS];
+
+	EcmShapeRead reads[ECM_MAX_READS];	/* each has its own mutex */
 
 	int			nstacks;		/* = electric_cm.max_managers */
 	EcmStack	stacks[FLEXIBLE_ARRAY_MEMBER];
@@ -333,6 +372,24 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * that is too much for the launcher, an event says what is left to do by hand.
  */
 extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
+
+/*
+ * The signal for readers of a shape's log, and the set of those to send: a bit
+ * for each.
+ */
+#define ecm_log_signal(stack, shape) \
+	(&(stack)->log_signals[(uint64) (shape) % ECM_LOG_SIGNALS])
+#define ecm_log_signal_bit(shape) \
+	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_SIGNALS))
+#define ECM_ALL_LOG_SIGNALS		PG_UINT64_MAX
+extern void ecm_send_log_signals(EcmStack *stack, uint64 signals);
+
+/*
+ * A shape of this database is being read; and when one was last (0: unknown).
+ * A standby's server may not have preloaded us: then nothing is known.
+ */
+extern void ecm_note_read(int64 shape);
+extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);

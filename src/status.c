@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "await.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -87,25 +88,6 @@ own_datname(void)
 	return get_database_name(MyDatabaseId);
 }
 
-static void
-report_no_entry(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("all %d stacks of this server are taken",
-					ecm_shared->nstacks),
-			 errhint("Raise electric_cm.max_managers and restart the server.")));
-}
-
-/* No manager runs, and nobody has asked for one or is about to let one run. */
-static bool
-is_stopped(const EcmStack *stack)
-{
-	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-		!stack->reprobe_requested && !stack->restart_requested &&
-		stack->pauses == 0;
-}
-
 /* A manager runs, knows that it is wanted, and nobody has asked it to end. */
 static bool
 is_running(const EcmStack *stack)
@@ -115,147 +97,9 @@ is_running(const EcmStack *stack)
 		!stack->stop_requested && !stack->restart_requested;
 }
 
-static const char *
-stopped_hint(const EcmStack *stack)
-{
-	if (stack->stop_requested)
-		return "Start it with electric_cm_start().";
-
-	switch (stack->probe)
-	{
-		case ECM_PROBE_DISABLED:
-			return "Set electric_cm.enabled to on for this database and reload the configuration.";
-		case ECM_PROBE_STOPPED:
-		case ECM_PROBE_NOT_STARTED:
-		case ECM_PROBE_CLONED:
-			return "Start it with electric_cm_start().";
-		case ECM_PROBE_UNKNOWN:
-		case ECM_PROBE_RUN:
-		case ECM_PROBE_NO_EXTENSION:
-			break;
-	}
-	return NULL;
-}
-
-static void
-report_stopped(const EcmStack *stack)
-{
-	const char *hint = stopped_hint(stack);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the stack of database \"%s\" is stopped: %s",
-					stack->datname, stack->waiting_for),
-			 stack->last_error[0] != '\0' ?
-			 errdetail("The last error was: %s", stack->last_error) : 0,
-			 hint != NULL ? errhint("%s", hint) : 0));
-}
-
-/* Raises an error if there is no point in waiting any longer. */
-static void
-check_stack_alive(const EcmStack *stack)
-{
-	if (stack->status == ECM_STATUS_FAILED)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the stack of database \"%s\" has failed",
-						stack->datname),
-				 stack->last_error[0] != '\0' ?
-				 errdetail_internal("%s", stack->last_error) : 0,
-				 stack->last_error_hint[0] != '\0' ?
-				 errhint("%s", stack->last_error_hint) : 0));
-	if (is_stopped(stack))
-		report_stopped(stack);
-}
-
-static void
-report_gone(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("database \"%s\" has no stack any more", own_datname()),
-			 errdetail("The extension electric_cm has been dropped.")));
-}
-
 /*
- * Guards and waiting
+ * Waiting
  */
-
-/*
- * Is this the place and the transaction to wait for the stack, or to control
- * it?
- */
-static void
-check_may_wait(const char *function)
-{
-	ecm_require_shared();
-
-	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s cannot be executed during recovery", function),
-				 errhint("A standby has no stack; it starts at promotion.")));
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s cannot be executed in a transaction that has made changes",
-						function),
-				 errdetail("The stack may be waiting for this very transaction."),
-				 errhint("Commit first.")));
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s cannot be executed in a transaction above READ COMMITTED",
-						function),
-				 errhint("Use the isolation level READ COMMITTED.")));
-}
-
-/*
- * Makes sure that the launcher looks after this database: at server start it
- * may not have come here yet, and a database copied from one with the
- * extension has never registered.
- */
-static void
-ensure_own_stack(void)
-{
-	char	   *datname = own_datname();
-	int			index;
-
-	if (!ecm_database_is_listed(datname))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the stack of database \"%s\" is stopped: %s",
-						datname, "not listed in electric_cm.databases"),
-				 errhint("Add the database to electric_cm.databases and reload the configuration.")));
-
-	ecm_lock(LW_EXCLUSIVE);
-	index = ecm_stack_alloc(MyDatabaseId, datname);
-	if (index >= 0)
-		ecm_shared->stacks[index].registered = true;
-	ecm_unlock();
-	if (index < 0)
-		report_no_entry();
-	ecm_launcher_wake();
-}
-
-/* When a wait ends, or 0: never.  22023 if the timeout is negative. */
-static TimestampTz
-wait_deadline(const Interval *timeout)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline;
-
-	if (timeout == NULL)
-		return 0;
-	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(now),
-													   IntervalPGetDatum(timeout)));
-	if (deadline < now)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeout must not be negative")));
-	return TIMESTAMP_IS_NOEND(deadline) ? 0 : deadline;
-}
 
 /*
  * Sleeps until the entry changes.  The first sleep of a loop returns at once,
@@ -307,16 +151,16 @@ await_active(TimestampTz deadline)
 {
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 
-	ensure_own_stack();
+	ecm_ensure_own_stack();
 	for (;;)
 	{
 		int			index = ecm_own_stack(stack);
 
 		if (index < 0)
-			report_gone();
+			ecm_report_stack_gone();
 		if (stack->status == ECM_STATUS_ACTIVE && is_running(stack))
 			break;
-		check_stack_alive(stack);
+		ecm_check_stack_alive(stack);
 		if (sleep_until_change(index, deadline))
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
@@ -339,11 +183,11 @@ await_run(uint64 runs)
 		int			index = ecm_own_stack(stack);
 
 		if (index < 0)
-			report_gone();
+			ecm_report_stack_gone();
 		if (stack->runs > runs && is_running(stack))
 			break;
-		if (is_stopped(stack))
-			report_stopped(stack);
+		if (ecm_stack_is_stopped(stack))
+			ecm_report_stopped(stack);
 		if (stack->no_worker)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -635,8 +479,8 @@ electric_cm_status(NO_ARGUMENTS)
 Datum
 electric_cm_await_active(PG_FUNCTION_ARGS)
 {
-	check_may_wait("electric_cm_await_active()");
-	await_active(wait_deadline(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0)));
+	ecm_check_may_wait("electric_cm_await_active()");
+	await_active(ecm_wait_deadline(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0)));
 	PG_RETURN_VOID();
 }
 
@@ -754,8 +598,8 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	XLogRecPtr	inserted;
 	TimestampTz deadline;
 
-	check_may_wait("electric_cm_await_flushed()");
-	deadline = wait_deadline(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
+	ecm_check_may_wait("electric_cm_await_flushed()");
+	deadline = ecm_wait_deadline(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
 	inserted = ecm_end_of_wal();
 	target = PG_ARGISNULL(0) ? inserted : PG_GETARG_LSN(0);
 
@@ -763,17 +607,17 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	if (target <= inserted)
 		XLogFlush(target);
 
-	ensure_own_stack();
+	ecm_ensure_own_stack();
 	stack = palloc(sizeof(EcmStack));
 	for (;;)
 	{
 		int			index = ecm_own_stack(stack);
 
 		if (index < 0)
-			report_gone();
+			ecm_report_stack_gone();
 		if (stack->flushed_lsn >= target)
 			break;
-		check_stack_alive(stack);
+		ecm_check_stack_alive(stack);
 
 		/* again each time: a new manager has not been told */
 		if (stack->await_lsn < target)
@@ -854,16 +698,16 @@ electric_cm_start(NO_ARGUMENTS)
 	Oid			argtypes[] = {OIDOID};
 	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
 
-	check_may_wait("electric_cm_start()");
+	ecm_check_may_wait("electric_cm_start()");
 	PreventCommandIfReadOnly("electric_cm_start()");
-	ensure_own_stack();
+	ecm_ensure_own_stack();
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index < 0)
 	{
 		ecm_unlock();
-		report_gone();
+		ecm_report_stack_gone();
 	}
 	stack = &ecm_shared->stacks[index];
 	runs = stack->runs;
@@ -980,7 +824,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	char	   *datname;
 	int			index;
 
-	check_may_wait("electric_cm_stop()");
+	ecm_check_may_wait("electric_cm_stop()");
 	PreventCommandIfReadOnly("electric_cm_stop()");
 	register_callbacks();
 	datname = own_datname();
@@ -1056,14 +900,14 @@ electric_cm_restart(NO_ARGUMENTS)
 	uint64		runs = 0;
 	int			index;
 
-	check_may_wait("electric_cm_restart()");
-	ensure_own_stack();
+	ecm_check_may_wait("electric_cm_restart()");
+	ecm_ensure_own_stack();
 
-	if (ecm_own_stack(copy) >= 0 && is_stopped(copy) &&
+	if (ecm_own_stack(copy) >= 0 && ecm_stack_is_stopped(copy) &&
 		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
 		 copy->probe == ECM_PROBE_NOT_STARTED ||
 		 copy->probe == ECM_PROBE_CLONED))
-		report_stopped(copy);
+		ecm_report_stopped(copy);
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
@@ -1075,7 +919,7 @@ electric_cm_restart(NO_ARGUMENTS)
 	}
 	ecm_unlock();
 	if (index < 0)
-		report_gone();
+		ecm_report_stack_gone();
 	ecm_launcher_wake();
 
 	await_run(runs);
@@ -1097,7 +941,7 @@ electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
 	bool		enable = PG_GETARG_BOOL(0);
 	bool		done = false;
 
-	check_may_wait("electric_cm_drop_replication_slot_on_stop()");
+	ecm_check_may_wait("electric_cm_drop_replication_slot_on_stop()");
 	while (!done)
 	{
 		int			index;

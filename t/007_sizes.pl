@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 # as in shape.h, shape_chunk.h and consumer.c
-my $CHUNK = 8092;
+my $CHUNK = 8076;
 my $TXN_RECORD = 25;
 my $BATCH = 1024 * 1024;
 my $SPILL = 4 * 1024 * 1024;

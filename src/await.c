@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * await.c
+ *	  What all functions that wait for this database's stack have in common.
+ *
+ * The stack may itself be waiting for the caller's transaction, so they refuse
+ * to wait in one that has written something.  They don't wait for a stack that
+ * has failed or is stopped, either.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "await.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "settings.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+static char *
+own_datname(void)
+{
+	return get_database_name(MyDatabaseId);
+}
+
+/* No manager runs, and nobody has asked for one or is about to let one run. */
+bool
+ecm_stack_is_stopped(const EcmStack *stack)
+{
+	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
+		!stack->reprobe_requested && !stack->restart_requested &&
+		stack->pauses == 0;
+}
+
+static const char *
+stopped_hint(const EcmStack *stack)
+{
+	if (stack->stop_requested)
+		return "Start it with electric_cm_start().";
+
+	switch (stack->probe)
+	{
+		case ECM_PROBE_DISABLED:
+			return "Set electric_cm.enabled to on for this database and reload the configuration.";
+		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_NOT_STARTED:
+		case ECM_PROBE_CLONED:
+			return "Start it with electric_cm_start().";
+		case ECM_PROBE_UNKNOWN:
+		case ECM_PROBE_RUN:
+		case ECM_PROBE_NO_EXTENSION:
+			break;
+	}
+	return NULL;
+}
+
+void
+ecm_report_stopped(const EcmStack *stack)
+{
+	const char *hint = stopped_hint(stack);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the stack of database \"%s\" is stopped: %s",
+					stack->datname, stack->waiting_for),
+			 stack->last_error[0] != '\0' ?
+			 errdetail("The last error was: %s", stack->last_error) : 0,
+			 hint != NULL ? errhint("%s", hint) : 0));
+}
+
+void
+ecm_check_stack_alive(const EcmStack *stack)
+{
+	if (stack->status == ECM_STATUS_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stack of database \"%s\" has failed",
+						stack->datname),
+				 stack->last_error[0] != '\0' ?
+				 errdetail_internal("%s", stack->last_error) : 0,
+				 stack->last_error_hint[0] != '\0' ?
+				 errhint("%s", stack->last_error_hint) : 0));
+	if (ecm_stack_is_stopped(stack))
+		ecm_report_stopped(stack);
+}
+
+void
+ecm_report_stack_gone(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("database \"%s\" has no stack any more", own_datname()),
+			 errdetail("The extension electric_cm has been dropped.")));
+}
+
+static void
+report_no_entry(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("all %d stacks of this server are taken",
+					ecm_shared->nstacks),
+			 errhint("Raise electric_cm.max_managers and restart the server.")));
+}
+
+void
+ecm_check_may_wait(const char *function)
+{
+	ecm_require_shared();
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed during recovery", function),
+				 errhint("A standby has no stack; it starts at promotion.")));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed in a transaction that has made changes",
+						function),
+				 errdetail("The stack may be waiting for this very transaction."),
+				 errhint("Commit first.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be executed in a transaction above READ COMMITTED",
+						function),
+				 errhint("Use the isolation level READ COMMITTED.")));
+}
+
+/*
+ * Makes sure that the launcher looks after this database: at server start it
+ * may not have come here yet, and a database copied from one with the
+ * extension has never registered.
+ */
+void
+ecm_ensure_own_stack(void)
+{
+	char	   *datname = own_datname();
+	int			index;
+
+	if (!ecm_database_is_listed(datname))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the stack of database \"%s\" is stopped: %s",
+						datname, "not listed in electric_cm.databases"),
+				 errhint("Add the database to electric_cm.databases and reload the configuration.")));
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, datname);
+	if (index >= 0)
+		ecm_shared->stacks[index].registered = true;
+	ecm_unlock();
+	if (index < 0)
+		report_no_entry();
+	ecm_launcher_wake();
+}
+
+TimestampTz
+ecm_wait_deadline(const Interval *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline;
+
+	if (timeout == NULL)
+		return 0;
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													   TimestampTzGetDatum(now),
+													   IntervalPGetDatum(timeout)));
+	if (deadline < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return TIMESTAMP_IS_NOEND(deadline) ? 0 : deadline;
+}
