@@ -304,7 +304,7 @@ delete_chunk(ChunkScan *cs)
  * The snapshot is taken now, to find all that was committed so far.
  */
 int64
-ecm_log_delete(int64 shape)
+ecm_log_delete_some(int64 shape, int64 max)
 {
 	ChunkScan	cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -312,7 +312,7 @@ ecm_log_delete(int64 shape)
 
 	chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, snapshot,
 					 RowExclusiveLock);
-	while (chunk_scan_next(&cs))
+	while (deleted < max && chunk_scan_next(&cs))
 	{
 		if (delete_chunk(&cs))
 			deleted++;
@@ -322,6 +322,12 @@ ecm_log_delete(int64 shape)
 	CommandCounterIncrement();
 
 	return deleted;
+}
+
+int64
+ecm_log_delete(int64 shape)
+{
+	return ecm_log_delete_some(shape, PG_INT64_MAX);
 }
 
 /* Snapshot rows have LSN 0, and there may be many: they are passed over. */
