@@ -109,7 +109,7 @@ extern void ecm_spi_run_kept(struct _SPI_plan **kept, const char *sql,
 							 int expected, int nargs, Oid *types,
 							 Datum *values, const char *nulls);
 
-/* Is the table in our publication?  Likewise. */
+/* Is the table in our publication? */
 extern bool ecm_table_is_published(Oid relation);
 
 /* Prefix of the stack's own messages; in a transaction; palloc'd. */

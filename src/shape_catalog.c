@@ -23,9 +23,11 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "common/hashfn.h"
@@ -61,18 +63,6 @@ PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
 
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
-
-/* Is the relation (by itself, an ancestor, its schema or everything) in the
- * publication $2? */
-#define IS_PUBLISHED_SQL \
-	"SELECT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = $2 AND" \
-	" (p.puballtables OR EXISTS (SELECT FROM" \
-	"  (SELECT $1::oid UNION SELECT relid FROM pg_partition_ancestors($1::oid)) a(relid)" \
-	"  JOIN pg_class c ON c.oid = a.relid" \
-	"  WHERE EXISTS (SELECT FROM pg_publication_rel r" \
-	"   WHERE r.prpubid = p.oid AND r.prrelid = c.oid)" \
-	"  OR EXISTS (SELECT FROM pg_publication_namespace n" \
-	"   WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))))"
 
 /* ------------------------------------------------------------------ SPI -- */
 
@@ -658,20 +648,28 @@ check_replica_identity(Relation rel, const Bitmapset *where_attnums,
 				 errhint("%s", commands.data)));
 }
 
+/*
+ * By itself, by an ancestor, by its schema, or as all tables are.
+ */
 bool
 ecm_table_is_published(Oid relation)
 {
-	static SPIPlanPtr plan;
-	Oid			types[] = {OIDOID, NAMEOID};
-	Datum		values[2];
-	NameData	publication;
-	bool		isnull;
+	Publication *publication = GetPublicationByName(ecm_publication_name, true);
+	List	   *relations = list_make1_oid(relation);
+	ListCell   *lc;
 
-	namestrcpy(&publication, ecm_publication_name);
-	values[0] = ObjectIdGetDatum(relation);
-	values[1] = NameGetDatum(&publication);
-	ecm_spi_run_kept(&plan, IS_PUBLISHED_SQL, SPI_OK_SELECT, 2, types, values, NULL);
-	return DatumGetBool(spi_column(0, 1, &isnull));
+	if (publication == NULL)
+		return false;
+	if (publication->alltables)
+		return true;
+	if (get_rel_relispartition(relation))
+		relations = list_concat(relations, get_partition_ancestors(relation));
+	foreach(lc, relations)
+		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
+			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
+							publication->oid))
+			return true;
+	return false;
 }
 
 /*
