@@ -885,6 +885,7 @@ obey_orders(void)
 			rounds[i] (lfirst(lc));
 			MemoryContextSwitchTo(message_context);
 		}
+	ecm_gather_figures.shapes = ecm_match_nshapes();
 }
 
 static void
@@ -902,7 +903,6 @@ handle_commit(StringInfo in)
 	logicalrep_read_commit(in, &commit);
 	if (skipping)
 		return;
-	ecm_gather_figures.shapes = ecm_match_nshapes();
 	ecm_gather_commit(commit.end_lsn, txn_orders != NIL ? obey_orders : NULL);
 	if (txn_orders != NIL)
 		forget_orders();
@@ -1323,6 +1323,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
 	}
+
+	ecm_gather_figures.shapes = ecm_match_nshapes();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());
