@@ -46,7 +46,7 @@ CREATE TABLE _electric_cm.shape (
 	snapshot pg_snapshot,
 	snapshot_rows int8,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
-);
+) WITH (fillfactor = 50);			-- each is updated twice, soon
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape
 	(relation, owner, coalesce(where_clause, ''), coalesce(requested_columns, '{}'));
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
@@ -59,7 +59,7 @@ CREATE TABLE _electric_cm.shape_state (
 	generation int4 NOT NULL,
 	live_at timestamptz,
 	last_error text
-);
+) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_state IS 'how far the shapes'' consumers have brought them';
 
 -- One row per shape and consumer commit, split near 8 kB: see shape_chunk.h.

@@ -17,6 +17,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -51,6 +52,12 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	publish = !ecm_table_is_published(relation);
+	if (publish)
+	{
+		/* as ALTER PUBLICATION does; another session may be at the same */
+		LockRelationOid(relation, ShareUpdateExclusiveLock);
+		publish = !ecm_table_is_published(relation);
+	}
 	if (publish && ecm_manual_table_publishing)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

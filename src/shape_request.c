@@ -31,6 +31,9 @@
 #define CREATOR_MIN_MS		5
 #define CREATOR_MAX_MS		1000
 
+/* More requests than this leave hash tables behind that are not kept. */
+#define MANY_REQUESTS		1000
+
 #define SCAN_RETRY_MS		1000
 #define SCAN_SHAPES			10000
 #define CREATORS_POLL_MS	1000
@@ -51,6 +54,7 @@ static const char *datname;
 static MemoryContext requests_context;
 static HTAB *requests;
 static HTAB *queues;
+static bool were_many;			/* at some time since the tables were empty */
 static dlist_head queue_list = DLIST_STATIC_INIT(queue_list);
 static TimestampTz next_look_at;	/* of the queues; 0: none */
 
@@ -354,6 +358,21 @@ poll_creators(TimestampTz now)
 		start_scan();
 }
 
+/* When all is done, what many requests have taken is given back. */
+static void
+free_tables(void)
+{
+	if (hash_get_num_entries(requests) > MANY_REQUESTS)
+		were_many = true;
+	if (!were_many || hash_get_num_entries(requests) > 0 ||
+		hash_get_num_entries(queues) > 0)
+		return;
+	hash_destroy(requests);
+	hash_destroy(queues);
+	create_hashes();
+	were_many = false;
+}
+
 void
 ecm_requests_poll(TimestampTz now)
 {
@@ -363,6 +382,7 @@ ecm_requests_poll(TimestampTz now)
 		hash_get_num_entries(requests) < SCAN_SHAPES / 2)
 		submit_scan();
 	poll_creators(now);
+	free_tables();
 }
 
 TimestampTz
@@ -395,10 +415,5 @@ ecm_requests_forget(void)
 	scan_retry_at = 0;
 	scan_goes_on = false;
 	forget_creators();
-	if (hash_get_num_entries(requests) == 0)
-	{
-		/* there were many, perhaps */
-		MemoryContextReset(requests_context);
-		create_hashes();
-	}
+	free_tables();
 }
