@@ -43,6 +43,7 @@
 
 #include "consumer.h"
 #include "gather.h"
+#include "load.h"
 #include "match.h"
 #include "shape.h"
 #include "shmem.h"
@@ -140,17 +141,17 @@ is_past(XLogRecPtr skip_until)
 	return upstream_lsn < skip_until;
 }
 
+/* In a transaction, at start. */
 static void
-load_shape(const EcmShapeDef *def, void *arg pg_attribute_unused())
+note_all_shapes(void *arg pg_attribute_unused())
 {
-	follow_shape(def);
+	ecm_load_start(args.worker, follow_shape);
 }
 
-/* All shapes that are ours; in a transaction, at start. */
-static void
-load_all_shapes(void *arg pg_attribute_unused())
+static int
+count_shapes(void)
 {
-	ecm_shapes_of_worker(args.worker, load_shape, NULL);
+	return ecm_match_nshapes() + ecm_load_count();
 }
 
 /* -------------------------------------------------------------- changes -- */
@@ -484,6 +485,13 @@ bind_relation(RelEntry *entry)
 				 entry->relid, err.message);
 	}
 	MemoryContextSwitchTo(message_context);
+	foreach(lc, arg.ancestors)
+	{
+		if (!ecm_load_is_due(lfirst_oid(lc)))
+			continue;
+		ecm_gather_enter_transaction();
+		ecm_load_table(lfirst_oid(lc));
+	}
 	MemoryContextReset(entry->bindings_context);
 	old = MemoryContextSwitchTo(entry->bindings_context);
 	entry->bindings = NIL;
@@ -765,10 +773,13 @@ obey_drop(const char *ids)
 
 	while (*p != '\0' && *p != ' ')
 	{
-		EcmShape   *shape = ecm_match_find(strtoi64(p, &p, 10));
+		int64		id = strtoi64(p, &p, 10);
+		EcmShape   *shape = ecm_match_find(id);
 
 		if (shape != NULL)
 			ecm_match_remove(shape);
+		else
+			ecm_load_forget(id);
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
@@ -783,7 +794,7 @@ obey_order(const char *text)
 	int			generation;
 	int			n = 0;
 
-	if (sscanf(text, "capture %*d %n", &n) >= 0 && n > 0)
+	if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
 		obey_capture(text + n);
 	else if (strncmp(text, "live ", strlen("live ")) == 0)
 		obey_live(text + strlen("live "));
@@ -885,7 +896,7 @@ obey_orders(void)
 			rounds[i] (lfirst(lc));
 			MemoryContextSwitchTo(message_context);
 		}
-	ecm_gather_figures.shapes = ecm_match_nshapes();
+	ecm_gather_figures.shapes = count_shapes();
 }
 
 static void
@@ -1106,7 +1117,7 @@ announce(XLogRecPtr position)
 		proc_exit(0);			/* our successor waits for our end */
 	}
 	slot->pid = MyProcPid;
-	slot->shapes = ecm_match_nshapes();
+	slot->shapes = count_shapes();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
@@ -1317,14 +1328,14 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_gather_init(args.stack_index, args.worker, position);
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	ecm_match_init();
-	if (!ecm_worker_try(load_all_shapes, NULL, &err))
+	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
 		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
 	}
 
-	ecm_gather_figures.shapes = ecm_match_nshapes();
+	ecm_gather_figures.shapes = count_shapes();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());

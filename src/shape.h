@@ -123,13 +123,19 @@ extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
 
 /*
- * Hand over, one after the other, all shapes that a consumer has to follow
- * (live, or being captured), or those that have these ids (int8[]).  def and
- * what fn allocates are gone after each.
+ * Hand over, one after the other, the shapes of a relation that a consumer has
+ * to follow (live, or being captured), or all that are being captured
+ * (InvalidOid); or those that have these ids (int8[]).  def and what fn
+ * allocates are gone after each.
  */
 typedef void (*EcmShapeCallback) (const EcmShapeDef *def, void *arg);
-extern void ecm_shapes_of_worker(int worker, EcmShapeCallback fn, void *arg);
+extern void ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn,
+								 void *arg);
 extern void ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg);
+
+/* Only which there are that a consumer may have to follow. */
+typedef void (*EcmShapeIdCallback) (int64 id, Oid relation, bool live, void *arg);
+extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg);
 
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current

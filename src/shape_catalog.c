@@ -335,15 +335,51 @@ foreach_shape(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 void
-ecm_shapes_of_worker(int worker, EcmShapeCallback fn, void *arg)
+ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn, void *arg)
+{
+	Oid			types[] = {INT4OID, OIDOID};
+	Datum		values[] = {Int32GetDatum(worker), ObjectIdGetDatum(relation)};
+
+	if (OidIsValid(relation))
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE s.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
+					  " (t.state = 'capturing' AND t.generation = s.generation))"
+					  " ORDER BY s.id", 2, types, values, fn, arg);
+	else
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE s.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
+					  " ORDER BY s.id", 1, types, values, fn, arg);
+}
+
+void
+ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg)
 {
 	Oid			type = INT4OID;
 	Datum		value = Int32GetDatum(worker);
+	EcmSpiState spi;
+	Portal		portal;
+	bool		isnull;
 
-	foreach_shape(SHAPE_COLUMNS_SQL
-				  "WHERE s.worker = $1 AND (t.state = 'live' OR"
-				  " (t.state = 'capturing' AND t.generation = s.generation))"
-				  " ORDER BY s.id", 1, &type, &value, fn, arg);
+	ecm_spi_begin(&spi);
+	portal = SPI_cursor_open_with_args(NULL,
+									   "SELECT s.id, s.relation, t.state = 'live'"
+									   " FROM _electric_cm.shape s"
+									   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
+									   " WHERE s.worker = $1 AND t.state <> 'errored'",
+									   1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_SHAPES);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+			fn(DatumGetInt64(spi_column(i, 1, &isnull)),
+			   DatumGetObjectId(spi_column(i, 2, &isnull)),
+			   DatumGetBool(spi_column(i, 3, &isnull)), arg);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	ecm_spi_end(&spi);
 }
 
 void
