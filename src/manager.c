@@ -1131,7 +1131,6 @@ do_round(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline;
-	XLogRecPtr	received;
 
 	if (ConfigReloadPending)
 		reload();
@@ -1160,10 +1159,7 @@ do_round(void)
 	deadline = give_feedback(now);
 
 	if (state.streaming_up)
-	{
-		received = ecm_feed_in_transaction() ? InvalidXLogRecPtr : ecm_feed_received_lsn();
-		ecm_creations_poll(now, received, ecm_feed_applied_lsn());
-	}
+		ecm_creations_poll(now, ecm_feed_received_lsn(), ecm_feed_applied_lsn());
 	deadline = ecm_earlier(deadline, check_status(now));
 	deadline = ecm_earlier(deadline, sample_wal(now));
 	deadline = ecm_earlier(deadline, ecm_pool_deadline());

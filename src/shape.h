@@ -195,13 +195,13 @@ extern void ecm_creations_init(int stack_index, const char *message_prefix);
  */
 extern void ecm_creations_scan(void);
 
-/* One of our own messages was met in the stream. */
-extern void ecm_creations_message(const char *text, TransactionId xid);
+/* One of our own messages was met in the stream: an EcmFeedMessageCallback. */
+extern void ecm_creations_message(const char *text, TransactionId xid,
+								  XLogRecPtr after);
 
 /*
  * Moves everything on that can move.  received_lsn: end of the last complete
- * transaction fed to the consumers (invalid while one is coming in);
- * applied_lsn: how far they all are.
+ * transaction fed to the consumers; applied_lsn: how far they all are.
  */
 extern void ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 							   XLogRecPtr applied_lsn);

@@ -74,7 +74,8 @@ typedef struct EcmBatch
 	Oid			relation;
 	int			nshapes;
 	EcmRequest **shapes;
-	bool		met;			/* the capture message was, in the stream */
+	bool		met;			/* the capture message was, in the stream ... */
+	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
 	XLogRecPtr	capture_lsn;	/* end of its transaction */
 	EcmBarrier	barrier;
 	EcmBackoff	backoff;
@@ -591,7 +592,7 @@ drop_request(int64 id)
 }
 
 static void
-shapes_dropped(const char *handle, char *ids)
+shapes_dropped(const char *handle, char *ids, XLogRecPtr after)
 {
 	int			n = 0;
 	char	   *p = ids;
@@ -602,18 +603,18 @@ shapes_dropped(const char *handle, char *ids)
 		int64		id = strtoi64(p, &p, 10);
 
 		drop_request(id);
-		ecm_purges_add(id);
+		ecm_purges_add(id, after);
 		n++;
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
 	}
-	ecm_purges_report(handle, n, reason ? reason + 1 : "");
+	ecm_purges_report(handle, n, reason ? reason + 1 : "", after);
 }
 
 static void
-capture_met(int64 number)
+capture_met(int64 number, XLogRecPtr after)
 {
 	dlist_iter	iter;
 
@@ -622,12 +623,15 @@ capture_met(int64 number)
 		Batch	   *b = dlist_container(Batch, node, iter.cur);
 
 		if (b->number == number)
+		{
 			b->met = true;
+			b->capture_after = after;
+		}
 	}
 }
 
 void
-ecm_creations_message(const char *text, TransactionId xid)
+ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 {
 	char		handle[40];
 	int64		id;
@@ -637,9 +641,9 @@ ecm_creations_message(const char *text, TransactionId xid)
 	if (sscanf(text, "create " INT64_FORMAT " %u %39s", &id, &relation, handle) == 3)
 		ecm_request_add(id, relation, handle, xid);
 	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
-		capture_met(id);
+		capture_met(id, after);
 	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
-		shapes_dropped(handle, pstrdup(text + n));
+		shapes_dropped(handle, pstrdup(text + n), after);
 }
 
 void
@@ -676,7 +680,8 @@ poll_active(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 	{
 		Batch	   *b = dlist_container(Batch, node, iter.cur);
 
-		if (b->met && XLogRecPtrIsInvalid(b->capture_lsn))
+		if (b->met && XLogRecPtrIsInvalid(b->capture_lsn) &&
+			received_lsn > b->capture_after)
 			b->capture_lsn = received_lsn;
 		if (b->step == CREATION_BARRIER && now >= b->retry_at)
 			poll_barrier(b);

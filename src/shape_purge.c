@@ -33,7 +33,8 @@
 typedef struct Purge
 {
 	int64		id;
-	XLogRecPtr	lsn;			/* invalid: its transaction isn't complete */
+	bool		complete;		/* its transaction is */
+	XLogRecPtr	lsn;			/* end of that, or of the one before */
 } Purge;
 
 static int	stack_index;
@@ -52,6 +53,7 @@ static EcmBackoff backoff;
 
 /* what an event will say, once the transaction is complete */
 static int	ngone = 0;
+static XLogRecPtr gone_after;	/* the transaction before theirs ends here */
 static char gone_handle[40];	/* the first one's */
 static char gone_reason[ECM_TEXT_LEN];
 
@@ -85,22 +87,23 @@ report_gone(void)
 }
 
 void
-ecm_purges_report(const char *handle, int n, const char *reason)
+ecm_purges_report(const char *handle, int n, const char *reason, XLogRecPtr after)
 {
-	if (ngone > 0 && strcmp(gone_reason, reason) != 0)
+	if (ngone > 0 && (gone_after != after || strcmp(gone_reason, reason) != 0))
 		report_gone();
 	if (ngone == 0)
 	{
 		strlcpy(gone_handle, handle, sizeof(gone_handle));
 		ecm_copy_text(gone_reason, sizeof(gone_reason), reason);
 	}
+	gone_after = after;
 	ngone += n;
 }
 
 /* ------------------------------------------------------------ the queue -- */
 
 static void
-add_purge(int64 id, XLogRecPtr lsn)
+add_purge(int64 id, XLogRecPtr lsn, bool complete)
 {
 	if (npurges == purges_size)
 	{
@@ -110,13 +113,14 @@ add_purge(int64 id, XLogRecPtr lsn)
 			MemoryContextAllocHuge(TopMemoryContext, sizeof(Purge) * purges_size);
 	}
 	purges[npurges].id = id;
-	purges[npurges++].lsn = lsn;
+	purges[npurges].lsn = lsn;
+	purges[npurges++].complete = complete;
 }
 
 void
-ecm_purges_add(int64 id)
+ecm_purges_add(int64 id, XLogRecPtr after)
 {
-	add_purge(id, InvalidXLogRecPtr);
+	add_purge(id, after, false);
 }
 
 static void
@@ -134,8 +138,11 @@ note_complete(XLogRecPtr received_lsn)
 {
 	for (int i = npurges - 1; i >= first_purge; i--)
 	{
-		if (!XLogRecPtrIsInvalid(purges[i].lsn))
+		if (purges[i].complete)
 			break;
+		if (received_lsn <= purges[i].lsn)
+			continue;
+		purges[i].complete = true;
 		purges[i].lsn = received_lsn;
 	}
 }
@@ -189,7 +196,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	/* a consumer that does not know of their end yet will be told of it */
 	for (int i = 0; i < ecm_conn_nrows(conn); i++)
-		add_purge(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10), 1);
+		add_purge(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10),
+				  InvalidXLogRecPtr, true);
 	scan_wanted = ecm_conn_nrows(conn) == SLICE_SHAPES;
 	job_succeeded();
 }
@@ -205,7 +213,7 @@ start_purge(XLogRecPtr applied_lsn)
 	appendStringInfoString(&sql, "SELECT _electric_cm.purge_shapes(");
 	for (int i = first_purge; i < npurges && n < SLICE_SHAPES; i++)
 	{
-		if (XLogRecPtrIsInvalid(purges[i].lsn) || applied_lsn < purges[i].lsn)
+		if (!purges[i].complete || applied_lsn < purges[i].lsn)
 			break;
 		appendStringInfo(&sql, "%s" INT64_FORMAT, n++ > 0 ? "," : "'{", purges[i].id);
 	}
@@ -247,11 +255,9 @@ ecm_purges_scan(void)
 void
 ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
-	if (!XLogRecPtrIsInvalid(received_lsn))
-	{
+	if (received_lsn > gone_after)
 		report_gone();
-		note_complete(received_lsn);
-	}
+	note_complete(received_lsn);
 	if (purge_job != 0 || scan_job != 0 || now < next_at)
 		return;
 	next_at = 0;

@@ -15,14 +15,18 @@
 
 extern void ecm_purges_init(int stack_index);
 
-/* A shape's end was met in the stream: frees its log in good time. */
-extern void ecm_purges_add(int64 id);
+/*
+ * A shape's end was met in the stream, in the transaction after 'after': frees
+ * its log in good time.
+ */
+extern void ecm_purges_add(int64 id, XLogRecPtr after);
 
 /*
  * The end of 'n' shapes, one of which has that handle, was met.  Those of a
  * transaction that have the same reason make one event.
  */
-extern void ecm_purges_report(const char *handle, int n, const char *reason);
+extern void ecm_purges_report(const char *handle, int n, const char *reason,
+							  XLogRecPtr after);
 
 /* Looks for what belongs to no shape, at the start of a stream. */
 extern void ecm_purges_scan(void);
