@@ -46,7 +46,7 @@ CREATE TABLE _electric_cm.shape (
 	snapshot pg_snapshot,
 	snapshot_rows int8,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
-);
+) WITH (fillfactor = 50);			-- each is updated twice, soon
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape
 	(relation, owner, coalesce(where_clause, ''), coalesce(requested_columns, '{}'));
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
@@ -59,7 +59,7 @@ CREATE TABLE _electric_cm.shape_state (
 	generation int4 NOT NULL,
 	live_at timestamptz,
 	last_error text
-);
+) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_state IS 'how far the shapes'' consumers have brought them';
 
 -- One row per shape and consumer commit, split near 8 kB: see shape_chunk.h.
@@ -222,11 +222,14 @@ CREATE FUNCTION _electric_cm.tune_walsender() RETURNS void
 CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_own_publication' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.prepare_shape(handle text, created_by int8,
-										   OUT id int8, OUT relation oid,
-										   OUT generation int4, OUT action text,
-										   OUT publish_sql text)
-	AS 'MODULE_PATHNAME', 'electric_cm_prepare_shape' LANGUAGE C VOLATILE STRICT;
+CREATE FUNCTION _electric_cm.publish_table(relation oid) RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_publish_table' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.capture_shapes(number int8, shapes int8[],
+											OUT shape int8, OUT generation int4,
+											OUT action text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_capture_shapes' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_assign_shapes' LANGUAGE C VOLATILE STRICT;
@@ -234,14 +237,14 @@ CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.purge_shape(shape int8) RETURNS int8
-	AS 'MODULE_PATHNAME', 'electric_cm_purge_shape' LANGUAGE C VOLATILE STRICT;
+CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4) RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_purge_shapes' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
 										OUT more bool, OUT report text)
 	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.take_snapshot(handle text, generation int4) RETURNS int8
+CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,
@@ -298,7 +301,7 @@ CREATE FUNCTION _electric_cm.options(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_options' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.shape_waiting_for(handle text) RETURNS text
+CREATE FUNCTION _electric_cm.shape_waiting_for(shape int8, relation oid) RETURNS text
 	AS 'MODULE_PATHNAME', 'electric_cm_shape_waiting_for' LANGUAGE C VOLATILE STRICT;
 
 --
@@ -319,7 +322,7 @@ CREATE VIEW electric_cm_shapes AS
 		   s.requested_columns AS columns,
 		   CASE t.state WHEN 'live' THEN t.state WHEN 'errored' THEN t.state
 				ELSE 'creating' END AS state,
-		   coalesce(_electric_cm.shape_waiting_for(s.handle),
+		   coalesce(_electric_cm.shape_waiting_for(s.id, s.relation),
 					CASE WHEN t.state IN ('live', 'errored') THEN NULL
 						 WHEN s.snapshot_generation = s.generation
 						 THEN 'the consumer, to come to the snapshot in the stream'
@@ -361,7 +364,7 @@ GRANT EXECUTE ON FUNCTION
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.events(), _electric_cm.options(),
-	_electric_cm.shape_waiting_for(text), _electric_cm.shape_log_stats(int8)
+	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8)
 	TO pg_monitor;
 GRANT SELECT ON
 	electric_cm_stat_manager, electric_cm_stat_connections,

@@ -43,6 +43,7 @@
 
 #include "consumer.h"
 #include "gather.h"
+#include "load.h"
 #include "match.h"
 #include "shape.h"
 #include "shmem.h"
@@ -140,14 +141,17 @@ is_past(XLogRecPtr skip_until)
 	return upstream_lsn < skip_until;
 }
 
-/* All shapes that are ours; in a transaction, at start. */
+/* In a transaction, at start. */
 static void
-load_all_shapes(void *arg pg_attribute_unused())
+note_all_shapes(void *arg pg_attribute_unused())
 {
-	ListCell   *lc;
+	ecm_load_start(args.worker, follow_shape);
+}
 
-	foreach(lc, ecm_shapes_of_worker(args.worker))
-		follow_shape(lfirst(lc));
+static int
+count_shapes(void)
+{
+	return ecm_match_nshapes() + ecm_load_count();
 }
 
 /* -------------------------------------------------------------- changes -- */
@@ -438,13 +442,6 @@ queue_order(const char *text)
 	MemoryContextSwitchTo(old);
 }
 
-static void
-queue_mismatch(EcmShape *shape)
-{
-	/* comes again if this transaction does */
-	queue_order(psprintf("mismatch " INT64_FORMAT, shape->id));
-}
-
 static Binding *
 bind_table(EcmTable *table, RelEntry *entry)
 {
@@ -460,7 +457,8 @@ bind_table(EcmTable *table, RelEntry *entry)
 
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, entry);
 		if (!binding->usable[layout->number])
-			ecm_match_foreach(table, layout, queue_mismatch);
+			/* comes again if this transaction does */
+			queue_order(psprintf("mismatch %u %d", table->relid, layout->number));
 	}
 	return binding;
 }
@@ -487,6 +485,13 @@ bind_relation(RelEntry *entry)
 				 entry->relid, err.message);
 	}
 	MemoryContextSwitchTo(message_context);
+	foreach(lc, arg.ancestors)
+	{
+		if (!ecm_load_is_due(lfirst_oid(lc)))
+			continue;
+		ecm_gather_enter_transaction();
+		ecm_load_table(lfirst_oid(lc));
+	}
 	MemoryContextReset(entry->bindings_context);
 	old = MemoryContextSwitchTo(entry->bindings_context);
 	entry->bindings = NIL;
@@ -529,30 +534,161 @@ run_on_shape(const char *sql, int64 id, int generation)
 	ecm_spi_end(&spi);
 }
 
+/* Shapes and generations that an order names, or those that obey it. */
+typedef struct ShapeList
+{
+	int			n;
+	Datum	   *ids;
+	Datum	   *generations;
+} ShapeList;
+
+static ShapeList
+create_list(int max)
+{
+	ShapeList	list = {0};
+
+	list.ids = palloc(sizeof(Datum) * Max(max, 1));
+	list.generations = palloc(sizeof(Datum) * Max(max, 1));
+	return list;
+}
+
+static void
+add_to_list(ShapeList *list, int64 id, int generation)
+{
+	list->ids[list->n] = Int64GetDatum(id);
+	list->generations[list->n++] = Int32GetDatum(generation);
+}
+
+/* Reads pairs of numbers. */
+static ShapeList
+read_list(const char *text)
+{
+	ShapeList	list = create_list(strlen(text) / 4 + 1);	/* "1 1 " at least */
+	char	   *p = unconstify(char *, text);
+
+	while (*p != '\0')
+	{
+		int64		id = strtoi64(p, &p, 10);
+		char	   *end;
+		int			generation = strtol(p, &end, 10);
+
+		if (end == p)
+			elog(ERROR, "malformed order: \"%s\"", text);
+		add_to_list(&list, id, generation);
+		p = end;
+	}
+	return list;
+}
+
+static ArrayType *
+list_ids(const ShapeList *list)
+{
+	return construct_array(list->ids, list->n, INT8OID, sizeof(int64),
+						   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+}
+
+static void
+set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
+{
+	Oid			types[2] = {INT8ARRAYOID, INT4ARRAYOID};
+	Datum		values[2];
+	EcmSpiState spi;
+
+	if (list->n == 0)
+		return;
+	values[0] = PointerGetDatum(list_ids(list));
+	values[1] = PointerGetDatum(construct_array(list->generations, list->n, INT4OID,
+												sizeof(int32), true, TYPALIGN_INT));
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
+typedef struct CaptureArg
+{
+	HTAB	   *wanted;			/* of WantedShape */
+	ShapeList	captured;
+} CaptureArg;
+
+typedef struct WantedShape
+{
+	int64		id;				/* hash key */
+	int			generation;
+} WantedShape;
+
+static void
+capture_shape(const EcmShapeDef *def, void *arg)
+{
+	CaptureArg *capture = arg;
+	WantedShape *wanted = hash_search(capture->wanted, &def->id, HASH_FIND, NULL);
+	EcmShape   *shape;
+
+	if (wanted == NULL || def->generation != wanted->generation ||
+		def->worker != args.worker || is_past(def->skip_until))
+		return;					/* a later attempt is coming, another's, or done */
+
+	shape = ecm_match_find(def->id);
+	if (shape != NULL)
+		ecm_match_remove(shape); /* an earlier attempt */
+	if (def->capturing != 0)
+		(void) ecm_log_delete(def->id);
+	follow_shape(def);
+	add_to_list(&capture->captured, def->id, def->generation);
+}
+
 /*
- * From here on the shape's changes are logged, each transaction's in chunks of
+ * From here on the shapes' changes are logged, each transaction's in chunks of
  * its own, since the snapshot decides later which of them count.
  */
 static void
-obey_capture(int64 id, int generation)
+obey_capture(const char *text)
 {
-	EcmShapeDef *def = ecm_shape_by_id(id);
-	EcmShape   *shape;
+	static struct _SPI_plan *plan;
+	ShapeList	list = read_list(text);
+	CaptureArg	arg = {.captured = create_list(list.n)};
+	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
+		.hcxt = CurrentMemoryContext};
 
-	if (def == NULL || def->worker != args.worker ||
-		def->generation != generation || is_past(def->skip_until))
-		return;					/* gone, another's, obsolete, or done */
+	arg.wanted = hash_create("electric_cm shapes to capture", list.n, &ctl,
+							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < list.n; i++)
+	{
+		int64		id = DatumGetInt64(list.ids[i]);
+		WantedShape *wanted = hash_search(arg.wanted, &id, HASH_ENTER, NULL);
 
-	shape = ecm_match_find(id);
-	if (shape != NULL)
-		ecm_match_remove(shape); /* an earlier attempt */
-	(void) ecm_log_delete(id);
-	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation)"
-				 " VALUES ($1, 'capturing', $2) ON CONFLICT (shape) DO UPDATE"
-				 " SET state = 'capturing', generation = excluded.generation",
-				 id, generation);
+		wanted->generation = DatumGetInt32(list.generations[i]);
+	}
+
+	/* the generations came with that commit, decoded before others see it */
+	XactLockTableWait(upstream_xid, NULL, NULL, XLTW_None);
+	PushActiveSnapshot(GetLatestSnapshot());
+	ecm_shapes_by_ids(list_ids(&list), capture_shape, &arg);
+	PopActiveSnapshot();
+	set_states(&plan,
+			   "INSERT INTO _electric_cm.shape_state (shape, state, generation)"
+			   " SELECT id, 'capturing', generation FROM unnest($1, $2) AS s (id, generation)"
+			   " ON CONFLICT (shape) DO UPDATE"
+			   " SET state = 'capturing', generation = excluded.generation",
+			   &arg.captured);
 	CommandCounterIncrement();
-	follow_shape(def);
+	hash_destroy(arg.wanted);
+}
+
+/*
+ * What is dropped now has been counted in the log's running totals: its base
+ * says so, where there is anything.
+ */
+static void
+settle_captured(int64 id, int generation, const char *snapshot)
+{
+	EcmLogTotals origin = ecm_log_settle_captured(id, snapshot);
+
+	if (origin.entries > 0)
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
+							  " (shape, lsn, op, origin_entries, origin_bytes)"
+							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
+							  origin.entries, origin.bytes),
+					 id, generation);
 }
 
 /*
@@ -561,31 +697,45 @@ obey_capture(int64 id, int generation)
  * those is dropped, all else stays, and nothing later needs to be looked at.
  */
 static void
-obey_live(int64 id, int generation, const char *snapshot)
+obey_live(const char *text)
 {
-	EcmShape   *shape = ecm_match_find(id);
-	EcmLogTotals origin;
+	static struct _SPI_plan *plan;
+	const char *rest = strchr(text, ' ');
+	char	   *snapshot;
+	ShapeList	list;
+	ShapeList	live;
 
-	if (shape == NULL || !shape->buffer.capturing ||
-		shape->generation != generation || is_past(shape->skip_until))
-		return;
+	if (rest == NULL)
+		elog(ERROR, "malformed order: \"live %s\"", text);
+	snapshot = pnstrdup(text, rest - text);
+	list = read_list(rest + 1);
+	live = create_list(list.n);
 
 	/* its commit can be decoded a moment before others can see its rows */
 	XactLockTableWait(upstream_xid, NULL, NULL, XLTW_None);
-	origin = ecm_log_settle_captured(id, snapshot);
-	if (origin.entries > 0)
-		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
-							  " (shape, lsn, op, origin_entries, origin_bytes)"
-							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
-							  origin.entries, origin.bytes),
-					 id, generation);
-	run_on_shape("INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
-				 " VALUES ($1, 'live', $2, pg_catalog.clock_timestamp())"
-				 " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
-				 " generation = excluded.generation, live_at = excluded.live_at",
-				 id, generation);
-	shape->buffer.capturing = false;
-	shape->buffer.totals_epoch = 0;
+	for (int i = 0; i < list.n; i++)
+	{
+		int64		id = DatumGetInt64(list.ids[i]);
+		int			generation = DatumGetInt32(list.generations[i]);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (shape == NULL || !shape->buffer.capturing ||
+			shape->generation != generation || is_past(shape->skip_until))
+			continue;
+		ecm_gather_work_on(id);
+		settle_captured(id, generation, snapshot);
+		shape->buffer.capturing = false;
+		shape->buffer.totals_epoch = 0;
+		add_to_list(&live, id, generation);
+	}
+	ecm_gather_work_on(0);
+	set_states(&plan,
+			   "INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
+			   " SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
+			   " FROM unnest($1, $2) AS s (id, generation)"
+			   " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
+			   " generation = excluded.generation, live_at = excluded.live_at",
+			   &live);
 }
 
 static void
@@ -634,38 +784,87 @@ obey_fail(int64 id, int generation, const char *reason)
 		ecm_match_remove(shape);
 }
 
-/* The first number of every order of ours is the shape's id. */
+static void
+obey_drop(const char *ids)
+{
+	char	   *p = unconstify(char *, ids);
+
+	while (*p != '\0' && *p != ' ')
+	{
+		int64		id = strtoi64(p, &p, 10);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (shape != NULL)
+			ecm_match_remove(shape);
+		else
+			ecm_load_forget(id);
+		if (*p == ',')
+			p++;
+		else if (*p != ' ')
+			break;
+	}
+}
+
 static void
 obey_order(const char *text)
 {
 	int64		id;
 	int			generation;
 	int			n = 0;
-	EcmShape   *shape;
 
-	if (strncmp(text, "create ", strlen("create ")) == 0)
-		return;					/* the manager's */
-	if (sscanf(text, "%*s " INT64_FORMAT, &id) == 1)
-		ecm_gather_work_on(id);
-	if (sscanf(text, "capture " INT64_FORMAT " %d", &id, &generation) == 2)
-		obey_capture(id, generation);
-	else if (sscanf(text, "live " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
-			 n > 0)
-		obey_live(id, generation, text + n);
-	else if (sscanf(text, "drop " INT64_FORMAT, &id) == 1)
-	{
-		shape = ecm_match_find(id);
-		if (shape != NULL)
-			ecm_match_remove(shape);
-	}
+	if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
+		obey_capture(text + n);
+	else if (strncmp(text, "live ", strlen("live ")) == 0)
+		obey_live(text + strlen("live "));
+	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
+		obey_drop(text + n);
 	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
 			 n > 0)
+	{
+		ecm_gather_work_on(id);
 		obey_fail(id, generation, text + n);
-	else if (sscanf(text, "mismatch " INT64_FORMAT, &id) == 1)
-		give_up(id, "the table's columns or its replica identity have changed");
-	else if (sscanf(text, "truncate " INT64_FORMAT, &id) == 1)
-		give_up(id, "the table was truncated");
-	ecm_gather_work_on(0);
+		ecm_gather_work_on(0);
+	}
+}
+
+/* Shapes to be given up, in message_context. */
+static List *doubtful = NIL;
+
+static void
+collect_doubtful(EcmShape *shape)
+{
+	doubtful = lappend(doubtful, shape);
+}
+
+/*
+ * What the stream shows of a table, once all orders have been obeyed: usually
+ * the command that is to blame has invalidated its shapes, and told us.
+ */
+static void
+check_table(Oid relid, int layout_number, const char *reason)
+{
+	EcmTable   *table = ecm_match_table(relid);
+	ListCell   *lc;
+
+	doubtful = NIL;
+	if (table == NULL)
+		return;
+	foreach(lc, table->layouts)
+	{
+		EcmLayout  *layout = lfirst(lc);
+
+		if (layout_number < 0 || layout->number == layout_number)
+			ecm_match_foreach(table, layout, collect_doubtful);
+	}
+	foreach(lc, doubtful)
+	{
+		int64		id = ((EcmShape *) lfirst(lc))->id;
+
+		ecm_gather_work_on(id);
+		give_up(id, reason);
+		ecm_gather_work_on(0);
+	}
+	doubtful = NIL;
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -691,15 +890,31 @@ handle_begin(StringInfo in)
 }
 
 static void
+obey_checks(const char *text)
+{
+	Oid			relid;
+	int			layout;
+
+	if (sscanf(text, "mismatch %u %d", &relid, &layout) == 2)
+		check_table(relid, layout,
+					"the table's columns or its replica identity have changed");
+	else if (sscanf(text, "truncate %u", &relid) == 1)
+		check_table(relid, -1, "the table was truncated");
+}
+
+static void
 obey_orders(void)
 {
+	void		(*const rounds[]) (const char *text) = {obey_order, obey_checks};
 	ListCell   *lc;
 
-	foreach(lc, txn_orders)
-	{
-		obey_order(lfirst(lc));
-		MemoryContextSwitchTo(message_context);
-	}
+	for (size_t i = 0; i < lengthof(rounds); i++)
+		foreach(lc, txn_orders)
+		{
+			rounds[i] (lfirst(lc));
+			MemoryContextSwitchTo(message_context);
+		}
+	ecm_gather_figures.shapes = count_shapes();
 }
 
 static void
@@ -717,7 +932,6 @@ handle_commit(StringInfo in)
 	logicalrep_read_commit(in, &commit);
 	if (skipping)
 		return;
-	ecm_gather_figures.shapes = ecm_match_nshapes();
 	ecm_gather_commit(commit.end_lsn, txn_orders != NIL ? obey_orders : NULL);
 	if (txn_orders != NIL)
 		forget_orders();
@@ -755,12 +969,6 @@ handle_change(StringInfo in, LogicalRepMsgType type)
 	}
 }
 
-static void
-queue_truncate(EcmShape *shape)
-{
-	queue_order(psprintf("truncate " INT64_FORMAT, shape->id));
-}
-
 /*
  * The hook has invalidated the shapes of a truncated table already, in the
  * same transaction; this is the check.
@@ -778,13 +986,7 @@ handle_truncate(StringInfo in)
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
-		{
-			EcmTable   *table = ((Binding *) lfirst(lc2))->table;
-			ListCell   *lc3;
-
-			foreach(lc3, table->layouts)
-				ecm_match_foreach(table, lfirst(lc3), queue_truncate);
-		}
+			queue_order(psprintf("truncate %u", ((Binding *) lfirst(lc2))->table->relid));
 	}
 }
 
@@ -799,7 +1001,12 @@ handle_message(StringInfo in)
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
 	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
-		queue_order(pnstrdup(pq_getmsgbytes(in, size), size));
+	{
+		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
+
+		if (strncmp(text, "create ", strlen("create ")) != 0)
+			queue_order(text);	/* that one is the manager's */
+	}
 }
 
 /*
@@ -928,7 +1135,7 @@ announce(XLogRecPtr position)
 		proc_exit(0);			/* our successor waits for our end */
 	}
 	slot->pid = MyProcPid;
-	slot->shapes = ecm_match_nshapes();
+	slot->shapes = count_shapes();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
@@ -1142,12 +1349,14 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_gather_init(args.stack_index, args.worker, position);
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	ecm_match_init();
-	if (!ecm_worker_try(load_all_shapes, NULL, &err))
+	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
 		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
 		ereport(FATAL,
 				(errmsg("could not start consumer: %s", err.message)));
 	}
+
+	ecm_gather_figures.shapes = count_shapes();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());

@@ -369,7 +369,7 @@ look_at_message(const char *data, int len)
 					break;
 				text = pnstrdup(pq_getmsgbytes(&in, size), size);
 				if (message_callback)
-					message_callback(text, current_xid);
+					message_callback(text, current_xid, received_lsn);
 				pfree(text);
 				break;
 			}

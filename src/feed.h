@@ -80,9 +80,11 @@ extern bool ecm_feed_in_transaction(void);
 
 /*
  * Transactional messages of ours that were met in the stream are handed to
- * this callback, with the xid of their transaction.
+ * this callback, with the xid of their transaction and the end of the one
+ * before: theirs is complete once ecm_feed_received_lsn() is beyond that.
  */
-typedef void (*EcmFeedMessageCallback) (const char *text, TransactionId xid);
+typedef void (*EcmFeedMessageCallback) (const char *text, TransactionId xid,
+										XLogRecPtr after);
 extern void ecm_feed_set_message_callback(const char *prefix,
 										  EcmFeedMessageCallback callback);
 

@@ -1134,7 +1134,6 @@ do_round(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline;
-	XLogRecPtr	received;
 
 	if (ConfigReloadPending)
 		reload();
@@ -1164,8 +1163,7 @@ do_round(void)
 
 	if (state.streaming_up)
 	{
-		received = ecm_feed_in_transaction() ? InvalidXLogRecPtr : ecm_feed_received_lsn();
-		ecm_creations_poll(now, received, ecm_feed_applied_lsn());
+		ecm_creations_poll(now, ecm_feed_received_lsn(), ecm_feed_applied_lsn());
 		ecm_retention_poll(now);
 	}
 	deadline = ecm_earlier(deadline, check_status(now));

@@ -4,9 +4,11 @@
  *	  Shapes: their catalog, snapshot, creation and log.
  *
  * shape_catalog.c	declares, looks up and drops shapes (SQL side)
- * shape_create.c	the manager's part in creating a shape: publish, capture,
- *					barrier, snapshot
- * shape_snapshot.c	a pool session's part: the snapshot's rows
+ * shape_create.c	the manager's part in creating shapes: publish, capture,
+ *					barrier, snapshot; shape_request.c: which, shape_barrier.c
+ * shape_purge.c	the manager's part in freeing what dropped ones leave
+ * shape_job.c		a pool session's part in both
+ * shape_snapshot.c	... and the snapshot's rows
  * shape_filter.c	where clauses
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
@@ -19,11 +21,13 @@
  * transactional logical messages.  Anybody may emit such messages, so ours are
  * known by a prefix that is a secret of this database, ecm_message_prefix():
  *
- *	 create <handle>			a shape was declared (create_shape)
- *	 capture <id> <generation>	from here on, log its changes (pool)
- *	 live <id> <generation> <snapshot>	the snapshot is committed (pool)
+ *	 create <id> <relation> <handle>	a shape was declared (create_shape)
+ *	 capture <number> {<id> <generation>}...	from here on, log their changes
+ *					(pool); the number is the manager's
+ *	 live <snapshot> {<id> <generation>}...	their snapshot is committed (pool)
  *	 fail <id> <generation> <reason>	it can't be created (pool)
- *	 drop <id> <handle> <reason>	the shape is gone
+ *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
+ *					first one's
  *
  *-------------------------------------------------------------------------
  */
@@ -39,6 +43,7 @@
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
 #include "shape_filter.h"
+#include "utils/array.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
@@ -98,6 +103,20 @@ typedef struct EcmSpiState
 extern void ecm_spi_begin(EcmSpiState *state);
 extern void ecm_spi_end(EcmSpiState *state);
 
+/*
+ * Run one statement, within these two, and check that it did what was meant;
+ * the latter keeps its plan for as long as the process lives.
+ */
+struct _SPI_plan;
+extern void ecm_spi_run(const char *sql, int expected, int nargs, Oid *types,
+						Datum *values, const char *nulls);
+extern void ecm_spi_run_kept(struct _SPI_plan **kept, const char *sql,
+							 int expected, int nargs, Oid *types,
+							 Datum *values, const char *nulls);
+
+/* Is the table in our publication? */
+extern bool ecm_table_is_published(Oid relation);
+
 /* Prefix of the stack's own messages; in a transaction; palloc'd. */
 extern char *ecm_message_prefix(void);
 
@@ -108,8 +127,20 @@ extern void ecm_emit_message(const char *text);
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
 
-/* All shapes that a consumer has to follow: live, or being captured. */
-extern List *ecm_shapes_of_worker(int worker);
+/*
+ * Hand over, one after the other, the shapes of a relation that a consumer has
+ * to follow (live, or being captured), or all that are being captured
+ * (InvalidOid); or those that have these ids (int8[]).  def and what fn
+ * allocates are gone after each.
+ */
+typedef void (*EcmShapeCallback) (const EcmShapeDef *def, void *arg);
+extern void ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn,
+								 void *arg);
+extern void ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg);
+
+/* Only which there are that a consumer may have to follow. */
+typedef void (*EcmShapeIdCallback) (int64 id, Oid relation, bool live, void *arg);
+extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg);
 
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
@@ -161,7 +192,8 @@ extern void ecm_log_writer_end(EcmLogWriter *writer);
 /* Collects rows in chunks: row n is an insert at <lsn>_<op + n>. */
 typedef struct EcmRowPacker EcmRowPacker;
 
-extern EcmRowPacker *ecm_row_packer_begin(int64 shape, XLogRecPtr lsn, int64 op);
+extern EcmRowPacker *ecm_row_packer_begin(EcmLogWriter *writer, int64 shape,
+										  XLogRecPtr lsn, int64 op);
 extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
 extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* how many they were */
@@ -188,6 +220,7 @@ extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot
 
 /* Deletes all chunks of a shape in the current transaction; returns how many. */
 extern int64 ecm_log_delete(int64 shape);
+extern int64 ecm_log_delete_some(int64 shape, int64 max);
 
 /*
  * The captured chunks of a shape that is about to be live: deletes those whose
@@ -206,13 +239,13 @@ extern void ecm_creations_init(int stack_index, const char *message_prefix);
  */
 extern void ecm_creations_scan(void);
 
-/* One of our own messages was met in the stream. */
-extern void ecm_creations_message(const char *text, TransactionId xid);
+/* One of our own messages was met in the stream: an EcmFeedMessageCallback. */
+extern void ecm_creations_message(const char *text, TransactionId xid,
+								  XLogRecPtr after);
 
 /*
  * Moves everything on that can move.  received_lsn: end of the last complete
- * transaction fed to the consumers (invalid while one is coming in);
- * applied_lsn: how far they all are.
+ * transaction fed to the consumers; applied_lsn: how far they all are.
  */
 extern void ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 							   XLogRecPtr applied_lsn);

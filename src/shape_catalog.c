@@ -23,9 +23,11 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "common/hashfn.h"
@@ -54,21 +56,13 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
-PG_FUNCTION_INFO_V1(electric_cm_prepare_shape);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
-PG_FUNCTION_INFO_V1(electric_cm_purge_shape);
 
-/* Is the relation (by itself, an ancestor, its schema or everything) in the
- * publication $2? */
-#define IS_PUBLISHED_SQL \
-	"SELECT EXISTS (SELECT FROM pg_publication p WHERE p.pubname = $2 AND" \
-	" (p.puballtables OR EXISTS (SELECT FROM" \
-	"  (SELECT $1::oid UNION SELECT relid FROM pg_partition_ancestors($1::oid)) a(relid)" \
-	"  JOIN pg_class c ON c.oid = a.relid" \
-	"  WHERE EXISTS (SELECT FROM pg_publication_rel r" \
-	"   WHERE r.prpubid = p.oid AND r.prrelid = c.oid)" \
-	"  OR EXISTS (SELECT FROM pg_publication_namespace n" \
-	"   WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))))"
+/* That one message names. */
+#define SHAPES_PER_MESSAGE	1000
+
+/* Fetched at a time, where there may be very many. */
+#define FETCH_SHAPES		500
 
 /* ------------------------------------------------------------------ SPI -- */
 
@@ -94,12 +88,9 @@ ecm_spi_end(EcmSpiState *state)
 	AtEOXact_GUC(false, state->save_nestlevel);
 }
 
-/*
- * Runs one statement and checks that it did what was meant.
- */
-static void
-run_sql(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-		const char *nulls)
+void
+ecm_spi_run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
+			const char *nulls)
 {
 	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
 										   false, 0);
@@ -109,23 +100,50 @@ run_sql(const char *sql, int expected, int nargs, Oid *types, Datum *values,
 			 SPI_result_code_string(rc), sql);
 }
 
+void
+ecm_spi_run_kept(SPIPlanPtr *kept, const char *sql, int expected, int nargs,
+				 Oid *types, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	if (*kept == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		*kept = plan;
+	}
+	rc = SPI_execute_plan(*kept, values, nulls, false, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+/*
+ * Kept as long as the extension is the same; it does not change meanwhile.
+ */
 char *
 ecm_message_prefix(void)
 {
-	MemoryContext context = CurrentMemoryContext;
+	static char prefix[64];
+	static Oid	prefix_of;
+	Oid			stack_table = get_relname_relid("stack", get_namespace_oid(ECM_SCHEMA, true));
 	EcmSpiState spi;
-	char	   *prefix;
+
+	if (OidIsValid(stack_table) && stack_table == prefix_of)
+		return pstrdup(prefix);
 
 	ecm_spi_begin(&spi);
-	run_sql("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
-			SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	ecm_spi_run("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
+				SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed != 1)
 		elog(ERROR, "table _electric_cm.stack has no row");
-	prefix = MemoryContextStrdup(context,
-								 SPI_getvalue(SPI_tuptable->vals[0],
-											  SPI_tuptable->tupdesc, 1));
+	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+			sizeof(prefix));
+	prefix_of = stack_table;
 	ecm_spi_end(&spi);
-	return prefix;
+	return pstrdup(prefix);
 }
 
 void
@@ -246,14 +264,14 @@ shape_from_row(int row, MemoryContext context)
 }
 
 static EcmShapeDef *
-lookup_shape(const char *where, Oid type, Datum value)
+lookup_shape(SPIPlanPtr *plan, const char *where, Oid type, Datum value)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EcmSpiState spi;
 	EcmShapeDef *def = NULL;
 
 	ecm_spi_begin(&spi);
-	run_sql(where, SPI_OK_SELECT, 1, &type, &value, NULL);
+	ecm_spi_run_kept(plan, where, SPI_OK_SELECT, 1, &type, &value, NULL);
 	if (SPI_processed > 0)
 		def = shape_from_row(0, context);
 	ecm_spi_end(&spi);
@@ -263,43 +281,115 @@ lookup_shape(const char *where, Oid type, Datum value)
 EcmShapeDef *
 ecm_shape_by_handle(const char *handle)
 {
-	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
+	static SPIPlanPtr plan;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
 						TEXTOID, CStringGetTextDatum(handle));
 }
 
 EcmShapeDef *
 ecm_shape_by_id(int64 id)
 {
-	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.id = $1",
+	static SPIPlanPtr plan;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1",
 						INT8OID, Int64GetDatum(id));
 }
 
-List *
-ecm_shapes_of_worker(int worker)
+/*
+ * Hands the rows of a query to fn, as definitions that are gone after it.
+ */
+static void
+foreach_shape(const char *sql, int nargs, Oid *types, Datum *values,
+			  EcmShapeCallback fn, void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "electric_cm shape definition",
+												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old;
 	EcmSpiState spi;
-	List	   *result = NIL;
-	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(worker);
+	Portal		portal;
 
 	ecm_spi_begin(&spi);
-	run_sql(SHAPE_COLUMNS_SQL
-			"WHERE s.worker = $1 AND (t.state = 'live' OR"
-			" (t.state = 'capturing' AND t.generation = s.generation))"
-			" ORDER BY s.id",
-			SPI_OK_SELECT, 1, &type, &value, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
+	portal = SPI_cursor_open_with_args(NULL, sql, nargs, types, values, NULL,
+									   true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
 	{
-		EcmShapeDef *def = shape_from_row(i, context);
+		SPI_cursor_fetch(portal, true, FETCH_SHAPES);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0, n = SPI_processed; i < n; i++)
+		{
+			EcmShapeDef *def = shape_from_row(i, context);
 
-		old = MemoryContextSwitchTo(context);
-		result = lappend(result, def);
-		MemoryContextSwitchTo(old);
+			old = MemoryContextSwitchTo(context);
+			fn(def, arg);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(context);
+		}
+		SPI_freetuptable(SPI_tuptable);
 	}
+	SPI_cursor_close(portal);
 	ecm_spi_end(&spi);
-	return result;
+	MemoryContextDelete(context);
+}
+
+void
+ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn, void *arg)
+{
+	Oid			types[] = {INT4OID, OIDOID};
+	Datum		values[] = {Int32GetDatum(worker), ObjectIdGetDatum(relation)};
+
+	if (OidIsValid(relation))
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE s.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
+					  " (t.state = 'capturing' AND t.generation = s.generation))"
+					  " ORDER BY s.id", 2, types, values, fn, arg);
+	else
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE s.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
+					  " ORDER BY s.id", 1, types, values, fn, arg);
+}
+
+void
+ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg)
+{
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(worker);
+	EcmSpiState spi;
+	Portal		portal;
+	bool		isnull;
+
+	ecm_spi_begin(&spi);
+	portal = SPI_cursor_open_with_args(NULL,
+									   "SELECT s.id, s.relation, t.state = 'live'"
+									   " FROM _electric_cm.shape s"
+									   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
+									   " WHERE s.worker = $1 AND t.state <> 'errored'",
+									   1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_SHAPES);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+			fn(DatumGetInt64(spi_column(i, 1, &isnull)),
+			   DatumGetObjectId(spi_column(i, 2, &isnull)),
+			   DatumGetBool(spi_column(i, 3, &isnull)), arg);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
+{
+	Oid			type = INT8ARRAYOID;
+	Datum		value = PointerGetDatum(ids);
+
+	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1) ORDER BY s.id",
+				  1, &type, &value, fn, arg);
 }
 
 /* --------------------------------------------------------------- rights -- */
@@ -594,37 +684,58 @@ check_replica_identity(Relation rel, const Bitmapset *where_attnums,
 				 errhint("%s", commands.data)));
 }
 
-/* Within ecm_spi_begin/end. */
-static bool
-is_published(Oid relation)
+/*
+ * By itself, by an ancestor, by its schema, or as all tables are.
+ */
+bool
+ecm_table_is_published(Oid relation)
 {
-	Oid			types[] = {OIDOID, NAMEOID};
-	Datum		values[2];
-	NameData	publication;
-	bool		isnull;
+	Publication *publication = GetPublicationByName(ecm_publication_name, true);
+	List	   *relations = list_make1_oid(relation);
+	ListCell   *lc;
 
-	namestrcpy(&publication, ecm_publication_name);
-	values[0] = ObjectIdGetDatum(relation);
-	values[1] = NameGetDatum(&publication);
-	run_sql(IS_PUBLISHED_SQL, SPI_OK_SELECT, 2, types, values, NULL);
-	return DatumGetBool(spi_column(0, 1, &isnull));
+	if (publication == NULL)
+		return false;
+	if (publication->alltables)
+		return true;
+	if (get_rel_relispartition(relation))
+		relations = list_concat(relations, get_partition_ancestors(relation));
+	foreach(lc, relations)
+		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
+			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
+							publication->oid))
+			return true;
+	return false;
 }
 
-/* Within ecm_spi_begin/end. */
+/*
+ * Within ecm_spi_begin/end; the new one is there already.  Who declares many
+ * does not count them each time, but the more often the closer he is to the
+ * limit.  Several at a time may exceed it by a sixteenth of what was left.
+ */
 static void
 check_max_shapes(void)
 {
-	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(ecm_max_shapes);
+	static int64 allowed = 0;	/* before it is time to count again */
+	static int	max_shapes;		/* the setting, when they were counted */
+	int64		n;
+	bool		isnull;
 
-	/* the new one is there already */
-	run_sql("SELECT FROM _electric_cm.shape OFFSET $1 LIMIT 1", SPI_OK_SELECT,
-			1, &type, &value, NULL);
-	if (SPI_processed > 0)
+	if (max_shapes == ecm_max_shapes && allowed > 0)
+	{
+		allowed--;
+		return;
+	}
+	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
+				0, NULL, NULL, NULL);
+	n = DatumGetInt64(spi_column(0, 1, &isnull));
+	if (n > ecm_max_shapes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", ecm_max_shapes),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
+	allowed = (ecm_max_shapes - n) / 16;
+	max_shapes = ecm_max_shapes;
 }
 
 /*
@@ -691,13 +802,30 @@ attnums_array(const Bitmapset *attnums)
 	return construct_array(elems, n, INT2OID, sizeof(int16), true, TYPALIGN_SHORT);
 }
 
+static uint32
+hash_definition(const NewShape *shape)
+{
+	uint32		hash = hash_bytes((const unsigned char *) shape->relation_name,
+								  strlen(shape->relation_name)) ^ shape->owner;
+
+	if (shape->filter != NULL)
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) shape->filter->clause,
+											 strlen(shape->filter->clause)));
+	if (shape->columns.requested != NULL)
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) shape->columns.requested,
+											 VARSIZE(shape->columns.requested)));
+	return hash;
+}
+
 /*
  * Inserts the row, or finds the one that has the same definition already.
- * Within ecm_spi_begin/end; the result is palloc'd in 'context'.
+ * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
+ * the new shape's id, or 0.
  */
 static char *
-insert_shape(const NewShape *shape, MemoryContext context, bool *created)
+insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 {
+	static SPIPlanPtr plan;
 	char	   *handle;
 	MemoryContext old;
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
@@ -707,10 +835,8 @@ insert_shape(const NewShape *shape, MemoryContext context, bool *created)
 	char		nulls[lengthof(types)];
 	bool		isnull;
 
-	/* unique by the clock; the hash only tells shapes apart at a glance */
-	handle = psprintf("%u-" INT64_FORMAT,
-					  hash_bytes((const unsigned char *) shape->relation_name,
-								 strlen(shape->relation_name)) ^ shape->owner,
+	/* unique by the clock, and by the hash where several share the moment */
+	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
 					  (int64) (GetCurrentTimestamp() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
 	memset(nulls, ' ', sizeof(nulls));
@@ -739,18 +865,18 @@ insert_shape(const NewShape *shape, MemoryContext context, bool *created)
 		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
 		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
 	}
-	run_sql("INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
 			" requested_columns, where_clause, column_names, column_types,"
 			" key_positions, where_attnums, where_names, where_types, where_collations)"
 			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-			" ON CONFLICT DO NOTHING",
-			SPI_OK_INSERT, lengthof(types), types, values, nulls);
-	*created = SPI_processed > 0;
-	if (*created)
+			" ON CONFLICT DO NOTHING RETURNING id",
+			SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
+	*created = SPI_processed > 0 ? DatumGetInt64(spi_column(0, 1, &isnull)) : 0;
+	if (*created != 0)
 		check_max_shapes();
 	else
 	{
-		run_sql("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
+		ecm_spi_run("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
 				" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
 				" AND coalesce(where_clause, '') = coalesce($6, '')"
 				" AND $1 <> $4",	/* the types of all parameters must be known */
@@ -796,7 +922,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	MemoryContext context = CurrentMemoryContext;
 	NewShape	shape = {0};
 	char	   *handle;
-	bool		created;
+	int64		created;
 
 	ecm_require_shared();
 	if (PG_ARGISNULL(0))
@@ -827,7 +953,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	}
 
 	ecm_spi_begin(&spi);
-	if (!is_published(relid))
+	if (!ecm_table_is_published(relid))
 	{
 		if (ecm_manual_table_publishing)
 			ereport(ERROR,
@@ -846,98 +972,11 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	ecm_spi_end(&spi);
 
 	/* the stack is woken by the stream itself, when the transaction commits */
-	if (created)
-		ecm_emit_message(psprintf("create %s", handle));
+	if (created != 0)
+		ecm_emit_message(psprintf("create " INT64_FORMAT " %u %s", created, relid, handle));
 
 	relation_close(rel, NoLock);
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
-}
-
-/*
- * _electric_cm.prepare_shape(handle text, created_by int8, OUT id, OUT relation,
- *		OUT generation, OUT action text, OUT publish_sql text)
- *
- * First step of an attempt to create a shape, in a pool session: waits until
- * the transaction 'created_by' (0: none) is over, since its commit can be
- * decoded before it is visible; locks the row, so that a snapshot in doubt is
- * over, too; and starts the next generation, unless there is nothing to do.
- * action: 'gone', 'done' (live, errored, or its snapshot is committed),
- * 'publish' (run publish_sql first) or 'capture'.
- *
- * Errors: 55000 not published and electric_cm.manual_table_publishing is on.
- */
-Datum
-electric_cm_prepare_shape(PG_FUNCTION_ARGS)
-{
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	int64		created_by = PG_GETARG_INT64(1);
-	TupleDesc	desc;
-	Datum		values[5] = {0};
-	bool		nulls[5] = {true, true, true, false, true};
-	const char *action = "gone";
-	MemoryContext context = CurrentMemoryContext;
-	EcmSpiState spi;
-	Oid			text_type = TEXTOID;
-	Datum		arg = CStringGetTextDatum(handle);
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-
-	if (created_by > 0)
-		XactLockTableWait((TransactionId) created_by, NULL, NULL, XLTW_None);
-
-	ecm_spi_begin(&spi);
-	run_sql("SELECT FROM _electric_cm.shape WHERE handle = $1 FOR UPDATE",
-			SPI_OK_SELECT, 1, &text_type, &arg, NULL);
-	if (SPI_processed > 0)
-	{
-		EcmShapeDef *def = ecm_shape_by_handle(handle);
-
-		values[0] = Int64GetDatum(def->id);
-		values[1] = ObjectIdGetDatum(def->relation);
-		values[2] = Int32GetDatum(def->generation);
-		nulls[0] = nulls[1] = nulls[2] = false;
-
-		if (def->state != ECM_SHAPE_CREATING ||
-			(def->generation > 0 && def->snapshot_generation == def->generation))
-			action = "done";
-		else
-		{
-			Oid			types[2] = {INT8OID, INT4OID};
-			Datum		args[2] = {Int64GetDatum(def->id),
-				Int32GetDatum(ecm_shape_workers_running())};
-
-			run_sql("UPDATE _electric_cm.shape SET generation = generation + 1,"
-					" worker = id % $2 WHERE id = $1",
-					SPI_OK_UPDATE, 2, types, args, NULL);
-			values[2] = Int32GetDatum(def->generation + 1);
-			action = "capture";
-			if (!is_published(def->relation))
-			{
-				MemoryContext old;
-
-				if (ecm_manual_table_publishing)
-					ereport(ERROR,
-							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("table %s is not in publication \"%s\"",
-									def->relation_name, ecm_publication_name)));
-				old = MemoryContextSwitchTo(context);
-				action = "publish";
-				values[4] = CStringGetTextDatum(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
-														 quote_identifier(ecm_publication_name),
-														 get_rel_relkind(def->relation) == RELKIND_RELATION ? "ONLY " : "",
-														 quote_qualified_identifier(get_namespace_name(get_rel_namespace(def->relation)),
-																					get_rel_name(def->relation))));
-				nulls[4] = false;
-				MemoryContextSwitchTo(old);
-			}
-		}
-	}
-	ecm_spi_end(&spi);
-
-	values[3] = CStringGetTextDatum(action);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, nulls)));
 }
 
 /* ------------------------------------------------------------- dropping -- */
@@ -949,19 +988,31 @@ electric_cm_prepare_shape(PG_FUNCTION_ARGS)
 static int
 announce_dropped(const char *reason)
 {
-	int			n = (int) SPI_processed;
+	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
 	char	   *prefix = n > 0 ? ecm_message_prefix() : NULL;
+	StringInfoData text;
 
-	for (int i = 0; i < n; i++)
+	initStringInfo(&text);
+	for (uint64 i = 0; i < n; i++)
 	{
-		char	   *id = SPI_getvalue(rows->vals[i], rows->tupdesc, 1);
-		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
-		char	   *text = psprintf("drop %s %s %s", id, handle, reason);
+		bool		isnull;
+		Datum		id = SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull);
 
-		(void) ecm_log_message(prefix, text);
+		if (text.len == 0)
+			appendStringInfo(&text, "drop %s ",
+							 SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+		else
+			appendStringInfoChar(&text, ',');
+		appendStringInfo(&text, INT64_FORMAT, DatumGetInt64(id));
+		if ((i + 1) % SHAPES_PER_MESSAGE == 0 || i + 1 == n)
+		{
+			appendStringInfo(&text, " %s", reason);
+			(void) ecm_log_message(prefix, text.data);
+			resetStringInfo(&text);
+		}
 	}
-	return n;
+	return (int) n;
 }
 
 /*
@@ -988,7 +1039,7 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	id = Int64GetDatum(def->id);
-	run_sql("DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
 			SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
 	(void) announce_dropped("dropped by electric_cm_drop_shape()");
 	ecm_spi_end(&spi);
@@ -1031,7 +1082,7 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	run_sql("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
 			" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
 			" RETURNING id, handle",
 			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
@@ -1057,41 +1108,15 @@ electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	run_sql("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
+	ecm_spi_run("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
 			" WHERE t.shape = s.id AND t.state <> 'capturing'"
 			" RETURNING s.id, s.handle",
 			SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	n = announce_dropped(reason);
-	run_sql("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
+	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
 			SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	run_sql("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	run_sql("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
-}
-
-/*
- * _electric_cm.purge_shape(id int8) RETURNS int8
- *
- * Frees what a dropped shape has left behind.  Not with SQL: the log has no
- * replica identity, so that its deletions don't reach anybody's publication,
- * and an SQL DELETE would be refused where one publishes all tables.  Returns
- * the number of chunks.
- */
-Datum
-electric_cm_purge_shape(PG_FUNCTION_ARGS)
-{
-	Datum		id = PG_GETARG_DATUM(0);
-	Oid			type = INT8OID;
-	EcmSpiState spi;
-	int64		chunks;
-
-	chunks = ecm_log_delete(DatumGetInt64(id));
-	ecm_spi_begin(&spi);
-	run_sql("DELETE FROM _electric_cm.shape_state WHERE shape = $1",
-			SPI_OK_DELETE, 1, &type, &id, NULL);
-	run_sql("DELETE FROM _electric_cm.shape_base WHERE shape = $1",
-			SPI_OK_DELETE, 1, &type, &id, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_INT64(chunks);
 }

@@ -1,108 +1,101 @@
 /*-------------------------------------------------------------------------
  *
  * shape_create.c
- *	  The manager's part in creating a shape, without holes or doubles.
+ *	  The manager's part in creating shapes, without holes or doubles.
  *
- * prepare	 a pool session starts the next generation of the attempt
- * publish	 ALTER PUBLICATION ... ADD TABLE, unless it is published already
- * capture	 a message in the stream: from there on the consumer logs the
- *			 table's changes, unreadable yet, each transaction for itself;
- *			 when it meets the message it throws away what was there before,
- *			 so nothing may be written until it has
+ * publish	 a pool session adds the table to the publication, unless it is
+ *			 there already
+ * capture	 a message in the stream, later than that: from there on the
+ *			 consumer logs the table's changes, unreadable yet, each transaction
+ *			 for itself; when it meets the message it throws away what was there
+ *			 before, so nothing may be written until it has
  * barrier	 wait for everybody who was writing to the table: half of what
  *			 those wrote may be missing from the stream
  * snapshot	 a pool session reads the table; its commit carries the message
- *			 that makes the shape live
+ *			 that makes the shapes live
  *
  * The order is the point.  Writers in flight when the table was published end
  * before the snapshot is taken, so it sees them whole; everything that it does
  * not see was captured.  A failure anywhere starts the next generation, whose
  * capture message throws away what the last one has left.
  *
+ * Shapes of the same table go this way together, in batches.  What fails a
+ * batch may be the fault of one shape in it, so a batch that fails is split,
+ * until that shape fails alone.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/transam.h"
-#include "access/twophase.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
-#include "miscadmin.h"
+#include "lib/ilist.h"
 #include "lib/stringinfo.h"
-#include "storage/lock.h"
-#include "storage/proc.h"
-#include "storage/procarray.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "backoff.h"
-#include "compat.h"
 #include "conn.h"
 #include "pool.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_barrier.h"
+#include "shape_purge.h"
+#include "shape_request.h"
 #include "shmem.h"
-#include "worker.h"
 
 #define JOB_TIMEOUT_MS		60000
 #define BARRIER_POLL_MS		20
 
+/* Shapes in a batch: more would not be faster, but fail together. */
+#define BATCH_SHAPES		1000
+/* Batches that use the pool or the consumer, and those of one table. */
+#define MAX_WORKING			8
+#define MAX_OF_TABLE		4
+/* Retries are due together, so that many are not as many wake-ups. */
+#define RETRY_GRAIN_MS		100
 typedef enum CreationStep
 {
-	CREATION_QUEUED,			/* no place among those in progress yet */
-	CREATION_PREPARE,
+	CREATION_NEW,				/* first of all, the table must be published */
+	CREATION_PUBLISHED,			/* ... it is */
 	CREATION_PUBLISH,
 	CREATION_CAPTURE,
-	CREATION_CAPTURED,			/* until the consumer has met the message */
+	CREATION_CAPTURED,			/* until the consumers have met the message */
 	CREATION_BARRIER,
-	CREATION_SNAPSHOT,
-	CREATION_RETRY				/* waits for retry_at */
+	CREATION_SNAPSHOT
 } CreationStep;
 
-typedef struct Creation
+typedef struct EcmBatch
 {
-	char		handle[64];
-	TransactionId created_by;	/* invalid: long ago */
+	dlist_node	node;			/* in one of the lists below */
+	int64		number;			/* in its capture message */
 	CreationStep step;
 	int			place;			/* index in the shared array, -1: none */
 	uint64		job;			/* running pool job, 0: none */
-	int64		id;
 	Oid			relation;
-	int			generation;
-	XLogRecPtr	capture_lsn;	/* of the message */
-	VirtualTransactionId *writers;	/* barrier: who is waited for */
-	int			nwriters;
+	int			nshapes;
+	EcmRequest **shapes;
+	bool		met;			/* the capture message was, in the stream ... */
+	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
+	XLogRecPtr	capture_lsn;	/* end of its transaction */
+	EcmBarrier	barrier;
 	EcmBackoff	backoff;
 	TimestampTz retry_at;
-} Creation;
-
-/* A dropped shape's log, to be deleted once no consumer writes to it. */
-typedef struct Purge
-{
-	int64		id;
-	XLogRecPtr	lsn;			/* invalid: its transaction isn't complete */
-} Purge;
+} Batch;
 
 static int	stack_index;
 static const char *prefix;		/* of our messages */
 static MemoryContext creations_context;
-static List *creations = NIL;
-static List *purges = NIL;
-static uint64 scan_job = 0;
-static uint64 purge_job = 0;	/* of the scan */
-static TimestampTz scan_retry_at = 0;
+static dlist_head waiting = DLIST_STATIC_INIT(waiting); /* to be started */
+static dlist_head active = DLIST_STATIC_INIT(active);
+static dlist_head retrying = DLIST_STATIC_INIT(retrying);
+static TimestampTz next_retry_at;	/* of those; 0: there are none */
+static int64 last_number;
 
-/* Those whose end calls for another scan. */
-static VirtualTransactionId *creators = NULL;
-static int	ncreators = 0;
-static TimestampTz creators_poll_at;
-
-#define SCAN_RETRY_MS		1000
-#define CREATORS_POLL_MS	1000
+static const char *
+datname(void)
+{
+	return ecm_shared->stacks[stack_index].datname;
+}
 
 void
 ecm_creations_init(int index, const char *message_prefix)
@@ -112,95 +105,149 @@ ecm_creations_init(int index, const char *message_prefix)
 	creations_context = AllocSetContextCreate(TopMemoryContext,
 											  "electric_cm creations",
 											  ALLOCSET_DEFAULT_SIZES);
+	ecm_requests_init(datname());
+	/* a former manager's messages may be met, so don't start with the same */
+	last_number = GetCurrentTimestamp();
+	ecm_purges_init(index);
 }
 
 /* -------------------------------------------------------- what is shown -- */
 
 static void
-show(Creation *c, const char *waiting_for)
+show(Batch *b, const char *waiting_for)
 {
 	EcmCreation *shared;
 
-	if (c->place < 0)
+	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	shared = &ecm_shared->stacks[stack_index].creations[c->place];
+	shared = &ecm_shared->stacks[stack_index].creations[b->place];
 	shared->used = true;
-	strlcpy(shared->handle, c->handle, sizeof(shared->handle));
-	strlcpy(shared->waiting_for, waiting_for, sizeof(shared->waiting_for));
+	shared->relation = b->relation;
+	shared->first = shared->last = b->shapes[0]->id;
+	for (int i = 1; i < b->nshapes; i++)
+	{
+		shared->first = Min(shared->first, b->shapes[i]->id);
+		shared->last = Max(shared->last, b->shapes[i]->id);
+	}
+	ecm_copy_text(shared->waiting_for, sizeof(shared->waiting_for), waiting_for);
 	ecm_unlock();
 }
 
 static void
-hide(Creation *c)
+hide(Batch *b)
 {
-	if (c->place < 0)
+	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[stack_index].creations[c->place].used = false;
+	ecm_shared->stacks[stack_index].creations[b->place].used = false;
 	ecm_unlock();
-	c->place = -1;
+	b->place = -1;
 }
 
 static bool
-take_place(Creation *c)
+take_place(Batch *b)
 {
-	bool		taken[ECM_MAX_CREATIONS] = {false};
-	ListCell   *lc;
+	EcmCreation *places = ecm_shared->stacks[stack_index].creations;
 
-	foreach(lc, creations)
-	{
-		int			place = ((Creation *) lfirst(lc))->place;
-
-		if (place >= 0)
-			taken[place] = true;
-	}
+	/* only we write there */
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
-		if (!taken[i])
+		if (!places[i].used)
 		{
-			c->place = i;
+			b->place = i;
 			return true;
 		}
 	return false;
 }
 
 /*
- * A place for everybody who moves.  Those that wait for another attempt, maybe
- * for ever, must not keep the others from being created.
+ * A place for everybody who moves, if possible.  Those that wait for another
+ * attempt, maybe for ever, can do without.
  */
 static void
-make_place(Creation *c)
+make_place(Batch *b)
 {
-	ListCell   *lc;
+	dlist_iter	iter;
 
-	if (take_place(c))
+	if (b->place >= 0 || take_place(b))
 		return;
-	foreach(lc, creations)
+	dlist_foreach(iter, &retrying)
 	{
-		Creation   *other = lfirst(lc);
+		Batch	   *other = dlist_container(Batch, node, iter.cur);
 
-		if (other->step == CREATION_RETRY && other->place >= 0)
+		if (other->place >= 0)
 		{
 			hide(other);
-			(void) take_place(c);
+			(void) take_place(b);
 			return;
 		}
 	}
 }
 
-/* ---------------------------------------------------------------- steps -- */
+/* -------------------------------------------------------------- batches -- */
+
+/* With room for so many shapes. */
+static Batch *
+create_batch(Oid relation, int max_shapes)
+{
+	Batch	   *b = MemoryContextAllocZero(creations_context, sizeof(Batch));
+
+	b->shapes = MemoryContextAlloc(creations_context, sizeof(EcmRequest *) * max_shapes);
+	b->relation = relation;
+	b->place = -1;
+	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay,
+					 ecm_reconnect_max_delay);
+	ecm_request_batches(relation, 1);
+	return b;
+}
 
 static void
-end_creation(Creation *c)
+put_in_batch(Batch *b, EcmRequest *request)
 {
-	hide(c);
-	if (c->job != 0)
-		ecm_pool_cancel(c->job);
-	if (c->writers)
-		pfree(c->writers);
-	creations = list_delete_ptr(creations, c);
-	pfree(c);
+	request->batch = b;
+	b->shapes[b->nshapes++] = request;
 }
+
+/*
+ * The caller has taken it off its list; 'retries': that was the one of those
+ * that wait for another attempt.
+ */
+static void
+free_batch(Batch *b, bool retries)
+{
+	hide(b);
+	if (b->job != 0)
+		ecm_pool_cancel(b->job);
+	ecm_barrier_end(&b->barrier);
+	if (!retries)
+		ecm_request_batches(b->relation, -1);
+	pfree(b->shapes);
+	pfree(b);
+}
+
+/* An active one; all its shapes are dealt with. */
+static void
+end_batch(Batch *b)
+{
+	for (int i = 0; i < b->nshapes; i++)
+		ecm_request_end(b->shapes[i]);
+	dlist_delete(&b->node);
+	free_batch(b, false);
+}
+
+/* Leaves out the shapes that are not in this batch any more. */
+static void
+close_gaps(Batch *b)
+{
+	int			n = 0;
+
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i] != NULL)
+			b->shapes[n++] = b->shapes[i];
+	b->nshapes = n;
+}
+
+/* ------------------------------------------------------------- failures -- */
 
 /*
  * Is it of no use to read the table once more?  Only what is wrong with the
@@ -208,12 +255,44 @@ end_creation(Creation *c)
  * create the shape again.
  */
 static bool
-is_final(const Creation *c, const EcmError *err)
+is_final(const Batch *b, const EcmError *err)
 {
-	return c->step == CREATION_SNAPSHOT &&
+	return b->step == CREATION_SNAPSHOT &&
 		(strncmp(err->sqlstate, "22", 2) == 0 ||
 		 strncmp(err->sqlstate, "42", 2) == 0 ||
 		 strncmp(err->sqlstate, "54", 2) == 0);
+}
+
+/* Would it have hit any other shape as well? */
+static bool
+concerns_all(const Batch *b, const EcmError *err)
+{
+	return b->step == CREATION_PUBLISH || b->step == CREATION_BARRIER ||
+		strncmp(err->sqlstate, "08", 2) == 0 ||
+		strncmp(err->sqlstate, "53", 2) == 0 ||
+		strncmp(err->sqlstate, "57", 2) == 0 ||
+		strncmp(err->sqlstate, "58", 2) == 0 ||
+		strcmp(err->sqlstate, "55P03") == 0;
+}
+
+/* In halves, each of which begins with capturing: the table is published. */
+static void
+split(Batch *b)
+{
+	int			middle = b->nshapes / 2;
+	Batch	   *halves[2];
+
+	halves[0] = create_batch(b->relation, b->nshapes);
+	halves[1] = create_batch(b->relation, b->nshapes);
+	for (int i = 0; i < b->nshapes; i++)
+		put_in_batch(halves[i >= middle], b->shapes[i]);
+	for (int i = 1; i >= 0; i--)
+	{
+		halves[i]->step = CREATION_PUBLISHED;
+		dlist_push_head(&waiting, &halves[i]->node);
+	}
+	dlist_delete(&b->node);
+	free_batch(b, false);
 }
 
 static void
@@ -221,483 +300,452 @@ give_up_done(void *arg pg_attribute_unused(),
 			 EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
 	if (err != NULL)			/* the next stream's scan comes back to it */
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-				  "warning", ECM_SEVERITY_WARNING, err->message,
-				  "could not mark a shape as errored");
+		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
+				  err->message, "could not mark a shape as errored");
 }
 
 /* Only the consumer changes a shape's state, so it is told by the stream. */
 static void
-give_up(Creation *c, const EcmError *err)
+give_up(Batch *b, const EcmError *err)
 {
-	char	   *text = psprintf("fail " INT64_FORMAT " %d %s", c->id, c->generation,
-								err->message);
+	EcmRequest *request = b->shapes[0];
+	char	   *text = psprintf("fail " INT64_FORMAT " %d %s", request->id,
+								request->generation, err->message);
 
-	ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-			  "shape_errored", ECM_SEVERITY_WARNING, err->message,
-			  "could not create shape %s", c->handle);
+	ecm_event(MyDatabaseId, datname(), "shape_errored", ECM_SEVERITY_WARNING,
+			  err->message, "could not create shape %s", request->handle);
 	(void) ecm_pool_submit(psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
 									ecm_quote_literal(prefix), ecm_quote_literal(text)),
 						   JOB_TIMEOUT_MS, give_up_done, NULL);
-	end_creation(c);
+	end_batch(b);
+}
+
+/* Another attempt, later.  The caller has taken it off its list. */
+static void
+retry_later(Batch *b, const char *reason)
+{
+	b->retry_at = ecm_backoff_fail(&b->backoff, GetCurrentTimestamp());
+	b->retry_at += RETRY_GRAIN_MS * INT64CONST(1000) -
+		b->retry_at % (RETRY_GRAIN_MS * INT64CONST(1000));
+	b->step = CREATION_NEW;
+	ecm_barrier_end(&b->barrier);
+	ecm_request_batches(b->relation, -1);
+	show(b, reason);
+	dlist_push_tail(&retrying, &b->node);
+	if (next_retry_at == 0 || b->retry_at < next_retry_at)
+		next_retry_at = b->retry_at;
 }
 
 static void
-fail(Creation *c, const EcmError *err)
+fail(Batch *b, const EcmError *err)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (is_final(c, err))
+	if (b->nshapes > 1 && !concerns_all(b, err))
 	{
-		give_up(c, err);
+		split(b);
 		return;
 	}
-	c->retry_at = ecm_backoff_fail(&c->backoff, now);
-	c->step = CREATION_RETRY;
-	show(c, err->message);
-	if (c->backoff.retries == 1)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-				  "shape_creation_failed", ECM_SEVERITY_WARNING, err->hint,
-				  "could not create shape %s yet: %s", c->handle, err->message);
+	if (b->nshapes == 1 && is_final(b, err))
+	{
+		give_up(b, err);
+		return;
+	}
+	dlist_delete(&b->node);
+	retry_later(b, err->message);
+	if (b->backoff.retries > 1)
+		return;
+	if (b->nshapes == 1)
+		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
+				  ECM_SEVERITY_WARNING, err->hint,
+				  "could not create shape %s yet: %s", b->shapes[0]->handle,
+				  err->message);
+	else
+		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
+				  ECM_SEVERITY_WARNING, err->hint,
+				  "could not create shape %s and %d others of its table yet: %s",
+				  b->shapes[0]->handle, b->nshapes - 1, err->message);
 }
+
+/* ---------------------------------------------------------------- steps -- */
 
 static void job_done(void *arg, EcmConn *conn, const EcmError *err);
 
 static void
-submit(Creation *c, CreationStep step, const char *sql, int timeout_ms,
+submit(Batch *b, CreationStep step, const char *sql, int timeout_ms,
 	   const char *waiting_for)
 {
-	c->step = step;
-	show(c, waiting_for);
-	c->job = ecm_pool_submit(sql, timeout_ms, job_done, c);
+	b->step = step;
+	show(b, waiting_for);
+	b->job = ecm_pool_submit(sql, timeout_ms, job_done, b);
+}
+
+/* Array constants: of the shapes' ids, of their generations. */
+static char *
+ids_literal(const Batch *b)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < b->nshapes; i++)
+		appendStringInfo(&text, "%s" INT64_FORMAT, i > 0 ? "," : "'{", b->shapes[i]->id);
+	appendStringInfoString(&text, "}'");
+	return text.data;
+}
+
+static char *
+generations_literal(const Batch *b)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < b->nshapes; i++)
+		appendStringInfo(&text, "%s%d", i > 0 ? "," : "'{", b->shapes[i]->generation);
+	appendStringInfoString(&text, "}'");
+	return text.data;
 }
 
 static void
-start_prepare(Creation *c)
+start_publish(Batch *b)
 {
-	submit(c, CREATION_PREPARE,
-		   psprintf("SELECT id, relation, generation, action, publish_sql FROM"
-					" _electric_cm.prepare_shape(%s, %u)",
-					ecm_quote_literal(c->handle), c->created_by),
-		   JOB_TIMEOUT_MS, "a pool session");
+	submit(b, CREATION_PUBLISH,
+		   psprintf("SELECT _electric_cm.publish_table(%u)", b->relation),
+		   JOB_TIMEOUT_MS, "the table to be added to the publication");
 }
 
 /*
  * In a transaction of its own, after the one that published the table.
  */
 static void
-start_capture(Creation *c)
+start_capture(Batch *b)
 {
-	char	   *text = psprintf("capture " INT64_FORMAT " %d", c->id, c->generation);
-
-	submit(c, CREATION_CAPTURE,
-		   psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
-					ecm_quote_literal(prefix), ecm_quote_literal(text)),
+	b->number = ++last_number;
+	b->met = false;
+	b->capture_lsn = InvalidXLogRecPtr;
+	submit(b, CREATION_CAPTURE,
+		   psprintf("SELECT shape, generation, action FROM"
+					" _electric_cm.capture_shapes(" INT64_FORMAT ", %s)",
+					b->number, ids_literal(b)),
 		   JOB_TIMEOUT_MS, "the start of capturing");
 }
 
 static void
-start_snapshot(Creation *c)
+start_snapshot(Batch *b)
 {
-	submit(c, CREATION_SNAPSHOT,
+	submit(b, CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
-					"SELECT _electric_cm.take_snapshot(%s, %d); COMMIT",
-					ecm_quote_literal(c->handle), c->generation),
+					"SELECT _electric_cm.take_snapshot(%s, %s); COMMIT",
+					ids_literal(b), generations_literal(b)),
 		   0, "the snapshot of the table");
 }
 
+/*
+ * The answer has a row for each shape that is there.  A shape's row may be
+ * locked, by somebody who drops it and may yet change his mind: those try
+ * again later, without the others.
+ */
 static void
-prepared(Creation *c, EcmConn *conn)
+captured(Batch *b, EcmConn *conn)
 {
-	const char *action = ecm_conn_value(conn, 0, 3);
+	Batch	   *locked = NULL;
+	int			nall = b->nshapes;
 
-	if (action == NULL)
-		action = "gone";		/* not one of our servers */
-	if (strcmp(action, "publish") != 0 && strcmp(action, "capture") != 0)
+	for (int i = 0; i < b->nshapes; i++)
+		b->shapes[i]->generation = 0;
+	for (int row = 0; row < ecm_conn_nrows(conn); row++)
 	{
-		end_creation(c);		/* gone, or nothing left to do */
-		return;
+		EcmRequest *request = ecm_request_find(strtoi64(ecm_conn_value(conn, row, 0), NULL, 10));
+		const char *action = ecm_conn_value(conn, row, 2);
+
+		if (request == NULL || request->batch != b)
+			continue;			/* dropped meanwhile */
+		if (strcmp(action, "capture") == 0)
+			request->generation = atoi(ecm_conn_value(conn, row, 1));
+		else if (strcmp(action, "locked") == 0)
+		{
+			if (locked == NULL)
+				locked = create_batch(b->relation, nall);
+			put_in_batch(locked, request);
+		}
 	}
-	c->id = strtoi64(ecm_conn_value(conn, 0, 0), NULL, 10);
-	c->relation = strtoul(ecm_conn_value(conn, 0, 1), NULL, 10);
-	c->generation = atoi(ecm_conn_value(conn, 0, 2));
-	if (strcmp(action, "publish") == 0)
-		submit(c, CREATION_PUBLISH, ecm_conn_value(conn, 0, 4), JOB_TIMEOUT_MS,
-			   "the table to be added to the publication");
+	for (int i = 0; i < b->nshapes; i++)
+	{
+		EcmRequest *request = b->shapes[i];
+
+		if (request->batch == b && request->generation > 0)
+			continue;
+		if (request->batch == b)
+			ecm_request_end(request);	/* gone, or nothing left to do */
+		b->shapes[i] = NULL;
+	}
+	close_gaps(b);
+	if (locked != NULL)
+	{
+		make_place(locked);
+		retry_later(locked, "somebody who has locked the shape, to drop it perhaps");
+	}
+	if (b->nshapes == 0)
+		end_batch(b);
 	else
-		start_capture(c);
+		b->step = CREATION_CAPTURED;
 }
 
 /*
- * The process that runs a virtual transaction.  NULL if it has left it: a
- * prepared transaction keeps the number that it was prepared under, while its
- * former process goes on to others.
- */
-static PGPROC *
-vxid_holder(VirtualTransactionId vxid)
-{
-	PGPROC	   *proc = ecm_vxid_is_prepared(vxid) ? NULL : ecm_vxid_proc(vxid);
-
-	return proc != NULL && ecm_proc_lxid(proc) == vxid.localTransactionId ?
-		proc : NULL;
-}
-
-/*
- * Collects everybody who holds a lock on the relation that a writer needs.
- * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
- * that a shape could miss, and may take hours.  So may autovacuum's ANALYZE.
+ * Looks who of the writers is still there.
  */
 static void
-collect_writers(void *arg)
+poll_barrier(Batch *b)
 {
-	Creation   *c = arg;
-	List	   *relids = find_all_inheritors(c->relation, NoLock, NULL);
-	ListCell   *lc;
-	int			size = 0;
-
-	c->nwriters = 0;
-	foreach(lc, relids)
-	{
-		LOCKTAG		tag;
-		int			n;
-		VirtualTransactionId *vxids;
-
-		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
-		vxids = GetLockConflicts(&tag, ShareLock, &n);
-		for (int i = 0; i < n; i++)
-		{
-			PGPROC	   *proc = vxid_holder(vxids[i]);
-
-			if (proc != NULL &&
-				(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) != 0)
-				continue;
-			if (c->nwriters >= size)
-			{
-				size = size ? size * 2 : 16;
-				c->writers = c->writers ?
-					repalloc(c->writers, size * sizeof(VirtualTransactionId)) :
-					MemoryContextAlloc(creations_context,
-									   size * sizeof(VirtualTransactionId));
-			}
-			c->writers[c->nwriters++] = vxids[i];
-		}
-	}
+	if ((ecm_barrier_poll(&b->barrier) || b->retry_at == 0) && b->barrier.nwriters > 0)
+		show(b, ecm_barrier_text(&b->barrier));
+	if (b->barrier.nwriters == 0)
+		start_snapshot(b);
+	else
+		b->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BARRIER_POLL_MS);
 }
 
 static void
-show_writers(Creation *c)
-{
-	StringInfoData text;
-
-	initStringInfo(&text);
-	appendStringInfoString(&text, "transactions that were writing to the table:");
-	for (int i = 0; i < c->nwriters && i < 8; i++)
-	{
-		PGPROC	   *proc = vxid_holder(c->writers[i]);
-		bool		have_more;
-		TransactionId xid;
-
-		if (proc != NULL)
-			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc->pid);
-		else
-		{
-			xid = ecm_vxid_is_prepared(c->writers[i]) ?
-				c->writers[i].localTransactionId :
-				TwoPhaseGetXidByVirtualXID(c->writers[i], &have_more);
-			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "", xid);
-		}
-	}
-	if (c->nwriters > 8)
-		appendStringInfo(&text, ", and %d more", c->nwriters - 8);
-	show(c, text.data);
-}
-
-/*
- * Looks who of the writers is still there; asks, but never waits.
- */
-static void
-poll_barrier(Creation *c)
-{
-	int			left = 0;
-
-	for (int i = 0; i < c->nwriters; i++)
-		if (!VirtualXactLock(c->writers[i], false))
-			c->writers[left++] = c->writers[i];
-	if (left == 0)
-	{
-		c->nwriters = 0;
-		start_snapshot(c);
-		return;
-	}
-	if (left != c->nwriters || c->retry_at == 0)
-	{
-		c->nwriters = left;
-		show_writers(c);
-	}
-	c->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BARRIER_POLL_MS);
-}
-
-static void
-start_barrier(Creation *c)
+start_barrier(Batch *b)
 {
 	EcmError	err;
 
-	c->step = CREATION_BARRIER;
-	c->retry_at = 0;
-	if (ecm_worker_try(collect_writers, c, &err))
-		poll_barrier(c);
+	b->step = CREATION_BARRIER;
+	b->retry_at = 0;
+	if (ecm_barrier_start(&b->barrier, b->relation, &err))
+		poll_barrier(b);
 	else
-		fail(c, &err);
+		fail(b, &err);
+}
+
+/*
+ * The answer has the shapes that are done; the others take part in the next
+ * snapshot.  What was captured for them is good for that one, too.
+ */
+static void
+snapshot_taken(Batch *b, EcmConn *conn)
+{
+	const char *answer = ecm_conn_value(conn, 0, 0);
+	int			before = b->nshapes;
+	char	   *p = unconstify(char *, answer);
+
+	while (p != NULL && *p != '\0' && *p != '}')
+	{
+		EcmRequest *request = ecm_request_find(strtoi64(p + 1, &p, 10));
+
+		if (request != NULL && request->batch == b)
+			request->batch = NULL;
+	}
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i]->batch == NULL)
+		{
+			/* the consumer does the rest */
+			b->shapes[i]->batch = b;
+			ecm_request_end(b->shapes[i]);
+			b->shapes[i] = NULL;
+		}
+	close_gaps(b);
+	if (b->nshapes == 0 || b->nshapes == before)
+		end_batch(b);			/* what is left is nobody's, or another's */
+	else
+		start_snapshot(b);
 }
 
 static void
 job_done(void *arg, EcmConn *conn, const EcmError *err)
 {
-	Creation   *c = arg;
+	Batch	   *b = arg;
 
-	c->job = 0;
+	b->job = 0;
 	if (err != NULL)
-	{
-		fail(c, err);
-		return;
-	}
-	switch (c->step)
-	{
-		case CREATION_PREPARE:
-			prepared(c, conn);
-			break;
-		case CREATION_PUBLISH:
-			start_capture(c);
-			break;
-		case CREATION_CAPTURE:
-			c->capture_lsn =
-				DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
-												CStringGetDatum(ecm_conn_value(conn, 0, 0))));
-			c->step = CREATION_CAPTURED;
-			break;
-		default:
-			end_creation(c);	/* the consumer does the rest */
-			break;
-	}
+		fail(b, err);
+	else if (b->step == CREATION_PUBLISH)
+		start_capture(b);
+	else if (b->step == CREATION_CAPTURE)
+		captured(b, conn);
+	else
+		snapshot_taken(b, conn);
 }
 
 /* ------------------------------------------------- what comes and goes --- */
 
-static Creation *
-find_creation(const char *handle)
-{
-	ListCell   *lc;
-
-	foreach(lc, creations)
-		if (strcmp(((Creation *) lfirst(lc))->handle, handle) == 0)
-			return lfirst(lc);
-	return NULL;
-}
-
+/* A shape that is gone needs no creation any more. */
 static void
-add_creation(const char *handle, TransactionId created_by)
+drop_request(int64 id)
 {
-	MemoryContext old;
-	Creation   *c;
+	EcmRequest *request = ecm_request_find(id);
+	Batch	   *b = request ? request->batch : NULL;
 
-	if (find_creation(handle) != NULL)
+	if (request == NULL)
 		return;
-	old = MemoryContextSwitchTo(creations_context);
-	c = palloc0(sizeof(Creation));
-	strlcpy(c->handle, handle, sizeof(c->handle));
-	c->created_by = created_by;
-	c->place = -1;
-	ecm_backoff_init(&c->backoff, ecm_reconnect_initial_delay,
-					 ecm_reconnect_max_delay);
-	creations = lappend(creations, c);
-	MemoryContextSwitchTo(old);
+	ecm_request_end(request);
+	if (b == NULL)
+		return;
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i] == request)
+			b->shapes[i] = NULL;
+	close_gaps(b);
+	if (b->nshapes == 0)
+	{
+		bool		retries = b->retry_at != 0 && b->step == CREATION_NEW;
+
+		dlist_delete(&b->node);
+		free_batch(b, retries);
+	}
 }
 
 static void
-shape_dropped(int64 id, const char *handle, const char *reason)
+shapes_dropped(const char *handle, char *ids, XLogRecPtr after)
 {
-	Creation   *c = find_creation(handle);
-	MemoryContext old = MemoryContextSwitchTo(creations_context);
-	Purge	   *purge = palloc0(sizeof(Purge));
+	int			n = 0;
+	char	   *p = ids;
+	const char *reason = strchr(ids, ' ');
 
-	if (c != NULL)
-		end_creation(c);
-	purge->id = id;
-	purges = lappend(purges, purge);
-	MemoryContextSwitchTo(old);
-	ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-			  "shape_invalidated", ECM_SEVERITY_LOG, reason,
-			  "shape %s is gone: %s", handle, reason);
+	while (*p != '\0' && *p != ' ')
+	{
+		int64		id = strtoi64(p, &p, 10);
+
+		drop_request(id);
+		ecm_purges_add(id, after);
+		n++;
+		if (*p == ',')
+			p++;
+		else if (*p != ' ')
+			break;
+	}
+	ecm_purges_report(handle, n, reason ? reason + 1 : "", after);
+}
+
+static void
+capture_met(int64 number, XLogRecPtr after)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &active)
+	{
+		Batch	   *b = dlist_container(Batch, node, iter.cur);
+
+		if (b->number == number)
+		{
+			b->met = true;
+			b->capture_after = after;
+		}
+	}
 }
 
 void
-ecm_creations_message(const char *text, TransactionId xid)
+ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 {
-	char		handle[64];
+	char		handle[40];
 	int64		id;
+	Oid			relation;
 	int			n = 0;
 
-	if (sscanf(text, "create %63s", handle) == 1)
-		add_creation(handle, xid);
-	else if (sscanf(text, "drop " INT64_FORMAT " %63s %n", &id, handle, &n) == 2 &&
-			 n > 0)
-		shape_dropped(id, handle, text + n);
+	if (sscanf(text, "create " INT64_FORMAT " %u %39s", &id, &relation, handle) == 3)
+		ecm_request_add(id, relation, handle, xid);
+	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
+		capture_met(id, after);
+	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
+		shapes_dropped(handle, pstrdup(text + n), after);
 }
 
-static void
-scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
-{
-	scan_job = 0;
-	if (err != NULL)
-	{
-		/* without it shapes could stay "creating" unseen: try again */
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-				  "warning", ECM_SEVERITY_WARNING, err->hint,
-				  "could not look for shapes to create: %s", err->message);
-		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													SCAN_RETRY_MS);
-		return;
-	}
-	for (int i = 0; i < ecm_conn_nrows(conn); i++)
-		add_creation(ecm_conn_value(conn, i, 0), InvalidTransactionId);
-}
-
-/*
- * Everybody who may have written to the table of shapes.
- */
-static void
-collect_creators(void *arg pg_attribute_unused())
-{
-	Oid			relid = get_relname_relid("shape", get_namespace_oid(ECM_SCHEMA, false));
-	LOCKTAG		tag;
-	VirtualTransactionId *vxids;
-	int			n;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
-	vxids = GetLockConflicts(&tag, ShareLock, &n);
-	creators = MemoryContextAlloc(creations_context,
-								  (n + 1) * sizeof(VirtualTransactionId));
-	memcpy(creators, vxids, n * sizeof(VirtualTransactionId));
-	ncreators = n;
-}
-
-static void
-forget_creators(void)
-{
-	if (creators != NULL)
-		pfree(creators);
-	creators = NULL;
-	ncreators = 0;
-}
-
-static void
-purge_done(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
-{
-	if (arg == &purge_job)
-		purge_job = 0;
-	if (err != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
-				  "warning", ECM_SEVERITY_WARNING, err->hint,
-				  "could not delete the log of a dropped shape: %s",
-				  err->message);
-}
-
-/*
- * Frees what dropped shapes have left behind.  The statement finds the logs'
- * ids by skipping from one to the next in the index.
- */
-static void
-purge_all(void)
-{
-	purge_job =
-		ecm_pool_submit("WITH RECURSIVE ids AS ("
-						"(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
-						" UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
-						" WHERE l.shape > ids.shape ORDER BY l.shape LIMIT 1)"
-						" FROM ids WHERE ids.shape IS NOT NULL)"
-						" SELECT _electric_cm.purge_shape(shape) FROM ids"
-						" WHERE shape IS NOT NULL AND NOT EXISTS"
-						" (SELECT FROM _electric_cm.shape s WHERE s.id = ids.shape);"
-						"DELETE FROM _electric_cm.shape_state t WHERE NOT EXISTS"
-						" (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape);"
-						"DELETE FROM _electric_cm.shape_base b WHERE NOT EXISTS"
-						" (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)",
-						0, purge_done, &purge_job);
-}
-
-static void
-submit_scan(void)
-{
-	scan_retry_at = 0;
-	scan_job =
-		ecm_pool_submit("SELECT s.handle FROM _electric_cm.shape s"
-						" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-						" WHERE coalesce(t.state, 'capturing') = 'capturing'"
-						" ORDER BY s.id", 0, scan_done, NULL);
-}
-
-/*
- * A scan does not see the shape of somebody who has committed, but waits for a
- * synchronous standby.  If the stream that is gone had that commit already, its
- * message does not come again.  So there is a second scan, once all who may be
- * in that state are done; who comes after them has messages in this stream.
- */
 void
 ecm_creations_scan(void)
 {
-	EcmError	err;
+	ecm_requests_scan();
+	ecm_purges_scan();
+}
 
-	if (scan_job != 0)
-		return;
-	forget_creators();
-	if (!ecm_worker_try(collect_creators, NULL, &err))
+/* --------------------------------------------------------- moving it on -- */
+
+/* Of one table; NULL: there is nothing to be done now. */
+static Batch *
+form_batch(TimestampTz now)
+{
+	EcmRequest *taken[BATCH_SHAPES];
+	int			n = ecm_requests_take(now, MAX_OF_TABLE, taken, BATCH_SHAPES);
+	Batch	   *b;
+
+	if (n == 0)
+		return NULL;
+	b = create_batch(taken[0]->relation, n);
+	for (int i = 0; i < n; i++)
+		put_in_batch(b, taken[i]);
+	return b;
+}
+
+static void
+poll_active(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &active)
 	{
-		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													SCAN_RETRY_MS);
-		return;
+		Batch	   *b = dlist_container(Batch, node, iter.cur);
+
+		if (b->met && XLogRecPtrIsInvalid(b->capture_lsn) &&
+			received_lsn > b->capture_after)
+			b->capture_lsn = received_lsn;
+		if (b->step == CREATION_BARRIER && now >= b->retry_at)
+			poll_barrier(b);
+		else if (b->step == CREATION_CAPTURED &&
+				 !XLogRecPtrIsInvalid(b->capture_lsn) &&
+				 applied_lsn >= b->capture_lsn)
+			start_barrier(b);
 	}
-	creators_poll_at = 0;
-	submit_scan();
-
-	/* large logs take their time to delete: not in the same session's queue */
-	if (purge_job == 0)
-		purge_all();
 }
 
-/* Looks who of them is still there; asks, but never waits. */
 static void
-poll_creators(TimestampTz now)
+poll_retries(TimestampTz now)
 {
-	int			left = 0;
+	dlist_mutable_iter iter;
 
-	if (ncreators == 0 || now < creators_poll_at || scan_job != 0)
+	if (next_retry_at == 0 || now < next_retry_at)
 		return;
-	for (int i = 0; i < ncreators; i++)
-		if (!VirtualXactLock(creators[i], false))
-			creators[left++] = creators[i];
-	ncreators = left;
-	creators_poll_at = TimestampTzPlusMilliseconds(now, CREATORS_POLL_MS);
-	if (left == 0)
-		submit_scan();
+	next_retry_at = 0;
+	dlist_foreach_modify(iter, &retrying)
+	{
+		Batch	   *b = dlist_container(Batch, node, iter.cur);
+
+		if (now >= b->retry_at)
+		{
+			dlist_delete(&b->node);
+			b->retry_at = 0;
+			ecm_request_batches(b->relation, 1);
+			dlist_push_tail(&waiting, &b->node);
+		}
+		else if (next_retry_at == 0 || b->retry_at < next_retry_at)
+			next_retry_at = b->retry_at;
+	}
+}
+
+/* Those at the barrier need nobody's time, and may stay there for long. */
+static int
+count_working(void)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &active)
+		if (dlist_container(Batch, node, iter.cur)->step != CREATION_BARRIER)
+			n++;
+	return n;
 }
 
 static void
-poll_purges(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+start_batches(TimestampTz now)
 {
-	ListCell   *lc;
-
-	foreach(lc, purges)
+	for (int n = count_working(); n < MAX_WORKING; n++)
 	{
-		Purge	   *purge = lfirst(lc);
+		Batch	   *b;
 
-		if (XLogRecPtrIsInvalid(purge->lsn))
-			purge->lsn = received_lsn;
-		if (XLogRecPtrIsInvalid(purge->lsn) || applied_lsn < purge->lsn)
-			continue;
-		(void) ecm_pool_submit(psprintf("SELECT _electric_cm.purge_shape(" INT64_FORMAT ")",
-										purge->id), 0, purge_done, NULL);
-		purges = foreach_delete_current(purges, lc);
-		pfree(purge);
+		if (!dlist_is_empty(&waiting))
+			b = dlist_container(Batch, node, dlist_pop_head_node(&waiting));
+		else if ((b = form_batch(now)) == NULL)
+			return;
+		dlist_push_tail(&active, &b->node);
+		make_place(b);
+		if (b->step == CREATION_NEW)
+			start_publish(b);
+		else
+			start_capture(b);
 	}
 }
 
@@ -705,103 +753,50 @@ void
 ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 				   XLogRecPtr applied_lsn)
 {
-	List	   *copy = list_copy(creations);	/* steps may end some */
-	ListCell   *lc;
-
-	foreach(lc, copy)
-	{
-		Creation   *c = lfirst(lc);
-
-		switch (c->step)
-		{
-			case CREATION_RETRY:
-				if (now < c->retry_at)
-					break;
-				c->step = CREATION_QUEUED;
-				/* FALLTHROUGH */
-			case CREATION_QUEUED:
-				if (c->place < 0)
-					make_place(c);
-				if (c->place >= 0)
-					start_prepare(c);
-				break;
-			case CREATION_CAPTURED:
-				if (applied_lsn > c->capture_lsn)
-					start_barrier(c);
-				break;
-			case CREATION_BARRIER:
-				if (now >= c->retry_at)
-					poll_barrier(c);
-				break;
-			default:
-				break;
-		}
-	}
-	list_free(copy);
-	if (scan_retry_at != 0 && now >= scan_retry_at)
-		ecm_creations_scan();
-	poll_creators(now);
-	poll_purges(received_lsn, applied_lsn);
+	poll_active(now, received_lsn, applied_lsn);
+	poll_retries(now);
+	start_batches(now);
+	ecm_requests_poll(now);
+	ecm_purges_poll(now, received_lsn, applied_lsn);
 }
 
 TimestampTz
 ecm_creations_deadline(void)
 {
-	TimestampTz deadline = scan_retry_at;
-	ListCell   *lc;
+	TimestampTz deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
+	dlist_iter	iter;
 
-	if (ncreators > 0 && scan_job == 0 &&
-		(deadline == 0 || creators_poll_at < deadline))
-		deadline = Max(creators_poll_at, 1);
-	foreach(lc, creations)
+	deadline = ecm_sooner(deadline, next_retry_at);
+	dlist_foreach(iter, &active)
 	{
-		Creation   *c = lfirst(lc);
+		Batch	   *b = dlist_container(Batch, node, iter.cur);
 
-		if ((c->step == CREATION_RETRY || c->step == CREATION_BARRIER) &&
-			(deadline == 0 || c->retry_at < deadline))
-			deadline = c->retry_at;
+		if (b->step == CREATION_BARRIER)
+			deadline = ecm_sooner(deadline, b->retry_at);
 	}
 	return deadline;
 }
 
-/*
- * Back to the start.  The next scan would find it, too, unless its creator has
- * committed in the stream only, and waits for a synchronous standby.
- */
 static void
-requeue(Creation *c)
+forget_batches(dlist_head *list)
 {
-	hide(c);
-	if (c->job != 0)
-		ecm_pool_cancel(c->job);
-	c->job = 0;
-	c->nwriters = 0;
-	c->step = CREATION_QUEUED;
+	while (!dlist_is_empty(list))
+	{
+		Batch	   *b = dlist_container(Batch, node, dlist_pop_head_node(list));
+
+		for (int i = 0; i < b->nshapes; i++)
+			ecm_request_end(b->shapes[i]);
+		free_batch(b, list == &retrying);
+	}
 }
 
 void
 ecm_creations_forget(void)
 {
-	List	   *copy = list_copy(creations);
-	ListCell   *lc;
-
-	foreach(lc, copy)
-	{
-		Creation   *c = lfirst(lc);
-
-		if (TransactionIdIsValid(c->created_by))
-			requeue(c);
-		else
-			end_creation(c);
-	}
-	list_free(copy);
-	list_free_deep(purges);
-	purges = NIL;
-	if (scan_job != 0)
-		ecm_pool_cancel(scan_job);
-	if (purge_job != 0)
-		ecm_pool_cancel(purge_job);
-	scan_job = purge_job = 0;
-	scan_retry_at = 0;
-	forget_creators();
+	forget_batches(&active);
+	forget_batches(&waiting);
+	forget_batches(&retrying);
+	next_retry_at = 0;
+	ecm_requests_forget();
+	ecm_purges_forget();
 }

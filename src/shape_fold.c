@@ -396,9 +396,10 @@ write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	EcmValue   *new_values = palloc(ncolumns * sizeof(EcmValue));
 	Row			row = {false, palloc0(ncolumns * sizeof(EcmValue))};
 	bytea	   *key = NULL;		/* the row's */
+	EcmLogWriter *writer = ecm_log_writer_begin();
 	EcmRowPacker *packer;
 
-	packer = ecm_row_packer_begin(fold->shape->id, fold->new_base.lsn,
+	packer = ecm_row_packer_begin(writer, fold->shape->id, fold->new_base.lsn,
 								  fold->new_base.op);
 	while (tuplesort_gettupleslot(sort, true, false, slot, NULL))
 	{
@@ -423,6 +424,7 @@ write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	put_row(fold, &row, packer);
 	forget_row(&row, ncolumns);
 	fold->rows = ecm_row_packer_end(packer);
+	ecm_log_writer_end(writer);
 }
 
 /* ----------------------------------------------------------------

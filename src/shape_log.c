@@ -170,11 +170,11 @@ struct EcmRowPacker
 };
 
 EcmRowPacker *
-ecm_row_packer_begin(int64 shape, XLogRecPtr lsn, int64 op)
+ecm_row_packer_begin(EcmLogWriter *writer, int64 shape, XLogRecPtr lsn, int64 op)
 {
 	EcmRowPacker *packer = palloc0(sizeof(EcmRowPacker));
 
-	packer->writer = ecm_log_writer_begin();
+	packer->writer = writer;
 	packer->shape = shape;
 	packer->lsn = lsn;
 	packer->op = op;
@@ -238,7 +238,6 @@ ecm_row_packer_end(EcmRowPacker *packer)
 
 	packer_flush(packer);
 	rows = packer->totals.entries;
-	ecm_log_writer_end(packer->writer);
 	pfree(packer->buffer.data);
 	pfree(packer);
 	return rows;
@@ -405,7 +404,7 @@ ecm_chunk_scan_delete(EcmChunkScan *cs)
  * The snapshot is taken now, to find all that was committed so far.
  */
 int64
-ecm_log_delete(int64 shape)
+ecm_log_delete_some(int64 shape, int64 max)
 {
 	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -413,7 +412,7 @@ ecm_log_delete(int64 shape)
 
 	ecm_chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, snapshot,
 						 RowExclusiveLock);
-	while (ecm_chunk_scan_next(&cs))
+	while (deleted < max && ecm_chunk_scan_next(&cs))
 	{
 		if (ecm_chunk_scan_delete(&cs))
 			deleted++;
@@ -423,6 +422,12 @@ ecm_log_delete(int64 shape)
 	CommandCounterIncrement();
 
 	return deleted;
+}
+
+int64
+ecm_log_delete(int64 shape)
+{
+	return ecm_log_delete_some(shape, PG_INT64_MAX);
 }
 
 /*

@@ -1,10 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * shape_snapshot.c
- *	  A shape's initial rows: what a pool session does to create a shape.
+ *	  The initial rows of shapes: what a pool session does to create them.
+ *
+ * Shapes that ask for a constant in the same column, in the same way, are
+ * joined with the table, so that the server reads it once for all of them, or
+ * uses an index.  For each of the others there is a query of its own.
  *
  * Runs in a REPEATABLE READ transaction, so that the rows that are read, the
- * pg_snapshot that is handed to the consumer, and the shape's row in the
+ * pg_snapshot that is handed to the consumer, and the shapes' rows in the
  * catalog all belong to one snapshot.
  *
  *-------------------------------------------------------------------------
@@ -20,12 +24,15 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replication/message.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "shape.h"
@@ -33,30 +40,91 @@
 /* Rows fetched from the cursor at a time. */
 #define FETCH_ROWS		1000
 
+/*
+ * After so long no further shapes are read: they have their turn in another
+ * transaction, lest this one hold back vacuum for ever.
+ */
+#define ENOUGH_MS		10000
+
 PG_FUNCTION_INFO_V1(electric_cm_take_snapshot);
 
-/* The query for the shape's rows; the caller holds a lock on the table. */
+/* A shape that takes part. */
+typedef struct Member
+{
+	EcmShapeDef *def;
+	EcmFilter  *filter;			/* NULL: no where clause */
+	EcmRowPacker *packer;
+	int64		rows;			/* when it is done */
+	bool		done;
+} Member;
+
+static void
+append_table(StringInfo sql, Relation rel)
+{
+	/* inheritance children are not part of the shape, partitions are */
+	appendStringInfo(sql, " FROM %s%s AS t",
+					 rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ?
+					 "" : "ONLY ",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												RelationGetRelationName(rel)));
+}
+
+/*
+ * The query for a shape's rows, the first column of which says that they are
+ * the first member's; the caller holds a lock on the table.
+ */
 static char *
 snapshot_query(const EcmShapeDef *shape, Relation rel)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
+	appendStringInfoString(&sql, "SELECT 1::pg_catalog.int8");
 	for (int i = 0; i < shape->ncolumns; i++)
-	{
-		if (i > 0)
-			appendStringInfoString(&sql, ", ");
-		appendStringInfoString(&sql, quote_identifier(shape->column_names[i]));
-	}
-	/* inheritance children are not part of the shape, partitions are */
-	appendStringInfo(&sql, " FROM %s%s",
-					 rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ?
-					 "" : "ONLY ",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-												RelationGetRelationName(rel)));
+		appendStringInfo(&sql, ", %s", quote_identifier(shape->column_names[i]));
+	append_table(&sql, rel);
 	if (shape->filter != NULL)
 		appendStringInfo(&sql, " WHERE (%s)", shape->filter->clause);
+	return sql.data;
+}
+
+static char *
+builtin_type(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	char	   *name;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	name = psprintf("pg_catalog.%s",
+					quote_identifier(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname)));
+	ReleaseSysCache(tuple);
+	return name;
+}
+
+/*
+ * The query for the rows of shapes that look for $1 in a column.  Operators and
+ * types of where clauses are the server's own.
+ */
+static char *
+join_query(const Member *member, Relation rel)
+{
+	const EcmShapeDef *shape = member->def;
+	const EcmFilter *filter = member->filter;
+	StringInfoData sql;
+	Oid			left;
+	Oid			right;
+
+	op_input_types(filter->equal_operator, &left, &right);
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT s.member");
+	for (int i = 0; i < shape->ncolumns; i++)
+		appendStringInfo(&sql, ", t.%s", quote_identifier(shape->column_names[i]));
+	append_table(&sql, rel);
+	appendStringInfo(&sql, " JOIN pg_catalog.unnest($1) WITH ORDINALITY AS s (value, member)"
+					 " ON t.%s::%s OPERATOR(pg_catalog.%s) s.value",
+					 quote_identifier(shape->filter->names[filter->equal_attno - 1]),
+					 builtin_type(left), get_opname(filter->equal_operator));
 	return sql.data;
 }
 
@@ -68,7 +136,7 @@ output_functions(const EcmShapeDef *shape, TupleDesc tupdesc)
 
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
-		Oid			type = TupleDescAttr(tupdesc, i)->atttypid;
+		Oid			type = TupleDescAttr(tupdesc, i + 1)->atttypid;
 		Oid			function;
 		bool		is_varlena;
 
@@ -85,19 +153,22 @@ output_functions(const EcmShapeDef *shape, TupleDesc tupdesc)
 
 /* Turns the rows of one fetch into entries. */
 static void
-pack_rows(const EcmShapeDef *shape, SPITupleTable *table, uint64 nrows,
-		  FmgrInfo *functions, EcmValue *values, MemoryContext row_context,
-		  EcmRowPacker *packer)
+pack_rows(Member **members, SPITupleTable *table, uint64 nrows,
+		  FmgrInfo *functions, EcmValue *values, MemoryContext row_context)
 {
+	int			ncolumns = members[0]->def->ncolumns;
+
 	for (uint64 row = 0; row < nrows; row++)
 	{
+		bool		is_null;
+		int64		member = DatumGetInt64(SPI_getbinval(table->vals[row],
+														 table->tupdesc, 1, &is_null));
 		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
-		for (int i = 0; i < shape->ncolumns; i++)
+		for (int i = 0; i < ncolumns; i++)
 		{
-			bool		is_null;
 			Datum		datum = SPI_getbinval(table->vals[row], table->tupdesc,
-											  i + 1, &is_null);
+											  i + 2, &is_null);
 
 			values[i].kind = is_null ? ECM_VALUE_NULL : ECM_VALUE_TEXT;
 			values[i].text = is_null ? NULL :
@@ -106,27 +177,58 @@ pack_rows(const EcmShapeDef *shape, SPITupleTable *table, uint64 nrows,
 		}
 		MemoryContextSwitchTo(old_context);
 
-		ecm_row_packer_put(packer, values, shape->ncolumns);
+		ecm_row_packer_put(members[member - 1]->packer, values, ncolumns);
 		MemoryContextReset(row_context);
 	}
 }
 
-/*
- * Reads the table as the shape's owner and writes its rows to the shape's
- * log.  The user, the security context and the settings are those of the
- * caller again at the end; on an ERROR, transaction abort restores them.
- */
-static int64
-copy_rows(const EcmShapeDef *shape)
+/* The constants that the members look for, as an array. */
+static Datum
+constants(Member **members, int n, Oid type)
 {
+	Datum	   *elems = palloc(sizeof(Datum) * n);
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	for (int i = 0; i < n; i++)
+		elems[i] = members[i]->filter->equals[0];
+	return PointerGetDatum(construct_array(elems, n, type, typlen, typbyval, typalign));
+}
+
+static Portal
+open_cursor(Member **members, int n, Relation rel)
+{
+	Oid			left;
+	Oid			right;
+	Oid			type;
+	Datum		value;
+
+	if (n == 1)
+		return SPI_cursor_open_with_args(NULL, snapshot_query(members[0]->def, rel),
+										 0, NULL, NULL, NULL, true, CURSOR_OPT_NO_SCROLL);
+	op_input_types(members[0]->filter->equal_operator, &left, &right);
+	type = get_array_type(right);
+	value = constants(members, n, right);
+	return SPI_cursor_open_with_args(NULL, join_query(members[0], rel),
+									 1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
+}
+
+/*
+ * Reads the table as the shapes' owner and writes the rows to their logs.  The
+ * user, the security context and the settings are those of the caller again at
+ * the end; on an ERROR, transaction abort restores them.
+ */
+static void
+copy_rows(Member **members, int n)
+{
+	const EcmShapeDef *shape = members[0]->def;
 	Relation	rel;
-	char	   *sql;
-	EcmRowPacker *packer;
-	int64		rows;
+	EcmLogWriter *writer;
 	EcmValue   *values = palloc(shape->ncolumns * sizeof(EcmValue));
 	FmgrInfo   *functions;
 	MemoryContext row_context;
-	SPIPlanPtr	plan;
 	Portal		portal;
 	Oid			save_userid;
 	int			save_sec_context;
@@ -138,9 +240,10 @@ copy_rows(const EcmShapeDef *shape)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s of shape \"%s\" does not exist any more",
 						shape->relation_name, shape->handle)));
-	sql = snapshot_query(shape, rel);
 
-	packer = ecm_row_packer_begin(shape->id, 0, 0);
+	writer = ecm_log_writer_begin();
+	for (int i = 0; i < n; i++)
+		members[i]->packer = ecm_row_packer_begin(writer, members[i]->def->id, 0, 0);
 
 	/* rather no rows than those that a policy lets the owner see */
 	save_nestlevel = NewGUCNestLevel();
@@ -157,11 +260,7 @@ copy_rows(const EcmShapeDef *shape)
 						   save_sec_context | SECURITY_RESTRICTED_OPERATION |
 						   SECURITY_LOCAL_USERID_CHANGE);
 
-	plan = SPI_prepare_cursor(sql, 0, NULL, CURSOR_OPT_NO_SCROLL);
-	if (plan == NULL)
-		elog(ERROR, "could not plan \"%s\": %s", sql,
-			 SPI_result_code_string(SPI_result));
-	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
+	portal = open_cursor(members, n, rel);
 	functions = output_functions(shape, portal->tupDesc);
 	row_context = AllocSetContextCreate(CurrentMemoryContext,
 										"electric_cm snapshot row",
@@ -171,9 +270,14 @@ copy_rows(const EcmShapeDef *shape)
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
 		if (SPI_processed == 0)
 			break;
-		pack_rows(shape, SPI_tuptable, SPI_processed, functions, values,
-				  row_context, packer);
+		pack_rows(members, SPI_tuptable, SPI_processed, functions, values,
+				  row_context);
 		SPI_freetuptable(SPI_tuptable);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		members[i]->rows = ecm_row_packer_end(members[i]->packer);
+		members[i]->done = true;
 	}
 	SPI_cursor_close(portal);
 
@@ -181,58 +285,180 @@ copy_rows(const EcmShapeDef *shape)
 	SPI_finish();
 	AtEOXact_GUC(false, save_nestlevel);
 
-	rows = ecm_row_packer_end(packer);
+	ecm_log_writer_end(writer);
 	table_close(rel, NoLock);
-
-	return rows;
 }
 
-/* Notes the snapshot in the shape's row; it must still be ours to take. */
-static void
-store_snapshot(const EcmShapeDef *shape, const char *snapshot, int64 rows)
-{
-	EcmSpiState spi;
-	Oid			types[] = {INT8OID, TEXTOID, INT4OID, INT8OID};
-	Datum		args[] = {
-		Int64GetDatum(shape->id),
-		CStringGetTextDatum(snapshot),
-		Int32GetDatum(shape->generation),
-		Int64GetDatum(rows)
-	};
+/* ------------------------------------------------------------- grouping -- */
 
-	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("UPDATE _electric_cm.shape "
-							  "SET snapshot = $2::pg_catalog.pg_snapshot, "
-							  "snapshot_generation = $3, snapshot_rows = $4 "
-							  "WHERE id = $1",
-							  4, types, args, NULL, false, 0) != SPI_OK_UPDATE ||
-		SPI_processed != 1)
-		elog(ERROR, "could not update shape \"%s\"", shape->handle);
-	ecm_spi_end(&spi);
+/* "column = constant" and nothing else. */
+static bool
+is_plain_equality(const Member *member)
+{
+	const EcmFilter *filter = member->filter;
+	Oid			left;
+	Oid			right;
+
+	if (filter == NULL || filter->equal_attno == 0 || filter->nequals != 1 ||
+		filter->quals != NIL)
+		return false;
+	op_input_types(filter->equal_operator, &left, &right);
+	return !IsPolymorphicType(left) && !IsPolymorphicType(right) &&
+		OidIsValid(get_array_type(right));
+}
+
+/* Can one query bring the rows of both?  Both are plain equalities. */
+static bool
+go_together(const Member *a, const Member *b)
+{
+	if (a->def->relation != b->def->relation || a->def->owner != b->def->owner ||
+		a->def->ncolumns != b->def->ncolumns ||
+		a->filter->equal_operator != b->filter->equal_operator ||
+		strcmp(a->def->filter->names[a->filter->equal_attno - 1],
+			   b->def->filter->names[b->filter->equal_attno - 1]) != 0)
+		return false;
+	for (int i = 0; i < a->def->ncolumns; i++)
+		if (a->def->column_types[i] != b->def->column_types[i] ||
+			strcmp(a->def->column_names[i], b->def->column_names[i]) != 0)
+			return false;
+	return true;
+}
+
+/* The first of the members that are not done, and those that go with it. */
+static int
+next_group(Member *members, int n, Member **group)
+{
+	int			ngroup = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (members[i].done)
+			continue;
+		if (ngroup == 0 ||
+			(is_plain_equality(&members[i]) && go_together(group[0], &members[i])))
+			group[ngroup++] = &members[i];
+		if (ngroup == 1 && !is_plain_equality(group[0]))
+			break;
+	}
+	return ngroup;
 }
 
 /*
- * _electric_cm.take_snapshot(handle text, generation int4) -> int8
+ * A shape that is to be read.  False: it is gone, or this is not its attempt
+ * any more.
+ */
+static bool
+find_member(int64 id, int generation, Member *member)
+{
+	AttrNumber *attnos;
+
+	memset(member, 0, sizeof(*member));
+	member->def = ecm_shape_by_id(id);
+	if (member->def == NULL || member->def->state != ECM_SHAPE_CREATING ||
+		member->def->generation != generation ||
+		member->def->snapshot_generation == generation)
+		return false;
+	if (member->def->filter != NULL)
+	{
+		attnos = palloc(sizeof(AttrNumber) * (member->def->filter->ncolumns + 1));
+		for (int i = 0; i < member->def->filter->ncolumns; i++)
+			attnos[i] = i + 1;
+		member->filter = ecm_filter_compile(member->def->filter, attnos,
+											CurrentMemoryContext);
+	}
+	return true;
+}
+
+/* --------------------------------------------------------------- result -- */
+
+static Datum
+int8_array(Datum *elems, int n)
+{
+	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * Notes the snapshot in the shapes' rows, and tells the consumers.  Whoever
+ * has a row locked may be waiting for our lock on the table: he is not waited
+ * for.
+ */
+static void
+store_snapshot(const Member *members, int n, const char *snapshot)
+{
+	EcmSpiState spi;
+	StringInfoData message;
+	Oid			types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTOID};
+	Datum		args[4];
+	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
+	Datum	   *generations = palloc(sizeof(Datum) * Max(n, 1));
+	Datum	   *rows = palloc(sizeof(Datum) * Max(n, 1));
+	int			ndone = 0;
+
+	initStringInfo(&message);
+	appendStringInfo(&message, "live %s", snapshot);
+	for (int i = 0; i < n; i++)
+	{
+		const Member *member = &members[i];
+
+		if (!member->done)
+			continue;
+		ids[ndone] = Int64GetDatum(member->def->id);
+		generations[ndone] = Int32GetDatum(member->def->generation);
+		rows[ndone++] = Int64GetDatum(member->rows);
+		appendStringInfo(&message, " " INT64_FORMAT " %d", member->def->id,
+						 member->def->generation);
+	}
+	if (ndone == 0)
+		return;
+	args[0] = int8_array(ids, ndone);
+	args[1] = PointerGetDatum(construct_array(generations, ndone, INT4OID,
+											  sizeof(int32), true, TYPALIGN_INT));
+	args[2] = int8_array(rows, ndone);
+	args[3] = CStringGetTextDatum(snapshot);
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = ANY ($1)"
+				" ORDER BY id FOR NO KEY UPDATE NOWAIT",
+				SPI_OK_SELECT, 1, types, args, NULL);
+	ecm_spi_run("UPDATE _electric_cm.shape s SET snapshot = $4::pg_catalog.pg_snapshot,"
+				" snapshot_generation = d.generation, snapshot_rows = d.rows"
+				" FROM unnest($1, $2, $3) AS d (id, generation, rows) WHERE s.id = d.id",
+				SPI_OK_UPDATE, 4, types, args, NULL);
+	if (SPI_processed != (uint64) ndone)
+		elog(ERROR, "could not update all shapes");
+	ecm_spi_end(&spi);
+	ecm_emit_message(message.data);
+}
+
+/*
+ * _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
  *
- * Writes the rows of a shape's table, as this transaction sees them, to the
- * shape's log, notes the transaction's snapshot in the catalog, and emits the
- * message "live <id> <generation> <snapshot>".  All of it takes effect with
- * the caller's commit.  Returns the number of rows.
+ * Writes the rows of the shapes' table, as this transaction sees them, to the
+ * shapes' logs, notes the transaction's snapshot in the catalog, and emits the
+ * message "live <snapshot> {<id> <generation>}...".  All of it takes effect
+ * with the caller's commit.  Returns the shapes that are done, or not to be
+ * created in this way any more; those that it leaves out have had no turn.
  *
  * Errors: 42501 not called by a superuser; 25001 not in a transaction with
- * one snapshot; 55000 the shape is gone, is not being created in that
- * generation, has its snapshot already, or its table has changed; 40001 the
- * shape's row was changed meanwhile; and whatever reading the table as the
- * shape's owner may raise.
+ * one snapshot; 55000 a shape's table has changed; 40001 a shape's row was
+ * changed meanwhile; 55P03 it is locked; and whatever reading the table as
+ * the shapes' owners may raise.
  */
 Datum
 electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 {
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	int			generation = PG_GETARG_INT32(1);
-	EcmShapeDef *shape;
-	char	   *snapshot;
-	int64		rows;
+	Datum	   *ids;
+	Datum	   *generations;
+	Datum	   *done;
+	int			nids;
+	int			ngenerations;
+	int			n = 0;
+	int			ngroup;
+	int			ndone = 0;
+	Member	   *members;
+	Member	  **group;
+	TimestampTz began = GetCurrentTimestamp();
 
 	if (!superuser())
 		ereport(ERROR,
@@ -242,29 +468,36 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a shape's snapshot must be taken in a REPEATABLE READ transaction")));
-
-	shape = ecm_shape_by_handle(handle);
-	if (shape == NULL)
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, sizeof(int64),
+					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, NULL, &nids);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT4OID, sizeof(int32),
+					  true, TYPALIGN_INT, &generations, NULL, &ngenerations);
+	if (nids != ngenerations)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" does not exist", handle)));
-	if (shape->state != ECM_SHAPE_CREATING || shape->generation != generation)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" is not being created in generation %d",
-						handle, generation)));
-	if (shape->snapshot_generation == generation)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" already has its snapshot of generation %d",
-						handle, generation)));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("as many generations as shapes are needed")));
 
-	snapshot = OidOutputFunctionCall(F_PG_SNAPSHOT_OUT,
-									 OidFunctionCall0(F_PG_CURRENT_SNAPSHOT));
-	rows = copy_rows(shape);
-	store_snapshot(shape, snapshot, rows);
-	ecm_emit_message(psprintf("live " INT64_FORMAT " %d %s",
-							  shape->id, generation, snapshot));
-
-	PG_RETURN_INT64(rows);
+	members = palloc(sizeof(Member) * Max(nids, 1));
+	group = palloc(sizeof(Member *) * Max(nids, 1));
+	done = palloc(sizeof(Datum) * Max(nids, 1));
+	for (int i = 0; i < nids; i++)
+	{
+		if (find_member(DatumGetInt64(ids[i]), DatumGetInt32(generations[i]), &members[n]))
+			n++;
+		else
+			done[ndone++] = ids[i];
+	}
+	while ((ngroup = next_group(members, n, group)) > 0)
+	{
+		copy_rows(group, ngroup);
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ENOUGH_MS))
+			break;
+	}
+	store_snapshot(members, n,
+				   OidOutputFunctionCall(F_PG_SNAPSHOT_OUT,
+										 OidFunctionCall0(F_PG_CURRENT_SNAPSHOT)));
+	for (int i = 0; i < n; i++)
+		if (members[i].done)
+			done[ndone++] = Int64GetDatum(members[i].def->id);
+	PG_RETURN_DATUM(int8_array(done, ndone));
 }

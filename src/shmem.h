@@ -33,7 +33,7 @@
 #define ECM_TEXT_LEN		256
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
-#define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
+#define ECM_MAX_CREATIONS	16	/* batches of shapes being created */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
@@ -133,11 +133,13 @@ typedef struct EcmConsumerSlot
 	volatile int64 working_on;	/* shape id; 0: none in particular */
 } EcmConsumerSlot;
 
-/* a shape on its way from "creating" to "live", for waiting_for */
+/* shapes on their way from "creating" to "live", for waiting_for */
 typedef struct EcmCreation
 {
 	bool		used;
-	char		handle[64];
+	Oid			relation;
+	int64		first;			/* shape ids: those of the relation between */
+	int64		last;			/* them, unless they are in a smaller range */
 	char		waiting_for[ECM_TEXT_LEN];
 } EcmCreation;
 

@@ -645,7 +645,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 }
 
 /*
- * electric_cm_shape_waiting_for(handle text) -> text
+ * electric_cm_shape_waiting_for(shape int8, relation oid) -> text
  *
  * What the creation of a shape waits for; NULL if for nothing.
  *
@@ -654,23 +654,31 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 Datum
 electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
 {
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmStack   *stack;
+	int64		shape = PG_GETARG_INT64(0);
+	Oid			relation = PG_GETARG_OID(1);
+	EcmCreation nearest = {0};
+	int			index;
 
 	ecm_require_shared();
-	stack = palloc(sizeof(EcmStack));
-	if (ecm_own_stack(stack) < 0)
+	index = ecm_stack_find(MyDatabaseId);
+	if (index < 0)
 		PG_RETURN_NULL();
 
+	ecm_lock(LW_SHARED);
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
 	{
-		EcmCreation *creation = &stack->creations[i];
+		EcmCreation *creation = &ecm_shared->stacks[index].creations[i];
 
-		if (creation->used && strcmp(creation->handle, handle) == 0 &&
-			creation->waiting_for[0] != '\0')
-			PG_RETURN_TEXT_P(cstring_to_text(creation->waiting_for));
+		if (creation->used && creation->relation == relation &&
+			shape >= creation->first && shape <= creation->last &&
+			(!nearest.used ||
+			 creation->last - creation->first < nearest.last - nearest.first))
+			nearest = *creation;
 	}
-	PG_RETURN_NULL();
+	ecm_unlock();
+	if (!nearest.used || nearest.waiting_for[0] == '\0')
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(nearest.waiting_for));
 }
 
 /*

@@ -148,7 +148,7 @@ my @cases = (
 			$handle = value(q{SELECT electric_cm_create_shape('t')});
 			becomes("SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$handle'");
 			# what the snapshot will have to write at its end
-			hold('BEGIN', "SELECT FROM _electric_cm.shape WHERE handle = '$handle' FOR UPDATE");
+			hold('BEGIN', 'LOCK TABLE _electric_cm.shape IN SHARE MODE');
 			$writer->query_safe('COMMIT');
 			becomes("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%take_snapshot(%' AND pid <> pg_backend_pid()
 				AND wait_event_type = 'Lock')");

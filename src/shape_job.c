@@ -1,0 +1,191 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_job.c
+ *	  What pool sessions do for shapes, except reading tables.
+ *
+ * The manager can't wait for locks, so it lets a session of its pool do what
+ * may have to: publish a table, begin to capture, free what is left of dropped
+ * shapes.  shape_create.c and shape_purge.c call these functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "settings.h"
+#include "shape.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_publish_table);
+PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
+PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
+
+/*
+ * _electric_cm.publish_table(relation oid) RETURNS bool
+ *
+ * Adds a table to the publication, unless it is published already or gone;
+ * returns whether it has.
+ *
+ * Errors: 55000 it is not published and electric_cm.manual_table_publishing is
+ * on; and what ALTER PUBLICATION raises.
+ */
+Datum
+electric_cm_publish_table(PG_FUNCTION_ARGS)
+{
+	Oid			relation = PG_GETARG_OID(0);
+	char	   *name = get_rel_name(relation);
+	bool		publish;
+	EcmSpiState spi;
+
+	if (name == NULL)
+		PG_RETURN_BOOL(false);
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
+
+	ecm_spi_begin(&spi);
+	publish = !ecm_table_is_published(relation);
+	if (publish)
+	{
+		/* as ALTER PUBLICATION does; another session may be at the same */
+		LockRelationOid(relation, ShareUpdateExclusiveLock);
+		publish = !ecm_table_is_published(relation);
+	}
+	if (publish && ecm_manual_table_publishing)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is not in publication \"%s\"",
+						name, ecm_publication_name)));
+	if (publish)
+		ecm_spi_run(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
+							 quote_identifier(ecm_publication_name),
+							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
+							 name),
+					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(publish);
+}
+
+/*
+ * A shape whose attempt may begin anew gets the next generation.  A row that
+ * somebody has locked is left alone; so a snapshot in doubt, of a session that
+ * is not quite gone, is over where there is an answer.
+ */
+#define CAPTURE_SQL \
+	"WITH locked AS MATERIALIZED (SELECT s.id, s.generation, s.snapshot_generation" \
+	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1)" \
+	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
+	" SELECT s.id, l.generation, CASE WHEN l.id IS NULL THEN 'locked'" \
+	"  WHEN t.state IN ('live', 'errored') OR" \
+	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
+	"  ELSE 'capture' END" \
+	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
+	"  LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
+	" WHERE s.id = ANY ($1)"
+
+/*
+ * _electric_cm.capture_shapes(number int8, shapes int8[], OUT shape int8,
+ *		OUT generation int4, OUT action text) RETURNS SETOF record
+ *
+ * Begins an attempt to create shapes, by the message that lets the consumers
+ * capture their changes, and which has that number.  action is what becomes of
+ * each of them: 'capture', 'done' (live, errored, or its snapshot is committed)
+ * or 'locked' (by somebody else; nothing was done).  Those that are gone are
+ * left out.
+ */
+Datum
+electric_cm_capture_shapes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			types[2] = {INT8ARRAYOID, INT4OID};
+	Datum		args[2] = {PG_GETARG_DATUM(1), Int32GetDatum(ecm_shape_workers_running())};
+	StringInfoData message;
+	Datum	   *ids;
+	int			nids = 0;
+	EcmSpiState spi;
+
+	InitMaterializedSRF(fcinfo, 0);
+	initStringInfo(&message);
+	appendStringInfo(&message, "capture " INT64_FORMAT, PG_GETARG_INT64(0));
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 1, types, args, NULL);
+	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		Datum		values[3];
+		bool		nulls[3];
+
+		for (int column = 0; column < 3; column++)
+			values[column] = SPI_getbinval(row, desc, column + 1, &nulls[column]);
+		if (strcmp(SPI_getvalue(row, desc, 3), "capture") == 0)
+		{
+			values[1] = Int32GetDatum(DatumGetInt32(values[1]) + 1);
+			ids[nids++] = values[0];
+			appendStringInfo(&message, " " INT64_FORMAT " %d",
+							 DatumGetInt64(values[0]), DatumGetInt32(values[1]));
+		}
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	if (nids > 0)
+	{
+		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
+												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
+					" worker = id % $2 WHERE id = ANY ($1)",
+					SPI_OK_UPDATE, 2, types, args, NULL);
+		ecm_emit_message(message.data);
+	}
+	ecm_spi_end(&spi);
+	return (Datum) 0;
+}
+
+/*
+ * _electric_cm.purge_shapes(shapes int8[], max_chunks int4) RETURNS int4
+ *
+ * Frees what dropped shapes have left behind, in this order, until that many
+ * chunks of their logs have been deleted.  Returns how many shapes are done.
+ * Not with SQL: a consumer may be deleting the same, and one of them suffices.
+ */
+Datum
+electric_cm_purge_shapes(PG_FUNCTION_ARGS)
+{
+	ArrayType  *shapes = PG_GETARG_ARRAYTYPE_P(0);
+	int64		max_chunks = PG_GETARG_INT32(1);
+	Oid			type = INT8ARRAYOID;
+	Datum	   *ids;
+	Datum		done;
+	int			n;
+	int			ndone = 0;
+	EcmSpiState spi;
+
+	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &ids, NULL, &n);
+	while (ndone < n && max_chunks > 0)
+	{
+		max_chunks -= ecm_log_delete_some(DatumGetInt64(ids[ndone]), max_chunks);
+		if (max_chunks > 0)
+			ndone++;			/* all that there was */
+	}
+	if (ndone > 0)
+	{
+		done = PointerGetDatum(construct_array(ids, ndone, INT8OID, sizeof(int64),
+											   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		ecm_spi_begin(&spi);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_end(&spi);
+	}
+	PG_RETURN_INT32(ndone);
+}

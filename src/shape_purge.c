@@ -1,0 +1,290 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_purge.c
+ *	  The manager's part in freeing what dropped shapes leave behind.
+ *
+ * A dropped shape's log can be deleted once no consumer writes to it, that is,
+ * once all have applied the transaction that dropped it.  There may be many at
+ * once, and large ones: they are deleted in slices, small transactions with
+ * pauses in between, so that neither the slot nor vacuum has to wait for long.
+ * Readers don't care: for them a shape is gone when its row is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "backoff.h"
+#include "pool.h"
+#include "settings.h"
+#include "shape_purge.h"
+#include "shmem.h"
+
+/* What is deleted in one transaction at most. */
+#define SLICE_SHAPES	1000
+#define SLICE_CHUNKS	2000
+/* The pause before the next one. */
+#define SLICE_PAUSE_MS	50
+
+typedef struct Purge
+{
+	int64		id;
+	bool		complete;		/* its transaction is */
+	XLogRecPtr	lsn;			/* end of that, or of the one before */
+} Purge;
+
+static int	stack_index;
+
+/* those to be deleted: in the order in which they were dropped */
+static Purge *purges = NULL;
+static int	first_purge = 0;	/* those before it are done */
+static int	npurges = 0;
+static int	purges_size = 0;
+
+static uint64 purge_job = 0;
+static uint64 scan_job = 0;
+static bool scan_wanted = false;
+static TimestampTz next_at = 0; /* nothing is done before; 0: at once */
+static EcmBackoff backoff;
+
+/* what an event will say, once the transaction is complete */
+static int	ngone = 0;
+static XLogRecPtr gone_after;	/* the transaction before theirs ends here */
+static char gone_handle[40];	/* the first one's */
+static char gone_reason[ECM_TEXT_LEN];
+
+void
+ecm_purges_init(int index)
+{
+	stack_index = index;
+	ecm_backoff_init(&backoff, ecm_reconnect_initial_delay,
+					 ecm_reconnect_max_delay);
+}
+
+static const char *
+datname(void)
+{
+	return ecm_shared->stacks[stack_index].datname;
+}
+
+/* --------------------------------------------------------------- events -- */
+
+static void
+report_gone(void)
+{
+	if (ngone == 1)
+		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+				  gone_reason, "shape %s is gone: %s", gone_handle, gone_reason);
+	else if (ngone > 1)
+		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+				  gone_reason, "%d shapes are gone, %s and others: %s",
+				  ngone, gone_handle, gone_reason);
+	ngone = 0;
+}
+
+void
+ecm_purges_report(const char *handle, int n, const char *reason, XLogRecPtr after)
+{
+	if (ngone > 0 && (gone_after != after || strcmp(gone_reason, reason) != 0))
+		report_gone();
+	if (ngone == 0)
+	{
+		strlcpy(gone_handle, handle, sizeof(gone_handle));
+		ecm_copy_text(gone_reason, sizeof(gone_reason), reason);
+	}
+	gone_after = after;
+	ngone += n;
+}
+
+/* ------------------------------------------------------------ the queue -- */
+
+static void
+add_purge(int64 id, XLogRecPtr lsn, bool complete)
+{
+	if (npurges == purges_size)
+	{
+		purges_size = purges_size ? purges_size * 2 : 64;
+		purges = purges ?
+			repalloc_huge(purges, sizeof(Purge) * purges_size) :
+			MemoryContextAllocHuge(TopMemoryContext, sizeof(Purge) * purges_size);
+	}
+	purges[npurges].id = id;
+	purges[npurges].lsn = lsn;
+	purges[npurges++].complete = complete;
+}
+
+void
+ecm_purges_add(int64 id, XLogRecPtr after)
+{
+	add_purge(id, after, false);
+}
+
+static void
+forget_purges(void)
+{
+	if (purges != NULL)
+		pfree(purges);
+	purges = NULL;
+	first_purge = npurges = purges_size = 0;
+}
+
+/* Those that have come since the last time are the last ones. */
+static void
+note_complete(XLogRecPtr received_lsn)
+{
+	for (int i = npurges - 1; i >= first_purge; i--)
+	{
+		if (purges[i].complete)
+			break;
+		if (received_lsn <= purges[i].lsn)
+			continue;
+		purges[i].complete = true;
+		purges[i].lsn = received_lsn;
+	}
+}
+
+/* ----------------------------------------------------------------- jobs -- */
+
+static void
+job_failed(const char *what, const EcmError *err)
+{
+	next_at = ecm_backoff_fail(&backoff, GetCurrentTimestamp());
+	if (backoff.retries == 1)
+		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
+				  err->hint, "could not %s yet: %s", what, err->message);
+}
+
+static void
+job_succeeded(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	ecm_backoff_reset(&backoff, now);
+	next_at = TimestampTzPlusMilliseconds(now, SLICE_PAUSE_MS);
+}
+
+static void
+purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	const char *done;
+
+	purge_job = 0;
+	if (err != NULL)
+	{
+		job_failed("delete the logs of dropped shapes", err);
+		return;
+	}
+	done = ecm_conn_value(conn, 0, 0);
+	first_purge += done ? atoi(done) : 0;
+	if (first_purge >= npurges)
+		forget_purges();
+	job_succeeded();
+}
+
+static void
+scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	scan_job = 0;
+	if (err != NULL)
+	{
+		job_failed("look for the logs of dropped shapes", err);
+		return;
+	}
+	/* a consumer that does not know of their end yet will be told of it */
+	for (int i = 0; i < ecm_conn_nrows(conn); i++)
+		add_purge(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10),
+				  InvalidXLogRecPtr, true);
+	scan_wanted = ecm_conn_nrows(conn) == SLICE_SHAPES;
+	job_succeeded();
+}
+
+/* They come in the order in which they were dropped. */
+static void
+start_purge(XLogRecPtr applied_lsn)
+{
+	StringInfoData sql;
+	int			n = 0;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT _electric_cm.purge_shapes(");
+	for (int i = first_purge; i < npurges && n < SLICE_SHAPES; i++)
+	{
+		if (!purges[i].complete || applied_lsn < purges[i].lsn)
+			break;
+		appendStringInfo(&sql, "%s" INT64_FORMAT, n++ > 0 ? "," : "'{", purges[i].id);
+	}
+	if (n > 0)
+	{
+		appendStringInfo(&sql, "}', %d)", SLICE_CHUNKS);
+		purge_job = ecm_pool_submit(sql.data, 0, purge_done, NULL);
+	}
+	pfree(sql.data);
+}
+
+/*
+ * What has no shape any more.  The statement finds the logs' ids by skipping
+ * from one to the next in the index.
+ */
+static void
+start_scan(void)
+{
+	scan_job =
+		ecm_pool_submit(psprintf("WITH RECURSIVE ids AS ("
+								 "(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
+								 " UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
+								 " WHERE l.shape > ids.shape ORDER BY l.shape LIMIT 1)"
+								 " FROM ids WHERE ids.shape IS NOT NULL)"
+								 " SELECT shape FROM ids WHERE shape IS NOT NULL AND NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = ids.shape)"
+								 " UNION SELECT shape FROM _electric_cm.shape_state t WHERE NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)"
+								 " UNION SELECT shape FROM _electric_cm.shape_base b WHERE NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)"
+								 " LIMIT %d", SLICE_SHAPES),
+						0, scan_done, NULL);
+}
+
+void
+ecm_purges_scan(void)
+{
+	scan_wanted = true;
+}
+
+void
+ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (received_lsn > gone_after)
+		report_gone();
+	note_complete(received_lsn);
+	if (purge_job != 0 || scan_job != 0 || now < next_at)
+		return;
+	next_at = 0;
+	if (first_purge < npurges)
+		start_purge(applied_lsn);
+	else if (scan_wanted)
+		start_scan();
+}
+
+TimestampTz
+ecm_purges_deadline(void)
+{
+	return next_at;
+}
+
+void
+ecm_purges_forget(void)
+{
+	report_gone();
+	forget_purges();
+	if (purge_job != 0)
+		ecm_pool_cancel(purge_job);
+	if (scan_job != 0)
+		ecm_pool_cancel(scan_job);
+	purge_job = scan_job = 0;
+	scan_wanted = false;
+	next_at = 0;
+}

@@ -1,0 +1,127 @@
+# Thousands of shapes of one table: created while others write to it, one of
+# them impossible; restarted; and gone with their table, all at once.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $shapes = 3000;
+my $node = new_node('main');
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub settle { value(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); return; }
+
+value('CREATE EXTENSION electric_cm');
+ok(wait_active($node, $db), 'becomes active');
+value(qq{
+	CREATE TABLE m (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, c int, v varchar, note text);
+	ALTER TABLE m REPLICA IDENTITY FULL;
+	INSERT INTO m (c, v, note) SELECT i, 'v' || i % 50, repeat('note', 1 + i % 7) FROM generate_series(1, 6000) i;
+	CREATE TABLE handles (c int PRIMARY KEY, clause text, columns text[], handle text);
+
+	-- inserts, moves from shape to shape, deletes; 1500 is left alone
+	CREATE PROCEDURE churn(rounds int, pause float) LANGUAGE plpgsql AS \$\$
+	BEGIN
+		FOR i IN 1 .. rounds LOOP
+			INSERT INTO m (c, v, note) SELECT 1 + (i * 97 + j) % 1400, 'v' || j % 50, 'new' FROM generate_series(1, 20) j;
+			UPDATE m SET c = c + 1, note = note || '!' WHERE id % 500 = i % 500 AND c NOT BETWEEN 1490 AND 1510;
+			DELETE FROM m WHERE id % 700 = i % 700 AND c <> 1500;
+			COMMIT;
+			PERFORM pg_sleep(pause);
+		END LOOP;
+	END \$\$;
+
+	CREATE PROCEDURE create_one_by_one(first int, last int) LANGUAGE plpgsql AS \$\$
+	BEGIN
+		FOR i IN first .. last LOOP
+			INSERT INTO handles SELECT i, 'c = ' || i, NULL, electric_cm_create_shape('m', 'c = ' || i);
+			COMMIT;
+		END LOOP;
+	END \$\$});
+
+my $writer = $node->background_psql($db);
+$writer->query_until(qr/started/, "\\echo started\nCALL churn(100000, 0.005);\n");
+
+value(qq{INSERT INTO handles SELECT i, clause, NULL, electric_cm_create_shape('m', clause)
+	FROM generate_series(1, 2000) i,
+		LATERAL (SELECT CASE WHEN i = 1500 THEN '10 / (c - 1500) > 1'
+			WHEN i % 100 = 0 THEN 'c > 0 AND c % 300 = ' || i % 300 ELSE 'c = ' || i END) AS x (clause)
+	ON CONFLICT DO NOTHING});
+value('CALL create_one_by_one(2001, 2900)');
+value(qq{INSERT INTO handles SELECT 2900 + i, 'v = ''v' || i || '''', '{id,v}', electric_cm_create_shape('m', 'v = ''v' || i || '''', '{id,v}')
+	FROM generate_series(1, 100) i});
+becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'}, 'none is being created any more');
+is(value(q{SELECT string_agg(h.c || ' ' || last_error, ', ') FROM electric_cm_shapes s JOIN handles h USING (handle) WHERE state = 'errored'}),
+	'1500 division by zero', 'the impossible one has failed, alone');
+is(value(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}),
+	value(q{SELECT count(DISTINCT handle) - 1 FROM handles}), 'all others are live');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored'}), '1', 'there is one event about it');
+value('DELETE FROM handles WHERE c = 1500');
+
+sub stop_writing
+{
+	value(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%'});
+	becomes($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%' AND state = 'active'});
+	return;
+}
+
+sub compare
+{
+	my ($when) = @_;
+
+	settle();
+	# sums over all logs together: a row is in as many shapes as want it
+	is(value(q{SELECT coalesce(sum(CASE operation WHEN 'insert' THEN 1 WHEN 'delete' THEN -1 ELSE 0 END), 0)
+			FROM handles h, electric_cm_shape_log(h.handle) WHERE clause LIKE 'c = %' OR clause LIKE 'v = %'}),
+		value(q{SELECT count(*) FROM m JOIN handles h ON h.clause = 'c = ' || m.c OR h.clause = 'v = ''' || m.v || ''''}),
+		"$when: the logs have as many rows as the table has for them");
+	for my $c (1, 77, 999, 1000, 1499, 2001, 2450, 2907)
+	{
+		my ($clause, $columns) = split /\|/, value("SELECT clause, array_to_string(columns, ',') FROM handles WHERE c = $c");
+		my ($ok, $entries) = replay_equals($node, $db, value("SELECT handle FROM handles WHERE c = $c"), 'm', ['id'],
+			where => $clause, ($columns ? (columns => [ split /,/, $columns ]) : ()));
+		ok($ok, "$when: $clause ($entries entries)");
+	}
+	return;
+}
+
+stop_writing();
+compare('created under load');
+
+value('CALL churn(50, 0)');
+$node->restart;
+ok(wait_active($node, $db), 'active again after a restart');
+value('CALL churn(50, 0)');
+compare('restarted');
+
+# somebody is about to drop a shape; those beside it are created all the same
+my $dropper = $node->background_psql($db);
+my $undecided = value(q{SELECT electric_cm_create_shape('m', 'id = -1')});
+$dropper->query_safe('BEGIN');
+$dropper->query_safe("SELECT FROM _electric_cm.shape WHERE handle = '$undecided' FOR UPDATE");
+value(q{SELECT electric_cm_create_shape('m', 'id = ' || -i) FROM generate_series(2, 50) i});
+becomes($node, $db, qq{SELECT count(*) = 0 FROM electric_cm_shapes WHERE where_clause LIKE '(id = %' AND state <> 'live' AND handle <> '$undecided'},
+	'a shape that somebody is about to drop does not hold up the others');
+$dropper->query_safe('COMMIT');
+becomes($node, $db, qq{SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$undecided'}, 'it follows when that is decided');
+$dropper->quit;
+
+my $gone = value('SELECT count(*) FROM electric_cm_shapes');
+my $one = value('SELECT handle FROM handles WHERE c = 77');
+value('DROP TABLE m');
+my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\nSELECT * FROM electric_cm_shape_log('$one')");
+like($err, qr/42704/, 'with the table its shapes are gone at once');
+is(value('SELECT count(*) FROM electric_cm_shapes'), '0', 'all of them');
+becomes($node, $db, 'SELECT NOT EXISTS (SELECT FROM _electric_cm.shape_log) AND NOT EXISTS (SELECT FROM _electric_cm.shape_state)',
+	'and nothing is left of them in the end');
+like(value(q{SELECT string_agg(message, '; ') FROM electric_cm_events WHERE event = 'shape_invalidated'}),
+	qr/^$gone shapes are gone, \S+ and others: the table [^;]+$/, 'one event tells of them');
+is(value('SELECT shapes FROM electric_cm_stat_consumers'), '0', 'the consumer follows none');
+is(value('SELECT electric_cm_status()'), 'active', 'and the stack goes on');
+
+$node->stop;
+done_testing();
