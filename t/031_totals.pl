@@ -71,7 +71,7 @@ value('INSERT INTO busy SELECT i, i FROM generate_series(2501, 2600) i');
 $writers[1]->query_safe('BEGIN');
 $writers[1]->query_safe('INSERT INTO busy SELECT i, i FROM generate_series(3001, 3700) i');
 $writers[2]->query_safe('BEGIN');
-$writers[2]->query_safe("SELECT FROM _electric_cm.shape WHERE handle = '$busy' FOR UPDATE");
+$writers[2]->query_safe('LOCK TABLE _electric_cm.shape IN SHARE MODE');
 $writers[0]->query_safe('COMMIT');
 becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%take_snapshot%'
 	AND wait_event_type = 'Lock'}, 'a snapshot is held up');
