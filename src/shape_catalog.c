@@ -240,15 +240,25 @@ shape_from_row(int row, MemoryContext context)
 	return def;
 }
 
+/* The statement is planned once: readers come here all the time. */
 static EcmShapeDef *
-lookup_shape(const char *where, Oid type, Datum value)
+lookup_shape(SPIPlanPtr *plan, const char *sql, Oid type, Datum value)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EcmSpiState spi;
 	EcmShapeDef *def = NULL;
 
 	ecm_spi_begin(&spi);
-	run_sql(where, SPI_OK_SELECT, 1, &type, &value, NULL);
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	new_plan = SPI_prepare(sql, 1, &type);
+
+		if (new_plan == NULL || SPI_keepplan(new_plan) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		*plan = new_plan;
+	}
+	if (SPI_execute_plan(*plan, &value, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", sql);
 	if (SPI_processed > 0)
 		def = shape_from_row(0, context);
 	ecm_spi_end(&spi);
@@ -258,14 +268,18 @@ lookup_shape(const char *where, Oid type, Datum value)
 EcmShapeDef *
 ecm_shape_by_handle(const char *handle)
 {
-	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
+	static SPIPlanPtr plan = NULL;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
 						TEXTOID, CStringGetTextDatum(handle));
 }
 
 EcmShapeDef *
 ecm_shape_by_id(int64 id)
 {
-	return lookup_shape(SHAPE_COLUMNS_SQL "WHERE s.id = $1",
+	static SPIPlanPtr plan = NULL;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1",
 						INT8OID, Int64GetDatum(id));
 }
 
