@@ -221,16 +221,17 @@ BEGIN
 END $$;
 
 --
--- soak.compare(handle, table, entries and hash of the last comparison): replays
--- the log (insert sets, update merges, delete removes) and compares the outcome
--- with the table, the log with itself, and its beginning with what has been read
--- before.  With the stack idle and nobody writing.
+-- soak.compare(handle, table, entries, hash and base of the last comparison):
+-- replays the log (insert sets, update merges, delete removes) and compares the
+-- outcome with the table, the log with itself, and its beginning, unless it has
+-- been folded since, with what has been read before.  With the stack idle and
+-- nobody writing.
 --
 CREATE AGGREGATE soak.merge(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
 
-CREATE FUNCTION soak.compare(handle text, tbl regclass, known_entries bigint, known_hash numeric,
+CREATE FUNCTION soak.compare(handle text, tbl regclass, known_entries bigint, known_hash numeric, known_base text,
     OUT entries bigint, OUT missing bigint, OUT extra bigint, OUT odd bigint, OUT changed bool,
-    OUT hash numeric, OUT examples text)
+    OUT hash numeric, OUT base text, OUT examples text)
 LANGUAGE plpgsql SET client_min_messages = warning SET work_mem = '128MB' AS $$
 DECLARE
     columns text;
@@ -242,14 +243,20 @@ BEGIN
         INTO columns, expressions
         FROM pg_attribute WHERE attrelid = tbl AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
 
+    -- another one by the time the log is read does no harm: it is seen next time
+    base := (SELECT b.lsn || '_' || b.op FROM _electric_cm.shape s JOIN _electric_cm.shape_base b ON b.shape = s.id
+        WHERE s.handle = compare.handle);
     CREATE TEMP TABLE ecm_log ON COMMIT DROP AS
         SELECT n, log_offset, operation, key, value
         FROM electric_cm_shape_log(handle) WITH ORDINALITY
             AS l (log_offset, operation, key, value, old_value, xid, n);
     ANALYZE ecm_log;
 
-    SELECT count(*), coalesce(sum(h), 0), coalesce(sum(h) FILTER (WHERE n <= known_entries), 0) IS DISTINCT FROM known_hash
-        OR count(*) < known_entries
+    SELECT count(*), coalesce(sum(h), 0),
+        (coalesce(sum(h) FILTER (WHERE n <= known_entries), 0) IS DISTINCT FROM known_hash OR count(*) < known_entries)
+            AND coalesce(base, '') = known_base
+            AND base IS NOT DISTINCT FROM (SELECT b.lsn || '_' || b.op FROM _electric_cm.shape s
+                JOIN _electric_cm.shape_base b ON b.shape = s.id WHERE s.handle = compare.handle)
         INTO entries, hash, changed
         FROM (SELECT n, hashtextextended(n || log_offset || operation || key || coalesce(value::text, ''), 0) AS h
               FROM ecm_log) hashes;

@@ -80,10 +80,10 @@ ALTER TABLE _electric_cm.shape_log ALTER COLUMN data SET STORAGE EXTERNAL;
 ALTER TABLE _electric_cm.shape_log REPLICA IDENTITY NOTHING;
 COMMENT ON TABLE _electric_cm.shape_log IS 'entries of all shape logs, in chunks';
 
--- A log begins with rows as they stood at some point, its base: at offsets
--- <lsn>_<op + n>.  That is the initial snapshot (0_n), unless there is a row
--- here.  The rest is what the stream brought since, and what the running totals
--- of that were then is not in the log (any more).
+-- A log begins with its base: rows as they stood after the entry at <lsn>_<op>,
+-- at the offsets <lsn>_<op + n>.  Without a row here, these are the rows of the
+-- initial snapshot, at 0_<n>.  The stream's chunks follow; origin_entries and
+-- origin_bytes of their running totals are not in the log (any more).
 CREATE TABLE _electric_cm.shape_base (
 	shape int8 PRIMARY KEY,
 	lsn pg_lsn NOT NULL,

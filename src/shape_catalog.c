@@ -263,6 +263,7 @@ shape_from_row(int row, MemoryContext context)
 	return def;
 }
 
+/* The statement is planned once: readers come here all the time. */
 static EcmShapeDef *
 lookup_shape(SPIPlanPtr *plan, const char *where, Oid type, Datum value)
 {

@@ -413,9 +413,9 @@ typedef struct Look
 } Look;
 
 /*
- * Looks at a shape, perhaps between two waits.  It is done in a subtransaction, so that
- * no lock on our tables is held while waiting: DROP EXTENSION, say, would wait
- * for us, and everybody else for that.
+ * Looks at a shape, perhaps between two waits.  It is done in a subtransaction
+ * that is rolled back, so that no lock on our tables is held while waiting:
+ * DROP EXTENSION, say, would wait for us, and everybody else for that.
  */
 static void
 look_between_waits(const LogRequest *request, bool for_entries,

@@ -30,6 +30,9 @@
 /* By what part of its retention a log grows before it is looked at. */
 #define STEP_DIVISOR		8
 
+/* Candidates that are looked for at a time. */
+#define SCAN_SHAPES			1000
+
 /* What can't be folded now is tried again after that. */
 #define RETRY_MS			30000
 
@@ -38,6 +41,7 @@ static List *candidates = NIL;	/* pointers to ids; the first one is at work */
 static int	scanned_for = -1;	/* retention for which all shapes have been
 								 * looked at */
 static int	scanning_for;
+static int64 scanned_to = 0;	/* shape id */
 static uint64 job = 0;
 static TimestampTz look_at = 0; /* at what consumers have to say */
 static bool paused = false;		/* until then, because of an error */
@@ -59,20 +63,25 @@ ecm_retention_init(int index)
 }
 
 static void
+add_last(int64 shape)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	int64	   *id = palloc(sizeof(int64));
+
+	*id = shape;
+	candidates = lappend(candidates, id);
+	MemoryContextSwitchTo(old);
+}
+
+static void
 add_candidate(int64 shape)
 {
 	ListCell   *lc;
-	MemoryContext old;
-	int64	   *id;
 
 	foreach(lc, candidates)
 		if (*(int64 *) lfirst(lc) == shape)
 			return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	id = palloc(sizeof(int64));
-	*id = shape;
-	candidates = lappend(candidates, id);
-	MemoryContextSwitchTo(old);
+	add_last(shape);
 }
 
 static void
@@ -128,15 +137,16 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	job = 0;
 	if (err != NULL && strcmp(err->sqlstate, "42704") == 0)
 	{
-		forget_first();			/* it was dropped */
+		forget_first();			/* the shape was dropped */
 		return;
 	}
 	if (err != NULL)
 	{
-		/* others first, then this one again */
-		candidates = lappend(candidates, linitial(candidates));
-		candidates = list_delete_first(candidates);
 		report(err, "could not fold a shape's log");
+		if (strncmp(err->sqlstate, "XX", 2) != 0 &&
+			strncmp(err->sqlstate, "54", 2) != 0)
+			add_last(*(int64 *) linitial(candidates));	/* once more, then */
+		forget_first();
 		return;
 	}
 	value = ecm_conn_value(conn, 0, 1);
@@ -157,9 +167,16 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		report(err, "could not look for shape logs to fold");
 		return;
 	}
-	scanned_for = scanning_for;
 	for (int i = 0; i < ecm_conn_nrows(conn); i++)
-		add_candidate(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10));
+	{
+		scanned_to = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
+		add_candidate(scanned_to);
+	}
+	if (ecm_conn_nrows(conn) < SCAN_SHAPES)
+	{
+		scanned_for = scanning_for;
+		scanned_to = 0;
+	}
 }
 
 /*
@@ -172,15 +189,18 @@ submit_scan(void)
 	int64		smallest = ecm_shape_log_retention > 0 ?
 		ecm_shape_log_retention * INT64CONST(1024) : AUTO_STEP;
 
+	if (scanning_for != ecm_shape_log_retention)
+		scanned_to = 0;
 	scanning_for = ecm_shape_log_retention;
-	job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s,"
-								   " LATERAL _electric_cm.shape_log_stats(s.id) l"
-								   " WHERE l.log_bytes > " INT64_FORMAT
-								   " UNION SELECT b.shape FROM _electric_cm.shape_base b"
-								   " WHERE EXISTS (SELECT FROM _electric_cm.shape_log l"
-								   " WHERE l.shape = b.shape"
-								   " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op))",
-								   smallest),
+	job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
+								   " WHERE s.id > " INT64_FORMAT " AND"
+								   " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
+								   " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
+								   " _electric_cm.shape_log l"
+								   " WHERE b.shape = s.id AND l.shape = s.id"
+								   " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)))"
+								   " ORDER BY s.id LIMIT %d",
+								   scanned_to, smallest, SCAN_SHAPES),
 						  0, scan_done, NULL);
 }
 
@@ -202,6 +222,13 @@ ecm_retention_poll(TimestampTz now)
 	if (ecm_shape_log_retention < 0)
 	{
 		scanned_for = ecm_shape_log_retention;
+		scanned_to = 0;
+		return;
+	}
+	if (look_at == 0)
+	{
+		/* a stack that starts has better things to do first */
+		look_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
 		return;
 	}
 	if (now >= look_at)
@@ -212,10 +239,10 @@ ecm_retention_poll(TimestampTz now)
 	}
 	if (paused)
 		return;
-	if (scanned_for != ecm_shape_log_retention)
-		submit_scan();
-	else if (candidates != NIL)
+	if (candidates != NIL)
 		submit_fold();
+	else if (scanned_for != ecm_shape_log_retention)
+		submit_scan();
 }
 
 void

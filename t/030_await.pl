@@ -87,6 +87,17 @@ cmp_ok(time - $start, '>=', 0.3, '... and not before');
 #
 my $waiter = waiter($node, await_sql($handle, '0_1', '1 hour'));
 ok(are_waiting($node, 1), 'a session waits');
+
+# How often the session that waits has slept.
+sub times_slept
+{
+	my $pid = value(q{SELECT pid FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
+	return slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die 'no such process';
+}
+my $slept = times_slept();
+value('SELECT pg_sleep(1)');
+is(times_slept(), $slept, '... and does nothing else in a second');
+
 value('INSERT INTO other VALUES (1)');
 settle();
 ok(are_waiting($node, 1), 'what is of no concern to the shape does not end the wait');

@@ -245,9 +245,9 @@ sub background
 	return sub { $run->finish; return $out . $err; };
 }
 my $folds = value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_log_folded'});
-my @writers = map { background("CALL write(12, $_)") } 1 .. 2;
+my @writers = map { background("CALL write(8, $_)") } 1 .. 2;
 my $follower = background("CALL follow('$handle', '')");
-my $end = time + 12;
+my $end = time + 8;
 my $rounds = 0;
 my $holder = $node->background_psql($db);
 while (time < $end)
