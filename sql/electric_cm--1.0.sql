@@ -238,8 +238,15 @@ CREATE FUNCTION _electric_cm.stat_replication(
 		OUT received_lsn pg_lsn, OUT flushed_lsn pg_lsn,
 		OUT current_lsn pg_lsn, OUT retained_wal_bytes int8,
 		OUT flush_lag_bytes int8, OUT safe_wal_size int8,
-		OUT last_commit_at timestamptz, OUT pinned_by text,
-		OUT pinned_since timestamptz, OUT sampled_at timestamptz)
+		OUT wal_bytes_per_second int8, OUT wal_free_bytes int8,
+		OUT time_to_limit interval, OUT catalog_xmin_age int4,
+		OUT last_commit_at timestamptz, OUT flush_lag interval,
+		OUT pinned_by text, OUT pinned_since timestamptz,
+		OUT sampled_at timestamptz, OUT stats_reset timestamptz,
+		OUT spill_txns int8, OUT spill_bytes int8,
+		OUT stream_txns int8, OUT stream_bytes int8,
+		OUT total_txns int8, OUT total_bytes int8,
+		OUT shape_log_bytes int8, OUT data_free_bytes int8)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_replication' LANGUAGE C VOLATILE STRICT;
 

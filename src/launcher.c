@@ -60,6 +60,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "unattended.h"
 #include "utils/timestamp.h"
 #include "wal.h"
 
@@ -136,6 +137,7 @@ static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
 static bool workers_exhausted = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
 static TimestampTz abandoned_at = 0;	/* look again for slots to drop; 0: none */
+static TimestampTz unattended_at = 0;	/* a slot without a manager is due; 0: none */
 
 void
 ecm_launcher_register(void)
@@ -1015,6 +1017,25 @@ scan_is_due(TimestampTz now)
 		now < scanned_at;		/* the clock was set back */
 }
 
+/* Slots whose stacks have no manager. */
+static void
+watch_unattended(TimestampTz now)
+{
+	unattended_at = 0;
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		TimestampTz due;
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (!entry.in_use || entry.pid != 0 || supervised[i].running)
+			continue;
+		due = ecm_unattended_watch(i, now);
+		if (due != 0 && (unattended_at == 0 || due < unattended_at))
+			unattended_at = due;
+	}
+}
+
 /* How long may we sleep, in milliseconds? */
 static long
 sleep_time(void)
@@ -1026,6 +1047,8 @@ sleep_time(void)
 		wake_at = Min(wake_at, probe_retry_at);
 	if (abandoned_at != 0)
 		wake_at = Min(wake_at, abandoned_at);
+	if (unattended_at != 0)
+		wake_at = Min(wake_at, unattended_at);
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
 		Supervised *sup = &supervised[i];
@@ -1110,6 +1133,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 			supervise(i, now);
 		forget_known_if_requested();
 		start_next_probe(now);
+		watch_unattended(now);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -49,6 +49,7 @@
 #include "timeline.h"
 #include "waitset.h"
 #include "wal.h"
+#include "wal_watch.h"
 #include "worker.h"
 
 /* How often a slot creation that waits for old transactions is helped. */
@@ -88,6 +89,7 @@ static bool too_many_recreations;	/* that is why it has failed */
 /* timers */
 static TimestampTz status_check_at;
 static TimestampTz sample_at;
+static EcmPin consumer_pin;		/* a consumer that holds the slot back */
 static TimestampTz pause_until; /* of reading the stream, 0: don't */
 static TimestampTz ask_at;
 static int	ask_delay_ms;
@@ -330,8 +332,11 @@ step_completed(EcmStep step)
 					   ecm_replication_info()->timeline_id));
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
+	{
+		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
+	}
 	else if (step == ECM_STEP_START_STREAMING)
 	{
 		ecm_creations_scan();
@@ -754,14 +759,18 @@ check_consumers(TimestampTz now)
 		if (stalled_since != 0)
 			event("consumer_resumed", ECM_SEVERITY_LOG, "",
 				  "all consumers make progress again");
+		if (consumer_pin.by[0] != '\0')
+			sample_at = 0;		/* shows that it is over */
 		stalled_since = 0;
-		ecm_publish_pinned("", 0);
+		memset(&consumer_pin, 0, sizeof(consumer_pin));
 		return;
 	}
 	snprintf(arg.text, sizeof(arg.text), "consumer %d (PID %d)",
 			 arg.consumer.worker + 1, arg.consumer.pid);
 	(void) ecm_worker_try(describe_stalled, &arg, &err);
-	ecm_publish_pinned(arg.text, arg.consumer.since);
+	strlcpy(consumer_pin.by, arg.text, sizeof(consumer_pin.by));
+	consumer_pin.since = arg.consumer.since;
+	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
 		event("consumer_stalled", ECM_SEVERITY_WARNING,
 			  "It has work to do and holds back the replication slot.",
@@ -821,6 +830,7 @@ check_status(TimestampTz now)
 		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	if (state.streaming_up)
 		retire_former_slot();
+	ecm_publish_shape_log_size();
 	if (reload_again)
 		ConfigReloadPending = true;
 
@@ -832,14 +842,39 @@ check_status(TimestampTz now)
 	return status_check_at;
 }
 
+/*
+ * The slot holds back too much.  A stack that is connected makes a new one,
+ * which counts as any other recreation does; else the old one is just dropped,
+ * and the stack will find none when it comes to that.
+ */
+static void
+enforce_wal_limit(const EcmWalOrder *order)
+{
+	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
+
+	if (!state.lock_held || !state.replication_up)
+	{
+		ecm_wal_drop_slot(stack_index, order);
+		return;
+	}
+	if (ecm_replication_recreates_slot())
+		return;					/* it is about to be dropped */
+	last_reported = order->reason;	/* the event says more */
+	ecm_wal_slot_goes(stack_index, order);
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
 static TimestampTz
 sample_wal(TimestampTz now)
 {
-	if (now >= sample_at || stack->sample_requested)
-	{
-		ecm_publish_wal_sample();
-		sample_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
-	}
+	EcmWalOrder order;
+
+	if (now < sample_at && !stack->sample_requested)
+		return sample_at;
+	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
+	if (order.why != 0)
+		enforce_wal_limit(&order);
+	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
 	return sample_at;
 }
 
@@ -870,6 +905,8 @@ reload(void)
 		return;
 	}
 	ecm_publish_options();
+	ecm_wal_publish_settings(stack_index);
+	sample_at = 0;
 	too_many_recreations = false;
 	handle_event(ECM_EVENT_RELOAD, NULL);
 }
@@ -1061,6 +1098,17 @@ note_former_slot(void)
 		strlcpy(former_slot, recorded, sizeof(former_slot));
 }
 
+/* Which slot, and what may be done about it: also by others when we are gone. */
+static void
+publish_slot(void)
+{
+	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
+
+	ecm_publish_slot(stack_index, name, remembered.owns_slot &&
+					 strcmp(name, NameStr(remembered.slot_name)) == 0);
+	ecm_wal_publish_settings(stack_index);
+}
+
 static void
 start_up(void)
 {
@@ -1097,15 +1145,14 @@ start_up(void)
 		/* for those who look after a stopped stack's slot */
 		if (arg.result != ECM_PROBE_NO_EXTENSION &&
 			ecm_worker_try(read_remembered, &remembered, &err))
-			ecm_publish_slot_name(stack_index,
-								  ecm_timeline_slot_name(&remembered, stack->datname));
+			publish_slot();
 		ecm_stack_set_probe(stack_index, arg.result);
 		proc_exit(0);
 	}
 
 	/* before anybody can believe that we run, and change them */
-	ecm_publish_init(stack_index,
-					 ecm_timeline_slot_name(&remembered, stack->datname));
+	publish_slot();
+	ecm_publish_init(stack_index);
 	note_former_slot();
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);

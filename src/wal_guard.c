@@ -86,7 +86,7 @@ static void
 look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	g->time_to_limit_us = -1;
-	g->near_limit = false;
+	g->near_limit = g->short_of_room;
 	if (!f->exists || f->lost)
 		return;
 
@@ -188,6 +188,14 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 	look_ahead(guard, figures, limits);
 	actions = judge_retained(guard, figures, limits) |
 		judge_status(guard, figures) | judge_free(guard, figures, limits);
+
+	if (!guard->short_of_room)
+		guard->room_made = false;
+	else if (!figures->exists && !guard->room_made)
+	{
+		guard->room_made = true;
+		actions |= ECM_WAL_MAKE_ROOM;
+	}
 
 	if (!figures->exists || figures->lost)
 		return actions;

@@ -48,13 +48,15 @@ typedef struct EcmWalLimits
 	int64_t		interval_us;
 } EcmWalLimits;
 
-/* Actions, as bits.  All but the last two come once each time. */
+/* Actions, as bits.  All but those to drop the slot come once each time. */
 #define ECM_WAL_WARN			0x0001	/* retained WAL has crossed warned_at */
 #define ECM_WAL_WARN_OVER		0x0002
 #define ECM_WAL_UNRESERVED		0x0004	/* the server is about to give it up */
 #define ECM_WAL_LOST			0x0008
 #define ECM_WAL_FREE_LOW		0x0010	/* too little is free, whoever has it */
 #define ECM_WAL_FREE_OVER		0x0020
+#define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let the
+										 * server remove its WAL */
 #define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
 #define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
 #define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
@@ -79,6 +81,7 @@ typedef struct EcmWalGuard
 	 * room again.
 	 */
 	bool		short_of_room;
+	bool		room_made;		/* that has been acted on */
 
 	/* results */
 	double		wal_rate;		/* bytes/s written; an average over a minute */

@@ -149,7 +149,9 @@ test_free(void)
 	ecm_wal_guard_dropped(&guard, ECM_WAL_DROP_FREE);
 	ok(guard.short_of_room, "no new one for now");
 	figures.exists = false;
+	is_int(holds(0), ECM_WAL_MAKE_ROOM, "once it is gone, its WAL shall go");
 	is_int(holds(0), 0, "nothing more to do");
+	ok(guard.near_limit, "but to look often");
 	is_int(has_free(550 * MB), 0, "enough is not plenty");
 	ok(guard.short_of_room, "so there is no new one yet");
 	is_int(has_free(576 * MB), ECM_WAL_FREE_OVER, "an eighth more is");
