@@ -24,6 +24,7 @@
 #include "replication/walreceiver.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -165,6 +166,13 @@ ecm_current_lsn(void)
 	if (!RecoveryInProgress())
 		return GetXLogWriteRecPtr();
 	return Max(GetWalRcvFlushRecPtr(NULL, NULL), GetXLogReplayRecPtr(NULL));
+}
+
+char *
+ecm_size_text(int64 bytes)
+{
+	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
+															  Int64GetDatum(bytes))));
 }
 
 int64

@@ -64,9 +64,11 @@ megabytes(int setting)
 	return setting < 0 ? -1 : setting * MB;
 }
 
-static void
-effective_limits(const EcmWalSettings *s, EcmWalLimits *limits)
+void
+ecm_wal_limits(const EcmStack *stack, EcmWalLimits *limits)
 {
+	const EcmWalSettings *s = &stack->wal_settings;
+
 #define EFFECTIVE(of_database, own) \
 	(!s->known || (of_database) == INT_MIN ? (own) : (of_database))
 	limits->warning = megabytes(EFFECTIVE(s->warning, ecm_retained_wal_warning));
@@ -139,13 +141,6 @@ figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
  */
 
 static char *
-size_text(int64 bytes)
-{
-	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
-															  Int64GetDatum(bytes))));
-}
-
-static char *
 describe_pin(const EcmPin *pin)
 {
 	return pin->by[0] == '\0' ? "" : psprintf(" It is held back by: %s.", pin->by);
@@ -168,14 +163,14 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 	   const EcmPin *pin)
 {
 	const EcmWalSample *sample = &stack->wal;
-	const char *held = size_text(sample->retained_wal_bytes);
+	const char *held = ecm_size_text(sample->retained_wal_bytes);
 	const char *unknown = "an unknown amount";
 
 	if (actions & ECM_WAL_WARN)
 		ecm_event(stack->dboid, stack->datname, "retained_wal_warning",
 				  ECM_SEVERITY_WARNING,
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
-						   size_text(limits->warning), describe_pin(pin),
+						   ecm_size_text(limits->warning), describe_pin(pin),
 						   describe_time_left(&stack->wal_guard)),
 				  "replication slot \"%s\" holds back %s of WAL",
 				  stack->slot_name, held);
@@ -188,7 +183,7 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 		ecm_event(stack->dboid, stack->datname, "replication_slot_unreserved",
 				  ECM_SEVERITY_WARNING,
 				  psprintf("It holds back %s of WAL, and max_slot_wal_keep_size is %s.%s",
-						   held, size_text(Max(limits->server_limit, 0)),
+						   held, ecm_size_text(Max(limits->server_limit, 0)),
 						   describe_pin(pin)),
 				  "replication slot \"%s\" will be lost at the next checkpoint",
 				  stack->slot_name);
@@ -202,13 +197,13 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 		ecm_event(stack->dboid, stack->datname, "wal_free_space_low",
 				  ECM_SEVERITY_WARNING,
 				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" holds back %s. See electric_cm_slots for all slots.",
-						   size_text(limits->min_free), stack->slot_name, held),
+						   ecm_size_text(limits->min_free), stack->slot_name, held),
 				  "only %s are free under pg_wal",
-				  size_text(sample->wal_free_bytes));
+				  ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
 		ecm_event(stack->dboid, stack->datname, "wal_free_space_over",
 				  ECM_SEVERITY_LOG, NULL, "%s are free under pg_wal",
-				  size_text(sample->wal_free_bytes));
+				  ecm_size_text(sample->wal_free_bytes));
 }
 
 static void
@@ -216,7 +211,7 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 		   const EcmPin *pin, EcmWalOrder *order)
 {
 	const EcmWalSample *sample = &stack->wal;
-	const char *held = size_text(sample->retained_wal_bytes);
+	const char *held = ecm_size_text(sample->retained_wal_bytes);
 	char	   *detail = describe_pin(pin);
 
 	order->why = why;
@@ -227,7 +222,7 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 	if (why & ECM_WAL_DROP_FREE)
 		ecm_error_set(&order->reason, "53100",
 					  psprintf("only %s are free under pg_wal, and replication slot \"%s\" holds back %s of WAL",
-							   size_text(sample->wal_free_bytes),
+							   ecm_size_text(sample->wal_free_bytes),
 							   stack->slot_name, held),
 					  detail, "Make room for WAL, or lower electric_cm.min_wal_free_space.");
 	else
@@ -235,7 +230,7 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 					  psprintf("replication slot \"%s\" holds back %s of WAL, more than electric_cm.retained_wal_limit",
 							   stack->slot_name, held),
 					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s.",
-									   size_text(limits->limit)));
+									   ecm_size_text(limits->limit)));
 }
 
 /*
@@ -264,7 +259,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	TimestampTz inactive_since;
 	unsigned	actions;
 
-	effective_limits(&stack->wal_settings, &limits);
+	ecm_wal_limits(stack, &limits);
 	inactive_since = note_activity(stack->slot_name);
 	(void) ecm_wal_sample(stack->slot_name, sample);
 	if (sample->slot_exists)
@@ -379,20 +374,13 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 char *
 ecm_wal_no_room(int stack_index)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	const EcmStack *stack = &ecm_shared->stacks[stack_index];
 	EcmWalLimits limits;
-	EcmWalSettings settings;
-	int64		free_bytes;
-	bool		short_of_room;
 
-	ecm_lock(LW_SHARED);
-	short_of_room = stack->wal_guard.short_of_room;
-	free_bytes = stack->wal.wal_free_bytes;
-	settings = stack->wal_settings;
-	ecm_unlock();
-	if (!short_of_room)
+	if (!stack->wal_guard.short_of_room)
 		return NULL;
-	effective_limits(&settings, &limits);
-	return psprintf("free space under pg_wal: %s, an eighth more than electric_cm.min_wal_free_space (%s) is needed for a new slot",
-					size_text(free_bytes), size_text(Max(limits.min_free, 0)));
+	ecm_wal_limits(stack, &limits);
+	return psprintf("free space under pg_wal: %s; an eighth more than electric_cm.min_wal_free_space (%s) is needed for a new slot",
+					ecm_size_text(stack->wal.wal_free_bytes),
+					ecm_size_text(Max(limits.min_free, 0)));
 }

@@ -29,6 +29,9 @@ typedef struct EcmWalOrder
 /* Leaves this process's settings in the entry, for those who come after it. */
 extern void ecm_wal_publish_settings(int stack_index);
 
+/* The limits that apply to a stack, by those and the server's settings. */
+extern void ecm_wal_limits(const EcmStack *stack, EcmWalLimits *limits);
+
 /*
  * Takes a sample now, with all that comes of it except what *order says.
  * consumer_pin: a consumer that holds the slot back, NULL if none is known to.
