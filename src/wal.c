@@ -136,7 +136,7 @@ wal_distance(XLogRecPtr from, XLogRecPtr to)
 
 /* As age(xid) has it, but without a transaction. */
 static int32
-xid_age(TransactionId xid)
+age_of_xid(TransactionId xid)
 {
 	int32		age;
 
@@ -191,7 +191,7 @@ sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
 	sample->active = slot->active_pid != 0;
 	sample->active_pid = slot->active_pid;
 	sample->catalog_xmin = slot->data.catalog_xmin;
-	sample->catalog_xmin_age = xid_age(slot->data.catalog_xmin);
+	sample->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
 	strlcpy(sample->wal_status, wal_status_name(availability),
 			sizeof(sample->wal_status));
 	if (availability == WALAVAIL_REMOVED)
@@ -271,8 +271,8 @@ ecm_slots_read(EcmSlotRow *rows)
 		row->confirmed_flush_lsn = slot->data.confirmed_flush;
 		row->retained_wal_bytes = wal_distance(restart_lsn, current_lsn);
 		row->safe_wal_size = safe_wal_size(restart_lsn, current_lsn);
-		row->xmin_age = xid_age(slot->data.xmin);
-		row->catalog_xmin_age = xid_age(slot->data.catalog_xmin);
+		row->xmin_age = age_of_xid(slot->data.xmin);
+		row->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
 		row->inactive_since = row->active_pid != 0 ? 0 :
 			ecm_slot_inactive_since(slot);
 	}

@@ -3,11 +3,10 @@
  * wal_pin.c
  *	  What holds a replication slot back, in words.
  *
- * A slot can't move past the beginning of the oldest transaction that was
- * running when the server last logged the running ones, whatever database that
- * is in: its changes are still to be decoded.  The walsender keeps that
- * transaction's ID as the slot's catalog_xmin.  So if the oldest transaction
- * that runs now is that one, it is to blame.
+ * A slot can't move past the beginning of a transaction that is still open, in
+ * whatever database, for its changes are still to be decoded.  So if everything
+ * has been decoded and confirmed that is younger than the oldest transaction
+ * with an ID, that one is what the slot waits for.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +26,7 @@
 #define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
 
 static void
-describe_backend(int pid, EcmPin *pin, TimestampTz now)
+describe_backend(int pid, const EcmWalSample *sample, EcmPin *pin)
 {
 	int			nbackends;
 
@@ -36,44 +35,44 @@ describe_backend(int pid, EcmPin *pin, TimestampTz now)
 	for (int i = 1; i <= nbackends; i++)
 	{
 		PgBackendStatus *backend = ecm_backend_status(i);
-		int64		seconds;
+		TimestampTz began = backend->st_xact_start_timestamp;
+		int64		open_us = sample->sampled_at - began;
+		int64		seconds = open_us / USECS_PER_SEC;
 		char		appname[NAMEDATALEN];
 
 		if (backend->st_procpid != pid)
 			continue;
-		pin->since = backend->st_xact_start_timestamp;
-		if (pin->since == 0 || now - pin->since < OPEN_TRANSACTION_US)
+		if (began == 0 || open_us < OPEN_TRANSACTION_US ||
+			sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us)
 			return;
-		seconds = (now - pin->since) / USECS_PER_SEC;
 		ecm_copy_text(appname, sizeof(appname), backend->st_appname);
 		snprintf(pin->by, sizeof(pin->by),
 				 "an open transaction of PID %d%s%s%s, for " INT64_FORMAT ":%02d:%02d",
 				 pid, appname[0] ? " (" : "", appname, appname[0] ? ")" : "",
 				 seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
+		pin->since = began;
 		return;
 	}
 }
 
 static void
-find_open_transaction(TransactionId horizon, EcmPin *pin, TimestampTz now)
+find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
 {
 	TransactionId oldest;
 	int			pid;
 
-	if (RecoveryInProgress() || !TransactionIdIsNormal(horizon))
+	if (RecoveryInProgress() || !TransactionIdIsNormal(sample->catalog_xmin))
 		return;
 	oldest = GetOldestActiveTransactionId();
-	if (oldest != horizon)
-		return;
 	pid = BackendXidGetPid(oldest);
 	if (pid != 0)
-		describe_backend(pid, pin, now);
+		describe_backend(pid, sample, pin);
 	else if (TransactionIdIsInProgress(oldest))
 	{
 		/* since when, only its state file knows: the caller remembers */
 		snprintf(pin->by, sizeof(pin->by),
 				 "a prepared transaction, with ID %u in pg_prepared_xacts", oldest);
-		pin->since = now;
+		pin->since = sample->sampled_at;
 	}
 }
 
@@ -90,7 +89,5 @@ ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
 		pin->since = inactive_since;
 		return;
 	}
-	find_open_transaction(sample->catalog_xmin, pin, sample->sampled_at);
-	if (pin->by[0] == '\0')
-		pin->since = 0;
+	find_open_transaction(sample, pin);
 }
