@@ -76,12 +76,15 @@
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
+static const char NOT_LISTED[] = "not listed in electric_cm.databases";
+
 /* A database, as of the last look at pg_database. */
 typedef struct Database
 {
 	Oid			dboid;
 	NameData	datname;
 	const char *unwanted;		/* why no stack may run there, or NULL */
+	bool		unlisted;		/* that is electric_cm.databases */
 } Database;
 
 /* A database that needs no look (key: OID). */
@@ -170,7 +173,7 @@ why_unwanted(Form_pg_database form)
 	if (form->datconnlimit == ECM_CONNLIMIT_INVALID_DB)
 		return "the database is what an interrupted DROP DATABASE has left";
 	if (!ecm_database_is_listed(NameStr(form->datname)))
-		return "not listed in electric_cm.databases";
+		return NOT_LISTED;
 	return NULL;
 }
 
@@ -230,6 +233,7 @@ scan_databases(void)
 		database->dboid = form->oid;
 		database->datname = form->datname;
 		database->unwanted = why_unwanted(form);
+		database->unlisted = database->unwanted == NOT_LISTED;
 		databases = lappend(databases, database);
 		MemoryContextSwitchTo(old);
 	}
@@ -358,12 +362,17 @@ forget_known_if_requested(void)
 		hash_search(known, &item->dboid, HASH_REMOVE, NULL);
 }
 
+/*
+ * One that is not listed (any more) gets no stack.  But if there is a slot that
+ * may be ours, somebody has to find out, so that it does not go unattended.
+ */
 static bool
 needs_probe(const Database *database, TimestampTz now)
 {
 	Known	   *item;
 
-	if (database->unwanted != NULL)
+	if (database->unwanted != NULL &&
+		!(database->unlisted && ecm_database_has_slot(database->dboid)))
 		return false;
 	item = hash_search(known, &database->dboid, HASH_FIND, NULL);
 	return item == NULL || (item->again_at != 0 && item->again_at <= now);
@@ -604,6 +613,7 @@ manager_ended(int index, Entry *entry)
 			note_known(entry->dboid, 0);
 			free_entry(index, true);
 			return;
+		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
 		case ECM_PROBE_STOPPED:
 		case ECM_PROBE_NOT_STARTED:
@@ -654,6 +664,7 @@ verdict_reason(EcmProbe probe)
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
 		case ECM_PROBE_NO_EXTENSION:
+		case ECM_PROBE_UNLISTED:	/* that may have changed */
 			break;
 	}
 	return NULL;
@@ -796,7 +807,9 @@ supervise(int index, TimestampTz now)
 			end_manager(index, ECM_END_STOP);
 		else if (entry.pauses > 0)
 			end_manager(index, ECM_END_PAUSE);
-		else if (database == NULL || database->unwanted != NULL)
+		else if (database == NULL ||
+				 (database->unwanted != NULL &&
+				  (entry.registered || !database->unlisted)))
 			end_manager(index, ECM_END_UNWANTED);
 		else if (entry.restart_requested)
 			end_manager(index, ECM_END_RESTART);

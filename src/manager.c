@@ -1072,6 +1072,9 @@ probe(void *arg)
 	extension_oid = get_extension_oid("electric_cm", true);
 	if (!OidIsValid(extension_oid))
 		return;
+	p->result = ECM_PROBE_UNLISTED;
+	if (!ecm_database_is_listed(stack->datname))
+		return;
 	p->result = ECM_PROBE_DISABLED;
 	if (!ecm_enabled)
 		return;

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -35,6 +36,9 @@ PG_FUNCTION_INFO_V1(electric_cm_retained_wal_plot);
 
 /* A row in so many has its size written beside it. */
 #define LABEL_ROWS	3
+
+/* A level that is so many times as high as the rest is not drawn. */
+#define FAR_UP		8
 
 /* What a column shows: how much, and what it is drawn with. */
 typedef struct Column
@@ -142,8 +146,8 @@ find_levels(Plot *plot, const EcmStack *stack)
 
 /*
  * The scale is a round number per row, and has room for all that was retained
- * and for the first level above that; what is farther away is not shown, lest
- * everything else be a flat line.
+ * and for the first level above that, unless that is so far up that everything
+ * else would be a flat line.
  */
 static void
 choose_scale(Plot *plot)
@@ -157,7 +161,9 @@ choose_scale(Plot *plot)
 		if (plot->levels[i].bytes >= top &&
 			(next < 0 || plot->levels[i].bytes < next))
 			next = plot->levels[i].bytes;
-	top = Max(Max(top, next), plot->height * INT64CONST(1024));
+	if (next / FAR_UP <= Max(top, wal_segment_size))
+		top = Max(top, next);
+	top = Max(top, plot->height * INT64CONST(1024));
 
 	/* a level is drawn in the row that it is in, hence the one more */
 	for (plot->bytes_per_row = 0; plot->bytes_per_row == 0; unit *= 1024)

@@ -60,6 +60,7 @@ typedef enum EcmProbe
 	ECM_PROBE_UNKNOWN,			/* not looked at yet */
 	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
 	ECM_PROBE_NO_EXTENSION,
+	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
 	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */

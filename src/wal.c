@@ -303,6 +303,24 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	return true;
 }
 
+bool
+ecm_database_has_slot(Oid dboid)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		/* these never change while the slot is in use */
+		found = slot->in_use && slot->data.database == dboid &&
+			strcmp(NameStr(slot->data.plugin), "pgoutput") == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
 static void
 drop_slot(void *arg)
 {

@@ -76,6 +76,9 @@ typedef struct EcmSlotFacts
 /* Looks a slot up by name; returns facts->exists. */
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
 
+/* Is there a slot in that database which a stack of it could use? */
+extern bool ecm_database_has_slot(Oid dboid);
+
 /*
  * Drops a slot from a worker that is in no transaction, without waiting.
  * False: it could not be dropped, as when somebody uses it; err says why.

@@ -64,6 +64,8 @@ find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
 	if (RecoveryInProgress() || !TransactionIdIsNormal(sample->catalog_xmin))
 		return;
 	oldest = GetOldestActiveTransactionId();
+	if (TransactionIdFollowsOrEquals(oldest, ReadNextTransactionId()))
+		return;					/* none has an ID */
 	pid = BackendXidGetPid(oldest);
 	if (pid != 0)
 		describe_backend(pid, sample, pin);

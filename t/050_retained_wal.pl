@@ -153,7 +153,7 @@ is( value(q{SELECT max(sampled_at) - min(sampled_at) > '12 s' FROM electric_cm_r
 	't', 'samples that are asked for do not use it up');
 my @plot = split /\n/, value('SELECT electric_cm_retained_wal_plot(40, 8)');
 note($_) for @plot;
-is(scalar(grep { /^ *(?:\d+ [kM]B)? [|+][# -]{40}(?: |$)/ } @plot), 8, 'the plot has its rows and columns');
+is(scalar(grep { /^ *(?:\d+ [kMG]B)? [|+][# -]{40}(?: |$)/ } @plot), 8, 'the plot has its rows and columns');
 is(scalar(grep { /-{5}.* electric_cm.retained_wal_warning \(32 MB\)$/ } @plot)
 	  + scalar(grep { /^farther up: electric_cm.retained_wal_warning/ } @plot), 1, '... and the limit drawn in');
 like($plot[0], qr/^WAL retained by replication slot electric_cm_postgres, /, '... and a title');
@@ -166,8 +166,10 @@ like($plot[10], qr/^ +\d\d:\d\d:\d\d +\d\d:\d\d:\d\d$/, '... with the time');
 value(q{SELECT pg_create_physical_replication_slot('never_used')});
 value(q{SELECT pg_create_physical_replication_slot('idle', true)});
 write_wal(5);
-is( value(q{SELECT slot_name, slot_type, ours, active, verdict FROM electric_cm_slots WHERE slot_name ~ 'cm|never' ORDER BY 1}),
-	"electric_cm_postgres|logical|t|t|ok\nnever_used|physical|f|f|ok", 'slots that are well are ok');
+for (1 .. 3) { log_running_transactions(); value('SELECT electric_cm_await_flushed()'); }
+seen(q{SELECT array_agg((slot_name, slot_type, ours, active, verdict)::text ORDER BY slot_name)
+	= '{"(electric_cm_postgres,logical,t,t,ok)","(never_used,physical,f,f,ok)"}'
+	FROM electric_cm_slots WHERE slot_name ~ 'cm|never'}, 'slots that are well are ok');
 like(value(q{SELECT verdict FROM electric_cm_slots WHERE slot_name = 'idle'}), qr/^idle and holding [5-9]\d* [kM]B$/,
 	'one that is idle is not');
 $since = value(q{SELECT inactive_since FROM electric_cm_slots WHERE slot_name = 'idle'});
@@ -190,9 +192,8 @@ $began = value('SELECT clock_timestamp()');
 is(value('SELECT electric_cm_report_retained_wal_size()'), value("SELECT retained_wal_bytes FROM $view"),
 	'a sample that is asked for is shown');
 is(value("SELECT sampled_at > '$began' FROM $view"), 't', '... and of now');
-my $warned = events('retained_wal_warning');
 write_wal(70);
-seen("SELECT count(*) > $warned FROM electric_cm_events WHERE event = 'retained_wal_warning' AND detail LIKE '%nobody is connected%'",
+seen("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'retained_wal_warning' AND detail LIKE '%nobody is connected%'",
 	'a warning comes as usual');
 seen("SELECT max(retained_wal_bytes) > 64 * 1024 * 1024 FROM electric_cm_retained_wal_history", 'the history goes on');
 
