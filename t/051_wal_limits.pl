@@ -22,7 +22,11 @@ my $slot = 'electric_cm_postgres';
 my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
 
 sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, $query, $what); }
+sub seen
+{
+	my ($query, $what) = @_;
+	return becomes($node, $db, $query =~ /^SELECT/ ? $query : "SELECT $query", $what);
+}
 sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
 
 sub write_wal
@@ -71,7 +75,7 @@ for my $time (1 .. 4)
 }
 like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*holds back/, '... and says why');
 seen("NOT $exists", '... and the slot is dropped all the same');
-is(value(count_of('retained_wal_limit')), 4, 'each time one event');
+is(value('SELECT ' . count_of('retained_wal_limit')), 4, 'each time one event');
 is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%holds back%'}), 0, '... not two');
 value('SELECT electric_cm_start()');
 ok(wait_active($node, $db), 'it can be started again');
@@ -144,7 +148,7 @@ ok(wait_active($node, $db), 'active again');
 #
 # A slot that somebody else has made, or uses, is not ours to drop
 #
-value('SELECT electric_cm_stop(true)');
+value('SELECT electric_cm_stop()');
 value(q{SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')});
 value(q{ALTER DATABASE postgres SET electric_cm.slot_name = 'theirs'});
 value('SELECT electric_cm_start()');
