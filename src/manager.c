@@ -502,6 +502,8 @@ handle_event(EcmEventType type, const EcmStepFailure *failure)
 
 	if (failure != NULL)
 		report_failure(failure);
+	if (e.kind == ECM_ERROR_RECREATE)
+		sample_at = 0;			/* take a last look at the slot */
 	action = ecm_state_step(&state, e, GetCurrentTimestamp());
 	if (action == ECM_ACTION_FAIL && e.kind == ECM_ERROR_RECREATE)
 		report_too_many_recreations(&failure->err);
@@ -864,6 +866,24 @@ enforce_wal_limit(const EcmWalOrder *order)
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
 
+/*
+ * The server invalidates a slot in a checkpoint, after it has ended the
+ * walsender; but a walsender can't end while it has something to send that we
+ * don't read.  So that no checkpoint has to wait for a consumer that hangs, we
+ * let go of the slot as soon as it is in danger.
+ */
+static void
+let_go_of_slot(void)
+{
+	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
+
+	ecm_error_set(&failure.err, "55000",
+				  psprintf("replication slot \"%s\" will be lost at the next checkpoint",
+						   stack->slot_name),
+				  "The stream is not read, since a consumer is behind.", "");
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
 static TimestampTz
 sample_wal(TimestampTz now)
 {
@@ -874,6 +894,9 @@ sample_wal(TimestampTz now)
 	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
 	if (order.why != 0)
 		enforce_wal_limit(&order);
+	else if (state.streaming_up && congested &&
+			 strcmp(stack->wal.wal_status, "unreserved") == 0)
+		let_go_of_slot();
 	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
 	return sample_at;
 }
