@@ -203,9 +203,9 @@ put_row(ReturnSetInfo *rsinfo, const Plot *plot, int row)
 							 plot->levels[i].name, ecm_size_text(plot->levels[i].bytes));
 
 	if ((row + 1) % LABEL_ROWS == 0 || row == plot->height - 1)
-		appendStringInfo(&line, "%9s +", ecm_size_text(top));
+		appendStringInfo(&line, "%10s +", ecm_size_text(top));
 	else
-		appendStringInfo(&line, "%9s |", "");
+		appendStringInfo(&line, "%10s |", "");
 	for (int c = 0; c < plot->width; c++)
 	{
 		const Column *column = &plot->columns[c];
@@ -228,12 +228,12 @@ put_time_axis(ReturnSetInfo *rsinfo, const Plot *plot, TimestampTz first,
 	StringInfoData line;
 
 	initStringInfo(&line);
-	appendStringInfo(&line, "%9s +", "0");
+	appendStringInfo(&line, "%10s +", "0");
 	for (int c = 0; c < plot->width; c++)
 		appendStringInfoChar(&line, '-');
 	put_line(rsinfo, line.data);
 
-	put_line(rsinfo, psprintf("%10s%s%*s", "", from,
+	put_line(rsinfo, psprintf("%11s%s%*s", "", from,
 							  plot->width + 1 - (int) strlen(from), to));
 }
 
