@@ -56,6 +56,8 @@
 #define SLOT_HELP_MS			1000
 /* Longest time for a pool job of the manager's own. */
 #define JOB_TIMEOUT_MS			60000
+/* A consumer without progress for so long does not save its slot any more. */
+#define CONSUMER_HANGS_MS		3000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -870,17 +872,21 @@ enforce_wal_limit(const EcmWalOrder *order)
  * The server invalidates a slot in a checkpoint, after it has ended the
  * walsender; but a walsender can't end while it has something to send that we
  * don't read.  So that no checkpoint has to wait for a consumer that hangs, we
- * let go of the slot as soon as it is in danger.
+ * let go of the slot as soon as it is in danger.  (While the consumer makes
+ * progress, so does the walsender, and to start over would only cost time.)
  */
 static void
-let_go_of_slot(void)
+let_go_of_slot(TimestampTz now)
 {
+	EcmStalledConsumer consumer;
 	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
 
+	if (!ecm_feed_find_stalled(now, CONSUMER_HANGS_MS, &consumer))
+		return;
 	ecm_error_set(&failure.err, "55000",
 				  psprintf("replication slot \"%s\" will be lost at the next checkpoint",
 						   stack->slot_name),
-				  "The stream is not read, since a consumer is behind.", "");
+				  "The stream is not read, since a consumer hangs.", "");
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
 
@@ -896,7 +902,7 @@ sample_wal(TimestampTz now)
 		enforce_wal_limit(&order);
 	else if (state.streaming_up && congested &&
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
-		let_go_of_slot();
+		let_go_of_slot(now);
 	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
 	return sample_at;
 }
