@@ -19,7 +19,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
-PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c
+PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c src/wal_guard.c
 UNIT = t/unit/unit
 
 ifneq ($(filter setup check demo soak bench bench-%,$(MAKECMDGOALS)),)

@@ -55,6 +55,21 @@ SELECT error('SELECT electric_cm_drop_replication_slot_on_stop()');
 SELECT electric_cm_status();
 SELECT electric_cm_pg_version() > 0 AS version;
 SELECT electric_cm_report_retained_wal_size() >= 0 AS has_slot;
+SELECT retained_wal_bytes >= 0 AND flush_lag_bytes >= 0 AND current_lsn >= restart_lsn
+	AND catalog_xmin_age >= 0 AND wal_free_bytes > 0 AND wal_status = 'reserved' AS plausible
+FROM electric_cm_stat_replication;
+
+-- the plot: a title, its rows, a time axis and the times
+SELECT count(*) >= 15 AS whole FROM electric_cm_retained_wal_plot();
+SELECT count(*) FROM electric_cm_retained_wal_plot(width => 20, height => 4) l
+WHERE l ~ '^[ 0-9a-zA-Z]{10} [+|].{20}';
+SELECT count(*) FROM electric_cm_retained_wal_plot(500, 200) l
+WHERE l ~ '^[ 0-9a-zA-Z]{10} [+|].{255}.{245}';
+SELECT error('SELECT electric_cm_retained_wal_plot(19)');
+SELECT error('SELECT electric_cm_retained_wal_plot(501, 12)');
+SELECT error('SELECT electric_cm_retained_wal_plot(60, 3)');
+SELECT error('SELECT electric_cm_retained_wal_plot(60, -2147483648)');
+SELECT count(*) FROM electric_cm_retained_wal_plot(NULL);
 ROLLBACK;
 
 -- ... and above READ COMMITTED its end could not be seen

@@ -37,7 +37,10 @@ RESET electric_cm.connection;
 
 -- ordinary users can't set them
 CREATE ROLE regress_plain;
+SET electric_cm.retained_wal_limit = 0;
+SET electric_cm.retained_wal_limit = -1;
 SET ROLE regress_plain;
+SET electric_cm.retained_wal_limit = '1GB';
 SET electric_cm.enabled = off;
 SET electric_cm.connection = '';
 SHOW electric_cm.connection;

@@ -136,6 +136,12 @@ CREATE FUNCTION electric_cm_report_retained_wal_size() RETURNS int8
 COMMENT ON FUNCTION electric_cm_report_retained_wal_size() IS
 	'WAL retained by this stack''s slot, sampled now, in bytes; NULL without a slot';
 
+CREATE FUNCTION electric_cm_retained_wal_plot(width int DEFAULT 60,
+											  height int DEFAULT 12) RETURNS SETOF text
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT ROWS 16;
+COMMENT ON FUNCTION electric_cm_retained_wal_plot(int, int) IS
+	'draws the WAL retained by this stack''s slot over time';
+
 CREATE FUNCTION electric_cm_await_flushed(lsn pg_lsn DEFAULT NULL,
 										  timeout interval DEFAULT NULL) RETURNS pg_lsn
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -277,10 +283,35 @@ CREATE FUNCTION _electric_cm.stat_replication(
 		OUT received_lsn pg_lsn, OUT flushed_lsn pg_lsn,
 		OUT current_lsn pg_lsn, OUT retained_wal_bytes int8,
 		OUT flush_lag_bytes int8, OUT safe_wal_size int8,
-		OUT last_commit_at timestamptz, OUT pinned_by text,
-		OUT pinned_since timestamptz, OUT sampled_at timestamptz)
+		OUT wal_bytes_per_second int8, OUT wal_free_bytes int8,
+		OUT time_to_limit interval, OUT catalog_xmin_age int4,
+		OUT last_commit_at timestamptz, OUT flush_lag interval,
+		OUT pinned_by text, OUT pinned_since timestamptz,
+		OUT sampled_at timestamptz, OUT stats_reset timestamptz,
+		OUT spill_txns int8, OUT spill_bytes int8,
+		OUT stream_txns int8, OUT stream_bytes int8,
+		OUT total_txns int8, OUT total_bytes int8,
+		OUT shape_log_bytes int8, OUT data_free_bytes int8)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_replication' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.retained_wal_history(
+		OUT datname name, OUT sampled_at timestamptz,
+		OUT retained_wal_bytes int8, OUT flush_lag_bytes int8,
+		OUT wal_status text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_retained_wal_history' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.slots(
+		OUT slot_name name, OUT slot_type text, OUT plugin name,
+		OUT datname name, OUT ours bool, OUT temporary bool,
+		OUT active bool, OUT active_pid int4, OUT inactive_since timestamptz,
+		OUT wal_status text, OUT restart_lsn pg_lsn,
+		OUT confirmed_flush_lsn pg_lsn, OUT retained_wal_bytes int8,
+		OUT safe_wal_size int8, OUT xmin_age int4, OUT catalog_xmin_age int4,
+		OUT verdict text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_slots' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.stat_consumers(
 		OUT datname name, OUT worker int4, OUT pid int4, OUT shapes int4,
@@ -310,6 +341,8 @@ CREATE FUNCTION _electric_cm.shape_waiting_for(shape int8, relation oid) RETURNS
 CREATE VIEW electric_cm_stat_manager AS SELECT * FROM _electric_cm.stat_manager();
 CREATE VIEW electric_cm_stat_connections AS SELECT * FROM _electric_cm.stat_connections();
 CREATE VIEW electric_cm_stat_replication AS SELECT * FROM _electric_cm.stat_replication();
+CREATE VIEW electric_cm_retained_wal_history AS SELECT * FROM _electric_cm.retained_wal_history();
+CREATE VIEW electric_cm_slots AS SELECT * FROM _electric_cm.slots();
 CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consumers();
 CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
 CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
@@ -349,6 +382,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_pg_version(), electric_cm_pg_info(),
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
+	electric_cm_retained_wal_plot(int, int),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
 	electric_cm_drop_replication_slot_on_stop(bool),
@@ -360,15 +394,18 @@ GRANT EXECUTE ON FUNCTION
 	electric_cm_pg_version(), electric_cm_pg_info(),
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
+	electric_cm_retained_wal_plot(int, int),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
+	_electric_cm.retained_wal_history(), _electric_cm.slots(),
 	_electric_cm.events(), _electric_cm.options(),
 	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8)
 	TO pg_monitor;
 GRANT SELECT ON
 	electric_cm_stat_manager, electric_cm_stat_connections,
 	electric_cm_stat_replication, electric_cm_stat_consumers,
+	electric_cm_retained_wal_history, electric_cm_slots,
 	electric_cm_events, electric_cm_options, electric_cm_shapes
 	TO pg_monitor;
 

@@ -44,6 +44,8 @@ stopped_hint(const EcmStack *stack)
 
 	switch (stack->probe)
 	{
+		case ECM_PROBE_UNLISTED:
+			return "Add the database to electric_cm.databases and reload the configuration.";
 		case ECM_PROBE_DISABLED:
 			return "Set electric_cm.enabled to on for this database and reload the configuration.";
 		case ECM_PROBE_STOPPED:

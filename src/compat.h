@@ -155,4 +155,18 @@
 	(*(nvars) = GetNumConfigOptions(), get_guc_variables())
 #endif
 
+/* 17 knows since when a slot has been inactive. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_slot_inactive_since(slot) ((slot)->inactive_since)
+#else
+#define ecm_slot_inactive_since(slot) ((TimestampTz) 0)
+#endif
+
+/* 16 renamed access by position, and counts from 1 all the same. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_backend_status(i) (&pgstat_get_local_beentry_by_index(i)->backendStatus)
+#else
+#define ecm_backend_status(i) (&pgstat_fetch_stat_local_beentry(i)->backendStatus)
+#endif
+
 #endif							/* ECM_COMPAT_H */

@@ -18,8 +18,10 @@
 #include "miscadmin.h"
 #include "settings.h"
 #include "shmem.h"
+#include "slot_activity.h"
 #include "step_aside.h"
 #include "storage/ipc.h"
+#include "wal_history.h"
 
 PG_MODULE_MAGIC;
 
@@ -32,6 +34,8 @@ request_shmem(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	ecm_shmem_request();
+	ecm_history_request();
+	ecm_slot_activity_request();
 }
 
 static void
@@ -40,6 +44,8 @@ startup_shmem(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 	ecm_shmem_startup();
+	ecm_history_startup();
+	ecm_slot_activity_startup();
 }
 
 void

@@ -60,6 +60,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "unattended.h"
 #include "utils/timestamp.h"
 #include "wal.h"
 
@@ -75,12 +76,15 @@
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
+static const char NOT_LISTED[] = "not listed in electric_cm.databases";
+
 /* A database, as of the last look at pg_database. */
 typedef struct Database
 {
 	Oid			dboid;
 	NameData	datname;
 	const char *unwanted;		/* why no stack may run there, or NULL */
+	bool		unlisted;		/* that is electric_cm.databases */
 } Database;
 
 /* A database that needs no look (key: OID). */
@@ -136,6 +140,7 @@ static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
 static bool workers_exhausted = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
 static TimestampTz abandoned_at = 0;	/* look again for slots to drop; 0: none */
+static TimestampTz unattended_at = 0;	/* a slot without a manager is due; 0: none */
 
 void
 ecm_launcher_register(void)
@@ -168,7 +173,7 @@ why_unwanted(Form_pg_database form)
 	if (form->datconnlimit == ECM_CONNLIMIT_INVALID_DB)
 		return "the database is what an interrupted DROP DATABASE has left";
 	if (!ecm_database_is_listed(NameStr(form->datname)))
-		return "not listed in electric_cm.databases";
+		return NOT_LISTED;
 	return NULL;
 }
 
@@ -228,6 +233,7 @@ scan_databases(void)
 		database->dboid = form->oid;
 		database->datname = form->datname;
 		database->unwanted = why_unwanted(form);
+		database->unlisted = database->unwanted == NOT_LISTED;
 		databases = lappend(databases, database);
 		MemoryContextSwitchTo(old);
 	}
@@ -356,12 +362,17 @@ forget_known_if_requested(void)
 		hash_search(known, &item->dboid, HASH_REMOVE, NULL);
 }
 
+/*
+ * One that is not listed (any more) gets no stack.  But if there is a slot that
+ * may be ours, somebody has to find out, so that it does not go unattended.
+ */
 static bool
 needs_probe(const Database *database, TimestampTz now)
 {
 	Known	   *item;
 
-	if (database->unwanted != NULL)
+	if (database->unwanted != NULL &&
+		!(database->unlisted && ecm_database_has_slot(database->dboid)))
 		return false;
 	item = hash_search(known, &database->dboid, HASH_FIND, NULL);
 	return item == NULL || (item->again_at != 0 && item->again_at <= now);
@@ -602,6 +613,7 @@ manager_ended(int index, Entry *entry)
 			note_known(entry->dboid, 0);
 			free_entry(index, true);
 			return;
+		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
 		case ECM_PROBE_STOPPED:
 		case ECM_PROBE_NOT_STARTED:
@@ -652,6 +664,7 @@ verdict_reason(EcmProbe probe)
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
 		case ECM_PROBE_NO_EXTENSION:
+		case ECM_PROBE_UNLISTED:	/* that may have changed */
 			break;
 	}
 	return NULL;
@@ -794,7 +807,9 @@ supervise(int index, TimestampTz now)
 			end_manager(index, ECM_END_STOP);
 		else if (entry.pauses > 0)
 			end_manager(index, ECM_END_PAUSE);
-		else if (database == NULL || database->unwanted != NULL)
+		else if (database == NULL ||
+				 (database->unwanted != NULL &&
+				  (entry.registered || !database->unlisted)))
 			end_manager(index, ECM_END_UNWANTED);
 		else if (entry.restart_requested)
 			end_manager(index, ECM_END_RESTART);
@@ -1015,6 +1030,25 @@ scan_is_due(TimestampTz now)
 		now < scanned_at;		/* the clock was set back */
 }
 
+/* Slots whose stacks have no manager. */
+static void
+watch_unattended(TimestampTz now)
+{
+	unattended_at = 0;
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		TimestampTz due;
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (!entry.in_use || entry.pid != 0 || supervised[i].running)
+			continue;
+		due = ecm_unattended_watch(i, now);
+		if (due != 0 && (unattended_at == 0 || due < unattended_at))
+			unattended_at = due;
+	}
+}
+
 /* How long may we sleep, in milliseconds? */
 static long
 sleep_time(void)
@@ -1026,6 +1060,8 @@ sleep_time(void)
 		wake_at = Min(wake_at, probe_retry_at);
 	if (abandoned_at != 0)
 		wake_at = Min(wake_at, abandoned_at);
+	if (unattended_at != 0)
+		wake_at = Min(wake_at, unattended_at);
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
 		Supervised *sup = &supervised[i];
@@ -1110,6 +1146,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 			supervise(i, now);
 		forget_known_if_requested();
 		start_next_probe(now);
+		watch_unattended(now);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

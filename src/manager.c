@@ -50,12 +50,15 @@
 #include "timeline.h"
 #include "waitset.h"
 #include "wal.h"
+#include "wal_watch.h"
 #include "worker.h"
 
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
 /* Longest time for a pool job of the manager's own. */
 #define JOB_TIMEOUT_MS			60000
+/* A consumer without progress for so long does not save its slot any more. */
+#define CONSUMER_HANGS_MS		3000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -89,6 +92,7 @@ static bool too_many_recreations;	/* that is why it has failed */
 /* timers */
 static TimestampTz status_check_at;
 static TimestampTz sample_at;
+static EcmPin consumer_pin;		/* a consumer that holds the slot back */
 static TimestampTz pause_until; /* of reading the stream, 0: don't */
 static TimestampTz ask_at;
 static int	ask_delay_ms;
@@ -333,8 +337,11 @@ step_completed(EcmStep step)
 					   ecm_replication_info()->timeline_id));
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
+	{
+		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
+	}
 	else if (step == ECM_STEP_START_STREAMING)
 	{
 		ecm_creations_scan();
@@ -501,6 +508,8 @@ handle_event(EcmEventType type, const EcmStepFailure *failure)
 
 	if (failure != NULL)
 		report_failure(failure);
+	if (e.kind == ECM_ERROR_RECREATE)
+		sample_at = 0;			/* take a last look at the slot */
 	action = ecm_state_step(&state, e, GetCurrentTimestamp());
 	if (action == ECM_ACTION_FAIL && e.kind == ECM_ERROR_RECREATE)
 		report_too_many_recreations(&failure->err);
@@ -758,14 +767,18 @@ check_consumers(TimestampTz now)
 		if (stalled_since != 0)
 			event("consumer_resumed", ECM_SEVERITY_LOG, "",
 				  "all consumers make progress again");
+		if (consumer_pin.by[0] != '\0')
+			sample_at = 0;		/* shows that it is over */
 		stalled_since = 0;
-		ecm_publish_pinned("", 0);
+		memset(&consumer_pin, 0, sizeof(consumer_pin));
 		return;
 	}
 	snprintf(arg.text, sizeof(arg.text), "consumer %d (PID %d)",
 			 arg.consumer.worker + 1, arg.consumer.pid);
 	(void) ecm_worker_try(describe_stalled, &arg, &err);
-	ecm_publish_pinned(arg.text, arg.consumer.since);
+	strlcpy(consumer_pin.by, arg.text, sizeof(consumer_pin.by));
+	consumer_pin.since = arg.consumer.since;
+	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
 		event("consumer_stalled", ECM_SEVERITY_WARNING,
 			  "It has work to do and holds back the replication slot.",
@@ -825,6 +838,7 @@ check_status(TimestampTz now)
 		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	if (state.streaming_up)
 		retire_former_slot();
+	ecm_publish_shape_log_size();
 	if (reload_again)
 		ConfigReloadPending = true;
 
@@ -836,14 +850,64 @@ check_status(TimestampTz now)
 	return status_check_at;
 }
 
+/*
+ * The slot holds back too much.  A stack that is connected makes a new one,
+ * which counts as any other recreation does; else the old one is just dropped,
+ * and the stack will find none when it comes to that.
+ */
+static void
+enforce_wal_limit(const EcmWalOrder *order)
+{
+	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
+
+	if (!state.lock_held || !state.replication_up)
+	{
+		ecm_wal_drop_slot(stack_index, order);
+		return;
+	}
+	if (ecm_replication_recreates_slot())
+		return;					/* it is about to be dropped */
+	last_reported = order->reason;	/* the event says more */
+	ecm_wal_slot_goes(stack_index, order);
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
+/*
+ * The server invalidates a slot in a checkpoint, after it has ended the
+ * walsender; but a walsender can't end while it has something to send that we
+ * don't read.  So that no checkpoint has to wait for a consumer that hangs, we
+ * let go of the slot as soon as it is in danger.  (While the consumer makes
+ * progress, so does the walsender, and to start over would only cost time.)
+ */
+static void
+let_go_of_slot(TimestampTz now)
+{
+	EcmStalledConsumer consumer;
+	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
+
+	if (!ecm_feed_find_stalled(now, CONSUMER_HANGS_MS, &consumer))
+		return;
+	ecm_error_set(&failure.err, "55000",
+				  psprintf("replication slot \"%s\" will be lost at the next checkpoint",
+						   stack->slot_name),
+				  "The stream is not read, since a consumer hangs.", "");
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
 static TimestampTz
 sample_wal(TimestampTz now)
 {
-	if (now >= sample_at || stack->sample_requested)
-	{
-		ecm_publish_wal_sample();
-		sample_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
-	}
+	EcmWalOrder order;
+
+	if (now < sample_at && !stack->sample_requested)
+		return sample_at;
+	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
+	if (order.why != 0)
+		enforce_wal_limit(&order);
+	else if (state.streaming_up && congested &&
+			 strcmp(stack->wal.wal_status, "unreserved") == 0)
+		let_go_of_slot(now);
+	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
 	return sample_at;
 }
 
@@ -874,6 +938,8 @@ reload(void)
 		return;
 	}
 	ecm_publish_options();
+	ecm_wal_publish_settings(stack_index);
+	sample_at = 0;
 	too_many_recreations = false;
 	handle_event(ECM_EVENT_RELOAD, NULL);
 }
@@ -1039,6 +1105,9 @@ probe(void *arg)
 	extension_oid = get_extension_oid("electric_cm", true);
 	if (!OidIsValid(extension_oid))
 		return;
+	p->result = ECM_PROBE_UNLISTED;
+	if (!ecm_database_is_listed(stack->datname))
+		return;
 	p->result = ECM_PROBE_DISABLED;
 	if (!ecm_enabled)
 		return;
@@ -1063,6 +1132,17 @@ note_former_slot(void)
 
 	if (remembered.owns_slot && strcmp(recorded, stack->slot_name) != 0)
 		strlcpy(former_slot, recorded, sizeof(former_slot));
+}
+
+/* Which slot, and what may be done about it: also by others when we are gone. */
+static void
+publish_slot(void)
+{
+	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
+
+	ecm_publish_slot(stack_index, name, remembered.owns_slot &&
+					 strcmp(name, NameStr(remembered.slot_name)) == 0);
+	ecm_wal_publish_settings(stack_index);
 }
 
 static void
@@ -1101,15 +1181,14 @@ start_up(void)
 		/* for those who look after a stopped stack's slot */
 		if (arg.result != ECM_PROBE_NO_EXTENSION &&
 			ecm_worker_try(read_remembered, &remembered, &err))
-			ecm_publish_slot_name(stack_index,
-								  ecm_timeline_slot_name(&remembered, stack->datname));
+			publish_slot();
 		ecm_stack_set_probe(stack_index, arg.result);
 		proc_exit(0);
 	}
 
 	/* before anybody can believe that we run, and change them */
-	ecm_publish_init(stack_index,
-					 ecm_timeline_slot_name(&remembered, stack->datname));
+	publish_slot();
+	ecm_publish_init(stack_index);
 	note_former_slot();
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);

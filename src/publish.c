@@ -11,12 +11,16 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "conn.h"
@@ -25,23 +29,25 @@
 #include "replication.h"
 #include "settings.h"
 #include "shape.h"
-#include "wal.h"
 #include "worker.h"
 
 static EcmStack *stack;
 
 void
-ecm_publish_slot_name(int stack_index, const char *slot_name)
+ecm_publish_slot(int stack_index, const char *slot_name, bool owned)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
 	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(entry->slot_name, slot_name) != 0)
+		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
 	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
+	entry->slot_owned = owned;
 	ecm_unlock();
 }
 
 void
-ecm_publish_init(int stack_index, const char *slot_name)
+ecm_publish_init(int stack_index)
 {
 	char	   *stack_id;
 
@@ -50,7 +56,6 @@ ecm_publish_init(int stack_index, const char *slot_name)
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_copy_text(stack->stack_id, sizeof(stack->stack_id), stack_id);
-	ecm_copy_text(stack->slot_name, sizeof(stack->slot_name), slot_name);
 	ecm_copy_text(stack->publication_name, sizeof(stack->publication_name),
 				  ecm_publication_name);
 	stack->last_error[0] = '\0';
@@ -59,9 +64,7 @@ ecm_publish_init(int stack_index, const char *slot_name)
 	stack->last_error_at = 0;
 	stack->received_lsn = stack->flushed_lsn = InvalidXLogRecPtr;
 	stack->acknowledged_lsn = InvalidXLogRecPtr;
-	memset(&stack->wal, 0, sizeof(stack->wal));
-	stack->pinned_by[0] = '\0';
-	stack->pinned_since = 0;
+	stack->shape_log_bytes = -1;
 	memset(stack->conns, 0, sizeof(stack->conns));
 	memset(stack->creations, 0, sizeof(stack->creations));
 	ecm_unlock();
@@ -380,26 +383,32 @@ ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
 		ConditionVariableBroadcast(&stack->cv);
 }
 
-void
-ecm_publish_wal_sample(void)
+/* -1: its table is locked just now. */
+static void
+measure_shape_log(void *arg)
 {
-	EcmWalSample sample = stack->wal;	/* the previous one */
+	int64	   *bytes = arg;
+	Oid			relation = get_relname_relid("shape_log",
+											 get_namespace_oid("_electric_cm", false));
 
-	(void) ecm_wal_sample(stack->slot_name, &sample);
-	ecm_lock(LW_EXCLUSIVE);
-	stack->wal = sample;
-	stack->sample_requested = false;
-	ecm_unlock();
-	ConditionVariableBroadcast(&stack->cv);
+	*bytes = -1;
+	if (!ConditionalLockRelationOid(relation, AccessShareLock))
+		return;
+	*bytes = DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											   ObjectIdGetDatum(relation)));
 }
 
+/* What the shape logs take on disk, with their index. */
 void
-ecm_publish_pinned(const char *by, TimestampTz since)
+ecm_publish_shape_log_size(void)
 {
-	if (strcmp(stack->pinned_by, by) == 0)
+	int64		bytes;
+	EcmError	err;
+
+	/* what can't be measured now has been about the same before */
+	if (!ecm_worker_try(measure_shape_log, &bytes, &err) || bytes < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_copy_text(stack->pinned_by, sizeof(stack->pinned_by), by);
-	stack->pinned_since = since;
+	stack->shape_log_bytes = bytes;
 	ecm_unlock();
 }

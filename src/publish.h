@@ -15,11 +15,14 @@
 #include "shmem.h"
 #include "state.h"
 
-/* The name of the slot that a stack which does not run has left. */
-extern void ecm_publish_slot_name(int stack_index, const char *slot_name);
+/*
+ * The name of the slot, and whether we have created it; also of a stack that
+ * does not run but has left one.
+ */
+extern void ecm_publish_slot(int stack_index, const char *slot_name, bool owned);
 
 /* Names, and a clean slate, at start. */
-extern void ecm_publish_init(int stack_index, const char *slot_name);
+extern void ecm_publish_init(int stack_index);
 
 /* The effective settings, for electric_cm_options. */
 extern void ecm_publish_options(void);
@@ -33,8 +36,7 @@ extern void ecm_publish_connections(void);
 extern void ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
 								  XLogRecPtr acknowledged,
 								  TimestampTz last_commit_at);
-extern void ecm_publish_wal_sample(void);
-extern void ecm_publish_pinned(const char *by, TimestampTz since);
+extern void ecm_publish_shape_log_size(void);
 
 /*
  * At start: takes the database's settings as the catalog has them now.  False:

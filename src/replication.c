@@ -49,6 +49,8 @@ PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 
 /* How often a busy slot is looked at, and for how long. */
 #define SLOT_POLL_MS		10
+/* ... and for leave to make the slot. */
+#define HOLD_POLL_MS		1000
 #define SLOT_BUSY_TIMEOUT_MS	5000
 
 /*
@@ -77,6 +79,8 @@ static int	step_query;			/* which of the step's queries runs */
 static TimestampTz step_deadline;	/* for steps that wait without a socket */
 static TimestampTz step_started;
 static bool drop_slot_first;	/* create_slot is to make a new one */
+static char hold_slot[256];		/* why not now, or "" */
+static bool held_up;			/* that is what create_slot waits for */
 static bool creating_slot;		/* the server is at it */
 static int	slot_user;			/* another process that uses it, 0: none */
 static char waiting_for[128];
@@ -394,6 +398,18 @@ ecm_replication_recreate_slot(void)
 }
 
 bool
+ecm_replication_recreates_slot(void)
+{
+	return drop_slot_first;
+}
+
+void
+ecm_replication_hold_slot(const char *why)
+{
+	strlcpy(hold_slot, why != NULL ? why : "", sizeof(hold_slot));
+}
+
+bool
 ecm_replication_creates_slot(void)
 {
 	return rep_conn != NULL && creating_slot;
@@ -403,6 +419,8 @@ const char *
 ecm_replication_waiting_for(int *pid)
 {
 	*pid = slot_user;
+	if (held_up && hold_slot[0] != '\0')
+		return hold_slot;
 	return slot_user != 0 ? waiting_for : NULL;
 }
 
@@ -425,6 +443,15 @@ wait_for_slot_user(EcmStepFailure *failure, int pid)
 	snprintf(waiting_for, sizeof(waiting_for),
 			 "replication slot \"%s\", which PID %d uses", rep_slot, pid);
 	step_deadline = TimestampTzPlusMilliseconds(now, SLOT_POLL_MS);
+	return ECM_RESULT_PENDING;
+}
+
+static EcmStepResult
+wait_for_leave(void)
+{
+	held_up = true;
+	step_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												HOLD_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -457,9 +484,12 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 
 	*create = false;
 	slot_user = 0;
+	held_up = false;
 	if (!ecm_slot_lookup(rep_slot, &facts))
 	{
 		drop_slot_first = false;
+		if (hold_slot[0] != '\0')
+			return wait_for_leave();
 		*create = true;
 		return ECM_RESULT_DONE;
 	}
@@ -474,8 +504,12 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 		return wait_for_slot_user(failure, facts.active_pid);
 	if (drop_slot_first)
 	{
+		EcmStepResult result = drop_useless_slot(failure);
+
+		if (result == ECM_RESULT_DONE && hold_slot[0] != '\0')
+			return wait_for_leave();
 		*create = true;
-		return drop_useless_slot(failure);
+		return result;
 	}
 	if (facts.invalidated)
 		return step_failed(failure, ECM_ERROR_RECREATE, "55000",
@@ -645,6 +679,7 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 	step_query = 0;
 	step_deadline = 0;
 	slot_user = 0;
+	held_up = false;
 	creating_slot = false;
 	step_started = GetCurrentTimestamp();
 

@@ -74,6 +74,11 @@ extern EcmConn *ecm_replication_conn(void); /* NULL: closed */
  */
 extern void ecm_replication_recreate_slot(void);
 
+extern bool ecm_replication_recreates_slot(void);
+
+/* Lets create_slot wait instead of making one; NULL: not any more. */
+extern void ecm_replication_hold_slot(const char *why);
+
 /* Does the server create the slot now? */
 extern bool ecm_replication_creates_slot(void);
 
@@ -83,7 +88,10 @@ extern bool ecm_replication_creates_slot(void);
  */
 extern bool ecm_replication_publication_is_good(EcmStepFailure *failure);
 
-/* Who uses the slot that create_slot wants, in words, or NULL; and its PID. */
+/*
+ * What create_slot waits for, in words, or NULL; and the PID of whoever uses the
+ * slot that it wants, or 0.
+ */
 extern const char *ecm_replication_waiting_for(int *pid);
 
 /* The shapes were thrown away: the slot no longer counts as new. */

@@ -44,6 +44,10 @@ int			ecm_reconnect_max_delay;
 int			ecm_status_check_interval;
 int			ecm_consumer_stall_timeout;
 int			ecm_wal_report_interval;
+int			ecm_retained_wal_warning;
+int			ecm_retained_wal_limit;
+int			ecm_min_wal_free_space;
+int			ecm_retained_wal_history_size;
 bool		ecm_break_abandoned_lock;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
@@ -70,6 +74,10 @@ static const char *const setting_names[] = {
 	PREFIX "status_check_interval",
 	PREFIX "consumer_stall_timeout",
 	PREFIX "wal_report_interval",
+	PREFIX "retained_wal_warning",
+	PREFIX "retained_wal_limit",
+	PREFIX "min_wal_free_space",
+	PREFIX "retained_wal_history_size",
 	PREFIX "break_abandoned_lock",
 	PREFIX "shape_workers",
 	PREFIX "max_shapes",
@@ -359,6 +367,18 @@ check_databases(char **newval, void **extra pg_attribute_unused(),
 	return valid;
 }
 
+/* Without any, every slot would be dropped as soon as it has been made. */
+static bool
+check_wal_limit(int *newval, void **extra pg_attribute_unused(),
+				GucSource source pg_attribute_unused())
+{
+	if (*newval != 0)
+		return true;
+	GUC_check_errdetail("A replication slot always holds back some WAL.");
+	GUC_check_errhint("Use -1 for no limit.");
+	return false;
+}
+
 bool
 ecm_database_is_listed(const char *datname)
 {
@@ -397,8 +417,7 @@ ecm_effective_stack_id(const char *datname)
 	return pstrdup(ecm_stack_id[0] != '\0' ? ecm_stack_id : datname);
 }
 
-/* Where a setting's value comes from, as in pg_settings. */
-static const char *
+static GucSource
 setting_source(const char *name)
 {
 	int			nvars;
@@ -406,8 +425,16 @@ setting_source(const char *name)
 
 	for (int i = 0; i < nvars; i++)
 		if (strcmp(vars[i]->name, name) == 0)
-			return GucSource_Names[vars[i]->source];
-	return NULL;
+			return vars[i]->source;
+	return PGC_S_DEFAULT;
+}
+
+bool
+ecm_setting_is_of_database(const char *name)
+{
+	GucSource	source = setting_source(name);
+
+	return source >= PGC_S_GLOBAL && source < PGC_S_OVERRIDE;
 }
 
 bool
@@ -418,7 +445,7 @@ ecm_setting_at(int i, const char *datname, const char **name, char **value,
 		return false;
 
 	*name = setting_names[i];
-	*source = setting_source(*name);
+	*source = GucSource_Names[setting_source(*name)];
 	if (strcmp(*name, PREFIX "slot_name") == 0)
 		*value = ecm_effective_slot_name(datname);
 	else if (strcmp(*name, PREFIX "stack_id") == 0)
@@ -566,6 +593,35 @@ ecm_define_settings(void)
 							NULL,
 							&ecm_wal_report_interval, 10000, 1000, 3600000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "retained_wal_warning",
+							"Sets how much WAL the slot may retain before a warning says so.",
+							"The warning is repeated at twice as much, four times as much, and so on. "
+							"-1 turns it off.",
+							&ecm_retained_wal_warning, 1024, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "retained_wal_limit",
+							"Sets how much WAL the slot may retain before it is dropped.",
+							"All shapes start afresh then, with a new slot. -1 means no limit.",
+							&ecm_retained_wal_limit, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB, check_wal_limit, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "min_wal_free_space",
+							"Sets how much disk space must be free under pg_wal.",
+							"If it is less and the slot retains 64 MB or more, the slot is dropped, "
+							"and all shapes start afresh when there is room again. -1 turns it off.",
+							&ecm_min_wal_free_space, 512, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+
+	/* like max_managers */
+	DefineCustomIntVariable(PREFIX "retained_wal_history_size",
+							"Sets how many samples of retained WAL are kept per stack.",
+							"There is one per electric_cm.wal_report_interval.",
+							&ecm_retained_wal_history_size, 2160, 2, 1000000,
+							process_shared_preload_libraries_in_progress ?
+							PGC_POSTMASTER : PGC_SIGHUP,
+							0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable(PREFIX "break_abandoned_lock",
 							 "Terminates a session that holds the exclusive lock but does not use the slot.",

@@ -36,6 +36,10 @@ extern int	ecm_reconnect_max_delay;	/* ms */
 extern int	ecm_status_check_interval;	/* ms */
 extern int	ecm_consumer_stall_timeout; /* ms */
 extern int	ecm_wal_report_interval;	/* ms */
+extern int	ecm_retained_wal_warning;	/* MB, -1: off; so are the next two */
+extern int	ecm_retained_wal_limit;
+extern int	ecm_min_wal_free_space;
+extern int	ecm_retained_wal_history_size;	/* samples */
 extern bool ecm_break_abandoned_lock;
 extern int	ecm_shape_workers;
 extern int	ecm_max_shapes;
@@ -52,6 +56,12 @@ extern void ecm_define_settings(void);
 extern char *ecm_effective_slot_name(const char *datname);
 extern char *ecm_default_slot_name(const char *datname);
 extern char *ecm_effective_stack_id(const char *datname);
+
+/*
+ * Does a setting's value in this process come from ALTER DATABASE or ALTER ROLE
+ * rather than from the server's configuration?
+ */
+extern bool ecm_setting_is_of_database(const char *name);
 
 /* Is the database named in electric_cm.databases ('*' names all)? */
 extern bool ecm_database_is_listed(const char *datname);

@@ -29,6 +29,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "wal_guard.h"
 
 #define ECM_TEXT_LEN		256
 #define ECM_MAX_OPTIONS		40
@@ -64,6 +65,7 @@ typedef enum EcmProbe
 	ECM_PROBE_UNKNOWN,			/* not looked at yet */
 	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
 	ECM_PROBE_NO_EXTENSION,
+	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
 	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */
@@ -150,20 +152,45 @@ typedef struct EcmOption
 	char		source[32];
 } EcmOption;
 
-/* retained-WAL sample */
+/* What a slot has decoded, as in pg_stat_replication_slots. */
+typedef struct EcmDecoding
+{
+	bool		known;
+	int64		spill_txns;
+	int64		spill_bytes;
+	int64		stream_txns;
+	int64		stream_bytes;
+	int64		total_txns;
+	int64		total_bytes;
+	TimestampTz stats_reset;	/* 0: never */
+} EcmDecoding;
+
+/*
+ * retained-WAL sample.  What is unknown is -1, or as it says.
+ */
 typedef struct EcmWalSample
 {
 	TimestampTz sampled_at;		/* 0: none yet */
+	XLogRecPtr	current_lsn;
+	int64		wal_free_bytes; /* free space for pg_wal ... */
+	int64		data_free_bytes;	/* ... and for the data directory */
+
+	/* only if there is a slot */
 	bool		slot_exists;
 	bool		active;
 	int			active_pid;
 	char		wal_status[16]; /* reserved, extended, unreserved, lost */
+	bool		sizes_known;	/* the next five are of now, or of the last time
+								 * before the slot was lost */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
-	XLogRecPtr	current_lsn;
 	int64		retained_wal_bytes;
 	int64		flush_lag_bytes;
+	int64		flush_lag_us;
 	int64		safe_wal_size;	/* -1: unlimited */
+	TransactionId catalog_xmin;
+	int32		catalog_xmin_age;
+	EcmDecoding decoding;
 } EcmWalSample;
 
 /*
@@ -175,6 +202,20 @@ typedef struct EcmLogSignal
 	pg_atomic_uint64 changes;	/* so that a waiter does not miss one */
 	ConditionVariable cv;
 } EcmLogSignal;
+
+/*
+ * The settings of ours that sampling needs, as of the database: INT_MIN means
+ * the server's own, so that the launcher, which doesn't see the database's,
+ * can go on where a manager has ended.
+ */
+typedef struct EcmWalSettings
+{
+	bool		known;
+	int			report_interval;	/* ms */
+	int			warning;		/* MB */
+	int			limit;			/* MB */
+	int			min_free;		/* MB */
+} EcmWalSettings;
 
 typedef struct EcmStack
 {
@@ -196,7 +237,7 @@ typedef struct EcmStack
 									 * that it runs */
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
-	bool		sample_requested;	/* cleared by the manager */
+	bool		sample_requested;	/* cleared by who takes the sample */
 	bool		check_requested;	/* look whether the extension is still there;
 									 * cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
@@ -253,7 +294,12 @@ typedef struct EcmStack
 	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
+	bool		slot_owned;		/* we have created the slot of that name */
 	EcmWalSample wal;
+	EcmWalSettings wal_settings;
+	EcmWalGuard wal_guard;
+	bool		wal_drop_reported;	/* that the slot is to be dropped */
+	int64		shape_log_bytes;	/* on disk; -1: not looked at yet */
 	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
 	TimestampTz pinned_since;
 

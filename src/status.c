@@ -50,6 +50,9 @@
 #define SLOT_RELEASE_TIMEOUT	5000	/* ms */
 #define SLOT_RELEASE_POLL		10	/* ms */
 
+/* How long electric_cm_report_retained_wal_size() waits for a sample. */
+#define SAMPLE_TIMEOUT			1000	/* ms */
+
 /* Functions without arguments still get a fcinfo. */
 #define NO_ARGUMENTS	FunctionCallInfo fcinfo pg_attribute_unused()
 
@@ -545,11 +548,42 @@ own_slot_name(const EcmStack *stack)
 }
 
 /*
+ * Asks for a sample, and waits for it, but not for long: the stack, or the
+ * launcher for it, may have other things to do, or be hanging.  True: there is
+ * one, in *stack.
+ */
+static bool
+await_sample(EcmStack *stack)
+{
+	TimestampTz asked_at = GetCurrentTimestamp();
+	TimestampTz deadline = TimestampTzPlusMilliseconds(asked_at, SAMPLE_TIMEOUT);
+	int			index = ecm_own_stack(stack);
+
+	if (index < 0 || stack->slot_name[0] == '\0')
+		return false;
+	ecm_lock(LW_EXCLUSIVE);
+	if (ecm_shared->stacks[index].dboid == MyDatabaseId)
+		ecm_shared->stacks[index].sample_requested = true;
+	ecm_unlock();
+	if (stack->pid != 0)
+		ecm_stack_wake(index);
+	else
+		ecm_launcher_wake();
+
+	do
+		index = ecm_own_stack(stack);
+	while (index >= 0 && stack->wal.sampled_at < asked_at &&
+		   !sleep_until_change(index, deadline));
+	ConditionVariableCancelSleep();
+	return index >= 0 && stack->wal.sampled_at >= asked_at;
+}
+
+/*
  * electric_cm_report_retained_wal_size() -> int8
  *
  * The bytes of WAL that the stack's slot holds back now; NULL without a slot.
  * Works in every status.  If the slot is lost: what it held back when last
- * seen.
+ * seen, NULL if nobody has.  electric_cm_stat_replication shows that sample.
  *
  * 55000: not preloaded.
  */
@@ -558,25 +592,22 @@ electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
 {
 	EcmStack   *stack;
 	EcmWalSample sample;
-	int			index;
+	bool		has_entry;
 
 	ecm_require_shared();
 
 	stack = palloc(sizeof(EcmStack));
-	index = ecm_own_stack(stack);
-	if (index >= 0)
-	{
+	has_entry = ecm_own_stack(stack) >= 0;
+	if (has_entry && await_sample(stack))
 		sample = stack->wal;
-		ecm_lock(LW_EXCLUSIVE);
-		if (ecm_shared->stacks[index].dboid == MyDatabaseId)
-			ecm_shared->stacks[index].sample_requested = true;
-		ecm_unlock();
-		ecm_stack_wake(index);
-	}
 	else
+	{
 		memset(&sample, 0, sizeof(sample));
-
-	if (!ecm_wal_sample(own_slot_name(index >= 0 ? stack : NULL), &sample))
+		if (has_entry)
+			sample = stack->wal;
+		(void) ecm_wal_sample(own_slot_name(has_entry ? stack : NULL), &sample);
+	}
+	if (!sample.slot_exists || !sample.sizes_known)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(sample.retained_wal_bytes);
 }

@@ -22,7 +22,10 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "settings.h"
 #include "shmem.h"
+#include "timeline.h"
+#include "wal.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
 PG_FUNCTION_INFO_V1(electric_cm_stat_connections);
@@ -35,7 +38,7 @@ PG_FUNCTION_INFO_V1(electric_cm_pg_info);
 /*
  * The views.  Rows are built column by column; what is unknown is NULL.
  */
-#define MAX_COLUMNS 24
+#define MAX_COLUMNS 40
 
 typedef struct Row
 {
@@ -264,17 +267,36 @@ electric_cm_stat_connections(PG_FUNCTION_ARGS)
 	return for_each_stack(fcinfo, put_connections);
 }
 
+/* A size or count that is unknown if negative. */
+static void
+add_known(Row *row, int64 value)
+{
+	add(row, Int64GetDatum(value), value < 0);
+}
+
+static void
+add_known_duration(Row *row, int64 microseconds)
+{
+	if (microseconds < 0)
+		add_null(row);
+	else
+		add_duration(row, microseconds);
+}
+
 static void
 put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 {
 	const EcmWalSample *wal = &stack->wal;
-	bool		known = wal->sampled_at != 0 && wal->slot_exists;
+	const EcmDecoding *decoding = &wal->decoding;
+	bool		sampled = wal->sampled_at != 0;
+	bool		exists = sampled && wal->slot_exists;
+	bool		known = exists && wal->sizes_known;
 	Row			row = {0};
 
 	add_name(&row, stack->datname);
 	add_name(&row, stack->slot_name);
 	add_name(&row, stack->publication_name);
-	add(&row, BoolGetDatum(wal->active), !known);
+	add(&row, BoolGetDatum(wal->active), !exists);
 	add_pid(&row, wal->active_pid);
 	add_text(&row, wal->wal_status);
 	add_lsn(&row, wal->restart_lsn);
@@ -282,25 +304,65 @@ put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 	add_lsn(&row, stack->received_lsn);
 	add_lsn(&row, stack->flushed_lsn);
 	add_lsn(&row, wal->current_lsn);
-	add(&row, Int64GetDatum(wal->retained_wal_bytes), !known);
-	add(&row, Int64GetDatum(wal->flush_lag_bytes), !known);
-	add(&row, Int64GetDatum(wal->safe_wal_size),
-		!known || wal->safe_wal_size < 0);
+	add_known(&row, known ? wal->retained_wal_bytes : -1);
+	add_known(&row, known ? wal->flush_lag_bytes : -1);
+	add_known(&row, known ? wal->safe_wal_size : -1);
+	add_known(&row, stack->wal_guard.wal_rate_known ?
+			  (int64) stack->wal_guard.wal_rate : -1);
+	add_known(&row, sampled ? wal->wal_free_bytes : -1);
+	add_known_duration(&row, known ? stack->wal_guard.time_to_limit_us : -1);
+	add(&row, Int32GetDatum(wal->catalog_xmin_age),
+		!exists || wal->catalog_xmin_age < 0);
 	add_time(&row, stack->last_commit_at);
+	add_known_duration(&row, known ? wal->flush_lag_us : -1);
 	add_text(&row, stack->pinned_by);
 	add_time(&row, stack->pinned_since);
 	add_time(&row, wal->sampled_at);
+	add_time(&row, decoding->stats_reset);
+	add_known(&row, decoding->known ? decoding->spill_txns : -1);
+	add_known(&row, decoding->known ? decoding->spill_bytes : -1);
+	add_known(&row, decoding->known ? decoding->stream_txns : -1);
+	add_known(&row, decoding->known ? decoding->stream_bytes : -1);
+	add_known(&row, decoding->known ? decoding->total_txns : -1);
+	add_known(&row, decoding->known ? decoding->total_bytes : -1);
+	add_known(&row, stack->shape_log_bytes > 0 ? stack->shape_log_bytes : -1);
+	add_known(&row, sampled ? wal->data_free_bytes : -1);
 	put_row(fcinfo, &row);
 }
 
 /*
+ * On a standby nobody takes samples: this is one of the slot that a stack here
+ * would use, if there is such a slot, and of where the WAL is.
+ */
+static void
+put_standby_replication(FunctionCallInfo fcinfo)
+{
+	EcmStack   *stack = palloc0(sizeof(EcmStack));
+	EcmRemembered remembered;
+
+	ecm_timeline_read(&remembered);
+	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
+	strlcpy(stack->slot_name,
+			ecm_timeline_slot_name(&remembered, stack->datname), NAMEDATALEN);
+	strlcpy(stack->publication_name, ecm_publication_name, NAMEDATALEN);
+	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
+	stack->wal.flush_lag_us = -1;
+	put_replication(fcinfo, stack);
+	pfree(stack);
+}
+
+/*
  * electric_cm_stat_replication() -> setof record: one row per stack; sizes in
- * bytes, as of sampled_at
+ * bytes, as of sampled_at.  On a standby, one of this database, as of now.
  */
 Datum
 electric_cm_stat_replication(PG_FUNCTION_ARGS)
 {
-	return for_each_stack(fcinfo, put_replication);
+	Datum		result = for_each_stack(fcinfo, put_replication);
+
+	if (RecoveryInProgress())
+		put_standby_replication(fcinfo);
+	return result;
 }
 
 static void

@@ -12,14 +12,19 @@
 #include "postgres.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "access/timeline.h"
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogrecovery.h"
+#include "miscadmin.h"
 #include "replication/slot.h"
+#include "replication/walreceiver.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -129,45 +134,150 @@ wal_distance(XLogRecPtr from, XLogRecPtr to)
 	return (int64) (to - from);
 }
 
+/* As age(xid) has it, but without a transaction. */
+static int32
+age_of_xid(TransactionId xid)
+{
+	int32		age;
+
+	if (!TransactionIdIsNormal(xid))
+		return -1;
+	age = (int32) (ReadNextTransactionId() - xid);
+	return Max(age, 0);
+}
+
+/*
+ * What unprivileged users could still write to the file system of a directory
+ * (or of what it is a link to).  -1: nobody knows.
+ */
+static int64
+free_space(const char *path)
+{
+	struct statvfs fs;
+
+	if (statvfs(path, &fs) != 0)
+		return -1;
+	return (int64) fs.f_bavail * (int64) fs.f_frsize;
+}
+
+XLogRecPtr
+ecm_current_lsn(void)
+{
+	if (!RecoveryInProgress())
+		return GetXLogWriteRecPtr();
+	return Max(GetWalRcvFlushRecPtr(NULL, NULL), GetXLogReplayRecPtr(NULL));
+}
+
+char *
+ecm_size_text(int64 bytes)
+{
+	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
+															  Int64GetDatum(bytes))));
+}
+
+int64
+ecm_max_slot_wal_keep_bytes(void)
+{
+	return max_slot_wal_keep_size_mb < 0 ? -1 :
+		(int64) max_slot_wal_keep_size_mb * 1024 * 1024;
+}
+
+static void
+sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
+{
+	WALAvailability availability = wal_availability(slot);
+
+	sample->slot_exists = true;
+	sample->active = slot->active_pid != 0;
+	sample->active_pid = slot->active_pid;
+	sample->catalog_xmin = slot->data.catalog_xmin;
+	sample->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
+	strlcpy(sample->wal_status, wal_status_name(availability),
+			sizeof(sample->wal_status));
+	if (availability == WALAVAIL_REMOVED)
+		return;
+
+	sample->sizes_known = true;
+	sample->restart_lsn = slot->data.restart_lsn;
+	sample->confirmed_flush_lsn = slot->data.confirmed_flush;
+	sample->retained_wal_bytes = wal_distance(slot->data.restart_lsn,
+											  sample->current_lsn);
+	sample->flush_lag_bytes = wal_distance(slot->data.confirmed_flush,
+										   sample->current_lsn);
+	sample->safe_wal_size = safe_wal_size(slot->data.restart_lsn,
+										  sample->current_lsn);
+}
+
 bool
 ecm_wal_sample(const char *slot_name, EcmWalSample *sample)
 {
 	ReplicationSlot slot;
-	WALAvailability availability;
+	bool		exists = copy_slot(slot_name, &slot);
 
-	if (!copy_slot(slot_name, &slot))
+	if (!exists)
 	{
 		memset(sample, 0, sizeof(*sample));
+		sample->flush_lag_us = -1;
 		sample->safe_wal_size = -1;
-		sample->sampled_at = GetCurrentTimestamp();
-		return false;
+		sample->catalog_xmin_age = -1;
 	}
 
 	/* after the copy, so that it can't be behind the slot's positions */
-	sample->current_lsn = RecoveryInProgress() ?
-		GetXLogReplayRecPtr(NULL) : GetXLogWriteRecPtr();
+	sample->current_lsn = ecm_current_lsn();
 	sample->sampled_at = GetCurrentTimestamp();
-	sample->slot_exists = true;
-	sample->active = slot.active_pid != 0;
-	sample->active_pid = slot.active_pid;
-	sample->confirmed_flush_lsn = slot.data.confirmed_flush;
+	sample->wal_free_bytes = free_space(XLOGDIR);
+	sample->data_free_bytes = free_space(DataDir);
+	if (exists)
+		sample_slot(&slot, sample);
+	return exists;
+}
 
-	availability = wal_availability(&slot);
-	strlcpy(sample->wal_status, wal_status_name(availability),
-			sizeof(sample->wal_status));
+int
+ecm_slots_read(EcmSlotRow *rows)
+{
+	ReplicationSlot *copies = palloc(sizeof(ReplicationSlot) * max_replication_slots);
+	XLogRecPtr	current_lsn;
+	int			n = 0;
 
-	if (availability != WALAVAIL_REMOVED)
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
 	{
-		sample->restart_lsn = slot.data.restart_lsn;
-		sample->retained_wal_bytes = wal_distance(slot.data.restart_lsn,
-												  sample->current_lsn);
-		sample->flush_lag_bytes = wal_distance(slot.data.confirmed_flush,
-											   sample->current_lsn);
-		sample->safe_wal_size = safe_wal_size(slot.data.restart_lsn,
-											  sample->current_lsn);
-	}
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
-	return true;
+		if (!slot->in_use)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		copies[n++] = *slot;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	current_lsn = ecm_current_lsn();
+	for (int i = 0; i < n; i++)
+	{
+		ReplicationSlot *slot = &copies[i];
+		EcmSlotRow *row = &rows[i];
+		WALAvailability availability = wal_availability(slot);
+		XLogRecPtr	restart_lsn = availability == WALAVAIL_REMOVED ?
+			InvalidXLogRecPtr : slot->data.restart_lsn;
+
+		strlcpy(row->name, NameStr(slot->data.name), NAMEDATALEN);
+		strlcpy(row->plugin, NameStr(slot->data.plugin), NAMEDATALEN);
+		row->database = slot->data.database;
+		row->temporary = slot->data.persistency == RS_TEMPORARY;
+		row->active_pid = slot->active_pid;
+		row->wal_status = wal_status_name(availability);
+		row->restart_lsn = restart_lsn;
+		row->confirmed_flush_lsn = slot->data.confirmed_flush;
+		row->retained_wal_bytes = wal_distance(restart_lsn, current_lsn);
+		row->safe_wal_size = safe_wal_size(restart_lsn, current_lsn);
+		row->xmin_age = age_of_xid(slot->data.xmin);
+		row->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
+		row->inactive_since = row->active_pid != 0 ? 0 :
+			ecm_slot_inactive_since(slot);
+	}
+	pfree(copies);
+	return n;
 }
 
 bool
@@ -191,6 +301,24 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
 
 	return true;
+}
+
+bool
+ecm_database_has_slot(Oid dboid)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		/* these never change while the slot is in use */
+		found = slot->in_use && slot->data.database == dboid &&
+			strcmp(NameStr(slot->data.plugin), "pgoutput") == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
 }
 
 static void

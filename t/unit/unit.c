@@ -4,7 +4,7 @@
  *	  Runs the unit tests; no server needed.  Exits with 1 if any has failed.
  *
  *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/state.c src/errors.c \
- *		  src/backoff.c src/shape_chunk.c -o unit && ./unit
+ *		  src/backoff.c src/shape_chunk.c src/wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
  */
@@ -109,6 +109,7 @@ main(void)
 	test_errors();
 	test_shape_chunk();
 	test_state();
+	test_wal_guard();
 
 	printf("1..%d\n", tests);
 	printf("# %d tests, %" PRIu64 " checks in loops, %d failed\n",

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * unattended.c
+ *	  Slots of stacks that have no manager.
+ *
+ * A stack that is stopped, disabled, or can't be started still has its slot,
+ * and the slot goes on holding back WAL.  The launcher, which is always there,
+ * does for it what the manager would: it is the entry's writer meanwhile, and
+ * dropping a slot needs no process in its database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "shmem.h"
+#include "unattended.h"
+#include "utils/timestamp.h"
+#include "wal.h"
+#include "wal_watch.h"
+
+TimestampTz
+ecm_unattended_watch(int stack_index, TimestampTz now)
+{
+	static TimestampTz due[ECM_MAX_MANAGERS];
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmSlotFacts facts;
+	EcmWalOrder order;
+	bool		nothing_there;
+
+	if (stack->slot_name[0] == '\0' || !stack->registered)
+		return 0;
+
+	/* what is shown of a slot that has gone is shown no longer */
+	nothing_there = !ecm_slot_lookup(stack->slot_name, &facts) &&
+		!stack->wal.slot_exists && !stack->wal_guard.short_of_room;
+	if (nothing_there && !stack->sample_requested)
+		return 0;
+	if (now < due[stack_index] && now >= stack->wal.sampled_at &&
+		!stack->sample_requested)
+		return due[stack_index];
+
+	due[stack_index] = ecm_wal_watch(stack_index, NULL, &order);
+	if (order.why != 0)
+		ecm_wal_drop_slot(stack_index, &order);
+	return due[stack_index];
+}

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * unattended.h
+ *	  Slots of stacks that have no manager: the launcher looks after them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_UNATTENDED_H
+#define ECM_UNATTENDED_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/*
+ * Samples the slot of an entry that has no manager, if that is due or has been
+ * asked for, warns, and drops it if it holds back too much.  Returns when it is
+ * due again; 0: there is no slot to look after.
+ */
+extern TimestampTz ecm_unattended_watch(int stack_index, TimestampTz now);
+
+#endif							/* ECM_UNATTENDED_H */

@@ -1,0 +1,215 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_guard.c
+ *	  Thresholds and limits of retained WAL.
+ *
+ * A slot that is well moves on in steps, up to 15 seconds apart, so that what
+ * it retains goes up and down all the time.  Hence the averages, and the
+ * hysteresis: a warning is over when it has been so by a margin.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "wal_guard.h"
+
+#define SECOND_US		INT64_C(1000000)
+
+/* Two samples closer to each other than this say nothing about rates. */
+#define MIN_RATE_US		(SECOND_US / 5)
+/* Time constant of the averages, seconds. */
+#define RATE_SECONDS	60.0
+/*
+ * A slot that moves on in steps seems to fall behind by up to an eighth of
+ * what is written, between two steps.
+ */
+#define KEEPS_UP		0.25
+/* Nothing that is farther away is worth showing. */
+#define FAR_AWAY		(365 * 86400.0)
+
+/* In how many intervals may a limit be reached before we look more often? */
+#define NEAR_INTERVALS	10
+
+static void
+average(double *rate, bool *known, double now, double seconds)
+{
+	*rate = *known ?
+		*rate + (now - *rate) * seconds / (seconds + RATE_SECONDS) : now;
+	*known = true;
+}
+
+static void
+measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
+{
+	uint64_t	restart_lsn = f->exists && !f->lost ? f->restart_lsn : 0;
+	double		seconds = (double) (f->at - g->at) / SECOND_US;
+
+	/* the clock may be set back, too */
+	if (g->at != 0 && f->at >= g->at && f->at - g->at < MIN_RATE_US)
+		return;
+	if (g->at != 0 && f->at > g->at && f->current_lsn >= g->current_lsn)
+	{
+		double		written = (double) (f->current_lsn - g->current_lsn) / seconds;
+
+		average(&g->wal_rate, &g->wal_rate_known, written, seconds);
+		if (restart_lsn == 0)
+		{
+			g->growth = 0;
+			g->growth_known = false;
+		}
+		else if (g->restart_lsn != 0 && restart_lsn >= g->restart_lsn)
+			average(&g->growth, &g->growth_known,
+					written - (double) (restart_lsn - g->restart_lsn) / seconds,
+					seconds);
+	}
+	g->at = f->at;
+	g->current_lsn = f->current_lsn;
+	g->restart_lsn = restart_lsn;
+}
+
+/* Notes how long it takes to use up that much room. */
+static void
+reckon(EcmWalGuard *g, int64_t room)
+{
+	double		seconds;
+	int64_t		us;
+
+	if (room > 0 && (g->growth <= 0 || g->growth < g->wal_rate * KEEPS_UP))
+		return;
+	seconds = room > 0 ? (double) room / g->growth : 0;
+	if (seconds > FAR_AWAY)
+		return;
+	us = (int64_t) (seconds * SECOND_US);
+	if (g->time_to_limit_us < 0 || us < g->time_to_limit_us)
+		g->time_to_limit_us = us;
+}
+
+static void
+look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	g->time_to_limit_us = -1;
+	g->near_limit = g->short_of_room;
+	if (!f->exists || f->lost)
+		return;
+
+	if (l->limit >= 0)
+	{
+		reckon(g, l->limit - f->retained);
+		g->near_limit |= f->retained > l->limit - l->limit / 4;
+	}
+	if (f->safe >= 0)
+	{
+		reckon(g, f->safe);
+		g->near_limit |= f->safe < l->server_limit / 4;
+	}
+	if (f->free >= 0)
+	{
+		reckon(g, l->min_free > 0 ? f->free - l->min_free : f->free);
+		g->near_limit |= l->min_free > 0 &&
+			f->free < l->min_free + l->min_free / 4;
+	}
+	g->near_limit |= f->unreserved ||
+		(g->time_to_limit_us >= 0 &&
+		 g->time_to_limit_us < NEAR_INTERVALS * l->interval_us);
+}
+
+/* Warns at the threshold, at twice as much, four times as much, and so on. */
+static unsigned
+judge_retained(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	int64_t		retained = f->exists && !f->lost ? f->retained : 0;
+	int64_t		level = g->warned_at;
+
+	/* a lost slot's size is not news, and not good news either */
+	if (f->exists && f->lost)
+		return 0;
+	if (level > 0 &&
+		(l->warning <= 0 || retained < l->warning - l->warning / 4))
+	{
+		g->warned_at = 0;
+		return ECM_WAL_WARN_OVER;
+	}
+	if (l->warning <= 0 || retained < l->warning)
+		return 0;
+
+	if (level < l->warning || retained / 2 >= level)
+	{
+		g->warned_at = l->warning;
+		while (retained / 2 >= g->warned_at)
+			g->warned_at *= 2;
+		return ECM_WAL_WARN;
+	}
+	return 0;
+}
+
+static unsigned
+judge_status(EcmWalGuard *g, const EcmWalFigures *f)
+{
+	unsigned	actions = 0;
+	bool		lost = f->exists && f->lost;
+	bool		unreserved = f->exists && f->unreserved && !lost;
+
+	if (unreserved && !g->unreserved)
+		actions |= ECM_WAL_UNRESERVED;
+	if (lost && !g->lost)
+		actions |= ECM_WAL_LOST;
+	g->unreserved = unreserved;
+	g->lost = lost;
+	return actions;
+}
+
+static unsigned
+judge_free(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	bool		low = f->free >= 0 && l->min_free > 0 &&
+		f->free < l->min_free;
+	bool		enough = f->free < 0 || l->min_free <= 0 ||
+		f->free >= l->min_free + l->min_free / 8;
+
+	if (low && !g->free_low)
+	{
+		g->free_low = true;
+		return ECM_WAL_FREE_LOW;
+	}
+	if (enough && g->free_low)
+	{
+		g->free_low = false;
+		g->short_of_room = false;
+		return ECM_WAL_FREE_OVER;
+	}
+	return 0;
+}
+
+unsigned
+ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
+				   const EcmWalLimits *limits)
+{
+	unsigned	actions;
+
+	measure_rates(guard, figures);
+	look_ahead(guard, figures, limits);
+	actions = judge_retained(guard, figures, limits) |
+		judge_status(guard, figures) | judge_free(guard, figures, limits);
+
+	if (!guard->short_of_room)
+		guard->room_made = false;
+	else if (!figures->exists && !guard->room_made)
+	{
+		guard->room_made = true;
+		actions |= ECM_WAL_MAKE_ROOM;
+	}
+
+	if (!figures->exists || figures->lost)
+		return actions;
+	if (limits->limit >= 0 && figures->retained > limits->limit)
+		actions |= ECM_WAL_DROP_LIMIT;
+	if (guard->free_low && figures->free < limits->min_free &&
+		figures->retained >= ECM_WAL_BLAME_BYTES)
+		actions |= ECM_WAL_DROP_FREE;
+	return actions;
+}
+
+void
+ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why)
+{
+	if (why & ECM_WAL_DROP_FREE)
+		guard->short_of_room = guard->free_low;
+}

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_guard.h
+ *	  When a slot's retained WAL is worth a warning, and when it is too much:
+ *	  (state, figures, limits) -> (state, actions).
+ *
+ * Pure: no server, no I/O, the clock is passed in (microseconds).  What is
+ * unknown, or has no limit, is -1.  The state starts as zeros, and lives in
+ * shared memory, for a manager and the launcher take turns.
+ *
+ * Compiled into the extension and into the unit tests.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_WAL_GUARD_H
+#define ECM_WAL_GUARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A slot that holds less than this is not to blame for a full disk. */
+#define ECM_WAL_BLAME_BYTES		(INT64_C(64) * 1024 * 1024)
+
+/* Times between two samples near a limit. */
+#define ECM_WAL_NEAR_INTERVAL_US	INT64_C(1000000)
+
+/* What a sample says. */
+typedef struct EcmWalFigures
+{
+	int64_t		at;
+	bool		exists;			/* the slot; if not, only "at", current_lsn and
+								 * free_bytes are meaningful */
+	bool		unreserved;
+	bool		lost;
+	uint64_t	current_lsn;
+	uint64_t	restart_lsn;	/* 0: unknown */
+	int64_t		retained;		/* bytes */
+	int64_t		safe;			/* bytes until the server's own limit */
+	int64_t		free;			/* bytes under pg_wal */
+} EcmWalFigures;
+
+typedef struct EcmWalLimits
+{
+	int64_t		warning;		/* bytes retained */
+	int64_t		limit;			/* bytes retained */
+	int64_t		min_free;		/* bytes free */
+	int64_t		server_limit;	/* max_slot_wal_keep_size, bytes */
+	int64_t		interval_us;
+} EcmWalLimits;
+
+/* Actions, as bits.  All but those to drop the slot come once each time. */
+#define ECM_WAL_WARN			0x0001	/* retained WAL has crossed warned_at */
+#define ECM_WAL_WARN_OVER		0x0002
+#define ECM_WAL_UNRESERVED		0x0004	/* the server is about to give it up */
+#define ECM_WAL_LOST			0x0008
+#define ECM_WAL_FREE_LOW		0x0010	/* too little is free, whoever has it */
+#define ECM_WAL_FREE_OVER		0x0020
+#define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let the
+										 * server remove its WAL */
+#define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
+#define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
+#define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
+
+typedef struct EcmWalGuard
+{
+	/* the last sample that rates were computed from; at 0: none */
+	int64_t		at;
+	uint64_t	current_lsn;
+	uint64_t	restart_lsn;	/* 0: unknown */
+	bool		wal_rate_known;
+	bool		growth_known;
+
+	/* what has been said */
+	int64_t		warned_at;		/* bytes of the last warning, 0: none */
+	bool		unreserved;
+	bool		lost;
+	bool		free_low;
+
+	/*
+	 * The slot was dropped lest the disk fill up: no new one before there is
+	 * room again.
+	 */
+	bool		short_of_room;
+	bool		room_made;		/* that has been acted on */
+
+	/* results */
+	double		wal_rate;		/* bytes/s written; an average over a minute */
+	double		growth;			/* bytes/s by which the slot falls behind */
+	int64_t		time_to_limit_us;	/* if it goes on like that; -1: no limit is
+									 * near, or the slot keeps up */
+	bool		near_limit;
+} EcmWalGuard;
+
+extern unsigned ecm_wal_guard_step(EcmWalGuard *guard,
+								   const EcmWalFigures *figures,
+								   const EcmWalLimits *limits);
+
+/* To be called when the slot has been dropped for that reason. */
+extern void ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why);
+
+#endif							/* ECM_WAL_GUARD_H */

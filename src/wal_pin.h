@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_pin.h
+ *	  What holds a replication slot back, in words.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_WAL_PIN_H
+#define ECM_WAL_PIN_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "shmem.h"
+
+typedef struct EcmPin
+{
+	char		by[ECM_TEXT_LEN];	/* "": nothing in particular */
+	TimestampTz since;
+} EcmPin;
+
+/*
+ * Looks for what holds the slot of that sample back: nobody is connected
+ * (inactive_since: when that was first seen), or a transaction is open since
+ * before what could be let go.  That a consumer hangs its manager knows better.
+ * Waits for nothing and needs no transaction.
+ */
+extern void ecm_wal_find_pin(const EcmWalSample *sample,
+							 TimestampTz inactive_since, EcmPin *pin);
+
+#endif							/* ECM_WAL_PIN_H */

@@ -1,0 +1,109 @@
+# The server's own limit, max_slot_wal_keep_size: the slot is about to be lost,
+# and then it is.  And what is seen on a standby.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main',
+	init => { extra => [ '--wal-segsize', '1' ] },
+	conf => q{
+electric_cm.wal_report_interval = 10s
+electric_cm.reconnect_initial_delay = 50ms
+electric_cm.min_wal_free_space = -1
+max_slot_wal_keep_size = 32MB
+max_wal_size = 1GB
+checkpoint_timeout = 1h
+autovacuum = off
+});
+my $db = 'postgres';
+my $view = 'electric_cm_stat_replication';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
+sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
+
+sub write_wal
+{
+	my ($mb) = @_;
+	value("SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))) FROM generate_series(1, $mb)");
+	return;
+}
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE TABLE t (id int PRIMARY KEY, t text)');
+ok(wait_active($node, $db), 'active');
+
+for my $how ('stopped', 'streaming')
+{
+	my $is = $how eq 'stopped' ? 1 : 2;
+	my $handle = value(q{SELECT electric_cm_create_shape('t')});
+	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+	if ($how eq 'stopped') { value('SELECT electric_cm_stop()'); }
+	else { kill 'STOP', $consumer or die 'no consumer'; }
+
+	value('SELECT electric_cm_report_retained_wal_size()');
+	write_wal(10);
+	is( value("SELECT electric_cm_report_retained_wal_size() > 10 * 1024 * 1024"), 't', "$how: some WAL");
+	is(value("SELECT safe_wal_size BETWEEN 20 * 1024 * 1024 AND 24 * 1024 * 1024 FROM $view"), 't', '... the rest is what may be written yet');
+	seen("electric_cm_report_retained_wal_size() > 0 AND (SELECT time_to_limit > '0' FROM $view)",
+		'... and how long that takes is estimated');
+
+	# from here on, samples are taken every second, unasked
+	write_wal(17);
+	value('SELECT electric_cm_report_retained_wal_size()');
+	my $sampled = value("SELECT sampled_at FROM $view");
+	seen("sampled_at BETWEEN '$sampled'::timestamptz + interval '0.5 s' AND '$sampled'::timestamptz + interval '5 s' FROM $view",
+		'near the limit, samples are taken every second');
+	write_wal(10);
+	seen("wal_status = 'unreserved' FROM $view", 'too much: it is about to be lost');
+	seen(count_of('replication_slot_unreserved') . " = $is", '... and an event says so');
+	is(value(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'will be invalidated at the next checkpoint', '... and the verdict');
+	my $retained = value("SELECT retained_wal_bytes FROM $view");
+	value('CHECKPOINT');
+	seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
+	like( value(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
+		qr/^It held back 3[5-9] MB of WAL when last seen/, '... and what it held');
+	if ($how eq 'stopped')
+	{
+		is( value("SELECT wal_status, retained_wal_bytes = $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
+			'lost|t|t|t', '... as does the view');
+		is(value('SELECT electric_cm_report_retained_wal_size()'), $retained, '... and the function');
+		is(value(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'lost', '... and the verdict');
+		is(value('SELECT wal_status FROM electric_cm_retained_wal_history ORDER BY sampled_at DESC LIMIT 1'), 'lost', '... and the history');
+		like(value('SELECT electric_cm_retained_wal_plot()'), qr/#!+x|!x/, '... and the plot');
+		value('SELECT electric_cm_start()');
+	}
+	else { kill 'CONT', $consumer; }
+	seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
+}
+is(value('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
+
+#
+# A standby
+#
+value(q{SELECT pg_create_physical_replication_slot('standby')});
+$node->backup('base', backup_options => [ '-c', 'fast' ]);
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "primary_slot_name = 'standby'");
+$standby->start;
+write_wal(3);
+$node->wait_for_catchup($standby);
+my $lsn = value('SELECT pg_current_wal_lsn()');
+is( $standby->safe_psql($db, "SELECT datname, slot_name, current_lsn >= '$lsn', retained_wal_bytes IS NULL, active IS NULL, wal_free_bytes > 0 FROM $view"),
+	"$db|electric_cm_$db|t|t|t|t", 'standby: the view shows how far it is');
+is($standby->safe_psql($db, 'SELECT count(*) FROM electric_cm_retained_wal_history'), 0, 'standby: there is no history');
+is($standby->safe_psql($db, 'SELECT electric_cm_retained_wal_plot()'), q{There are no samples of this database's slot yet.},
+	'standby: and no plot');
+$standby->safe_psql($db, q{SELECT pg_create_physical_replication_slot('cascade', true)});
+like($standby->safe_psql($db, 'SELECT slot_name, verdict FROM electric_cm_slots'), qr/^cascade\|idle and holding \d+ (?:bytes|kB|MB)$/,
+	'standby: its slots are shown');
+$standby->stop;
+
+$node->stop;
+done_testing();

@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_wal_guard.c
+ *	  Warnings about retained WAL, and when a slot is dropped for it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <string.h>
+
+#include "unit.h"
+#include "wal_guard.h"
+
+#define SECOND	INT64_C(1000000)
+#define MB		(INT64_C(1024) * 1024)
+#define START	(1000 * SECOND)
+
+static EcmWalGuard guard;
+static EcmWalFigures figures;
+static EcmWalLimits limits;
+
+static void
+start(void)
+{
+	memset(&guard, 0, sizeof(guard));
+	memset(&figures, 0, sizeof(figures));
+	figures.at = START;
+	figures.exists = true;
+	figures.current_lsn = figures.restart_lsn = 100 * MB;
+	figures.safe = -1;
+	figures.free = 100000 * MB;
+	limits.warning = 1024 * MB;
+	limits.limit = -1;
+	limits.min_free = 512 * MB;
+	limits.server_limit = -1;
+	limits.interval_us = 10 * SECOND;
+}
+
+static unsigned
+step(void)
+{
+	return ecm_wal_guard_step(&guard, &figures, &limits);
+}
+
+/* Ten seconds later the slot holds so much. */
+static unsigned
+holds(int64_t bytes)
+{
+	figures.at += 10 * SECOND;
+	figures.retained = bytes;
+	return step();
+}
+
+static unsigned
+has_free(int64_t bytes)
+{
+	figures.at += 10 * SECOND;
+	figures.free = bytes;
+	return step();
+}
+
+static void
+test_warning(void)
+{
+	start();
+	is_int(holds(1024 * MB - 1), 0, "below the threshold: nothing");
+	is_int(holds(1024 * MB), ECM_WAL_WARN, "at the threshold: a warning");
+	is_int(holds(1500 * MB), 0, "and no second one");
+	is_int(holds(1024 * MB - 1), 0, "just below it, the warning is not over");
+	is_int(holds(1100 * MB), 0, "so that crossing it again is no news");
+	is_int(holds(2048 * MB), ECM_WAL_WARN, "at twice as much: a warning");
+	is_int(holds(1500 * MB), 0, "half way back: nothing");
+	is_int(holds(2500 * MB), 0, "twice as much again: nothing");
+	is_int(holds(10000 * MB), ECM_WAL_WARN, "several doublings: one warning");
+	is_int(guard.warned_at, 8192 * MB, "for the highest one");
+	is_int(holds(16383 * MB), 0, "nothing before the next one");
+	is_int(holds(16384 * MB), ECM_WAL_WARN, "the next one");
+	is_int(holds(768 * MB), 0, "at three quarters of the threshold: not over");
+	is_int(holds(768 * MB - 1), ECM_WAL_WARN_OVER, "below that, it is over");
+	is_int(holds(10), 0, "once");
+	is_int(holds(1024 * MB), ECM_WAL_WARN, "and may come again");
+	figures.exists = false;
+	is_int(holds(0), ECM_WAL_WARN_OVER, "without a slot it is over, too");
+
+	start();
+	(void) holds(1024 * MB);
+	limits.warning = -1;
+	is_int(holds(4096 * MB), ECM_WAL_WARN_OVER, "switched off: over");
+	is_int(holds(8192 * MB), 0, "and nothing more");
+	limits.warning = 16 * MB;
+	is_int(holds(INT64_MAX / 2), ECM_WAL_WARN, "absurd sizes don't overflow");
+}
+
+static void
+test_status(void)
+{
+	start();
+	figures.unreserved = true;
+	is_int(step(), ECM_WAL_UNRESERVED, "unreserved: at once");
+	ok(guard.near_limit, "that is near a limit");
+	is_int(step(), 0, "once");
+	figures.unreserved = false;
+	is_int(step(), 0, "reserved again: nothing");
+	figures.unreserved = true;
+	is_int(step(), ECM_WAL_UNRESERVED, "but it may come again");
+	figures.lost = true;
+	is_int(step(), ECM_WAL_LOST, "lost: at once");
+	is_int(step(), 0, "once");
+
+	start();
+	(void) holds(2000 * MB);
+	figures.lost = true;
+	limits.limit = 100 * MB;
+	is_int(holds(2000 * MB), ECM_WAL_LOST,
+		   "a lost slot's last size is neither too much nor a warning over");
+	is_int(guard.time_to_limit_us, -1, "and there is nothing left to wait for");
+	figures.lost = false;
+	is_int(holds(MB), ECM_WAL_WARN_OVER, "its successor ends the warning");
+}
+
+static void
+test_limit(void)
+{
+	start();
+	limits.limit = 100 * MB;
+	is_int(holds(100 * MB), 0, "at the limit: nothing");
+	ok(guard.near_limit, "but it is near");
+	is_int(holds(100 * MB + 1), ECM_WAL_DROP_LIMIT, "above: drop the slot");
+	is_int(holds(100 * MB + 2), ECM_WAL_DROP_LIMIT, "as long as it is there");
+	figures.exists = false;
+	is_int(holds(200 * MB), 0, "gone");
+	ecm_wal_guard_dropped(&guard, ECM_WAL_DROP_LIMIT);
+	ok(!guard.short_of_room, "a new one may be made at once");
+	figures.exists = true;
+	is_int(holds(10), 0, "and may hold a little");
+	ok(!guard.near_limit, "far from the limit");
+}
+
+static void
+test_free(void)
+{
+	start();
+	(void) holds(64 * MB - 1);
+	is_int(has_free(512 * MB), 0, "just enough is free: nothing");
+	ok(guard.near_limit, "but that is near");
+	is_int(has_free(512 * MB - 1), ECM_WAL_FREE_LOW,
+		   "too little is free, and our slot not to blame: a warning");
+	is_int(has_free(0), 0, "once");
+	is_int(holds(64 * MB), ECM_WAL_DROP_FREE, "our slot holds 64 MB: drop it");
+	ecm_wal_guard_dropped(&guard, ECM_WAL_DROP_FREE);
+	ok(guard.short_of_room, "no new one for now");
+	figures.exists = false;
+	is_int(holds(0), ECM_WAL_MAKE_ROOM, "once it is gone, its WAL shall go");
+	is_int(holds(0), 0, "nothing more to do");
+	ok(guard.near_limit, "but to look often");
+	is_int(has_free(550 * MB), 0, "enough is not plenty");
+	ok(guard.short_of_room, "so there is no new one yet");
+	is_int(has_free(576 * MB), ECM_WAL_FREE_OVER, "an eighth more is");
+	ok(!guard.short_of_room, "now there may be");
+
+	start();
+	(void) holds(100 * MB);
+	is_int(has_free(10), ECM_WAL_FREE_LOW | ECM_WAL_DROP_FREE,
+		   "warned of and dropped in one go");
+	is_int(has_free(520 * MB), 0, "within the margin, a slot is not dropped");
+	limits.min_free = -1;
+	is_int(has_free(1), ECM_WAL_FREE_OVER, "switched off: over");
+	is_int(has_free(0), 0, "and nothing more");
+	ok(!guard.short_of_room, "nothing is held up");
+	limits.min_free = 512 * MB;
+	is_int(has_free(-1), 0, "unknown is not too little");
+}
+
+static void
+test_rates(void)
+{
+	int			i;
+
+	start();
+	(void) step();
+	is_int(guard.time_to_limit_us, -1, "one sample has no rate");
+	limits.limit = 1000 * MB;
+	figures.at += 10 * SECOND;
+	figures.current_lsn += 100 * MB;
+	figures.retained = 100 * MB;
+	(void) step();
+	is_int((int64_t) guard.wal_rate, 10 * MB, "10 MB/s");
+	is_int(guard.time_to_limit_us, 90 * SECOND, "900 MB take 90 s");
+	ok(guard.near_limit, "less than ten intervals: near");
+
+	figures.at += SECOND / 10;
+	figures.current_lsn += 100 * MB;
+	(void) step();
+	is_int((int64_t) guard.wal_rate, 10 * MB, "a tenth of a second says nothing");
+	figures.at += SECOND * 99 / 10;
+	(void) step();
+	is_int((int64_t) guard.wal_rate, 10 * MB, "but nothing is left out");
+
+	figures.safe = 500 * MB;
+	limits.server_limit = 1000 * MB;
+	(void) step();
+	is_int(guard.time_to_limit_us, 50 * SECOND, "the server's limit is nearer");
+	figures.free = 612 * MB;
+	(void) step();
+	is_int(guard.time_to_limit_us, 10 * SECOND, "the disk's is nearer still");
+	limits.min_free = -1;
+	(void) step();
+	is_int(guard.time_to_limit_us, 50 * SECOND, "not if it may fill up entirely");
+	figures.retained = 1001 * MB;
+	(void) step();
+	is_int(guard.time_to_limit_us, 0, "beyond a limit: no time");
+
+	figures.at -= 3600 * SECOND;
+	(void) step();
+	figures.at += 10 * SECOND;
+	figures.current_lsn += 100 * MB;
+	(void) step();
+	is_int((int64_t) guard.wal_rate, 10 * MB, "the clock may be set back");
+
+	for (i = 0; i < 100; i++)
+	{
+		figures.at += 10 * SECOND;
+		(void) step();
+	}
+	ok(guard.wal_rate < 1024, "no WAL for long: no rate");
+	is_int(guard.time_to_limit_us, 0, "a limit that is passed stays so");
+
+	/* ten minutes of 50 MB/s, and the slot moves on every 15 seconds */
+	start();
+	limits.limit = 4000 * MB;
+	for (i = 1; i <= 600; i++)
+	{
+		figures.at += SECOND;
+		figures.current_lsn += 50 * MB;
+		if (i % 15 == 0)
+			figures.restart_lsn = figures.current_lsn - 10 * MB;
+		figures.retained = (int64_t) (figures.current_lsn - figures.restart_lsn);
+		(void) step();
+		CHECK(i < 120 || guard.time_to_limit_us == -1);
+		CHECK(i < 120 || !guard.near_limit);
+	}
+	checked("a slot that moves on in steps keeps up, for all that we know");
+
+	/* it moves on, but half as fast as WAL is written */
+	for (i = 1; i <= 40; i++)
+	{
+		figures.at += 10 * SECOND;
+		figures.current_lsn += 50 * MB;
+		figures.restart_lsn += 25 * MB;
+		figures.retained = (int64_t) (figures.current_lsn - figures.restart_lsn);
+		(void) step();
+	}
+	ok(guard.time_to_limit_us > 0, "one that falls behind comes to a limit");
+}
+
+void
+test_wal_guard(void)
+{
+	test_warning();
+	test_status();
+	test_limit();
+	test_free();
+	test_rates();
+}
