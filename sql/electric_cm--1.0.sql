@@ -84,6 +84,21 @@ CREATE TABLE _electric_cm.progress (
 );
 COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
 
+-- The last 1,000 events from warnings up, which survive the server's end.
+-- Written like shape_log, so that no publication sends it.
+CREATE TABLE _electric_cm.event (
+	made_at timestamptz,		-- of the shared memory that has numbered it
+	number int8,
+	occurred_at timestamptz NOT NULL,
+	event text NOT NULL,
+	severity text NOT NULL,
+	message text NOT NULL,
+	detail text,
+	PRIMARY KEY (made_at, number)
+);
+ALTER TABLE _electric_cm.event REPLICA IDENTITY NOTHING;
+COMMENT ON TABLE _electric_cm.event IS 'warnings and errors of this database''s stack';
+
 --
 -- Status
 --
@@ -251,9 +266,13 @@ CREATE FUNCTION _electric_cm.stat_consumers(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_consumers' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.deliver_events() RETURNS int8
+	AS 'MODULE_PATHNAME', 'electric_cm_deliver_events' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.events(
-		OUT datname name, OUT occurred_at timestamptz, OUT event text,
-		OUT severity text, OUT message text, OUT detail text)
+		OUT made_at timestamptz, OUT number int8, OUT datname name,
+		OUT occurred_at timestamptz, OUT event text, OUT severity text,
+		OUT message text, OUT detail text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_events' LANGUAGE C VOLATILE STRICT;
 
@@ -272,7 +291,18 @@ CREATE VIEW electric_cm_stat_manager AS SELECT * FROM _electric_cm.stat_manager(
 CREATE VIEW electric_cm_stat_connections AS SELECT * FROM _electric_cm.stat_connections();
 CREATE VIEW electric_cm_stat_replication AS SELECT * FROM _electric_cm.stat_replication();
 CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consumers();
-CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
+-- what shared memory has, and what it has no more
+CREATE VIEW electric_cm_events AS
+	WITH recent AS MATERIALIZED (SELECT * FROM _electric_cm.events())
+	SELECT datname, occurred_at, event, severity, message, detail
+	FROM (SELECT * FROM recent
+		  UNION ALL
+		  SELECT e.made_at, e.number, pg_catalog.current_database(),
+				 e.occurred_at, e.event, e.severity, e.message, e.detail
+		  FROM _electric_cm.event e
+		  WHERE NOT EXISTS (SELECT FROM recent r
+							WHERE r.made_at = e.made_at AND r.number = e.number)) a
+	ORDER BY made_at, number;
 CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
 
 CREATE VIEW electric_cm_shapes AS

@@ -35,9 +35,8 @@
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
 #include "shape_filter.h"
+#include "table_writer.h"
 #include "utils/relcache.h"
-
-#define ECM_SCHEMA			"_electric_cm"
 
 /*
  * A chunk's data is cut so as not to exceed this, the most that is stored in

@@ -45,6 +45,7 @@
 #include "compat.h"
 #include "shape.h"
 #include "shmem.h"
+#include "table_writer.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */
 #define LOG_SHAPE			1
@@ -61,19 +62,6 @@
 PG_FUNCTION_INFO_V1(electric_cm_shape_log);
 PG_FUNCTION_INFO_V1(electric_cm_shape_log_stats);
 
-static Oid
-log_relid(const char *name)
-{
-	Oid			schema = get_namespace_oid(ECM_SCHEMA, false);
-	Oid			relid = get_relname_relid(name, schema);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist", ECM_SCHEMA, name)));
-	return relid;
-}
-
 /* ----------------------------------------------------------------
  * Writing
  * ----------------------------------------------------------------
@@ -81,10 +69,7 @@ log_relid(const char *name)
 
 struct EcmLogWriter
 {
-	Relation	rel;
-	EState	   *estate;
-	ResultRelInfo *result_rel;
-	TupleTableSlot *slot;
+	EcmTableWriter table;
 	MemoryContext chunk_context;	/* reset after each chunk */
 };
 
@@ -93,12 +78,7 @@ ecm_log_writer_begin(void)
 {
 	EcmLogWriter *writer = palloc(sizeof(EcmLogWriter));
 
-	writer->rel = table_open(log_relid("shape_log"), RowExclusiveLock);
-	writer->estate = CreateExecutorState();
-	writer->result_rel = makeNode(ResultRelInfo);
-	InitResultRelInfo(writer->result_rel, writer->rel, 1, NULL, 0);
-	ExecOpenIndices(writer->result_rel, false);
-	writer->slot = table_slot_create(writer->rel, NULL);
+	ecm_table_writer_begin(&writer->table, "shape_log", RowExclusiveLock);
 	writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "electric_cm chunk",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -114,7 +94,7 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 				   XLogRecPtr first_lsn, int64 first_op, int32 entries,
 				   FullTransactionId captured_xid, const char *data, Size len)
 {
-	TupleTableSlot *slot = writer->slot;
+	TupleTableSlot *slot = writer->table.slot;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	bytea	   *bytes = palloc(VARHDRSZ + len);
 
@@ -132,14 +112,7 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
 		!FullTransactionIdIsValid(captured_xid);
 	slot->tts_values[LOG_DATA - 1] = PointerGetDatum(bytes);
-	ExecStoreVirtualTuple(slot);
-
-	table_tuple_insert(writer->rel, slot, GetCurrentCommandId(true),
-					   TABLE_INSERT_NO_LOGICAL, NULL);
-	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate);
-
-	ExecClearTuple(slot);
-	ResetPerTupleExprContext(writer->estate);
+	ecm_table_writer_put(&writer->table);
 	MemoryContextSwitchTo(old_context);
 	MemoryContextReset(writer->chunk_context);
 }
@@ -148,15 +121,9 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 void
 ecm_log_writer_end(EcmLogWriter *writer)
 {
-	ExecCloseIndices(writer->result_rel);
-	ExecDropSingleTupleTableSlot(writer->slot);
-	FreeExecutorState(writer->estate);
-	table_close(writer->rel, NoLock);
+	ecm_table_writer_end(&writer->table);
 	MemoryContextDelete(writer->chunk_context);
-	pfree(writer->result_rel);
 	pfree(writer);
-
-	CommandCounterIncrement();
 }
 
 /* ----------------------------------------------------------------
@@ -195,8 +162,8 @@ chunk_scan_begin(ChunkScan *cs, int64 shape, StrategyNumber strategy,
 	int			nkeys = 1;
 
 	cs->context = CurrentMemoryContext;
-	cs->rel = table_open(log_relid("shape_log"), lockmode);
-	cs->index = index_open(log_relid("shape_log_pkey"), lockmode);
+	cs->rel = table_open(ecm_own_relid("shape_log"), lockmode);
+	cs->index = index_open(ecm_own_relid("shape_log_pkey"), lockmode);
 	cs->slot = table_slot_create(cs->rel, NULL);
 	cs->direction =
 		(strategy == BTLessStrategyNumber ||

@@ -48,6 +48,7 @@ ecm_shmem_startup(void)
 		memset(ecm_shared, 0, shared_size());
 		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
 		ecm_shared->nstacks = ecm_max_managers;
+		ecm_shared->made_at = GetCurrentTimestamp();
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 			ConditionVariableInit(&ecm_shared->stacks[i].cv);
 	}
@@ -126,6 +127,7 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		stack->in_use = true;
 		stack->dboid = dboid;
 		strlcpy(stack->datname, datname, NAMEDATALEN);
+		stack->last_event = stack->events_done = ecm_shared->nevents;
 		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
 							 "start of the manager");
 		/* the launcher may not have heard of a new database */
@@ -305,6 +307,33 @@ ecm_copy_text(char *to, size_t size, const char *from)
 	to[len] = '\0';
 }
 
+char *
+ecm_valid_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+
+	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+const char *
+ecm_severity_name(EcmSeverity severity)
+{
+	switch (severity)
+	{
+		case ECM_SEVERITY_LOG:
+			return "log";
+		case ECM_SEVERITY_WARNING:
+			return "warning";
+		case ECM_SEVERITY_ERROR:
+			return "error";
+	}
+	return NULL;
+}
+
 void
 ecm_event(Oid dboid, const char *datname, const char *event,
 		  EcmSeverity severity, const char *detail,
@@ -312,6 +341,7 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 {
 	char		message[1024];
 	EcmEventRecord *record;
+	int			index;
 	va_list		args;
 
 	va_start(args, message_fmt);
@@ -323,6 +353,7 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 
 	ecm_lock(LW_EXCLUSIVE);
 	record = &ecm_shared->events[ecm_shared->nevents % ECM_MAX_EVENTS];
+	record->number = ecm_shared->nevents;
 	record->dboid = dboid;
 	strlcpy(record->datname, datname, sizeof(record->datname));
 	record->occurred_at = GetCurrentTimestamp();
@@ -331,6 +362,15 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 	ecm_copy_text(record->message, sizeof(record->message), message);
 	ecm_copy_text(record->detail, sizeof(record->detail), detail);
 	ecm_shared->nevents++;
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->last_event = ecm_shared->nevents;
+		if (stack->latch != NULL)
+			SetLatch(stack->latch); /* it has something to deliver */
+	}
 	ecm_unlock();
 
 	if (severity == ECM_SEVERITY_LOG)
@@ -342,4 +382,24 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 			 errmsg("electric_cm: %s", message),
 			 (detail != NULL && detail[0] != '\0') ?
 			 errdetail_internal("%s", detail) : 0));
+}
+
+int
+ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy, uint64 *end)
+{
+	int			n = 0;
+
+	ecm_lock(LW_SHARED);
+	*end = ecm_shared->nevents;
+	if (*end > ECM_MAX_EVENTS)
+		from = Max(from, *end - ECM_MAX_EVENTS);
+	for (uint64 i = from; i < *end; i++)
+	{
+		const EcmEventRecord *record = &ecm_shared->events[i % ECM_MAX_EVENTS];
+
+		if (!OidIsValid(dboid) || record->dboid == dboid)
+			copy[n++] = *record;
+	}
+	ecm_unlock();
+	return n;
 }

@@ -15,7 +15,6 @@
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -59,29 +58,13 @@ add_null(Row *row)
 	add(row, (Datum) 0, true);
 }
 
-/*
- * Text may come from a database with another encoding: what isn't valid in
- * ours loses its non-ASCII characters.
- */
-static char *
-valid_text(const char *text)
-{
-	char	   *copy = pstrdup(text);
-
-	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
-		for (char *p = copy; *p; p++)
-			if (IS_HIGHBIT_SET(*p))
-				*p = '?';
-	return copy;
-}
-
 static void
 add_text(Row *row, const char *value)
 {
 	if (value == NULL || value[0] == '\0')
 		add_null(row);
 	else
-		add(row, CStringGetTextDatum(valid_text(value)), false);
+		add(row, CStringGetTextDatum(ecm_valid_text(value)), false);
 }
 
 static void
@@ -90,7 +73,7 @@ add_name(Row *row, const char *value)
 	if (value[0] == '\0')
 		add_null(row);
 	else
-		add(row, DirectFunctionCall1(namein, CStringGetDatum(valid_text(value))),
+		add(row, DirectFunctionCall1(namein, CStringGetDatum(ecm_valid_text(value))),
 			false);
 }
 
@@ -360,7 +343,7 @@ put_options(FunctionCallInfo fcinfo, const EcmStack *stack)
 			!all)
 			add_text(&row, "<superuser only>");
 		else
-			add(&row, CStringGetTextDatum(valid_text(option->setting)), false);
+			add(&row, CStringGetTextDatum(ecm_valid_text(option->setting)), false);
 		add_text(&row, option->source);
 		put_row(fcinfo, &row);
 	}
@@ -376,48 +359,32 @@ electric_cm_options(PG_FUNCTION_ARGS)
 	return for_each_stack(fcinfo, put_options);
 }
 
-static const char *
-severity_name(EcmSeverity severity)
-{
-	switch (severity)
-	{
-		case ECM_SEVERITY_LOG:
-			return "log";
-		case ECM_SEVERITY_WARNING:
-			return "warning";
-		case ECM_SEVERITY_ERROR:
-			return "error";
-	}
-	return NULL;
-}
-
-/* electric_cm_events() -> setof record: the last events, the oldest first */
+/*
+ * electric_cm_events() -> setof record: the last events, the oldest first, each
+ * with what identifies it for ever: (made_at, number)
+ */
 Datum
 electric_cm_events(PG_FUNCTION_ARGS)
 {
 	EcmEventRecord *events;
-	uint64		first;
 	uint64		end;
+	int			n;
 
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, 0);
-	events = palloc(sizeof(ecm_shared->events));
-
-	ecm_lock(LW_SHARED);
-	end = ecm_shared->nevents;
-	memcpy(events, ecm_shared->events, sizeof(ecm_shared->events));
-	ecm_unlock();
-
-	first = end > ECM_MAX_EVENTS ? end - ECM_MAX_EVENTS : 0;
-	for (uint64 i = first; i < end; i++)
+	events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
+	n = ecm_events_copy(InvalidOid, 0, events, &end);
+	for (int i = 0; i < n; i++)
 	{
-		const EcmEventRecord *event = &events[i % ECM_MAX_EVENTS];
+		const EcmEventRecord *event = &events[i];
 		Row			row = {0};
 
+		add_time(&row, ecm_shared->made_at);
+		add_int8(&row, (int64) event->number);
 		add_name(&row, event->datname);
 		add_time(&row, event->occurred_at);
 		add_text(&row, event->event);
-		add_text(&row, severity_name(event->severity));
+		add_text(&row, ecm_severity_name(event->severity));
 		add_text(&row, event->message);
 		add_text(&row, event->detail);
 		put_row(fcinfo, &row);
