@@ -148,6 +148,11 @@ CREATE FUNCTION electric_cm_check(OUT name text, OUT verdict text,
 COMMENT ON FUNCTION electric_cm_check() IS
 	'is everything there that this database''s stack needs, and if not, what mends it?';
 
+CREATE FUNCTION electric_cm_health() RETURNS jsonb
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_health() IS
+	'all that is worth knowing of this database''s stack, and whether it is well: ok, warning or error';
+
 --
 -- Control
 --
@@ -340,6 +345,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
+	electric_cm_health(),
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[]),
@@ -351,6 +357,7 @@ GRANT EXECUTE ON FUNCTION
 	electric_cm_exclusive_connection_lock_acquired(),
 	electric_cm_report_retained_wal_size(),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
+	electric_cm_health(),
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.events(), _electric_cm.options(),

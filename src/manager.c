@@ -1006,7 +1006,7 @@ clean_up(void)
 	ecm_worker_set("lock_timeout", "1s");
 	if (state.lock_held && ecm_replication_wait_slot_free(1000))
 		leave_slot(drop, drained);
-	if (!drained && !ecm_events_store(&err))
+	if (!drained && stack->probe == ECM_PROBE_RUN && !ecm_events_store(&err))
 		ereport(LOG,
 				(errmsg("electric_cm in database \"%s\": could not store events: %s",
 						stack->datname, err.message)));

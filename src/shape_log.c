@@ -46,6 +46,7 @@
 #include "shape.h"
 #include "shmem.h"
 #include "table_writer.h"
+#include "wait_event.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */
 #define LOG_SHAPE			1
@@ -902,7 +903,8 @@ await_live_shape(const char *handle)
 	while ((shape = find_shape(handle))->state != ECM_SHAPE_LIVE)
 	{
 		check_stack_works(stack, shape);
-		ConditionVariableTimedSleep(cv, CREATION_RECHECK_MS, PG_WAIT_EXTENSION);
+		ConditionVariableTimedSleep(cv, CREATION_RECHECK_MS,
+									ecm_wait_event(ECM_WAIT_SHAPE_CREATION));
 	}
 	ConditionVariableCancelSleep();
 

@@ -169,6 +169,9 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		stack->pid = 0;
 		stack->latch = NULL;
 		stack->lock_acquired = false;
+		stack->pool_up = false;
+		stack->consumers_up = false;
+		stack->streaming_up = false;
 		if (stack->end_reason != ECM_END_PAUSE)
 			stack->drop_on_stop = false;
 

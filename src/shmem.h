@@ -34,6 +34,9 @@
 #define ECM_MAX_CREATIONS	16	/* shapes being created at the same time */
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
 
+/* Why a standby's stacks are stopped. */
+#define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
+
 /* Severity of an event. */
 typedef enum EcmSeverity
 {
@@ -223,6 +226,9 @@ typedef struct EcmStack
 	TimestampTz next_retry_at;	/* 0: none */
 	int64		total_retry_us;
 	bool		lock_acquired;
+	bool		pool_up;
+	bool		consumers_up;
+	bool		streaming_up;
 
 	int			server_version_num; /* 0: not looked up yet */
 	uint64		system_identifier;

@@ -190,9 +190,7 @@ put_standby(FunctionCallInfo fcinfo)
 	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
 	stack->status = ECM_STATUS_STOPPED;
 	stack->status_since = PgStartTime;
-	strlcpy(stack->waiting_for,
-			"a standby has no stack: it starts at promotion",
-			sizeof(stack->waiting_for));
+	strlcpy(stack->waiting_for, ECM_STANDBY_REASON, sizeof(stack->waiting_for));
 	put_manager(fcinfo, stack);
 	pfree(stack);
 }
