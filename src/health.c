@@ -206,7 +206,7 @@ add_versions(Health *health)
 	StringInfo	json = &health->json;
 	char	  **v = query_row(health, "the extension's version", 2,
 							  "SELECT e.extversion, a.default_version FROM pg_extension e"
-							  " JOIN pg_available_extensions a ON a.name = e.extname"
+							  " LEFT JOIN pg_available_extensions a ON a.name = e.extname"
 							  " WHERE e.extname = 'electric_cm'");
 
 	open_group(json, "versions", '{');
