@@ -4,6 +4,7 @@
 #   make check                        every test, against throwaway servers
 #   make demo, make soak, make bench-throughput
 #                                     see it work; see it work for long; see how fast
+#   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
 MODULE_big = electric_cm
@@ -22,18 +23,20 @@ export PG_CONFIG
 PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check demo soak monitoring-check bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check demo soak
+.PHONY: setup check demo soak monitoring-check
 setup:
 	@.ci/setup
 check:
 	@.ci/sandbox .ci/check
 demo soak:
 	@.ci/sandbox bench/$@
+monitoring-check:
+	@.ci/sandbox monitoring/check
 bench-%:
 	@.ci/sandbox bench/$*
 
