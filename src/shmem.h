@@ -235,13 +235,14 @@ typedef struct EcmStack
 	uint32		timeline_id;
 	TimestampTz looked_up_at;
 
+	uint64		events_done;	/* events before this one have been delivered;
+								 * kept from one manager to the next */
+
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
 	EcmWalSample wal;
-	uint64		events_done;	/* events before this one have been delivered;
-								 * kept from one manager to the next */
 	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
 	TimestampTz pinned_since;
 
