@@ -34,8 +34,8 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_health);
 
-/* A start that takes longer than this needs somebody to look at it. */
-#define MAX_START_MS		60000
+/* A start, or an obstacle, that lasts longer needs somebody to look at it. */
+#define PATIENCE_MS			60000
 /* How many of the last events are shown. */
 #define MAX_SHOWN_EVENTS	20
 
@@ -257,6 +257,12 @@ add_events(Health *health)
 
 /* ------------------------------------------------- from shared memory -- */
 
+static bool
+has_lasted(TimestampTz since)
+{
+	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), PATIENCE_MS);
+}
+
 static void
 judge_status(Health *health)
 {
@@ -279,9 +285,7 @@ judge_status(Health *health)
 			break;
 		case ECM_STATUS_STARTING:
 			add_problem(health,
-						TimestampDifferenceExceeds(stack->status_since,
-												   GetCurrentTimestamp(),
-												   MAX_START_MS) ?
+						has_lasted(stack->status_since) ?
 						ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
 						"the stack is %s, step %s%s%s", name, stack->step, colon,
 						stack->waiting_for);
@@ -392,7 +396,7 @@ add_conditions(Health *health)
 				  ECM_STEP_CONNECT_REPLICATION, ECM_STEP_STREAMING,
 				  stack->conns[0].last_error);
 	close_group(&health->json, '}');
-	if (stack->pinned_by[0] != '\0')
+	if (stack->pinned_by[0] != '\0' && has_lasted(stack->pinned_since))
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"the slot is held back by %s", stack->pinned_by);
 }
