@@ -271,7 +271,7 @@ CREATE FUNCTION _electric_cm.stat_consumers(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_consumers' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.deliver_events() RETURNS int8
+CREATE FUNCTION _electric_cm.deliver_events() RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_deliver_events' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.events(

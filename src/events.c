@@ -11,8 +11,9 @@
  * the ring has it.
  *
  * An event is known for ever by the time when shared memory was made and its
- * number in there.  The table itself tells which ones it has, so none is
- * written twice, whatever became of the session that wrote it.
+ * number in there.  The table itself tells which ones it has, and the session
+ * that delivers says so when it commits, so none is delivered twice, whatever
+ * has become of the manager meanwhile.
  *
  * A failure to deliver is never an event itself.
  *
@@ -22,6 +23,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "executor/spi.h"
@@ -63,6 +65,9 @@ enum
 };
 
 PG_FUNCTION_INFO_V1(electric_cm_deliver_events);
+
+/* the session's: events before this one are delivered if it commits; 0: none */
+static uint64 delivering;
 
 /* the manager's job */
 static uint64 job;				/* 0: none runs */
@@ -141,9 +146,16 @@ prune(void)
 }
 
 /*
- * The lock keeps out another session that does the same: it would not see what
- * we write, and write it again.
+ * Keeps out another session that does the same until this transaction ends: it
+ * would not see what we write, and write it again.
  */
+static void
+lock_table(void)
+{
+	table_close(table_open(ecm_own_relid("event"), ShareUpdateExclusiveLock), NoLock);
+}
+
+/* The caller holds the lock. */
 static void
 store(const EcmEventRecord *events, int n)
 {
@@ -156,7 +168,7 @@ store(const EcmEventRecord *events, int n)
 	if (!any)
 		return;
 
-	ecm_table_writer_begin(&writer, "event", ShareUpdateExclusiveLock);
+	ecm_table_writer_begin(&writer, "event", RowExclusiveLock);
 	first = first_not_stored();
 	for (int i = 0; i < n; i++)
 		if (events[i].severity > ECM_SEVERITY_LOG && events[i].number >= first)
@@ -226,26 +238,53 @@ undelivered(EcmEventRecord **events, uint64 *end)
 }
 
 /*
- * _electric_cm.deliver_events() -> int8
+ * Takes note of what the transaction has delivered, while it holds its lock
+ * still: the manager that has asked for it may be gone.
+ */
+static void
+at_xact_end(XactEvent event, void *arg pg_attribute_unused())
+{
+	int			index;
+
+	if (event == XACT_EVENT_COMMIT && delivering != 0)
+	{
+		ecm_lock(LW_EXCLUSIVE);
+		index = ecm_stack_find_locked(MyDatabaseId);
+		if (index >= 0)
+			ecm_shared->stacks[index].events_done = delivering;
+		ecm_unlock();
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		delivering = 0;
+}
+
+/*
+ * _electric_cm.deliver_events() -> void
  *
- * Delivers this database's events that have not been delivered yet.  Returns
- * the number up to which they are, once the transaction has committed.
+ * Delivers this database's events that have not been delivered yet.
  *
  * 55000: not preloaded.
  */
 Datum
 electric_cm_deliver_events(FunctionCallInfo fcinfo pg_attribute_unused())
 {
+	static bool registered = false;
 	EcmEventRecord *events;
 	uint64		end;
 	int			n;
 
 	ecm_require_shared();
+	if (!registered)
+		RegisterXactCallback(at_xact_end, NULL);
+	registered = true;
+
+	lock_table();
 	n = undelivered(&events, &end);
 	store(events, n);
 	for (int i = 0; i < n; i++)
 		notify(&events[i]);
-	PG_RETURN_INT64((int64) end);
+	delivering = end;
+	PG_RETURN_VOID();
 }
 
 /* -------------------------------------------------------------- manager -- */
@@ -255,8 +294,10 @@ store_all(void *arg pg_attribute_unused())
 {
 	EcmEventRecord *events;
 	uint64		end;
-	int			n = undelivered(&events, &end);
+	int			n;
 
+	lock_table();
+	n = undelivered(&events, &end);
 	store(events, n);
 }
 
@@ -267,7 +308,7 @@ ecm_events_store(EcmError *err)
 }
 
 static void
-delivered(void *arg, EcmConn *conn, const EcmError *err)
+delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
 	EcmStack   *stack = arg;
 
@@ -284,9 +325,6 @@ delivered(void *arg, EcmConn *conn, const EcmError *err)
 		return;
 	}
 	failing = false;
-	ecm_lock(LW_EXCLUSIVE);
-	stack->events_done = strtou64(ecm_conn_value(conn, 0, 0), NULL, 10);
-	ecm_unlock();
 }
 
 /*

@@ -194,6 +194,9 @@ typedef struct EcmStack
 	/* --- written by whoever records an event of this database --- */
 	uint64		last_event;		/* number of the next event after the last one */
 
+	/* --- written by the session that delivers them --- */
+	uint64		events_done;	/* events before this one have been delivered */
+
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
 	bool		no_worker;		/* no background worker slot was free; cleared
@@ -234,9 +237,6 @@ typedef struct EcmStack
 	uint64		system_identifier;
 	uint32		timeline_id;
 	TimestampTz looked_up_at;
-
-	uint64		events_done;	/* events before this one have been delivered;
-								 * kept from one manager to the next */
 
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */

@@ -71,6 +71,16 @@ is(probe($ready, 'nosuch'), 2, 'no connection: not ready');
 is(probe($well, 'nosuch'), 1, '... not well');
 is(probe($nagios, 'nosuch'), 2, '... critical');
 
+# What pg_stat_activity says of the workers
+
+my $workers = q{(SELECT array_agg(concat_ws('; ', backend_type, application_name, state, query) ORDER BY backend_type COLLATE "C")
+	FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%')};
+becomes('workers say who they are and what they do', "SELECT $workers = " . q{ARRAY[
+	'electric_cm consumer; electric_cm consumer; idle; waiting for changes',
+	'electric_cm launcher; electric_cm launcher; idle; supervising the stacks of this server',
+	'electric_cm manager; electric_cm manager; idle; active, step streaming']});
+is(value(q{SELECT DISTINCT wait_event_type FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'}), 'Extension', '... and that they wait');
+
 # A role that may only watch, in a transaction that may not write
 
 value('CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
