@@ -275,9 +275,8 @@ CREATE FUNCTION _electric_cm.deliver_events() RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_deliver_events' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.events(
-		OUT made_at timestamptz, OUT number int8, OUT datname name,
-		OUT occurred_at timestamptz, OUT event text, OUT severity text,
-		OUT message text, OUT detail text)
+		OUT datname name, OUT occurred_at timestamptz, OUT event text,
+		OUT severity text, OUT message text, OUT detail text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_events' LANGUAGE C VOLATILE STRICT;
 
@@ -296,18 +295,7 @@ CREATE VIEW electric_cm_stat_manager AS SELECT * FROM _electric_cm.stat_manager(
 CREATE VIEW electric_cm_stat_connections AS SELECT * FROM _electric_cm.stat_connections();
 CREATE VIEW electric_cm_stat_replication AS SELECT * FROM _electric_cm.stat_replication();
 CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consumers();
--- what shared memory has, and what it has no more
-CREATE VIEW electric_cm_events AS
-	WITH recent AS MATERIALIZED (SELECT * FROM _electric_cm.events())
-	SELECT datname, occurred_at, event, severity, message, detail
-	FROM (SELECT * FROM recent
-		  UNION ALL
-		  SELECT e.made_at, e.number, pg_catalog.current_database(),
-				 e.occurred_at, e.event, e.severity, e.message, e.detail
-		  FROM _electric_cm.event e
-		  WHERE NOT EXISTS (SELECT FROM recent r
-							WHERE r.made_at = e.made_at AND r.number = e.number)) a
-	ORDER BY made_at, number;
+CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
 CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
 
 CREATE VIEW electric_cm_shapes AS

@@ -1179,8 +1179,11 @@ do_round(void)
 	deadline = ecm_earlier(deadline, check_status(now));
 	deadline = ecm_earlier(deadline, sample_wal(now));
 
-	/* the pool has been seen to lead here, and nobody wants us to be quiet */
-	if (state.pool_up && stack->pauses == 0)
+	/*
+	 * The pool has been seen to lead here, a start is not held up, and nobody
+	 * wants us to be quiet.
+	 */
+	if (state.pool_up && step_job == 0 && stack->pauses == 0)
 		ecm_events_poll(stack_index, now);
 	deadline = ecm_earlier(deadline, ecm_pool_deadline());
 	deadline = ecm_earlier(deadline, ecm_creations_deadline());

@@ -13,14 +13,18 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "check.h"
+#include "shape.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
@@ -357,28 +361,66 @@ electric_cm_options(PG_FUNCTION_ARGS)
 	return for_each_stack(fcinfo, put_options);
 }
 
+typedef struct StoredEvents
+{
+	FunctionCallInfo fcinfo;
+	uint64		end;			/* from this number on, the ring has them */
+} StoredEvents;
+
+/* Events that the table has, and the ring has no more. */
+static void
+put_stored_events(void *arg)
+{
+	StoredEvents *stored = arg;
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) stored->fcinfo->resultinfo;
+	Oid			types[] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[] = {TimestampTzGetDatum(ecm_shared->made_at),
+	Int64GetDatum((int64) stored->end)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_execute_with_args("SELECT current_database(), occurred_at, event,"
+							  " severity, message, detail FROM _electric_cm.event"
+							  " WHERE made_at <> $1 OR number < $2"
+							  " ORDER BY made_at, number",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read _electric_cm.event");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	ecm_spi_end(&spi);
+}
+
 /*
- * electric_cm_events() -> setof record: the last events, the oldest first, each
- * with what identifies it for ever: (made_at, number)
+ * electric_cm_events() -> setof record: the last events, the oldest first
+ *
+ * The table must not be in the way of those who look for what is wrong: if it
+ * can't be read, there is still the ring.
  */
 Datum
 electric_cm_events(PG_FUNCTION_ARGS)
 {
 	EcmEventRecord *events;
+	StoredEvents stored = {fcinfo, 0};
 	uint64		end;
+	char	   *error;
 	int			n;
 
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, 0);
 	events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
 	n = ecm_events_copy(InvalidOid, 0, events, &end);
+	stored.end = n > 0 ? events[0].number : end;
+	error = ecm_check_guarded(put_stored_events, &stored);
+	if (error != NULL)
+		ereport(WARNING,
+				(errmsg("older events are not shown: %s", error)));
 	for (int i = 0; i < n; i++)
 	{
 		const EcmEventRecord *event = &events[i];
 		Row			row = {0};
 
-		add_time(&row, ecm_shared->made_at);
-		add_int8(&row, (int64) event->number);
 		add_name(&row, event->datname);
 		add_time(&row, event->occurred_at);
 		add_text(&row, event->event);
@@ -387,7 +429,6 @@ electric_cm_events(PG_FUNCTION_ARGS)
 		add_text(&row, event->detail);
 		put_row(fcinfo, &row);
 	}
-	pfree(events);
 	return (Datum) 0;
 }
 
