@@ -4,6 +4,7 @@
 #   make check                        every test, against throwaway servers
 #   make demo, make soak, make bench, make bench-throughput
 #                                     see it work; see it work for long; see how fast
+#   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
 MODULE_big = electric_cm
@@ -22,12 +23,12 @@ export PG_CONFIG
 PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c src/wal_guard.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak bench bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check demo soak monitoring-check bench bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check demo soak bench
+.PHONY: setup check demo soak monitoring-check bench
 setup:
 	@.ci/setup
 check:
@@ -36,6 +37,8 @@ demo soak:
 	@.ci/sandbox bench/$@
 bench:
 	@.ci/sandbox bench/all
+monitoring-check:
+	@.ci/sandbox monitoring/check
 bench-%:
 	@.ci/sandbox bench/$*
 

@@ -100,6 +100,21 @@ CREATE TABLE _electric_cm.progress (
 );
 COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
 
+-- The last 1,000 events from warnings up, which survive the server's end.
+-- Written like shape_log, so that no publication sends it.
+CREATE TABLE _electric_cm.event (
+	made_at timestamptz,		-- of the shared memory that has numbered it
+	number int8,
+	occurred_at timestamptz NOT NULL,
+	event text NOT NULL,
+	severity text NOT NULL,
+	message text NOT NULL,
+	detail text,
+	PRIMARY KEY (made_at, number)
+);
+ALTER TABLE _electric_cm.event REPLICA IDENTITY NOTHING;
+COMMENT ON TABLE _electric_cm.event IS 'warnings and errors of this database''s stack';
+
 --
 -- Status
 --
@@ -154,6 +169,11 @@ CREATE FUNCTION electric_cm_check(OUT name text, OUT verdict text,
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT ROWS 25;
 COMMENT ON FUNCTION electric_cm_check() IS
 	'is everything there that this database''s stack needs, and if not, what mends it?';
+
+CREATE FUNCTION electric_cm_health() RETURNS jsonb
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_health() IS
+	'all that is worth knowing of this database''s stack, and whether it is well: ok, warning or error';
 
 --
 -- Control
@@ -321,6 +341,9 @@ CREATE FUNCTION _electric_cm.stat_consumers(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_consumers' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.deliver_events() RETURNS void
+	AS 'MODULE_PATHNAME', 'electric_cm_deliver_events' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.events(
 		OUT datname name, OUT occurred_at timestamptz, OUT event text,
 		OUT severity text, OUT message text, OUT detail text)
@@ -384,6 +407,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_report_retained_wal_size(),
 	electric_cm_retained_wal_plot(int, int),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
+	electric_cm_health(),
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[]),
@@ -396,6 +420,7 @@ GRANT EXECUTE ON FUNCTION
 	electric_cm_report_retained_wal_size(),
 	electric_cm_retained_wal_plot(int, int),
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
+	electric_cm_health(),
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.retained_wal_history(), _electric_cm.slots(),

@@ -291,19 +291,25 @@ find_slot_name(const EcmSituation *s)
 	return ecm_timeline_default_slot_name(&remembered, s->datname);
 }
 
+char *
+ecm_check_schema(void)
+{
+	int			n;
+	char	  **v = ecm_check_query(1, &n,
+									"SELECT quote_ident(n.nspname) FROM pg_extension e"
+									" JOIN pg_namespace n ON n.oid = e.extnamespace"
+									" WHERE e.extname = 'electric_cm'");
+
+	return n > 0 ? v[0] : "public";
+}
+
 static EcmSituation *
 assess_situation(void)
 {
 	EcmSituation *s = palloc0(sizeof(EcmSituation));
-	char	  **v;
-	int			n;
 
 	s->datname = get_database_name(MyDatabaseId);
-	v = ecm_check_query(1, &n,
-						"SELECT quote_ident(n.nspname) FROM pg_extension e"
-						" JOIN pg_namespace n ON n.oid = e.extnamespace"
-						" WHERE e.extname = 'electric_cm'");
-	s->schema = n > 0 ? v[0] : "public";
+	s->schema = ecm_check_schema();
 	read_settings(s);
 	s->publication_name = ecm_check_setting(s, "publication_name");
 
@@ -1124,20 +1130,18 @@ static const struct
 	{"stack", check_stack}
 };
 
-/*
- * Runs a check in a subtransaction.  Only a request to cancel goes through.
- */
-static void
-run_check(EcmCheckFunction check, const EcmSituation *s, EcmFinding *f)
+char *
+ecm_check_guarded(void (*fn) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		check(s, f);
+		fn(arg);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
@@ -1154,10 +1158,35 @@ run_check(EcmCheckFunction check, const EcmSituation *s, EcmFinding *f)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		ecm_check_warn(f, NULL, "could not be checked: %s",
-					   edata->message ? edata->message : "unknown error");
+		error = edata->message ? edata->message : "unknown error";
 	}
 	PG_END_TRY();
+	return error;
+}
+
+typedef struct RunningCheck
+{
+	EcmCheckFunction check;
+	const EcmSituation *situation;
+	EcmFinding *finding;
+} RunningCheck;
+
+static void
+call_check(void *arg)
+{
+	RunningCheck *running = arg;
+
+	running->check(running->situation, running->finding);
+}
+
+static void
+run_check(EcmCheckFunction check, const EcmSituation *s, EcmFinding *f)
+{
+	RunningCheck running = {check, s, f};
+	char	   *error = ecm_check_guarded(call_check, &running);
+
+	if (error != NULL)
+		ecm_check_warn(f, NULL, "could not be checked: %s", error);
 }
 
 static const char *

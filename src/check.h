@@ -72,6 +72,15 @@ extern void ecm_check_fail(EcmFinding *f, char *fix, const char *fmt,...) pg_att
  */
 extern char **ecm_check_query(int ncolumns, int *nrows, const char *fmt,...) pg_attribute_printf(3, 4);
 
+/*
+ * Calls fn(arg) in a subtransaction.  Returns NULL, or the message of the error
+ * it has raised, palloc'd.  Only a request to cancel goes through.
+ */
+extern char *ecm_check_guarded(void (*fn) (void *arg), void *arg);
+
+/* The extension's schema, quoted. */
+extern char *ecm_check_schema(void);
+
 /* The effective value of one of our settings, without "electric_cm.". */
 extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
 

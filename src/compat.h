@@ -24,8 +24,8 @@
 #endif
 #if PG_VERSION_NUM >= 170000
 #include "storage/procnumber.h"
-#include "utils/wait_event.h"
 #endif
+#include "utils/wait_event.h"
 
 /* 17 gave wait event sets a resource owner; ours live as long as the process. */
 #if PG_VERSION_NUM >= 170000
@@ -33,6 +33,13 @@
 #else
 #define ecm_create_wait_event_set(nevents) \
 	CreateWaitEventSet(TopMemoryContext, (nevents))
+#endif
+
+/* 17 lets extensions name their wait events. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_new_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define ecm_new_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
 /* 17 renamed the backend id inside a virtual transaction id. */

@@ -47,6 +47,7 @@
 #include "match.h"
 #include "shape.h"
 #include "shmem.h"
+#include "wait_event.h"
 #include "wal.h"
 #include "worker.h"
 
@@ -1177,6 +1178,22 @@ attach_queue(void)
 }
 
 /*
+ * Shows in pg_stat_activity whether there is work; each change takes the time
+ * of a system call.
+ */
+static void
+show_busy(bool now)
+{
+	static bool busy = true;
+
+	if (busy == now)
+		return;
+	busy = now;
+	pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE,
+						   busy ? "writing shape logs" : "waiting for changes");
+}
+
+/*
  * Takes what the manager sends, until the manager is gone.
  */
 static void
@@ -1204,6 +1221,7 @@ follow_stream(void)
 		result = shm_mq_receive(queue, &len, &data, true);
 		if (result == SHM_MQ_SUCCESS)
 		{
+			show_busy(true);
 			process(data, len);
 			slot->processed = ++processed;	/* mends what a predecessor left */
 			MemoryContextReset(message_context);
@@ -1220,8 +1238,9 @@ follow_stream(void)
 		if (result == SHM_MQ_DETACHED)
 			proc_exit(0);		/* the manager is gone; all is settled */
 
+		show_busy(false);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
-						 PG_WAIT_EXTENSION);
+						 ecm_wait_event(ECM_WAIT_CONSUMER_MAIN));
 		ResetLatch(MyLatch);
 	}
 }
@@ -1331,6 +1350,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_type);
+	pgstat_report_activity(STATE_RUNNING, "reading the shapes");
 	CurrentResourceOwner = NULL;
 	attach_queue();
 
@@ -1361,7 +1382,6 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());
 	announce(position);
-	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 
 	PG_TRY();
 	{

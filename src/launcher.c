@@ -53,6 +53,7 @@
 #include "postmaster/interrupt.h"
 #include "settings.h"
 #include "shmem.h"
+#include "wait_event.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -1099,7 +1100,7 @@ launcher_startup(void)
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 	pgstat_report_appname("electric_cm launcher");
-	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_activity(STATE_IDLE, "supervising the stacks of this server");
 
 	loop_context = AllocSetContextCreate(TopMemoryContext,
 										 "electric_cm launcher",
@@ -1150,7 +1151,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 sleep_time(), PG_WAIT_EXTENSION);
+						 sleep_time(), ecm_wait_event(ECM_WAIT_LAUNCHER_MAIN));
 		ResetLatch(MyLatch);
 	}
 }

@@ -36,6 +36,7 @@
 
 #include "compat.h"
 #include "conn.h"
+#include "events.h"
 #include "exclusive_lock.h"
 #include "feed.h"
 #include "manager.h"
@@ -430,6 +431,7 @@ close_everything(void)
 	close_replication();
 	ecm_feed_stop();
 	ecm_pool_close();
+	ecm_events_forget();
 	ecm_pool_init(stack->datname);
 }
 
@@ -1002,6 +1004,29 @@ drop_slot(void)
 			  psprintf("could not drop replication slot \"%s\"", stack->slot_name));
 }
 
+/* The slot is free, as far as we are concerned. */
+static void
+leave_slot(bool drop, bool drained)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+
+	if (drop)
+	{
+		drop_slot();
+		if (!ecm_worker_try(drop_publication, NULL, &err))
+			event("warning", ECM_SEVERITY_WARNING, err.message,
+				  "could not drop the publication");
+	}
+	else if (!drained && ecm_slot_lookup(stack->slot_name, &facts) &&
+			 facts.database == MyDatabaseId)
+	{
+		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
+			event("warning", ECM_SEVERITY_WARNING, err.message,
+				  "could not record the end of the stack");
+	}
+}
+
 /*
  * Leaves everything as the next manager, or nobody, should find it.  By now
  * the server may refuse connections, so all of it happens in this process.
@@ -1009,7 +1034,6 @@ drop_slot(void)
 static void
 clean_up(void)
 {
-	EcmSlotFacts facts;
 	EcmEndReason reason;
 	bool		drop;
 	bool		drained;
@@ -1048,24 +1072,14 @@ clean_up(void)
 			ecm_abandon_slot(MyDatabaseId, stack->slot_name);
 		return;
 	}
-	if (!state.lock_held || !ecm_replication_wait_slot_free(1000))
-		return;
 
 	ecm_worker_set("lock_timeout", "1s");
-	if (drop)
-	{
-		drop_slot();
-		if (!ecm_worker_try(drop_publication, NULL, &err))
-			event("warning", ECM_SEVERITY_WARNING, err.message,
-				  "could not drop the publication");
-	}
-	else if (!drained && ecm_slot_lookup(stack->slot_name, &facts) &&
-			 facts.database == MyDatabaseId)
-	{
-		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
-			event("warning", ECM_SEVERITY_WARNING, err.message,
-				  "could not record the end of the stack");
-	}
+	if (state.lock_held && ecm_replication_wait_slot_free(1000))
+		leave_slot(drop, drained);
+	if (!drained && stack->probe == ECM_PROBE_RUN && !ecm_events_store(&err))
+		ereport(LOG,
+				(errmsg("electric_cm in database \"%s\": could not store events: %s",
+						stack->datname, err.message)));
 }
 
 /*
@@ -1247,6 +1261,13 @@ do_round(void)
 	}
 	deadline = ecm_earlier(deadline, check_status(now));
 	deadline = ecm_earlier(deadline, sample_wal(now));
+
+	/*
+	 * The pool has been seen to lead here, a start is not held up, and nobody
+	 * wants us to be quiet.
+	 */
+	if (state.pool_up && step_job == 0 && stack->pauses == 0)
+		ecm_events_poll(stack_index, now);
 	deadline = ecm_earlier(deadline, ecm_pool_deadline());
 	deadline = ecm_earlier(deadline, ecm_creations_deadline());
 	deadline = ecm_earlier(deadline, ecm_state_deadline(&state));

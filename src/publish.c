@@ -15,6 +15,7 @@
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -248,7 +249,10 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 		strcmp(stack->waiting_for, waiting_for) != 0 ||
 		stack->next_retry_at != state->next_retry_at ||
 		stack->retry_count != state->backoff.retries ||
-		stack->lock_acquired != state->lock_held;
+		stack->lock_acquired != state->lock_held ||
+		stack->pool_up != state->pool_up ||
+		stack->consumers_up != state->consumers_up ||
+		stack->streaming_up != state->streaming_up;
 	if (!changed)
 		return;
 
@@ -261,8 +265,17 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 	stack->next_retry_at = state->next_retry_at;
 	stack->total_retry_us = ecm_backoff_total(&state->backoff, now);
 	stack->lock_acquired = state->lock_held;
+	stack->pool_up = state->pool_up;
+	stack->consumers_up = state->consumers_up;
+	stack->streaming_up = state->streaming_up;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
+
+	/* not as "active": who looks for long-running queries doesn't mean us */
+	pgstat_report_activity(STATE_IDLE,
+						   psprintf("%s, step %s%s%s", ecm_status_name(status), step,
+									waiting_for[0] ? ": waiting for " : "",
+									waiting_for));
 }
 
 void

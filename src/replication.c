@@ -40,6 +40,7 @@
 #include "settings.h"
 #include "shape.h"
 #include "shmem.h"
+#include "wait_event.h"
 #include "wal.h"
 #include "worker.h"
 
@@ -920,7 +921,7 @@ ecm_replication_wait_slot_free(int timeout_ms)
 			return false;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 SLOT_POLL_MS, PG_WAIT_EXTENSION);
+						 SLOT_POLL_MS, ecm_wait_event(ECM_WAIT_SLOT_RELEASE));
 		ResetLatch(MyLatch);
 	}
 	return true;

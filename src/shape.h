@@ -43,11 +43,10 @@
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
 #include "shape_filter.h"
+#include "table_writer.h"
 #include "utils/array.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
-
-#define ECM_SCHEMA			"_electric_cm"
 
 /*
  * A chunk's data is cut so as not to exceed this, the most that is stored in

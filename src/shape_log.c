@@ -33,6 +33,7 @@
 #include "compat.h"
 #include "shape.h"
 #include "shape_log.h"
+#include "table_writer.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */
 #define LOG_SHAPE			1
@@ -52,19 +53,6 @@
 #define BASE_ORIGIN_ENTRIES	4
 #define BASE_ORIGIN_BYTES	5
 
-static Oid
-log_relid(const char *name)
-{
-	Oid			schema = get_namespace_oid(ECM_SCHEMA, false);
-	Oid			relid = get_relname_relid(name, schema);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist", ECM_SCHEMA, name)));
-	return relid;
-}
-
 /* ----------------------------------------------------------------
  * Writing
  * ----------------------------------------------------------------
@@ -72,10 +60,7 @@ log_relid(const char *name)
 
 struct EcmLogWriter
 {
-	Relation	rel;
-	EState	   *estate;
-	ResultRelInfo *result_rel;
-	TupleTableSlot *slot;
+	EcmTableWriter table;
 	MemoryContext chunk_context;	/* reset after each chunk */
 };
 
@@ -84,12 +69,7 @@ ecm_log_writer_begin(void)
 {
 	EcmLogWriter *writer = palloc(sizeof(EcmLogWriter));
 
-	writer->rel = table_open(log_relid("shape_log"), RowExclusiveLock);
-	writer->estate = CreateExecutorState();
-	writer->result_rel = makeNode(ResultRelInfo);
-	InitResultRelInfo(writer->result_rel, writer->rel, 1, NULL, 0);
-	ExecOpenIndices(writer->result_rel, false);
-	writer->slot = table_slot_create(writer->rel, NULL);
+	ecm_table_writer_begin(&writer->table, "shape_log", RowExclusiveLock);
 	writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "electric_cm chunk",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -106,7 +86,7 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 				   FullTransactionId captured_xid, const char *data, Size len,
 				   EcmLogTotals *totals)
 {
-	TupleTableSlot *slot = writer->slot;
+	TupleTableSlot *slot = writer->table.slot;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	bytea	   *bytes = palloc(VARHDRSZ + len);
 
@@ -128,14 +108,7 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
 	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
 	slot->tts_values[LOG_DATA - 1] = PointerGetDatum(bytes);
-	ExecStoreVirtualTuple(slot);
-
-	table_tuple_insert(writer->rel, slot, GetCurrentCommandId(true),
-					   TABLE_INSERT_NO_LOGICAL, NULL);
-	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate);
-
-	ExecClearTuple(slot);
-	ResetPerTupleExprContext(writer->estate);
+	ecm_table_writer_put(&writer->table);
 	MemoryContextSwitchTo(old_context);
 	MemoryContextReset(writer->chunk_context);
 }
@@ -144,15 +117,9 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 void
 ecm_log_writer_end(EcmLogWriter *writer)
 {
-	ExecCloseIndices(writer->result_rel);
-	ExecDropSingleTupleTableSlot(writer->slot);
-	FreeExecutorState(writer->estate);
-	table_close(writer->rel, NoLock);
+	ecm_table_writer_end(&writer->table);
 	MemoryContextDelete(writer->chunk_context);
-	pfree(writer->result_rel);
 	pfree(writer);
-
-	CommandCounterIncrement();
 }
 
 /* A buffer that one large row has blown up beyond this is not kept. */
@@ -256,8 +223,8 @@ ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
 	int			nkeys = 1;
 
 	cs->context = CurrentMemoryContext;
-	cs->rel = table_open(log_relid("shape_log"), lockmode);
-	cs->index = index_open(log_relid("shape_log_pkey"), lockmode);
+	cs->rel = table_open(ecm_own_relid("shape_log"), lockmode);
+	cs->index = index_open(ecm_own_relid("shape_log_pkey"), lockmode);
 	cs->slot = table_slot_create(cs->rel, NULL);
 	cs->direction =
 		(strategy == BTLessStrategyNumber ||
@@ -478,8 +445,8 @@ ecm_log_settle_captured(int64 shape, const char *snapshot_text)
 void
 ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base)
 {
-	Relation	rel = table_open(log_relid("shape_base"), AccessShareLock);
-	Relation	index = index_open(log_relid("shape_base_pkey"), AccessShareLock);
+	Relation	rel = table_open(ecm_own_relid("shape_base"), AccessShareLock);
+	Relation	index = index_open(ecm_own_relid("shape_base_pkey"), AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = ecm_index_beginscan(rel, index, snapshot, 1);
 	ScanKeyData key;

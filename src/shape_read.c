@@ -33,6 +33,7 @@
 #include "shape_entry.h"
 #include "shape_log.h"
 #include "shmem.h"
+#include "wait_event.h"
 
 /* How often a standby is looked at for what has come. */
 #define STANDBY_POLL_MS		100
@@ -532,7 +533,7 @@ await_change(LogWait *wait)
 	if (wait->signal == NULL)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout_ms, STANDBY_POLL_MS), PG_WAIT_EXTENSION);
+						 Min(timeout_ms, STANDBY_POLL_MS), ecm_wait_event(ECM_WAIT_SHAPE_LOG));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		return true;
@@ -543,7 +544,7 @@ await_change(LogWait *wait)
 	ConditionVariablePrepareToSleep(&wait->signal->cv);
 	woken = pg_atomic_read_u64(&wait->signal->changes) != wait->seen ||
 		!ConditionVariableTimedSleep(&wait->signal->cv, timeout_ms,
-									 PG_WAIT_EXTENSION);
+									 ecm_wait_event(ECM_WAIT_SHAPE_LOG));
 	ConditionVariableCancelSleep();
 	if (woken)
 		wait->pause_ms = FIRST_PAUSE_MS;

@@ -52,6 +52,7 @@ ecm_shmem_startup(void)
 		ecm_shared->nstacks = ecm_max_managers;
 		for (int i = 0; i < ECM_MAX_READS; i++)
 			SpinLockInit(&ecm_shared->reads[i].mutex);
+		ecm_shared->made_at = GetCurrentTimestamp();
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 		{
 			EcmStack   *stack = &ecm_shared->stacks[i];
@@ -139,6 +140,7 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		stack->in_use = true;
 		stack->dboid = dboid;
 		strlcpy(stack->datname, datname, NAMEDATALEN);
+		stack->last_event = stack->events_done = ecm_shared->nevents;
 		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
 							 "start of the manager");
 		/* the launcher may not have heard of a new database */
@@ -233,6 +235,9 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		stack->pid = 0;
 		stack->latch = NULL;
 		stack->lock_acquired = false;
+		stack->pool_up = false;
+		stack->consumers_up = false;
+		stack->streaming_up = false;
 		if (stack->end_reason != ECM_END_PAUSE)
 			stack->drop_on_stop = false;
 
@@ -373,6 +378,33 @@ ecm_copy_text(char *to, size_t size, const char *from)
 	to[len] = '\0';
 }
 
+char *
+ecm_valid_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+
+	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+const char *
+ecm_severity_name(EcmSeverity severity)
+{
+	switch (severity)
+	{
+		case ECM_SEVERITY_LOG:
+			return "log";
+		case ECM_SEVERITY_WARNING:
+			return "warning";
+		case ECM_SEVERITY_ERROR:
+			return "error";
+	}
+	return NULL;
+}
+
 void
 ecm_event(Oid dboid, const char *datname, const char *event,
 		  EcmSeverity severity, const char *detail,
@@ -380,6 +412,7 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 {
 	char		message[1024];
 	EcmEventRecord *record;
+	int			index;
 	va_list		args;
 
 	va_start(args, message_fmt);
@@ -391,6 +424,7 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 
 	ecm_lock(LW_EXCLUSIVE);
 	record = &ecm_shared->events[ecm_shared->nevents % ECM_MAX_EVENTS];
+	record->number = ecm_shared->nevents;
 	record->dboid = dboid;
 	strlcpy(record->datname, datname, sizeof(record->datname));
 	record->occurred_at = GetCurrentTimestamp();
@@ -399,6 +433,15 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 	ecm_copy_text(record->message, sizeof(record->message), message);
 	ecm_copy_text(record->detail, sizeof(record->detail), detail);
 	ecm_shared->nevents++;
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->last_event = ecm_shared->nevents;
+		if (stack->latch != NULL)
+			SetLatch(stack->latch); /* it has something to deliver */
+	}
 	ecm_unlock();
 
 	if (severity == ECM_SEVERITY_LOG)
@@ -410,4 +453,24 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 			 errmsg("electric_cm: %s", message),
 			 (detail != NULL && detail[0] != '\0') ?
 			 errdetail_internal("%s", detail) : 0));
+}
+
+int
+ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy, uint64 *end)
+{
+	int			n = 0;
+
+	ecm_lock(LW_SHARED);
+	*end = ecm_shared->nevents;
+	if (*end > ECM_MAX_EVENTS)
+		from = Max(from, *end - ECM_MAX_EVENTS);
+	for (uint64 i = from; i < *end; i++)
+	{
+		const EcmEventRecord *record = &ecm_shared->events[i % ECM_MAX_EVENTS];
+
+		if (!OidIsValid(dboid) || record->dboid == dboid)
+			copy[n++] = *record;
+	}
+	ecm_unlock();
+	return n;
 }

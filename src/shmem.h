@@ -40,6 +40,9 @@
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
 #define ECM_LOG_SIGNALS		64	/* a set of them fits in a uint64 */
 
+/* Why a standby's stacks are stopped. */
+#define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
+
 /* Severity of an event. */
 typedef enum EcmSeverity
 {
@@ -50,6 +53,7 @@ typedef enum EcmSeverity
 
 typedef struct EcmEventRecord
 {
+	uint64		number;			/* since shared memory was made */
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	TimestampTz occurred_at;
@@ -252,6 +256,12 @@ typedef struct EcmStack
 	char		paused_for[32];
 	bool		drained;
 
+	/* --- written by whoever records an event of this database --- */
+	uint64		last_event;		/* number of the next event after the last one */
+
+	/* --- written by the session that delivers them --- */
+	uint64		events_done;	/* events before this one have been delivered */
+
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
 	bool		no_worker;		/* no background worker slot was free; cleared
@@ -284,6 +294,9 @@ typedef struct EcmStack
 	TimestampTz next_retry_at;	/* 0: none */
 	int64		total_retry_us;
 	bool		lock_acquired;
+	bool		pool_up;
+	bool		consumers_up;
+	bool		streaming_up;
 
 	int			server_version_num; /* 0: not looked up yet */
 	uint64		system_identifier;
@@ -352,6 +365,8 @@ typedef struct EcmShared
 	/* anybody adds, the launcher takes away what it has dropped */
 	int			nabandoned;
 	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
+
+	TimestampTz made_at;		/* with this, event numbers are unique for ever */
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
@@ -446,12 +461,28 @@ extern void ecm_launcher_wake(void);
 extern void ecm_copy_text(char *to, size_t size, const char *from);
 
 /*
- * Appends to the ring, and logs it if it is a warning (WARNING) or worse (LOG:
- * it never raises).  Takes the lock, so don't hold it.  detail and datname may
- * be NULL.
+ * The text as it can be shown here, palloc'd: it may come from a database with
+ * another encoding, and what isn't valid in ours loses its non-ASCII characters.
+ */
+extern char *ecm_valid_text(const char *text);
+
+extern const char *ecm_severity_name(EcmSeverity severity);
+
+/*
+ * Appends to the ring, wakes the database's manager, which delivers it, and
+ * logs it if it is a warning (WARNING) or worse (LOG: it never raises).  Takes
+ * the lock, so don't hold it.  detail and datname may be NULL.
  */
 extern void ecm_event(Oid dboid, const char *datname, const char *event,
 					  EcmSeverity severity, const char *detail,
 					  const char *message_fmt,...) pg_attribute_printf(6, 7);
+
+/*
+ * Copies what the ring still has of a database (InvalidOid: of all), from an
+ * event on, the oldest first.  "copy" has room for ECM_MAX_EVENTS.  Returns how
+ * many there are; *end becomes the number that the next event will get.
+ */
+extern int	ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy,
+							uint64 *end);
 
 #endif							/* ECM_SHMEM_H */

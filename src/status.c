@@ -38,6 +38,7 @@
 #include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "timeline.h"
+#include "wait_event.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -124,7 +125,7 @@ sleep_until_change(int index, TimestampTz deadline)
 		timeout = Min(timeout, INT_MAX);
 	}
 	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv, timeout,
-									   PG_WAIT_EXTENSION);
+									   ecm_wait_event(ECM_WAIT_STACK));
 	return false;
 }
 
@@ -807,7 +808,7 @@ drop_own_slot(const char *name)
 		}
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 SLOT_RELEASE_POLL, PG_WAIT_EXTENSION);
+						 SLOT_RELEASE_POLL, ecm_wait_event(ECM_WAIT_SLOT_RELEASE));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -56,6 +56,7 @@
 #include "compat.h"
 #include "shmem.h"
 #include "step_aside.h"
+#include "wait_event.h"
 #include "wal.h"
 
 /*
@@ -254,7 +255,7 @@ await_aside(Oid dboid)
 			break;
 		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
 										   STEP_ASIDE_POLL_MS,
-										   PG_WAIT_EXTENSION);
+										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
 	}
 	ConditionVariableCancelSleep();
 	list_free(pids);
@@ -358,7 +359,7 @@ drain_stack(Oid dboid, bool *hopeless)
 		}
 		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
 										   STEP_ASIDE_POLL_MS,
-										   PG_WAIT_EXTENSION);
+										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
 	}
 	ConditionVariableCancelSleep();
 	pfree(stack);

@@ -13,16 +13,19 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "check.h"
 #include "settings.h"
+#include "shape.h"
 #include "shmem.h"
 #include "timeline.h"
 #include "wal.h"
@@ -62,29 +65,13 @@ add_null(Row *row)
 	add(row, (Datum) 0, true);
 }
 
-/*
- * Text may come from a database with another encoding: what isn't valid in
- * ours loses its non-ASCII characters.
- */
-static char *
-valid_text(const char *text)
-{
-	char	   *copy = pstrdup(text);
-
-	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
-		for (char *p = copy; *p; p++)
-			if (IS_HIGHBIT_SET(*p))
-				*p = '?';
-	return copy;
-}
-
 static void
 add_text(Row *row, const char *value)
 {
 	if (value == NULL || value[0] == '\0')
 		add_null(row);
 	else
-		add(row, CStringGetTextDatum(valid_text(value)), false);
+		add(row, CStringGetTextDatum(ecm_valid_text(value)), false);
 }
 
 static void
@@ -93,7 +80,7 @@ add_name(Row *row, const char *value)
 	if (value[0] == '\0')
 		add_null(row);
 	else
-		add(row, DirectFunctionCall1(namein, CStringGetDatum(valid_text(value))),
+		add(row, DirectFunctionCall1(namein, CStringGetDatum(ecm_valid_text(value))),
 			false);
 }
 
@@ -210,9 +197,7 @@ put_standby(FunctionCallInfo fcinfo)
 	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
 	stack->status = ECM_STATUS_STOPPED;
 	stack->status_since = PgStartTime;
-	strlcpy(stack->waiting_for,
-			"a standby has no stack: it starts at promotion",
-			sizeof(stack->waiting_for));
+	strlcpy(stack->waiting_for, ECM_STANDBY_REASON, sizeof(stack->waiting_for));
 	put_manager(fcinfo, stack);
 	pfree(stack);
 }
@@ -422,7 +407,7 @@ put_options(FunctionCallInfo fcinfo, const EcmStack *stack)
 			!all)
 			add_text(&row, "<superuser only>");
 		else
-			add(&row, CStringGetTextDatum(valid_text(option->setting)), false);
+			add(&row, CStringGetTextDatum(ecm_valid_text(option->setting)), false);
 		add_text(&row, option->source);
 		put_row(fcinfo, &row);
 	}
@@ -438,53 +423,74 @@ electric_cm_options(PG_FUNCTION_ARGS)
 	return for_each_stack(fcinfo, put_options);
 }
 
-static const char *
-severity_name(EcmSeverity severity)
+typedef struct StoredEvents
 {
-	switch (severity)
-	{
-		case ECM_SEVERITY_LOG:
-			return "log";
-		case ECM_SEVERITY_WARNING:
-			return "warning";
-		case ECM_SEVERITY_ERROR:
-			return "error";
-	}
-	return NULL;
+	FunctionCallInfo fcinfo;
+	uint64		end;			/* from this number on, the ring has them */
+} StoredEvents;
+
+/* Events that the table has, and the ring has no more. */
+static void
+put_stored_events(void *arg)
+{
+	StoredEvents *stored = arg;
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) stored->fcinfo->resultinfo;
+	Oid			types[] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[] = {TimestampTzGetDatum(ecm_shared->made_at),
+	Int64GetDatum((int64) stored->end)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_execute_with_args("SELECT current_database(), occurred_at, event,"
+							  " severity, message, detail FROM _electric_cm.event"
+							  " WHERE made_at <> $1 OR number < $2"
+							  " ORDER BY made_at, number",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read _electric_cm.event");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	ecm_spi_end(&spi);
 }
 
-/* electric_cm_events() -> setof record: the last events, the oldest first */
+/*
+ * electric_cm_events() -> setof record: the last events, the oldest first
+ *
+ * The table must not be in the way of those who look for what is wrong: if it
+ * can't be read, there is still the ring.
+ */
 Datum
 electric_cm_events(PG_FUNCTION_ARGS)
 {
 	EcmEventRecord *events;
-	uint64		first;
+	StoredEvents stored = {fcinfo, 0};
 	uint64		end;
+	char	   *error;
+	int			n;
 
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, 0);
-	events = palloc(sizeof(ecm_shared->events));
-
-	ecm_lock(LW_SHARED);
-	end = ecm_shared->nevents;
-	memcpy(events, ecm_shared->events, sizeof(ecm_shared->events));
-	ecm_unlock();
-
-	first = end > ECM_MAX_EVENTS ? end - ECM_MAX_EVENTS : 0;
-	for (uint64 i = first; i < end; i++)
+	events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
+	n = ecm_events_copy(InvalidOid, 0, events, &end);
+	stored.end = n > 0 ? events[0].number : end;
+	error = ecm_check_guarded(put_stored_events, &stored);
+	if (error != NULL)
+		ereport(WARNING,
+				(errmsg("older events are not shown: %s", error)));
+	for (int i = 0; i < n; i++)
 	{
-		const EcmEventRecord *event = &events[i % ECM_MAX_EVENTS];
+		const EcmEventRecord *event = &events[i];
 		Row			row = {0};
 
 		add_name(&row, event->datname);
 		add_time(&row, event->occurred_at);
 		add_text(&row, event->event);
-		add_text(&row, severity_name(event->severity));
+		add_text(&row, ecm_severity_name(event->severity));
 		add_text(&row, event->message);
 		add_text(&row, event->detail);
 		put_row(fcinfo, &row);
 	}
-	pfree(events);
 	return (Datum) 0;
 }
 

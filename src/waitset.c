@@ -19,6 +19,7 @@
 
 #include "compat.h"
 #include "pool.h"
+#include "wait_event.h"
 #include "waitset.h"
 
 #define MAX_SOCKETS		(1 + ECM_MAX_POOL_SIZE)
@@ -111,7 +112,8 @@ ecm_waitset_wait(TimestampTz deadline)
 	if (deadline != 0)
 		timeout_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
-	n = WaitEventSetWait(set, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	n = WaitEventSetWait(set, timeout_ms, &event, 1,
+						 ecm_wait_event(ECM_WAIT_MANAGER_MAIN));
 	ResetLatch(MyLatch);
 	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;
 }

@@ -1,0 +1,565 @@
+/*-------------------------------------------------------------------------
+ *
+ * health.c
+ *	  electric_cm_health(): what support asks for first, in one document.
+ *
+ * It must answer in every status of the stack, and on a standby.  So what
+ * matters comes from shared memory, and the little that is read by SQL may
+ * fail, or find its table locked: then the document says so.
+ *
+ * Each thing that is not as it should be is a problem with a severity, and the
+ * worst of these is the severity of the whole.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "check.h"
+#include "settings.h"
+#include "shmem.h"
+#include "wal.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_health);
+
+/* A start, or an obstacle, that lasts longer needs somebody to look at it. */
+#define PATIENCE_MS			60000
+/* How many of the last events are shown. */
+#define MAX_SHOWN_EVENTS	20
+
+/* ----------------------------------------------------------------- JSON -- */
+
+/* Members are separated by what has been written before them. */
+static void
+add_name(StringInfo json, const char *name)
+{
+	char		last = json->len > 0 ? json->data[json->len - 1] : '{';
+
+	if (last != '{' && last != '[')
+		appendStringInfoChar(json, ',');
+	if (name != NULL)
+	{
+		escape_json(json, name);
+		appendStringInfoChar(json, ':');
+	}
+}
+
+static void
+open_group(StringInfo json, const char *name, char bracket)
+{
+	add_name(json, name);
+	appendStringInfoChar(json, bracket);
+}
+
+static void
+close_group(StringInfo json, char bracket)
+{
+	appendStringInfoChar(json, bracket);
+}
+
+/* What is a value already, in JSON; NULL is null. */
+static void
+add_value(StringInfo json, const char *name, const char *value)
+{
+	add_name(json, name);
+	appendStringInfoString(json, value != NULL ? value : "null");
+}
+
+/* NULL and "" are null. */
+static void
+add_text(StringInfo json, const char *name, const char *text)
+{
+	add_name(json, name);
+	if (text == NULL || text[0] == '\0')
+		appendStringInfoString(json, "null");
+	else
+		escape_json(json, ecm_valid_text(text));
+}
+
+static void
+add_bool(StringInfo json, const char *name, bool value)
+{
+	add_value(json, name, value ? "true" : "false");
+}
+
+/* Negative values are unknown. */
+static void
+add_int(StringInfo json, const char *name, int64 value)
+{
+	add_name(json, name);
+	if (value < 0)
+		appendStringInfoString(json, "null");
+	else
+		appendStringInfo(json, INT64_FORMAT, value);
+}
+
+static void
+add_time(StringInfo json, const char *name, TimestampTz time)
+{
+	char		text[MAXDATELEN + 1];
+
+	if (time == 0)
+		add_text(json, name, NULL);
+	else
+		add_text(json, name,
+				 JsonEncodeDateTime(text, TimestampTzGetDatum(time),
+									TIMESTAMPTZOID, NULL));
+}
+
+static void
+add_lsn(StringInfo json, const char *name, XLogRecPtr lsn)
+{
+	add_text(json, name, XLogRecPtrIsInvalid(lsn) ? NULL :
+			 psprintf("%X/%X", LSN_FORMAT_ARGS(lsn)));
+}
+
+/* ------------------------------------------------------------- problems -- */
+
+typedef struct Health
+{
+	EcmStack   *stack;			/* a copy, or what stands for none */
+	bool		standby;
+	EcmSeverity severity;		/* the worst so far; LOG: none */
+	char	   *reason;			/* the first one of that severity */
+	StringInfoData problems;	/* members of an array */
+	StringInfoData json;
+} Health;
+
+static const char *
+severity_name(EcmSeverity severity)
+{
+	return severity == ECM_SEVERITY_LOG ? "ok" : ecm_severity_name(severity);
+}
+
+static void add_problem(Health *health, EcmSeverity severity,
+						const char *fmt,...) pg_attribute_printf(3, 4);
+
+static void
+add_problem(Health *health, EcmSeverity severity, const char *fmt,...)
+{
+	char		text[3 * ECM_TEXT_LEN];
+	va_list		args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+
+	if (severity > health->severity)
+	{
+		health->severity = severity;
+		health->reason = pstrdup(text);
+	}
+	open_group(&health->problems, NULL, '{');
+	add_text(&health->problems, "severity", severity_name(severity));
+	add_text(&health->problems, "problem", text);
+	close_group(&health->problems, '}');
+}
+
+/* -------------------------------------------------------------- by SQL -- */
+
+typedef struct OneRow
+{
+	const char *sql;
+	int			ncolumns;
+	char	  **values;			/* of the one row */
+} OneRow;
+
+static void
+run_query(void *arg)
+{
+	OneRow	   *query = arg;
+	int			nrows;
+
+	query->values = ecm_check_query(query->ncolumns, &nrows, "%s", query->sql);
+	if (nrows != 1)
+		elog(ERROR, "query returned %d rows", nrows);
+}
+
+/* One row, as text; NULL if it can't be had, which is a problem. */
+static char **
+query_row(Health *health, const char *what, int ncolumns, const char *sql)
+{
+	OneRow		query = {sql, ncolumns, NULL};
+	char	   *error = ecm_check_guarded(run_query, &query);
+
+	if (error == NULL)
+		return query.values;
+	add_problem(health, ECM_SEVERITY_WARNING, "could not read %s: %s", what, error);
+	return NULL;
+}
+
+static void
+add_versions(Health *health)
+{
+	StringInfo	json = &health->json;
+	char	  **v = query_row(health, "the extension's version", 2,
+							  "SELECT e.extversion, a.default_version FROM pg_extension e"
+							  " LEFT JOIN pg_available_extensions a ON a.name = e.extname"
+							  " WHERE e.extname = 'electric_cm'");
+
+	open_group(json, "versions", '{');
+	add_text(json, "library", ECM_VERSION);
+	add_text(json, "sql", v ? v[0] : NULL);
+	add_text(json, "server", GetConfigOption("server_version", false, false));
+	close_group(json, '}');
+	if (v != NULL && v[1] != NULL && strcmp(v[0], v[1]) != 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"the extension's version is %s in this database, and %s is installed",
+					v[0], v[1]);
+}
+
+static void
+add_shapes(Health *health)
+{
+	StringInfo	json = &health->json;
+	char	  **v = query_row(health, "the shapes", 3,
+							  "SELECT count(*), count(*) FILTER (WHERE t.state = 'live'),"
+							  " count(*) FILTER (WHERE t.state = 'errored')"
+							  " FROM _electric_cm.shape s"
+							  " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id");
+
+	open_group(json, "shapes", '{');
+	add_value(json, "total", v ? v[0] : NULL);
+	add_value(json, "live", v ? v[1] : NULL);
+	add_value(json, "errored", v ? v[2] : NULL);
+	close_group(json, '}');
+	if (v != NULL && strcmp(v[2], "0") != 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"%s shapes have failed and are not followed: see electric_cm_shapes",
+					v[2]);
+}
+
+/* The last of this database's, the latest first. */
+static void
+add_events(Health *health)
+{
+	char	  **v = query_row(health, "the events", 1,
+							  psprintf("SELECT coalesce(jsonb_agg(to_jsonb(e) - 'datname'), '[]')"
+									   " FROM (SELECT * FROM %s.electric_cm_events"
+									   "  WHERE datname = current_database()"
+									   "  ORDER BY occurred_at DESC LIMIT %d) e",
+									   ecm_check_schema(), MAX_SHOWN_EVENTS));
+
+	add_value(&health->json, "events", v ? v[0] : NULL);
+}
+
+/* ------------------------------------------------- from shared memory -- */
+
+static bool
+has_lasted(TimestampTz since)
+{
+	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), PATIENCE_MS);
+}
+
+static void
+judge_status(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	const char *name = ecm_status_name(stack->status);
+	const char *colon = stack->waiting_for[0] != '\0' ? ": " : "";
+
+	if (health->standby)
+		return;
+	if (ecm_shared->launcher_pid == 0)
+		add_problem(health, ECM_SEVERITY_ERROR,
+					"the launcher is not running: nothing is supervised");
+	switch (stack->status)
+	{
+		case ECM_STATUS_ACTIVE:
+			break;
+		case ECM_STATUS_FAILED:
+			add_problem(health, ECM_SEVERITY_ERROR, "the stack has failed: %s",
+						stack->last_error);
+			break;
+		case ECM_STATUS_STARTING:
+			add_problem(health,
+						has_lasted(stack->status_since) ?
+						ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+						"the stack is %s, step %s%s%s", name, stack->step, colon,
+						stack->waiting_for);
+			break;
+		case ECM_STATUS_STOPPED:
+		case ECM_STATUS_WAITING:
+			add_problem(health, ECM_SEVERITY_WARNING, "the stack is %s%s%s",
+						name, colon, stack->waiting_for);
+			break;
+	}
+}
+
+static void
+add_status(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	StringInfo	json = &health->json;
+
+	judge_status(health);
+	add_text(json, "database", stack->datname);
+	add_text(json, "stack_id", stack->stack_id);
+	add_bool(json, "standby", health->standby);
+	add_text(json, "status", ecm_status_name(stack->status));
+	add_time(json, "status_since", stack->status_since);
+	add_text(json, "step", stack->step);
+	add_text(json, "waiting_for", stack->waiting_for);
+	add_int(json, "manager_pid", stack->pid != 0 ? stack->pid : -1);
+	add_int(json, "restarts", stack->restarts);
+	add_int(json, "retry_count", stack->retry_count);
+	add_time(json, "next_retry_at", stack->next_retry_at);
+
+	open_group(json, "last_error", '{');
+	add_text(json, "message", stack->last_error);
+	add_text(json, "sqlstate", stack->last_error_sqlstate);
+	add_text(json, "hint", stack->last_error_hint);
+	add_time(json, "at", stack->last_error_at);
+	close_group(json, '}');
+}
+
+/* The step that the manager is at; none: ECM_NUM_STEPS. */
+static int
+current_step(const EcmStack *stack)
+{
+	int			step = 0;
+
+	while (step < ECM_NUM_STEPS &&
+		   (stack->pid == 0 || strcmp(stack->step, ecm_step_name(step)) != 0))
+		step++;
+	return step;
+}
+
+/*
+ * One of the four conditions that make an active stack, and the steps that
+ * bring it about.  Its error is the last one if the stack is at these steps
+ * again because of it; failing that, what its own connections say.
+ */
+static void
+add_condition(Health *health, const char *name, bool met, EcmStep first,
+			  EcmStep last, const char *other_error)
+{
+	const EcmStack *stack = health->stack;
+	StringInfo	json = &health->json;
+	int			step = current_step(stack);
+	bool		at_work = step >= (int) first && step <= (int) last;
+	bool		failing = stack->retry_count > 0 || stack->status == ECM_STATUS_FAILED;
+	const char *error = at_work && failing ? stack->last_error : other_error;
+
+	open_group(json, name, '{');
+	add_bool(json, "met", met);
+	add_text(json, "error", met ? NULL : error);
+	add_text(json, "waiting_for", !met && at_work ? stack->waiting_for : NULL);
+	close_group(json, '}');
+}
+
+static const char *
+pool_error(const EcmStack *stack)
+{
+	for (int i = 1; i < (int) lengthof(stack->conns); i++)
+		if (stack->conns[i].used && stack->conns[i].last_error[0] != '\0')
+			return stack->conns[i].last_error;
+	return NULL;
+}
+
+static const char *
+consumers_error(const EcmStack *stack)
+{
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+		if (stack->consumers[i].used && stack->consumers[i].pid == 0)
+			return psprintf("consumer %d is not running", i + 1);
+	return NULL;
+}
+
+static void
+add_conditions(Health *health)
+{
+	const EcmStack *stack = health->stack;
+
+	open_group(&health->json, "conditions", '{');
+	add_condition(health, "lock", stack->lock_acquired,
+				  ECM_STEP_ACQUIRE_LOCK, ECM_STEP_ACQUIRE_LOCK, NULL);
+	add_condition(health, "pool", stack->pool_up,
+				  ECM_STEP_START_POOL, ECM_STEP_CHECK_TIMELINE, pool_error(stack));
+	add_condition(health, "consumers", stack->consumers_up,
+				  ECM_STEP_START_CONSUMERS, ECM_STEP_START_CONSUMERS,
+				  consumers_error(stack));
+	/* whatever else there is, it is for the stream */
+	add_condition(health, "replication", stack->streaming_up,
+				  ECM_STEP_CONNECT_REPLICATION, ECM_STEP_STREAMING,
+				  stack->conns[0].last_error);
+	close_group(&health->json, '}');
+	if (stack->pinned_by[0] != '\0' && has_lasted(stack->pinned_since))
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"the slot is held back by %s", stack->pinned_by);
+}
+
+/* A size among the manager's settings, in bytes; -1: off, or there is none. */
+static int64
+size_setting(const EcmStack *stack, const char *name)
+{
+	int			mb;
+
+	for (int i = 0; i < Min(stack->noptions, ECM_MAX_OPTIONS); i++)
+		if (strcmp(stack->options[i].name, name) == 0 &&
+			parse_int(stack->options[i].setting, &mb, GUC_UNIT_MB, NULL) && mb >= 0)
+			return (int64) mb * 1024 * 1024;
+	return -1;
+}
+
+static void
+judge_slot(Health *health, const EcmWalSample *wal)
+{
+	const EcmStack *stack = health->stack;
+	int64		limit = size_setting(stack, "electric_cm.retained_wal_warning");
+
+	if (!wal->slot_exists)
+	{
+		if (stack->status == ECM_STATUS_ACTIVE)
+			add_problem(health, ECM_SEVERITY_WARNING,
+						"replication slot \"%s\" does not exist", stack->slot_name);
+		return;
+	}
+	if (strcmp(wal->wal_status, "lost") == 0)
+		add_problem(health, ECM_SEVERITY_ERROR,
+					"replication slot \"%s\" is lost", stack->slot_name);
+	else if (strcmp(wal->wal_status, "unreserved") == 0)
+		add_problem(health, ECM_SEVERITY_ERROR,
+					"replication slot \"%s\" is about to be lost to max_slot_wal_keep_size",
+					stack->slot_name);
+	else if (limit >= 0 && wal->retained_wal_bytes >= limit)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL",
+					stack->slot_name, wal->retained_wal_bytes / (1024 * 1024));
+}
+
+static void
+add_slot(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	StringInfo	json = &health->json;
+	EcmWalSample wal = stack->wal;
+
+	(void) ecm_wal_sample(stack->slot_name, &wal);
+	judge_slot(health, &wal);
+	open_group(json, "slot", '{');
+	add_text(json, "name", stack->slot_name);
+	add_text(json, "publication", stack->publication_name);
+	add_bool(json, "exists", wal.slot_exists);
+	if (wal.slot_exists)
+	{
+		add_bool(json, "active", wal.active);
+		add_text(json, "wal_status", wal.wal_status);
+		add_lsn(json, "restart_lsn", wal.restart_lsn);
+		add_lsn(json, "confirmed_flush_lsn", wal.confirmed_flush_lsn);
+		add_lsn(json, "current_lsn", wal.current_lsn);
+		add_int(json, "retained_wal_bytes", wal.retained_wal_bytes);
+		add_int(json, "flush_lag_bytes", wal.flush_lag_bytes);
+		add_int(json, "safe_wal_size", wal.safe_wal_size);
+	}
+	add_text(json, "pinned_by", stack->pinned_by);
+	add_time(json, "last_commit_at", stack->last_commit_at);
+	close_group(json, '}');
+}
+
+/*
+ * The manager's settings that are not the default; without a manager, this
+ * session's.  The document may be passed on, so where a connection string
+ * leads is hidden from everybody.
+ */
+static void
+add_setting(StringInfo json, const char *name, const char *value, const char *source)
+{
+	bool		secret = strcmp(name, "electric_cm.connection") == 0 ||
+		strcmp(name, "electric_cm.pooled_connection") == 0;
+
+	if (strcmp(source, "default") != 0)
+		add_text(json, name, secret && value[0] != '\0' ? "********" : value);
+}
+
+static void
+add_settings(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	StringInfo	json = &health->json;
+	const char *name;
+	const char *source;
+	char	   *value;
+
+	open_group(json, "settings", '{');
+	if (stack->noptions > 0)
+		for (int i = 0; i < Min(stack->noptions, ECM_MAX_OPTIONS); i++)
+			add_setting(json, stack->options[i].name, stack->options[i].setting,
+						stack->options[i].source);
+	else
+		for (int i = 0; ecm_setting_at(i, stack->datname, &name, &value, &source); i++)
+			add_setting(json, name, value, source);
+	close_group(json, '}');
+}
+
+/* A copy of the database's entry, or what can be said without one. */
+static EcmStack *
+own_stack(bool standby)
+{
+	EcmStack   *stack = palloc0(sizeof(EcmStack));
+
+	if (ecm_own_stack(stack) < 0)
+	{
+		memset(stack, 0, sizeof(EcmStack));
+		strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
+		stack->status = ECM_STATUS_STOPPED;
+		if (standby)
+			strlcpy(stack->waiting_for, ECM_STANDBY_REASON, sizeof(stack->waiting_for));
+		else if (!ecm_database_is_listed(stack->datname))
+			strlcpy(stack->waiting_for, "not listed in electric_cm.databases",
+					sizeof(stack->waiting_for));
+	}
+	if (stack->slot_name[0] == '\0')
+		strlcpy(stack->slot_name, ecm_effective_slot_name(stack->datname), NAMEDATALEN);
+	return stack;
+}
+
+/*
+ * electric_cm_health() -> jsonb
+ *
+ * Raises no error for what it finds; changes nothing.
+ *
+ * 55000: not preloaded.
+ */
+Datum
+electric_cm_health(FunctionCallInfo fcinfo pg_attribute_unused())
+{
+	Health		health = {0};
+	StringInfo	json = &health.json;
+	const char *reason;
+
+	ecm_require_shared();
+	health.standby = RecoveryInProgress();
+	health.stack = own_stack(health.standby);
+	initStringInfo(&health.problems);
+	initStringInfo(json);
+
+	open_group(json, NULL, '{');
+	add_status(&health);
+	add_versions(&health);
+	add_conditions(&health);
+	add_slot(&health);
+	add_shapes(&health);
+	add_settings(&health);
+	add_events(&health);
+
+	reason = health.reason ? health.reason : health.stack->waiting_for;
+	add_text(json, "severity", severity_name(health.severity));
+	add_text(json, "reason", reason);
+	add_value(json, "problems", psprintf("[%s]", health.problems.data));
+	close_group(json, '}');
+
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json->data)));
+}

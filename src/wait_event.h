@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait_event.h
+ *	  What our processes, and functions, wait for, as pg_stat_activity has it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_WAIT_EVENT_H
+#define ECM_WAIT_EVENT_H
+
+#include "postgres.h"
+
+typedef enum EcmWaitEvent
+{
+	ECM_WAIT_LAUNCHER_MAIN,		/* main loops, with nothing to do */
+	ECM_WAIT_MANAGER_MAIN,
+	ECM_WAIT_CONSUMER_MAIN,
+	ECM_WAIT_STACK,				/* a function, for the stack to change */
+	ECM_WAIT_SHAPE_LOG,			/* a reader, for entries, or the first rows */
+	ECM_WAIT_SLOT_RELEASE,		/* for a walsender to let go of the slot */
+	ECM_WAIT_STEP_ASIDE			/* a command, for the stack to step aside */
+} EcmWaitEvent;
+
+/* For WaitLatch() and the like. */
+extern uint32 ecm_wait_event(EcmWaitEvent event);
+
+#endif							/* ECM_WAIT_EVENT_H */

@@ -1,0 +1,133 @@
+# Warnings and errors survive the server's end, once each, at most 1,000 of
+# them, and no publication sends them.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+restart_after_crash = on
+electric_cm.status_check_interval = '1 s'
+electric_cm.reconnect_initial_delay = '50 ms'
+electric_cm.pool_idle_timeout = '500 ms'
+});
+my $db = 'postgres';
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
+
+# What the table has, as opposed to the view
+sub stored
+{
+	my ($what) = @_;
+	return "(SELECT count(*) FROM _electric_cm.event WHERE message LIKE '$what')";
+}
+
+sub doubles
+{
+	return value(q{SELECT count(*) - count(DISTINCT (occurred_at, message)) FROM electric_cm_events WHERE datname = current_database()});
+}
+
+value('CREATE EXTENSION electric_cm');
+ok(wait_active($node, $db), 'active');
+value(q{CREATE PUBLICATION everything FOR ALL TABLES;
+	CREATE TABLE t (id int PRIMARY KEY);
+	SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
+
+my $walsender = "(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')";
+value("SELECT pg_terminate_backend($walsender)");
+becomes('a lost connection is in the table soon', 'SELECT ' . stored('%terminating connection%') . ' = 1');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, '... and once in the view');
+is(value(q{SELECT count(*) FROM _electric_cm.event WHERE severity NOT IN ('warning', 'error')}), 0, 'what is merely worth a note is not stored');
+
+# An orderly restart
+
+my $before = value('SELECT count(*) FROM _electric_cm.event');
+$node->restart;
+ok(wait_active($node, $db), 'active after a restart');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, 'the event has survived it');
+is(value(q{SELECT datname FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), $db, '... with its database');
+is(doubles(), 0, 'no doubles');
+
+# A crash
+
+value("SELECT pg_terminate_backend($walsender)");
+becomes('the next one is stored', 'SELECT ' . stored('%terminating connection%') . ' = 2');
+$node->stop('immediate');
+$node->start;
+ok(wait_active($node, $db), 'active after a crash');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 2, 'both have survived it');
+is(doubles(), 0, 'no doubles');
+
+# While no manager runs, and at its end
+
+value('SELECT electric_cm_drop_replication_slot_on_stop()');
+value('SELECT electric_cm_stop()');
+is(value('SELECT ' . stored('dropped replication slot%')), 1, 'a manager stores what happens at its end');
+$before = value('SELECT count(*) FROM _electric_cm.event');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active again');
+becomes('the next manager has delivered what there was', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%'});
+is(value('SELECT ' . stored('dropped replication slot%')), 1, '... nothing twice');
+is(doubles(), 0, 'no doubles');
+
+# A stack that has failed stores why before the server ends
+
+$node->append_conf('postgresql.conf', "wal_level = replica\nmax_wal_senders = 5");
+value("SELECT pg_drop_replication_slot('other')");
+value('SELECT electric_cm_stop(drop_slot => true)');
+$node->restart;
+value('SELECT electric_cm_start()');
+becomes('wal_level is too low', q{SELECT electric_cm_status() = 'failed'});
+$node->append_conf('postgresql.conf', 'wal_level = logical');
+$node->restart;
+ok(wait_active($node, $db), 'active with the right one');
+is(value(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND message LIKE '%wal_level%'}), 't', 'that it had failed is known');
+
+# Bounded
+
+value(q{SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
+value(q{INSERT INTO _electric_cm.event
+	SELECT 'epoch'::timestamptz, i, 'epoch'::timestamptz + i * interval '1 s', 'old', 'warning', 'old ' || i FROM generate_series(1, 1500) i});
+value("SELECT pg_terminate_backend($walsender)");
+becomes('the table is cut to 1,000', 'SELECT count(*) = 1000 FROM _electric_cm.event');
+is(value('SELECT ' . stored('old 1') . ' + ' . stored('old 500')), 0, '... the oldest go');
+is(value('SELECT ' . stored('%terminating connection%')), 3, '... the latest stay');
+
+# No publication FOR ALL TABLES has any of it, but for our own INSERT above
+
+my $peek = q{SELECT string_agg(DISTINCT substr(encode(data, 'hex'), 1, 2), ',')
+	FROM pg_logical_slot_%s_binary_changes('other', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')
+	WHERE substr(encode(data, 'hex'), 1, 2) IN ('52', '49', '55', '44') };
+value(sprintf $peek, 'get');
+value("SELECT pg_terminate_backend($walsender)");
+becomes('one more is stored, and an old one deleted', 'SELECT ' . stored('%terminating connection%') . ' = 4');
+is(value('SELECT count(*) FROM _electric_cm.event'), 1000, '... of 1,000');
+is(value(sprintf $peek, 'peek'), '', 'a publication FOR ALL TABLES sends neither');
+value('INSERT INTO t VALUES (1)');
+is(value(sprintf $peek, 'peek'), '49,52', '... while it does send the tables it should');
+
+# Nobody who locks the table is waited for, and nothing is made of it
+
+my $locker = $node->background_psql($db, on_error_stop => 1);
+$locker->query_safe('BEGIN; LOCK TABLE _electric_cm.event');
+my $offset = -s $node->logfile;
+value("SELECT pg_terminate_backend($walsender)");
+$node->wait_for_log(qr/could not store events/, $offset);
+is(value('SELECT electric_cm_status()'), 'active', 'the table is locked: the stack is active all the same');
+my ($rc, $recent, $warnings) = $node->psql($db, q{SELECT count(*) > 0, count(*) FILTER (WHERE event = 'old') FROM electric_cm_events});
+is($recent, 't|0', '... and the view shows what is recent');
+like($warnings, qr/WARNING:  older events are not shown: canceling statement due to lock timeout/, '... and that there is more');
+$locker->query_safe('COMMIT');
+$locker->quit;
+becomes('... and the event is stored afterwards', 'SELECT ' . stored('%terminating connection%') . ' = 5');
+my @complaints = slurp_file($node->logfile, $offset) =~ /could not store events/g;
+is(scalar @complaints, 1, '... after one complaint');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%store events%'}), 0, '... which is no event');
+
+$node->stop;
+done_testing();
