@@ -197,11 +197,12 @@ get_column(EcmTable *table, const char *name, Oid type)
 }
 
 static void
-set_filtered(EcmTable *table, int number)
+set_filtered(EcmTable *table, int number, int64 reader)
 {
 	EcmTableColumn *column = &table->columns[number];
 	Oid			function;
 
+	column->reader = reader;
 	if (column->filtered)
 		return;
 	getTypeInputInfo(column->type, &function, &column->typioparam);
@@ -249,7 +250,7 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 	{
 		wanted.filter_columns[i] = get_column(table, def->filter->names[i],
 											  def->filter->types[i]);
-		set_filtered(table, wanted.filter_columns[i]);
+		set_filtered(table, wanted.filter_columns[i], def->id);
 	}
 
 	foreach(lc, table->layouts)
@@ -514,6 +515,10 @@ make_slot(EcmTable *table)
 /*
  * Values as the where clauses want them.  What was not sent counts as null; no
  * clause looks at it (that is checked where a relation is bound).
+ *
+ * There are types that don't read what they have written.  One shape after the
+ * other is to blame for that; if the first has gone meanwhile, only a new
+ * consumer knows of the next.
  */
 static void
 fill_slot(EcmTable *table, const EcmValue *values)
@@ -529,10 +534,15 @@ fill_slot(EcmTable *table, const EcmValue *values)
 		EcmTableColumn *column = &table->columns[i];
 
 		slot->tts_isnull[i] = !column->filtered || values[i].kind != ECM_VALUE_TEXT;
-		slot->tts_values[i] = slot->tts_isnull[i] ? (Datum) 0 :
-			InputFunctionCall(&column->input, unconstify(char *, values[i].text),
-							  column->typioparam, -1);
+		slot->tts_values[i] = (Datum) 0;
+		if (slot->tts_isnull[i])
+			continue;
+		ecm_gather_work_on(column->reader);
+		slot->tts_values[i] = InputFunctionCall(&column->input,
+												unconstify(char *, values[i].text),
+												column->typioparam, -1);
 	}
+	ecm_gather_work_on(0);
 	ExecStoreVirtualTuple(slot);
 }
 

@@ -34,6 +34,7 @@ typedef struct EcmTableColumn
 	char	   *name;
 	Oid			type;
 	bool		filtered;		/* some where clause refers to it; then: */
+	int64		reader;			/* the last shape with one that does */
 	FmgrInfo	input;
 	Oid			typioparam;
 } EcmTableColumn;
