@@ -2,8 +2,9 @@
 #
 #   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
 #   make check                        every test, against throwaway servers
-#   make demo, make soak, make bench-throughput
-#                                     see it work; see it work for long; see how fast
+#   make demo, make soak, make fuzz, make bench-throughput
+#                                     see it work; see it work for long; with
+#                                     whatever tables; see how fast
 #   make setup                        install what these need (Debian packages)
 
 MODULE_big = electric_cm
@@ -22,17 +23,17 @@ export PG_CONFIG
 PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check demo soak fuzz bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check demo soak
+.PHONY: setup check demo soak fuzz
 setup:
 	@.ci/setup
 check:
 	@.ci/sandbox .ci/check
-demo soak:
+demo soak fuzz:
 	@.ci/sandbox bench/$@
 bench-%:
 	@.ci/sandbox bench/$*
