@@ -162,6 +162,16 @@ like($err, qr/shape "$bad" has failed.*DETAIL:  division by zero/s, 'its readers
 run_sql('INSERT INTO e VALUES (4, 0)');
 compare('the others go on', %e);
 
+# however many there are, and in however many transactions: nobody waits
+my $consumer = run_sql('SELECT pid FROM electric_cm_stat_consumers');
+my %many = create_shapes('e', map { $_ => ["10 / (a - $_) > a"] } 20 .. 60);
+run_sql('INSERT INTO e SELECT 100 + i, i FROM generate_series(20, 40) i');
+run_sql("UPDATE e SET a = $_ WHERE id = 120") for 41 .. 60;
+run_sql('UPDATE e SET a = 1 WHERE id = 120');
+compare('the others go on', %e);
+is(run_sql(q{SELECT count(*) FROM electric_cm_shapes WHERE relation = 'e'::regclass AND state = 'errored'}), '42', 'more such errors');
+is(run_sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'they do not cost a consumer');
+
 # an error in the snapshot
 my $bad2 = run_sql(q{SELECT electric_cm_create_shape('e', '11 / a > 1')});
 becomes($node, $db, qq{SELECT state = 'errored' AND last_error = 'division by zero' FROM electric_cm_shapes WHERE handle = '$bad2'},
