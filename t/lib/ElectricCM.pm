@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT_OK = qw(new_node wait_active becomes replay_equals install_compare);
+our @EXPORT_OK = qw(new_node wait_active becomes replay_equals install_compare has_xml);
 
 =pod
 
@@ -218,6 +218,21 @@ UNION ALL
 	  unless $ok;
 	diag("    $_") for @examples;
 	return ($ok, $entries);
+}
+
+=pod
+
+=item has_xml($node, $db)
+
+Was the server built with libxml?
+
+=cut
+
+sub has_xml
+{
+	my ($node, $db) = @_;
+	my ($rc) = $node->psql($db, q{SELECT '<a/>'::xml});
+	return $rc == 0;
 }
 
 =pod
