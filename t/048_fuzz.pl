@@ -1,10 +1,9 @@
 # Random tables, shapes and DML, from a seed: every shape's log replays to what
 # its query returns. t/lib/Fuzz.pm makes them.
 #
-# SEED and FUZZ_SECONDS are how to go on from what CI does; ROUND plays that
-# one round only. The same seed makes the same statements, round by round;
-# it does not decide how the sessions interleave. "make fuzz MINUTES=10" says
-# more of what is done.
+# FUZZ_SECONDS says for how long, ROUND plays one round only; "make fuzz
+# MINUTES=10 SEED=1" is the way to set them. The same seed makes the same
+# statements, round by round; it does not decide how the sessions interleave.
 use strict;
 use warnings;
 
@@ -164,7 +163,7 @@ sub compare
 		if ($sqlstate ne '')
 		{
 			$total{refused}++;
-			$refused{"$sqlstate $message"}++;
+			$refused{"$sqlstate $message"}++ unless $corrupted;
 			$what = "refused: $message" unless $sqlstate eq '55000' || $may_raise eq 't' || $sqlstate eq '0A000';
 		}
 		elsif ($state eq 'errored' && $may_raise eq 't') { $total{errored}++; }
@@ -230,7 +229,8 @@ sub play
 		my $text = slurp_file($session->{file});
 		$total{statements} += () = $text =~ /;$/mg;
 		$total{failed} += () = $session->{err} =~ /ERROR:/g;
-		note(join "\n", grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|does not exist$/ } split /\n/, $session->{err});
+		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition/ } split /\n/, $session->{err};
+		note(join "\n", @unexpected) if @unexpected;
 		diag($session->{err}) if $session->{err} =~ /FATAL|PANIC|server closed/;
 	}
 	settle($round);
@@ -255,9 +255,9 @@ my $end = time() + $seconds;
 if (!$only)
 {
 	play_everything();
-	clean();
+	clean() unless defined $only;
 }
-for (my $round = $only // 1; ; $round++)
+for (my $round = $only // 1; $round > 0; $round++)
 {
 	play($round);
 	last if defined $only || time() >= $end || !Test::More->builder->is_passing;
@@ -266,14 +266,16 @@ for (my $round = $only // 1; ; $round++)
 
 # Can it fail?
 $corrupted = 1;
+my %before = %total;
 $node->safe_psql($db, q{DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN
 	(SELECT DISTINCT ON (shape) shape, first_lsn, first_op FROM _electric_cm.shape_log ORDER BY shape, first_lsn, first_op)});
 cmp_ok(compare(0, []), '>', 0, 'a log that lacks something is found out');
+%total = %before;
 clean();
 becomes($node, $db, 'SELECT count(*) = 0 FROM electric_cm_shapes', 'the shapes go with their tables');
 is($node->safe_psql($db, 'SELECT electric_cm_status()'), 'active', 'and the stack goes on');
-cmp_ok($total{failed}, '<', $total{statements} / 4, 'most statements are valid');
-cmp_ok($total{refused}, '<', $total{shapes} / 4, 'most shapes are possible');
+cmp_ok($total{failed}, '<=', $total{statements} / 4, 'most statements are valid');
+cmp_ok($total{refused}, '<=', $total{shapes} / 4, 'most shapes are possible');
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothing has crashed');
 
 note("$total{rounds} rounds, $total{tables} tables, $total{statements} statements, of which $total{failed} failed; $total{shapes} shapes, "

@@ -399,19 +399,13 @@ sub constant
 # An expression of a type.
 sub expression
 {
-	my ($self, $type, $columns, $depth, $only) = @_;
+	my ($self, $type, $columns, $depth) = @_;
 	$type = $base{$type} // $type;
 	my @own = grep { ($base{ $_->{type} } // $_->{type}) eq $type } @$columns;
-	return $self->reference($self->pick(@own)) if @own && ($depth <= 0 || $self->chance(65));
-	return $self->constant($type) if $depth <= 0 || $only || !$expressions{$type} || $self->chance(20);
+	return $self->pick(@own)->{ident} if @own && ($depth <= 0 || $self->chance(65));
+	return $self->constant($type) if $depth <= 0 || !$expressions{$type} || $self->chance(20);
 	my $expression = $self->fill($self->pick(@{ $expressions{$type} }), $columns, $depth - 1);
 	return "($expression)";
-}
-
-sub reference
-{
-	my ($self, $column) = @_;
-	return $column->{ident};
 }
 
 sub fill
@@ -428,7 +422,7 @@ sub fill
 	$template =~ s[\{(o|c|any|predicate|"char"|[a-z]\w*(?:\[\])?)\}][
 		  $1 eq 'o' ? $self->expression($o, $columns, $self->chance(30) ? $depth : 0)
 		: $1 eq 'c' ? $self->constant($o)
-		: $1 eq 'any' ? $self->reference($self->pick(@$columns))
+		: $1 eq 'any' ? $self->pick(@$columns)->{ident}
 		: $1 eq 'predicate' ? $self->condition($columns, $depth - 1)
 		: $self->expression($1, $columns, $depth)]ge;
 	return $template;
