@@ -2,8 +2,9 @@
 #
 #   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
 #   make check                        every test, against throwaway servers
-#   make demo, make soak, make bench, make bench-throughput
-#                                     see it work; see it work for long; see how fast
+#   make demo, make soak, make fuzz, make bench, make bench-throughput
+#                                     see it work; see it work for long; with
+#                                     whatever tables; see how fast
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
@@ -23,17 +24,17 @@ export PG_CONFIG
 PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c src/wal_guard.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check demo soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check demo soak monitoring-check bench
+.PHONY: setup check demo soak fuzz monitoring-check bench
 setup:
 	@.ci/setup
 check:
 	@.ci/sandbox .ci/check
-demo soak:
+demo soak fuzz:
 	@.ci/sandbox bench/$@
 bench:
 	@.ci/sandbox bench/all

@@ -10,7 +10,7 @@ CREATE DOMAIN small AS int CHECK (VALUE < 100);
 CREATE TABLE t (
 	id int PRIMARY KEY, a int8, b text, "Mixed Case" varchar(10), c char(5),
 	n numeric, f float8, flag bool, at timestamptz, d date, i interval, u uuid,
-	j jsonb, arr int[], bin bytea, m mood, s small, r regclass,
+	j jsonb, arr int[], bin bytea, m mood, s small, r regclass, ra regclass[], acl aclitem, cl pg_class,
 	g int GENERATED ALWAYS AS (id * 2) STORED, gone int);
 ALTER TABLE t DROP COLUMN gone;
 ALTER TABLE t REPLICA IDENTITY FULL;
@@ -39,6 +39,7 @@ END $$;
 SELECT clause, where_clause(clause) FROM unnest(ARRAY[
 	'a = 5', '5 = a', 'clauses.t.a=5', 't.a  =  5 -- comment', 'a = 5 and b like ''x%''', 'a in (1,2,3)',
 	'a not in (1, 2)', 'a between 1 and 10', 'b ilike ''%foo%''', 'b ~ ''^a''', '"Mixed Case" = ''q''''uote''',
+	'"Mixed Case" in (''x'', ''y'')', '"Mixed Case" <> all (array[''x'', b])',
 	'c = ''ab''', 'n = 1.50', 'f < 1e10', 'flag', 'not flag', 'flag is not true', 'a is null', 'a is distinct from 3',
 	'at > ''2020-01-01 00:00:00+02''', 'd = date ''2020-02-29''', 'i > interval ''1 day''',
 	'u = ''A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11''', 'j ->> ''k'' = ''v''', 'j @> ''{"a": 1}''', '1 = any(arr)', 'arr[1] = 1',
@@ -51,10 +52,10 @@ SELECT clause, where_clause(clause) FROM unnest(ARRAY[
 	'', ' ', 'a =', 'a = 1 b', 'a = 1; DROP TABLE clauses.t', 'a = 1) OR (true', 'a = 1 FROM clauses.t', 'a = 1 WHERE true', 'a = 1 AS x',
 	'true, false', 'DISTINCT true', 'true ORDER BY 1', 'true LIMIT 1', 'true UNION SELECT true', '*', 't.*', 't IS NULL', '$1 = 1',
 	'nothing = 1', 'gone = 1', 'other.a = 1', 'a', 'a + 1', 'b = 1', 'a = ''x''', 'a = 1/0',
-	'ctid = ''(0,1)''', 'xmin = ''1''', 'tableoid = 1', 'g = 2', 'm = ''ok''', 's = 1', 'r = ''pg_class''::regclass',
+	'ctid = ''(0,1)''', 'xmin = ''1''', 'tableoid = 1', 'g = 2', 'm = ''ok''', 's = 1', 'r = ''pg_class''::regclass', 'ra is null', 'acl is null', 'cl is null',
 	'mine(id)', 'a === 5', 'a = (SELECT 1)', 'exists (SELECT FROM pg_class)', 'random() < 0.5', 'at > now()', 'd = current_date', 'b = current_user',
 	'pg_sleep(1) IS NULL', 'at::date = d', 'to_char(at, ''YYYY'') = ''2020''', 'count(*) > 1', 'row_number() over () = 1', 'generate_series(1, 2) = 1',
-	'pg_read_file(''postgresql.conf'') = b', 'a::text::mood = ''ok''', 'current_setting(''x'') = b', 'nextval(''s'') = 1'
+	'pg_read_file(''postgresql.conf'') = b', 'a::text::mood = ''ok''', '''{ok}''::text[]::mood[] = array[m]', 'array[a]::text[] = array[b]', 'current_setting(''x'') = b', 'nextval(''s'') = 1'
 	]) WITH ORDINALITY AS c (clause, n) ORDER BY n;
 
 -- with the position, as psql shows it
@@ -73,7 +74,7 @@ SELECT electric_cm_create_shape('t', 'd = ''2021-02-03''') = :'one' AS same;
 SELECT electric_cm_create_shape('t', 'd = ''2021-02-04''') = :'one' AS same;
 SELECT electric_cm_create_shape('t', 'd = ''2021-02-03''', '{id}') = :'one' AS same;
 SELECT electric_cm_create_shape('t', 'd = ''2021-02-03''', '{id,b}') = electric_cm_create_shape('t', 'd = ''2021-02-03''', '{b,id}') AS same;
-SELECT electric_cm_create_shape('t', 'd = ''2021-02-03''', '{id,a,b,"Mixed Case",c,n,f,flag,at,d,i,u,j,arr,bin,m,s,r}') = :'one' AS same;
+SELECT electric_cm_create_shape('t', 'd = ''2021-02-03''', '{id,a,b,"Mixed Case",c,n,f,flag,at,d,i,u,j,arr,bin,m,s,r,ra,acl,cl}') = :'one' AS same;
 SELECT where_clause, columns FROM electric_cm_shapes WHERE relation = 't'::regclass ORDER BY 1, 2;
 
 -- columns

@@ -368,6 +368,7 @@ session_options(EcmConn *conn, const char *given)
 						   " -c intervalstyle=postgres"
 						   " -c extra_float_digits=1"
 						   " -c bytea_output=hex"
+						   " -c xmloption=content"
 						   " -c timezone=UTC");
 
 	/* So that a query whose reader is gone does not run on. */

@@ -443,6 +443,23 @@ queue_order(const char *text)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * A where clause has raised an error.  That is one shape's problem: what others
+ * have from this transaction goes with it.
+ */
+static void
+match_failed(EcmShape *shape, const char *message)
+{
+	EcmShapeDef *def = ecm_shape_by_id(shape->id);
+
+	queue_order(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
+						 shape->generation, message));
+	if (def != NULL)
+		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+				  "shape_errored", ECM_SEVERITY_WARNING, message,
+				  "shape %s has failed and is not followed any more", def->handle);
+}
+
 static Binding *
 bind_table(EcmTable *table, RelEntry *entry)
 {
@@ -885,6 +902,7 @@ handle_begin(StringInfo in)
 		ecm_tables_version++;
 		bind_again_at = InvalidXLogRecPtr;
 	}
+	ecm_match_begin();
 	skipping = begin.final_lsn < ecm_gather_position();
 	ecm_gather_begin(begin.final_lsn,
 					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
@@ -1247,27 +1265,6 @@ follow_stream(void)
 
 /* ---------------------------------------------------------------- errors -- */
 
-/*
- * Is an error that was raised while we worked on one shape to be blamed on
- * that shape?  Not if it would have hit any other as well.
- */
-static bool
-is_shapes_fault(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return false;
-		default:
-			return true;
-	}
-}
-
 typedef struct FaultArg
 {
 	int64		shape;
@@ -1297,7 +1294,7 @@ blame_shape(int64 shape, int sqlerrcode, const char *message)
 	FaultArg	fault = {shape, message ? message : "unknown error", ""};
 	EcmError	err;
 
-	if (shape == 0 || !is_shapes_fault(sqlerrcode))
+	if (shape == 0 || !ecm_is_shapes_fault(sqlerrcode))
 		return;
 	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
 		return;
@@ -1369,7 +1366,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 				(errmsg("could not start consumer: %s", err.message)));
 	ecm_gather_init(args.stack_index, args.worker, position);
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
-	ecm_match_init();
+	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
 		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);

@@ -166,6 +166,20 @@ ecm_gather_enter_transaction(void)
 	MemoryContextSwitchTo(caller_context);
 }
 
+bool
+ecm_gather_recover(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (spilling)
+		return false;
+	AbortCurrentTransaction();
+	transaction_open = false;
+	MemoryContextSwitchTo(old);
+	ecm_gather_enter_transaction();
+	return true;
+}
+
 /* Ends a transaction in which there was nothing to write. */
 static void
 end_unused(void)

@@ -80,6 +80,13 @@ extern bool ecm_gather_in_transaction(void);
 extern void ecm_gather_enter_transaction(void);
 
 /*
+ * After an ERROR outside of this file, within PG_CATCH: begins another local
+ * transaction instead of the one that the error has spoilt.  What is gathered
+ * stays.  False, and nothing is done, if a large transaction was being written.
+ */
+extern bool ecm_gather_recover(void);
+
+/*
  * Nothing refers to any buffer any more: those that are gone may be freed.
  */
 extern bool ecm_gather_is_empty(void);

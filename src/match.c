@@ -65,6 +65,10 @@ static HTAB *shapes;
 static HTAB *tables;
 static dlist_head gone = DLIST_STATIC_INIT(gone);
 
+/* counts upstream transactions */
+static uint64 transaction;
+static void (*match_failed) (EcmShape *shape, const char *message);
+
 /* results */
 static EcmShape **matched[2];
 static int	nmatched[2];
@@ -82,8 +86,15 @@ create_hash(const char *name, Size keysize, Size entrysize, MemoryContext contex
 }
 
 void
-ecm_match_init(void)
+ecm_match_begin(void)
 {
+	transaction++;
+}
+
+void
+ecm_match_init(void (*failed) (EcmShape *shape, const char *message))
+{
+	match_failed = failed;
 	match_context = AllocSetContextCreate(TopMemoryContext, "electric_cm shapes",
 										  ALLOCSET_DEFAULT_SIZES);
 	shapes = create_hash("electric_cm shapes", sizeof(int64),
@@ -197,11 +208,12 @@ get_column(EcmTable *table, const char *name, Oid type)
 }
 
 static void
-set_filtered(EcmTable *table, int number)
+set_filtered(EcmTable *table, int number, int64 reader)
 {
 	EcmTableColumn *column = &table->columns[number];
 	Oid			function;
 
+	column->reader = reader;
 	if (column->filtered)
 		return;
 	getTypeInputInfo(column->type, &function, &column->typioparam);
@@ -249,7 +261,7 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 	{
 		wanted.filter_columns[i] = get_column(table, def->filter->names[i],
 											  def->filter->types[i]);
-		set_filtered(table, wanted.filter_columns[i]);
+		set_filtered(table, wanted.filter_columns[i], def->id);
 	}
 
 	foreach(lc, table->layouts)
@@ -498,6 +510,12 @@ add_matched(EcmShape *shape, EcmWhich which, uint64 change)
 	matched[which][nmatched[which]++] = shape;
 }
 
+static bool
+has_failed(const EcmShape *shape)
+{
+	return shape->failed_in == transaction;
+}
+
 static void
 make_slot(EcmTable *table)
 {
@@ -515,6 +533,10 @@ make_slot(EcmTable *table)
 /*
  * Values as the where clauses want them.  What was not sent counts as null; no
  * clause looks at it (that is checked where a relation is bound).
+ *
+ * There are types that don't read what they have written.  One shape after the
+ * other is to blame for that; if the first has gone meanwhile, only a new
+ * consumer knows of the next.
  */
 static void
 fill_slot(EcmTable *table, const EcmValue *values)
@@ -530,10 +552,15 @@ fill_slot(EcmTable *table, const EcmValue *values)
 		EcmTableColumn *column = &table->columns[i];
 
 		slot->tts_isnull[i] = !column->filtered || values[i].kind != ECM_VALUE_TEXT;
-		slot->tts_values[i] = slot->tts_isnull[i] ? (Datum) 0 :
-			InputFunctionCall(&column->input, unconstify(char *, values[i].text),
-							  column->typioparam, -1);
+		slot->tts_values[i] = (Datum) 0;
+		if (slot->tts_isnull[i])
+			continue;
+		ecm_gather_work_on(column->reader);
+		slot->tts_values[i] = InputFunctionCall(&column->input,
+												unconstify(char *, values[i].text),
+												column->typioparam, -1);
 	}
+	ecm_gather_work_on(0);
 	ExecStoreVirtualTuple(slot);
 }
 
@@ -554,7 +581,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	{
 		EcmShape   *shape = member->shape;
 
-		if (shape->marks[which] == change ||
+		if (shape->marks[which] == change || has_failed(shape) ||
 			!DatumGetBool(FunctionCall2Coll(&index->equal, index->collation,
 											value, member->constant)))
 			continue;
@@ -564,9 +591,25 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	}
 }
 
-EcmShape **
-ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
-				uint64 change, int *n)
+bool
+ecm_is_shapes_fault(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return false;
+		default:
+			return true;
+	}
+}
+
+static void
+match_all(EcmTable *table, const EcmValue *values, EcmWhich which, uint64 change)
 {
 	dlist_iter	iter;
 	ListCell   *lc;
@@ -574,21 +617,72 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 	nmatched[which] = 0;
 	dlist_foreach(iter, &table->unfiltered)
 		add_matched(dlist_container(EcmShape, node, iter.cur), which, change);
+	if (!table->any_filter)
+		return;
 
-	if (table->any_filter)
+	fill_slot(table, values);
+	foreach(lc, table->indexes)
+		match_by_index(lfirst(lc), table, which, change);
+	dlist_foreach(iter, &table->scanned)
 	{
-		fill_slot(table, values);
-		foreach(lc, table->indexes)
-			match_by_index(lfirst(lc), table, which, change);
-		dlist_foreach(iter, &table->scanned)
-		{
-			EcmShape   *shape = dlist_container(EcmShape, node, iter.cur);
+		EcmShape   *shape = dlist_container(EcmShape, node, iter.cur);
 
-			ecm_gather_work_on(shape->id);
-			if (ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner))
-				add_matched(shape, which, change);
+		if (has_failed(shape))
+			continue;
+		ecm_gather_work_on(shape->id);
+		if (ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner))
+			add_matched(shape, which, change);
+	}
+	ecm_gather_work_on(0);
+}
+
+/*
+ * Where the error that was caught is one shape's fault, and nothing is lost by
+ * going on without that shape, lets it be.  Else the error goes on.
+ */
+static void
+leave_out_failed(EcmWhich which, MemoryContext context)
+{
+	EcmShape   *shape = ecm_match_find(ecm_gather_working_on());
+	ErrorData  *edata;
+
+	MemoryContextSwitchTo(context);
+	edata = CopyErrorData();
+	if (shape == NULL || has_failed(shape) ||
+		!ecm_is_shapes_fault(edata->sqlerrcode) || !ecm_gather_recover())
+		PG_RE_THROW();
+	EmitErrorReport();
+	FlushErrorState();
+	ecm_gather_work_on(0);
+
+	shape->failed_in = transaction;
+	for (int i = 0; i < nmatched[which]; i++)
+		matched[which][i]->marks[which] = 0;
+	match_failed(shape, edata->message ? edata->message : "unknown error");
+	MemoryContextSwitchTo(context);
+}
+
+EcmShape **
+ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
+				uint64 change, int *n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = !table->any_filter;
+
+	if (done)
+		match_all(table, values, which, change);
+	while (!done)
+	{
+		PG_TRY();
+		{
+			match_all(table, values, which, change);
+			done = true;
 		}
-		ecm_gather_work_on(0);
+		PG_CATCH();
+		{
+			leave_out_failed(which, context);
+		}
+		PG_END_TRY();
 	}
 	*n = nmatched[which];
 	return matched[which];

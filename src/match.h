@@ -34,6 +34,7 @@ typedef struct EcmTableColumn
 	char	   *name;
 	Oid			type;
 	bool		filtered;		/* some where clause refers to it; then: */
+	int64		reader;			/* the last shape with one that does */
 	FmgrInfo	input;
 	Oid			typioparam;
 } EcmTableColumn;
@@ -81,13 +82,29 @@ typedef struct EcmShape
 	EcmFilter  *filter;			/* NULL: no where clause */
 	dlist_node	node;			/* among unfiltered, scanned, or those gone */
 	uint64		marks[2];		/* last change whose tuple matched */
+	uint64		failed_in;		/* upstream transaction, by our count, in which
+								 * its where clause has raised an error */
 	EcmShapeBuffer buffer;
 } EcmShape;
 
 /* Changes with the tables, their columns and layouts: what was bound is stale. */
 extern uint32 ecm_tables_version;
 
-extern void ecm_match_init(void);
+/*
+ * When a shape's where clause has raised an error, it matches nothing until
+ * the next call of ecm_match_begin(); 'failed' sees to it that it is gone by
+ * then, and returns.
+ */
+extern void ecm_match_init(void (*failed) (EcmShape *shape, const char *message));
+
+/* An upstream transaction begins, for the first time or again. */
+extern void ecm_match_begin(void);
+
+/*
+ * Is an error that was raised while we worked on one shape to be blamed on
+ * that shape?  Not if it would have hit any other as well.
+ */
+extern bool ecm_is_shapes_fault(int sqlerrcode);
 
 /* How many shapes are followed. */
 extern int	ecm_match_nshapes(void);
@@ -114,7 +131,8 @@ extern EcmTable *ecm_match_table(Oid relid);
 /*
  * The shapes of the table that a tuple belongs to; 'values' has the table's
  * columns.  The result is good until the next call with the same 'which'.  A
- * shape that is in it has marks[which] == change.
+ * shape that is in it has marks[which] == change.  In a local transaction, if
+ * there are where clauses.
  */
 typedef enum EcmWhich
 {

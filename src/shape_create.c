@@ -258,7 +258,8 @@ static bool
 is_final(const Batch *b, const EcmError *err)
 {
 	return b->step == CREATION_SNAPSHOT &&
-		(strncmp(err->sqlstate, "22", 2) == 0 ||
+		(strncmp(err->sqlstate, "0A", 2) == 0 ||
+		 strncmp(err->sqlstate, "22", 2) == 0 ||
 		 strncmp(err->sqlstate, "42", 2) == 0 ||
 		 strncmp(err->sqlstate, "54", 2) == 0);
 }

@@ -43,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/typcache.h"
 
 #include "compat.h"
 #include "shape_filter.h"
@@ -126,10 +127,17 @@ is_user_defined_or_mutable(Oid function, void *context pg_attribute_unused())
 		func_volatile(function) != PROVOLATILE_IMMUTABLE;
 }
 
-/* The reg... types: their values are read back by a look into the catalogs. */
+/*
+ * The values of reg... types and access control lists have names in their text
+ * form, and reading that is a look into the catalogs: what it finds there later
+ * may be something else, or nothing.
+ */
 static bool
-is_object_identifier(Oid type)
+has_names(Oid type)
 {
+	TupleDesc	desc;
+	bool		result = false;
+
 	switch (type)
 	{
 		case REGPROCOID:
@@ -143,10 +151,21 @@ is_object_identifier(Oid type)
 		case REGNAMESPACEOID:
 		case REGROLEOID:
 		case REGCOLLATIONOID:
+		case ACLITEMOID:
 			return true;
 		default:
-			return false;
+			break;
 	}
+	if (OidIsValid(get_element_type(type)))
+		return has_names(get_element_type(type));
+	if (get_typtype(type) != TYPTYPE_COMPOSITE)
+		return false;
+	desc = lookup_rowtype_tupdesc_copy(type, -1);
+	for (int i = 0; i < desc->natts && !result; i++)
+		result = !TupleDescAttr(desc, i)->attisdropped &&
+			has_names(TupleDescAttr(desc, i)->atttypid);
+	FreeTupleDesc(desc);
+	return result;
 }
 
 typedef struct CheckContext
@@ -167,7 +186,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 			if (((Var *) node)->varattno > 0 &&
 				TupleDescAttr(context->desc, ((Var *) node)->varattno - 1)->attgenerated)
 				return "Generated columns are not allowed, since they are not replicated.";
-			if (is_object_identifier(exprType(node)))
+			if (exprType(node) < FirstNormalObjectId && has_names(exprType(node)))
 				return "Columns of object identifier types are not allowed, since the stream has names for their values.";
 			break;
 		case T_SubLink:
@@ -191,6 +210,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 						return "User-defined operators are not allowed.";
 				break;
 			}
+		case T_ArrayCoerceExpr: /* what "varchar_column IN (...)" has in it */
 		case T_ArrayExpr:
 		case T_BoolExpr:
 		case T_BooleanTest:
@@ -220,7 +240,11 @@ what_is_forbidden(Node *node, CheckContext *context)
 	return NULL;
 }
 
-/* The rules are those of core's check_simple_rowfilter_expr(), which is static. */
+/*
+ * The rules are those of core's check_simple_rowfilter_expr(), which is static;
+ * but for ArrayCoerceExpr, which it has forgotten: how elements are converted
+ * is an expression in it, and checked like any other.
+ */
 static bool
 check_walker(Node *node, void *arg)
 {
@@ -493,7 +517,8 @@ ecm_filter_compile(const EcmFilterDef *def, const AttrNumber *attnos,
 	pstate->p_ref_hook_state = &resolve;
 	expr = transformWhereClause(pstate, raw_parse(def->clause), EXPR_KIND_WHERE, "WHERE");
 	assign_expr_collations(pstate, expr);
-	expr = eval_const_expressions(NULL, expr);
+	/* also looks up the functions of operators that simplifying has put in */
+	expr = (Node *) expression_planner((Expr *) expr);
 	pop_clause_context(&callback);
 	AtEOXact_GUC(true, nestlevel);
 

@@ -65,6 +65,7 @@ static const char *const worker_settings[][2] = {
 	{"timezone", "UTC"},
 	{"extra_float_digits", "1"},
 	{"bytea_output", "hex"},
+	{"xmloption", "content"},
 	{"lc_messages", "C"},		/* libpq's texts are recognised by errors.c */
 };
 

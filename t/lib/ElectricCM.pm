@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT_OK = qw(new_node wait_active becomes replay_equals);
+our @EXPORT_OK = qw(new_node wait_active becomes replay_equals install_compare has_xml);
 
 =pod
 
@@ -218,6 +218,89 @@ UNION ALL
 	  unless $ok;
 	diag("    $_") for @examples;
 	return ($ok, $entries);
+}
+
+=pod
+
+=item has_xml($node, $db)
+
+Was the server built with libxml?
+
+=cut
+
+sub has_xml
+{
+	my ($node, $db) = @_;
+	my ($rc) = $node->psql($db, q{SELECT '<a/>'::xml});
+	return $rc == 0;
+}
+
+=pod
+
+=item install_compare($node, $db)
+
+The same for many shapes in one query. It makes the function
+ecm_test.compare(handle, relation, clause, columns), which returns the number
+of entries, that of rows, and what is wrong, NULL if nothing is.
+
+=cut
+
+sub install_compare
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db, q{
+CREATE SCHEMA ecm_test;
+CREATE AGGREGATE ecm_test.merge(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
+
+-- Replays a log and compares the outcome with the query, and the log with
+-- itself. Both as the text that the types' output functions make.
+CREATE FUNCTION ecm_test.compare(handle text, relation text, clause text, columns text[],
+	OUT entries bigint, OUT rows bigint, OUT wrong text)
+LANGUAGE plpgsql AS $$
+DECLARE
+	query text;
+BEGIN
+	SELECT string_agg(format('%L, CASE WHEN num_nonnulls(%2$I) = 1 THEN format(''%%s'', %2$I) END', attname, attname), ', ')
+		INTO query
+		FROM pg_attribute
+		WHERE attrelid = relation::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+			AND (columns IS NULL OR attname = ANY (columns));
+	query := format('SELECT jsonb_build_object(VARIADIC ARRAY[%s]::text[]) AS r FROM %s', query, relation) || coalesce(' WHERE ' || clause, '');
+	EXECUTE format($sql$
+		WITH log AS MATERIALIZED (
+			SELECT * FROM electric_cm_shape_log(%L) WITH ORDINALITY
+				AS l (log_offset, operation, key, value, old_value, xid, n)),
+		reset AS (
+			SELECT key,
+				coalesce(max(n) FILTER (WHERE operation = 'insert'), 0) AS inserted,
+				coalesce(max(n) FILTER (WHERE operation = 'delete'), 0) AS deleted
+			FROM log GROUP BY key),
+		replayed AS MATERIALIZED (
+			SELECT ecm_test.merge(value ORDER BY n) AS r
+			FROM log JOIN reset USING (key)
+			WHERE n >= inserted AND n > deleted
+			GROUP BY key),
+		expected AS MATERIALIZED (%s),
+		missing AS (SELECT r FROM expected EXCEPT ALL SELECT r FROM replayed),
+		extra AS (SELECT r FROM replayed EXCEPT ALL SELECT r FROM expected),
+		odd AS (
+			SELECT log_offset || ' ' || operation || ' ' || key AS r FROM (
+				SELECT *, lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
+					coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
+				FROM (SELECT *, string_to_array(log_offset, '_')::numeric[] AS offs FROM log) a) b
+			WHERE NOT ascending OR (operation = 'insert') = (coalesce(prior, 'delete') <> 'delete')),
+		wrong AS (
+			(SELECT 'in the query only: ' || left(r::text, 1000) AS r FROM missing LIMIT 5)
+			UNION ALL (SELECT 'in the replay only: ' || left(r::text, 1000) FROM extra LIMIT 5)
+			UNION ALL (SELECT 'out of place in the log: ' || r FROM odd LIMIT 5))
+		SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM expected), (SELECT string_agg(r, E'\n') FROM wrong)
+	$sql$, handle, query) INTO entries, rows, wrong;
+EXCEPTION WHEN others THEN
+	wrong := 'could not be compared: ' || SQLERRM;
+END $$;
+});
+	return;
 }
 
 # The columns a log has, as (list of names, list of expressions that take them

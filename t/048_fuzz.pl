@@ -1,0 +1,286 @@
+# Random tables, shapes and DML, from a seed: every shape's log replays to what
+# its query returns. t/lib/Fuzz.pm makes them.
+#
+# FUZZ_SECONDS says for how long, ROUND plays one round only; "make fuzz
+# MINUTES=10 SEED=1" is the way to set them. The same seed makes the same
+# statements, round by round; it does not decide how the sessions interleave.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use ElectricCM qw(new_node wait_active becomes install_compare has_xml);
+use Fuzz;
+use IPC::Run ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $seed = $ENV{SEED} || 1 + int(time()) % 1000000;
+my $seconds = $ENV{FUZZ_SECONDS} || 30;
+my $only = $ENV{ROUND};
+my $writers = 3;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => q{
+log_min_messages = warning
+log_min_error_statement = panic
+log_error_verbosity = terse
+log_checkpoints = off
+log_statement = none
+deadlock_timeout = '50 ms'
+logical_decoding_work_mem = '64 kB'
+max_prepared_transactions = 20
+electric_cm.reconnect_initial_delay = '50 ms'
+electric_cm.reconnect_max_delay = '200 ms'
+});
+my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed);
+my %refused;
+
+note("SEED=$seed");
+$node->safe_psql($db, 'CREATE EXTENSION electric_cm');
+$node->safe_psql($db, $Fuzz::types_sql);
+Fuzz::forget_type('xml') unless has_xml($node, $db);
+install_compare($node, $db);
+$node->safe_psql($db, q{
+-- what was asked for, and what became of it
+CREATE TABLE "fuzz Types".shape (n int, relation text, clause text, columns text[], may_raise bool, handle text, state text, message text);
+
+CREATE FUNCTION "fuzz Types".shape(n int, relation text, clause text, columns text[], may_raise bool) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+	handle text;
+	state text := '';
+	message text := '';
+	detail text;
+BEGIN
+	BEGIN
+		handle := electric_cm_create_shape(relation::regclass, clause, columns);
+	EXCEPTION WHEN others THEN
+		GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+		message := concat_ws(' - ', message, detail, clause);
+	END;
+	INSERT INTO "fuzz Types".shape VALUES (n, relation, clause, columns, may_raise, handle, state, message);
+	RETURN state;
+END $$;
+});
+ok(wait_active($node, $db), 'active') or BAIL_OUT('no stack');
+
+sub write_script
+{
+	my ($name, $text) = @_;
+	my $file = $node->basedir . "/$name.sql";
+	open my $fh, '>:encoding(UTF-8)', $file or die "$file: $!";
+	print $fh "SET client_encoding = 'UTF8';\n$text";
+	close $fh;
+	return $file;
+}
+
+# A script of any size and in any encoding; statements may fail, if asked.
+sub start
+{
+	my ($file, @more) = @_;
+	my %session = (file => $file, out => '', err => '', in => '');
+	$session{handle} = IPC::Run::start(
+		[ 'psql', '-XqAt', '-F', "\x1F", '-d', $node->connstr($db), '-v', 'VERBOSITY=terse', @more, '-f', $file ],
+		'<', \$session{in}, '>', \$session{out}, '2>', \$session{err}, IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
+	return \%session;
+}
+
+sub finish
+{
+	my ($session) = @_;
+	$session->{handle}->finish;
+	utf8::decode($session->{$_}) for qw(out err);
+	return $session;
+}
+
+sub run_script
+{
+	my ($name, $text) = @_;
+	my $session = finish(start(write_script($name, $text), '-v', 'ON_ERROR_STOP=1'));
+	die "$name: $session->{err}" if $session->{err} =~ /ERROR|FATAL/;
+	return $session->{out};
+}
+
+# What one session does: transactions; and how many statements that is.
+sub script
+{
+	my ($fuzz, $tables, $round, $n) = @_;
+	my $text = "\\set ON_ERROR_ROLLBACK on\nSET lock_timeout = '2 s';\n";
+	$text .= $fuzz->transaction($tables, "fuzz $round $n $_") for 1 .. 40;
+	$text .= $fuzz->large_transaction($fuzz->pick(@$tables)) if $n == 1;
+	return $text;
+}
+
+sub shape_sql
+{
+	my ($n, $relation, $clause, $columns, $raises) = @_;
+	return sprintf "SELECT \"fuzz Types\".shape(%d, %s, %s, %s, %s);\n", $n, Fuzz::literal($relation),
+	  defined $clause ? Fuzz::literal($clause) : 'NULL', $columns, $raises ? 'true' : 'false';
+}
+
+sub random_shape_sql
+{
+	my ($fuzz, $tables, $n) = @_;
+	my $table = $fuzz->pick(@$tables);
+	my ($clause, $raises) = $fuzz->chance(85) ? $fuzz->clause($table) : (undef, 0);
+	return shape_sql($n, $fuzz->pick(@{ $table->{shapes_of} }), $clause, $fuzz->column_list($table, defined $clause), $raises);
+}
+
+# For somebody who was not there.
+sub describe
+{
+	my ($round, $tables, $shape, $what) = @_;
+	my ($n, $relation, $clause, $columns) = @$shape;
+	my ($table) = grep { grep { $_ eq $relation } @{ $_->{shapes_of} } } @$tables;
+	diag("SEED=$seed ROUND=$round: $what");
+	diag("shape $n of $relation, columns " . ($columns || 'all') . ", where $clause");
+	diag($table->{sql}) if $table;
+	diag('all statements are in ' . $node->basedir . "/*.sql while ECM_KEEP=1 is set");
+	return;
+}
+
+my $corrupted = 0;
+
+sub compare
+{
+	my ($round, $tables) = @_;
+	my $wrong = 0;
+
+	for my $line (split /\x{1E}\n?/, run_script('compare', q{
+		\pset recordsep '\x1e'
+		SELECT s.n, s.relation, coalesce(s.clause, ''), coalesce(s.columns::text, ''), s.may_raise, s.state, s.message,
+			coalesce(t.state, 'gone'), coalesce(t.last_error, ''), c.entries, c.rows, c.wrong
+		FROM "fuzz Types".shape s LEFT JOIN electric_cm_shapes t USING (handle)
+			LEFT JOIN LATERAL ecm_test.compare(handle, s.relation, s.clause, s.columns) c ON t.state = 'live'
+		ORDER BY s.n}))
+	{
+		my ($n, $relation, $clause, $columns, $may_raise, $sqlstate, $message, $state, $error, $entries, $rows, $differs) = split /\x1F/, $line, 12;
+		my $what;
+		$total{shapes}++;
+		if ($sqlstate ne '')
+		{
+			$total{refused}++;
+			$refused{"$sqlstate $message"}++ unless $corrupted;
+			$what = "refused: $message" unless $sqlstate eq '55000' || $may_raise eq 't' || $sqlstate eq '0A000';
+		}
+		elsif ($state eq 'errored' && $may_raise eq 't') { $total{errored}++; }
+		elsif ($state ne 'live') { $what = "is $state: $error"; }
+		elsif ($differs =~ /\S/ && !($may_raise eq 't' && $differs =~ /^could not be compared/)) { $what = $differs; }
+		$total{filtered}++ if $clause ne '' && $state eq 'live';
+		$total{listed}++ if $columns ne '' && $state eq 'live';
+		$total{entries} += $entries || 0;
+		$total{rows} += $rows || 0;
+		next unless defined $what;
+		$wrong++;
+		describe($round, $tables, [ $n, $relation, $clause, $columns ], $what) unless $corrupted || $wrong > 10;
+	}
+	return $wrong;
+}
+
+sub settle
+{
+	my ($round) = @_;
+	$node->safe_psql($db, q{SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \gexec});
+	becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'})
+	  or fail("SEED=$seed ROUND=$round: shapes become live");
+	$node->safe_psql($db, "SELECT electric_cm_await_flushed(timeout => '120 s')");
+	return;
+}
+
+# Every type and every construct once, each of which must be possible.
+sub play_everything
+{
+	my $fuzz = Fuzz->new($seed * 1000);
+	my ($table, @clauses) = $fuzz->everything;
+	my $n = 0;
+
+	run_script('tables', $table->{sql} . $fuzz->rows($table, 0, 40));
+	run_script('shapes', join '', map { shape_sql(++$n, $table->{ident}, $_, 'NULL', 0) } @clauses);
+	becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'});
+	run_script('dml', $fuzz->rows($table, 41, 100) . ";\n"
+		  . join('', map { "UPDATE $table->{ident} SET " . join(', ', $fuzz->plain_assignments($table)) . ' WHERE ' . $fuzz->which($table) . ";\n" } 1 .. 40)
+		  . "DELETE FROM $table->{ident} WHERE $table->{keys}[0]{ident} % 4 = 0;\n");
+	settle(0);
+	ok(compare(0, [$table]) == 0, "$n where clauses: one for each construct");
+	is($total{refused}, 0, 'all of them are possible');
+	return;
+}
+
+sub play
+{
+	my ($round) = @_;
+	my $fuzz = Fuzz->new($seed * 1000 + $round);
+	my @tables = map { $fuzz->table } 1 .. 3;
+	my $n = 0;
+
+	run_script('tables', join '', map { $_->{sql} . $fuzz->rows($_, 0, 60) . ";\n" } @tables);
+	run_script('shapes', join '', map { random_shape_sql($fuzz, \@tables, ++$n) } 1 .. 14);
+
+	my @sessions;
+	push @sessions, start(write_script("writer$_", script($fuzz, \@tables, $round, $_))) for 1 .. $writers;
+	my $more = "\\set ON_ERROR_ROLLBACK on\n";
+	$more .= $fuzz->transaction(\@tables, "fuzz $round more $_") . random_shape_sql($fuzz, \@tables, ++$n) for 1 .. 10;
+	push @sessions, start(write_script('more', $more));
+	for my $session (map { finish($_) } @sessions)
+	{
+		my $text = slurp_file($session->{file});
+		$total{statements} += () = $text =~ /;$/mg;
+		$total{failed} += () = $session->{err} =~ /ERROR:/g;
+		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition/ } split /\n/, $session->{err};
+		note(join "\n", @unexpected) if @unexpected;
+		diag($session->{err}) if $session->{err} =~ /FATAL|PANIC|server closed/;
+	}
+	settle($round);
+	ok(compare($round, \@tables) == 0, "round $round");
+	$total{rounds}++;
+	$total{tables} += @tables;
+	return;
+}
+
+# Away with it all: the shapes go with their tables.
+sub clean
+{
+	$node->safe_psql($db, q{
+		SELECT format('DROP TABLE IF EXISTS %s CASCADE', oid::regclass) FROM pg_class
+		WHERE relnamespace IN ('public'::regnamespace, to_regnamespace('"fuzz Schema"')) AND relkind IN ('r', 'p') AND NOT relispartition \gexec
+		DROP SCHEMA IF EXISTS "fuzz Schema" CASCADE;
+		TRUNCATE "fuzz Types".shape;});
+	return;
+}
+
+my $end = time() + $seconds;
+if (!$only)
+{
+	play_everything();
+	clean() unless defined $only;
+}
+for (my $round = $only // 1; $round > 0; $round++)
+{
+	play($round);
+	last if defined $only || time() >= $end || !Test::More->builder->is_passing;
+	clean();
+}
+
+# Can it fail?
+$corrupted = 1;
+my %before = %total;
+$node->safe_psql($db, q{DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN
+	(SELECT DISTINCT ON (shape) shape, first_lsn, first_op FROM _electric_cm.shape_log ORDER BY shape, first_lsn, first_op)});
+cmp_ok(compare(0, []), '>', 0, 'a log that lacks something is found out');
+%total = %before;
+clean();
+becomes($node, $db, 'SELECT count(*) = 0 FROM electric_cm_shapes', 'the shapes go with their tables');
+is($node->safe_psql($db, 'SELECT electric_cm_status()'), 'active', 'and the stack goes on');
+cmp_ok($total{failed}, '<=', $total{statements} / 4, 'most statements are valid');
+cmp_ok($total{refused}, '<=', $total{shapes} / 4, 'most shapes are possible');
+unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothing has crashed');
+
+note("$total{rounds} rounds, $total{tables} tables, $total{statements} statements, of which $total{failed} failed; $total{shapes} shapes, "
+	  . "of which $total{refused} refused, $total{errored} errored, $total{filtered} with a where clause, $total{listed} with columns; "
+	  . "$total{entries} entries, $total{rows} rows compared");
+note("refused $refused{$_} times: $_") for sort { $refused{$b} <=> $refused{$a} } keys %refused;
+$node->stop;
+done_testing();
