@@ -203,6 +203,9 @@ CREATE FUNCTION _electric_cm.prepare_shape(handle text, created_by int8,
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.purge_shape(shape int8) RETURNS int8
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shape' LANGUAGE C VOLATILE STRICT;
 

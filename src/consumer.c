@@ -620,6 +620,7 @@ obey_order(const char *text)
 	int64		id;
 	int			generation;
 	int			n = 0;
+	Oid			owner;
 	EcmShape   *shape;
 
 	if (strncmp(text, "create ", strlen("create ")) == 0)
@@ -636,6 +637,12 @@ obey_order(const char *text)
 		shape = ecm_match_find(id);
 		if (shape != NULL)
 			ecm_match_remove(shape);
+	}
+	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
+	{
+		shape = ecm_match_find(id);
+		if (shape != NULL)
+			shape->owner = owner;
 	}
 	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
 			 n > 0)

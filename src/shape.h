@@ -8,6 +8,8 @@
  *					barrier, snapshot
  * shape_snapshot.c	a pool session's part: the snapshot's rows
  * shape_filter.c	where clauses
+ * shape_fit.c		do a shape and its table (still) go together?
+ * shape_owner.c	what becomes of shapes when their owners go
  * shape_log.c		writes chunks, reads them back
  * shape_chunk.c	the packed form of entries (pure)
  *
@@ -20,6 +22,7 @@
  *	 live <id> <generation> <snapshot>	the snapshot is committed (pool)
  *	 fail <id> <generation> <reason>	it can't be created (pool)
  *	 drop <id> <handle> <reason>	the shape is gone
+ *	 owner <id> <oid>			it has another owner
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +34,7 @@
 #include "access/transam.h"
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
@@ -105,6 +109,8 @@ extern EcmShapeDef *ecm_shape_by_id(int64 id);
 /* All shapes that a consumer has to follow: live, or being captured. */
 extern List *ecm_shapes_of_worker(int worker);
 
+extern List *ecm_shapes_of_owner(Oid owner);
+
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
  * transaction, and emits a drop message for each.  Returns how many there were.
@@ -114,8 +120,86 @@ extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
+/*
+ * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
+ * deletes the shapes (s) that meet a condition, with a drop message for each.
+ * 'nulls' as for SPI.  Returns how many there were.
+ */
+extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
+extern void ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values);
+extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
+							  Datum *values, const char *nulls,
+							  const char *reason);
+
+/*
+ * Is the table in our publication, by itself or with an ancestor, its schema
+ * or everything?  Within ecm_spi_begin/end.
+ */
+extern bool ecm_is_published(Oid relation);
+
+/* "schema"."table", always quoted, palloc'd. */
+extern char *ecm_relation_name(Relation rel);
+
+/* Has the role the rights on the table that it takes to own the shape? */
+extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
+
 /* ERROR unless the current user may read the shape (owner, rights, RLS). */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
+
+/* ---- shape_fit.c ---- */
+
+/* What a shape needs of its table, as attribute numbers of that. */
+typedef struct EcmShapeNeeds
+{
+	Bitmapset  *key;
+	Bitmapset  *where;			/* that the where clause refers to */
+	Bitmapset  *columns;		/* that the log has */
+} EcmShapeNeeds;
+
+/* Adds the attribute numbers of columns; *missing is set if one is gone. */
+extern Bitmapset *ecm_fit_attnums(Oid relation, char **names, int nnames,
+								  Bitmapset *attnums, bool *missing);
+
+/*
+ * May the role read these columns (none: the whole table) of all rows?  The
+ * second raises an ERROR that says why not.
+ */
+extern bool ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums);
+extern void ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums);
+
+/* The index whose columns are the key of shapes of the table, if any. */
+extern Oid	ecm_fit_key_index(Relation rel);
+
+/*
+ * The table's leaves that have to get REPLICA IDENTITY FULL for a shape, and
+ * *why; and the commands for that.
+ */
+extern List *ecm_fit_lacking_leaves(Relation rel, const EcmShapeNeeds *needs,
+									const char **why);
+extern char *ecm_fit_identity_commands(List *leaves);
+
+/*
+ * A table was altered in this transaction: deletes its shapes, and those of
+ * its ancestors, that don't go with it any more.
+ */
+extern void ecm_shapes_verify(Oid relation);
+
+/* Likewise all shapes of tables in a schema. */
+extern void ecm_shapes_verify_schema(Oid schema);
+
+/*
+ * Deletes the shapes with a column whose type is this one, or has this one
+ * inside; values of it look different from now on.
+ */
+extern void ecm_shapes_invalidate_type(Oid type, const char *reason);
+
+/* ---- shape_owner.c ---- */
+
+/* Deletes the shapes of a role. */
+extern void ecm_shapes_invalidate_owner(Oid owner, const char *reason);
+
+/* Gives a role's shapes to another one, or deletes those it can't have. */
+extern void ecm_shapes_reassign(Oid from, Oid to);
 
 /* ---- shape_log.c ---- */
 

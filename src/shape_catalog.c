@@ -42,8 +42,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -269,22 +269,16 @@ ecm_shape_by_id(int64 id)
 						INT8OID, Int64GetDatum(id));
 }
 
-List *
-ecm_shapes_of_worker(int worker)
+static List *
+lookup_shapes(const char *sql, Oid type, Datum value)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext old;
 	EcmSpiState spi;
 	List	   *result = NIL;
-	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(worker);
 
 	ecm_spi_begin(&spi);
-	run_sql(SHAPE_COLUMNS_SQL
-			"WHERE s.worker = $1 AND (t.state = 'live' OR"
-			" (t.state = 'capturing' AND t.generation = s.generation))"
-			" ORDER BY s.id",
-			SPI_OK_SELECT, 1, &type, &value, NULL);
+	run_sql(sql, SPI_OK_SELECT, 1, &type, &value, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		EcmShapeDef *def = shape_from_row(i, context);
@@ -297,26 +291,23 @@ ecm_shapes_of_worker(int worker)
 	return result;
 }
 
-/* --------------------------------------------------------------- rights -- */
-
-/*
- * May the role read the whole table?  The rows of a shape are read by a
- * superuser's process, so everything that would have filtered them for the
- * role itself must be refused here.
- */
-static void
-check_table_rights(Oid relation, Oid role)
+List *
+ecm_shapes_of_worker(int worker)
 {
-	if (!ecm_table_acl_select(relation, role))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
-	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
-						GetUserNameFromId(role, false), get_rel_name(relation)),
-				 errdetail("A shape would show rows that the policies hide."),
-				 errhint("Let a role that the policies don't apply to own the shape.")));
+	return lookup_shapes(SHAPE_COLUMNS_SQL
+						 "WHERE s.worker = $1 AND (t.state = 'live' OR"
+						 " (t.state = 'capturing' AND t.generation = s.generation))"
+						 " ORDER BY s.id", INT4OID, Int32GetDatum(worker));
 }
+
+List *
+ecm_shapes_of_owner(Oid owner)
+{
+	return lookup_shapes(SHAPE_COLUMNS_SQL "WHERE s.owner = $1 ORDER BY s.id",
+						 OIDOID, ObjectIdGetDatum(owner));
+}
+
+/* --------------------------------------------------------------- rights -- */
 
 static void
 check_shape_owner(const EcmShapeDef *shape)
@@ -328,11 +319,38 @@ check_shape_owner(const EcmShapeDef *shape)
 				 errhint("Only its owner, and members of that role, may use a shape.")));
 }
 
+/* The columns whose values a shape shows, or tells something about. */
+static Bitmapset *
+columns_read(const EcmShapeDef *shape)
+{
+	bool		missing = false;
+	Bitmapset  *attnums;
+
+	attnums = ecm_fit_attnums(shape->relation, shape->column_names,
+							  shape->ncolumns, NULL, &missing);
+	if (shape->filter != NULL)
+		attnums = ecm_fit_attnums(shape->relation, shape->filter->names,
+								  shape->filter->ncolumns, attnums, &missing);
+	return missing ? NULL : attnums;
+}
+
+bool
+ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
+{
+	return ecm_fit_has_rights(shape->relation, role, columns_read(shape));
+}
+
 void
 ecm_shape_check_read(const EcmShapeDef *shape)
 {
 	check_shape_owner(shape);
-	check_table_rights(shape->relation, shape->owner);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of shape \"%s\" does not exist any more",
+						shape->handle),
+				 errhint("Create a shape of your own with electric_cm_create_shape().")));
+	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
 }
 
 /* ------------------------------------------------------------- creating -- */
@@ -379,11 +397,8 @@ check_relation(Relation rel)
 static Oid
 key_index(Relation rel)
 {
-	Oid			index;
+	Oid			index = ecm_fit_key_index(rel);
 
-	list_free(RelationGetIndexList(rel));	/* fills the fields below */
-	index = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
-		rel->rd_pkindex : rel->rd_replidindex;
 	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -402,6 +417,7 @@ typedef struct ShapeColumns
 	ArrayType  *types;
 	ArrayType  *keys;
 	Bitmapset  *attnums;
+	Bitmapset  *key_attnums;
 } ShapeColumns;
 
 /*
@@ -511,6 +527,7 @@ shape_columns(Relation rel, ArrayType *columns)
 					 errdetail("It is part of the key of table \"%s\", by which rows are told apart.",
 							   RelationGetRelationName(rel))));
 		keys[i] = Int16GetDatum(position[attnum]);
+		result.key_attnums = bms_add_member(result.key_attnums, attnum);
 	}
 	result.names = construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
@@ -521,77 +538,26 @@ shape_columns(Relation rel, ArrayType *columns)
 	return result;
 }
 
-/*
- * Why the replica identity of a table, a leaf of 'root', is not enough for the
- * shape, or NULL.  An old row has only the columns of the identity, so that is
- * where the clause must be decided; and a row that an update moves into the
- * shape comes without those TOASTed values that the update left alone.
- */
-static const char *
-identity_lacks(Relation leaf, Relation root, const Bitmapset *where_attnums,
-			   const Bitmapset *attnums)
-{
-	Bitmapset  *identity;
-	int			attnum = -1;
-
-	if (leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL || where_attnums == NULL)
-		return NULL;
-	identity = RelationGetIndexAttrBitmap(leaf, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-	while ((attnum = bms_next_member(bms_union(where_attnums, attnums), attnum)) >= 0)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(root), attnum - 1);
-		AttrNumber	in_leaf = get_attnum(RelationGetRelid(leaf), NameStr(att->attname));
-
-		if (bms_is_member(in_leaf - FirstLowInvalidHeapAttributeNumber, identity))
-			continue;
-		if (bms_is_member(attnum, where_attnums))
-			return psprintf("The where clause refers to column \"%s\", which the replica identity does not have.",
-							NameStr(att->attname));
-		if (att->attstorage != TYPSTORAGE_PLAIN)
-			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
-							NameStr(att->attname));
-	}
-	return NULL;
-}
-
 static void
-check_replica_identity(Relation rel, const Bitmapset *where_attnums,
-					   const Bitmapset *attnums)
+check_replica_identity(Relation rel, const EcmShapeNeeds *needs)
 {
-	StringInfoData commands;
-	const char *lacks = NULL;
-	ListCell   *lc;
+	const char *why;
+	List	   *leaves = ecm_fit_lacking_leaves(rel, needs, &why);
 
-	initStringInfo(&commands);
-	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
-	{
-		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
-		const char *reason = NULL;
-
-		if (leaf->rd_rel->relkind == RELKIND_RELATION)
-			reason = identity_lacks(leaf, rel, where_attnums, attnums);
-		if (reason != NULL)
-		{
-			lacks = reason;
-			appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
-							 commands.len > 0 ? "; " : "",
-							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(leaf)),
-														RelationGetRelationName(leaf)));
-		}
-		table_close(leaf, NoLock);
-	}
-	if (lacks != NULL)
+	if (leaves != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 needs->where != NULL ?
 				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
+						RelationGetRelationName(rel)) :
+				 errmsg("table \"%s\" needs replica identity FULL for a shape",
 						RelationGetRelationName(rel)),
-				 errdetail("%s", lacks),
-				 errhint("%s", commands.data)));
+				 errdetail("%s", why),
+				 errhint("%s", ecm_fit_identity_commands(leaves))));
 }
 
-/* Within ecm_spi_begin/end. */
-static bool
-is_published(Oid relation)
+bool
+ecm_is_published(Oid relation)
 {
 	Oid			types[] = {OIDOID, NAMEOID};
 	Datum		values[2];
@@ -641,6 +607,27 @@ quote_always(const char *name)
 	}
 	appendStringInfoChar(&out, '"');
 	return out.data;
+}
+
+char *
+ecm_relation_name(Relation rel)
+{
+	return psprintf("%s.%s",
+					quote_always(get_namespace_name(RelationGetNamespace(rel))),
+					quote_always(RelationGetRelationName(rel)));
+}
+
+/*
+ * DROP ROLE, which drops the role's shapes, must not overlook this one.
+ */
+static void
+lock_owner(Oid owner)
+{
+	LockSharedObject(AuthIdRelationId, owner, 0, AccessShareLock);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role %u was concurrently dropped", owner)));
 }
 
 /* A new shape, as it is to be stored. */
@@ -790,6 +777,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	EcmSpiState spi;
 	MemoryContext context = CurrentMemoryContext;
 	NewShape	shape = {0};
+	EcmShapeNeeds needs;
 	char	   *handle;
 	bool		created;
 
@@ -806,23 +794,24 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
-	check_table_rights(relid, GetUserId());
 
 	shape.owner = GetUserId();
+	lock_owner(shape.owner);
 	shape.relation = relid;
-	shape.relation_name = psprintf("%s.%s",
-								   quote_always(get_namespace_name(RelationGetNamespace(rel))),
-								   quote_always(RelationGetRelationName(rel)));
+	shape.relation_name = ecm_relation_name(rel);
 	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
 	if (!PG_ARGISNULL(1))
-	{
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										&shape.where_attnums);
-		check_replica_identity(rel, shape.where_attnums, shape.columns.attnums);
-	}
+	ecm_fit_check_rights(relid, shape.owner,
+						 bms_union(shape.columns.attnums, shape.where_attnums));
+	needs.key = shape.columns.key_attnums;
+	needs.where = shape.where_attnums;
+	needs.columns = shape.columns.attnums;
+	check_replica_identity(rel, &needs);
 
 	ecm_spi_begin(&spi);
-	if (!is_published(relid))
+	if (!ecm_is_published(relid))
 	{
 		if (ecm_manual_table_publishing)
 			ereport(ERROR,
@@ -905,7 +894,7 @@ electric_cm_prepare_shape(PG_FUNCTION_ARGS)
 					" WHERE id = $1", SPI_OK_UPDATE, 1, &int8_type, &id, NULL);
 			values[2] = Int32GetDatum(def->generation + 1);
 			action = "capture";
-			if (!is_published(def->relation))
+			if (!ecm_is_published(def->relation))
 			{
 				MemoryContext old;
 
@@ -992,25 +981,54 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
  * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
  * must not overlook a shape only because it was created after it began.
  */
+static void
+run_with_latest_snapshot(const char *sql, int expected, int nargs, Oid *types,
+						 Datum *values, const char *nulls)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+	int			rc = SPI_result;
+
+	if (plan != NULL)
+		rc = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
+								  InvalidSnapshot, false, true, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+void
+ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_SELECT, nargs, types, values, NULL);
+}
+
+void
+ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
+}
+
+int
+ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
+{
+	run_with_latest_snapshot(psprintf("DELETE FROM _electric_cm.shape s WHERE %s"
+									  " RETURNING id, handle", condition),
+							 SPI_OK_DELETE_RETURNING, nargs, types, values, nulls);
+	return announce_dropped(reason);
+}
+
 int
 ecm_shapes_invalidate(Oid relation, const char *reason)
 {
 	EcmSpiState spi;
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relation);
-	SPIPlanPtr	plan;
 	int			n;
 
 	ecm_spi_begin(&spi);
-	plan = SPI_prepare(psprintf("DELETE FROM _electric_cm.shape WHERE %s"
-								" RETURNING id, handle",
-								OidIsValid(relation) ? "relation = $1" : "$1 = 0"),
-					   1, &type);
-	if (plan == NULL ||
-		SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(),
-							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE_RETURNING)
-		elog(ERROR, "could not invalidate the shapes of relation %u", relation);
-	n = announce_dropped(reason);
+	n = ecm_shapes_delete(OidIsValid(relation) ? "relation = $1" : "$1 = 0",
+						  1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
 	return n;
 }

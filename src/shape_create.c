@@ -603,14 +603,16 @@ purge_done(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 }
 
 /*
- * Frees what dropped shapes have left behind.  The statement finds the logs'
- * ids by skipping from one to the next in the index.
+ * Frees what dropped shapes have left behind, those of dropped roles included.
+ * The statement finds the logs' ids by skipping from one to the next in the
+ * index.
  */
 static void
 purge_all(void)
 {
 	purge_job =
-		ecm_pool_submit("WITH RECURSIVE ids AS ("
+		ecm_pool_submit("SELECT _electric_cm.invalidate_ownerless();"
+						"WITH RECURSIVE ids AS ("
 						"(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
 						" UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
 						" WHERE l.shape > ids.shape ORDER BY l.shape LIMIT 1)"
