@@ -149,6 +149,15 @@ is_object_identifier(Oid type)
 	}
 }
 
+/* 'english'::regconfig is fine; what anybody has defined, anybody can change. */
+static bool
+is_built_in_object(Node *node)
+{
+	return IsA(node, Const) &&
+		(((Const *) node)->constisnull ||
+		 DatumGetObjectId(((Const *) node)->constvalue) < FirstNormalObjectId);
+}
+
 typedef struct CheckContext
 {
 	ParseState *pstate;
@@ -212,6 +221,8 @@ what_is_forbidden(Node *node, CheckContext *context)
 
 	if (exprType(node) >= FirstNormalObjectId)
 		return "User-defined types are not allowed.";
+	if (is_object_identifier(exprType(node)) && !is_built_in_object(node))
+		return "Object identifiers must be constants that name built-in objects.";
 	if (check_functions_in_node(node, is_user_defined_or_mutable, NULL))
 		return "Functions must be built-in and immutable.";
 	if (exprCollation(node) >= FirstNormalObjectId ||
