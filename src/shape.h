@@ -39,6 +39,7 @@
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
 #include "shape_filter.h"
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
 #define ECM_SCHEMA			"_electric_cm"
@@ -171,11 +172,12 @@ extern void ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnum
 extern Oid	ecm_fit_key_index(Relation rel);
 
 /*
- * The table's leaves that have to get REPLICA IDENTITY FULL for a shape, and
- * *why; and the commands for that.
+ * The table's leaves that must get REPLICA IDENTITY FULL before a shape can be
+ * made; and the commands for that.  ERROR if it is not for us to do that.  The
+ * leaves are locked as 'lockmode' says; with NoLock nothing is waited for.
  */
-extern List *ecm_fit_lacking_leaves(Relation rel, const EcmShapeNeeds *needs,
-									const char **why);
+extern List *ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
+									 Oid owner, LOCKMODE lockmode);
 extern char *ecm_fit_identity_commands(List *leaves);
 
 /*

@@ -57,6 +57,8 @@ PG_FUNCTION_INFO_V1(electric_cm_prepare_shape);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
 PG_FUNCTION_INFO_V1(electric_cm_purge_shape);
 
+#define IDENTITY_LOCK_TIMEOUT_MS	100
+
 /* Is the relation (by itself, an ancestor, its schema or everything) in the
  * publication $2? */
 #define IS_PUBLISHED_SQL \
@@ -538,24 +540,6 @@ shape_columns(Relation rel, ArrayType *columns)
 	return result;
 }
 
-static void
-check_replica_identity(Relation rel, const EcmShapeNeeds *needs)
-{
-	const char *why;
-	List	   *leaves = ecm_fit_lacking_leaves(rel, needs, &why);
-
-	if (leaves != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 needs->where != NULL ?
-				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
-						RelationGetRelationName(rel)) :
-				 errmsg("table \"%s\" needs replica identity FULL for a shape",
-						RelationGetRelationName(rel)),
-				 errdetail("%s", why),
-				 errhint("%s", ecm_fit_identity_commands(leaves))));
-}
-
 bool
 ecm_is_published(Oid relation)
 {
@@ -766,8 +750,8 @@ insert_shape(const NewShape *shape, MemoryContext context, bool *created)
  * inheritance parent, not replicated, row-level security, a generated column,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
  * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
- * SELECT right, or not the table's owner while it is not published yet; 54000
- * over electric_cm.max_shapes.
+ * SELECT right, or not the table's owner while it is not published yet or has
+ * to get another replica identity; 54000 over electric_cm.max_shapes.
  */
 Datum
 electric_cm_create_shape(PG_FUNCTION_ARGS)
@@ -808,7 +792,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	needs.key = shape.columns.key_attnums;
 	needs.where = shape.where_attnums;
 	needs.columns = shape.columns.attnums;
-	check_replica_identity(rel, &needs);
+	(void) ecm_fit_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
 
 	ecm_spi_begin(&spi);
 	if (!ecm_is_published(relid))
@@ -838,6 +822,60 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Its leaves that must get another replica identity.  The caller has locked the
+ * shape's row, for which somebody with a lock on the table may wait.
+ */
+static List *
+leaves_to_alter(const EcmShapeDef *def)
+{
+	EcmShapeNeeds needs = {0};
+	bool		missing = false;
+
+	needs.columns = ecm_fit_attnums(def->relation, def->column_names,
+									def->ncolumns, NULL, &missing);
+	for (int i = 0; i < def->nkeys; i++)
+		needs.key = ecm_fit_attnums(def->relation,
+									&def->column_names[def->key_positions[i]],
+									1, needs.key, &missing);
+	if (def->filter != NULL)
+		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
+									  def->filter->ncolumns, NULL, &missing);
+	return ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, NoLock);
+}
+
+/*
+ * What makes the stream have all that a shape needs, as one transaction, or
+ * NULL.  Another replica identity takes an ACCESS EXCLUSIVE lock, and whoever
+ * comes to the table while we wait for that waits, too: so not for long.
+ */
+static char *
+publish_commands(const EcmShapeDef *def)
+{
+	List	   *leaves = leaves_to_alter(def);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	if (leaves != NIL)
+		appendStringInfo(&sql, "SET LOCAL lock_timeout = '%dms'; %s",
+						 IDENTITY_LOCK_TIMEOUT_MS, ecm_fit_identity_commands(leaves));
+	if (!ecm_is_published(def->relation))
+	{
+		if (ecm_manual_table_publishing)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table %s is not in publication \"%s\"",
+							def->relation_name, ecm_publication_name)));
+		appendStringInfo(&sql, "%sALTER PUBLICATION %s ADD TABLE %s%s",
+						 leaves != NIL ? "; " : "",
+						 quote_identifier(ecm_publication_name),
+						 get_rel_relkind(def->relation) == RELKIND_RELATION ? "ONLY " : "",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(def->relation)),
+													get_rel_name(def->relation)));
+	}
+	return sql.len > 0 ? sql.data : NULL;
+}
+
+/*
  * _electric_cm.prepare_shape(handle text, created_by int8, OUT id, OUT relation,
  *		OUT generation, OUT action text, OUT publish_sql text)
  *
@@ -848,7 +886,10 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
  * action: 'gone', 'done' (live, errored, or its snapshot is committed),
  * 'publish' (run publish_sql first) or 'capture'.
  *
- * Errors: 55000 not published and electric_cm.manual_table_publishing is on.
+ * Errors: 55000 not published and electric_cm.manual_table_publishing is on, or
+ * the replica identity is not enough and electric_cm.set_replica_identity is
+ * off; if that is on, 42501 not the owner of a table that needs another one,
+ * 0A000 another publication forbids that.
  */
 Datum
 electric_cm_prepare_shape(PG_FUNCTION_ARGS)
@@ -889,27 +930,19 @@ electric_cm_prepare_shape(PG_FUNCTION_ARGS)
 		else
 		{
 			Datum		id = Int64GetDatum(def->id);
+			char	   *sql;
 
 			run_sql("UPDATE _electric_cm.shape SET generation = generation + 1"
 					" WHERE id = $1", SPI_OK_UPDATE, 1, &int8_type, &id, NULL);
 			values[2] = Int32GetDatum(def->generation + 1);
 			action = "capture";
-			if (!ecm_is_published(def->relation))
+			sql = publish_commands(def);
+			if (sql != NULL)
 			{
-				MemoryContext old;
+				MemoryContext old = MemoryContextSwitchTo(context);
 
-				if (ecm_manual_table_publishing)
-					ereport(ERROR,
-							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("table %s is not in publication \"%s\"",
-									def->relation_name, ecm_publication_name)));
-				old = MemoryContextSwitchTo(context);
 				action = "publish";
-				values[4] = CStringGetTextDatum(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
-														 quote_identifier(ecm_publication_name),
-														 get_rel_relkind(def->relation) == RELKIND_RELATION ? "ONLY " : "",
-														 quote_qualified_identifier(get_namespace_name(get_rel_namespace(def->relation)),
-																					get_rel_name(def->relation))));
+				values[4] = CStringGetTextDatum(sql);
 				nulls[4] = false;
 				MemoryContextSwitchTo(old);
 			}

@@ -23,6 +23,8 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -36,6 +38,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "settings.h"
 #include "shape.h"
 
 /* --------------------------------------------------------------- columns -- */
@@ -99,6 +102,14 @@ ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums)
 }
 
 /* ------------------------------------------------------------------- key -- */
+
+/* No lock: see at the top of this file.  NULL: it is gone. */
+static Relation
+open_unlocked(Oid relid)
+{
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ?
+		RelationIdGetRelation(relid) : NULL;
+}
 
 Oid
 ecm_fit_key_index(Relation rel)
@@ -183,17 +194,21 @@ identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
 	return NULL;
 }
 
-List *
-ecm_fit_lacking_leaves(Relation rel, const EcmShapeNeeds *needs, const char **why)
+/* The leaves whose replica identity is not enough, and *why. */
+static List *
+lacking_leaves(Relation rel, const EcmShapeNeeds *needs, LOCKMODE lockmode,
+			   const char **why)
 {
 	List	   *lacking = NIL;
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), lockmode, NULL))
 	{
-		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
+		Relation	leaf = open_unlocked(lfirst_oid(lc));
 		const char *reason = NULL;
 
+		if (leaf == NULL)
+			continue;
 		if (leaf->rd_rel->relkind == RELKIND_RELATION)
 			reason = identity_lacks(leaf, rel, needs);
 		if (reason != NULL)
@@ -201,7 +216,7 @@ ecm_fit_lacking_leaves(Relation rel, const EcmShapeNeeds *needs, const char **wh
 			*why = reason;
 			lacking = lappend_oid(lacking, RelationGetRelid(leaf));
 		}
-		table_close(leaf, NoLock);
+		RelationClose(leaf);
 	}
 	return lacking;
 }
@@ -221,6 +236,102 @@ ecm_fit_identity_commands(List *leaves)
 	return commands.data;
 }
 
+/*
+ * With REPLICA IDENTITY FULL a table's key is its primary key, which the shape
+ * may not have been declared with.
+ */
+static bool
+full_changes_key(Relation rel)
+{
+	list_free(RelationGetIndexList(rel));
+	return rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relreplident == REPLICA_IDENTITY_INDEX &&
+		rel->rd_replidindex != rel->rd_pkindex;
+}
+
+/*
+ * A publication with a column list makes updates of a table with REPLICA
+ * IDENTITY FULL fail.
+ */
+static void
+check_column_lists(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetRelationPublications(relid))
+	{
+		Publication *publication = GetPublication(lfirst_oid(lc));
+		HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		bool		has_no_list = true;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
+								   Anum_pg_publication_rel_prattrs, &has_no_list);
+			ReleaseSysCache(tuple);
+		}
+		if (!has_no_list &&
+			(publication->pubactions.pubupdate || publication->pubactions.pubdelete))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot set replica identity FULL on table \"%s\"",
+							get_rel_name(relid)),
+					 errdetail("Publication \"%s\" has a column list for it, so UPDATE and DELETE on it would fail.",
+							   publication->name),
+					 errhint("Let that publication publish all columns, or leave out what in the shape needs the old values of other columns than the key's.")));
+	}
+}
+
+/* May we set it?  ERROR if not. */
+static void
+check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
+				Oid owner, const char *why)
+{
+	ListCell   *lc;
+
+	if (!ecm_set_replica_identity || ecm_manual_table_publishing ||
+		full_changes_key(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 needs->where != NULL ?
+				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
+						RelationGetRelationName(rel)) :
+				 errmsg("table \"%s\" needs replica identity FULL for a shape",
+						RelationGetRelationName(rel)),
+				 errdetail("%s", why),
+				 errhint("%s", ecm_fit_identity_commands(leaves))));
+	foreach(lc, leaves)
+	{
+		Oid			leaf = lfirst_oid(lc);
+		ListCell   *lc2;
+
+		if (!ecm_table_is_owned(leaf, owner))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(leaf));
+		check_column_lists(leaf);
+		if (get_rel_relispartition(leaf))
+			foreach(lc2, get_partition_ancestors(leaf))
+				check_column_lists(lfirst_oid(lc2));
+	}
+}
+
+List *
+ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
+						LOCKMODE lockmode)
+{
+	Relation	rel = open_unlocked(relation);
+	const char *why = NULL;
+	List	   *leaves;
+
+	if (rel == NULL)
+		return NIL;
+	leaves = lacking_leaves(rel, needs, lockmode, &why);
+	if (leaves != NIL)
+		check_may_alter(rel, leaves, needs, owner, why);
+	RelationClose(rel);
+	return leaves;
+}
+
 /* ------------------------------------------------------------- verifying -- */
 
 /* What many shapes of a table have in common, and what must still be so. */
@@ -233,6 +344,10 @@ typedef struct ShapeKind
 	Datum		values[KIND_NCOLUMNS];
 	bool		nulls[KIND_NCOLUMNS];
 } ShapeKind;
+
+/* Does a consumer follow it already, be it to create it? */
+#define FOLLOWED_SQL \
+	"EXISTS (SELECT FROM _electric_cm.shape_state t WHERE t.shape = s.id)"
 
 static Oid	kind_types[KIND_NCOLUMNS] =
 {OIDOID, TEXTOID, TEXTARRAYOID, INT2ARRAYOID, TEXTARRAYOID};
@@ -280,10 +395,10 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 /*
  * What does not fit any more between shapes of a kind, of table 'rel', and what
  * 'changed', the table itself or one of its partitions, has become?  NULL if
- * their logs can go on.
+ * their logs can go on.  *mendable: the attempt to create a shape could mend it.
  */
 static const char *
-misfit(const ShapeKind *kind, Relation rel, Relation changed)
+misfit(const ShapeKind *kind, Relation rel, Relation changed, bool *mendable)
 {
 	Oid			relid = RelationGetRelid(rel);
 	EcmShapeNeeds needs = {0};
@@ -291,6 +406,7 @@ misfit(const ShapeKind *kind, Relation rel, Relation changed)
 	char	  **names;
 	int			nnames;
 
+	*mendable = false;
 	if (strcmp(TextDatumGetCString(kind->values[1]), ecm_relation_name(rel)) != 0)
 		return "the table was renamed";
 	if (!RelationIsPermanent(rel) || !RelationIsPermanent(changed))
@@ -307,11 +423,12 @@ misfit(const ShapeKind *kind, Relation rel, Relation changed)
 	}
 	if (missing)
 		return "the table's columns were changed";
+	if (check_enable_rls(relid, DatumGetObjectId(kind->values[0]), true) == RLS_ENABLED)
+		return "row-level security applies to the shape's owner";
+	*mendable = true;
 	if (changed->rd_rel->relkind == RELKIND_RELATION &&
 		identity_lacks(changed, rel, &needs) != NULL)
 		return "the table's replica identity has changed";
-	if (check_enable_rls(relid, DatumGetObjectId(kind->values[0]), true) == RLS_ENABLED)
-		return "row-level security applies to the shape's owner";
 	return NULL;
 }
 
@@ -336,7 +453,7 @@ shape_kinds(Oid relid, int *n)
 }
 
 static void
-delete_kind(Oid relid, const ShapeKind *kind, const char *reason)
+delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *reason)
 {
 	Oid			types[KIND_NCOLUMNS + 1];
 	Datum		values[KIND_NCOLUMNS + 1];
@@ -351,18 +468,11 @@ delete_kind(Oid relid, const ShapeKind *kind, const char *reason)
 	types[KIND_NCOLUMNS] = OIDOID;
 	values[KIND_NCOLUMNS] = ObjectIdGetDatum(relid);
 	nulls[KIND_NCOLUMNS] = ' ';
-	(void) ecm_shapes_delete("relation = $6 AND owner = $1 AND relation_name = $2"
-							 " AND column_names = $3 AND key_positions = $4"
-							 " AND where_names IS NOT DISTINCT FROM $5",
+	(void) ecm_shapes_delete(psprintf("relation = $6 AND owner = $1 AND relation_name = $2"
+									  " AND column_names = $3 AND key_positions = $4"
+									  " AND where_names IS NOT DISTINCT FROM $5 AND %s",
+									  followed_only ? FOLLOWED_SQL : "true"),
 							 lengthof(types), types, values, nulls, reason);
-}
-
-/* No lock: see at the top of this file.  NULL: it is gone. */
-static Relation
-open_unlocked(Oid relid)
-{
-	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ?
-		RelationIdGetRelation(relid) : NULL;
 }
 
 static void
@@ -379,21 +489,21 @@ verify_shapes_of(Oid relid, Relation changed)
 	{
 		for (int i = 0; i < n; i++)
 		{
-			const char *reason = misfit(&kinds[i], rel, changed);
+			bool		mendable;
+			const char *reason = misfit(&kinds[i], rel, changed, &mendable);
 
 			if (reason != NULL)
-				delete_kind(relid, &kinds[i], reason);
+				delete_kind(relid, &kinds[i], mendable, reason);
 		}
 		RelationClose(rel);
 
-		/* one that is being created may be published yet */
+		/* the others' tables may be published yet */
 		if (!ecm_is_published(relid))
 		{
 			Oid			type = OIDOID;
 			Datum		value = ObjectIdGetDatum(relid);
 
-			(void) ecm_shapes_delete("relation = $1 AND EXISTS (SELECT FROM"
-									 " _electric_cm.shape_state t WHERE t.shape = s.id)",
+			(void) ecm_shapes_delete("relation = $1 AND " FOLLOWED_SQL,
 									 1, &type, &value, NULL,
 									 "the table has left the publication");
 		}
