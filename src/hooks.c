@@ -372,8 +372,9 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 }
 
 /*
- * Does our publication still publish all kinds of changes?  Where it doesn't,
- * even for a moment, changes are missing from the stream.
+ * Does our publication still publish all kinds of changes, and name the table
+ * that each is of?  Where it doesn't, even for a moment, changes are missing
+ * from the stream.
  */
 static bool
 publishes_everything(void)
@@ -382,7 +383,8 @@ publishes_everything(void)
 
 	return publication == NULL || /* noticed in the stream */
 		(publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
-		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate);
+		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
+		 !publication->pubviaroot);
 }
 
 static void
@@ -427,11 +429,14 @@ invalidate_shapes(void)
 
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, what)
-		apply_change(lfirst(lc));
-	if (check_publication && !publishes_everything())
-		(void) ecm_shapes_invalidate(InvalidOid,
-									 "the publication does not publish everything any more");
+	if (ecm_shapes_exist())		/* a restore may have changed many tables */
+	{
+		foreach(lc, what)
+			apply_change(lfirst(lc));
+		if (check_publication && !publishes_everything())
+			(void) ecm_shapes_invalidate(InvalidOid,
+										 "the publication does not publish everything any more");
+	}
 	PopActiveSnapshot();
 }
 

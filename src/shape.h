@@ -112,6 +112,9 @@ extern List *ecm_shapes_of_worker(int worker);
 
 extern List *ecm_shapes_of_owner(Oid owner);
 
+/* Is there any shape? */
+extern bool ecm_shapes_exist(void);
+
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
  * transaction, and emits a drop message for each.  Returns how many there were.

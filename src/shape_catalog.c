@@ -1041,6 +1041,19 @@ ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
 	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
 }
 
+bool
+ecm_shapes_exist(void)
+{
+	EcmSpiState spi;
+	bool		result;
+
+	ecm_spi_begin(&spi);
+	ecm_shapes_query("SELECT FROM _electric_cm.shape LIMIT 1", 0, NULL, NULL);
+	result = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	return result;
+}
+
 int
 ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)

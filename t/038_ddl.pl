@@ -242,6 +242,12 @@ keeps('ALTER PUBLICATION electric_cm_publication ADD TABLES IN SCHEMA s2', undef
 keeps('ALTER PUBLICATION electric_cm_publication DROP TABLES IN SCHEMA s2', undef);
 ends('ALTER PUBLICATION electric_cm_publication DROP TABLES IN SCHEMA s1', undef);
 
+# partitions under their root's name: a leaf's own shapes would see nothing
+ends('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)', undef, $of_leaf);
+becomes($node, $db, q{SELECT status = 'failed' AND last_error LIKE '%changes of their root' FROM electric_cm_stat_manager},
+	'such a publication is a configuration error');
+run_sql('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root = false)', 'SELECT electric_cm_start()');
+
 # an event says why
 is(run_sql(q{SELECT count(*) FROM unnest(ARRAY['the table was renamed', 'the table''s key has changed',
 		'the table''s replica identity has changed', 'row-level security applies to the shape''s owner',
