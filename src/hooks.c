@@ -419,6 +419,7 @@ invalidate_shapes(void)
 {
 	List	   *what = changes;
 	bool		check_publication = publication_altered;
+	bool		read_only = XactReadOnly;
 	ListCell   *lc;
 
 	changes = NIL;
@@ -427,6 +428,8 @@ invalidate_shapes(void)
 		!OidIsValid(get_extension_oid("electric_cm", true)))
 		return;
 
+	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
+	XactReadOnly = false;
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (ecm_shapes_exist())		/* a restore may have changed many tables */
@@ -438,6 +441,7 @@ invalidate_shapes(void)
 										 "the publication does not publish everything any more");
 	}
 	PopActiveSnapshot();
+	XactReadOnly = read_only;
 }
 
 /*

@@ -229,10 +229,15 @@ ecm_fit_identity_commands(List *leaves)
 
 	initStringInfo(&commands);
 	foreach(lc, leaves)
-		appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
-						 commands.len > 0 ? "; " : "",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
-													get_rel_name(lfirst_oid(lc))));
+	{
+		char	   *schema = get_namespace_name(get_rel_namespace(lfirst_oid(lc)));
+		char	   *name = get_rel_name(lfirst_oid(lc));
+
+		if (schema != NULL && name != NULL) /* else it has just been dropped */
+			appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
+							 commands.len > 0 ? "; " : "",
+							 quote_qualified_identifier(schema, name));
+	}
 	return commands.data;
 }
 
