@@ -564,11 +564,11 @@ has_extension(void)
  * its own checks of rights, and the names in it are still good.
  */
 static void
-after_statement(Node *stmt)
+after_statement(NodeTag tag, Node *stmt)
 {
 	ListCell   *lc;
 
-	switch (nodeTag(stmt))
+	switch (tag)
 	{
 		case T_AlterTableStmt:
 			{
@@ -614,13 +614,16 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				QueryEnvironment *query_env, DestReceiver *dest,
 				QueryCompletion *completion)
 {
+	Node	   *stmt = pstmt->utilityStmt;
+	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
+
 	if (next_process_utility)
 		next_process_utility(pstmt, query, read_only_tree, context, params,
 							 query_env, dest, completion);
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, completion);
-	after_statement(pstmt->utilityStmt);
+	after_statement(tag, stmt);
 }
 
 void
