@@ -248,7 +248,7 @@ CREATE FUNCTION _electric_cm.tune_walsender() RETURNS void
 CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_own_publication' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.publish_table(relation oid) RETURNS bool
+CREATE FUNCTION _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_publish_table' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.capture_shapes(number int8, shapes int8[],
@@ -262,6 +262,9 @@ CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shapes' LANGUAGE C VOLATILE STRICT;

@@ -961,10 +961,10 @@ check_publication(const EcmSituation *s, EcmFinding *f)
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(3, &n,
+	v = ecm_check_query(4, &n,
 						"SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,"
 						" EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid"
-						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables"
+						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot"
 						" FROM pg_publication p WHERE p.pubname = %s",
 						quote_literal_cstr(name));
 	if (n == 0 && bool_setting(s, "create_publication", true))
@@ -981,6 +981,10 @@ check_publication(const EcmSituation *s, EcmFinding *f)
 	else if (v[1][0] == 't')
 		ecm_check_fail(f, unfilter_command(name),
 					   "publication \"%s\" filters rows or columns", name);
+	else if (v[3][0] == 't')
+		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
+								   quote_identifier(name)),
+					   "publication \"%s\" publishes partitions as changes of their root", name);
 	else if (v[2][0] == 't')
 		ecm_check_warn(f, ecm_check_set(s, "publication_name",
 										free_name("electric_cm_publication",

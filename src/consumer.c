@@ -829,6 +829,7 @@ obey_order(const char *text)
 	int64		id;
 	int			generation;
 	int			n = 0;
+	Oid			owner;
 
 	if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
 		obey_capture(text + n);
@@ -836,6 +837,13 @@ obey_order(const char *text)
 		obey_live(text + strlen("live "));
 	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
 		obey_drop(text + n);
+	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
+	{
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (shape != NULL)
+			shape->owner = owner;
+	}
 	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
 			 n > 0)
 	{

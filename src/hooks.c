@@ -5,12 +5,17 @@
  *
  * TRUNCATE, and DDL that changes a table's columns, invalidate the table's
  * shapes in the command's own transaction: an ALTER COLUMN TYPE ... USING
- * rewrites every row and the stream shows nothing of it.
+ * rewrites every row and the stream shows nothing of it.  Where the command
+ * alone does not tell whether it matters (a change of the replica identity, of
+ * a name, of row-level security), the shapes are compared with what the table
+ * has become.
  *
  * object_access_hook is called in the middle of the command, where running SQL
- * is out of the question, so it only notes the table; the shapes are deleted
- * just before the transaction commits or is prepared.  Databases that come and
- * go, and the extension's end, make the launcher look again after the commit.
+ * is out of the question, so it only notes what has changed; the shapes are
+ * dealt with just before the transaction commits or is prepared.  Some commands
+ * call it not at all, so their statements are looked at, too, once they have
+ * run.  Databases that come and go, and the extension's end, make the launcher
+ * look again after the commit.
  *
  * However the extension is dropped (DROP SCHEMA ... CASCADE and DROP OWNED do
  * it as well), its table goes with it: the last moment to read which slot the
@@ -27,17 +32,28 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/partition.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
+#include "catalog/pg_publication_namespace.h"
 #include "catalog/pg_publication_rel.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -51,13 +67,23 @@
 #include "shmem.h"
 #include "wal.h"
 
-/* A table that was changed in this transaction. */
-typedef struct ChangedTable
+/* What happened in this transaction that concerns shapes. */
+typedef enum ChangeKind
 {
-	Oid			relid;			/* the table or one of its ancestors */
-	const char *reason;			/* a constant */
+	CHANGE_TABLE,				/* its shapes, or a partition's, are void */
+	CHANGE_TABLE_PERHAPS,		/* they may be: verify */
+	CHANGE_SCHEMA,				/* a schema's name: likewise, of its tables */
+	CHANGE_TYPE,				/* of a column, perhaps: values look different */
+	CHANGE_ROLE					/* is no more */
+} ChangeKind;
+
+typedef struct Change
+{
+	ChangeKind	kind;
+	Oid			object;
+	const char *reason;			/* a constant, or NULL */
 	SubTransactionId subid;		/* where it happened */
-} ChangedTable;
+} Change;
 
 /* Our extension was dropped in this transaction. */
 typedef struct DroppedExtension
@@ -67,37 +93,48 @@ typedef struct DroppedExtension
 } DroppedExtension;
 
 /* In TopTransactionContext; reset at the end of each transaction. */
-static List *changed_tables = NIL;
+static List *changes = NIL;
 static List *dropped_extensions = NIL;	/* usually one */
 static bool look_again = false; /* databases, the extension or a publication
 								 * changed */
 static bool publication_altered = false;	/* some publication was */
 
 static object_access_hook_type next_object_access_hook = NULL;
+static ProcessUtility_hook_type next_process_utility = NULL;
 
 static void
-note_table(Oid relid, const char *reason)
+note(ChangeKind kind, Oid object, const char *reason)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	SubTransactionId subid = GetCurrentSubTransactionId();
+	MemoryContext old;
 	ListCell   *lc;
-	ChangedTable *changed;
+	Change	   *change;
 
-	foreach(lc, changed_tables)
+	foreach(lc, changes)
 	{
-		changed = lfirst(lc);
-		if (changed->relid == relid && changed->subid == subid)
-		{
-			MemoryContextSwitchTo(old);
+		change = lfirst(lc);
+		if (change->kind == kind && change->object == object &&
+			change->subid == subid)
 			return;
-		}
 	}
-	changed = palloc(sizeof(ChangedTable));
-	changed->relid = relid;
-	changed->reason = reason;
-	changed->subid = subid;
-	changed_tables = lappend(changed_tables, changed);
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	change = palloc(sizeof(Change));
+	change->kind = kind;
+	change->object = object;
+	change->reason = reason;
+	change->subid = subid;
+	changes = lappend(changes, change);
 	MemoryContextSwitchTo(old);
+}
+
+/* Other tables have no shapes, and may be changed in a read-only transaction. */
+static bool
+may_have_shapes(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	return (relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE) &&
+		get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT;
 }
 
 /*
@@ -107,19 +144,45 @@ note_table(Oid relid, const char *reason)
 static void
 note_table_and_ancestors(Oid relid, const char *reason)
 {
-	char		relkind = get_rel_relkind(relid);
 	ListCell   *lc;
 
-	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+	if (!may_have_shapes(relid))
 		return;
-
-	/* has no shapes, and may be changed in a read-only transaction */
-	if (get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
-		return;
-	note_table(relid, reason);
+	note(CHANGE_TABLE, relid, reason);
 	if (get_rel_relispartition(relid))
 		foreach(lc, get_partition_ancestors(relid))
-			note_table(lfirst_oid(lc), reason);
+			note(CHANGE_TABLE, lfirst_oid(lc), reason);
+}
+
+/* Not only permanent ones: that may be what has changed. */
+static void
+note_table_perhaps(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	if ((relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE) &&
+		get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
+		note(CHANGE_TABLE_PERHAPS, relid, NULL);
+}
+
+/* Every table has a type, which may be that of another table's column. */
+static void
+note_row_type(Oid relid)
+{
+	Oid			type = get_rel_type_id(relid);
+
+	if (OidIsValid(type) && get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT)
+		note(CHANGE_TYPE, type, "the type of a column was changed");
+}
+
+/* An index may be the table's key, or its replica identity. */
+static void
+note_index(Oid index)
+{
+	Oid			table = IndexGetRelation(index, true);
+
+	if (OidIsValid(table))
+		note_table_perhaps(table);
 }
 
 /*
@@ -138,6 +201,18 @@ note_publication_member(Oid object_id)
 	publication = get_publication_name(member->prpubid, true);
 	if (publication != NULL && strcmp(publication, ecm_publication_name) == 0)
 		note_table_and_ancestors(member->prrelid, "the table has left the publication");
+	ReleaseSysCache(tuple);
+}
+
+/* A schema leaves a publication, and all its tables with it. */
+static void
+note_publication_schema(Oid object_id)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(object_id));
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	note(CHANGE_SCHEMA, ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnnspid, NULL);
 	ReleaseSysCache(tuple);
 }
 
@@ -225,6 +300,35 @@ note_dropped_extension(Oid stack_table)
 }
 
 static void
+on_relation_access(ObjectAccessType access, Oid relid, int column)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
+	{
+		if (access == OAT_DROP)
+			note_index(relid);
+	}
+	else if (access == OAT_TRUNCATE)
+		note_table_and_ancestors(relid, "the table was truncated");
+	else if (access == OAT_DROP && column == 0)
+	{
+		note_table_and_ancestors(relid, "the table was dropped");
+		if (is_stack_table(relid))
+			note_dropped_extension(relid);
+	}
+	else if (column != 0 &&
+			 (access == OAT_DROP || access == OAT_POST_CREATE ||
+			  access == OAT_POST_ALTER))
+	{
+		note_table_and_ancestors(relid, "the table's columns were changed");
+		note_row_type(relid);
+	}
+	else if (access == OAT_POST_ALTER)
+		note_table_perhaps(relid);
+}
+
+static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
 {
@@ -232,23 +336,19 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		next_object_access_hook(access, class_id, object_id, sub_id, arg);
 
 	if (class_id == RelationRelationId && object_id >= FirstNormalObjectId)
-	{
-		if (access == OAT_TRUNCATE)
-			note_table_and_ancestors(object_id, "the table was truncated");
-		else if (access == OAT_DROP && sub_id == 0)
-		{
-			note_table_and_ancestors(object_id, "the table was dropped");
-			if (is_stack_table(object_id))
-				note_dropped_extension(object_id);
-		}
-		else if (sub_id != 0 &&
-				 (access == OAT_DROP || access == OAT_POST_CREATE ||
-				  access == OAT_POST_ALTER))
-			note_table_and_ancestors(object_id, "the table's columns were changed");
-	}
+		on_relation_access(access, object_id, sub_id);
+	else if (class_id == IndexRelationId && access == OAT_POST_ALTER)
+		note_index(object_id);
 	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
+	{
 		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
 								 "partitions were attached or detached");
+		note_table_perhaps(object_id);	/* published with its parent only? */
+	}
+	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
+		note(CHANGE_SCHEMA, object_id, NULL);
+	else if (class_id == AuthIdRelationId && access == OAT_DROP)
+		note(CHANGE_ROLE, object_id, "its owner was dropped");
 	else if (class_id == PublicationRelationId)
 	{
 		if (access == OAT_POST_ALTER)
@@ -261,6 +361,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			note_publication_member(object_id);
 		look_again = true;		/* it may filter rows or columns now */
 	}
+	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)
+		note_publication_schema(object_id);
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
 	{
 		if (access == OAT_POST_CREATE || access == OAT_DROP ||
@@ -270,8 +372,9 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 }
 
 /*
- * Does our publication still publish all kinds of changes?  Where it doesn't,
- * even for a moment, changes are missing from the stream.
+ * Does our publication still publish all kinds of changes, and name the table
+ * that each is of?  Where it doesn't, even for a moment, changes are missing
+ * from the stream.
  */
 static bool
 publishes_everything(void)
@@ -280,38 +383,65 @@ publishes_everything(void)
 
 	return publication == NULL || /* noticed in the stream */
 		(publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
-		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate);
+		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
+		 !publication->pubviaroot);
+}
+
+static void
+apply_change(const Change *change)
+{
+	switch (change->kind)
+	{
+		case CHANGE_TABLE:
+			(void) ecm_shapes_invalidate(change->object, change->reason);
+			break;
+		case CHANGE_TABLE_PERHAPS:
+			ecm_shapes_verify(change->object);
+			break;
+		case CHANGE_SCHEMA:
+			ecm_shapes_verify_schema(change->object);
+			break;
+		case CHANGE_TYPE:
+			ecm_shapes_invalidate_type(change->object, change->reason);
+			break;
+		case CHANGE_ROLE:
+			ecm_shapes_invalidate_owner(change->object, change->reason);
+			break;
+	}
 }
 
 /*
- * Deletes the shapes of the tables that were changed.  Runs as the last thing
- * before the commit, so everything that the transaction did is known.
+ * Deletes the shapes that can't go on.  Runs as the last thing before the
+ * commit, so everything that the transaction did is known.
  */
 static void
 invalidate_shapes(void)
 {
-	List	   *tables = changed_tables;
+	List	   *what = changes;
 	bool		check_publication = publication_altered;
+	bool		read_only = XactReadOnly;
 	ListCell   *lc;
 
-	changed_tables = NIL;
+	changes = NIL;
 	publication_altered = false;
-	if ((tables == NIL && !check_publication) || creating_extension ||
+	if ((what == NIL && !check_publication) || creating_extension ||
 		!OidIsValid(get_extension_oid("electric_cm", true)))
 		return;
 
+	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
+	XactReadOnly = false;
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, tables)
+	if (ecm_shapes_exist())		/* a restore may have changed many tables */
 	{
-		ChangedTable *changed = lfirst(lc);
-
-		(void) ecm_shapes_invalidate(changed->relid, changed->reason);
+		foreach(lc, what)
+			apply_change(lfirst(lc));
+		if (check_publication && !publishes_everything())
+			(void) ecm_shapes_invalidate(InvalidOid,
+										 "the publication does not publish everything any more");
 	}
-	if (check_publication && !publishes_everything())
-		(void) ecm_shapes_invalidate(InvalidOid,
-									 "the publication does not publish everything any more");
 	PopActiveSnapshot();
+	XactReadOnly = read_only;
 }
 
 /*
@@ -373,7 +503,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			changed_tables = NIL;
+			changes = NIL;
 			publication_altered = false;
 			look_again = false;
 			dropped_extensions = NIL;
@@ -395,16 +525,16 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
-	foreach(lc, changed_tables)
+	foreach(lc, changes)
 	{
-		ChangedTable *changed = lfirst(lc);
+		Change	   *change = lfirst(lc);
 
-		if (changed->subid != subid)
+		if (change->subid != subid)
 			continue;
 		if (event == SUBXACT_EVENT_COMMIT_SUB)
-			changed->subid = parent;
+			change->subid = parent;
 		else
-			changed_tables = foreach_delete_current(changed_tables, lc);
+			changes = foreach_delete_current(changes, lc);
 	}
 	foreach(lc, dropped_extensions)
 	{
@@ -419,9 +549,88 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
+/* ------------------------------------------------------------ statements -- */
+
+/* The command may have dropped it. */
+static bool
+has_extension(void)
+{
+	CommandCounterIncrement();
+	return !creating_extension && OidIsValid(get_extension_oid("electric_cm", true));
+}
+
+/*
+ * After a command that object_access_hook says too little about.  It has done
+ * its own checks of rights, and the names in it are still good.
+ */
+static void
+after_statement(NodeTag tag, Node *stmt)
+{
+	ListCell   *lc;
+
+	switch (tag)
+	{
+		case T_AlterTableStmt:
+			{
+				/* REPLICA IDENTITY, ROW LEVEL SECURITY */
+				AlterTableStmt *alter = (AlterTableStmt *) stmt;
+
+				if (alter->objtype == OBJECT_TABLE)
+					note_table_perhaps(RangeVarGetRelid(alter->relation, NoLock, true));
+				break;
+			}
+		case T_AlterEnumStmt:
+			{
+				AlterEnumStmt *alter = (AlterEnumStmt *) stmt;
+
+				if (alter->oldVal != NULL)
+					note(CHANGE_TYPE,
+						 typenameTypeId(NULL, makeTypeNameFromNameList(alter->typeName)),
+						 "a value of a column's type was renamed");
+				break;
+			}
+		case T_DropOwnedStmt:
+			if (!has_extension())
+				break;
+			foreach(lc, ((DropOwnedStmt *) stmt)->roles)
+				ecm_shapes_invalidate_owner(get_rolespec_oid(lfirst(lc), false),
+											"all that its owner had was dropped");
+			break;
+		case T_ReassignOwnedStmt:
+			if (!has_extension())
+				break;
+			foreach(lc, ((ReassignOwnedStmt *) stmt)->roles)
+				ecm_shapes_reassign(get_rolespec_oid(lfirst(lc), false),
+									get_rolespec_oid(((ReassignOwnedStmt *) stmt)->newrole, false));
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
+
+	if (next_process_utility)
+		next_process_utility(pstmt, query, read_only_tree, context, params,
+							 query_env, dest, completion);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+								query_env, dest, completion);
+	after_statement(tag, stmt);
+}
+
 void
 ecm_hooks_init(void)
 {
+	next_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
 	next_object_access_hook = object_access_hook;
 	object_access_hook = on_object_access;
 	RegisterXactCallback(on_xact_event, NULL);

@@ -287,22 +287,22 @@ poll_pg_info(EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
-/* The last column: does it filter rows or columns of any table? */
+/* The second column: does it filter rows or columns of any table? */
 static char *
 publication_facts_sql(void)
 {
 	return psprintf("SELECT p.pubinsert AND p.pubupdate AND p.pubdelete"
 					" AND p.pubtruncate, EXISTS (SELECT FROM"
 					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
-					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
-					" FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)),"
+					" p.pubviaroot FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
 					ecm_quote_literal(rep_publication));
 }
 
-/* Is a publication that exists good for us?  Both are "t" or "f". */
+/* Is a publication that exists good for us?  All are "t" or "f". */
 static EcmStepResult
 judge_publication(const char *publishes_everything, const char *filters,
-				  EcmStepFailure *failure)
+				  const char *via_root, EcmStepFailure *failure)
 {
 	if (strcmp(publishes_everything, "t") != 0)
 		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
@@ -315,6 +315,12 @@ judge_publication(const char *publishes_everything, const char *filters,
 						   psprintf("publication \"%s\" filters rows or columns",
 									rep_publication), "",
 						   "Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
+	if (strcmp(via_root, "f") != 0)
+		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
+						   psprintf("publication \"%s\" publishes partitions as changes of their root",
+									rep_publication), "",
+						   psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
+									quote_identifier(rep_publication)));
 	return ECM_RESULT_DONE;
 }
 
@@ -335,7 +341,8 @@ poll_publication(EcmStepFailure *failure)
 
 	if (ecm_conn_nrows(rep_conn) > 0)
 		return judge_publication(ecm_conn_value(rep_conn, 0, 0),
-								 ecm_conn_value(rep_conn, 0, 1), failure);
+								 ecm_conn_value(rep_conn, 0, 1),
+								 ecm_conn_value(rep_conn, 0, 2), failure);
 
 	if (!ecm_create_publication)
 		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
@@ -378,6 +385,7 @@ look_at_publication(void *arg)
 	else
 		(void) judge_publication(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3),
 								 failure);
 	ecm_spi_end(&spi);
 }

@@ -36,6 +36,7 @@ char	   *ecm_publication_name;
 bool		ecm_slot_temporary;
 bool		ecm_create_publication;
 bool		ecm_manual_table_publishing;
+bool		ecm_set_replica_identity;
 int			ecm_pool_size;
 int			ecm_pool_idle_timeout;
 int			ecm_connect_timeout;
@@ -66,6 +67,7 @@ static const char *const setting_names[] = {
 	PREFIX "slot_temporary",
 	PREFIX "create_publication",
 	PREFIX "manual_table_publishing",
+	PREFIX "set_replica_identity",
 	PREFIX "pool_size",
 	PREFIX "pool_idle_timeout",
 	PREFIX "connect_timeout",
@@ -573,6 +575,13 @@ ecm_define_settings(void)
 							 "Leaves publication and replica identities to the administrator.",
 							 "Shapes can then be made only of tables that are published already.",
 							 &ecm_manual_table_publishing, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable(PREFIX "set_replica_identity",
+							 "Sets REPLICA IDENTITY FULL on tables whose shapes need it.",
+							 "Only for tables that the shape's owner owns, and not with "
+							 "electric_cm.manual_table_publishing.",
+							 &ecm_set_replica_identity, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable(PREFIX "status_check_interval",

@@ -29,6 +29,7 @@ extern char *ecm_publication_name;
 extern bool ecm_slot_temporary;
 extern bool ecm_create_publication;
 extern bool ecm_manual_table_publishing;
+extern bool ecm_set_replica_identity;
 extern int	ecm_pool_size;
 extern int	ecm_pool_idle_timeout;	/* ms */
 extern int	ecm_connect_timeout;	/* ms */

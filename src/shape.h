@@ -10,6 +10,8 @@
  * shape_job.c		a pool session's part in both
  * shape_snapshot.c	... and the snapshot's rows
  * shape_filter.c	where clauses
+ * shape_fit.c		do a shape and its table (still) go together?
+ * shape_owner.c	what becomes of shapes when their owners go
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
  * shape_entry.c	decodes and completes entries
@@ -28,6 +30,7 @@
  *	 fail <id> <generation> <reason>	it can't be created (pool)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
+ *	 owner <id> <oid>			it has another owner
  *
  *-------------------------------------------------------------------------
  */
@@ -39,10 +42,12 @@
 #include "access/transam.h"
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "shape_chunk.h"
 #include "shape_filter.h"
+#include "storage/lockdefs.h"
 #include "table_writer.h"
 #include "utils/array.h"
 #include "utils/relcache.h"
@@ -141,6 +146,11 @@ extern void ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg);
 typedef void (*EcmShapeIdCallback) (int64 id, Oid relation, bool live, void *arg);
 extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg);
 
+extern List *ecm_shapes_of_owner(Oid owner);
+
+/* Is there any shape? */
+extern bool ecm_shapes_exist(void);
+
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
  * transaction, and emits a drop message for each.  Returns how many there were.
@@ -149,6 +159,29 @@ extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
+
+/*
+ * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
+ * deletes the shapes (s) that meet a condition, with a drop message for each.
+ * 'nulls' as for SPI.  Returns how many there were.
+ */
+extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
+extern void ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values);
+extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
+							  Datum *values, const char *nulls,
+							  const char *reason);
+
+/*
+ * Is the table in our publication, by itself or with an ancestor, its schema
+ * or everything?  Within ecm_spi_begin/end.
+ */
+extern bool ecm_is_published(Oid relation);
+
+/* "schema"."table", always quoted, palloc'd. */
+extern char *ecm_relation_name(Relation rel);
+
+/* Has the role the rights on the table that it takes to own the shape? */
+extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
 
 /* ERROR unless the current user may read the shape (owner, rights, RLS). */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
@@ -163,6 +196,61 @@ extern void ecm_shape_lock_progress(int worker, bool until_exit);
 
 /* How many consumers this database's stack has; 1 if there is none. */
 extern int	ecm_shape_workers_running(void);
+/* ---- shape_fit.c ---- */
+
+/* What a shape needs of its table, as attribute numbers of that. */
+typedef struct EcmShapeNeeds
+{
+	Bitmapset  *key;
+	Bitmapset  *where;			/* that the where clause refers to */
+	Bitmapset  *columns;		/* that the log has */
+} EcmShapeNeeds;
+
+/* Adds the attribute numbers of columns; *missing is set if one is gone. */
+extern Bitmapset *ecm_fit_attnums(Oid relation, char **names, int nnames,
+								  Bitmapset *attnums, bool *missing);
+
+/*
+ * May the role read these columns (none: the whole table) of all rows?  The
+ * second raises an ERROR that says why not.
+ */
+extern bool ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums);
+extern void ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums);
+
+/* The index whose columns are the key of shapes of the table, if any. */
+extern Oid	ecm_fit_key_index(Relation rel);
+
+/*
+ * The table's leaves that must get REPLICA IDENTITY FULL before a shape can be
+ * made; and the commands for that.  ERROR if it is not for us to do that.  The
+ * leaves are locked as 'lockmode' says; with NoLock nothing is waited for.
+ */
+extern List *ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
+									 Oid owner, LOCKMODE lockmode);
+extern char *ecm_fit_identity_commands(List *leaves);
+
+/*
+ * A table was altered in this transaction: deletes its shapes, and those of
+ * its ancestors, that don't go with it any more.
+ */
+extern void ecm_shapes_verify(Oid relation);
+
+/* Likewise all shapes of tables in a schema. */
+extern void ecm_shapes_verify_schema(Oid schema);
+
+/*
+ * Deletes the shapes with a column whose type is this one, or has this one
+ * inside; values of it look different from now on.
+ */
+extern void ecm_shapes_invalidate_type(Oid type, const char *reason);
+
+/* ---- shape_owner.c ---- */
+
+/* Deletes the shapes of a role. */
+extern void ecm_shapes_invalidate_owner(Oid owner, const char *reason);
+
+/* Gives a role's shapes to another one, or deletes those it can't have. */
+extern void ecm_shapes_reassign(Oid from, Oid to);
 
 /* ---- shape_log.c ---- */
 

@@ -45,8 +45,8 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -393,26 +393,31 @@ ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
 				  1, &type, &value, fn, arg);
 }
 
-/* --------------------------------------------------------------- rights -- */
-
-/*
- * May the role read the whole table?  The rows of a shape are read by a
- * superuser's process, so everything that would have filtered them for the
- * role itself must be refused here.
- */
-static void
-check_table_rights(Oid relation, Oid role)
+List *
+ecm_shapes_of_owner(Oid owner)
 {
-	if (!ecm_table_acl_select(relation, role))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
-	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
-						GetUserNameFromId(role, false), get_rel_name(relation)),
-				 errdetail("A shape would show rows that the policies hide."),
-				 errhint("Let a role that the policies don't apply to own the shape.")));
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(owner);
+	List	   *result = NIL;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1 ORDER BY s.id",
+				SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		EcmShapeDef *def = shape_from_row(i, context);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend(result, def);
+		MemoryContextSwitchTo(old);
+	}
+	ecm_spi_end(&spi);
+	return result;
 }
+
+/* --------------------------------------------------------------- rights -- */
 
 static void
 check_shape_owner(const EcmShapeDef *shape)
@@ -424,11 +429,38 @@ check_shape_owner(const EcmShapeDef *shape)
 				 errhint("Only its owner, and members of that role, may use a shape.")));
 }
 
+/* The columns whose values a shape shows, or tells something about. */
+static Bitmapset *
+columns_read(const EcmShapeDef *shape)
+{
+	bool		missing = false;
+	Bitmapset  *attnums;
+
+	attnums = ecm_fit_attnums(shape->relation, shape->column_names,
+							  shape->ncolumns, NULL, &missing);
+	if (shape->filter != NULL)
+		attnums = ecm_fit_attnums(shape->relation, shape->filter->names,
+								  shape->filter->ncolumns, attnums, &missing);
+	return missing ? NULL : attnums;
+}
+
+bool
+ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
+{
+	return ecm_fit_has_rights(shape->relation, role, columns_read(shape));
+}
+
 void
 ecm_shape_check_read(const EcmShapeDef *shape)
 {
 	check_shape_owner(shape);
-	check_table_rights(shape->relation, shape->owner);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of shape \"%s\" does not exist any more",
+						shape->handle),
+				 errhint("Create a shape of your own with electric_cm_create_shape().")));
+	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
 }
 
 /* ------------------------------------------------------------- creating -- */
@@ -475,11 +507,8 @@ check_relation(Relation rel)
 static Oid
 key_index(Relation rel)
 {
-	Oid			index;
+	Oid			index = ecm_fit_key_index(rel);
 
-	list_free(RelationGetIndexList(rel));	/* fills the fields below */
-	index = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
-		rel->rd_pkindex : rel->rd_replidindex;
 	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -498,6 +527,7 @@ typedef struct ShapeColumns
 	ArrayType  *types;
 	ArrayType  *keys;
 	Bitmapset  *attnums;
+	Bitmapset  *key_attnums;
 } ShapeColumns;
 
 /*
@@ -607,6 +637,7 @@ shape_columns(Relation rel, ArrayType *columns)
 					 errdetail("It is part of the key of table \"%s\", by which rows are told apart.",
 							   RelationGetRelationName(rel))));
 		keys[i] = Int16GetDatum(position[attnum]);
+		result.key_attnums = bms_add_member(result.key_attnums, attnum);
 	}
 	result.names = construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
@@ -618,78 +649,10 @@ shape_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Why the replica identity of a table, a leaf of 'root', is not enough for the
- * shape, or NULL.  An old row has only the columns of the identity, so that is
- * where the clause must be decided; and a row that an update moves into the
- * shape comes without those TOASTed values that the update left alone.
- */
-static const char *
-identity_lacks(Relation leaf, Relation root, const Bitmapset *where_attnums,
-			   const Bitmapset *attnums)
-{
-	Bitmapset  *identity;
-	int			attnum = -1;
-
-	if (leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL || where_attnums == NULL)
-		return NULL;
-	identity = RelationGetIndexAttrBitmap(leaf, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-	while ((attnum = bms_next_member(bms_union(where_attnums, attnums), attnum)) >= 0)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(root), attnum - 1);
-		AttrNumber	in_leaf = get_attnum(RelationGetRelid(leaf), NameStr(att->attname));
-
-		if (bms_is_member(in_leaf - FirstLowInvalidHeapAttributeNumber, identity))
-			continue;
-		if (bms_is_member(attnum, where_attnums))
-			return psprintf("The where clause refers to column \"%s\", which the replica identity does not have.",
-							NameStr(att->attname));
-		if (att->attstorage != TYPSTORAGE_PLAIN)
-			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
-							NameStr(att->attname));
-	}
-	return NULL;
-}
-
-static void
-check_replica_identity(Relation rel, const Bitmapset *where_attnums,
-					   const Bitmapset *attnums)
-{
-	StringInfoData commands;
-	const char *lacks = NULL;
-	ListCell   *lc;
-
-	initStringInfo(&commands);
-	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
-	{
-		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
-		const char *reason = NULL;
-
-		if (leaf->rd_rel->relkind == RELKIND_RELATION)
-			reason = identity_lacks(leaf, rel, where_attnums, attnums);
-		if (reason != NULL)
-		{
-			lacks = reason;
-			appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
-							 commands.len > 0 ? "; " : "",
-							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(leaf)),
-														RelationGetRelationName(leaf)));
-		}
-		table_close(leaf, NoLock);
-	}
-	if (lacks != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
-						RelationGetRelationName(rel)),
-				 errdetail("%s", lacks),
-				 errhint("%s", commands.data)));
-}
-
-/*
  * By itself, by an ancestor, by its schema, or as all tables are.
  */
 bool
-ecm_table_is_published(Oid relation)
+ecm_is_published(Oid relation)
 {
 	Publication *publication = GetPublicationByName(ecm_publication_name, true);
 	List	   *relations = list_make1_oid(relation);
@@ -758,6 +721,27 @@ quote_always(const char *name)
 	}
 	appendStringInfoChar(&out, '"');
 	return out.data;
+}
+
+char *
+ecm_relation_name(Relation rel)
+{
+	return psprintf("%s.%s",
+					quote_always(get_namespace_name(RelationGetNamespace(rel))),
+					quote_always(RelationGetRelationName(rel)));
+}
+
+/*
+ * DROP ROLE, which drops the role's shapes, must not overlook this one.
+ */
+static void
+lock_owner(Oid owner)
+{
+	LockSharedObject(AuthIdRelationId, owner, 0, AccessShareLock);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role %u was concurrently dropped", owner)));
 }
 
 /* A new shape, as it is to be stored. */
@@ -911,8 +895,8 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
  * inheritance parent, not replicated, row-level security, a generated column,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
  * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
- * SELECT right, or not the table's owner while it is not published yet; 54000
- * over electric_cm.max_shapes.
+ * SELECT right, or not the table's owner while it is not published yet or has
+ * to get another replica identity; 54000 over electric_cm.max_shapes.
  */
 Datum
 electric_cm_create_shape(PG_FUNCTION_ARGS)
@@ -922,6 +906,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	EcmSpiState spi;
 	MemoryContext context = CurrentMemoryContext;
 	NewShape	shape = {0};
+	EcmShapeNeeds needs;
 	char	   *handle;
 	int64		created;
 
@@ -938,23 +923,24 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
-	check_table_rights(relid, GetUserId());
 
 	shape.owner = GetUserId();
+	lock_owner(shape.owner);
 	shape.relation = relid;
-	shape.relation_name = psprintf("%s.%s",
-								   quote_always(get_namespace_name(RelationGetNamespace(rel))),
-								   quote_always(RelationGetRelationName(rel)));
+	shape.relation_name = ecm_relation_name(rel);
 	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
 	if (!PG_ARGISNULL(1))
-	{
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										&shape.where_attnums);
-		check_replica_identity(rel, shape.where_attnums, shape.columns.attnums);
-	}
+	ecm_fit_check_rights(relid, shape.owner,
+						 bms_union(shape.columns.attnums, shape.where_attnums));
+	needs.key = shape.columns.key_attnums;
+	needs.where = shape.where_attnums;
+	needs.columns = shape.columns.attnums;
+	(void) ecm_fit_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
 
 	ecm_spi_begin(&spi);
-	if (!ecm_table_is_published(relid))
+	if (!ecm_is_published(relid))
 	{
 		if (ecm_manual_table_publishing)
 			ereport(ERROR,
@@ -1051,25 +1037,67 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
  * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
  * must not overlook a shape only because it was created after it began.
  */
+static void
+run_with_latest_snapshot(const char *sql, int expected, int nargs, Oid *types,
+						 Datum *values, const char *nulls)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+	int			rc = SPI_result;
+
+	if (plan != NULL)
+		rc = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
+								  InvalidSnapshot, false, true, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+void
+ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_SELECT, nargs, types, values, NULL);
+}
+
+void
+ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
+}
+
+bool
+ecm_shapes_exist(void)
+{
+	EcmSpiState spi;
+	bool		result;
+
+	ecm_spi_begin(&spi);
+	ecm_shapes_query("SELECT FROM _electric_cm.shape LIMIT 1", 0, NULL, NULL);
+	result = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	return result;
+}
+
+int
+ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
+{
+	run_with_latest_snapshot(psprintf("DELETE FROM _electric_cm.shape s WHERE %s"
+									  " RETURNING id, handle", condition),
+							 SPI_OK_DELETE_RETURNING, nargs, types, values, nulls);
+	return announce_dropped(reason);
+}
+
 int
 ecm_shapes_invalidate(Oid relation, const char *reason)
 {
 	EcmSpiState spi;
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relation);
-	SPIPlanPtr	plan;
 	int			n;
 
 	ecm_spi_begin(&spi);
-	plan = SPI_prepare(psprintf("DELETE FROM _electric_cm.shape WHERE %s"
-								" RETURNING id, handle",
-								OidIsValid(relation) ? "relation = $1" : "$1 = 0"),
-					   1, &type);
-	if (plan == NULL ||
-		SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(),
-							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE_RETURNING)
-		elog(ERROR, "could not invalidate the shapes of relation %u", relation);
-	n = announce_dropped(reason);
+	n = ecm_shapes_delete(OidIsValid(relation) ? "relation = $1" : "$1 = 0",
+						  1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
 	return n;
 }

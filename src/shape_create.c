@@ -408,7 +408,8 @@ static void
 start_publish(Batch *b)
 {
 	submit(b, CREATION_PUBLISH,
-		   psprintf("SELECT _electric_cm.publish_table(%u)", b->relation),
+		   psprintf("SELECT _electric_cm.publish_table(%u, %s)", b->relation,
+					ids_literal(b)),
 		   JOB_TIMEOUT_MS, "the table to be added to the publication");
 }
 

@@ -168,6 +168,19 @@ has_names(Oid type)
 	return result;
 }
 
+/* 'english'::regconfig is fine; what anybody has defined, anybody can change. */
+static bool
+is_built_in_object(Node *node)
+{
+	Const	   *constant = (Const *) node;
+
+	if (!IsA(node, Const))
+		return false;
+	return constant->constisnull ||
+		(constant->constlen == sizeof(Oid) && constant->constbyval &&
+		 DatumGetObjectId(constant->constvalue) < FirstNormalObjectId);
+}
+
 typedef struct CheckContext
 {
 	ParseState *pstate;
@@ -232,6 +245,8 @@ what_is_forbidden(Node *node, CheckContext *context)
 
 	if (exprType(node) >= FirstNormalObjectId)
 		return "User-defined types are not allowed.";
+	if (has_names(exprType(node)) && !is_built_in_object(node))
+		return "Object identifiers must be constants that name built-in objects.";
 	if (check_functions_in_node(node, is_user_defined_or_mutable, NULL))
 		return "Functions must be built-in and immutable.";
 	if (exprCollation(node) >= FirstNormalObjectId ||

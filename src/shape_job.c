@@ -20,7 +20,9 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "settings.h"
 #include "shape.h"
@@ -29,20 +31,60 @@ PG_FUNCTION_INFO_V1(electric_cm_publish_table);
 PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
 PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 
+/* Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too. */
+#define IDENTITY_LOCK_TIMEOUT	"100ms"
+
+typedef struct LeavesArg
+{
+	MemoryContext context;
+	List	   *leaves;
+} LeavesArg;
+
+/* Leaves of the table that must get another replica identity for the shape. */
+static void
+collect_leaves(const EcmShapeDef *def, void *arg)
+{
+	LeavesArg  *a = arg;
+	EcmShapeNeeds needs = {0};
+	bool		missing = false;
+	List	   *leaves;
+	MemoryContext old;
+
+	needs.columns = ecm_fit_attnums(def->relation, def->column_names,
+									def->ncolumns, NULL, &missing);
+	for (int i = 0; i < def->nkeys; i++)
+		needs.key = ecm_fit_attnums(def->relation,
+									&def->column_names[def->key_positions[i]],
+									1, needs.key, &missing);
+	if (def->filter != NULL)
+		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
+									  def->filter->ncolumns, NULL, &missing);
+	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, NoLock);
+	old = MemoryContextSwitchTo(a->context);
+	a->leaves = list_concat_unique_oid(a->leaves, leaves);
+	MemoryContextSwitchTo(old);
+}
+
 /*
- * _electric_cm.publish_table(relation oid) RETURNS bool
+ * _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
  *
- * Adds a table to the publication, unless it is published already or gone;
- * returns whether it has.
+ * Makes the stream have what shapes of a table need: sets the replica identity,
+ * if that is not enough and for us to do, and adds the table to the publication
+ * unless it is published already.  False if there was nothing to do, or the
+ * table is gone.
  *
- * Errors: 55000 it is not published and electric_cm.manual_table_publishing is
- * on; and what ALTER PUBLICATION raises.
+ * Errors: 55000 the table is not published and
+ * electric_cm.manual_table_publishing is on, or the replica identity is not
+ * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
+ * the owner of a table that needs another one, 0A000 another publication forbids
+ * that, 55P03 the table is busy; and what ALTER PUBLICATION raises.
  */
 Datum
 electric_cm_publish_table(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relation);
+	LeavesArg	arg = {CurrentMemoryContext, NIL};
 	bool		publish;
 	EcmSpiState spi;
 
@@ -50,13 +92,22 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
+	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	ecm_spi_begin(&spi);
-	publish = !ecm_table_is_published(relation);
+	if (arg.leaves != NIL)
+	{
+		(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+		ecm_spi_run(ecm_fit_identity_commands(arg.leaves), SPI_OK_UTILITY,
+					0, NULL, NULL, NULL);
+	}
+	publish = !ecm_is_published(relation);
 	if (publish)
 	{
 		/* as ALTER PUBLICATION does; another session may be at the same */
 		LockRelationOid(relation, ShareUpdateExclusiveLock);
-		publish = !ecm_table_is_published(relation);
+		publish = !ecm_is_published(relation);
 	}
 	if (publish && ecm_manual_table_publishing)
 		ereport(ERROR,
@@ -70,7 +121,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
-	PG_RETURN_BOOL(publish);
+	PG_RETURN_BOOL(publish || arg.leaves != NIL);
 }
 
 /*

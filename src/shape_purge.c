@@ -226,14 +226,16 @@ start_purge(XLogRecPtr applied_lsn)
 }
 
 /*
- * What has no shape any more.  The statement finds the logs' ids by skipping
+ * What has no shape any more, nor will have: the shapes of roles that have been
+ * dropped elsewhere go first.  The statement finds the logs' ids by skipping
  * from one to the next in the index.
  */
 static void
 start_scan(void)
 {
 	scan_job =
-		ecm_pool_submit(psprintf("WITH RECURSIVE ids AS ("
+		ecm_pool_submit(psprintf("SELECT _electric_cm.invalidate_ownerless();"
+								 "WITH RECURSIVE ids AS ("
 								 "(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
 								 " UNION ALL SELECT (SELECT l.shape FROM _electric_cm.shape_log l"
 								 " WHERE l.shape > ids.shape ORDER BY l.shape LIMIT 1)"

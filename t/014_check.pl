@@ -204,6 +204,8 @@ mended('publication', 'FAIL', qr/filters/, qr/^ALTER PUBLICATION electric_cm_pub
 value('ALTER PUBLICATION electric_cm_publication SET TABLE t (id)');
 mended('publication', 'FAIL', qr/filters/, qr/SET TABLE public.t$/);
 is(value(q{SELECT count(*) FROM pg_publication_tables WHERE attnames = '{id,x}'}), 1, 'the table stays in it, whole');
+value('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)');
+mended('publication', 'FAIL', qr/changes of their root/, qr/publish_via_partition_root = false/);
 value('DROP PUBLICATION electric_cm_publication');
 value("ALTER DATABASE $db SET electric_cm.create_publication = off");
 mended('publication', 'FAIL', qr/does not exist/, qr/^CREATE PUBLICATION electric_cm_publication$/);

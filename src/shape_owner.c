@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_owner.c
+ *	  What becomes of shapes when their owners go.
+ *
+ * A shape's owner is not a dependency that the server knows of, and roles are
+ * shared by all databases: a role can be dropped elsewhere while it has shapes
+ * here.  Nobody can read those any more, and the next stream removes them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+
+#include "shape.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
+
+void
+ecm_shapes_invalidate_owner(Oid owner, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(owner);
+
+	ecm_spi_begin(&spi);
+	(void) ecm_shapes_delete("owner = $1", 1, &type, &value, NULL, reason);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * _electric_cm.invalidate_ownerless() RETURNS int4
+ *
+ * Deletes the shapes whose owner does not exist any more, except those that
+ * somebody else is about to drop; returns how many there were.
+ */
+Datum
+electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
+{
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	n = ecm_shapes_delete("id IN (SELECT id FROM _electric_cm.shape"
+						  " WHERE NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = owner)"
+						  " FOR UPDATE SKIP LOCKED)",
+						  0, NULL, NULL, NULL, "its owner was dropped");
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+static void
+give_shape(const EcmShapeDef *shape, Oid to)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(to)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (!ecm_shape_may_read(shape, to))
+		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+								 "its new owner may not read the table");
+	else
+	{
+		ecm_shapes_update("UPDATE _electric_cm.shape s SET owner = $2 WHERE id = $1"
+						  " AND NOT EXISTS (SELECT FROM _electric_cm.shape o"
+						  " WHERE o.owner = $2 AND o.relation = s.relation"
+						  " AND coalesce(o.where_clause, '') = coalesce(s.where_clause, '')"
+						  " AND coalesce(o.requested_columns, '{}') = coalesce(s.requested_columns, '{}'))",
+						  2, types, values);
+		if (SPI_processed > 0)
+			ecm_emit_message(psprintf("owner " INT64_FORMAT " %u", shape->id, to));
+		else
+			(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+									 "its new owner has the same shape");
+	}
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shapes_reassign(Oid from, Oid to)
+{
+	ListCell   *lc;
+
+	if (from == to)
+		return;
+	foreach(lc, ecm_shapes_of_owner(from))
+		give_shape(lfirst(lc), to);
+}

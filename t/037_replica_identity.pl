@@ -1,0 +1,164 @@
+# electric_cm.set_replica_identity: tables whose shapes need REPLICA IDENTITY FULL
+# get it, without anybody waiting for that, where it is for us to do so.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => "electric_cm.set_replica_identity = on\n");
+
+sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
+sub identity { return run_sql("SELECT relreplident FROM pg_class WHERE oid = '$_[0]'::regclass"); }
+sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
+sub state_of
+{
+	my ($rc, $stdout, $stderr) = $node->psql($db, "\\set VERBOSITY sqlstate\n" . join(";\n", @_));
+	return $rc == 0 ? 'none' : $stderr =~ /ERROR:  (\w{5})/ ? $1 : $stderr;
+}
+sub replays
+{
+	my ($handle, $table, $where, $what) = @_;
+	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id'], defined $where ? (where => $where) : ());
+	ok($ok, "$what ($entries entries)");
+	return;
+}
+
+run_sql(
+	'CREATE EXTENSION electric_cm',
+	'CREATE ROLE owner', 'CREATE ROLE guest',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO owner, guest',
+	'CREATE TABLE t (id int PRIMARY KEY, a int, big text)',
+	'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
+	q{INSERT INTO t SELECT i, i % 3, repeat(i::text, 3000) FROM generate_series(1, 30) i});
+wait_active($node, $db) or BAIL_OUT('no stack');
+
+# a shape that needs nothing changes nothing, and goes on when another one needs it
+my $whole = run_sql(q{SELECT electric_cm_create_shape('t')});
+is_live($whole, 'a shape of the whole table');
+is(identity('t'), 'd', '... leaves the replica identity alone');
+my $keyed = run_sql(q{SELECT electric_cm_create_shape('t', 'id > 10', '{id,a}')});
+is_live($keyed, 'a shape with a where clause on the key');
+is(identity('t'), 'd', '... too');
+run_sql('UPDATE t SET a = a + 1 WHERE id < 20');
+my $where = run_sql(q{SELECT electric_cm_create_shape('t', 'a > 1')});
+is_live($where, 'a shape with a where clause on another column');
+is(identity('t'), 'f', '... has it set to FULL');
+run_sql('UPDATE t SET a = a % 3 WHERE id > 5', 'UPDATE t SET id = id + 100 WHERE id > 25', 'DELETE FROM t WHERE id % 7 = 0',
+	q{INSERT INTO t SELECT i, i % 4, 'x' FROM generate_series(200, 220) i}, 'SELECT electric_cm_await_flushed()');
+replays($where, 't', 'a > 1', 'it has its rows');
+replays($whole, 't', undef, 'the whole one goes on');
+my ($ok, $entries) = replay_equals($node, $db, $keyed, 't', ['id'], where => 'id > 10', columns => [qw(id a)]);
+ok($ok, "and so does the other ($entries entries)");
+is(run_sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}), '3', 'they are the same shapes');
+
+# nobody waits
+run_sql('CREATE TABLE busy (id int PRIMARY KEY, a int)', 'INSERT INTO busy SELECT i, i FROM generate_series(1, 10) i');
+my $reader = $node->background_psql($db);
+$reader->query_safe('BEGIN; SELECT * FROM busy');
+my $busy = run_sql(q{SELECT electric_cm_create_shape('busy', 'a > 5')});
+becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$busy'",
+	'somebody reads the table for long: the lock is not waited for');
+is(identity('busy'), 'd', '... and nothing has changed');
+is(run_sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'busy'::regclass}), '0', '... nor is it published');
+my $before = run_sql(q{SELECT generation FROM _electric_cm.shape WHERE relation = 'busy'::regclass});
+my $written = 0;
+while (run_sql(q{SELECT generation FROM _electric_cm.shape WHERE relation = 'busy'::regclass}) < $before + 2)
+{
+	# twenty times as long as it may take
+	last if state_of(q{SET lock_timeout = '2 s'}, 'INSERT INTO busy SELECT max(id) + 1, 10 FROM busy') ne 'none';
+	$written++;
+}
+cmp_ok($written, '>', 0, "the application goes on writing ($written times during two more attempts)");
+is(run_sql(q{SELECT count(*) FROM busy}), 10 + $written, '... each time');
+$reader->query_safe('COMMIT');
+$reader->quit;
+is_live($busy, 'when the reader is done, the shape is created');
+is(identity('busy'), 'f', '... with the replica identity');
+run_sql('UPDATE busy SET a = 20 - a', 'SELECT electric_cm_await_flushed()');
+replays($busy, 'busy', 'a > 5', '... and has its rows');
+
+# partitions: each that needs it; all at once or none
+run_sql(
+	'CREATE TABLE p (id int, k int, a int, PRIMARY KEY (id, k)) PARTITION BY LIST (k)',
+	'CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)',
+	'CREATE TABLE "P 2" PARTITION OF p FOR VALUES IN (2, 3) PARTITION BY LIST (k)',
+	'CREATE TABLE p2 PARTITION OF "P 2" FOR VALUES IN (2)',
+	'CREATE TABLE "p 3" PARTITION OF "P 2" FOR VALUES IN (3)',
+	'ALTER TABLE p1 REPLICA IDENTITY FULL',
+	'INSERT INTO p SELECT i, 1 + i % 3, i FROM generate_series(1, 30) i');
+my $holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; SELECT * FROM "p 3"');
+my $parted = run_sql(q{SELECT electric_cm_create_shape('p', 'a > 10')});
+becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$parted'", 'one partition is busy');
+is(identity('p2'), 'd', '... so that no other is changed either');
+$holder->query_safe('COMMIT');
+$holder->quit;
+is_live($parted, 'a shape of a partitioned table');
+is(join('', map { identity($_) } ('p', 'p1', '"P 2"', 'p2', '"p 3"')), 'dfdff', '... has it set on its leaves');
+run_sql('UPDATE p SET a = 30 - a', 'UPDATE p SET k = 1 + k % 3', 'SELECT electric_cm_await_flushed()');
+replays($parted, 'p', 'a > 10', '... and has its rows');
+
+# whose table it is
+run_sql('CREATE TABLE theirs (id int PRIMARY KEY, a int)', 'ALTER TABLE theirs OWNER TO owner', 'GRANT SELECT ON theirs TO guest',
+	'ALTER PUBLICATION electric_cm_publication ADD TABLE theirs');
+my $guests = q{SELECT electric_cm_create_shape('theirs', 'a > 1')};
+is(state_of('SET ROLE guest', $guests), '42501', 'only for the owner of the table');
+is(identity('theirs'), 'd', '... not for others');
+my $owners = run_sql('SET ROLE owner', $guests);
+is_live($owners, q{the owner's shape});
+is(state_of('SET ROLE guest', $guests), 'none', 'once it is set, others can have such shapes');
+
+# not where that would make the application's updates fail, or is not wanted
+run_sql('CREATE TABLE listed (id int PRIMARY KEY, a int, b int)', 'CREATE PUBLICATION lists FOR TABLE listed (id, a)');
+is(state_of(q{SELECT electric_cm_create_shape('listed', 'a > 1')}), '0A000', 'not where another publication has a column list');
+run_sql(q{ALTER PUBLICATION lists SET (publish = 'insert')});
+is_live(run_sql(q{SELECT electric_cm_create_shape('listed', 'a > 1')}), '... unless it publishes no updates');
+run_sql('INSERT INTO listed VALUES (1, 2, 3)', 'UPDATE listed SET a = 3', 'DELETE FROM listed');
+run_sql('CREATE TABLE lp (id int PRIMARY KEY, a int) PARTITION BY RANGE (id)', 'CREATE TABLE lp1 PARTITION OF lp DEFAULT',
+	'CREATE PUBLICATION lists2 FOR TABLE lp (id) WITH (publish_via_partition_root = true)');
+is(state_of(q{SELECT electric_cm_create_shape('lp', 'a > 1')}), '0A000', '... also for what it is a partition of');
+run_sql('CREATE TABLE indexed (id int PRIMARY KEY, a int, b int NOT NULL UNIQUE)', 'ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_b_key');
+is(state_of(q{SELECT electric_cm_create_shape('indexed', 'a > 1')}), '55000', 'not where the key would become another one');
+run_sql('CREATE TABLE manual (id int PRIMARY KEY, a int)', 'ALTER PUBLICATION electric_cm_publication ADD TABLE manual');
+is(state_of('SET electric_cm.manual_table_publishing = on', q{SELECT electric_cm_create_shape('manual', 'a > 1')}), '55000',
+	'not with electric_cm.manual_table_publishing');
+is(state_of('SET electric_cm.set_replica_identity = off', q{SELECT electric_cm_create_shape('manual', 'a > 1')}), '55000', 'not if it is off');
+is(state_of('SET ROLE guest', 'SET electric_cm.set_replica_identity = off'), '42501', 'which not everybody can change');
+is(identity('manual'), 'd', '... and nothing has changed');
+
+# a right that is lost while the shape is being created
+run_sql('CREATE TABLE late (id int PRIMARY KEY, a int)', 'ALTER TABLE late OWNER TO owner');
+$holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; SELECT * FROM late');
+my $late = run_sql('SET ROLE owner', q{SELECT electric_cm_create_shape('late', 'a > 1')});
+becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$late'");
+$holder->query_safe('ALTER TABLE late OWNER TO guest');
+$holder->query_safe('COMMIT');
+$holder->quit;
+becomes($node, $db, "SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$late'",
+	q{not any more once the shape's owner has lost the table});
+is(identity('late'), 'd', '... and nothing has changed');
+run_sql('ALTER TABLE late OWNER TO owner');
+is_live($late, '... until he has it back');
+
+# another session's command meanwhile: no deadlock, and it is not in its way
+run_sql('CREATE TABLE fought (id int PRIMARY KEY, a int)');
+$holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; LOCK TABLE fought IN SHARE UPDATE EXCLUSIVE MODE');
+my $fought = run_sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')});
+becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$fought'");
+$holder->query_safe('ALTER TABLE fought ADD COLUMN b int');
+$holder->query_safe('COMMIT');
+$holder->quit;
+is(run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$fought'"), '0', 'DDL ends a shape that waits for its table');
+is_live(run_sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')}), 'which can be created again');
+ok(wait_active($node, $db), 'and the stack is active');
+
+$node->stop;
+done_testing();
