@@ -88,6 +88,8 @@ note_table(Oid relid, const char *reason)
 		changed = lfirst(lc);
 		if (changed->relid == relid && changed->subid == subid)
 		{
+			/* of what a DROP TABLE does, it is the last that says so */
+			changed->reason = reason;
 			MemoryContextSwitchTo(old);
 			return;
 		}

@@ -877,10 +877,10 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 	else
 	{
 		ecm_spi_run("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
-				" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
-				" AND coalesce(where_clause, '') = coalesce($6, '')"
-				" AND $1 <> $4",	/* the types of all parameters must be known */
-				SPI_OK_SELECT, 6, types, values, nulls);
+					" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
+					" AND coalesce(where_clause, '') = coalesce($6, '')"
+					" AND $1 <> $4",	/* the types of all parameters must be known */
+					SPI_OK_SELECT, 6, types, values, nulls);
 		if (SPI_processed == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -1023,6 +1023,7 @@ announce_dropped(const char *reason)
 Datum
 electric_cm_drop_shape(PG_FUNCTION_ARGS)
 {
+	static SPIPlanPtr plan;
 	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmShapeDef *def;
 	EcmSpiState spi;
@@ -1039,8 +1040,8 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	id = Int64GetDatum(def->id);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
-			SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
 	(void) announce_dropped("dropped by electric_cm_drop_shape()");
 	ecm_spi_end(&spi);
 	PG_RETURN_VOID();
@@ -1083,9 +1084,9 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
-			" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
-			" RETURNING id, handle",
-			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
+				" RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
 	n = announce_dropped(reason);
 	ecm_spi_end(&spi);
 	return n > 0;
@@ -1109,12 +1110,12 @@ electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
-			" WHERE t.shape = s.id AND t.state <> 'capturing'"
-			" RETURNING s.id, s.handle",
-			SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+				" WHERE t.shape = s.id AND t.state <> 'capturing'"
+				" RETURNING s.id, s.handle",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	n = announce_dropped(reason);
 	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
-			SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
