@@ -139,7 +139,7 @@ extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg
 
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
- * transaction, and emits a drop message for each.  Returns how many there were.
+ * transaction, and emits drop messages.  Returns how many there were.
  */
 extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 

@@ -866,11 +866,11 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
 	}
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-			" requested_columns, where_clause, column_names, column_types,"
-			" key_positions, where_attnums, where_names, where_types, where_collations)"
-			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-			" ON CONFLICT DO NOTHING RETURNING id",
-			SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
+					 " requested_columns, where_clause, column_names, column_types,"
+					 " key_positions, where_attnums, where_names, where_types, where_collations)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+					 " ON CONFLICT DO NOTHING RETURNING id",
+					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
 	*created = SPI_processed > 0 ? DatumGetInt64(spi_column(0, 1, &isnull)) : 0;
 	if (*created != 0)
 		check_max_shapes();
