@@ -153,7 +153,7 @@ extern bool ecm_shapes_exist(void);
 
 /*
  * Deletes the shapes of a relation, or all (InvalidOid), in the current
- * transaction, and emits a drop message for each.  Returns how many there were.
+ * transaction, and emits drop messages.  Returns how many there were.
  */
 extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 

@@ -851,21 +851,21 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
 	}
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-			" requested_columns, where_clause, column_names, column_types,"
-			" key_positions, where_attnums, where_names, where_types, where_collations)"
-			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-			" ON CONFLICT DO NOTHING RETURNING id",
-			SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
+					 " requested_columns, where_clause, column_names, column_types,"
+					 " key_positions, where_attnums, where_names, where_types, where_collations)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+					 " ON CONFLICT DO NOTHING RETURNING id",
+					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
 	*created = SPI_processed > 0 ? DatumGetInt64(spi_column(0, 1, &isnull)) : 0;
 	if (*created != 0)
 		check_max_shapes();
 	else
 	{
 		ecm_spi_run("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
-				" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
-				" AND coalesce(where_clause, '') = coalesce($6, '')"
-				" AND $1 <> $4",	/* the types of all parameters must be known */
-				SPI_OK_SELECT, 6, types, values, nulls);
+					" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
+					" AND coalesce(where_clause, '') = coalesce($6, '')"
+					" AND $1 <> $4",	/* the types of all parameters must be known */
+					SPI_OK_SELECT, 6, types, values, nulls);
 		if (SPI_processed == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -1010,6 +1010,7 @@ announce_dropped(const char *reason)
 Datum
 electric_cm_drop_shape(PG_FUNCTION_ARGS)
 {
+	static SPIPlanPtr plan;
 	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmShapeDef *def;
 	EcmSpiState spi;
@@ -1026,8 +1027,8 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	id = Int64GetDatum(def->id);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
-			SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
 	(void) announce_dropped("dropped by electric_cm_drop_shape()");
 	ecm_spi_end(&spi);
 	PG_RETURN_VOID();
@@ -1112,9 +1113,9 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
-			" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
-			" RETURNING id, handle",
-			SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
+				" RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
 	n = announce_dropped(reason);
 	ecm_spi_end(&spi);
 	return n > 0;
@@ -1138,12 +1139,12 @@ electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
-			" WHERE t.shape = s.id AND t.state <> 'capturing'"
-			" RETURNING s.id, s.handle",
-			SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+				" WHERE t.shape = s.id AND t.state <> 'capturing'"
+				" RETURNING s.id, s.handle",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	n = announce_dropped(reason);
 	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
-			SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);

@@ -379,27 +379,16 @@ submit(Batch *b, CreationStep step, const char *sql, int timeout_ms,
 	b->job = ecm_pool_submit(sql, timeout_ms, job_done, b);
 }
 
-/* Array constants: of the shapes' ids, of their generations. */
+/* An array constant: of the shapes' ids, or of their generations. */
 static char *
-ids_literal(const Batch *b)
+array_literal(const Batch *b, bool generations)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
 	for (int i = 0; i < b->nshapes; i++)
-		appendStringInfo(&text, "%s" INT64_FORMAT, i > 0 ? "," : "'{", b->shapes[i]->id);
-	appendStringInfoString(&text, "}'");
-	return text.data;
-}
-
-static char *
-generations_literal(const Batch *b)
-{
-	StringInfoData text;
-
-	initStringInfo(&text);
-	for (int i = 0; i < b->nshapes; i++)
-		appendStringInfo(&text, "%s%d", i > 0 ? "," : "'{", b->shapes[i]->generation);
+		appendStringInfo(&text, "%s" INT64_FORMAT, i > 0 ? "," : "'{",
+						 generations ? (int64) b->shapes[i]->generation : b->shapes[i]->id);
 	appendStringInfoString(&text, "}'");
 	return text.data;
 }
@@ -425,7 +414,7 @@ start_capture(Batch *b)
 	submit(b, CREATION_CAPTURE,
 		   psprintf("SELECT shape, generation, action FROM"
 					" _electric_cm.capture_shapes(" INT64_FORMAT ", %s)",
-					b->number, ids_literal(b)),
+					b->number, array_literal(b, false)),
 		   JOB_TIMEOUT_MS, "the start of capturing");
 }
 
@@ -435,7 +424,7 @@ start_snapshot(Batch *b)
 	submit(b, CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
 					"SELECT _electric_cm.take_snapshot(%s, %s); COMMIT",
-					ids_literal(b), generations_literal(b)),
+					array_literal(b, false), array_literal(b, true)),
 		   0, "the snapshot of the table");
 }
 

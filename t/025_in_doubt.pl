@@ -72,14 +72,13 @@ sub in_doubt
 	becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
 	my $creator = $node->background_psql($db);
 	$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('$table');\n");
-	becomes('the stack waits for the creator',
-		q{SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
-			WHERE application_name LIKE 'electric_cm pool%' AND locktype = 'transactionid' AND NOT granted)});
+	becomes('the creator waits for the standby',
+		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%create_shape%' AND wait_event = 'SyncRep')});
 	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
 
 	$lose->();
 	becomes("$what, and it has looked for shapes", q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
-		WHERE application_name LIKE 'electric_cm pool%' AND query LIKE 'SELECT s.handle%' AND state = 'active')});
+		WHERE application_name LIKE 'electric_cm pool%' AND query LIKE 'SELECT s.id, s.relation%' AND state = 'active')});
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	$node->reload;
 	becomes('the creator is done', "SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = '$table'::regclass)");
