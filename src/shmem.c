@@ -217,8 +217,12 @@ ecm_stack_copy(int index, EcmStack *copy)
 	if (index < 0 || index >= ecm_shared->nstacks)
 		return false;
 
+	/* most entries are free, and an entry is large */
 	ecm_lock(LW_SHARED);
-	memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	if (ecm_shared->stacks[index].in_use)
+		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	else
+		copy->in_use = false;
 	ecm_unlock();
 	return copy->in_use;
 }

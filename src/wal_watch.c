@@ -257,6 +257,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmWalLimits limits;
 	EcmPin		pin;
 	TimestampTz inactive_since;
+	TimestampTz due;
 	unsigned	actions;
 
 	ecm_wal_limits(stack, &limits);
@@ -299,10 +300,11 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	if (actions & ECM_WAL_MAKE_ROOM)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
 
-	limits.interval_us = stack->wal_guard.near_limit ?
-		Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US) : limits.interval_us;
+	if (stack->wal_guard.near_limit)
+		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
+	due = sample->sampled_at + limits.interval_us;
 	pfree(stack);
-	return sample->sampled_at + limits.interval_us;
+	return due;
 }
 
 /*
