@@ -398,7 +398,7 @@ start_publish(Batch *b)
 {
 	submit(b, CREATION_PUBLISH,
 		   psprintf("SELECT _electric_cm.publish_table(%u, %s)", b->relation,
-					ids_literal(b)),
+					array_literal(b, false)),
 		   JOB_TIMEOUT_MS, "the table to be added to the publication");
 }
 
