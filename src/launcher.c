@@ -16,7 +16,7 @@
  *		entry				manager runs				no manager
  *		-----				------------				----------
  *		database dropped	end it						free the entry
- *		not wanted (*)		end it						stopped
+ *		not wanted (*)		end it						stopped (+)
  *		stop requested		end it						stopped
  *		a command in its way	end it					stopped
  *		restart requested	end it						start
@@ -25,6 +25,7 @@
  *		otherwise			-							start, with backoff
  *
  *		(*) not listed in electric_cm.databases, a template, no connections
+ *		(+) but if it is only not listed, a reprobe finds out what is there
  *
  * The slots that a dropped extension has left are dropped here, too, as soon as
  * nobody uses them: a slot needs no process in its database for that.
@@ -810,7 +811,7 @@ supervise(int index, TimestampTz now)
 			end_manager(index, ECM_END_PAUSE);
 		else if (database == NULL ||
 				 (database->unwanted != NULL &&
-				  (entry.registered || !database->unlisted)))
+				  (entry.probe == ECM_PROBE_RUN || !database->unlisted)))
 			end_manager(index, ECM_END_UNWANTED);
 		else if (entry.restart_requested)
 			end_manager(index, ECM_END_RESTART);
@@ -835,7 +836,8 @@ supervise(int index, TimestampTz now)
 		free_entry(index, true);
 	else if (entry.stop_requested)
 		mark_stopped(index, &entry, verdict_reason(ECM_PROBE_STOPPED));
-	else if (database->unwanted != NULL)
+	else if (database->unwanted != NULL &&
+			 !(database->unlisted && entry.reprobe_requested))
 		mark_stopped(index, &entry, database->unwanted);
 	else if (entry.restart_requested || entry.reprobe_requested)
 		start_or_retry(index, &entry);

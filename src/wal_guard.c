@@ -18,10 +18,10 @@
 /* Time constant of the averages, seconds. */
 #define RATE_SECONDS	60.0
 /*
- * A slot that moves on in steps seems to fall behind by up to an eighth of
- * what is written, between two steps.
+ * A slot that moves on in steps seems to fall behind by up to a quarter of what
+ * is written, between two steps.
  */
-#define KEEPS_UP		0.25
+#define KEEPS_UP		0.33
 /* Nothing that is farther away is worth showing. */
 #define FAR_AWAY		(365 * 86400.0)
 
@@ -56,9 +56,14 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 			g->growth_known = false;
 		}
 		else if (g->restart_lsn != 0 && restart_lsn >= g->restart_lsn)
+		{
 			average(&g->growth, &g->growth_known,
 					written - (double) (restart_lsn - g->restart_lsn) / seconds,
 					seconds);
+			/* what it has caught up with is no credit for later */
+			if (g->growth < 0)
+				g->growth = 0;
+		}
 	}
 	g->at = f->at;
 	g->current_lsn = f->current_lsn;

@@ -250,6 +250,18 @@ test_rates(void)
 		(void) step();
 	}
 	ok(guard.time_to_limit_us > 0, "one that falls behind comes to a limit");
+
+	/* a new slot in place of one that held a lot, and it does not move at all */
+	figures.at += SECOND;
+	figures.restart_lsn = figures.current_lsn;
+	for (i = 0; i < 60; i++)
+	{
+		figures.retained = (int64_t) (figures.current_lsn - figures.restart_lsn);
+		(void) step();
+		figures.at += SECOND;
+		figures.current_lsn += 5 * MB;
+	}
+	ok(guard.time_to_limit_us > 0, "what an old slot held is no credit for a new one");
 }
 
 void
