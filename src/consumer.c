@@ -812,6 +812,7 @@ obey_drop(const char *ids)
 		int64		id = strtoi64(p, &p, 10);
 		EcmShape   *shape = ecm_match_find(id);
 
+		ecm_gather_work_on(id); /* those who wait for its log are to look */
 		if (shape != NULL)
 			ecm_match_remove(shape);
 		else
@@ -821,6 +822,7 @@ obey_drop(const char *ids)
 		else if (*p != ' ')
 			break;
 	}
+	ecm_gather_work_on(0);
 }
 
 static void

@@ -115,7 +115,11 @@ note(ChangeKind kind, Oid object, const char *reason)
 		change = lfirst(lc);
 		if (change->kind == kind && change->object == object &&
 			change->subid == subid)
+		{
+			/* of what a DROP TABLE does, it is the last that says so */
+			change->reason = reason;
 			return;
+		}
 	}
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	change = palloc(sizeof(Change));

@@ -209,7 +209,7 @@ for my $how (sort keys %ends)
 	my $doomed = shape(q{'doomed'});
 	$waiter = waiter($node, await_sql($doomed, '-1', '1 hour'));
 	are_waiting($node, 1);
-	value(map { sprintf $_, $doomed } @{ $ends{$how} });
+	value(map { s/%s/$doomed/r } @{ $ends{$how} });
 	like(finish($waiter), qr/42704.*HINT:.*electric_cm_create_shape/s, "$how while one waits");
 }
 
