@@ -634,8 +634,9 @@ sub transaction
 	return $statements->(1) if $kind < 40;
 	return "BEGIN;\n" . $statements->(1 + $self->rnd(5)) . "COMMIT;\n" if $kind < 65;
 	return "BEGIN;\n" . $statements->(1 + $self->rnd(4)) . "ROLLBACK;\n" if $kind < 72;
-	return "BEGIN;\n" . $statements->(1) . "PREPARE TRANSACTION '$gid';\n" . $statements->(1)
-	  . ($self->chance(30) ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$gid';\n" if $kind < 77;
+	# what comes in between must not wait for what only the end of that ends
+	return "BEGIN;\n" . $statements->(1) . "PREPARE TRANSACTION '$gid';\nSET lock_timeout = '100ms';\n"
+	  . $statements->(1) . "RESET lock_timeout;\n" . ($self->chance(30) ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$gid';\n" if $kind < 77;
 	return $self->pick('VACUUM', 'VACUUM (FULL)', 'ANALYZE', 'REINDEX TABLE') . ' ' . $self->pick(@$tables)->{ident} . ";\n" if $kind < 79;
 
 	# savepoints, nested at random
