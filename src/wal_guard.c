@@ -48,14 +48,19 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 	if (g->at != 0 && f->at > g->at && f->current_lsn >= g->current_lsn)
 	{
 		double		written = (double) (f->current_lsn - g->current_lsn) / seconds;
+		bool		known = g->wal_rate_known && !g->rates_afresh;
 
-		average(&g->wal_rate, &g->wal_rate_known, written, seconds);
-		if (restart_lsn == 0)
+		average(&g->wal_rate, &known, written, seconds);
+		g->wal_rate_known = true;
+
+		/* a new slot's growth is compared with what is written from then on */
+		g->rates_afresh = restart_lsn == 0 || g->restart_lsn == 0;
+		if (g->rates_afresh)
 		{
 			g->growth = 0;
 			g->growth_known = false;
 		}
-		else if (g->restart_lsn != 0 && restart_lsn >= g->restart_lsn)
+		else if (restart_lsn >= g->restart_lsn)
 		{
 			average(&g->growth, &g->growth_known,
 					written - (double) (restart_lsn - g->restart_lsn) / seconds,

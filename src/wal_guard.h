@@ -68,6 +68,7 @@ typedef struct EcmWalGuard
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		wal_rate_known;
+	bool		rates_afresh;	/* what was averaged so far was before the slot */
 	bool		growth_known;
 
 	/* what has been said */
