@@ -104,7 +104,6 @@ take_space('theirs', 110);
 my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 write_wal(50);
-seen('SELECT time_to_limit > $$0$$ FROM electric_cm_stat_replication', 'when the limit will be reached is estimated');
 write_wal(60);
 seen(count_of('wal_free_space_limit') . ' = 1', 'too little is free, and our slot holds more than 64 MB: an event');
 kill 'CONT', $consumer;
