@@ -381,12 +381,12 @@ CREATE VIEW electric_cm_shapes AS
 		   s.requested_columns AS columns,
 		   CASE t.state WHEN 'live' THEN t.state WHEN 'errored' THEN t.state
 				ELSE 'creating' END AS state,
-		   coalesce(_electric_cm.shape_waiting_for(s.id, s.relation),
-					CASE WHEN t.state IN ('live', 'errored') THEN NULL
-						 WHEN s.snapshot_generation = s.generation
-						 THEN 'the consumer, to come to the snapshot in the stream'
-						 ELSE 'the manager, to come to the shape''s creation in the stream' END)
-				AS waiting_for,
+		   CASE WHEN t.state IN ('live', 'errored') THEN NULL
+				ELSE coalesce(_electric_cm.shape_waiting_for(s.id, s.relation),
+							  CASE WHEN s.snapshot_generation = s.generation
+								   THEN 'the consumer, to come to the snapshot in the stream'
+								   ELSE 'the manager, to come to the shape''s creation in the stream' END)
+				END AS waiting_for,
 		   s.created_at,
 		   s.snapshot_rows,
 		   l.log_entries,

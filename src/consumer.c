@@ -450,8 +450,11 @@ queue_order(const char *text)
 static void
 match_failed(EcmShape *shape, const char *message)
 {
-	EcmShapeDef *def = ecm_shape_by_id(shape->id);
+	EcmShapeDef *def;
 
+	if (is_past(shape->skip_until))
+		return;
+	def = ecm_shape_by_id(shape->id);
 	queue_order(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
 						 shape->generation, message));
 	if (def != NULL)

@@ -53,6 +53,7 @@
 #define MAX_OF_TABLE		4
 /* Retries are due together, so that many are not as many wake-ups. */
 #define RETRY_GRAIN_MS		100
+
 typedef enum CreationStep
 {
 	CREATION_NEW,				/* first of all, the table must be published */
@@ -264,11 +265,25 @@ is_final(const Batch *b, const EcmError *err)
 		 strncmp(err->sqlstate, "54", 2) == 0);
 }
 
+/*
+ * Is publishing held up by what one shape needs: a replica identity that it is
+ * not for us to set?
+ */
+static bool
+lacks_identity(const Batch *b, const EcmError *err)
+{
+	return b->step == CREATION_PUBLISH &&
+		(strcmp(err->sqlstate, "55000") == 0 ||
+		 strcmp(err->sqlstate, "42501") == 0 ||
+		 strcmp(err->sqlstate, "0A000") == 0);
+}
+
 /* Would it have hit any other shape as well? */
 static bool
 concerns_all(const Batch *b, const EcmError *err)
 {
-	return b->step == CREATION_PUBLISH || b->step == CREATION_BARRIER ||
+	return (b->step == CREATION_PUBLISH && !lacks_identity(b, err)) ||
+		b->step == CREATION_BARRIER ||
 		strncmp(err->sqlstate, "08", 2) == 0 ||
 		strncmp(err->sqlstate, "53", 2) == 0 ||
 		strncmp(err->sqlstate, "57", 2) == 0 ||
@@ -276,7 +291,7 @@ concerns_all(const Batch *b, const EcmError *err)
 		strcmp(err->sqlstate, "55P03") == 0;
 }
 
-/* In halves, each of which begins with capturing: the table is published. */
+/* In halves, which begin with capturing if the table is published. */
 static void
 split(Batch *b)
 {
@@ -289,7 +304,7 @@ split(Batch *b)
 		put_in_batch(halves[i >= middle], b->shapes[i]);
 	for (int i = 1; i >= 0; i--)
 	{
-		halves[i]->step = CREATION_PUBLISHED;
+		halves[i]->step = b->step == CREATION_PUBLISH ? CREATION_NEW : CREATION_PUBLISHED;
 		dlist_push_head(&waiting, &halves[i]->node);
 	}
 	dlist_delete(&b->node);

@@ -148,6 +148,21 @@ is(identity('late'), 'd', '... and nothing has changed');
 run_sql('ALTER TABLE late OWNER TO owner');
 is_live($late, '... until he has it back');
 
+# what one shape lacks is not the others' problem
+run_sql('CREATE TABLE mixed (id int PRIMARY KEY, a int)', 'ALTER TABLE mixed OWNER TO owner', 'GRANT SELECT ON mixed TO owner, guest',
+	'ALTER TABLE mixed REPLICA IDENTITY FULL', 'INSERT INTO mixed SELECT i, i FROM generate_series(1, 10) i');
+run_sql('SELECT electric_cm_stop()');
+my @plain = map { run_sql("SELECT electric_cm_create_shape('mixed', 'id > $_')") } 1 .. 5;
+my $lacking = run_sql('SET ROLE owner', q{SELECT electric_cm_create_shape('mixed', 'a > 1')});
+run_sql('ALTER TABLE mixed REPLICA IDENTITY DEFAULT', 'ALTER TABLE mixed OWNER TO guest', 'GRANT SELECT ON mixed TO owner');
+run_sql('SELECT electric_cm_start()');
+is_live($_, 'a shape of the same batch') for @plain;
+becomes($node, $db, "SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$lacking'",
+	'only the one that needs another replica identity waits');
+is(identity('mixed'), 'd', '... which is not set');
+run_sql('ALTER TABLE mixed OWNER TO owner');
+is_live($lacking, '... until it is for us to set');
+
 # another session's command meanwhile: no deadlock, and it is not in its way
 run_sql('CREATE TABLE fought (id int PRIMARY KEY, a int)');
 $holder = $node->background_psql($db);
