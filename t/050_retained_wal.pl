@@ -31,13 +31,7 @@ sub events
 
 sub warnings_in_log { return scalar(() = slurp_file($node->logfile) =~ /WARNING:.*holds back/g); }
 
-# That much WAL, for no table in particular
-sub write_wal
-{
-	my ($mb) = @_;
-	value("SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))) FROM generate_series(1, $mb)");
-	return;
-}
+sub write_wal { return ElectricCM::write_wal($node, $db, @_); }
 
 # What was running is logged, so that the slot can move on
 sub log_running_transactions { value('CHECKPOINT'); return; }

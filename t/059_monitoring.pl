@@ -27,7 +27,6 @@ $node->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
 $node->safe_psql($db, 'SELECT electric_cm_report_retained_wal_size()');
 
 my $queries = CPAN::Meta::YAML->read_string(slurp_file('monitoring/queries.yml'))->[0];
-my $has_slots = $node->safe_psql($db, q{SELECT to_regclass('electric_cm_slots') IS NOT NULL}) eq 't';
 my %metrics;
 
 for my $name (sort keys %$queries)
@@ -45,9 +44,6 @@ for my $name (sort keys %$queries)
 		push @values, $column;
 		$metrics{"${name}_$column"} = 1;
 	}
-
-	# not in every version of the views
-	next if $name =~ /^electric_cm_(?:wal|slot)$/ && !$has_slots;
 
 	my $sql = $queries->{$name}{query};
 	my ($rc, $out, $err) = watch("SELECT string_agg(k, ' ' ORDER BY n), count(DISTINCT r) > 0 FROM (SELECT r FROM ($sql) r LIMIT 1) q, LATERAL json_object_keys(to_json(r)) WITH ORDINALITY AS o (k, n)");

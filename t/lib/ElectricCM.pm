@@ -120,6 +120,23 @@ sub becomes
 
 =pod
 
+=item write_wal($node, $db, $mb)
+
+Write that much WAL, for no table in particular.
+
+=cut
+
+sub write_wal
+{
+	my ($node, $db, $mb) = @_;
+
+	$node->safe_psql($db,
+		"SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))) FROM generate_series(1, $mb)");
+	return;
+}
+
+=pod
+
 =item replay_equals($node, $db, $handle, $table, \@keycols, %opts)
 
 Replay a shape's log (insert sets, update merges, delete removes) and compare
