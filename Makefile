@@ -37,7 +37,7 @@ check:
 demo soak fuzz:
 	@.ci/sandbox bench/$@
 bench:
-	@.ci/sandbox bench/all
+	@bench/all
 monitoring-check:
 	@.ci/sandbox monitoring/check
 bench-%:

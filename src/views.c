@@ -151,7 +151,7 @@ for_each_stack(FunctionCallInfo fcinfo,
 	EcmStack   *stack;
 
 	ecm_require_shared();
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	stack = palloc(sizeof(EcmStack));
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 		if (ecm_stack_copy(i, stack) && stack->registered)
