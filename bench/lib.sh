@@ -66,7 +66,27 @@ end_background() {
     for pid in "${background[@]}"; do wait "$pid" 2>/dev/null || true; done
     background=()
 }
-trap end_background EXIT
+
+# A consumer that was stopped by a signal can't be ended by one before it goes on.
+consumer_pid=
+let_consumer_go() { [ -z "$consumer_pid" ] || kill -CONT "$consumer_pid" 2>/dev/null || true; }
+trap 'let_consumer_go; end_background' EXIT
+
+# SIGSTOP can hit a process that holds one of the server's internal locks, for
+# writing WAL say, and then everybody waits.  A consumer that hangs by itself
+# doesn't, so stop it where it waits for the stream; tell by a session that
+# must answer.
+waits_when_stopped() {
+    kill -STOP "$consumer_pid"
+    [ "$(timeout 1 psql -XAtc "SELECT wait_event_type FROM pg_stat_activity WHERE pid = $consumer_pid")" = Extension ] &&
+        return 0
+    let_consumer_go
+    return 1
+}
+stop_consumer_where_it_waits() {
+    consumer_pid=$(query "SELECT pid FROM electric_cm_stat_consumers WHERE datname = current_database()")
+    wait_until 20 "a moment to stop the consumer" waits_when_stopped
+}
 
 await_active() { query "SELECT electric_cm_await_active('60 s')" >/dev/null; }
 

@@ -11,20 +11,32 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "await.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "settings.h"
+#include "storage/condition_variable.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
+#include "wait_event.h"
 
 static char *
 own_datname(void)
 {
 	return get_database_name(MyDatabaseId);
+}
+
+bool
+ecm_stack_is_running(const EcmStack *stack)
+{
+	return stack->pid != 0 && stack->probe == ECM_PROBE_RUN &&
+		stack->end_reason == ECM_END_NONE &&
+		!stack->stop_requested && !stack->restart_requested;
 }
 
 /* No manager runs, and nobody has asked for one or is about to let one run. */
@@ -178,4 +190,69 @@ ecm_wait_deadline(const Interval *timeout)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
 	return TIMESTAMP_IS_NOEND(deadline) ? 0 : deadline;
+}
+
+bool
+ecm_sleep_until_change(int index, TimestampTz deadline)
+{
+	long		timeout = -1;
+
+	if (deadline != 0)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (now >= deadline)
+			return true;
+		timeout = TimestampDifferenceMilliseconds(now, deadline);
+		timeout = Min(timeout, INT_MAX);
+	}
+	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv, timeout,
+									   ecm_wait_event(ECM_WAIT_STACK));
+	return false;
+}
+
+char *
+ecm_describe_wait(const EcmStack *stack)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "Its status is \"%s\"",
+					 ecm_status_name(stack->status));
+	if (stack->step[0] != '\0')
+		appendStringInfo(&buf, ", its step \"%s\"", stack->step);
+	if (stack->waiting_for[0] != '\0')
+		appendStringInfo(&buf, "; it waits for: %s", stack->waiting_for);
+	if (stack->blocking_pid != 0)
+		appendStringInfo(&buf, " (process %d)", stack->blocking_pid);
+	appendStringInfoChar(&buf, '.');
+	if (stack->last_error[0] != '\0')
+		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
+	return buf.data;
+}
+
+void
+ecm_await_active(TimestampTz deadline)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	ecm_ensure_own_stack();
+	for (;;)
+	{
+		int			index = ecm_own_stack(stack);
+
+		if (index < 0)
+			ecm_report_stack_gone();
+		if (stack->status == ECM_STATUS_ACTIVE && ecm_stack_is_running(stack))
+			break;
+		ecm_check_stack_alive(stack);
+		if (ecm_sleep_until_change(index, deadline))
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("timed out while waiting for the stack of database \"%s\" to become active",
+							stack->datname),
+					 errdetail_internal("%s", ecm_describe_wait(stack))));
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
 }

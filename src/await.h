@@ -16,6 +16,9 @@
 /* ERROR 55000 if this is no place or transaction to wait for the stack in. */
 extern void ecm_check_may_wait(const char *function);
 
+/* A manager runs, knows that it is wanted, and nobody has asked it to end. */
+extern bool ecm_stack_is_running(const EcmStack *stack);
+
 /* ERROR 55000 if the stack has failed or is stopped. */
 extern void ecm_check_stack_alive(const EcmStack *stack);
 extern bool ecm_stack_is_stopped(const EcmStack *stack);
@@ -27,5 +30,21 @@ extern void ecm_ensure_own_stack(void);
 
 /* When a wait ends, or 0: never.  22023 if the timeout is negative. */
 extern TimestampTz ecm_wait_deadline(const Interval *timeout);
+
+/*
+ * Sleeps until the entry changes.  The first sleep of a loop returns at once,
+ * so that a change since the caller's look can't be missed.  True if the
+ * deadline has passed.  When the loop is over: ConditionVariableCancelSleep().
+ */
+extern bool ecm_sleep_until_change(int index, TimestampTz deadline);
+
+/* What the stack is waiting for, as a sentence, for the DETAIL of a timeout. */
+extern char *ecm_describe_wait(const EcmStack *stack);
+
+/*
+ * Waits until this database's stack is active, which starts it where it is
+ * allowed to.  57014: the deadline has passed; else as the checks above.
+ */
+extern void ecm_await_active(TimestampTz deadline);
 
 #endif							/* ECM_AWAIT_H */

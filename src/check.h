@@ -4,7 +4,9 @@
  *	  What the checks of electric_cm_check() have in common.
  *
  * check.c			the table of checks, and most of them
+ * check_budget.c	does the server have room for all stacks?
  * check_access.c	may the stack's connections log in?
+ * check_slot.c		the exclusive lock, slots and publications
  *
  *-------------------------------------------------------------------------
  */
@@ -87,9 +89,39 @@ extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
 /* The command that gives it another value. */
 extern char *ecm_check_set(const EcmSituation *s, const char *name, const char *value);
 
+/* The same of one that is on or off, or a number (of at least 1). */
+extern bool ecm_check_bool(const EcmSituation *s, const char *name, bool otherwise);
+extern int	ecm_check_int(const EcmSituation *s, const char *name);
+
+/* The remedy for a setting of the server's that is too low. */
+extern char *ecm_check_raise(const char *name, int value);
+
+/* What is to be done after ALTER SYSTEM and the like, or instead of it. */
+#define THEN_RELOAD			" -- then SELECT pg_reload_conf()"
+#define THEN_RESTART		" -- then restart the server"
+#define ONLY_RESTART		"-- restart the server"
+
+/* An entry's slot, by its published or default name. */
+extern const char *ecm_check_slot_name(const EcmStack *stack);
+
+/* check_budget.c */
+extern void ecm_check_replication_slots(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_wal_senders(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_worker_processes(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_connections(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_stacks(const EcmSituation *s, EcmFinding *f);
+
 /* check_access.c */
 extern void ecm_check_connection(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_role(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_pg_hba(const EcmSituation *s, EcmFinding *f);
+
+/* check_slot.c */
+extern void ecm_check_lock(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_slot(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_other_slots(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_slot_wal_limit(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_publication(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_other_publications(const EcmSituation *s, EcmFinding *f);
 
 #endif							/* ECM_CHECK_H */

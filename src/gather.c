@@ -558,6 +558,18 @@ ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
 	txn_xid = xid;
 }
 
+bool
+ecm_gather_is_past(XLogRecPtr skip_until)
+{
+	return txn_lsn < skip_until;
+}
+
+TransactionId
+ecm_gather_xid(void)
+{
+	return XidFromFullTransactionId(FullTransactionIdFromU64(txn_xid));
+}
+
 /*
  * Usually the transaction joins the batch; one that was spilled, or that has
  * orders for us, is committed by itself.

@@ -42,6 +42,13 @@ extern XLogRecPtr ecm_gather_position(void);
 /* An upstream transaction begins ('lsn': its commit record) ... */
 extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
 
+/*
+ * Is it a thing of the past to a shape whose log has all that comes before
+ * 'skip_until' (see shape_assign.c)?  Its transaction id?
+ */
+extern bool ecm_gather_is_past(XLogRecPtr skip_until);
+extern TransactionId ecm_gather_xid(void);
+
 /* ... has an entry (both value arrays have the shape's columns) ... */
 extern void ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op,
 							 const EcmValue *newv, const EcmValue *oldv);

@@ -18,7 +18,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "gather.h"
 #include "load.h"
+#include "match.h"
 
 typedef struct NotedShape
 {
@@ -33,9 +35,28 @@ typedef struct NotedTable
 } NotedTable;
 
 static int	worker;
-static void (*follow_shape) (const EcmShapeDef *def);
 static HTAB *shapes;
 static HTAB *tables;
+static XLogRecPtr bind_again_at;	/* all shapes' changes count from there on */
+
+void
+ecm_load_shape(const EcmShapeDef *def)
+{
+	ecm_gather_work_on(def->id);
+	(void) ecm_match_add(def);
+	ecm_gather_work_on(0);
+	bind_again_at = Max(bind_again_at, def->skip_until);
+}
+
+/* What did not fit a shape that skipped it may still not fit. */
+void
+ecm_load_begin(void)
+{
+	if (XLogRecPtrIsInvalid(bind_again_at) || ecm_gather_is_past(bind_again_at))
+		return;
+	ecm_tables_version++;
+	bind_again_at = InvalidXLogRecPtr;
+}
 
 static void
 note_shape(int64 id, Oid relation, bool live, void *arg pg_attribute_unused())
@@ -55,17 +76,16 @@ note_shape(int64 id, Oid relation, bool live, void *arg pg_attribute_unused())
 static void
 follow_captured(const EcmShapeDef *def, void *arg pg_attribute_unused())
 {
-	follow_shape(def);
+	ecm_load_shape(def);
 }
 
 void
-ecm_load_start(int worker_number, void (*follow) (const EcmShapeDef *def))
+ecm_load_start(int worker_number)
 {
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(NotedShape),
 		.hcxt = TopMemoryContext};
 
 	worker = worker_number;
-	follow_shape = follow;
 	shapes = hash_create("electric_cm noted shapes", 64, &ctl,
 						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	ctl.keysize = sizeof(Oid);
@@ -93,7 +113,7 @@ ecm_load_forget(int64 id)
 int
 ecm_load_count(void)
 {
-	return (int) hash_get_num_entries(shapes);
+	return ecm_match_nshapes() + (int) hash_get_num_entries(shapes);
 }
 
 bool
@@ -107,7 +127,7 @@ follow_noted(const EcmShapeDef *def, void *arg pg_attribute_unused())
 {
 	if (hash_search(shapes, &def->id, HASH_FIND, NULL) == NULL)
 		return;					/* followed already */
-	follow_shape(def);
+	ecm_load_shape(def);
 	ecm_load_forget(def->id);
 }
 

@@ -13,14 +13,23 @@
 #include "shape.h"
 
 /*
- * At start, in a transaction: hands those that are being captured to 'follow',
- * and notes all others of this worker.
+ * At start, in a transaction: takes up those that are being captured, and
+ * notes all others of this worker.
  */
-extern void ecm_load_start(int worker, void (*follow) (const EcmShapeDef *def));
+extern void ecm_load_start(int worker);
 
 /*
- * Are there any of the table that 'follow' has not been called for?  Do that,
- * in a transaction; an ERROR is the fault of the shape that is worked on.
+ * Takes one up, in a transaction.  ERROR: its where clause does not compile,
+ * and that is the fault of the shape that is worked on.
+ */
+extern void ecm_load_shape(const EcmShapeDef *def);
+
+/* An upstream transaction begins. */
+extern void ecm_load_begin(void);
+
+/*
+ * Are there any of the table that have not been taken up?  Do that, in a
+ * transaction; for errors see ecm_load_shape().
  */
 extern bool ecm_load_is_due(Oid relation);
 extern void ecm_load_table(Oid relation);
@@ -28,7 +37,7 @@ extern void ecm_load_table(Oid relation);
 /* One that is gone; nothing happens if it was not noted. */
 extern void ecm_load_forget(int64 shape);
 
-/* How many are noted. */
+/* How many there are, noted or taken up. */
 extern int	ecm_load_count(void);
 
 #endif							/* ECM_LOAD_H */

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -22,6 +23,7 @@
 #include "miscadmin.h"
 #include "settings.h"
 #include "shape.h"
+#include "shmem.h"
 #include "timeline.h"
 #include "wal.h"
 
@@ -195,4 +197,15 @@ ecm_timeline_record_stop(XLogRecPtr lsn)
 							  1, &type, &value, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not record the end of the stack");
 	ecm_spi_end(&spi);
+}
+
+char *
+ecm_own_slot_name(const EcmStack *stack)
+{
+	EcmRemembered remembered;
+
+	if (stack != NULL && stack->slot_name[0] != '\0')
+		return pstrdup(stack->slot_name);
+	ecm_timeline_read(&remembered);
+	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
 }

@@ -44,6 +44,12 @@ extern char *ecm_timeline_default_slot_name(const EcmRemembered *remembered,
 											const char *datname);
 
 /*
+ * The slot's name as this database's stack (NULL: whatever there is) uses it,
+ * or would use it; palloc'd.
+ */
+extern char *ecm_own_slot_name(const EcmStack *stack);
+
+/*
  * Why the shapes do not belong to the stream that is about to start, or NULL.
  * Pure.
  */

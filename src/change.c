@@ -1,0 +1,250 @@
+/*-------------------------------------------------------------------------
+ *
+ * change.c
+ *	  What an insert, update or delete is to the shapes that the row was in,
+ *	  and to those that it is in now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "nodes/bitmapset.h"
+#include "utils/memutils.h"
+
+#include "change.h"
+#include "gather.h"
+#include "match.h"
+#include "relation.h"
+
+static uint64 change_number;	/* tells one change's matches from another's */
+
+/*
+ * Scratch space for one change: what the table has of each tuple, what a shape
+ * takes of that.
+ */
+static EcmValue *table_values[2];
+static EcmValue *shape_values[2];
+static int	max_values;
+
+static void
+ensure_scratch(int ncolumns)
+{
+	if (ncolumns <= max_values)
+		return;
+	max_values = Max(16, ncolumns * 2);
+	for (int i = 0; i < 2; i++)
+	{
+		if (table_values[i] != NULL)
+		{
+			pfree(table_values[i]);
+			pfree(shape_values[i]);
+		}
+		table_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
+		shape_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
+	}
+}
+
+/*
+ * The table's columns of a tuple from the stream.  Columns that an old key
+ * does not carry are "unchanged", not null; so are those that the relation
+ * does not have (no shape that is served from it asks for them).
+ */
+static void
+read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
+		   bool old_key, EcmValue *values)
+{
+	for (int i = 0; i < binding->table->ncolumns; i++)
+	{
+		int			col = binding->map[i];
+		EcmValue   *value = &values[i];
+
+		value->text = NULL;
+		value->len = 0;
+		if (col >= tuple->ncols)
+			elog(ERROR, "tuple of relation %u has %d columns, need %d",
+				 entry->relid, tuple->ncols, col + 1);
+		if (col < 0 || (old_key && !bms_is_member(col, entry->rel->attkeys)))
+			value->kind = ECM_VALUE_UNCHANGED;
+		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_TEXT)
+		{
+			value->kind = ECM_VALUE_TEXT;
+			value->text = tuple->colvalues[col].data;
+			value->len = tuple->colvalues[col].len;
+		}
+		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_UNCHANGED)
+			value->kind = ECM_VALUE_UNCHANGED;
+		else
+			value->kind = ECM_VALUE_NULL;
+	}
+}
+
+static bool
+same_value(const EcmValue *a, const EcmValue *b)
+{
+	return a->kind == b->kind && a->len == b->len &&
+		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
+}
+
+/* The shape's columns of what the table has. */
+static const EcmValue *
+pick_columns(const EcmShape *shape, EcmWhich which)
+{
+	const EcmLayout *layout = shape->layout;
+
+	if (layout->whole)
+		return table_values[which];
+	for (int i = 0; i < layout->ncolumns; i++)
+		shape_values[which][i] = table_values[which][layout->columns[i]];
+	return shape_values[which];
+}
+
+static void
+emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
+{
+	if (ecm_gather_is_past(shape->skip_until))
+		return;
+	ecm_gather_work_on(shape->id);
+	ecm_gather_entry(&shape->buffer, op, newv, oldv);
+}
+
+/*
+ * A row stays in the shape.  An update that changes its key is a delete and an
+ * insert.  has_old: the old tuple is known, as a whole (full) or its key.
+ */
+static void
+emit_update(EcmShape *shape, bool has_old, bool full)
+{
+	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
+	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
+	bool		key_changed = false;
+
+	for (int i = 0; has_old && i < shape->layout->nkeys; i++)
+	{
+		int			k = shape->layout->keys[i];
+
+		key_changed |= !same_value(&newv[k], &oldv[k]);
+	}
+	if (key_changed)
+	{
+		emit(shape, ECM_OP_DELETE, NULL, oldv);
+		emit(shape, ECM_OP_INSERT, newv, NULL);
+	}
+	else
+		emit(shape, ECM_OP_UPDATE, newv, full ? oldv : NULL);
+}
+
+/* Can this shape be served from that relation? */
+static bool
+is_usable(const EcmBinding *binding, const EcmShape *shape)
+{
+	return binding->usable[shape->layout->number];
+}
+
+/*
+ * Which shapes was the row in, which is it in now?
+ */
+static void
+match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtup,
+			 LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **were_in = NULL;
+	EcmShape  **are_in = NULL;
+	int			nwere = 0;
+	int			nare = 0;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	change_number++;
+
+	if (oldtup != NULL)
+		read_tuple(binding, entry, oldtup, !entry->full, table_values[ECM_OLD_TUPLE]);
+	if (newtup != NULL)
+	{
+		read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+
+		/* a TOASTed value that did not change is in a full old tuple only */
+		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
+			if (table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
+				table_values[ECM_NEW_TUPLE][i] = table_values[ECM_OLD_TUPLE][i];
+	}
+	if (oldtup != NULL)
+		were_in = ecm_match_tuple(table, table_values[ECM_OLD_TUPLE],
+								  ECM_OLD_TUPLE, change_number, &nwere);
+	if (newtup != NULL)
+		are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE],
+								 ECM_NEW_TUPLE, change_number, &nare);
+
+	for (int i = 0; i < nwere; i++)
+		if (were_in[i]->marks[ECM_NEW_TUPLE] != change_number &&
+			is_usable(binding, were_in[i]))
+			emit(were_in[i], ECM_OP_DELETE, NULL, pick_columns(were_in[i], ECM_OLD_TUPLE));
+	for (int i = 0; i < nare; i++)
+	{
+		EcmShape   *shape = are_in[i];
+
+		if (!is_usable(binding, shape))
+			continue;
+		if (shape->marks[ECM_OLD_TUPLE] == change_number)
+			emit_update(shape, true, entry->full);
+		else
+			emit(shape, ECM_OP_INSERT, pick_columns(shape, ECM_NEW_TUPLE), NULL);
+	}
+	ecm_gather_work_on(0);
+}
+
+/*
+ * Without an old tuple the replica identity did not change, and a where clause
+ * looks at nothing else: who has the row now had it before.
+ */
+static void
+match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **are_in;
+	int			n;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+	are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
+							 ++change_number, &n);
+	for (int i = 0; i < n; i++)
+		if (is_usable(binding, are_in[i]))
+			emit_update(are_in[i], false, false);
+	ecm_gather_work_on(0);
+}
+
+void
+ecm_change_apply(StringInfo in, LogicalRepMsgType type)
+{
+	LogicalRepTupleData oldtup;
+	LogicalRepTupleData newtup;
+	EcmRelation   *entry;
+	bool		has_old = false;
+	ListCell   *lc;
+
+	ecm_gather_figures.changes++;
+	if (type == LOGICAL_REP_MSG_INSERT)
+		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
+	else if (type == LOGICAL_REP_MSG_UPDATE)
+		entry = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
+	else
+		entry = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
+
+	foreach(lc, entry->bindings)
+	{
+		if (type == LOGICAL_REP_MSG_INSERT)
+			match_change(lfirst(lc), entry, NULL, &newtup);
+		else if (type == LOGICAL_REP_MSG_DELETE)
+			match_change(lfirst(lc), entry, &oldtup, NULL);
+		else if (has_old)
+			match_change(lfirst(lc), entry, &oldtup, &newtup);
+		else
+			match_update_in_place(lfirst(lc), entry, &newtup);
+	}
+}

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * change.h
+ *	  What an insert, update or delete is to the shapes that the row was in,
+ *	  and to those that it is in now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_CHANGE_H
+#define ECM_CHANGE_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "replication/logicalproto.h"
+
+/*
+ * Gathers entries for all shapes that this message concerns.  Memory that it
+ * needs is left in the current context.
+ */
+extern void ecm_change_apply(StringInfo in, LogicalRepMsgType type);
+
+#endif							/* ECM_CHANGE_H */
