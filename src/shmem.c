@@ -211,8 +211,8 @@ ecm_last_read(int64 shape)
 	return at;
 }
 
-bool
-ecm_stack_copy(int index, EcmStack *copy)
+static bool
+copy_entry(int index, EcmStack *copy, Size size)
 {
 	if (index < 0 || index >= ecm_shared->nstacks)
 		return false;
@@ -220,11 +220,23 @@ ecm_stack_copy(int index, EcmStack *copy)
 	/* most entries are free, and an entry is large */
 	ecm_lock(LW_SHARED);
 	if (ecm_shared->stacks[index].in_use)
-		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+		memcpy(copy, &ecm_shared->stacks[index], size);
 	else
 		copy->in_use = false;
 	ecm_unlock();
 	return copy->in_use;
+}
+
+bool
+ecm_stack_copy(int index, EcmStack *copy)
+{
+	return copy_entry(index, copy, sizeof(EcmStack));
+}
+
+bool
+ecm_stack_copy_head(int index, EcmStack *copy)
+{
+	return copy_entry(index, copy, offsetof(EcmStack, conns));
 }
 
 /* before_shmem_exit callback of a manager */

@@ -316,6 +316,7 @@ typedef struct EcmStack
 	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
 	TimestampTz pinned_since;
 
+	/* the head ends here: see ecm_stack_copy_head() */
 	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
 	EcmCreation creations[ECM_MAX_CREATIONS];
 	EcmOption	options[ECM_MAX_OPTIONS];
@@ -405,8 +406,12 @@ extern void ecm_stack_free(int index);
 /* Copies the current database's entry, and returns its index, or -1. */
 extern int	ecm_own_stack(EcmStack *copy);
 
-/* Copy of an entry (its cv is not meaningful in the copy). */
+/*
+ * Copy of an entry (its cv is not meaningful in the copy); of the head only:
+ * what comes before conns.
+ */
 extern bool ecm_stack_copy(int index, EcmStack *copy);
+extern bool ecm_stack_copy_head(int index, EcmStack *copy);
 
 /* In-place access for the entry's own writer; hold the lock. */
 #define ecm_lock(mode)	LWLockAcquire(ecm_shared->lock, (mode))

@@ -142,10 +142,10 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 
 /*
  * Calls back for each stack: not for the databases that the launcher only has
- * a look at.
+ * a look at.  "copy" is ecm_stack_copy or ecm_stack_copy_head.
  */
 static Datum
-for_each_stack(FunctionCallInfo fcinfo,
+for_each_stack(FunctionCallInfo fcinfo, bool (*copy) (int index, EcmStack *copy),
 			   void (*put_rows) (FunctionCallInfo fcinfo, const EcmStack *stack))
 {
 	EcmStack   *stack;
@@ -154,7 +154,7 @@ for_each_stack(FunctionCallInfo fcinfo,
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	stack = palloc(sizeof(EcmStack));
 	for (int i = 0; i < ecm_shared->nstacks; i++)
-		if (ecm_stack_copy(i, stack) && stack->registered)
+		if (copy(i, stack) && stack->registered)
 			put_rows(fcinfo, stack);
 	pfree(stack);
 	return (Datum) 0;
@@ -209,7 +209,7 @@ put_standby(FunctionCallInfo fcinfo)
 Datum
 electric_cm_stat_manager(PG_FUNCTION_ARGS)
 {
-	Datum		result = for_each_stack(fcinfo, put_manager);
+	Datum		result = for_each_stack(fcinfo, ecm_stack_copy_head, put_manager);
 
 	if (RecoveryInProgress())
 		put_standby(fcinfo);
@@ -249,7 +249,7 @@ put_connections(FunctionCallInfo fcinfo, const EcmStack *stack)
 Datum
 electric_cm_stat_connections(PG_FUNCTION_ARGS)
 {
-	return for_each_stack(fcinfo, put_connections);
+	return for_each_stack(fcinfo, ecm_stack_copy, put_connections);
 }
 
 /* A size or count that is unknown if negative. */
@@ -343,7 +343,7 @@ put_standby_replication(FunctionCallInfo fcinfo)
 Datum
 electric_cm_stat_replication(PG_FUNCTION_ARGS)
 {
-	Datum		result = for_each_stack(fcinfo, put_replication);
+	Datum		result = for_each_stack(fcinfo, ecm_stack_copy_head, put_replication);
 
 	if (RecoveryInProgress())
 		put_standby_replication(fcinfo);
@@ -379,7 +379,7 @@ put_consumers(FunctionCallInfo fcinfo, const EcmStack *stack)
 Datum
 electric_cm_stat_consumers(PG_FUNCTION_ARGS)
 {
-	return for_each_stack(fcinfo, put_consumers);
+	return for_each_stack(fcinfo, ecm_stack_copy, put_consumers);
 }
 
 /* Values that pg_settings would not show to everybody either. */
@@ -420,7 +420,7 @@ put_options(FunctionCallInfo fcinfo, const EcmStack *stack)
 Datum
 electric_cm_options(PG_FUNCTION_ARGS)
 {
-	return for_each_stack(fcinfo, put_options);
+	return for_each_stack(fcinfo, ecm_stack_copy, put_options);
 }
 
 typedef struct StoredEvents
