@@ -52,6 +52,7 @@ sensitive_rules() {
         -e 's/\(electric_cm_replication_retained_wal_bytes >\) 2147483648$/\1 33554432/' monitoring/rules.yml
 }
 
+first_scrape() { [ -n "$(prometheus_query electric_cm_manager_active)" ]; }
 prometheus_ready() { get "$prometheus_url/-/ready" >/dev/null 2>&1; }
 
 start_prometheus() {
@@ -76,6 +77,7 @@ YAML
         --storage.tsdb.path="$ECM_TMP/prometheus/data" --web.listen-address="127.0.0.1:$port" \
         >"$ECM_TMP/prometheus.log" 2>&1
     wait_until 30 "Prometheus" prometheus_ready
+    wait_until 20 "the first scrape" first_scrape
 }
 
 # usage: prometheus_query EXPRESSION; a line for each series: its labels and its value
