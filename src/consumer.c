@@ -358,6 +358,8 @@ follow_stream(void)
 
 		if (ecm_gather_unsettled())
 		{
+			if (ecm_gather_pace())
+				continue;		/* more has come in meanwhile */
 			/* an idle consumer owes nobody anything */
 			ecm_gather_settle();
 			pgstat_report_stat(false);

@@ -38,6 +38,8 @@
 #define BATCH_BYTES			(1024 * 1024)
 /* ... or after this long, so that readers see a busy stream move. */
 #define BATCH_MS			50
+/* Not settled again before, if several transactions come in meanwhile. */
+#define PACE_US				2000
 /* A transaction that is still coming in is written early beyond this. */
 #define SPILL_BYTES			(4 * 1024 * 1024)
 
@@ -80,6 +82,9 @@ static bool transaction_open;	/* one is, for it or for anything else */
 static XLogRecPtr batch_lsn;	/* end of the last complete one gathered, or
 								 * invalid */
 static TimestampTz batch_began;
+static int	batch_transactions; /* complete, since the last settling */
+static int	settled_transactions;	/* with the last one */
+static TimestampTz settled_at;
 
 static XLogRecPtr applied_lsn;	/* end of the last one committed here */
 static XLogRecPtr reported_lsn;
@@ -578,6 +583,7 @@ void
 ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 {
 	transactions++;
+	batch_transactions++;
 	if (!spilling && orders == NULL)
 	{
 		complete_open(end_lsn);
@@ -631,11 +637,34 @@ ecm_gather_unsettled(void)
 		reported_lsn != applied_lsn || (transaction_open && !spilling);
 }
 
+/*
+ * Who commits alone has his transaction made durable at once.  With several,
+ * each settling costs them a flush of the WAL more, so that they are asked to
+ * share it, as by commit_delay.
+ */
+bool
+ecm_gather_pace(void)
+{
+	TimestampTz due = settled_at + PACE_US;
+	TimestampTz now;
+
+	if (batch_transactions < 2 && settled_transactions < 2)
+		return false;
+	now = GetCurrentTimestamp();
+	if (now < settled_at || now >= due)
+		return false;
+	pg_usleep(due - now);
+	return true;
+}
+
 void
 ecm_gather_settle(void)
 {
+	settled_transactions = batch_transactions;
+	batch_transactions = 0;
 	if (!spilling)
 		commit_complete();
 	end_unused();
 	report_progress(true);
+	settled_at = GetCurrentTimestamp();
 }

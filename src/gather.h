@@ -72,6 +72,12 @@ extern bool ecm_gather_unsettled(void);
 extern void ecm_gather_settle(void);
 
 /*
+ * To be called before that: true if it has waited, for two milliseconds at
+ * most, since others are writing and more is likely to have come in.
+ */
+extern bool ecm_gather_pace(void);
+
+/*
  * Names the shape (0: none) that what follows is about: an ERROR from here on
  * is its fault, and the next commit wakes the readers of its log.
  */
