@@ -38,8 +38,14 @@ value(q{CREATE PUBLICATION everything FOR ALL TABLES;
 	CREATE TABLE t (id int PRIMARY KEY);
 	SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
 
-my $walsender = "(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')";
-value("SELECT pg_terminate_backend($walsender)");
+# The same error again, before there is a stream, is no further event.
+sub lose_stream
+{
+	becomes('there is a stream to lose', q{SELECT state = 'streaming' FROM electric_cm_stat_connections WHERE role = 'replication'});
+	value(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+	return;
+}
+lose_stream();
 becomes('a lost connection is in the table soon', 'SELECT ' . stored('%terminating connection%') . ' = 1');
 is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, '... and once in the view');
 is(value(q{SELECT count(*) FROM _electric_cm.event WHERE severity NOT IN ('warning', 'error')}), 0, 'what is merely worth a note is not stored');
@@ -55,7 +61,7 @@ is(doubles(), 0, 'no doubles');
 
 # A crash
 
-value("SELECT pg_terminate_backend($walsender)");
+lose_stream();
 becomes('the next one is stored', 'SELECT ' . stored('%terminating connection%') . ' = 2');
 $node->stop('immediate');
 $node->start;
@@ -93,7 +99,7 @@ is(value(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_err
 value(q{SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
 value(q{INSERT INTO _electric_cm.event
 	SELECT 'epoch'::timestamptz, i, 'epoch'::timestamptz + i * interval '1 s', 'old', 'warning', 'old ' || i FROM generate_series(1, 1500) i});
-value("SELECT pg_terminate_backend($walsender)");
+lose_stream();
 becomes('the table is cut to 1,000', 'SELECT count(*) = 1000 FROM _electric_cm.event');
 is(value('SELECT ' . stored('old 1') . ' + ' . stored('old 500')), 0, '... the oldest go');
 is(value('SELECT ' . stored('%terminating connection%')), 3, '... the latest stay');
@@ -104,7 +110,7 @@ my $peek = q{SELECT string_agg(DISTINCT substr(encode(data, 'hex'), 1, 2), ',')
 	FROM pg_logical_slot_%s_binary_changes('other', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')
 	WHERE substr(encode(data, 'hex'), 1, 2) IN ('52', '49', '55', '44') };
 value(sprintf $peek, 'get');
-value("SELECT pg_terminate_backend($walsender)");
+lose_stream();
 becomes('one more is stored, and an old one deleted', 'SELECT ' . stored('%terminating connection%') . ' = 4');
 is(value('SELECT count(*) FROM _electric_cm.event'), 1000, '... of 1,000');
 is(value(sprintf $peek, 'peek'), '', 'a publication FOR ALL TABLES sends neither');
@@ -116,7 +122,7 @@ is(value(sprintf $peek, 'peek'), '49,52', '... while it does send the tables it 
 my $locker = $node->background_psql($db, on_error_stop => 1);
 $locker->query_safe('BEGIN; LOCK TABLE _electric_cm.event');
 my $offset = -s $node->logfile;
-value("SELECT pg_terminate_backend($walsender)");
+lose_stream();
 $node->wait_for_log(qr/could not store events/, $offset);
 is(value('SELECT electric_cm_status()'), 'active', 'the table is locked: the stack is active all the same');
 my ($rc, $recent, $warnings) = $node->psql($db, q{SELECT count(*) > 0, count(*) FILTER (WHERE event = 'old') FROM electric_cm_events});
