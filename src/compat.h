@@ -27,6 +27,11 @@
 #endif
 #include "utils/wait_event.h"
 
+/* 18 says that a function does not return before its name, not after it. */
+#if PG_VERSION_NUM < 180000 && !defined(pg_noreturn)
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 17 gave wait event sets a resource owner; ours live as long as the process. */
 #if PG_VERSION_NUM >= 170000
 #define ecm_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))

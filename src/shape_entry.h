@@ -10,13 +10,14 @@
 
 #include "postgres.h"
 
+#include "compat.h"
 #include "shape.h"
 #include "shape_chunk.h"
 #include "shape_log.h"
 
 /* XX001, naming the offset. */
-extern void ecm_entry_report_corrupt(const EcmShapeDef *shape, uint64 lsn,
-									 uint64 op) pg_attribute_noreturn();
+pg_noreturn extern void ecm_entry_report_corrupt(const EcmShapeDef *shape,
+												 uint64 lsn, uint64 op);
 
 /*
  * The next entry of a chunk; false at its end.  What comes out is what the
