@@ -320,11 +320,11 @@ my %expressions = (
 	int8 => [ '{int4}::int8', '{int8} % 3', 'abs({int8} / 2)', 'COALESCE({int8}, {int4})', '{int8} | 1', 'hashtextextended({text}, 0) % 5' ],
 	numeric => [
 		'{numeric} + 1', '{numeric} * {int4}', 'round({numeric}, 1)', 'trunc({numeric})', 'abs({numeric})', 'sign({numeric})', '{int8}::numeric',
-		'EXTRACT(year FROM {timestamp})', 'EXTRACT(epoch FROM {interval})', 'scale({numeric})', 'ceil({numeric})',
+		'EXTRACT(year FROM {timestamp})', 'EXTRACT(epoch FROM {interval})', 'scale({numeric})::numeric', 'ceil({numeric})',
 		'EXTRACT(dow FROM {date})', 'date_part(\'hour\', {time})::numeric', 'upper({numrange})', 'GREATEST({numeric}, {int4})' ],
 	float8 => [
 		'{float8} / 2', '- {float8}', 'abs({float8})', 'floor({float8})', '{float4}::float8', '{int4}::float8',
-		'sqrt(abs({float8}))', 'degrees(atan({float8}))', 'COALESCE({float8}, {float4})', 'ts_rank({tsvector}, {tsquery})', '{point} <-> point \'(0,0)\'' ],
+		'sqrt(abs({float8}))', 'degrees(atan({float8}))', 'COALESCE({float8}, {float4})', 'ts_rank({tsvector}, {tsquery})::float8', '{point} <-> point \'(0,0)\'' ],
 	float4 => [ 'abs({float4})', 'NULLIF({float4}, 0)' ],
 	bool => [ '{predicate}', 'COALESCE({bool}, {bool})', 'NULLIF({bool}, {bool})' ],
 	text => [
