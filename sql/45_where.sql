@@ -102,6 +102,18 @@ ALTER TABLE parted_1 REPLICA IDENTITY FULL;
 SELECT error($$SELECT electric_cm_create_shape('clauses.parted', 'id > 10')$$);
 SELECT error($$SELECT electric_cm_create_shape('clauses.parted', 'id > 10', '{id,k}')$$);
 
+-- a name is no key
+CREATE TABLE named (r regclass PRIMARY KEY, id int NOT NULL UNIQUE);
+SELECT error($$SELECT electric_cm_create_shape('clauses.named')$$);
+ALTER TABLE named REPLICA IDENTITY USING INDEX named_id_key;
+SELECT electric_cm_drop_shape(electric_cm_create_shape('clauses.named'));
+
+-- longer than an index entry can be, and still the same shape
+SELECT 'id IN (' || string_agg((i * 7919 % 1000003)::text, ',') || ')' AS long FROM generate_series(1, 3000) i \gset
+SELECT length(:'long') > 8191 AS is_long,
+	electric_cm_create_shape('clauses.plain', :'long') = electric_cm_create_shape('clauses.plain', :'long') AS same,
+	electric_cm_create_shape('clauses.plain', :'long') = electric_cm_create_shape('clauses.plain', :'long', '{id}') AS other;
+
 SET client_min_messages = error;
 DROP SCHEMA clauses CASCADE;
 SELECT count(*) FROM electric_cm_shapes WHERE where_clause IS NOT NULL;

@@ -36,6 +36,7 @@ CREATE TABLE _electric_cm.shape (
 	where_types oid[],				-- without the table
 	where_collations oid[],
 	requested_columns text[],		-- NULL: all
+	definition bytea NOT NULL,		-- digest of the clause and these
 	column_names text[] NOT NULL,	-- in the order of the log's values
 	column_types oid[] NOT NULL,
 	key_positions int2[] NOT NULL,	-- 1-based positions in column_names
@@ -47,8 +48,7 @@ CREATE TABLE _electric_cm.shape (
 	snapshot_rows int8,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);			-- each is updated twice, soon
-CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape
-	(relation, owner, coalesce(where_clause, ''), coalesce(requested_columns, '{}'));
+CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
 
 -- Written by consumers only, so that no lock that a user holds on a shape's

@@ -38,6 +38,7 @@
 #include "compat.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_filter.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
@@ -207,6 +208,14 @@ shape_columns(Relation rel, ArrayType *columns)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("the key of table \"%s\" has a generated column",
 							RelationGetRelationName(rel))));
+		if (ecm_type_has_names(att->atttypid))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the key of table \"%s\" has column \"%s\" of type %s",
+							RelationGetRelationName(rel), NameStr(att->attname),
+							format_type_be(att->atttypid)),
+					 errdetail("The stream has names for its values, and a row could not be told by them after a change of the name."),
+					 errhint("Use ALTER TABLE ... REPLICA IDENTITY USING INDEX with other columns.")));
 		if (position[attnum] == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -381,6 +390,29 @@ hash_definition(const NewShape *shape)
 }
 
 /*
+ * What two shapes of a table and an owner have in common if they are the same:
+ * too long for an index as it is.
+ */
+static Datum
+digest_definition(const NewShape *shape)
+{
+	StringInfoData text;
+	bytea	   *definition;
+
+	initStringInfo(&text);
+	appendStringInfoSpaces(&text, VARHDRSZ);
+	if (shape->filter != NULL)
+		appendStringInfoString(&text, shape->filter->clause);
+	appendStringInfoChar(&text, '\0');
+	if (shape->columns.requested != NULL)
+		appendBinaryStringInfo(&text, (char *) shape->columns.requested,
+							   VARSIZE(shape->columns.requested));
+	definition = (bytea *) text.data;
+	SET_VARSIZE(definition, text.len);
+	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
+}
+
+/*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
  * the new shape's id, or 0.
@@ -393,7 +425,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 	MemoryContext old;
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
 		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
-	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID};
+	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
 	Datum		values[lengthof(types)];
 	char		nulls[lengthof(types)];
 	bool		isnull;
@@ -411,6 +443,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 	values[6] = PointerGetDatum(shape->columns.names);
 	values[7] = PointerGetDatum(shape->columns.types);
 	values[8] = PointerGetDatum(shape->columns.keys);
+	values[13] = digest_definition(shape);
 	if (shape->columns.requested == NULL)
 		nulls[4] = 'n';
 	if (shape->filter == NULL)
@@ -430,8 +463,9 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 	}
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
 					 " requested_columns, where_clause, column_names, column_types,"
-					 " key_positions, where_attnums, where_names, where_types, where_collations)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+					 " key_positions, where_attnums, where_names, where_types, where_collations,"
+					 " definition)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 					 " ON CONFLICT DO NOTHING RETURNING id",
 					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
 	*created = SPI_processed > 0 ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
@@ -440,11 +474,13 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		check_max_shapes();
 	else
 	{
-		ecm_spi_run("SELECT handle FROM _electric_cm.shape WHERE owner = $2"
-					" AND relation = $3 AND coalesce(requested_columns, '{}') = coalesce($5, '{}')"
-					" AND coalesce(where_clause, '') = coalesce($6, '')"
-					" AND $1 <> $4",	/* the types of all parameters must be known */
-					SPI_OK_SELECT, 6, types, values, nulls);
+		static SPIPlanPtr find_plan;
+		Oid			find_types[] = {OIDOID, OIDOID, BYTEAOID};
+		Datum		find_values[] = {values[1], values[2], values[13]};
+
+		ecm_spi_run_kept(&find_plan, "SELECT handle FROM _electric_cm.shape"
+						 " WHERE owner = $1 AND relation = $2 AND definition = $3",
+						 SPI_OK_SELECT, lengthof(find_types), find_types, find_values, NULL);
 		if (SPI_processed == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

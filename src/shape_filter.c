@@ -127,17 +127,13 @@ is_user_defined_or_mutable(Oid function, void *context pg_attribute_unused())
 		func_volatile(function) != PROVOLATILE_IMMUTABLE;
 }
 
-/*
- * The values of reg... types and access control lists have names in their text
- * form, and reading that is a look into the catalogs: what it finds there later
- * may be something else, or nothing.
- */
-static bool
-has_names(Oid type)
+bool
+ecm_type_has_names(Oid type)
 {
 	TupleDesc	desc;
 	bool		result = false;
 
+	type = getBaseType(type);
 	switch (type)
 	{
 		case REGPROCOID:
@@ -157,13 +153,13 @@ has_names(Oid type)
 			break;
 	}
 	if (OidIsValid(get_element_type(type)))
-		return has_names(get_element_type(type));
+		return ecm_type_has_names(get_element_type(type));
 	if (get_typtype(type) != TYPTYPE_COMPOSITE)
 		return false;
 	desc = lookup_rowtype_tupdesc_copy(type, -1);
 	for (int i = 0; i < desc->natts && !result; i++)
 		result = !TupleDescAttr(desc, i)->attisdropped &&
-			has_names(TupleDescAttr(desc, i)->atttypid);
+			ecm_type_has_names(TupleDescAttr(desc, i)->atttypid);
 	FreeTupleDesc(desc);
 	return result;
 }
@@ -199,7 +195,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 			if (((Var *) node)->varattno > 0 &&
 				TupleDescAttr(context->desc, ((Var *) node)->varattno - 1)->attgenerated)
 				return "Generated columns are not allowed, since they are not replicated.";
-			if (exprType(node) < FirstNormalObjectId && has_names(exprType(node)))
+			if (exprType(node) < FirstNormalObjectId && ecm_type_has_names(exprType(node)))
 				return "Columns of object identifier types are not allowed, since the stream has names for their values.";
 			break;
 		case T_SubLink:
@@ -245,7 +241,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 
 	if (exprType(node) >= FirstNormalObjectId)
 		return "User-defined types are not allowed.";
-	if (has_names(exprType(node)) && !is_built_in_object(node))
+	if (ecm_type_has_names(exprType(node)) && !is_built_in_object(node))
 		return "Object identifiers must be constants that name built-in objects.";
 	if (check_functions_in_node(node, is_user_defined_or_mutable, NULL))
 		return "Functions must be built-in and immutable.";

@@ -30,6 +30,13 @@ typedef struct EcmFilterDef
 } EcmFilterDef;
 
 /*
+ * The values of reg... types and access control lists have names in their text
+ * form, and reading that is a look into the catalogs: what it finds there later
+ * may be something else, or nothing.
+ */
+extern bool ecm_type_has_names(Oid type);
+
+/*
  * Checks a where clause for a table, on which the caller holds a lock.  The
  * rules are those of a publication's row filter.  *attnums: the columns that
  * it refers to, as attribute numbers.

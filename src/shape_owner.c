@@ -68,8 +68,7 @@ give_shape(const EcmShapeDef *shape, Oid to)
 		ecm_shapes_update("UPDATE _electric_cm.shape s SET owner = $2 WHERE id = $1"
 						  " AND NOT EXISTS (SELECT FROM _electric_cm.shape o"
 						  " WHERE o.owner = $2 AND o.relation = s.relation"
-						  " AND coalesce(o.where_clause, '') = coalesce(s.where_clause, '')"
-						  " AND coalesce(o.requested_columns, '{}') = coalesce(s.requested_columns, '{}'))",
+						  " AND o.definition = s.definition)",
 						  2, types, values);
 		if (SPI_processed > 0)
 			ecm_emit_message(psprintf("owner " INT64_FORMAT " %u", shape->id, to));

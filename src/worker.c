@@ -66,6 +66,9 @@ static const char *const worker_settings[][2] = {
 	{"extra_float_digits", "1"},
 	{"bytea_output", "hex"},
 	{"xmloption", "content"},
+	{"array_nulls", "on"},
+	{"standard_conforming_strings", "on"},
+	{"transform_null_equals", "off"},
 	{"lc_messages", "C"},		/* libpq's texts are recognised by errors.c */
 };
 

@@ -206,6 +206,22 @@ SKIP:
 	run_sql("ALTER DATABASE $db RESET xmloption");
 }
 
+# NULL in an array is null, whatever the database says
+run_sql("ALTER DATABASE $db SET array_nulls = off", "ALTER DATABASE $db SET transform_null_equals = on");
+run_sql('SELECT electric_cm_restart()');
+wait_active($node, $db);
+run_sql('CREATE TABLE an (id int PRIMARY KEY, t text, a text[])', 'ALTER TABLE an REPLICA IDENTITY FULL',
+	'SET array_nulls = on', q{INSERT INTO an VALUES (1, 'a', '{x,NULL}'), (2, 'NULL', '{x,"NULL"}')});
+{
+	local $ENV{PGOPTIONS} = '-c array_nulls=on -c transform_null_equals=off';
+	my %an = create_shapes('an', any => [q{t = ANY ('{a,NULL}')}], array => [q{a = ARRAY['x', NULL]}],
+		other => [q{a <> ARRAY['x', NULL]}], null => [q{t = NULL}], all => [undef]);
+	run_sql('SET array_nulls = on', q{INSERT INTO an VALUES (3, 'a', '{x,NULL}'), (4, 'NULL', '{x,"NULL"}'), (5, NULL, NULL)},
+		'UPDATE an SET id = id + 10 WHERE id < 3');
+	compare('nulls in arrays', %an);
+}
+run_sql("ALTER DATABASE $db RESET array_nulls", "ALTER DATABASE $db RESET transform_null_equals");
+
 # partitions, with their columns in another order; a shape of the root and of a leaf
 run_sql(
 	'CREATE TABLE p (id int, k int, t text, PRIMARY KEY (id, k)) PARTITION BY LIST (k)',

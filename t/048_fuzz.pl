@@ -61,6 +61,13 @@ BEGIN
 		GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
 		message := concat_ws(' - ', message, detail, clause);
 	END;
+	IF state NOT IN ('', '55000', '0A000') THEN
+		BEGIN
+			EXECUTE format('EXPLAIN SELECT FROM %s WHERE %s', relation, clause);
+		EXCEPTION WHEN others THEN
+			may_raise := may_raise OR SQLSTATE = state;	-- the query is refused as well
+		END;
+	END IF;
 	INSERT INTO "fuzz Types".shape VALUES (n, relation, clause, columns, may_raise, handle, state, message);
 	RETURN state;
 END $$;
