@@ -46,6 +46,7 @@
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_namespace.h"
 #include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
@@ -64,6 +65,7 @@
 #include "hooks.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_barrier.h"
 #include "shmem.h"
 #include "wal.h"
 
@@ -98,6 +100,9 @@ static List *dropped_extensions = NIL;	/* usually one */
 static bool look_again = false; /* databases, the extension or a publication
 								 * changed */
 static bool publication_altered = false;	/* some publication was */
+static bool publishing_changed = false; /* what is published, by way of an
+									 * ancestor, a schema or all tables, may
+									 * have become less */
 
 static object_access_hook_type next_object_access_hook = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
@@ -205,18 +210,6 @@ note_publication_member(Oid object_id)
 	publication = get_publication_name(member->prpubid, true);
 	if (publication != NULL && strcmp(publication, ecm_publication_name) == 0)
 		note_table_and_ancestors(member->prrelid, "the table has left the publication");
-	ReleaseSysCache(tuple);
-}
-
-/* A schema leaves a publication, and all its tables with it. */
-static void
-note_publication_schema(Oid object_id)
-{
-	HeapTuple	tuple = SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(object_id));
-
-	if (!HeapTupleIsValid(tuple))
-		return;
-	note(CHANGE_SCHEMA, ((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnnspid, NULL);
 	ReleaseSysCache(tuple);
 }
 
@@ -329,7 +322,11 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 		note_row_type(relid);
 	}
 	else if (access == OAT_POST_ALTER)
+	{
 		note_table_perhaps(relid);
+		if (relkind == RELKIND_PARTITIONED_TABLE)
+			publishing_changed = true;	/* in another schema now? */
+	}
 }
 
 static void
@@ -347,7 +344,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	{
 		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
 								 "partitions were attached or detached");
-		note_table_perhaps(object_id);	/* published with its parent only? */
+		note_table_perhaps(object_id);
+		publishing_changed = true;	/* with its parent only? */
 	}
 	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
 		note(CHANGE_SCHEMA, object_id, NULL);
@@ -356,39 +354,26 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	else if (class_id == PublicationRelationId)
 	{
 		if (access == OAT_POST_ALTER)
-			publication_altered = true;
+			publication_altered = publishing_changed = true;
 		look_again = true;
 	}
 	else if (class_id == PublicationRelRelationId)
 	{
 		if (access == OAT_DROP)
+		{
 			note_publication_member(object_id);
+			publishing_changed = true;
+		}
 		look_again = true;		/* it may filter rows or columns now */
 	}
 	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)
-		note_publication_schema(object_id);
+		publishing_changed = true;
 	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
 	{
 		if (access == OAT_POST_CREATE || access == OAT_DROP ||
 			access == OAT_POST_ALTER)
 			look_again = true;
 	}
-}
-
-/*
- * Does our publication still publish all kinds of changes, and name the table
- * that each is of?  Where it doesn't, even for a moment, changes are missing
- * from the stream.
- */
-static bool
-publishes_everything(void)
-{
-	Publication *publication = GetPublicationByName(ecm_publication_name, true);
-
-	return publication == NULL || /* noticed in the stream */
-		(publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
-		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
-		 !publication->pubviaroot);
 }
 
 static void
@@ -415,6 +400,29 @@ apply_change(const Change *change)
 }
 
 /*
+ * A shape that is being created now is not seen here: its creation waits for
+ * our end, and sees what we did.  Where we have a lock on its table it does so
+ * anyway.
+ */
+static void
+hold_barriers(List *what, bool publishing)
+{
+	ListCell   *lc;
+
+	foreach(lc, what)
+	{
+		const Change *change = lfirst(lc);
+
+		if (change->kind == CHANGE_SCHEMA)
+			ecm_barrier_hold(NamespaceRelationId, change->object);
+		else if (change->kind == CHANGE_TYPE)
+			ecm_barrier_hold(TypeRelationId, change->object);
+	}
+	if (publishing)
+		ecm_barrier_hold(InvalidOid, InvalidOid);
+}
+
+/*
  * Deletes the shapes that can't go on.  Runs as the last thing before the
  * commit, so everything that the transaction did is known.
  */
@@ -422,27 +430,31 @@ static void
 invalidate_shapes(void)
 {
 	List	   *what = changes;
-	bool		check_publication = publication_altered;
+	bool		altered = publication_altered;
+	bool		publishing = publishing_changed;
 	bool		read_only = XactReadOnly;
 	ListCell   *lc;
 
 	changes = NIL;
-	publication_altered = false;
-	if ((what == NIL && !check_publication) || creating_extension ||
+	publication_altered = publishing_changed = false;
+	if ((what == NIL && !altered && !publishing) || creating_extension ||
 		!OidIsValid(get_extension_oid("electric_cm", true)))
 		return;
 
 	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
 	XactReadOnly = false;
 	CommandCounterIncrement();
+	hold_barriers(what, altered || publishing);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (ecm_shapes_exist())		/* a restore may have changed many tables */
 	{
 		foreach(lc, what)
 			apply_change(lfirst(lc));
-		if (check_publication && !publishes_everything())
+		if (altered && !ecm_publishes_everything())
 			(void) ecm_shapes_invalidate(InvalidOid,
 										 "the publication does not publish everything any more");
+		else if (publishing)
+			ecm_shapes_verify_published();
 	}
 	PopActiveSnapshot();
 	XactReadOnly = read_only;
@@ -508,7 +520,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			changes = NIL;
-			publication_altered = false;
+			publication_altered = publishing_changed = false;
 			look_again = false;
 			dropped_extensions = NIL;
 			break;
@@ -612,6 +624,34 @@ after_statement(NodeTag tag, Node *stmt)
 	}
 }
 
+/*
+ * DETACH PARTITION CONCURRENTLY commits in the middle: the rows are not the
+ * parent's any more, and nothing is published by it.  Should it end there,
+ * nobody would come to say so.
+ */
+static void
+before_statement(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (!IsA(stmt, AlterTableStmt))
+		return;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	{
+		AlterTableCmd *cmd = lfirst(lc);
+		Oid			parent;
+
+		if (cmd->subtype != AT_DetachPartition ||
+			!((PartitionCmd *) cmd->def)->concurrent)
+			continue;
+		parent = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+		if (!OidIsValid(parent))
+			continue;
+		note_table_and_ancestors(parent, "partitions were attached or detached");
+		publishing_changed = true;
+	}
+}
+
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
@@ -621,6 +661,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *stmt = pstmt->utilityStmt;
 	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
 
+	before_statement(stmt);
 	if (next_process_utility)
 		next_process_utility(pstmt, query, read_only_tree, context, params,
 							 query_env, dest, completion);

@@ -177,8 +177,15 @@ extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
  */
 extern bool ecm_is_published(Oid relation);
 
-/* "schema"."table", always quoted, palloc'd. */
-extern char *ecm_relation_name(Relation rel);
+/*
+ * Does our publication publish all kinds of changes, and name the table that
+ * each is of?  Where it doesn't, even for a moment, changes are missing from
+ * the stream.
+ */
+extern bool ecm_publishes_everything(void);
+
+/* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
+extern char *ecm_relation_name(Oid relation);
 
 /* Has the role the rights on the table that it takes to own the shape? */
 extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
@@ -237,6 +244,15 @@ extern void ecm_shapes_verify(Oid relation);
 
 /* Likewise all shapes of tables in a schema. */
 extern void ecm_shapes_verify_schema(Oid schema);
+
+/*
+ * Those of tables that are not published any more: by an ancestor that they
+ * have been taken from, or that has left the publication, or a schema.
+ */
+extern void ecm_shapes_verify_published(void);
+
+/* The types of a table's columns that users have made, down to the last part. */
+extern List *ecm_fit_types(Oid relation);
 
 /*
  * Deletes the shapes with a column whose type is this one, or has this one

@@ -10,15 +10,22 @@
 #include "postgres.h"
 
 #include "access/twophase.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "shape.h"
 #include "shape_barrier.h"
 #include "worker.h"
 
@@ -44,45 +51,92 @@ vxid_holder(VirtualTransactionId vxid)
 }
 
 /*
- * Collects everybody who holds a lock on the relation that a writer needs.
+ * Our own lock on an object: not the server's, which has another objsubid.  One
+ * on the catalog of publications stands for what is published.
+ */
+#define HOLD_SUBID	1
+
+static void
+hold_object(Oid *class_id, Oid *object)
+{
+	if (OidIsValid(*class_id))
+		return;
+	*class_id = RelationRelationId;
+	*object = PublicationRelationId;
+}
+
+void
+ecm_barrier_hold(Oid class_id, Oid object)
+{
+	hold_object(&class_id, &object);
+	LockDatabaseObject(class_id, object, HOLD_SUBID, RowExclusiveLock);
+}
+
+static void
+add_writer(EcmBarrier *barrier, VirtualTransactionId vxid)
+{
+	if (barrier->nwriters >= barrier->max_writers)
+	{
+		barrier->max_writers = barrier->max_writers ? barrier->max_writers * 2 : 16;
+		barrier->writers = barrier->writers ?
+			repalloc(barrier->writers, barrier->max_writers * sizeof(VirtualTransactionId)) :
+			MemoryContextAlloc(TopMemoryContext,
+							   barrier->max_writers * sizeof(VirtualTransactionId));
+	}
+	barrier->writers[barrier->nwriters++] = vxid;
+}
+
+/*
  * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
  * that a shape could miss, and may take hours.  So may autovacuum's ANALYZE.
+ */
+static void
+collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
+{
+	int			n;
+	VirtualTransactionId *vxids = GetLockConflicts(tag, ShareLock, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		PGPROC	   *proc = vxid_holder(vxids[i]);
+
+		if (proc == NULL ||
+			(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) == 0)
+			add_writer(barrier, vxids[i]);
+	}
+}
+
+static void
+collect_object(EcmBarrier *barrier, Oid class_id, Oid object)
+{
+	LOCKTAG		tag;
+
+	hold_object(&class_id, &object);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, class_id, object, HOLD_SUBID);
+	collect_holders(barrier, &tag);
+}
+
+/*
+ * Everybody who holds a lock on the relation that a writer needs, or has
+ * changed something else that matters to it.
  */
 static void
 collect_writers(void *arg)
 {
 	WritersWanted *wanted = arg;
-	EcmBarrier *barrier = wanted->barrier;
-	List	   *relids = find_all_inheritors(wanted->relation, NoLock, NULL);
+	LOCKTAG		tag;
 	ListCell   *lc;
-	int			size = 0;
 
-	foreach(lc, relids)
+	foreach(lc, find_all_inheritors(wanted->relation, NoLock, NULL))
 	{
-		LOCKTAG		tag;
-		int			n;
-		VirtualTransactionId *vxids;
-
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
-		vxids = GetLockConflicts(&tag, ShareLock, &n);
-		for (int i = 0; i < n; i++)
-		{
-			PGPROC	   *proc = vxid_holder(vxids[i]);
-
-			if (proc != NULL &&
-				(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) != 0)
-				continue;
-			if (barrier->nwriters >= size)
-			{
-				size = size ? size * 2 : 16;
-				barrier->writers = barrier->writers ?
-					repalloc(barrier->writers, size * sizeof(VirtualTransactionId)) :
-					MemoryContextAlloc(TopMemoryContext,
-									   size * sizeof(VirtualTransactionId));
-			}
-			barrier->writers[barrier->nwriters++] = vxids[i];
-		}
+		collect_holders(wanted->barrier, &tag);
 	}
+	foreach(lc, ecm_fit_types(wanted->relation))
+		collect_object(wanted->barrier, TypeRelationId, lfirst_oid(lc));
+	collect_object(wanted->barrier, NamespaceRelationId,
+				   get_rel_namespace(wanted->relation));
+	collect_object(wanted->barrier, InvalidOid, InvalidOid);
 }
 
 bool
@@ -114,7 +168,7 @@ ecm_barrier_text(const EcmBarrier *barrier)
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, "transactions that were writing to the table:");
+	appendStringInfoString(&text, "transactions that were writing to the table, or changing it:");
 	for (int i = 0; i < barrier->nwriters && i < 8; i++)
 	{
 		VirtualTransactionId writer = barrier->writers[i];
@@ -142,5 +196,5 @@ ecm_barrier_end(EcmBarrier *barrier)
 	if (barrier->writers != NULL)
 		pfree(barrier->writers);
 	barrier->writers = NULL;
-	barrier->nwriters = 0;
+	barrier->nwriters = barrier->max_writers = 0;
 }

@@ -18,11 +18,21 @@ typedef struct EcmBarrier
 {
 	VirtualTransactionId *writers;
 	int			nwriters;
+	int			max_writers;
 } EcmBarrier;
 
 /*
- * Notes everybody who may have written to the relation or its partitions and
- * isn't done.  False: err says why it could not.
+ * To be called, with what it has changed, by a transaction that changes what
+ * shapes are made of without a lock on their tables, before it looks for shapes
+ * that it makes void: a schema (its name), a type (how values look), or none (0,
+ * 0: what is published).  Until it is over, and be it prepared or waiting for a
+ * standby, barriers wait for it: it does not see the shapes that they are for.
+ */
+extern void ecm_barrier_hold(Oid class_id, Oid object);
+
+/*
+ * Notes everybody who may have written to the relation or its partitions, or
+ * changed what it is made of, and isn't done.  False: err says why it could not.
  */
 extern bool ecm_barrier_start(EcmBarrier *barrier, Oid relation, EcmError *err);
 

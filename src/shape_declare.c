@@ -15,11 +15,9 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -235,30 +233,6 @@ shape_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * By itself, by an ancestor, by its schema, or as all tables are.
- */
-bool
-ecm_is_published(Oid relation)
-{
-	Publication *publication = GetPublicationByName(ecm_publication_name, true);
-	List	   *relations = list_make1_oid(relation);
-	ListCell   *lc;
-
-	if (publication == NULL)
-		return false;
-	if (publication->alltables)
-		return true;
-	if (get_rel_relispartition(relation))
-		relations = list_concat(relations, get_partition_ancestors(relation));
-	foreach(lc, relations)
-		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
-			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
-							publication->oid))
-			return true;
-	return false;
-}
-
-/*
  * Within ecm_spi_begin/end; the new one is there already.  Who declares many
  * does not count them each time, but the more often the closer he is to the
  * limit.  Several at a time may exceed it by a sixteenth of what was left.
@@ -311,11 +285,13 @@ quote_always(const char *name)
 }
 
 char *
-ecm_relation_name(Relation rel)
+ecm_relation_name(Oid relation)
 {
-	return psprintf("%s.%s",
-					quote_always(get_namespace_name(RelationGetNamespace(rel))),
-					quote_always(RelationGetRelationName(rel)));
+	char	   *schema = get_namespace_name(get_rel_namespace(relation));
+	char	   *name = get_rel_name(relation);
+
+	return schema == NULL || name == NULL ? NULL :
+		psprintf("%s.%s", quote_always(schema), quote_always(name));
 }
 
 /*
@@ -543,7 +519,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);
 	shape.relation = relid;
-	shape.relation_name = ecm_relation_name(rel);
+	shape.relation_name = ecm_relation_name(relid);
 	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
 	if (!PG_ARGISNULL(1))
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),

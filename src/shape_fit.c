@@ -337,6 +337,43 @@ ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
 	return leaves;
 }
 
+/* ----------------------------------------------------------- publication -- */
+
+/*
+ * By itself, by an ancestor, by its schema, or as all tables are.
+ */
+bool
+ecm_is_published(Oid relation)
+{
+	Publication *publication = GetPublicationByName(ecm_publication_name, true);
+	List	   *relations = list_make1_oid(relation);
+	ListCell   *lc;
+
+	if (publication == NULL)
+		return false;
+	if (publication->alltables)
+		return true;
+	if (get_rel_relispartition(relation))
+		relations = list_concat(relations, get_partition_ancestors(relation));
+	foreach(lc, relations)
+		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
+			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
+							publication->oid))
+			return true;
+	return false;
+}
+
+bool
+ecm_publishes_everything(void)
+{
+	Publication *publication = GetPublicationByName(ecm_publication_name, true);
+
+	return publication == NULL || /* noticed in the stream */
+		(publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
+		 publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
+		 !publication->pubviaroot);
+}
+
 /* ------------------------------------------------------------- verifying -- */
 
 /* What many shapes of a table have in common, and what must still be so. */
@@ -408,11 +445,13 @@ misfit(const ShapeKind *kind, Relation rel, Relation changed, bool *mendable)
 	Oid			relid = RelationGetRelid(rel);
 	EcmShapeNeeds needs = {0};
 	bool		missing = false;
+	char	   *name;
 	char	  **names;
 	int			nnames;
 
 	*mendable = false;
-	if (strcmp(TextDatumGetCString(kind->values[1]), ecm_relation_name(rel)) != 0)
+	name = ecm_relation_name(relid);
+	if (name == NULL || strcmp(TextDatumGetCString(kind->values[1]), name) != 0)
 		return "the table was renamed";
 	if (!RelationIsPermanent(rel) || !RelationIsPermanent(changed))
 		return "the table is not logged any more";
@@ -480,6 +519,18 @@ delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *re
 							 lengthof(types), types, values, nulls, reason);
 }
 
+/* Of those that are not followed yet, the table may be published yet. */
+static void
+delete_unpublished(Oid relid)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relid);
+
+	if (!ecm_is_published(relid))
+		(void) ecm_shapes_delete("relation = $1 AND " FOLLOWED_SQL, 1, &type, &value,
+								 NULL, "the table has left the publication");
+}
+
 static void
 verify_shapes_of(Oid relid, Relation changed)
 {
@@ -502,16 +553,7 @@ verify_shapes_of(Oid relid, Relation changed)
 		}
 		RelationClose(rel);
 
-		/* the others' tables may be published yet */
-		if (!ecm_is_published(relid))
-		{
-			Oid			type = OIDOID;
-			Datum		value = ObjectIdGetDatum(relid);
-
-			(void) ecm_shapes_delete("relation = $1 AND " FOLLOWED_SQL,
-									 1, &type, &value, NULL,
-									 "the table has left the publication");
-		}
+		delete_unpublished(relid);
 	}
 	ecm_spi_end(&spi);
 }
@@ -536,37 +578,64 @@ ecm_shapes_verify(Oid relation)
 	RelationClose(changed);
 }
 
+/* Those tables that have shapes; within ecm_spi_begin/end. */
+static List *
+tables_with_shapes(const char *condition, Oid object)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(object);
+	List	   *relids = NIL;
+
+	ecm_shapes_query(psprintf("SELECT c.oid FROM pg_class c WHERE %s"
+							  " AND c.oid IN (SELECT relation FROM _electric_cm.shape)",
+							  condition), 1, &type, &value);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		relids = lappend_oid(relids, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+																	SPI_tuptable->tupdesc,
+																	1, &isnull)));
+	}
+	return relids;
+}
+
 void
 ecm_shapes_verify_schema(Oid schema)
 {
 	EcmSpiState spi;
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(schema);
-	int			n;
-	Oid		   *relids;
+	ListCell   *lc;
 
 	ecm_spi_begin(&spi);
-	ecm_shapes_query("SELECT c.oid FROM pg_class c WHERE c.relnamespace = $1"
-					 " AND c.oid IN (SELECT relation FROM _electric_cm.shape)",
-					 1, &type, &value);
-	n = (int) SPI_processed;
-	relids = palloc(sizeof(Oid) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-
-		relids[i] = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1,
-												   &isnull));
-	}
-	for (int i = 0; i < n; i++)
-		ecm_shapes_verify(relids[i]);
+	foreach(lc, tables_with_shapes("c.relnamespace = $1", schema))
+		ecm_shapes_verify(lfirst_oid(lc));
 	ecm_spi_end(&spi);
 }
 
+void
+ecm_shapes_verify_published(void)
+{
+	EcmSpiState spi;
+	ListCell   *lc;
+
+	if (GetPublicationByName(ecm_publication_name, true) == NULL)
+		return;					/* noticed in the stream */
+	ecm_spi_begin(&spi);
+	foreach(lc, tables_with_shapes("c.oid <> $1", InvalidOid))
+		delete_unpublished(lfirst_oid(lc));
+	ecm_spi_end(&spi);
+}
+
+/* Types that types are made of: arrays, domains, ranges, composite types. */
+#define INNER_TYPES_SQL \
+	"SELECT y.typelem UNION SELECT y.typbasetype" \
+	" UNION SELECT rngsubtype FROM pg_range WHERE rngtypid = y.oid OR rngmultitypid = y.oid" \
+	" UNION SELECT atttypid FROM pg_attribute WHERE y.typrelid <> 0" \
+	" AND attrelid = y.typrelid AND attnum > 0 AND NOT attisdropped"
+
 /*
  * From the shapes' side, since few have columns of such types: down into what
- * those are made of (arrays, domains, ranges, composite types).
+ * those are made of.
  */
 void
 ecm_shapes_invalidate_type(Oid type, const char *reason)
@@ -582,12 +651,41 @@ ecm_shapes_invalidate_type(Oid type, const char *reason)
 							 " WHERE t >= $2"
 							 " UNION SELECT part.root, inner_type FROM part"
 							 " JOIN pg_type y ON y.oid = part.type, LATERAL ("
-							 "SELECT y.typelem UNION SELECT y.typbasetype"
-							 " UNION SELECT rngsubtype FROM pg_range WHERE rngtypid = y.oid OR rngmultitypid = y.oid"
-							 " UNION SELECT atttypid FROM pg_attribute WHERE y.typrelid <> 0"
-							 " AND attrelid = y.typrelid AND attnum > 0 AND NOT attisdropped"
+							 INNER_TYPES_SQL
 							 ") i (inner_type) WHERE inner_type >= $2)"
 							 " SELECT root FROM part WHERE type = $1)",
 							 lengthof(types), types, values, NULL, reason);
 	ecm_spi_end(&spi);
+}
+
+List *
+ecm_fit_types(Oid relation)
+{
+	static SPIPlanPtr plan;
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relation), ObjectIdGetDatum(FirstNormalObjectId)};
+	List	   *result = NIL;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "WITH RECURSIVE part (type) AS ("
+					 "SELECT atttypid FROM pg_attribute WHERE attrelid = $1"
+					 " AND attnum > 0 AND NOT attisdropped AND atttypid >= $2"
+					 " UNION SELECT inner_type FROM part JOIN pg_type y ON y.oid = part.type,"
+					 " LATERAL (" INNER_TYPES_SQL ") i (inner_type) WHERE inner_type >= $2)"
+					 " SELECT type FROM part", SPI_OK_SELECT,
+					 lengthof(types), types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		type = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+										 1, &isnull);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend_oid(result, DatumGetObjectId(type));
+		MemoryContextSwitchTo(old);
+	}
+	ecm_spi_end(&spi);
+	return result;
 }

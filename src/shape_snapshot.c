@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "settings.h"
 #include "shape.h"
 
 /* Rows fetched from the cursor at a time. */
@@ -344,6 +345,43 @@ next_group(Member *members, int n, Member **group)
 }
 
 /*
+ * Has its schema got another name while nobody else would tell?  The keys in its
+ * log begin with the old one.
+ */
+static bool
+was_renamed(const EcmShapeDef *def)
+{
+	char	   *name = ecm_relation_name(def->relation);
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(def->id);
+	EcmSpiState spi;
+
+	if (name == NULL || strcmp(name, def->relation_name) == 0)
+		return false;
+	ecm_spi_begin(&spi);
+	(void) ecm_shapes_delete("id = $1", 1, &type, &id, NULL, "the table was renamed");
+	ecm_spi_end(&spi);
+	return true;
+}
+
+/* What was published before may not be so any more. */
+static void
+check_published(const EcmShapeDef *def)
+{
+	EcmSpiState spi;
+	bool		published;
+
+	ecm_spi_begin(&spi);
+	published = ecm_is_published(def->relation) && ecm_publishes_everything();
+	ecm_spi_end(&spi);
+	if (!published)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("publication \"%s\" does not publish all changes of table %s",
+						ecm_publication_name, def->relation_name)));
+}
+
+/*
  * A shape that is to be read.  False: it is gone, or this is not its attempt
  * any more.
  */
@@ -356,7 +394,8 @@ find_member(int64 id, int generation, Member *member)
 	member->def = ecm_shape_by_id(id);
 	if (member->def == NULL || member->def->state != ECM_SHAPE_CREATING ||
 		member->def->generation != generation ||
-		member->def->snapshot_generation == generation)
+		member->def->snapshot_generation == generation ||
+		was_renamed(member->def))
 		return false;
 	if (member->def->filter != NULL)
 	{
@@ -487,6 +526,8 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 		else
 			done[ndone++] = ids[i];
 	}
+	if (n > 0)
+		check_published(members[0].def);
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
 		copy_rows(group, ngroup);
