@@ -135,6 +135,28 @@ emit_update(EcmShape *shape, bool has_old, bool full)
 		emit(shape, ECM_OP_UPDATE, newv, full ? oldv : NULL);
 }
 
+/*
+ * An update has moved a row into the shape, whose log has no earlier values of
+ * it.  Creating the shape, and commands on the table, saw to it that the stream
+ * has all of them; should it not be so, nobody could read the log from here on.
+ */
+static void
+emit_move_in(EcmShape *shape)
+{
+	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
+	const EcmLayout *layout = shape->layout;
+
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (newv[i].kind == ECM_VALUE_UNCHANGED)
+		{
+			ecm_match_fail(shape,
+						   psprintf("an update moved a row into the shape, and the stream lacks its value of column \"%s\"",
+									shape->table->columns[layout->columns[i]].name));
+			return;
+		}
+	emit(shape, ECM_OP_INSERT, newv, NULL);
+}
+
 /* Can this shape be served from that relation? */
 static bool
 is_usable(const EcmBinding *binding, const EcmShape *shape)
@@ -190,6 +212,8 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 			continue;
 		if (shape->marks[ECM_OLD_TUPLE] == change_number)
 			emit_update(shape, true, entry->full);
+		else if (oldtup != NULL)
+			emit_move_in(shape);
 		else
 			emit(shape, ECM_OP_INSERT, pick_columns(shape, ECM_NEW_TUPLE), NULL);
 	}

@@ -362,7 +362,8 @@ follow_stream(void)
 				continue;		/* more has come in meanwhile */
 			/* an idle consumer owes nobody anything */
 			ecm_gather_settle();
-			pgstat_report_stat(false);
+			if (!ecm_gather_in_transaction())
+				pgstat_report_stat(false);
 			continue;			/* more may have come in meanwhile */
 		}
 		if (result == SHM_MQ_DETACHED)

@@ -78,6 +78,7 @@ static XLogRecPtr txn_lsn;
 static uint64 txn_xid;
 static bool spilling;			/* a local transaction is open for it */
 static bool transaction_open;	/* one is, for it or for anything else */
+static bool subtransaction_open;	/* see begin_sheltered() */
 
 static XLogRecPtr batch_lsn;	/* end of the last complete one gathered, or
 								 * invalid */
@@ -162,27 +163,64 @@ begin_local(void)
 	transaction_open = true;
 }
 
+/*
+ * While a large transaction is being written, others' errors must not spoil it:
+ * they work in a subtransaction.  It lasts from the first that asks for one to
+ * the next write, so that it costs nothing by the row.
+ */
+static void
+begin_sheltered(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (subtransaction_open)
+		return;
+	BeginInternalSubTransaction(NULL);
+	subtransaction_open = true;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+end_sheltered(bool commit)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (!subtransaction_open)
+		return;
+	if (commit)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	subtransaction_open = false;
+	MemoryContextSwitchTo(old);
+}
+
 void
 ecm_gather_enter_transaction(void)
 {
-	if (transaction_open)
-		return;
-	begin_local();
-	MemoryContextSwitchTo(caller_context);
+	if (spilling)
+		begin_sheltered();
+	else if (!transaction_open)
+	{
+		begin_local();
+		MemoryContextSwitchTo(caller_context);
+	}
 }
 
-bool
+void
 ecm_gather_recover(void)
 {
 	MemoryContext old = CurrentMemoryContext;
 
 	if (spilling)
-		return false;
-	AbortCurrentTransaction();
-	transaction_open = false;
+		end_sheltered(false);
+	else
+	{
+		AbortCurrentTransaction();
+		transaction_open = false;
+	}
 	MemoryContextSwitchTo(old);
 	ecm_gather_enter_transaction();
-	return true;
 }
 
 /* Ends a transaction in which there was nothing to write. */
@@ -452,6 +490,7 @@ spill_open(void)
 		begin_local();
 		spilling = true;
 	}
+	end_sheltered(true);
 	write_open();
 	reset_gather_memory();
 }
@@ -601,6 +640,7 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 		commit_complete();
 		begin_local();
 	}
+	end_sheltered(true);
 	spilling = false;
 	write_open();
 	if (orders != NULL)
@@ -617,6 +657,7 @@ ecm_gather_reset(void)
 	{
 		/* the log writer's resources go with the transaction */
 		writer = NULL;
+		end_sheltered(false);
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(caller_context);
 		spilling = false;

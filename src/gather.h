@@ -93,11 +93,12 @@ extern bool ecm_gather_in_transaction(void);
 extern void ecm_gather_enter_transaction(void);
 
 /*
- * After an ERROR outside of this file, within PG_CATCH: begins another local
- * transaction instead of the one that the error has spoilt.  What is gathered
- * stays.  False, and nothing is done, if a large transaction was being written.
+ * After an ERROR outside of this file, within PG_CATCH, in a transaction that
+ * ecm_gather_enter_transaction() was called in for this message: makes one of
+ * what the error has spoilt.  What is gathered stays, and what was written of
+ * a large transaction.
  */
-extern bool ecm_gather_recover(void);
+extern void ecm_gather_recover(void);
 
 /*
  * Nothing refers to any buffer any more: those that are gone may be freed.

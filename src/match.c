@@ -69,6 +69,9 @@ static dlist_head gone = DLIST_STATIC_INIT(gone);
 static uint64 transaction;
 static void (*match_failed) (EcmShape *shape, const char *message);
 
+/* the column whose input function is running, else -1 */
+static int	reading = -1;
+
 /* results */
 static EcmShape **matched[2];
 static int	nmatched[2];
@@ -208,12 +211,11 @@ get_column(EcmTable *table, const char *name, Oid type)
 }
 
 static void
-set_filtered(EcmTable *table, int number, int64 reader)
+set_filtered(EcmTable *table, int number)
 {
 	EcmTableColumn *column = &table->columns[number];
 	Oid			function;
 
-	column->reader = reader;
 	if (column->filtered)
 		return;
 	getTypeInputInfo(column->type, &function, &column->typioparam);
@@ -261,7 +263,7 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 	{
 		wanted.filter_columns[i] = get_column(table, def->filter->names[i],
 											  def->filter->types[i]);
-		set_filtered(table, wanted.filter_columns[i], def->id);
+		set_filtered(table, wanted.filter_columns[i]);
 	}
 
 	foreach(lc, table->layouts)
@@ -531,48 +533,110 @@ make_slot(EcmTable *table)
 }
 
 /*
- * Values as the where clauses want them.  What was not sent counts as null; no
- * clause looks at it (that is checked where a relation is bound).
- *
- * There are types that don't read what they have written.  One shape after the
- * other is to blame for that; if the first has gone meanwhile, only a new
- * consumer knows of the next.
+ * The slot is for these values now.  Each is put into it when a where clause is
+ * to look at it: there are types that don't read what they have written, and
+ * that is nothing to shapes that the row has nothing to do with.
  */
 static void
-fill_slot(EcmTable *table, const EcmValue *values)
+start_tuple(EcmTable *table, const EcmValue *values)
 {
-	TupleTableSlot *slot;
-
 	if (table->slot == NULL)
 		make_slot(table);
-	slot = table->slot;
-	ExecClearTuple(slot);
+	ExecClearTuple(table->slot);
 	for (int i = 0; i < table->ncolumns; i++)
 	{
-		EcmTableColumn *column = &table->columns[i];
-
-		slot->tts_isnull[i] = !column->filtered || values[i].kind != ECM_VALUE_TEXT;
-		slot->tts_values[i] = (Datum) 0;
-		if (slot->tts_isnull[i])
-			continue;
-		ecm_gather_work_on(column->reader);
-		slot->tts_values[i] = InputFunctionCall(&column->input,
-												unconstify(char *, values[i].text),
-												column->typioparam, -1);
+		table->columns[i].read = false;
+		table->columns[i].unreadable = NULL;
+		table->slot->tts_isnull[i] = true;
+		table->slot->tts_values[i] = (Datum) 0;
 	}
-	ecm_gather_work_on(0);
-	ExecStoreVirtualTuple(slot);
+	ExecStoreVirtualTuple(table->slot);
+	table->values = values;
+}
+
+/*
+ * A value as the where clauses want it.  What was not sent counts as null; no
+ * clause looks at it (that is checked where a relation is bound).  False: it
+ * can't be read, as was found out before.
+ */
+static bool
+read_column(EcmTable *table, int number)
+{
+	EcmTableColumn *column = &table->columns[number];
+	const EcmValue *value = &table->values[number];
+
+	if (column->read || column->unreadable != NULL)
+		return column->read;
+	if (value->kind == ECM_VALUE_TEXT)
+	{
+		reading = number;
+		table->slot->tts_values[number] =
+			InputFunctionCall(&column->input, unconstify(char *, value->text),
+							  column->typioparam, -1);
+		table->slot->tts_isnull[number] = false;
+		reading = -1;
+	}
+	return column->read = true;
+}
+
+void
+ecm_match_fail(EcmShape *shape, const char *message)
+{
+	shape->failed_in = transaction;
+	match_failed(shape, message);
+}
+
+/* Is what an index has not decided of a where clause true for the tuple? */
+static bool
+rest_matches(EcmShape *shape)
+{
+	EcmTable   *table = shape->table;
+	const EcmLayout *layout = shape->layout;
+
+	ecm_gather_work_on(shape->id);
+	for (int i = 0; i < layout->nfilter_columns; i++)
+	{
+		int			number = layout->filter_columns[i];
+
+		if (read_column(table, number))
+			continue;
+		ecm_match_fail(shape, table->columns[number].unreadable);
+		return false;
+	}
+	return ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner);
+}
+
+/* Which of its shapes want the tuple can't be told. */
+static void
+fail_index(EqualityIndex *index, const char *message)
+{
+	HASH_SEQ_STATUS seq;
+	IndexEntry *entry;
+
+	hash_seq_init(&seq, index->entries);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		for (IndexMember *member = entry->members; member != NULL; member = member->next)
+			if (!has_failed(member->shape))
+				ecm_match_fail(member->shape, message);
 }
 
 static void
 match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 change)
 {
-	Datum		value = table->slot->tts_values[index->attno - 1];
+	int			number = index->attno - 1;
+	Datum		value;
 	uint32		hash;
 	IndexEntry *entry;
 
-	if (table->slot->tts_isnull[index->attno - 1])
+	ecm_gather_work_on(0);
+	if (!read_column(table, number))
+	{
+		fail_index(index, table->columns[number].unreadable);
 		return;
+	}
+	if (table->slot->tts_isnull[number])
+		return;
+	value = table->slot->tts_values[number];
 	hash = DatumGetUInt32(FunctionCall1Coll(&index->hash_column, index->collation, value));
 	entry = hash_search(index->entries, &hash, HASH_FIND, NULL);
 	if (entry == NULL)
@@ -585,8 +649,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 			!DatumGetBool(FunctionCall2Coll(&index->equal, index->collation,
 											value, member->constant)))
 			continue;
-		ecm_gather_work_on(shape->id);
-		if (ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner))
+		if (rest_matches(shape))
 			add_matched(shape, which, change);
 	}
 }
@@ -609,7 +672,7 @@ ecm_is_shapes_fault(int sqlerrcode)
 }
 
 static void
-match_all(EcmTable *table, const EcmValue *values, EcmWhich which, uint64 change)
+match_all(EcmTable *table, EcmWhich which, uint64 change)
 {
 	dlist_iter	iter;
 	ListCell   *lc;
@@ -620,45 +683,48 @@ match_all(EcmTable *table, const EcmValue *values, EcmWhich which, uint64 change
 	if (!table->any_filter)
 		return;
 
-	fill_slot(table, values);
 	foreach(lc, table->indexes)
 		match_by_index(lfirst(lc), table, which, change);
 	dlist_foreach(iter, &table->scanned)
 	{
 		EcmShape   *shape = dlist_container(EcmShape, node, iter.cur);
 
-		if (has_failed(shape))
-			continue;
-		ecm_gather_work_on(shape->id);
-		if (ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner))
+		if (!has_failed(shape) && rest_matches(shape))
 			add_matched(shape, which, change);
 	}
 	ecm_gather_work_on(0);
 }
 
 /*
- * Where the error that was caught is one shape's fault, and nothing is lost by
- * going on without that shape, lets it be.  Else the error goes on.
+ * Where the error that was caught is the fault of one shape, which is left out
+ * then, or of one value, lets it be.  Else the error goes on.
  */
 static void
-leave_out_failed(EcmWhich which, MemoryContext context)
+leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
 {
 	EcmShape   *shape = ecm_match_find(ecm_gather_working_on());
+	int			column = reading;
 	ErrorData  *edata;
+	const char *message;
 
 	MemoryContextSwitchTo(context);
+	reading = -1;
 	edata = CopyErrorData();
-	if (shape == NULL || has_failed(shape) ||
-		!ecm_is_shapes_fault(edata->sqlerrcode) || !ecm_gather_recover())
+	if (!ecm_is_shapes_fault(edata->sqlerrcode) ||
+		(column < 0 && (shape == NULL || has_failed(shape))))
 		PG_RE_THROW();
 	EmitErrorReport();
 	FlushErrorState();
+	ecm_gather_recover();
 	ecm_gather_work_on(0);
 
-	shape->failed_in = transaction;
 	for (int i = 0; i < nmatched[which]; i++)
 		matched[which][i]->marks[which] = 0;
-	match_failed(shape, edata->message ? edata->message : "unknown error");
+	message = edata->message ? edata->message : "unknown error";
+	if (column >= 0)
+		table->columns[column].unreadable = message;
+	else
+		ecm_match_fail(shape, message);
 	MemoryContextSwitchTo(context);
 }
 
@@ -670,17 +736,19 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 	volatile bool done = !table->any_filter;
 
 	if (done)
-		match_all(table, values, which, change);
+		match_all(table, which, change);
+	else
+		start_tuple(table, values);
 	while (!done)
 	{
 		PG_TRY();
 		{
-			match_all(table, values, which, change);
+			match_all(table, which, change);
 			done = true;
 		}
 		PG_CATCH();
 		{
-			leave_out_failed(which, context);
+			leave_out_failed(table, which, context);
 		}
 		PG_END_TRY();
 	}

@@ -34,9 +34,10 @@ typedef struct EcmTableColumn
 	char	   *name;
 	Oid			type;
 	bool		filtered;		/* some where clause refers to it; then: */
-	int64		reader;			/* the last shape with one that does */
 	FmgrInfo	input;
 	Oid			typioparam;
+	bool		read;			/* the table's slot has the tuple's value ... */
+	const char *unreadable;		/* ... or why it can't have it */
 } EcmTableColumn;
 
 /* What many shapes of a table have in common. */
@@ -68,6 +69,7 @@ typedef struct EcmTable
 	TupleDesc	desc;			/* for evaluation; NULL: to be made anew */
 	TupleTableSlot *slot;
 	ExprContext *econtext;
+	const EcmValue *values;		/* what the slot is filled from */
 } EcmTable;
 
 /* A shape that is followed. */
@@ -83,7 +85,7 @@ typedef struct EcmShape
 	dlist_node	node;			/* among unfiltered, scanned, or those gone */
 	uint64		marks[2];		/* last change whose tuple matched */
 	uint64		failed_in;		/* upstream transaction, by our count, in which
-								 * its where clause has raised an error */
+								 * it has failed */
 	EcmShapeBuffer buffer;
 } EcmShape;
 
@@ -91,9 +93,9 @@ typedef struct EcmShape
 extern uint32 ecm_tables_version;
 
 /*
- * When a shape's where clause has raised an error, it matches nothing until
- * the next call of ecm_match_begin(); 'failed' sees to it that it is gone by
- * then, and returns.
+ * When a shape has failed, since its where clause has raised an error or by
+ * ecm_match_fail(), it matches nothing until the next call of
+ * ecm_match_begin(); 'failed' sees to it that it is gone by then, and returns.
  */
 extern void ecm_match_init(void (*failed) (EcmShape *shape, const char *message));
 
@@ -142,6 +144,9 @@ typedef enum EcmWhich
 
 extern EcmShape **ecm_match_tuple(EcmTable *table, const EcmValue *values,
 								  EcmWhich which, uint64 change, int *n);
+
+/* The shape's log can't be continued.  In a local transaction. */
+extern void ecm_match_fail(EcmShape *shape, const char *message);
 
 /* Calls fn for each shape of the table that has this layout. */
 extern void ecm_match_foreach(EcmTable *table, EcmLayout *layout,

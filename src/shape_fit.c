@@ -187,7 +187,8 @@ identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
 		if (bms_is_member(attnum, needs->key))
 			return psprintf("The replica identity of \"%s\" does not have the key's column \"%s\".",
 							RelationGetRelationName(leaf), NameStr(att->attname));
-		if (att->attstorage != TYPSTORAGE_PLAIN)
+		/* the column's storage says nothing of older rows, or of the leaf's */
+		if (get_typstorage(att->atttypid) != TYPSTORAGE_PLAIN)
 			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
 							NameStr(att->attname));
 	}

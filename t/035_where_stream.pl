@@ -172,6 +172,26 @@ compare('the others go on', %e);
 is(run_sql(q{SELECT count(*) FROM electric_cm_shapes WHERE relation = 'e'::regclass AND state = 'errored'}), '42', 'more such errors');
 is(run_sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'they do not cost a consumer');
 
+# nor in a transaction that is written before it is complete
+sub errored
+{
+	return run_sql("SELECT count(*), count(*) FILTER (WHERE events = 1) FROM (SELECT count(e.event) AS events FROM electric_cm_shapes s
+		LEFT JOIN electric_cm_events e ON e.event = 'shape_errored' AND e.message LIKE 'shape ' || handle || ' has failed%'
+		WHERE relation = '$_[0]'::regclass AND state = 'errored' GROUP BY handle) s");
+}
+run_sql('CREATE TABLE b (id int PRIMARY KEY, v int, fill text)', 'ALTER TABLE b REPLICA IDENTITY FULL');
+my %b = create_shapes('b', (map { ("quotient $_" => ["10 / v > $_"], "later $_" => ["10 / (v - 100) > $_"]) } 1 .. 8),
+	equal => ['v = 0'], equals => ['v IN (0, 3, 100) AND 10 / (v + 1) < 4'], range => ['v BETWEEN 0 AND 3 AND id > 100'], all => [undef]);
+run_sql(
+	'BEGIN', q{INSERT INTO b SELECT i, CASE WHEN i % 10000 = 9000 THEN 0 ELSE 1 + i % 12 END, repeat('x', 200) FROM generate_series(1, 30000) i},
+	'SAVEPOINT s', 'UPDATE b SET v = 0', 'ROLLBACK TO s', 'UPDATE b SET v = 100 WHERE id = 29000', 'UPDATE b SET v = v + 1 WHERE id % 2 = 0', 'COMMIT');
+run_sql('INSERT INTO b VALUES (0, 0), (-1, 100)');
+delete @b{ map { ("quotient $_", "later $_") } 1 .. 8 };
+compare('large transaction with errors', %b);
+cmp_ok(run_sql("SELECT log_bytes FROM electric_cm_shapes WHERE handle = '$b{all}[0]'"), '>', 8 * 1024 * 1024, 'it was large enough');
+is(errored('b'), '16|16', 'each shape that has failed is errored, once');
+is(run_sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'they do not cost a consumer either');
+
 # an error in the snapshot
 my $bad2 = run_sql(q{SELECT electric_cm_create_shape('e', '11 / a > 1')});
 becomes($node, $db, qq{SELECT state = 'errored' AND last_error = 'division by zero' FROM electric_cm_shapes WHERE handle = '$bad2'},
@@ -191,6 +211,27 @@ becomes($node, $db, q{SELECT count(*) = 2 AND bool_and(last_error = 'cannot acce
 	FROM electric_cm_shapes WHERE where_clause LIKE '%node%' AND state = 'errored'}, 'all shapes that look at it are errored');
 delete @n{ 'is null', 'is not null' };
 compare('those that do not look at it go on', %n);
+
+# however many look at it; and not those that the row has nothing to do with
+SKIP:
+{
+	skip 'no XML in this server', 29 unless has_xml($node, $db);
+	run_sql('CREATE TABLE r (id int PRIMARY KEY, x xml)', 'ALTER TABLE r REPLICA IDENTITY FULL');
+	my %r = create_shapes('r', (map { ("id = $_" => ["id = $_ AND x IS NOT NULL"], "id > $_" => ["id > $_ AND x IS NOT NULL"]) } 1 .. 12),
+		all => [undef], 'other column' => ['id > 1']);
+	run_sql(q{INSERT INTO r SELECT 100 + i, xmlelement(name a, E'\\x01') FROM generate_series(1, 3) i},
+		q{INSERT INTO r VALUES (5, '<a/>'), (6, xmlelement(name a, E'\\x01'))}, 'UPDATE r SET id = id + 6 WHERE id < 7', 'INSERT INTO e VALUES (5, 5)');
+	delete @r{ 'id = 6', 'id = 12', map { "id > $_" } 1 .. 12 };
+	compare('those that it is not for go on', %r, %e);
+	is(errored('r'), '14|14', 'those that have to look at it are errored, each once');
+
+	my %all = create_shapes('r', map { $_ => ["x IS NOT NULL AND id > -$_"] } 1 .. 8);
+	run_sql('BEGIN', q{INSERT INTO r SELECT i, xmlelement(name a, repeat('x', 1000)) FROM generate_series(1001, 10000) i},
+		q{UPDATE r SET x = xmlelement(name a, E'\\x01') WHERE id = 2000}, 'UPDATE r SET id = id + 10000 WHERE id > 1500', 'COMMIT');
+	compare('large transaction with such a value', %r);
+	is(errored('r'), '22|22', 'it makes shapes errored, too, each once');
+	is(run_sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'that does not cost a consumer');
+}
 
 # XML is content, whatever the database says
 SKIP:

@@ -57,6 +57,32 @@ my ($ok, $entries) = replay_equals($node, $db, $keyed, 't', ['id'], where => 'id
 ok($ok, "and so does the other ($entries entries)");
 is(run_sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}), '3', 'they are the same shapes');
 
+# a value that was stored out of line when that was still so for its column, or is in a partition
+run_sql(
+	'CREATE TABLE s (id int PRIMARY KEY, v text)', 'ALTER TABLE s ALTER v SET STORAGE EXTERNAL',
+	q{INSERT INTO s VALUES (1, repeat('x', 5000)), (2, repeat('y', 5000))}, 'ALTER TABLE s ALTER v SET STORAGE PLAIN',
+	'CREATE TABLE sp (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'ALTER TABLE sp ALTER v SET STORAGE PLAIN',
+	'CREATE TABLE sp1 PARTITION OF sp DEFAULT', 'ALTER TABLE sp1 ALTER v SET STORAGE EXTERNAL',
+	q{INSERT INTO sp VALUES (1, repeat('x', 5000))});
+my %moved_in = map { $_ => run_sql("SELECT electric_cm_create_shape('$_', 'id > 10')") } qw(s sp);
+is_live($moved_in{$_}, "a shape of $_, whose column's storage is plain now") for qw(s sp);
+is(identity('s') . identity('sp1'), 'ff', '... has it set to FULL');
+run_sql((map { "UPDATE $_ SET id = 11 WHERE id = 1" } qw(s sp)), 'SELECT electric_cm_await_flushed()');
+replays($moved_in{$_}, $_, 'id > 10', '... and has the row that moves into it') for qw(s sp);
+
+# should such a row lack a value all the same, the shape does not go on with an unreadable log
+my $others = run_sql(q{SELECT electric_cm_create_shape('s')});
+my $short = run_sql(q{SELECT electric_cm_create_shape('s', 'id > 10', '{id}')});
+is_live($_, 'a shape that needs no such value') for $others, $short;
+run_sql(q{UPDATE pg_class SET relreplident = 'd' WHERE oid = 's'::regclass}, 'UPDATE s SET id = 12 WHERE id = 2', 'UPDATE s SET id = 13 WHERE id = 12',
+	'SELECT electric_cm_await_flushed()');
+is(run_sql("SELECT state, last_error FROM electric_cm_shapes WHERE handle = '$moved_in{s}'"),
+	'errored|an update moved a row into the shape, and the stream lacks its value of column "v"', 'a row that lacks a value makes the shape errored');
+is(run_sql("SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored' AND message LIKE '%$moved_in{s}%'"), '1', '... once');
+replays($others, 's', undef, '... and not the others');
+($ok, $entries) = replay_equals($node, $db, $short, 's', ['id'], where => 'id > 10', columns => ['id']);
+ok($ok, "... which go on ($entries entries)");
+
 # nobody waits
 run_sql('CREATE TABLE busy (id int PRIMARY KEY, a int)', 'INSERT INTO busy SELECT i, i FROM generate_series(1, 10) i');
 my $reader = $node->background_psql($db);
