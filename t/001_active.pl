@@ -196,7 +196,7 @@ check_log('launcher and manager ended');
 # Nobody is there to start another one
 $launcher_pid = value($launcher);
 becomes('the launcher sleeps',
-	"SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $launcher_pid");
+	"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $launcher_pid");
 kill 'STOP', $launcher_pid;
 $manager_pid = value($manager);
 value("SELECT pg_terminate_backend($manager_pid)");

@@ -74,7 +74,7 @@ SKIP:
 
 	# only where it sleeps: it must not be stopped with a lock held
 	poll('the consumer is idle',
-		"SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $consumer");
+		"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $consumer");
 	kill 'STOP', $consumer;
 	value(q{INSERT INTO t (t) SELECT repeat('x', 1000) FROM generate_series(1, 20000)});
 	my $lsn = value('SELECT pg_current_wal_lsn()');

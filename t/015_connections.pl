@@ -430,7 +430,7 @@ value('SELECT pg_sleep(5)');
 is(value("SELECT backend_pid $replication"), $pid, 'nothing happens for longer than wal_sender_timeout: still connected');
 
 my $manager = value("SELECT pid $stack");
-poll('the manager sleeps', "SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = $manager");
+poll('the manager sleeps', "SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $manager");
 my $stopped = time;
 kill 'STOP', $manager;
 my $slot = value(q{SELECT slot_name FROM pg_replication_slots});
