@@ -44,6 +44,7 @@
 #include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "backoff.h"
 #include "catalog/pg_database.h"
 #include "compat.h"
@@ -1091,6 +1092,8 @@ launcher_startup(void)
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_shared->launcher_pid = MyProcPid;
 	ecm_shared->launcher_latch = MyLatch;
+	if (XLogRecPtrIsInvalid(ecm_shared->first_lsn))
+		ecm_shared->first_lsn = GetXLogInsertRecPtr();
 	ecm_unlock();
 	before_shmem_exit(launcher_exit, 0);
 

@@ -47,6 +47,7 @@
 #include "shape.h"
 #include "shape_retention.h"
 #include "shmem.h"
+#include "slot_owner.h"
 #include "state.h"
 #include "timeline.h"
 #include "waitset.h"
@@ -172,6 +173,21 @@ start_pool(void)
 							   pool_answered, NULL);
 }
 
+static char *
+disown_slot_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
+					" WHERE slot_name = %s", ecm_quote_literal(name));
+}
+
+/* Does the table say that the slot is ours? */
+static bool
+slot_is_recorded(void)
+{
+	return remembered.owns_slot &&
+		strcmp(NameStr(remembered.slot_name), stack->slot_name) == 0;
+}
+
 static void
 read_remembered(void *arg)
 {
@@ -184,6 +200,7 @@ start_timeline(void)
 	const char *mismatch;
 	char	   *sql;
 	char	   *assign_sql;
+	char	   *disown_sql;
 	EcmError	err;
 
 	step_job_result = ECM_RESULT_FAILED;
@@ -210,8 +227,12 @@ start_timeline(void)
 		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
 			  "all shapes made so far are invalid");
 	assign_sql = ecm_feed_assign_sql();
-	if (sql != NULL || assign_sql != NULL)
-		start_step_job(psprintf("%s;%s", sql ? sql : "", assign_sql ? assign_sql : ""));
+	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
+		disown_slot_sql(stack->slot_name) : NULL;
+	if (sql != NULL || assign_sql != NULL || disown_sql != NULL)
+		start_step_job(psprintf("%s;%s;%s", sql ? sql : "",
+								assign_sql ? assign_sql : "",
+								disown_sql ? disown_sql : ""));
 	else
 		step_job_result = ECM_RESULT_DONE;
 }
@@ -274,10 +295,8 @@ retire_former_slot(void)
 			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
 			  psprintf("dropped replication slot \"%s\"", former_slot));
 	}
-	(void) ecm_pool_submit(psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
-									" WHERE slot_name = %s",
-									ecm_quote_literal(former_slot)),
-						   JOB_TIMEOUT_MS, ignore_result, NULL);
+	(void) ecm_pool_submit(disown_slot_sql(former_slot), JOB_TIMEOUT_MS,
+						   ignore_result, NULL);
 	former_slot[0] = '\0';
 }
 
@@ -339,7 +358,8 @@ step_completed(EcmStep step)
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
 	{
-		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary);
+		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
+						 ecm_replication_info()->confirmed_flush_lsn);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
 	}
@@ -904,8 +924,10 @@ sample_wal(TimestampTz now)
 	if (now < sample_at && !stack->sample_requested)
 		return sample_at;
 	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
-	if (order.why != 0)
+	if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
 		enforce_wal_limit(&order);
+	else if (order.why != 0)
+		ecm_wal_drop_slot(stack_index, &order); /* says that it stays */
 	else if (state.streaming_up && congested &&
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
@@ -974,6 +996,18 @@ record_stop(void *arg)
 	ecm_timeline_record_stop(*(XLogRecPtr *) arg);
 }
 
+/* The slot that the table has is another one by now. */
+static void
+disown_slot(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(disown_slot_sql(stack->slot_name), false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+}
+
 static void
 drop_publication(void *arg pg_attribute_unused())
 {
@@ -993,8 +1027,7 @@ drop_slot(void)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
-		!facts.logical || facts.database != MyDatabaseId || facts.temporary)
+	if (!slot_is_usable(stack->slot_name, &facts) || facts.temporary)
 		return;
 	if (ecm_slot_drop(stack->slot_name, &err))
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
@@ -1018,13 +1051,15 @@ leave_slot(bool drop, bool drained)
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not drop the publication");
 	}
-	else if (!drained && ecm_slot_lookup(stack->slot_name, &facts) &&
-			 facts.database == MyDatabaseId)
+	else if (!drained && slot_is_usable(stack->slot_name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not record the end of the stack");
 	}
+	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index) &&
+		!stack->slot_owned)
+		(void) ecm_worker_try(disown_slot, NULL, &err);
 }
 
 /*
@@ -1148,14 +1183,31 @@ note_former_slot(void)
 		strlcpy(former_slot, recorded, sizeof(former_slot));
 }
 
-/* Which slot, and what may be done about it: also by others when we are gone. */
+/*
+ * Which slot, and what may be done about it: also by others when we are gone.
+ * What has been seen since the server started counts more than the table.
+ */
 static void
 publish_slot(void)
 {
 	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
+	bool		owned = remembered.owns_slot &&
+		strcmp(name, NameStr(remembered.slot_name)) == 0;
+	XLogRecPtr	seen;
 
-	ecm_publish_slot(stack_index, name, remembered.owns_slot &&
-					 strcmp(name, NameStr(remembered.slot_name)) == 0);
+	if (strcmp(stack->slot_name, name) == 0)
+	{
+		owned = owned && stack->slot_owned;
+		seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
+	}
+	else if (remembered.known &&
+			 remembered.system_identifier != GetSystemIdentifier())
+		seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
+	else if (XLogRecPtrIsInvalid(remembered.clean_stop_lsn))
+		seen = ecm_shared->first_lsn;
+	else
+		seen = remembered.clean_stop_lsn + 1;	/* it may begin just there */
+	ecm_publish_slot(stack_index, name, owned, seen);
 	ecm_wal_publish_settings(stack_index);
 }
 

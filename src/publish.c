@@ -35,7 +35,8 @@
 static EcmStack *stack;
 
 void
-ecm_publish_slot(int stack_index, const char *slot_name, bool owned)
+ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
+				 XLogRecPtr seen_lsn)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -44,6 +45,7 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned)
 		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
 	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
 	entry->slot_owned = owned;
+	entry->slot_seen_lsn = seen_lsn;
 	ecm_unlock();
 }
 

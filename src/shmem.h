@@ -308,6 +308,8 @@ typedef struct EcmStack
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
 	bool		slot_owned;		/* we have created the slot of that name */
+	XLogRecPtr	slot_seen_lsn;	/* end of WAL when that one was last seen, or
+								 * before: see slot_owner.c */
 	EcmWalSample wal;
 	EcmWalSettings wal_settings;
 	EcmWalGuard wal_guard;
@@ -359,6 +361,7 @@ typedef struct EcmShared
 	LWLock	   *lock;
 	int			launcher_pid;	/* 0: not running */
 	Latch	   *launcher_latch;
+	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */

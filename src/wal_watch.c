@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "slot_activity.h"
+#include "slot_owner.h"
 #include "wal.h"
 #include "wal_history.h"
 #include "wal_watch.h"
@@ -263,6 +264,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	ecm_wal_limits(stack, &limits);
 	inactive_since = note_activity(stack->slot_name);
 	(void) ecm_wal_sample(stack->slot_name, sample);
+	(void) ecm_slot_owner_look(stack_index);
 	if (sample->slot_exists)
 	{
 		sample_decoding(stack->slot_name, &sample->decoding);
@@ -351,8 +353,8 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) || !facts.logical ||
-		facts.database != stack->dboid || !stack->slot_owned)
+	if (!ecm_slot_owner_look(stack_index) ||
+		!ecm_slot_lookup(stack->slot_name, &facts))
 		report_order(stack_index, order,
 					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot().");
 	else if (facts.active_pid != 0)
