@@ -16,8 +16,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -32,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -106,7 +109,6 @@ static char *settings_signature;
 static bool reload_again;		/* the catalog could not be read */
 static Oid	extension_oid;		/* another one means: dropped and created again */
 static bool extension_gone = false;
-static char former_slot[NAMEDATALEN];	/* to be dropped; "": none */
 static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
@@ -279,25 +281,28 @@ retire_former_slot(void)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
+	char	   *name = pstrdup(stack->former_slot);
 
-	if (former_slot[0] == '\0')
+	if (name[0] == '\0')
 		return;
-	if (slot_is_usable(former_slot, &facts))
+	if (ecm_slot_owner_look_former(stack_index))
 	{
-		if (facts.active_pid != 0)
+		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
 			return;
 		if (ecm_slot_lookup(stack->slot_name, &facts) &&
 			!slot_is_usable(stack->slot_name, &facts))
 			return;
-		if (!ecm_slot_drop(former_slot, &err))
+		if (!ecm_slot_drop(name, &err))
 			return;
+		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
 			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
-			  psprintf("dropped replication slot \"%s\"", former_slot));
+			  psprintf("dropped replication slot \"%s\"", name));
 	}
-	(void) ecm_pool_submit(disown_slot_sql(former_slot), JOB_TIMEOUT_MS,
-						   ignore_result, NULL);
-	former_slot[0] = '\0';
+	else if (stack->former_slot[0] != '\0')
+		return;
+	(void) ecm_pool_submit(disown_slot_sql(name), JOB_TIMEOUT_MS, ignore_result,
+						   NULL);
 }
 
 /* ---------------------------------------------------------------- steps -- */
@@ -1142,6 +1147,22 @@ typedef struct ProbeArg
 	bool		override;		/* electric_cm_start() has asked */
 } ProbeArg;
 
+/* The launcher has a look at those that aren't, too, for their slots' sake. */
+static bool
+database_is_open(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	Form_pg_database form;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_database) GETSTRUCT(tuple);
+	result = form->datallowconn && !form->datistemplate;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
  * Is a stack wanted in this database?
  */
@@ -1153,6 +1174,9 @@ probe(void *arg)
 	p->result = ECM_PROBE_NO_EXTENSION;
 	extension_oid = get_extension_oid("electric_cm", true);
 	if (!OidIsValid(extension_oid))
+		return;
+	p->result = ECM_PROBE_CLOSED;
+	if (!database_is_open())
 		return;
 	p->result = ECM_PROBE_UNLISTED;
 	if (!ecm_database_is_listed(stack->datname))
@@ -1172,42 +1196,51 @@ probe(void *arg)
 }
 
 /*
- * A change of electric_cm.slot_name leaves a slot behind.
+ * Is the recorded slot ours still?  What has been seen since the server started
+ * counts more than the table.
  */
-static void
-note_former_slot(void)
+static bool
+recorded_slot_is_ours(XLogRecPtr *seen)
 {
-	const char *recorded = NameStr(remembered.slot_name);
+	const char *name = NameStr(remembered.slot_name);
 
-	if (remembered.owns_slot && strcmp(recorded, stack->slot_name) != 0)
-		strlcpy(former_slot, recorded, sizeof(former_slot));
+	if (!remembered.owns_slot)
+		return false;
+	if (strcmp(stack->slot_name, name) == 0)
+	{
+		*seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
+		return stack->slot_owned;
+	}
+	if (strcmp(stack->former_slot, name) == 0)
+		*seen = stack->former_seen_lsn;
+	else if (remembered.known &&
+			 remembered.system_identifier != GetSystemIdentifier())
+		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
+	else if (XLogRecPtrIsInvalid(remembered.clean_stop_lsn))
+		*seen = ecm_shared->first_lsn;
+	else
+		*seen = remembered.clean_stop_lsn + 1;	/* it may begin just there */
+	return true;
 }
 
 /*
  * Which slot, and what may be done about it: also by others when we are gone.
- * What has been seen since the server started counts more than the table.
+ * A change of electric_cm.slot_name leaves another one behind.
  */
 static void
 publish_slot(void)
 {
 	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
-	bool		owned = remembered.owns_slot &&
-		strcmp(name, NameStr(remembered.slot_name)) == 0;
-	XLogRecPtr	seen;
+	const char *recorded = NameStr(remembered.slot_name);
+	XLogRecPtr	seen = InvalidXLogRecPtr;
+	bool		ours = recorded_slot_is_ours(&seen);
+	bool		former = ours && strcmp(name, recorded) != 0;
 
-	if (strcmp(stack->slot_name, name) == 0)
-	{
-		owned = owned && stack->slot_owned;
-		seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
-	}
-	else if (remembered.known &&
-			 remembered.system_identifier != GetSystemIdentifier())
-		seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
-	else if (XLogRecPtrIsInvalid(remembered.clean_stop_lsn))
-		seen = ecm_shared->first_lsn;
-	else
-		seen = remembered.clean_stop_lsn + 1;	/* it may begin just there */
-	ecm_publish_slot(stack_index, name, owned, seen);
+	if (former)
+		ecm_publish_former_slot(stack_index, recorded, seen);
+	else if (strcmp(stack->former_slot, name) == 0)
+		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
+	ecm_publish_slot(stack_index, name, ours && !former, seen);
 	ecm_wal_publish_settings(stack_index);
 }
 
@@ -1255,7 +1288,6 @@ start_up(void)
 	/* before anybody can believe that we run, and change them */
 	publish_slot();
 	ecm_publish_init(stack_index);
-	note_former_slot();
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 

@@ -50,6 +50,23 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 }
 
 void
+ecm_publish_former_slot(int stack_index, const char *slot_name,
+						XLogRecPtr seen_lsn)
+{
+	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(entry->former_slot, slot_name) != 0)
+	{
+		memset(&entry->former_guard, 0, sizeof(entry->former_guard));
+		entry->former_drop_reported = false;
+	}
+	ecm_copy_text(entry->former_slot, sizeof(entry->former_slot), slot_name);
+	entry->former_seen_lsn = seen_lsn;
+	ecm_unlock();
+}
+
+void
 ecm_publish_init(int stack_index)
 {
 	char	   *stack_id;

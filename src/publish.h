@@ -22,6 +22,10 @@
 extern void ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 							 XLogRecPtr seen_lsn);
 
+/* The slot that we have made under a former name; "": none. */
+extern void ecm_publish_former_slot(int stack_index, const char *slot_name,
+									XLogRecPtr seen_lsn);
+
 /* Names, and a clean slate, at start. */
 extern void ecm_publish_init(int stack_index);
 

@@ -32,6 +32,50 @@ is_of_our_kind(const EcmStack *stack, const EcmSlotFacts *facts)
 		strcmp(facts->plugin, "pgoutput") == 0;
 }
 
+/*
+ * Is it the one that was there when the WAL ended at "seen"?  *another: if not,
+ * that is certain.
+ */
+static bool
+is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
+			bool *another)
+{
+	*another = !is_of_our_kind(stack, facts) ||
+		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
+
+	/* a lost slot has no position any more, and waits for nobody's order */
+	return !*another && !XLogRecPtrIsInvalid(facts->restart_lsn) &&
+		facts->restart_lsn < seen;
+}
+
+bool
+ecm_slot_owner_look_former(int stack_index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
+	EcmSlotFacts facts;
+	char		name[NAMEDATALEN];
+	bool		same;
+	bool		another;
+
+	strlcpy(name, stack->former_slot, sizeof(name));
+	if (name[0] == '\0')
+		return false;
+	(void) ecm_slot_lookup(name, &facts);
+	same = is_the_same(stack, &facts, stack->former_seen_lsn, &another);
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(stack->former_slot, name) == 0)
+	{
+		if (another)
+			stack->former_slot[0] = '\0';
+		else if (same)
+			stack->former_seen_lsn = Max(stack->former_seen_lsn, end);
+	}
+	ecm_unlock();
+	return same;
+}
+
 bool
 ecm_slot_owner_look(int stack_index)
 {
@@ -56,21 +100,10 @@ ecm_slot_owner_look(int stack_index)
 		return false;
 
 	(void) ecm_slot_lookup(name, &facts);
-	if (!is_of_our_kind(stack, &facts))
-	{
-		same = false;
-		another = true;
-	}
-	else if (in_use && facts.active_pid != 0)
+	if (in_use && facts.active_pid != 0 && is_of_our_kind(stack, &facts))
 		another = false;
 	else
-	{
-		/* a lost slot has no position any more, and waits for nobody's order */
-		bool		known = !XLogRecPtrIsInvalid(facts.restart_lsn);
-
-		same = known && facts.restart_lsn < seen;
-		another = known && facts.restart_lsn > seen;
-	}
+		same = is_the_same(stack, &facts, seen, &another);
 
 	ecm_lock(LW_EXCLUSIVE);
 	/* a manager that has started meanwhile knows better */

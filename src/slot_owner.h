@@ -20,6 +20,9 @@
  */
 extern bool ecm_slot_owner_look(int stack_index);
 
+/* The same of the slot under its former name; it is forgotten if it has gone. */
+extern bool ecm_slot_owner_look_former(int stack_index);
+
 /*
  * The slot, which is ours, was moved on by this process, and no farther than to
  * that position.
