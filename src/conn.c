@@ -369,6 +369,7 @@ session_options(EcmConn *conn, const char *given)
 						   " -c extra_float_digits=1"
 						   " -c bytea_output=hex"
 						   " -c xmloption=content"
+						   " -c standard_conforming_strings=on"
 						   " -c timezone=UTC");
 
 	/* So that a query whose reader is gone does not run on. */

@@ -132,7 +132,7 @@ find_database_settings(void)
 	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
 					" WHERE (s.setdatabase, s.setrole) ="
 					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
-					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
+					" AND starts_with(c, 'electric_cm.') ORDER BY c",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the database's settings");
 }

@@ -66,6 +66,7 @@ static const char *const worker_settings[][2] = {
 	{"extra_float_digits", "1"},
 	{"bytea_output", "hex"},
 	{"xmloption", "content"},
+	{"standard_conforming_strings", "on"},
 	{"lc_messages", "C"},		/* libpq's texts are recognised by errors.c */
 };
 
