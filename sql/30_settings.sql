@@ -38,6 +38,8 @@ RESET electric_cm.connection;
 -- ordinary users can't set them
 CREATE ROLE regress_plain;
 SET electric_cm.retained_wal_limit = 0;
+SET electric_cm.retained_wal_warning = 0;
+SET electric_cm.retained_wal_warning = '1kB';
 SET electric_cm.retained_wal_limit = -1;
 SET ROLE regress_plain;
 SET electric_cm.retained_wal_limit = '1GB';

@@ -56,6 +56,8 @@ stopped_hint(const EcmStack *stack)
 
 	switch (stack->probe)
 	{
+		case ECM_PROBE_CLOSED:
+			return "See ALTER DATABASE ... IS_TEMPLATE and ALLOW_CONNECTIONS.";
 		case ECM_PROBE_UNLISTED:
 			return "Add the database to electric_cm.databases and reload the configuration.";
 		case ECM_PROBE_DISABLED:

@@ -171,9 +171,9 @@ read_settings(EcmSituation *s)
 									"   AND split_part(c, '=', 1) = s.name"
 									"  ORDER BY r.setrole DESC, r.setdatabase DESC LIMIT 1) o ON true"
 									" LEFT JOIN (SELECT DISTINCT ON (name) name, setting FROM pg_file_settings"
-									"  WHERE name LIKE 'electric\\_cm.%%' ORDER BY name, seqno DESC) f"
+									"  WHERE starts_with(name, 'electric_cm.') ORDER BY name, seqno DESC) f"
 									"  ON f.name = s.name"
-									" WHERE s.name LIKE 'electric\\_cm.%%'", MyDatabaseId);
+									" WHERE starts_with(s.name, 'electric_cm.')", MyDatabaseId);
 
 	s->nsettings = n;
 	s->settings = palloc(sizeof(EcmCheckSetting) * (n + 1));

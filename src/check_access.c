@@ -263,7 +263,7 @@ is_mapped(const HbaClient *client, const char *map)
 						   "SELECT 1 FROM pg_ident_file_mappings"
 						   " WHERE error IS NULL AND map_name = %1$s"
 						   " AND CASE WHEN sys_name LIKE '/%%' THEN %2$s ~ substr(sys_name, 2)"
-						   "  AND replace(pg_username, '\\1',"
+						   "  AND replace(pg_username, chr(92) || '1',"
 						   "   coalesce((regexp_match(%2$s, substr(sys_name, 2)))[1], '')) = %3$s"
 						   " ELSE sys_name = %2$s AND pg_username = %3$s END LIMIT 1",
 						   quote_literal_cstr(map), quote_literal_cstr(client->os_user),

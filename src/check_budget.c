@@ -171,7 +171,7 @@ ecm_check_worker_processes(const EcmSituation *s, EcmFinding *f)
 {
 	Demand		d = stacks_demand(s);
 	int			others =
-		count_processes("backend_type NOT LIKE 'electric\\_cm %'"
+		count_processes("NOT starts_with(backend_type, 'electric_cm ')"
 						" AND backend_type NOT IN ('archiver', 'autovacuum launcher',"
 						" 'autovacuum worker', 'background writer', 'checkpointer',"
 						" 'client backend', 'io worker', 'logger', 'parallel worker',"

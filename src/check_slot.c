@@ -167,7 +167,7 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 						" FROM pg_replication_slots"
 						" WHERE slot_type = 'logical' AND NOT temporary"
 						" AND slot_name NOT IN (%s)"
-						" AND (slot_name LIKE 'electric\\_%%' OR slot_name ="
+						" AND (starts_with(slot_name, 'electric_') OR slot_name ="
 						" (SELECT slot_name FROM _electric_cm.stack WHERE database_oid = %u))"
 						" ORDER BY active, slot_name", known_slots(s), MyDatabaseId);
 	if (n == 0)

@@ -118,19 +118,23 @@ put_event(EcmTableWriter *writer, const EcmEventRecord *event)
 }
 
 /*
- * Deletes all but the latest.  SQL refuses to delete from a published table
- * without a replica identity.
+ * Deletes all but the latest.  Those from a clock that was ahead go first, else
+ * they would have every new one deleted.  SQL refuses to delete from a published
+ * table without a replica identity.
  */
 static void
 prune(void)
 {
 	Relation	rel = table_open(ecm_own_relid("event"), RowExclusiveLock);
+	Oid			type = TIMESTAMPTZOID;
+	Datum		made_at = TimestampTzGetDatum(ecm_shared->made_at);
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (SPI_execute(psprintf("SELECT ctid FROM _electric_cm.event"
-							 " ORDER BY made_at DESC, number DESC OFFSET %d",
-							 MAX_STORED), false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(psprintf("SELECT ctid FROM _electric_cm.event"
+									   " ORDER BY made_at <= $1 DESC, made_at DESC,"
+									   " number DESC OFFSET %d", MAX_STORED),
+							  1, &type, &made_at, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read _electric_cm.event");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
@@ -31,6 +32,7 @@
 #include "settings.h"
 #include "shmem.h"
 #include "wal.h"
+#include "wal_watch.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_health);
 
@@ -401,24 +403,10 @@ add_conditions(Health *health)
 					"the slot is held back by %s", stack->pinned_by);
 }
 
-/* A size among the manager's settings, in bytes; -1: off, or there is none. */
-static int64
-size_setting(const EcmStack *stack, const char *name)
-{
-	int			mb;
-
-	for (int i = 0; i < Min(stack->noptions, ECM_MAX_OPTIONS); i++)
-		if (strcmp(stack->options[i].name, name) == 0 &&
-			parse_int(stack->options[i].setting, &mb, GUC_UNIT_MB, NULL) && mb >= 0)
-			return (int64) mb * 1024 * 1024;
-	return -1;
-}
-
 static void
-judge_slot(Health *health, const EcmWalSample *wal)
+judge_slot(Health *health, const EcmWalSample *wal, int64 limit)
 {
 	const EcmStack *stack = health->stack;
-	int64		limit = size_setting(stack, "electric_cm.retained_wal_warning");
 
 	if (!wal->slot_exists)
 	{
@@ -434,10 +422,43 @@ judge_slot(Health *health, const EcmWalSample *wal)
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"replication slot \"%s\" is about to be lost to max_slot_wal_keep_size",
 					stack->slot_name);
-	else if (limit >= 0 && wal->retained_wal_bytes >= limit)
+	else if (limit > 0 && wal->retained_wal_bytes >= limit)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL",
 					stack->slot_name, wal->retained_wal_bytes / (1024 * 1024));
+}
+
+/*
+ * Whoever fills it up, and whether or not there is a slot.  The data directory
+ * has no limit of its own; mostly it is on the same file system.
+ */
+static void
+judge_free_space(Health *health, const EcmWalSample *wal, int64 min_free)
+{
+	int64		data_low = min_free > 0 ? min_free : ECM_WAL_BLAME_BYTES;
+
+	if (wal->wal_free_bytes >= 0 &&
+		wal->wal_free_bytes < Max(min_free, wal_segment_size))
+		add_problem(health,
+					wal->wal_free_bytes < wal_segment_size ?
+					ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+					"only %s are free under pg_wal",
+					ecm_size_text(wal->wal_free_bytes));
+	else if (wal->data_free_bytes >= 0 && wal->data_free_bytes < data_low)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"only %s are free in the data directory",
+					ecm_size_text(wal->data_free_bytes));
+}
+
+/* Hours, minutes and seconds; negative: null. */
+static void
+add_duration(StringInfo json, const char *name, int64 us)
+{
+	int64		seconds = us / USECS_PER_SEC;
+
+	add_text(json, name, us < 0 ? NULL :
+			 psprintf("%02d:%02d:%02d", (int) (seconds / 3600),
+					  (int) (seconds / 60 % 60), (int) (seconds % 60)));
 }
 
 static void
@@ -446,9 +467,12 @@ add_slot(Health *health)
 	const EcmStack *stack = health->stack;
 	StringInfo	json = &health->json;
 	EcmWalSample wal = stack->wal;
+	EcmWalLimits limits;
 
 	(void) ecm_wal_sample(stack->slot_name, &wal);
-	judge_slot(health, &wal);
+	ecm_wal_limits(stack, &limits);
+	judge_slot(health, &wal, limits.warning);
+	judge_free_space(health, &wal, limits.min_free);
 	open_group(json, "slot", '{');
 	add_text(json, "name", stack->slot_name);
 	add_text(json, "publication", stack->publication_name);
@@ -463,7 +487,11 @@ add_slot(Health *health)
 		add_int(json, "retained_wal_bytes", wal.retained_wal_bytes);
 		add_int(json, "flush_lag_bytes", wal.flush_lag_bytes);
 		add_int(json, "safe_wal_size", wal.safe_wal_size);
+		add_duration(json, "time_to_limit",
+					 stack->wal.slot_exists ? stack->wal_guard.time_to_limit_us : -1);
 	}
+	add_int(json, "wal_free_bytes", wal.wal_free_bytes);
+	add_int(json, "data_free_bytes", wal.data_free_bytes);
 	add_text(json, "pinned_by", stack->pinned_by);
 	add_time(json, "last_commit_at", stack->last_commit_at);
 	close_group(json, '}');

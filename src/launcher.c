@@ -44,6 +44,7 @@
 #include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "backoff.h"
 #include "catalog/pg_database.h"
 #include "compat.h"
@@ -52,6 +53,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/slot.h"
 #include "settings.h"
 #include "shmem.h"
 #include "wait_event.h"
@@ -78,15 +80,13 @@
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
-static const char NOT_LISTED[] = "not listed in electric_cm.databases";
-
 /* A database, as of the last look at pg_database. */
 typedef struct Database
 {
 	Oid			dboid;
 	NameData	datname;
 	const char *unwanted;		/* why no stack may run there, or NULL */
-	bool		unlisted;		/* that is electric_cm.databases */
+	bool		may_look;		/* if so: a manager can say what is there */
 } Database;
 
 /* A database that needs no look (key: OID). */
@@ -175,7 +175,7 @@ why_unwanted(Form_pg_database form)
 	if (form->datconnlimit == ECM_CONNLIMIT_INVALID_DB)
 		return "the database is what an interrupted DROP DATABASE has left";
 	if (!ecm_database_is_listed(NameStr(form->datname)))
-		return NOT_LISTED;
+		return "not listed in electric_cm.databases";
 	return NULL;
 }
 
@@ -235,7 +235,7 @@ scan_databases(void)
 		database->dboid = form->oid;
 		database->datname = form->datname;
 		database->unwanted = why_unwanted(form);
-		database->unlisted = database->unwanted == NOT_LISTED;
+		database->may_look = form->datconnlimit != ECM_CONNLIMIT_INVALID_DB;
 		databases = lappend(databases, database);
 		MemoryContextSwitchTo(old);
 	}
@@ -365,7 +365,7 @@ forget_known_if_requested(void)
 }
 
 /*
- * One that is not listed (any more) gets no stack.  But if there is a slot that
+ * One where no stack may run (any more) gets none.  But if there is a slot that
  * may be ours, somebody has to find out, so that it does not go unattended.
  */
 static bool
@@ -374,7 +374,7 @@ needs_probe(const Database *database, TimestampTz now)
 	Known	   *item;
 
 	if (database->unwanted != NULL &&
-		!(database->unlisted && ecm_database_has_slot(database->dboid)))
+		!(database->may_look && ecm_database_has_slot(database->dboid)))
 		return false;
 	item = hash_search(known, &database->dboid, HASH_FIND, NULL);
 	return item == NULL || (item->again_at != 0 && item->again_at <= now);
@@ -563,6 +563,7 @@ manager_ended(int index, Entry *entry)
 	sup->running = false;
 	sup->asked_to_end = false;
 	sup->retry_at = 0;
+	ecm_unattended_forget(index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	stack->stopped_runs = stack->runs;
@@ -615,6 +616,7 @@ manager_ended(int index, Entry *entry)
 			note_known(entry->dboid, 0);
 			free_entry(index, true);
 			return;
+		case ECM_PROBE_CLOSED:
 		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
 		case ECM_PROBE_STOPPED:
@@ -666,7 +668,8 @@ verdict_reason(EcmProbe probe)
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
 		case ECM_PROBE_NO_EXTENSION:
-		case ECM_PROBE_UNLISTED:	/* that may have changed */
+		case ECM_PROBE_CLOSED:	/* that may have changed ... */
+		case ECM_PROBE_UNLISTED:	/* ... and that */
 			break;
 	}
 	return NULL;
@@ -681,6 +684,7 @@ meet_entry(int index, const Entry *entry)
 	if (sup->handle != NULL)
 		pfree(sup->handle);
 	memset(sup, 0, sizeof(Supervised));
+	ecm_unattended_forget(index);
 	sup->dboid = entry->dboid;
 	sup->paused = entry->pauses > 0;
 	ecm_backoff_init(&sup->backoff, ecm_reconnect_initial_delay,
@@ -811,7 +815,7 @@ supervise(int index, TimestampTz now)
 			end_manager(index, ECM_END_PAUSE);
 		else if (database == NULL ||
 				 (database->unwanted != NULL &&
-				  (entry.probe == ECM_PROBE_RUN || !database->unlisted)))
+				  (entry.probe == ECM_PROBE_RUN || !database->may_look)))
 			end_manager(index, ECM_END_UNWANTED);
 		else if (entry.restart_requested)
 			end_manager(index, ECM_END_RESTART);
@@ -837,7 +841,7 @@ supervise(int index, TimestampTz now)
 	else if (entry.stop_requested)
 		mark_stopped(index, &entry, verdict_reason(ECM_PROBE_STOPPED));
 	else if (database->unwanted != NULL &&
-			 !(database->unlisted && entry.reprobe_requested))
+			 !(database->may_look && entry.reprobe_requested))
 		mark_stopped(index, &entry, database->unwanted);
 	else if (entry.restart_requested || entry.reprobe_requested)
 		start_or_retry(index, &entry);
@@ -845,6 +849,42 @@ supervise(int index, TimestampTz now)
 		mark_stopped(index, &entry, verdict);
 	else if (sup->retry_at <= now)
 		start_or_retry(index, &entry);
+}
+
+/*
+ * Says so, once, until entries are free again.  The slots of those databases
+ * may be ours, and nobody looks after them.
+ */
+static void
+report_too_many_stacks(const Database *first, TimestampTz now)
+{
+	StringInfoData slots;
+	EcmSlotRow *rows;
+	int			n;
+
+	if (entries_exhausted)
+		return;
+	entries_exhausted = true;
+
+	initStringInfo(&slots);
+	rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	n = ecm_slots_read(rows);
+	for (int i = 0; i < n; i++)
+	{
+		Database   *database = find_database(rows[i].database);
+
+		if (database != NULL && strcmp(rows[i].plugin, "pgoutput") == 0 &&
+			ecm_stack_find(database->dboid) < 0 && needs_probe(database, now))
+			appendStringInfo(&slots, "%s\"%s\"", slots.len > 0 ? ", " : "",
+							 rows[i].name);
+	}
+	ecm_event(InvalidOid, NULL, "too_many_stacks", ECM_SEVERITY_WARNING,
+			  psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+					   slots.len == 0 ? "" :
+					   psprintf("No limit on retained WAL is watched for slots %s. ",
+								slots.data)),
+			  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+			  ecm_shared->nstacks, NameStr(first->datname));
 }
 
 /*
@@ -893,13 +933,7 @@ start_next_probe(TimestampTz now)
 
 		if (index < 0)
 		{
-			if (!entries_exhausted)
-				ecm_event(InvalidOid, NULL, "too_many_stacks",
-						  ECM_SEVERITY_WARNING,
-						  "Raise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
-						  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
-						  ecm_shared->nstacks, NameStr(database->datname));
-			entries_exhausted = true;
+			report_too_many_stacks(database, now);
 			return;
 		}
 
@@ -1007,6 +1041,8 @@ reload_settings(void)
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	scanned_at = 0;				/* electric_cm.databases may have changed */
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+		ecm_unattended_forget(i);
 
 	/* ... and electric_cm.enabled of a database */
 	ecm_lock(LW_EXCLUSIVE);
@@ -1091,6 +1127,8 @@ launcher_startup(void)
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_shared->launcher_pid = MyProcPid;
 	ecm_shared->launcher_latch = MyLatch;
+	if (XLogRecPtrIsInvalid(ecm_shared->first_lsn))
+		ecm_shared->first_lsn = GetXLogInsertRecPtr();
 	ecm_unlock();
 	before_shmem_exit(launcher_exit, 0);
 

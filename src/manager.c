@@ -16,8 +16,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_database.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -32,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -47,6 +50,7 @@
 #include "shape.h"
 #include "shape_retention.h"
 #include "shmem.h"
+#include "slot_owner.h"
 #include "state.h"
 #include "timeline.h"
 #include "waitset.h"
@@ -105,7 +109,6 @@ static char *settings_signature;
 static bool reload_again;		/* the catalog could not be read */
 static Oid	extension_oid;		/* another one means: dropped and created again */
 static bool extension_gone = false;
-static char former_slot[NAMEDATALEN];	/* to be dropped; "": none */
 static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
@@ -172,6 +175,21 @@ start_pool(void)
 							   pool_answered, NULL);
 }
 
+static char *
+disown_slot_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
+					" WHERE slot_name = %s", ecm_quote_literal(name));
+}
+
+/* Does the table say that the slot is ours? */
+static bool
+slot_is_recorded(void)
+{
+	return remembered.owns_slot &&
+		strcmp(NameStr(remembered.slot_name), stack->slot_name) == 0;
+}
+
 static void
 read_remembered(void *arg)
 {
@@ -184,6 +202,7 @@ start_timeline(void)
 	const char *mismatch;
 	char	   *sql;
 	char	   *assign_sql;
+	char	   *disown_sql;
 	EcmError	err;
 
 	step_job_result = ECM_RESULT_FAILED;
@@ -210,8 +229,12 @@ start_timeline(void)
 		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
 			  "all shapes made so far are invalid");
 	assign_sql = ecm_feed_assign_sql();
-	if (sql != NULL || assign_sql != NULL)
-		start_step_job(psprintf("%s;%s", sql ? sql : "", assign_sql ? assign_sql : ""));
+	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
+		disown_slot_sql(stack->slot_name) : NULL;
+	if (sql != NULL || assign_sql != NULL || disown_sql != NULL)
+		start_step_job(psprintf("%s;%s;%s", sql ? sql : "",
+								assign_sql ? assign_sql : "",
+								disown_sql ? disown_sql : ""));
 	else
 		step_job_result = ECM_RESULT_DONE;
 }
@@ -258,27 +281,28 @@ retire_former_slot(void)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
+	char	   *name = pstrdup(stack->former_slot);
 
-	if (former_slot[0] == '\0')
+	if (name[0] == '\0')
 		return;
-	if (slot_is_usable(former_slot, &facts))
+	if (ecm_slot_owner_look_former(stack_index))
 	{
-		if (facts.active_pid != 0)
+		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
 			return;
 		if (ecm_slot_lookup(stack->slot_name, &facts) &&
 			!slot_is_usable(stack->slot_name, &facts))
 			return;
-		if (!ecm_slot_drop(former_slot, &err))
+		if (!ecm_slot_drop(name, &err))
 			return;
+		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
 			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
-			  psprintf("dropped replication slot \"%s\"", former_slot));
+			  psprintf("dropped replication slot \"%s\"", name));
 	}
-	(void) ecm_pool_submit(psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
-									" WHERE slot_name = %s",
-									ecm_quote_literal(former_slot)),
-						   JOB_TIMEOUT_MS, ignore_result, NULL);
-	former_slot[0] = '\0';
+	else if (stack->former_slot[0] != '\0')
+		return;
+	(void) ecm_pool_submit(disown_slot_sql(name), JOB_TIMEOUT_MS, ignore_result,
+						   NULL);
 }
 
 /* ---------------------------------------------------------------- steps -- */
@@ -339,7 +363,8 @@ step_completed(EcmStep step)
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
 	{
-		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary);
+		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
+						 ecm_replication_info()->confirmed_flush_lsn);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
 	}
@@ -904,8 +929,10 @@ sample_wal(TimestampTz now)
 	if (now < sample_at && !stack->sample_requested)
 		return sample_at;
 	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
-	if (order.why != 0)
+	if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
 		enforce_wal_limit(&order);
+	else if (order.why != 0)
+		ecm_wal_drop_slot(stack_index, &order); /* says that it stays */
 	else if (state.streaming_up && congested &&
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
@@ -974,6 +1001,18 @@ record_stop(void *arg)
 	ecm_timeline_record_stop(*(XLogRecPtr *) arg);
 }
 
+/* The slot that the table has is another one by now. */
+static void
+disown_slot(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(disown_slot_sql(stack->slot_name), false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+}
+
 static void
 drop_publication(void *arg pg_attribute_unused())
 {
@@ -993,8 +1032,7 @@ drop_slot(void)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
-		!facts.logical || facts.database != MyDatabaseId || facts.temporary)
+	if (!slot_is_usable(stack->slot_name, &facts) || facts.temporary)
 		return;
 	if (ecm_slot_drop(stack->slot_name, &err))
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
@@ -1018,13 +1056,15 @@ leave_slot(bool drop, bool drained)
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not drop the publication");
 	}
-	else if (!drained && ecm_slot_lookup(stack->slot_name, &facts) &&
-			 facts.database == MyDatabaseId)
+	else if (!drained && slot_is_usable(stack->slot_name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not record the end of the stack");
 	}
+	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index) &&
+		!stack->slot_owned)
+		(void) ecm_worker_try(disown_slot, NULL, &err);
 }
 
 /*
@@ -1107,6 +1147,22 @@ typedef struct ProbeArg
 	bool		override;		/* electric_cm_start() has asked */
 } ProbeArg;
 
+/* The launcher has a look at those that aren't, too, for their slots' sake. */
+static bool
+database_is_open(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	Form_pg_database form;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_database) GETSTRUCT(tuple);
+	result = form->datallowconn && !form->datistemplate;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
  * Is a stack wanted in this database?
  */
@@ -1118,6 +1174,9 @@ probe(void *arg)
 	p->result = ECM_PROBE_NO_EXTENSION;
 	extension_oid = get_extension_oid("electric_cm", true);
 	if (!OidIsValid(extension_oid))
+		return;
+	p->result = ECM_PROBE_CLOSED;
+	if (!database_is_open())
 		return;
 	p->result = ECM_PROBE_UNLISTED;
 	if (!ecm_database_is_listed(stack->datname))
@@ -1137,25 +1196,51 @@ probe(void *arg)
 }
 
 /*
- * A change of electric_cm.slot_name leaves a slot behind.
+ * Is the recorded slot ours still?  What has been seen since the server started
+ * counts more than the table.
  */
-static void
-note_former_slot(void)
+static bool
+recorded_slot_is_ours(XLogRecPtr *seen)
 {
-	const char *recorded = NameStr(remembered.slot_name);
+	const char *name = NameStr(remembered.slot_name);
 
-	if (remembered.owns_slot && strcmp(recorded, stack->slot_name) != 0)
-		strlcpy(former_slot, recorded, sizeof(former_slot));
+	if (!remembered.owns_slot)
+		return false;
+	if (strcmp(stack->slot_name, name) == 0)
+	{
+		*seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
+		return stack->slot_owned;
+	}
+	if (strcmp(stack->former_slot, name) == 0)
+		*seen = stack->former_seen_lsn;
+	else if (remembered.known &&
+			 remembered.system_identifier != GetSystemIdentifier())
+		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
+	else if (XLogRecPtrIsInvalid(remembered.clean_stop_lsn))
+		*seen = ecm_shared->first_lsn;
+	else
+		*seen = remembered.clean_stop_lsn + 1;	/* it may begin just there */
+	return true;
 }
 
-/* Which slot, and what may be done about it: also by others when we are gone. */
+/*
+ * Which slot, and what may be done about it: also by others when we are gone.
+ * A change of electric_cm.slot_name leaves another one behind.
+ */
 static void
 publish_slot(void)
 {
 	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
+	const char *recorded = NameStr(remembered.slot_name);
+	XLogRecPtr	seen = InvalidXLogRecPtr;
+	bool		ours = recorded_slot_is_ours(&seen);
+	bool		former = ours && strcmp(name, recorded) != 0;
 
-	ecm_publish_slot(stack_index, name, remembered.owns_slot &&
-					 strcmp(name, NameStr(remembered.slot_name)) == 0);
+	if (former)
+		ecm_publish_former_slot(stack_index, recorded, seen);
+	else if (strcmp(stack->former_slot, name) == 0)
+		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
+	ecm_publish_slot(stack_index, name, ours && !former, seen);
 	ecm_wal_publish_settings(stack_index);
 }
 
@@ -1203,7 +1288,6 @@ start_up(void)
 	/* before anybody can believe that we run, and change them */
 	publish_slot();
 	ecm_publish_init(stack_index);
-	note_former_slot();
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 

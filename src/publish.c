@@ -35,7 +35,8 @@
 static EcmStack *stack;
 
 void
-ecm_publish_slot(int stack_index, const char *slot_name, bool owned)
+ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
+				 XLogRecPtr seen_lsn)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -44,6 +45,24 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned)
 		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
 	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
 	entry->slot_owned = owned;
+	entry->slot_seen_lsn = seen_lsn;
+	ecm_unlock();
+}
+
+void
+ecm_publish_former_slot(int stack_index, const char *slot_name,
+						XLogRecPtr seen_lsn)
+{
+	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(entry->former_slot, slot_name) != 0)
+	{
+		memset(&entry->former_guard, 0, sizeof(entry->former_guard));
+		entry->former_drop_reported = false;
+	}
+	ecm_copy_text(entry->former_slot, sizeof(entry->former_slot), slot_name);
+	entry->former_seen_lsn = seen_lsn;
 	ecm_unlock();
 }
 
@@ -113,7 +132,7 @@ find_database_settings(void)
 	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
 					" WHERE (s.setdatabase, s.setrole) ="
 					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
-					" AND c LIKE 'electric\\_cm.%' ORDER BY c",
+					" AND starts_with(c, 'electric_cm.') ORDER BY c",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the database's settings");
 }

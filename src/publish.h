@@ -16,10 +16,15 @@
 #include "state.h"
 
 /*
- * The name of the slot, and whether we have created it; also of a stack that
- * does not run but has left one.
+ * The name of the slot, whether we have created it, and where the WAL ended
+ * when it was there; also of a stack that does not run but has left one.
  */
-extern void ecm_publish_slot(int stack_index, const char *slot_name, bool owned);
+extern void ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
+							 XLogRecPtr seen_lsn);
+
+/* The slot that we have made under a former name; "": none. */
+extern void ecm_publish_former_slot(int stack_index, const char *slot_name,
+									XLogRecPtr seen_lsn);
 
 /* Names, and a clean slate, at start. */
 extern void ecm_publish_init(int stack_index);

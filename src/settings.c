@@ -381,6 +381,18 @@ check_wal_limit(int *newval, void **extra pg_attribute_unused(),
 	return false;
 }
 
+/* Likewise; a value below half a megabyte has become 0. */
+static bool
+check_wal_warning(int *newval, void **extra pg_attribute_unused(),
+				  GucSource source pg_attribute_unused())
+{
+	if (*newval != 0)
+		return true;
+	GUC_check_errdetail("A replication slot always holds back some WAL.");
+	GUC_check_errhint("Use -1 for no warning.");
+	return false;
+}
+
 bool
 ecm_database_is_listed(const char *datname)
 {
@@ -608,7 +620,7 @@ ecm_define_settings(void)
 							"The warning is repeated at twice as much, four times as much, and so on. "
 							"-1 turns it off.",
 							&ecm_retained_wal_warning, 1024, -1, INT_MAX,
-							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+							PGC_SUSET, GUC_UNIT_MB, check_wal_warning, NULL, NULL);
 
 	DefineCustomIntVariable(PREFIX "retained_wal_limit",
 							"Sets how much WAL the slot may retain before it is dropped.",

@@ -69,6 +69,7 @@ typedef enum EcmProbe
 	ECM_PROBE_UNKNOWN,			/* not looked at yet */
 	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
 	ECM_PROBE_NO_EXTENSION,
+	ECM_PROBE_CLOSED,			/* a template, or no connections allowed */
 	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
@@ -308,6 +309,13 @@ typedef struct EcmStack
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
 	bool		slot_owned;		/* we have created the slot of that name */
+	XLogRecPtr	slot_seen_lsn;	/* end of WAL when that one was last seen, or
+								 * before: see slot_owner.c */
+	char		former_slot[NAMEDATALEN];	/* ours, from before slot_name was
+											 * changed; "": none */
+	XLogRecPtr	former_seen_lsn;
+	EcmWalGuard former_guard;
+	bool		former_drop_reported;
 	EcmWalSample wal;
 	EcmWalSettings wal_settings;
 	EcmWalGuard wal_guard;
@@ -359,6 +367,7 @@ typedef struct EcmShared
 	LWLock	   *lock;
 	int			launcher_pid;	/* 0: not running */
 	Latch	   *launcher_latch;
+	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */

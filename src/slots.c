@@ -43,7 +43,8 @@ is_ours(const EcmSlotRow *slot)
 		EcmStack   *stack = &ecm_shared->stacks[i];
 
 		ours = stack->in_use && stack->dboid == slot->database &&
-			strcmp(stack->slot_name, slot->name) == 0;
+			(strcmp(stack->slot_name, slot->name) == 0 ||
+			 strcmp(stack->former_slot, slot->name) == 0);
 	}
 	ecm_unlock();
 	return ours;
@@ -58,7 +59,7 @@ verdict(const EcmSlotRow *slot)
 		return "will be invalidated at the next checkpoint";
 	if (slot->active_pid == 0 && !XLogRecPtrIsInvalid(slot->restart_lsn))
 		return psprintf("idle and holding %s", ecm_size_text(slot->retained_wal_bytes));
-	if (ecm_retained_wal_warning >= 0 &&
+	if (ecm_retained_wal_warning > 0 &&
 		slot->retained_wal_bytes / (1024 * 1024) >= ecm_retained_wal_warning)
 		return psprintf("active, but holding %s", ecm_size_text(slot->retained_wal_bytes));
 	return "ok";
@@ -78,7 +79,8 @@ put_slot(ReturnSetInfo *rsinfo, const EcmSlotRow *slot)
 	PUT(DirectFunctionCall1(namein, CStringGetDatum(slot->name)), false);
 	PUT(CStringGetTextDatum(OidIsValid(slot->database) ? "logical" : "physical"), false);
 	PUT(DirectFunctionCall1(namein, CStringGetDatum(slot->plugin)), slot->plugin[0] == '\0');
-	PUT(DirectFunctionCall1(namein, CStringGetDatum(datname)), datname == NULL);
+	PUT(DirectFunctionCall1(namein, CStringGetDatum(ecm_valid_text(datname))),
+		datname == NULL);
 	PUT(BoolGetDatum(is_ours(slot)), false);
 	PUT(BoolGetDatum(slot->temporary), false);
 	PUT(BoolGetDatum(slot->active_pid != 0), false);
@@ -145,7 +147,7 @@ electric_cm_retained_wal_history(PG_FUNCTION_ARGS)
 			Datum		values[HISTORY_COLUMNS] = {0};
 			bool		nulls[HISTORY_COLUMNS] = {0};
 
-			values[0] = DirectFunctionCall1(namein, CStringGetDatum(stack->datname));
+			values[0] = DirectFunctionCall1(namein, CStringGetDatum(ecm_valid_text(stack->datname)));
 			values[1] = TimestampTzGetDatum(entry->sampled_at);
 			values[2] = Int64GetDatum(entry->retained_wal_bytes);
 			nulls[2] = entry->retained_wal_bytes < 0;

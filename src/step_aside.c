@@ -55,6 +55,7 @@
 
 #include "compat.h"
 #include "shmem.h"
+#include "slot_owner.h"
 #include "step_aside.h"
 #include "wait_event.h"
 #include "wal.h"
@@ -383,6 +384,7 @@ skip_own_changes(Oid dboid)
 	{
 		XLogFlush(lsn);
 		ecm_slot_acquire(stack->slot_name);
+		ecm_slot_owner_moved(index, dboid, lsn);
 		LogicalConfirmReceivedLocation(lsn);
 		ReplicationSlotMarkDirty();
 		ReplicationSlotSave();

@@ -18,10 +18,18 @@
 #include "wal.h"
 #include "wal_watch.h"
 
+/* when the next sample is due, by the settings of the last one */
+static TimestampTz due[ECM_MAX_MANAGERS];
+
+void
+ecm_unattended_forget(int stack_index)
+{
+	due[stack_index] = 0;
+}
+
 TimestampTz
 ecm_unattended_watch(int stack_index, TimestampTz now)
 {
-	static TimestampTz due[ECM_MAX_MANAGERS];
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
 	EcmSlotFacts facts;
 	EcmWalOrder order;
@@ -32,7 +40,8 @@ ecm_unattended_watch(int stack_index, TimestampTz now)
 
 	/* what is shown of a slot that has gone is shown no longer */
 	nothing_there = !ecm_slot_lookup(stack->slot_name, &facts) &&
-		!stack->wal.slot_exists && !stack->wal_guard.short_of_room;
+		!stack->wal.slot_exists && !stack->wal_guard.short_of_room &&
+		stack->former_slot[0] == '\0';
 	if (nothing_there && !stack->sample_requested)
 		return 0;
 	if (now < due[stack_index] && now >= stack->wal.sampled_at &&

@@ -19,4 +19,7 @@
  */
 extern TimestampTz ecm_unattended_watch(int stack_index, TimestampTz now);
 
+/* The next sample is due at once: settings, or the entry's writer, have changed. */
+extern void ecm_unattended_forget(int stack_index);
+
 #endif							/* ECM_UNATTENDED_H */

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "slot_activity.h"
+#include "slot_owner.h"
 #include "wal.h"
 #include "wal_history.h"
 #include "wal_watch.h"
@@ -247,6 +248,52 @@ copy_stack(int stack_index)
 	return copy;
 }
 
+/*
+ * The slot that electric_cm.slot_name named before.  It goes when the stack
+ * streams with the new one; until then it can fill the disk like any other.
+ * What is said of free space is said on account of the stack's own slot.
+ */
+static void
+watch_former_slot(int stack_index, const EcmWalLimits *limits)
+{
+	EcmStack   *shared = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack;
+	EcmWalFigures figures;
+	EcmWalOrder order;
+	EcmPin		pin = {0};
+	EcmError	err;
+	unsigned	actions;
+	bool		dropped;
+
+	if (!ecm_slot_owner_look_former(stack_index))
+		return;
+	stack = copy_stack(stack_index);
+	strlcpy(stack->slot_name, stack->former_slot, NAMEDATALEN);
+	memset(&stack->wal, 0, sizeof(stack->wal));
+	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
+	figures_of(&stack->wal, &figures);
+	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
+	stack->wal_guard = stack->former_guard;
+	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin);
+	give_order(stack, actions & ECM_WAL_DROP, limits, &pin, &order);
+	dropped = order.why != 0 && ecm_slot_drop(stack->slot_name, &err);
+
+	ecm_lock(LW_EXCLUSIVE);
+	shared->former_guard = stack->former_guard;
+	shared->former_drop_reported = order.why != 0;
+	if (dropped)
+		shared->former_slot[0] = '\0';
+	ecm_unlock();
+	if (order.why != 0 && (dropped || !stack->former_drop_reported))
+		ecm_event(stack->dboid, stack->datname,
+				  order.why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
+				  ECM_SEVERITY_ERROR,
+				  dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
+				  psprintf("The slot could not be dropped: %s.", err.message),
+				  "%s", order.reason.message);
+	pfree(stack);
+}
+
 TimestampTz
 ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 {
@@ -263,6 +310,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	ecm_wal_limits(stack, &limits);
 	inactive_since = note_activity(stack->slot_name);
 	(void) ecm_wal_sample(stack->slot_name, sample);
+	(void) ecm_slot_owner_look(stack_index);
 	if (sample->slot_exists)
 	{
 		sample_decoding(stack->slot_name, &sample->decoding);
@@ -299,6 +347,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	give_order(stack, actions & ECM_WAL_DROP, &limits, &pin, order);
 	if (actions & ECM_WAL_MAKE_ROOM)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
+	watch_former_slot(stack_index, &limits);
 
 	if (stack->wal_guard.near_limit)
 		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
@@ -351,8 +400,8 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) || !facts.logical ||
-		facts.database != stack->dboid || !stack->slot_owned)
+	if (!ecm_slot_owner_look(stack_index) ||
+		!ecm_slot_lookup(stack->slot_name, &facts))
 		report_order(stack_index, order,
 					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot().");
 	else if (facts.active_pid != 0)

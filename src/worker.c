@@ -85,7 +85,9 @@ ecm_worker_init(Oid dboid)
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 
-	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	/* whether a stack may run there, its manager sees for itself */
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid,
+											  BGWORKER_BYPASS_ALLOWCONN);
 
 	for (int i = 0; i < (int) lengthof(worker_settings); i++)
 		ecm_worker_set(worker_settings[i][0], worker_settings[i][1]);

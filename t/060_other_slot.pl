@@ -1,0 +1,105 @@
+# Somebody has dropped the stack's slot and made another one of the same name:
+# that one is not dropped, whatever it holds back, nor after a restart.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+electric_cm.wal_report_interval = 1s
+electric_cm.reconnect_initial_delay = 50ms
+electric_cm.retained_wal_warning = 8MB
+electric_cm.retained_wal_limit = 16MB
+electric_cm.min_wal_free_space = -1
+max_wal_size = 4GB
+autovacuum = off
+});
+my $db = 'postgres';
+my $slot = 'electric_cm_postgres';
+my $there = "(SELECT count(*) FROM pg_replication_slots WHERE slot_name = '$slot')";
+my $kept = q{(SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit'
+	AND detail LIKE '%was not made by electric_cm%'
+	AND occurred_at > pg_postmaster_start_time())};
+
+sub value { return $node->safe_psql($db, $_[0]); }
+sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
+
+sub remake
+{
+	my ($plugin) = @_;
+	value("SELECT pg_drop_replication_slot('$slot')");
+	value("SELECT pg_create_logical_replication_slot('$slot', '$plugin')");
+	value('SELECT electric_cm_report_retained_wal_size()');
+	return;
+}
+
+# Writes more than the limit; once that is seen nothing has happened but words
+sub stays
+{
+	my ($what) = @_;
+	my $before = value("SELECT $kept");
+
+	ElectricCM::write_wal($node, $db, 20);
+	seen("$kept = $before + 1", "$what: that it holds too much is said") or return;
+	ElectricCM::write_wal($node, $db, 10);
+	seen("retained_wal_bytes > 29 * 1024 * 1024 FROM electric_cm_stat_replication");
+	return is(value("SELECT $there"), 1, '... but it stays');
+}
+
+value('CREATE EXTENSION electric_cm');
+ok(wait_active($node, $db), 'active');
+value('SELECT electric_cm_stop()');
+
+for my $plugin ('test_decoding', 'pgoutput')
+{
+	remake($plugin);
+	stays("another $plugin slot");
+	$node->restart;
+	seen("$kept = 1", '... and after a restart as well');
+	is(value("SELECT $there"), 1, '... it stays');
+	$node->restart('immediate');
+	seen("$kept = 1", '... and after a crash');
+	is(value("SELECT $there"), 1, '... it stays');
+}
+
+# The stack takes it, since it can; that makes it nobody else's, but not ours
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active with the slot that was there');
+is(value('SELECT slot_name IS NULL FROM _electric_cm.stack'), 't', '... which is not recorded as our own');
+value('SELECT electric_cm_stop()');
+ElectricCM::write_wal($node, $db, 20);
+seen('retained_wal_bytes > 19 * 1024 * 1024 FROM electric_cm_stat_replication', 'stopped: it holds too much');
+is(value("SELECT $there"), 1, '... but it stays');
+value('SELECT electric_cm_stop(drop_slot => true)');
+is(value("SELECT $there"), 0, 'the user drops it');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active with one of our own');
+
+# While the stack has failed
+value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
+value('CREATE TABLE t (id int PRIMARY KEY)');
+seen(q{electric_cm_status() = 'failed'}, 'failed');
+remake('test_decoding');
+stays('failed, another test_decoding slot');
+remake('pgoutput');
+stays('failed, another pgoutput slot');
+$node->restart;
+seen("$kept = 1", '... also after a restart');
+is(value("SELECT $there"), 1, '... it stays');
+value(qq{SELECT pg_drop_replication_slot('$slot')});
+value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active again');
+
+# Ours is ours also after a crash
+value('ALTER DATABASE postgres SET electric_cm.enabled = off');
+$node->restart('immediate');
+seen(q{electric_cm_status() = 'stopped'}, 'disabled by the time of a crash');
+ElectricCM::write_wal($node, $db, 20);
+seen("$there = 0", '... our own slot is dropped');
+
+$node->stop;
+done_testing();

@@ -1,0 +1,88 @@
+# Slots that stacks leave behind are watched, whatever has become of their
+# database or of their name; changed settings reach them at once.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+electric_cm.wal_report_interval = 1s
+electric_cm.reconnect_initial_delay = 50ms
+electric_cm.retained_wal_limit = 16MB
+electric_cm.min_wal_free_space = -1
+electric_cm.max_managers = 2
+max_wal_size = 4GB
+autovacuum = off
+});
+
+sub value { my ($sql, $db) = @_; return $node->safe_psql($db // 'postgres', $sql); }
+sub seen { my ($query, $what) = @_; return becomes($node, 'postgres', "SELECT $query", $what); }
+sub there { my ($name) = @_; return "(SELECT count(*) FROM pg_replication_slots WHERE slot_name = '$name')"; }
+
+value('CREATE EXTENSION electric_cm');
+value('CREATE DATABASE other');
+value('CREATE EXTENSION electric_cm', 'other');
+ok(wait_active($node, 'postgres') && wait_active($node, 'other'), 'two stacks are active');
+
+# A template; a database that takes no connections
+for my $change ('IS_TEMPLATE true', 'ALLOW_CONNECTIONS false')
+{
+	value("ALTER DATABASE other $change");
+	seen(q{(SELECT status = 'stopped' FROM electric_cm_stat_manager WHERE datname = 'other')}, "$change: stopped");
+	my $why = value(q{SELECT waiting_for FROM electric_cm_stat_manager WHERE datname = 'other'});
+	$node->restart;
+	seen(q{(SELECT ours FROM electric_cm_slots WHERE slot_name = 'electric_cm_other')}, '... its slot is known as ours after a restart');
+	seen(q{(SELECT status = 'stopped' FROM electric_cm_stat_manager WHERE datname = 'other')}, '... it is stopped still');
+	is(value(q{SELECT waiting_for FROM electric_cm_stat_manager WHERE datname = 'other'}), $why, "... because: $why");
+	ElectricCM::write_wal($node, 'postgres', 20);
+	seen(there('electric_cm_other') . ' = 0', '... the slot is dropped at the limit');
+	value('ALTER DATABASE other IS_TEMPLATE false');
+	value('ALTER DATABASE other ALLOW_CONNECTIONS true');
+	ok(wait_active($node, 'other'), '... and it is active again');
+}
+
+# More databases than stacks: what is not watched is named
+value('ALTER DATABASE other SET electric_cm.enabled = off');
+value('SELECT pg_reload_conf()');
+$node->append_conf('postgresql.conf', 'electric_cm.max_managers = 1');
+$node->restart;
+seen(q{EXISTS (SELECT FROM electric_cm_events WHERE event = 'too_many_stacks'
+	AND detail ~ 'is watched for slots "electric_cm_(other|postgres)"')}, 'a slot that is not watched for want of a stack is named');
+$node->append_conf('postgresql.conf', 'electric_cm.max_managers = 2');
+value('ALTER DATABASE other RESET electric_cm.enabled');
+$node->restart;
+ok(wait_active($node, 'postgres') && wait_active($node, 'other'), 'both are active');
+
+# Another name, which is taken: the former slot
+value(q{SELECT pg_create_logical_replication_slot('taken', 'test_decoding')});
+value(q{ALTER DATABASE postgres SET electric_cm.slot_name = 'taken'});
+value('SELECT pg_reload_conf()');
+seen(q{electric_cm_status() = 'failed'}, 'the new name is taken: failed');
+is(value('SELECT ' . there('electric_cm_postgres')), 1, '... the former slot is there');
+is(value(q{SELECT ours FROM electric_cm_slots WHERE slot_name = 'electric_cm_postgres'}), 't', '... as ours');
+$node->restart;
+seen(q{(SELECT ours FROM electric_cm_slots WHERE slot_name = 'electric_cm_postgres')}, '... also after a restart');
+ElectricCM::write_wal($node, 'postgres', 20);
+seen(there('electric_cm_postgres') . ' = 0', '... and is dropped at the limit');
+is(value('SELECT ' . there('taken')), 1, '... unlike the other one');
+seen(q{EXISTS (SELECT FROM electric_cm_events WHERE event = 'retained_wal_limit' AND message ~ 'electric_cm_postgres')}, '... with an event');
+value(q{ALTER DATABASE postgres RESET electric_cm.slot_name});
+value('SELECT pg_reload_conf()');
+ok(wait_active($node, 'postgres'), 'the old name again: active');
+value(q{SELECT pg_drop_replication_slot('taken')});
+
+# Settings reach a slot without a manager at once
+$node->append_conf('postgresql.conf', "electric_cm.retained_wal_limit = -1\nelectric_cm.wal_report_interval = '1h'");
+value('SELECT pg_reload_conf()');
+value('SELECT electric_cm_stop()');
+value('SELECT electric_cm_report_retained_wal_size()');
+ElectricCM::write_wal($node, 'postgres', 20);
+$node->append_conf('postgresql.conf', "electric_cm.retained_wal_limit = 16MB");
+value('SELECT pg_reload_conf()');
+seen(there('electric_cm_postgres') . ' = 0', 'a limit that is set counts at once');
+
+$node->stop;
+done_testing();
