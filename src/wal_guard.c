@@ -15,12 +15,18 @@
 
 /* Two samples closer to each other than this say nothing about rates. */
 #define MIN_RATE_US		(SECOND_US / 5)
-/* Time constant of the averages, seconds. */
-#define RATE_SECONDS	60.0
 /*
- * A slot that moves on in steps seems to fall behind by up to a quarter of what
- * is written, between two steps.
+ * Time constant of the averages, seconds.  What was observed for a shorter time
+ * is a plain average over that; a burst in the first moments counts as if it
+ * had taken longer.
  */
+#define RATE_SECONDS	60.0
+#define MIN_SECONDS		10.0
+/*
+ * A slot that moves on in steps seems to fall behind by all that is written
+ * between two steps, that is, by a quarter of what was written in a minute.
+ */
+#define STEP_SECONDS	15.0
 #define KEEPS_UP		0.33
 /* Nothing that is farther away is worth showing. */
 #define FAR_AWAY		(365 * 86400.0)
@@ -28,12 +34,18 @@
 /* In how many intervals may a limit be reached before we look more often? */
 #define NEAR_INTERVALS	10
 
-static void
-average(double *rate, bool *known, double now, double seconds)
+static double
+larger(double a, double b)
 {
-	*rate = *known ?
-		*rate + (now - *rate) * seconds / (seconds + RATE_SECONDS) : now;
-	*known = true;
+	return a > b ? a : b;
+}
+
+/* Adds what was seen for some seconds to the average over those before. */
+static double
+average(double rate, double before, double now, double seconds)
+{
+	return (rate * larger(before, MIN_SECONDS) + now * seconds) /
+		larger(before + seconds, MIN_SECONDS);
 }
 
 static void
@@ -48,41 +60,54 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 	if (g->at != 0 && f->at > g->at && f->current_lsn >= g->current_lsn)
 	{
 		double		written = (double) (f->current_lsn - g->current_lsn) / seconds;
-		bool		known = g->wal_rate_known && !g->rates_afresh;
-
-		average(&g->wal_rate, &known, written, seconds);
-		g->wal_rate_known = true;
 
 		/* a new slot's growth is compared with what is written from then on */
-		g->rates_afresh = restart_lsn == 0 || g->restart_lsn == 0;
-		if (g->rates_afresh)
+		if (restart_lsn == 0 || g->restart_lsn == 0)
 		{
 			g->growth = 0;
-			g->growth_known = false;
+			g->wal_rate = average(0, 0, written, seconds);
+			g->seconds = 0;
 		}
-		else if (restart_lsn >= g->restart_lsn)
+		else
 		{
-			average(&g->growth, &g->growth_known,
-					written - (double) (restart_lsn - g->restart_lsn) / seconds,
-					seconds);
+			g->wal_rate = average(g->wal_rate, g->seconds, written, seconds);
+			if (restart_lsn >= g->restart_lsn)
+				g->growth = average(g->growth, g->seconds,
+									written - (double) (restart_lsn - g->restart_lsn) / seconds,
+									seconds);
 			/* what it has caught up with is no credit for later */
-			if (g->growth < 0)
-				g->growth = 0;
+			g->growth = larger(g->growth, 0);
+			g->seconds = g->seconds + seconds < RATE_SECONDS ?
+				g->seconds + seconds : RATE_SECONDS;
 		}
+		g->wal_rate_known = true;
 	}
 	g->at = f->at;
 	g->current_lsn = f->current_lsn;
 	g->restart_lsn = restart_lsn;
 }
 
+/*
+ * Does the slot fall behind, for all that we know?  One that nobody uses does,
+ * from the first byte; one in use may be between two steps.
+ */
+static bool
+falls_behind(const EcmWalGuard *g, bool connected)
+{
+	if (g->growth <= 0 || g->seconds <= 0)
+		return false;
+	return !connected ||
+		g->growth >= g->wal_rate * larger(KEEPS_UP, STEP_SECONDS / g->seconds);
+}
+
 /* Notes how long it takes to use up that much room. */
 static void
-reckon(EcmWalGuard *g, int64_t room)
+reckon(EcmWalGuard *g, const EcmWalFigures *f, int64_t room)
 {
 	double		seconds;
 	int64_t		us;
 
-	if (room > 0 && (g->growth <= 0 || g->growth < g->wal_rate * KEEPS_UP))
+	if (room > 0 && !falls_behind(g, f->connected))
 		return;
 	seconds = room > 0 ? (double) room / g->growth : 0;
 	if (seconds > FAR_AWAY)
@@ -99,20 +124,22 @@ look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	g->near_limit = g->short_of_room;
 	if (!f->exists || f->lost)
 		return;
+	/* nothing can be foretold yet, so look */
+	g->near_limit |= f->connected && g->seconds < STEP_SECONDS;
 
 	if (l->limit >= 0)
 	{
-		reckon(g, l->limit - f->retained);
+		reckon(g, f, l->limit - f->retained);
 		g->near_limit |= f->retained > l->limit - l->limit / 4;
 	}
 	if (f->safe >= 0)
 	{
-		reckon(g, f->safe);
+		reckon(g, f, f->safe);
 		g->near_limit |= f->safe < l->server_limit / 4;
 	}
 	if (f->free >= 0)
 	{
-		reckon(g, l->min_free > 0 ? f->free - l->min_free : f->free);
+		reckon(g, f, l->min_free > 0 ? f->free - l->min_free : f->free);
 		g->near_limit |= l->min_free > 0 &&
 			f->free < l->min_free + l->min_free / 4;
 	}

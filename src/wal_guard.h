@@ -34,6 +34,9 @@ typedef struct EcmWalFigures
 	bool		lost;
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
+	bool		connected;		/* somebody uses it */
+	bool		pinned;			/* it is known what holds it back */
+	int64_t		flush_lag;		/* bytes that are not confirmed */
 	int64_t		retained;		/* bytes */
 	int64_t		safe;			/* bytes until the server's own limit */
 	int64_t		free;			/* bytes under pg_wal */
@@ -68,8 +71,8 @@ typedef struct EcmWalGuard
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		wal_rate_known;
-	bool		rates_afresh;	/* what was averaged so far was before the slot */
-	bool		growth_known;
+	double		seconds;		/* for so long the slot has been observed, up
+								 * to the time constant of the averages */
 
 	/* what has been said */
 	int64_t		warned_at;		/* bytes of the last warning, 0: none */

@@ -131,6 +131,7 @@ figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
 	figures->lost = strcmp(sample->wal_status, "lost") == 0;
 	figures->current_lsn = sample->current_lsn;
 	figures->restart_lsn = sample->restart_lsn;
+	figures->connected = sample->active;
 	figures->retained = sample->retained_wal_bytes;
 	figures->safe = sample->safe_wal_size;
 	figures->free = sample->wal_free_bytes;

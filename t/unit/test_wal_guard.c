@@ -227,6 +227,7 @@ test_rates(void)
 	/* ten minutes of 50 MB/s, and the slot moves on every 15 seconds */
 	start();
 	limits.limit = 4000 * MB;
+	figures.connected = true;
 	for (i = 1; i <= 600; i++)
 	{
 		figures.at += SECOND;
@@ -264,6 +265,79 @@ test_rates(void)
 	ok(guard.time_to_limit_us > 0, "what an old slot held is no credit for a new one");
 }
 
+/* So many MB have been written, and the slot holds so many. */
+static void
+after(int64_t seconds, int64_t mb, int64_t held)
+{
+	figures.at += seconds * SECOND;
+	figures.current_lsn += mb * MB;
+	figures.retained = held * MB;
+	figures.restart_lsn = figures.current_lsn - held * MB;
+	(void) step();
+}
+
+/* The slot's first minute, in use. */
+static void
+test_first_rates(void)
+{
+	int			i;
+
+	start();
+	limits.limit = 2048 * MB;
+	figures.connected = true;
+	(void) step();
+	ok(guard.near_limit, "a slot that is new is looked at often");
+	after(2, 100, 100);
+	is_int((int64_t) guard.wal_rate, 10 * MB, "a burst does not count in full");
+	is_int(guard.time_to_limit_us, -1, "nor is anything foretold by it");
+	after(2, 0, 0);
+	for (i = 0; i < 7; i++)
+	{
+		after(8, 0, 0);
+		CHECK(guard.time_to_limit_us == -1);
+	}
+	checked("once the slot has followed, nothing remains of it");
+	ok(!guard.near_limit, "and it is left alone");
+	is_int((int64_t) guard.wal_rate, 100 * MB / 60, "100 MB in a minute are so many per second");
+
+	/* 50 MB/s from the beginning, in steps of 15 seconds */
+	start();
+	limits.limit = 4000 * MB;
+	figures.connected = true;
+	(void) step();
+	for (i = 1; i <= 120; i++)
+	{
+		after(1, 50, 50 * (i % 15));
+		CHECK(guard.time_to_limit_us == -1);
+	}
+	checked("a new slot that moves on in steps raises no alarm");
+
+	/* it does not move at all */
+	start();
+	limits.limit = 4000 * MB;
+	figures.connected = true;
+	(void) step();
+	for (i = 1; i <= 16; i++)
+		after(1, 50, 50 * i);
+	is_int(guard.time_to_limit_us / SECOND, 64, "one that does not, does so when a step was due");
+}
+
+/* It held a lot, and is rid of it: what is predicted is over, too. */
+static void
+test_catching_up(void)
+{
+	int			i;
+
+	start();
+	limits.limit = 2048 * MB;
+	for (i = 1; i <= 10; i++)
+		after(10, 100, 100 * i);
+	ok(guard.time_to_limit_us > 0, "a slot that is held back comes to a limit");
+	figures.connected = true;
+	after(10, 100, 10);
+	is_int(guard.time_to_limit_us, -1, "when it has caught up, no longer");
+}
+
 void
 test_wal_guard(void)
 {
@@ -272,4 +346,6 @@ test_wal_guard(void)
 	test_limit();
 	test_free();
 	test_rates();
+	test_first_rates();
+	test_catching_up();
 }
