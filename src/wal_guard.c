@@ -7,6 +7,10 @@
  * it retains goes up and down all the time.  Hence the averages, and the
  * hysteresis: a warning is over when it has been so by a margin.
  *
+ * Such a step needs a record of the running transactions in the WAL, which the
+ * server may not write in time.  So half way to a limit one is asked for, and a
+ * slot that would be well within the limit by it is not dropped at once.
+ *
  *-------------------------------------------------------------------------
  */
 #include "wal_guard.h"
@@ -30,6 +34,11 @@
 #define KEEPS_UP		0.33
 /* Nothing that is farther away is worth showing. */
 #define FAR_AWAY		(365 * 86400.0)
+
+/* Time between two records that a slot needs to follow. */
+#define FOLLOW_US		(SECOND_US / 2)
+/* So many does it get beyond a limit, before it is dropped. */
+#define MAX_CHANCES		3
 
 /* In how many intervals may a limit be reached before we look more often? */
 #define NEAR_INTERVALS	10
@@ -215,6 +224,58 @@ judge_free(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	return 0;
 }
 
+/* Would a step make a difference to a limit of retained WAL, or of what is safe? */
+static bool
+could_follow(const EcmWalFigures *f, int64_t limit)
+{
+	return f->flush_lag >= 0 && !f->pinned &&
+		f->flush_lag < limit / 2 && f->flush_lag < f->retained / 2;
+}
+
+static unsigned
+judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	bool		over = l->limit >= 0 && f->retained > l->limit;
+	bool		low = g->free_low && f->free < l->min_free &&
+		f->retained >= ECM_WAL_BLAME_BYTES;
+	unsigned	drop = (over ? ECM_WAL_DROP_LIMIT : 0) | (low ? ECM_WAL_DROP_FREE : 0);
+	bool		for_limit = l->limit >= 0 && f->retained > l->limit / 2 &&
+		could_follow(f, l->limit);
+	bool		for_server = f->safe >= 0 && f->safe < l->server_limit / 2 &&
+		could_follow(f, l->server_limit);
+	bool		for_free = l->min_free > 0 && f->free >= 0 &&
+		f->free < l->min_free + l->min_free / 4 &&
+		f->retained >= ECM_WAL_BLAME_BYTES / 2 &&
+		could_follow(f, ECM_WAL_BLAME_BYTES);
+	unsigned	actions = 0;
+
+	if (drop == 0)
+		g->chances = 0;
+	if (!low && g->follow_for_room)
+	{
+		g->follow_for_room = false;
+		actions |= ECM_WAL_MAKE_ROOM;
+	}
+	g->near_limit |= for_limit || for_server || for_free;
+
+	/* with half of what shall be free gone as well, there is no time for that */
+	if ((over && !for_limit) ||
+		(low && (!for_free || f->free < l->min_free / 2)) ||
+		(drop != 0 && g->chances >= MAX_CHANCES))
+		return actions | drop;
+	if (!for_limit && !for_server && !for_free)
+		return actions;
+
+	/* the clock may be set back, too */
+	if (f->at >= g->follow_at && f->at - g->follow_at < FOLLOW_US)
+		return actions;
+	g->follow_at = f->at;
+	if (drop != 0)
+		g->chances++;
+	g->follow_for_room |= low;
+	return actions | ECM_WAL_LET_FOLLOW;
+}
+
 unsigned
 ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 				   const EcmWalLimits *limits)
@@ -235,13 +296,12 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 	}
 
 	if (!figures->exists || figures->lost)
+	{
+		guard->chances = 0;
+		guard->follow_for_room = false;
 		return actions;
-	if (limits->limit >= 0 && figures->retained > limits->limit)
-		actions |= ECM_WAL_DROP_LIMIT;
-	if (guard->free_low && figures->free < limits->min_free &&
-		figures->retained >= ECM_WAL_BLAME_BYTES)
-		actions |= ECM_WAL_DROP_FREE;
-	return actions;
+	}
+	return actions | judge_limits(guard, figures, limits);
 }
 
 void

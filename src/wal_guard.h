@@ -51,7 +51,10 @@ typedef struct EcmWalLimits
 	int64_t		interval_us;
 } EcmWalLimits;
 
-/* Actions, as bits.  All but those to drop the slot come once each time. */
+/*
+ * Actions, as bits.  Those to drop the slot come as long as it is there, all
+ * others when there is something to do.
+ */
 #define ECM_WAL_WARN			0x0001	/* retained WAL has crossed warned_at */
 #define ECM_WAL_WARN_OVER		0x0002
 #define ECM_WAL_UNRESERVED		0x0004	/* the server is about to give it up */
@@ -60,6 +63,8 @@ typedef struct EcmWalLimits
 #define ECM_WAL_FREE_OVER		0x0020
 #define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let the
 										 * server remove its WAL */
+#define ECM_WAL_LET_FOLLOW		0x0200	/* log the running transactions, which
+										 * is what the slot waits for */
 #define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
 #define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
 #define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
@@ -86,6 +91,11 @@ typedef struct EcmWalGuard
 	 */
 	bool		short_of_room;
 	bool		room_made;		/* that has been acted on */
+
+	/* a slot that could follow is given the chance before it is dropped */
+	int64_t		follow_at;		/* when it was last, 0: never */
+	int			chances;		/* so often beyond a limit */
+	bool		follow_for_room;	/* what it lets go of shall be removed */
 
 	/* results */
 	double		wal_rate;		/* bytes/s written; an average over a minute */

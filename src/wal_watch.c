@@ -18,6 +18,7 @@
 #include "pgstat.h"
 #include "postmaster/bgwriter.h"
 #include "replication/slot.h"
+#include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -123,7 +124,7 @@ note_activity(const char *slot_name)
 }
 
 static void
-figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
+figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
 	figures->at = sample->sampled_at;
 	figures->exists = sample->slot_exists;
@@ -132,6 +133,11 @@ figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
 	figures->current_lsn = sample->current_lsn;
 	figures->restart_lsn = sample->restart_lsn;
 	figures->connected = sample->active;
+	figures->pinned = pinned;
+	/* of a slot that is still being made, or that nobody reads from, it is real */
+	figures->flush_lag = sample->active &&
+		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
+		sample->flush_lag_bytes : -1;
 	figures->retained = sample->retained_wal_bytes;
 	figures->safe = sample->safe_wal_size;
 	figures->free = sample->wal_free_bytes;
@@ -238,6 +244,17 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
  * Watching
  */
 
+/*
+ * A slot moves on when it decodes a record of the running transactions.  The
+ * server writes one every 15 seconds, and in checkpoints.
+ */
+static void
+let_follow(void)
+{
+	if (!RecoveryInProgress() && XLogStandbyInfoActive())
+		(void) LogStandbySnapshot();
+}
+
 /* The part of the entry that is needed here, as a copy of our own. */
 static EcmStack *
 copy_stack(int stack_index)
@@ -273,13 +290,13 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 								   sample->confirmed_flush_lsn,
 								   sample->current_lsn, sample->sampled_at);
 	}
-	figures_of(sample, &figures);
-	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
-
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0')
 		pin = *consumer_pin;
 	else
 		ecm_wal_find_pin(sample, inactive_since, &pin);
+	figures_of(sample, pin.by[0] != '\0', &figures);
+	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
+
 	/* found now, but not for the first time */
 	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
 		pin.since = stack->pinned_since;
@@ -298,6 +315,8 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 
 	report(stack, actions, &limits, &pin);
 	give_order(stack, actions & ECM_WAL_DROP, &limits, &pin, order);
+	if (actions & ECM_WAL_LET_FOLLOW)
+		let_follow();
 	if (actions & ECM_WAL_MAKE_ROOM)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
 

@@ -26,6 +26,7 @@ start(void)
 	figures.at = START;
 	figures.exists = true;
 	figures.current_lsn = figures.restart_lsn = 100 * MB;
+	figures.flush_lag = -1;
 	figures.safe = -1;
 	figures.free = 100000 * MB;
 	limits.warning = 1024 * MB;
@@ -133,6 +134,69 @@ test_limit(void)
 	figures.exists = true;
 	is_int(holds(10), 0, "and may hold a little");
 	ok(!guard.near_limit, "far from the limit");
+}
+
+/* A second later the slot holds so many MB, and lacks so many. */
+static unsigned
+lags(int64_t held, int64_t lag)
+{
+	figures.at += SECOND;
+	figures.retained = held * MB;
+	figures.flush_lag = lag * MB;
+	return step();
+}
+
+static void
+test_follow(void)
+{
+	start();
+	figures.connected = true;
+	limits.limit = 64 * MB;
+	is_int(lags(32, 1), 0, "up to half the limit: nothing");
+	is_int(lags(33, 1), ECM_WAL_LET_FOLLOW, "beyond, the slot is let follow");
+	ok(guard.near_limit, "and looked at again soon");
+	figures.at += SECOND / 10;
+	is_int(step(), 0, "not all the time");
+	is_int(lags(69, 5), ECM_WAL_LET_FOLLOW, "also beyond the limit");
+	is_int(lags(10, 5), 0, "it has followed");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "again: a chance");
+	figures.at += SECOND / 10;
+	is_int(step(), 0, "which takes some time");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "a second one");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "a third one");
+	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "but no fourth");
+	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "nor any later");
+	is_int(lags(30, 5), 0, "below the limit, all is well");
+	is_int(lags(65, 32), ECM_WAL_DROP_LIMIT, "one that lags would not be helped");
+	is_int(lags(65, 31), ECM_WAL_LET_FOLLOW, "one that lags less would");
+	figures.pinned = true;
+	is_int(lags(65, 1), ECM_WAL_DROP_LIMIT, "nor would one that something else holds back");
+	is_int(lags(60, 1), 0, "so it is not tried");
+	figures.pinned = false;
+	figures.flush_lag = -1;
+	figures.at += SECOND;
+	figures.retained = 65 * MB;
+	is_int(step(), ECM_WAL_DROP_LIMIT, "nor one that nobody reads from");
+
+	start();
+	limits.server_limit = 64 * MB;
+	figures.safe = 40 * MB;
+	is_int(lags(40, 1), 0, "far from the server's own limit: nothing");
+	figures.safe = 30 * MB;
+	is_int(lags(50, 1), ECM_WAL_LET_FOLLOW, "half way: it is let follow");
+
+	start();
+	limits.min_free = 512 * MB;
+	figures.free = 600 * MB;
+	is_int(lags(31, 1), 0, "little is free, but it holds little");
+	is_int(lags(32, 1), ECM_WAL_LET_FOLLOW, "it may be to blame soon: let it follow");
+	figures.free = 500 * MB;
+	is_int(lags(100, 1), ECM_WAL_FREE_LOW | ECM_WAL_LET_FOLLOW, "it is to blame: the same");
+	is_int(lags(10, 1), ECM_WAL_MAKE_ROOM, "what it has let go of shall be removed");
+	is_int(lags(10, 1), 0, "once");
+	is_int(lags(100, 40), ECM_WAL_DROP_FREE, "one that lags is dropped");
+	figures.free = 255 * MB;
+	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "as is any when there is no time");
 }
 
 static void
@@ -344,6 +408,7 @@ test_wal_guard(void)
 	test_warning();
 	test_status();
 	test_limit();
+	test_follow();
 	test_free();
 	test_rates();
 	test_first_rates();
