@@ -284,7 +284,9 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	if (sample->slot_exists)
 	{
 		sample_decoding(stack->slot_name, &sample->decoding);
-		if (strcmp(sample->wal_status, "lost") != 0)
+		if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
+			sample->flush_lag_us = -1;
+		else if (strcmp(sample->wal_status, "lost") != 0)
 			sample->flush_lag_us =
 				ecm_history_age_of(stack_index, stack->dboid,
 								   sample->confirmed_flush_lsn,
@@ -293,7 +295,9 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0')
 		pin = *consumer_pin;
 	else
-		ecm_wal_find_pin(sample, inactive_since, &pin);
+		ecm_wal_find_pin(sample, inactive_since,
+						 stack->pid != 0 ? stack->conns[0].backend_pid : 0,
+						 &pin);
 	figures_of(sample, pin.by[0] != '\0', &figures);
 	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
 
