@@ -304,6 +304,28 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 	return actions | judge_limits(guard, figures, limits);
 }
 
+static int64_t
+smaller(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+int64_t
+ecm_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	int64_t		retained = f->exists && !f->lost ? f->retained : 0;
+	int64_t		allowance = INT64_MAX;
+
+	if (l->limit >= 0)
+		allowance = smaller(allowance, l->limit / 4 - retained);
+	if (l->server_limit >= 0)
+		allowance = smaller(allowance, l->server_limit / 4 - retained);
+	if (l->min_free > 0 && f->free >= 0)
+		allowance = smaller(allowance,
+							(f->free - l->min_free - l->min_free / 4) / 2);
+	return allowance > 0 ? allowance : 0;
+}
+
 void
 ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why)
 {

@@ -109,6 +109,14 @@ extern unsigned ecm_wal_guard_step(EcmWalGuard *guard,
 								   const EcmWalFigures *figures,
 								   const EcmWalLimits *limits);
 
+/*
+ * How many bytes of WAL may be written for what could as well be done later,
+ * lest that alone leads to a limit: as long as the slot holds less than a
+ * quarter of one, and half of what is free may be used.  0: none now.
+ */
+extern int64_t ecm_wal_guard_allowance(const EcmWalFigures *figures,
+									   const EcmWalLimits *limits);
+
 /* To be called when the slot has been dropped for that reason. */
 extern void ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why);
 

@@ -331,6 +331,25 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	return due;
 }
 
+int64
+ecm_wal_allowance(int stack_index, int64 wanted)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmWalSample sample = {0};
+	EcmWalFigures figures;
+	EcmWalLimits limits;
+	int64		allowance;
+
+	ecm_wal_limits(stack, &limits);
+	(void) ecm_wal_sample(stack->slot_name, &sample);
+	figures_of(&sample, false, &figures);
+	allowance = ecm_wal_guard_allowance(&figures, &limits);
+	if (allowance < wanted &&
+		figures.retained > Max(figures.flush_lag, 0) + wanted)
+		let_follow();
+	return allowance;
+}
+
 /*
  * Dropping the slot
  */

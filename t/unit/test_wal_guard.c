@@ -199,6 +199,39 @@ test_follow(void)
 	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "as is any when there is no time");
 }
 
+static int64_t
+allowance(int64_t held)
+{
+	figures.retained = held * MB;
+	return ecm_wal_guard_allowance(&figures, &limits) / MB;
+}
+
+static void
+test_allowance(void)
+{
+	start();
+	ok(allowance(1000) > 40000, "no limit and much free: much may be written");
+	limits.min_free = -1;
+	ok(allowance(1000) > 1000000000, "without any limit, everything");
+	limits.limit = 64 * MB;
+	is_int(allowance(6), 10, "up to a quarter of the limit");
+	is_int(allowance(16), 0, "no more than that");
+	is_int(allowance(100), 0, "nor less than nothing");
+	figures.lost = true;
+	is_int(allowance(100), 16, "a lost slot holds nothing back");
+	figures.lost = false;
+	limits.server_limit = 32 * MB;
+	is_int(allowance(6), 2, "the server's limit is one, too");
+	limits.limit = limits.server_limit = -1;
+	limits.min_free = 512 * MB;
+	figures.free = 660 * MB;
+	is_int(allowance(6), 10, "half of what is free, less what shall be, and some more");
+	figures.free = 100 * MB;
+	is_int(allowance(6), 0, "with too little free, nothing");
+	figures.free = -1;
+	ok(allowance(6) > 1000000000, "unknown is not too little");
+}
+
 static void
 test_free(void)
 {
@@ -409,6 +442,7 @@ test_wal_guard(void)
 	test_status();
 	test_limit();
 	test_follow();
+	test_allowance();
 	test_free();
 	test_rates();
 	test_first_rates();
