@@ -236,7 +236,7 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 		ecm_error_set(&order->reason, "54000",
 					  psprintf("replication slot \"%s\" holds back %s of WAL, more than electric_cm.retained_wal_limit",
 							   stack->slot_name, held),
-					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s.",
+					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
 									   ecm_size_text(limits->limit)));
 }
 

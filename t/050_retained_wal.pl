@@ -210,6 +210,7 @@ value('SELECT electric_cm_stop()');
 value("SELECT pg_terminate_backend($pid)");
 $reader->finish;
 seen("SELECT pinned_by = 'nobody is connected to the slot' FROM $view", '... and no longer than it does');
+write_wal(70);				# for it may have moved the slot on
 
 # settings of the server are heeded at once
 value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '64MB'});
