@@ -266,7 +266,7 @@ CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4) RETURNS int4
+CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shapes' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,

@@ -928,6 +928,7 @@ sample_wal(TimestampTz now)
 
 	if (now < sample_at && !stack->sample_requested)
 		return sample_at;
+	ecm_publish_connections();	/* whose walsender it is */
 	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
 	if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
 		enforce_wal_limit(&order);

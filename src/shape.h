@@ -323,7 +323,13 @@ extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot
 
 /* Deletes all chunks of a shape in the current transaction; returns how many. */
 extern int64 ecm_log_delete(int64 shape);
-extern int64 ecm_log_delete_some(int64 shape, int64 max);
+
+/*
+ * Likewise up to *max_chunks, which becomes less by as many as are deleted, or
+ * until this session has written WAL up to there (pgWalUsage.wal_bytes).
+ * Returns whether there are no more.
+ */
+extern bool ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end);
 
 /*
  * The captured chunks of a shape that is about to be live: deletes those whose

@@ -13,6 +13,7 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "executor/instrument.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -201,17 +202,20 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 }
 
 /*
- * _electric_cm.purge_shapes(shapes int8[], max_chunks int4) RETURNS int4
+ * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8)
+ *		RETURNS int4
  *
  * Frees what dropped shapes have left behind, in this order, until that many
- * chunks of their logs have been deleted.  Returns how many shapes are done.
- * Not with SQL: a consumer may be deleting the same, and one of them suffices.
+ * chunks of their logs have been deleted, or that many bytes of WAL written.
+ * Returns how many shapes are done.  Not with SQL: a consumer may be deleting
+ * the same, and one of them suffices.
  */
 Datum
 electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 {
 	ArrayType  *shapes = PG_GETARG_ARRAYTYPE_P(0);
 	int64		max_chunks = PG_GETARG_INT32(1);
+	uint64		wal_end = pgWalUsage.wal_bytes + Max(PG_GETARG_INT64(2), 1);
 	Oid			type = INT8ARRAYOID;
 	Datum	   *ids;
 	Datum		done;
@@ -221,12 +225,9 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 
 	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 					  TYPALIGN_DOUBLE, &ids, NULL, &n);
-	while (ndone < n && max_chunks > 0)
-	{
-		max_chunks -= ecm_log_delete_some(DatumGetInt64(ids[ndone]), max_chunks);
-		if (max_chunks > 0)
-			ndone++;			/* all that there was */
-	}
+	while (ndone < n &&
+		   ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
+		ndone++;
 	if (ndone > 0)
 	{
 		done = PointerGetDatum(construct_array(ids, ndone, INT8OID, sizeof(int64),

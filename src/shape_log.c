@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "executor/executor.h"
+#include "executor/instrument.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -370,31 +371,35 @@ ecm_chunk_scan_delete(EcmChunkScan *cs)
 /*
  * The snapshot is taken now, to find all that was committed so far.
  */
-int64
-ecm_log_delete_some(int64 shape, int64 max)
+bool
+ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end)
 {
 	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		deleted = 0;
+	bool		more = true;
 
 	ecm_chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, snapshot,
 						 RowExclusiveLock);
-	while (deleted < max && ecm_chunk_scan_next(&cs))
+	while (*max_chunks > 0 && pgWalUsage.wal_bytes < wal_end &&
+		   (more = ecm_chunk_scan_next(&cs)))
 	{
 		if (ecm_chunk_scan_delete(&cs))
-			deleted++;
+			(*max_chunks)--;
 	}
 	ecm_chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);
 	CommandCounterIncrement();
 
-	return deleted;
+	return !more;
 }
 
 int64
 ecm_log_delete(int64 shape)
 {
-	return ecm_log_delete_some(shape, PG_INT64_MAX);
+	int64		left = PG_INT64_MAX;
+
+	(void) ecm_log_delete_some(shape, &left, PG_UINT64_MAX);
+	return PG_INT64_MAX - left;
 }
 
 /*

@@ -9,6 +9,11 @@
  * pauses in between, so that neither the slot nor vacuum has to wait for long.
  * Readers don't care: for them a shape is gone when its row is.
  *
+ * After a checkpoint, what is deleted goes into the WAL as whole pages, as much
+ * as the logs were.  A slot that was dropped since it held too much leaves all
+ * its shapes to be deleted, and its successor must not go the same way.  So
+ * there is no hurry near a limit; but no end of it either.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -23,12 +28,21 @@
 #include "settings.h"
 #include "shape_purge.h"
 #include "shmem.h"
+#include "wal_watch.h"
 
 /* What is deleted in one transaction at most. */
 #define SLICE_SHAPES	1000
 #define SLICE_CHUNKS	2000
+#define SLICE_WAL		(INT64CONST(16) * 1024 * 1024)
 /* The pause before the next one. */
 #define SLICE_PAUSE_MS	50
+
+/* One that writes less WAL is not worth a transaction ... */
+#define SMALL_WAL		(INT64CONST(512) * 1024)
+/* ... so until that is allowed, we look this often, ... */
+#define LOOK_PAUSE_MS	500
+/* ... and after so long go on regardless. */
+#define PATIENCE_MS		5000
 
 typedef struct Purge
 {
@@ -49,6 +63,7 @@ static uint64 purge_job = 0;
 static uint64 scan_job = 0;
 static bool scan_wanted = false;
 static TimestampTz next_at = 0; /* nothing is done before; 0: at once */
+static TimestampTz held_since = 0;	/* so that no limit is reached; 0: not */
 static EcmBackoff backoff;
 
 /* what an event will say, once the transaction is complete */
@@ -202,12 +217,40 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	job_succeeded();
 }
 
+/* How many bytes of WAL the next slice may write; 0: it has to wait. */
+static int64
+wal_allowed(TimestampTz now)
+{
+	int64		allowance = ecm_wal_allowance(stack_index, SMALL_WAL);
+
+	if (allowance < SMALL_WAL)
+	{
+		if (held_since == 0 || now < held_since)
+			held_since = now;
+		if (!TimestampDifferenceExceeds(held_since, now, PATIENCE_MS))
+			return 0;
+		allowance = SMALL_WAL;
+	}
+	held_since = 0;
+	return Min(allowance, SLICE_WAL);
+}
+
 /* They come in the order in which they were dropped. */
 static void
-start_purge(XLogRecPtr applied_lsn)
+start_purge(TimestampTz now, XLogRecPtr applied_lsn)
 {
 	StringInfoData sql;
+	int64		max_wal;
 	int			n = 0;
+
+	if (!purges[first_purge].complete || applied_lsn < purges[first_purge].lsn)
+		return;
+	max_wal = wal_allowed(now);
+	if (max_wal == 0)
+	{
+		next_at = TimestampTzPlusMilliseconds(now, LOOK_PAUSE_MS);
+		return;
+	}
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT _electric_cm.purge_shapes(");
@@ -217,11 +260,8 @@ start_purge(XLogRecPtr applied_lsn)
 			break;
 		appendStringInfo(&sql, "%s" INT64_FORMAT, n++ > 0 ? "," : "'{", purges[i].id);
 	}
-	if (n > 0)
-	{
-		appendStringInfo(&sql, "}', %d)", SLICE_CHUNKS);
-		purge_job = ecm_pool_submit(sql.data, 0, purge_done, NULL);
-	}
+	appendStringInfo(&sql, "}', %d, " INT64_FORMAT ")", SLICE_CHUNKS, max_wal);
+	purge_job = ecm_pool_submit(sql.data, 0, purge_done, NULL);
 	pfree(sql.data);
 }
 
@@ -266,7 +306,7 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 		return;
 	next_at = 0;
 	if (first_purge < npurges)
-		start_purge(applied_lsn);
+		start_purge(now, applied_lsn);
 	else if (scan_wanted)
 		start_scan();
 }
@@ -288,5 +328,5 @@ ecm_purges_forget(void)
 		ecm_pool_cancel(scan_job);
 	purge_job = scan_job = 0;
 	scan_wanted = false;
-	next_at = 0;
+	next_at = held_since = 0;
 }

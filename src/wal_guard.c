@@ -7,6 +7,10 @@
  * it retains goes up and down all the time.  Hence the averages, and the
  * hysteresis: a warning is over when it has been so by a margin.
  *
+ * Such a step needs a record of the running transactions in the WAL, which the
+ * server may not write in time.  So half way to a limit one is asked for, and a
+ * slot that would be well within the limit by it is not dropped at once.
+ *
  *-------------------------------------------------------------------------
  */
 #include "wal_guard.h"
@@ -15,25 +19,42 @@
 
 /* Two samples closer to each other than this say nothing about rates. */
 #define MIN_RATE_US		(SECOND_US / 5)
-/* Time constant of the averages, seconds. */
-#define RATE_SECONDS	60.0
 /*
- * A slot that moves on in steps seems to fall behind by up to a quarter of what
- * is written, between two steps.
+ * Time constant of the averages, seconds.  What was observed for a shorter time
+ * is a plain average over that; a burst in the first moments counts as if it
+ * had taken longer.
  */
+#define RATE_SECONDS	60.0
+#define MIN_SECONDS		10.0
+/*
+ * A slot that moves on in steps seems to fall behind by all that is written
+ * between two steps, that is, by a quarter of what was written in a minute.
+ */
+#define STEP_SECONDS	15.0
 #define KEEPS_UP		0.33
 /* Nothing that is farther away is worth showing. */
 #define FAR_AWAY		(365 * 86400.0)
 
+/* Time between two records that a slot needs to follow. */
+#define FOLLOW_US		(SECOND_US / 2)
+/* So many does it get beyond a limit, before it is dropped. */
+#define MAX_CHANCES		3
+
 /* In how many intervals may a limit be reached before we look more often? */
 #define NEAR_INTERVALS	10
 
-static void
-average(double *rate, bool *known, double now, double seconds)
+static double
+larger(double a, double b)
 {
-	*rate = *known ?
-		*rate + (now - *rate) * seconds / (seconds + RATE_SECONDS) : now;
-	*known = true;
+	return a > b ? a : b;
+}
+
+/* Adds what was seen for some seconds to the average over those before. */
+static double
+average(double rate, double before, double now, double seconds)
+{
+	return (rate * larger(before, MIN_SECONDS) + now * seconds) /
+		larger(before + seconds, MIN_SECONDS);
 }
 
 static void
@@ -48,41 +69,54 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 	if (g->at != 0 && f->at > g->at && f->current_lsn >= g->current_lsn)
 	{
 		double		written = (double) (f->current_lsn - g->current_lsn) / seconds;
-		bool		known = g->wal_rate_known && !g->rates_afresh;
-
-		average(&g->wal_rate, &known, written, seconds);
-		g->wal_rate_known = true;
 
 		/* a new slot's growth is compared with what is written from then on */
-		g->rates_afresh = restart_lsn == 0 || g->restart_lsn == 0;
-		if (g->rates_afresh)
+		if (restart_lsn == 0 || g->restart_lsn == 0)
 		{
 			g->growth = 0;
-			g->growth_known = false;
+			g->wal_rate = average(0, 0, written, seconds);
+			g->seconds = 0;
 		}
-		else if (restart_lsn >= g->restart_lsn)
+		else
 		{
-			average(&g->growth, &g->growth_known,
-					written - (double) (restart_lsn - g->restart_lsn) / seconds,
-					seconds);
+			g->wal_rate = average(g->wal_rate, g->seconds, written, seconds);
+			if (restart_lsn >= g->restart_lsn)
+				g->growth = average(g->growth, g->seconds,
+									written - (double) (restart_lsn - g->restart_lsn) / seconds,
+									seconds);
 			/* what it has caught up with is no credit for later */
-			if (g->growth < 0)
-				g->growth = 0;
+			g->growth = larger(g->growth, 0);
+			g->seconds = g->seconds + seconds < RATE_SECONDS ?
+				g->seconds + seconds : RATE_SECONDS;
 		}
+		g->wal_rate_known = true;
 	}
 	g->at = f->at;
 	g->current_lsn = f->current_lsn;
 	g->restart_lsn = restart_lsn;
 }
 
+/*
+ * Does the slot fall behind, for all that we know?  One that nobody uses does,
+ * from the first byte; one in use may be between two steps.
+ */
+static bool
+falls_behind(const EcmWalGuard *g, bool connected)
+{
+	if (g->growth <= 0 || g->seconds <= 0)
+		return false;
+	return !connected ||
+		g->growth >= g->wal_rate * larger(KEEPS_UP, STEP_SECONDS / g->seconds);
+}
+
 /* Notes how long it takes to use up that much room. */
 static void
-reckon(EcmWalGuard *g, int64_t room)
+reckon(EcmWalGuard *g, const EcmWalFigures *f, int64_t room)
 {
 	double		seconds;
 	int64_t		us;
 
-	if (room > 0 && (g->growth <= 0 || g->growth < g->wal_rate * KEEPS_UP))
+	if (room > 0 && !falls_behind(g, f->connected))
 		return;
 	seconds = room > 0 ? (double) room / g->growth : 0;
 	if (seconds > FAR_AWAY)
@@ -99,20 +133,22 @@ look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	g->near_limit = g->short_of_room;
 	if (!f->exists || f->lost)
 		return;
+	/* nothing can be foretold yet, so look */
+	g->near_limit |= f->connected && g->seconds < STEP_SECONDS;
 
 	if (l->limit >= 0)
 	{
-		reckon(g, l->limit - f->retained);
+		reckon(g, f, l->limit - f->retained);
 		g->near_limit |= f->retained > l->limit - l->limit / 4;
 	}
 	if (f->safe >= 0)
 	{
-		reckon(g, f->safe);
+		reckon(g, f, f->safe);
 		g->near_limit |= f->safe < l->server_limit / 4;
 	}
 	if (f->free >= 0)
 	{
-		reckon(g, l->min_free > 0 ? f->free - l->min_free : f->free);
+		reckon(g, f, l->min_free > 0 ? f->free - l->min_free : f->free);
 		g->near_limit |= l->min_free > 0 &&
 			f->free < l->min_free + l->min_free / 4;
 	}
@@ -188,6 +224,58 @@ judge_free(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	return 0;
 }
 
+/* Would a step make a difference to a limit of retained WAL, or of what is safe? */
+static bool
+could_follow(const EcmWalFigures *f, int64_t limit)
+{
+	return f->flush_lag >= 0 && !f->pinned &&
+		f->flush_lag < limit / 2 && f->flush_lag < f->retained / 2;
+}
+
+static unsigned
+judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	bool		over = l->limit >= 0 && f->retained > l->limit;
+	bool		low = g->free_low && f->free < l->min_free &&
+		f->retained >= ECM_WAL_BLAME_BYTES;
+	unsigned	drop = (over ? ECM_WAL_DROP_LIMIT : 0) | (low ? ECM_WAL_DROP_FREE : 0);
+	bool		for_limit = l->limit >= 0 && f->retained > l->limit / 2 &&
+		could_follow(f, l->limit);
+	bool		for_server = f->safe >= 0 && f->safe < l->server_limit / 2 &&
+		could_follow(f, l->server_limit);
+	bool		for_free = l->min_free > 0 && f->free >= 0 &&
+		f->free < l->min_free + l->min_free / 4 &&
+		f->retained >= ECM_WAL_BLAME_BYTES / 2 &&
+		could_follow(f, ECM_WAL_BLAME_BYTES);
+	unsigned	actions = 0;
+
+	if (drop == 0)
+		g->chances = 0;
+	if (!low && g->follow_for_room)
+	{
+		g->follow_for_room = false;
+		actions |= ECM_WAL_MAKE_ROOM;
+	}
+	g->near_limit |= for_limit || for_server || for_free;
+
+	/* with half of what shall be free gone as well, there is no time for that */
+	if ((over && !for_limit) ||
+		(low && (!for_free || f->free < l->min_free / 2)) ||
+		(drop != 0 && g->chances >= MAX_CHANCES))
+		return actions | drop;
+	if (!for_limit && !for_server && !for_free)
+		return actions;
+
+	/* the clock may be set back, too */
+	if (f->at >= g->follow_at && f->at - g->follow_at < FOLLOW_US)
+		return actions;
+	g->follow_at = f->at;
+	if (drop != 0)
+		g->chances++;
+	g->follow_for_room |= low;
+	return actions | ECM_WAL_LET_FOLLOW;
+}
+
 unsigned
 ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 				   const EcmWalLimits *limits)
@@ -208,13 +296,34 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 	}
 
 	if (!figures->exists || figures->lost)
+	{
+		guard->chances = 0;
+		guard->follow_for_room = false;
 		return actions;
-	if (limits->limit >= 0 && figures->retained > limits->limit)
-		actions |= ECM_WAL_DROP_LIMIT;
-	if (guard->free_low && figures->free < limits->min_free &&
-		figures->retained >= ECM_WAL_BLAME_BYTES)
-		actions |= ECM_WAL_DROP_FREE;
-	return actions;
+	}
+	return actions | judge_limits(guard, figures, limits);
+}
+
+static int64_t
+smaller(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+int64_t
+ecm_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	int64_t		retained = f->exists && !f->lost ? f->retained : 0;
+	int64_t		allowance = INT64_MAX;
+
+	if (l->limit >= 0)
+		allowance = smaller(allowance, l->limit / 4 - retained);
+	if (l->server_limit >= 0)
+		allowance = smaller(allowance, l->server_limit / 4 - retained);
+	if (l->min_free > 0 && f->free >= 0)
+		allowance = smaller(allowance,
+							(f->free - l->min_free - l->min_free / 4) / 2);
+	return allowance > 0 ? allowance : 0;
 }
 
 void

@@ -34,6 +34,9 @@ typedef struct EcmWalFigures
 	bool		lost;
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
+	bool		connected;		/* somebody uses it */
+	bool		pinned;			/* it is known what holds it back */
+	int64_t		flush_lag;		/* bytes that are not confirmed */
 	int64_t		retained;		/* bytes */
 	int64_t		safe;			/* bytes until the server's own limit */
 	int64_t		free;			/* bytes under pg_wal */
@@ -48,7 +51,10 @@ typedef struct EcmWalLimits
 	int64_t		interval_us;
 } EcmWalLimits;
 
-/* Actions, as bits.  All but those to drop the slot come once each time. */
+/*
+ * Actions, as bits.  Those to drop the slot come as long as it is there, all
+ * others when there is something to do.
+ */
 #define ECM_WAL_WARN			0x0001	/* retained WAL has crossed warned_at */
 #define ECM_WAL_WARN_OVER		0x0002
 #define ECM_WAL_UNRESERVED		0x0004	/* the server is about to give it up */
@@ -57,6 +63,8 @@ typedef struct EcmWalLimits
 #define ECM_WAL_FREE_OVER		0x0020
 #define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let the
 										 * server remove its WAL */
+#define ECM_WAL_LET_FOLLOW		0x0200	/* log the running transactions, which
+										 * is what the slot waits for */
 #define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
 #define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
 #define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
@@ -68,8 +76,8 @@ typedef struct EcmWalGuard
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		wal_rate_known;
-	bool		rates_afresh;	/* what was averaged so far was before the slot */
-	bool		growth_known;
+	double		seconds;		/* for so long the slot has been observed, up
+								 * to the time constant of the averages */
 
 	/* what has been said */
 	int64_t		warned_at;		/* bytes of the last warning, 0: none */
@@ -84,6 +92,11 @@ typedef struct EcmWalGuard
 	bool		short_of_room;
 	bool		room_made;		/* that has been acted on */
 
+	/* a slot that could follow is given the chance before it is dropped */
+	int64_t		follow_at;		/* when it was last, 0: never */
+	int			chances;		/* so often beyond a limit */
+	bool		follow_for_room;	/* what it lets go of shall be removed */
+
 	/* results */
 	double		wal_rate;		/* bytes/s written; an average over a minute */
 	double		growth;			/* bytes/s by which the slot falls behind */
@@ -95,6 +108,14 @@ typedef struct EcmWalGuard
 extern unsigned ecm_wal_guard_step(EcmWalGuard *guard,
 								   const EcmWalFigures *figures,
 								   const EcmWalLimits *limits);
+
+/*
+ * How many bytes of WAL may be written for what could as well be done later,
+ * lest that alone leads to a limit: as long as the slot holds less than a
+ * quarter of one, and half of what is free may be used.  0: none now.
+ */
+extern int64_t ecm_wal_guard_allowance(const EcmWalFigures *figures,
+									   const EcmWalLimits *limits);
 
 /* To be called when the slot has been dropped for that reason. */
 extern void ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why);

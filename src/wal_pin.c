@@ -6,7 +6,8 @@
  * A slot can't move past the beginning of a transaction that is still open, in
  * whatever database, for its changes are still to be decoded.  So if everything
  * has been decoded and confirmed that is younger than the oldest transaction
- * with an ID, that one is what the slot waits for.
+ * with an ID, that one is what the slot waits for.  A slot that is being made
+ * has nothing confirmed, and waits for all that were running.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,8 +26,8 @@
 /* A transaction that is younger is nobody's fault. */
 #define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
 
-static void
-describe_backend(int pid, const EcmWalSample *sample, EcmPin *pin)
+static PgBackendStatus *
+find_backend(int pid)
 {
 	int			nbackends;
 
@@ -35,24 +36,44 @@ describe_backend(int pid, const EcmWalSample *sample, EcmPin *pin)
 	for (int i = 1; i <= nbackends; i++)
 	{
 		PgBackendStatus *backend = ecm_backend_status(i);
-		TimestampTz began = backend->st_xact_start_timestamp;
-		int64		open_us = sample->sampled_at - began;
-		int64		seconds = open_us / USECS_PER_SEC;
-		char		appname[NAMEDATALEN];
 
-		if (backend->st_procpid != pid)
-			continue;
-		if (began == 0 || open_us < OPEN_TRANSACTION_US ||
-			sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us)
-			return;
-		ecm_copy_text(appname, sizeof(appname), backend->st_appname);
-		snprintf(pin->by, sizeof(pin->by),
-				 "an open transaction of PID %d%s%s%s, for " INT64_FORMAT ":%02d:%02d",
-				 pid, appname[0] ? " (" : "", appname, appname[0] ? ")" : "",
-				 seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
-		pin->since = began;
-		return;
+		if (backend->st_procpid == pid)
+			return backend;
 	}
+	return NULL;
+}
+
+/* "PID 123 (name)", palloc'd. */
+static char *
+name_backend(int pid, const PgBackendStatus *backend)
+{
+	char		appname[NAMEDATALEN] = "";
+
+	if (backend != NULL)
+		ecm_copy_text(appname, sizeof(appname), backend->st_appname);
+	return psprintf("PID %d%s%s%s", pid, appname[0] ? " (" : "", appname,
+					appname[0] ? ")" : "");
+}
+
+static void
+describe_transaction(int pid, const EcmWalSample *sample, EcmPin *pin)
+{
+	PgBackendStatus *backend = find_backend(pid);
+	TimestampTz began = backend != NULL ? backend->st_xact_start_timestamp : 0;
+	int64		open_us = sample->sampled_at - began;
+	int64		seconds = open_us / USECS_PER_SEC;
+	bool		being_made = XLogRecPtrIsInvalid(sample->confirmed_flush_lsn);
+
+	if (began == 0 || open_us < OPEN_TRANSACTION_US)
+		return;
+	if (!being_made &&
+		(sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us))
+		return;
+	snprintf(pin->by, sizeof(pin->by),
+			 "an open transaction of %s, for " INT64_FORMAT ":%02d:%02d",
+			 name_backend(pid, backend),
+			 seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
+	pin->since = began;
 }
 
 static void
@@ -68,7 +89,7 @@ find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
 		return;					/* none has an ID */
 	pid = BackendXidGetPid(oldest);
 	if (pid != 0)
-		describe_backend(pid, sample, pin);
+		describe_transaction(pid, sample, pin);
 	else if (TransactionIdIsInProgress(oldest))
 	{
 		/* since when, only its state file knows: the caller remembers */
@@ -80,7 +101,7 @@ find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
 
 void
 ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
-				 EcmPin *pin)
+				 int walsender, EcmPin *pin)
 {
 	memset(pin, 0, sizeof(*pin));
 	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0)
@@ -89,6 +110,14 @@ ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
 	{
 		strlcpy(pin->by, "nobody is connected to the slot", sizeof(pin->by));
 		pin->since = inactive_since;
+		return;
+	}
+	if (sample->active_pid != walsender)
+	{
+		/* since when, nobody knows: the caller remembers */
+		snprintf(pin->by, sizeof(pin->by), "%s, which uses the slot",
+				 name_backend(sample->active_pid, find_backend(sample->active_pid)));
+		pin->since = sample->sampled_at;
 		return;
 	}
 	find_open_transaction(sample, pin);

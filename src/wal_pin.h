@@ -21,11 +21,13 @@ typedef struct EcmPin
 
 /*
  * Looks for what holds the slot of that sample back: nobody is connected
- * (inactive_since: when that was first seen), or a transaction is open since
- * before what could be let go.  That a consumer hangs its manager knows better.
- * Waits for nothing and needs no transaction.
+ * (inactive_since: when that was first seen), somebody else is (walsender: our
+ * own, 0: none), or a transaction is open since before what could be let go.
+ * That a consumer hangs its manager knows better.  Waits for nothing and needs
+ * no transaction.
  */
 extern void ecm_wal_find_pin(const EcmWalSample *sample,
-							 TimestampTz inactive_since, EcmPin *pin);
+							 TimestampTz inactive_since, int walsender,
+							 EcmPin *pin);
 
 #endif							/* ECM_WAL_PIN_H */

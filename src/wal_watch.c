@@ -18,6 +18,7 @@
 #include "pgstat.h"
 #include "postmaster/bgwriter.h"
 #include "replication/slot.h"
+#include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -124,7 +125,7 @@ note_activity(const char *slot_name)
 }
 
 static void
-figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
+figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
 	figures->at = sample->sampled_at;
 	figures->exists = sample->slot_exists;
@@ -132,6 +133,12 @@ figures_of(const EcmWalSample *sample, EcmWalFigures *figures)
 	figures->lost = strcmp(sample->wal_status, "lost") == 0;
 	figures->current_lsn = sample->current_lsn;
 	figures->restart_lsn = sample->restart_lsn;
+	figures->connected = sample->active;
+	figures->pinned = pinned;
+	/* of a slot that is still being made, or that nobody reads from, it is real */
+	figures->flush_lag = sample->active &&
+		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
+		sample->flush_lag_bytes : -1;
 	figures->retained = sample->retained_wal_bytes;
 	figures->safe = sample->safe_wal_size;
 	figures->free = sample->wal_free_bytes;
@@ -230,13 +237,24 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 		ecm_error_set(&order->reason, "54000",
 					  psprintf("replication slot \"%s\" holds back %s of WAL, more than electric_cm.retained_wal_limit",
 							   stack->slot_name, held),
-					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s.",
+					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
 									   ecm_size_text(limits->limit)));
 }
 
 /*
  * Watching
  */
+
+/*
+ * A slot moves on when it decodes a record of the running transactions.  The
+ * server writes one every 15 seconds, and in checkpoints.
+ */
+static void
+let_follow(void)
+{
+	if (!RecoveryInProgress() && XLogStandbyInfoActive())
+		(void) LogStandbySnapshot();
+}
 
 /* The part of the entry that is needed here, as a copy of our own. */
 static EcmStack *
@@ -314,19 +332,23 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	if (sample->slot_exists)
 	{
 		sample_decoding(stack->slot_name, &sample->decoding);
-		if (strcmp(sample->wal_status, "lost") != 0)
+		if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
+			sample->flush_lag_us = -1;
+		else if (strcmp(sample->wal_status, "lost") != 0)
 			sample->flush_lag_us =
 				ecm_history_age_of(stack_index, stack->dboid,
 								   sample->confirmed_flush_lsn,
 								   sample->current_lsn, sample->sampled_at);
 	}
-	figures_of(sample, &figures);
-	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
-
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0')
 		pin = *consumer_pin;
 	else
-		ecm_wal_find_pin(sample, inactive_since, &pin);
+		ecm_wal_find_pin(sample, inactive_since,
+						 stack->pid != 0 ? stack->conns[0].backend_pid : 0,
+						 &pin);
+	figures_of(sample, pin.by[0] != '\0', &figures);
+	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
+
 	/* found now, but not for the first time */
 	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
 		pin.since = stack->pinned_since;
@@ -345,6 +367,8 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 
 	report(stack, actions, &limits, &pin);
 	give_order(stack, actions & ECM_WAL_DROP, &limits, &pin, order);
+	if (actions & ECM_WAL_LET_FOLLOW)
+		let_follow();
 	if (actions & ECM_WAL_MAKE_ROOM)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
 	watch_former_slot(stack_index, &limits);
@@ -354,6 +378,25 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	due = sample->sampled_at + limits.interval_us;
 	pfree(stack);
 	return due;
+}
+
+int64
+ecm_wal_allowance(int stack_index, int64 wanted)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmWalSample sample = {0};
+	EcmWalFigures figures;
+	EcmWalLimits limits;
+	int64		allowance;
+
+	ecm_wal_limits(stack, &limits);
+	(void) ecm_wal_sample(stack->slot_name, &sample);
+	figures_of(&sample, false, &figures);
+	allowance = ecm_wal_guard_allowance(&figures, &limits);
+	if (allowance < wanted &&
+		figures.retained > Max(figures.flush_lag, 0) + wanted)
+		let_follow();
+	return allowance;
 }
 
 /*

@@ -41,6 +41,13 @@ extern TimestampTz ecm_wal_watch(int stack_index, const EcmPin *consumer_pin,
 								 EcmWalOrder *order);
 
 /*
+ * How many bytes of WAL the stack may write now for what could as well be done
+ * later (ecm_wal_guard_allowance()).  If that is less than wanted, the slot is
+ * let move on, so that it may soon be more; call again, but not all the time.
+ */
+extern int64 ecm_wal_allowance(int stack_index, int64 wanted);
+
+/*
  * Carries an order out in this process: drops the slot if it is ours and nobody
  * uses it.  A stack that streams does that by making a new slot; it says so
  * here (ecm_wal_slot_goes()) before it does.

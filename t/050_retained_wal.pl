@@ -191,6 +191,27 @@ seen("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'retained_wal_wa
 	'a warning comes as usual');
 seen("SELECT max(retained_wal_bytes) > 64 * 1024 * 1024 FROM electric_cm_retained_wal_history", 'the history goes on');
 
+#
+# Somebody else reads from the slot
+#
+my $reader = IPC::Run::start(
+	[ 'pg_recvlogical', '--dbname', $node->connstr($db) . ' application_name=reader', '--slot', 'electric_cm_postgres', '--start', '--no-loop',
+		'--option', 'proto_version=1', '--option', 'publication_names=electric_cm_publication', '--file', '/dev/null' ],
+	'>', \my $reader_output, '2>', \my $reader_errors);
+seen(q{SELECT active FROM pg_replication_slots WHERE slot_name = 'electric_cm_postgres'});
+$pid = value(q{SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'electric_cm_postgres'});
+seen("SELECT pinned_by = 'PID $pid (reader), which uses the slot' FROM $view", 'stopped: who uses the slot is said');
+$since = value("SELECT pinned_since FROM $view");
+value('SELECT electric_cm_start()');
+seen(q{SELECT status = 'starting' AND last_error LIKE '%is active for PID%' FROM electric_cm_stat_manager});
+seen("SELECT pinned_by = 'PID $pid (reader), which uses the slot' AND pinned_since = '$since'
+		AND sampled_at > '$since'::timestamptz + interval '1 s' FROM $view", 'starting: likewise, since it was first seen');
+value('SELECT electric_cm_stop()');
+value("SELECT pg_terminate_backend($pid)");
+$reader->finish;
+seen("SELECT pinned_by = 'nobody is connected to the slot' FROM $view", '... and no longer than it does');
+write_wal(70);				# for it may have moved the slot on
+
 # settings of the server are heeded at once
 value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '64MB'});
 value('SELECT pg_reload_conf()');
@@ -200,7 +221,25 @@ seen(q{SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_l
 seen("SELECT retained_wal_bytes IS NULL AND active IS NULL AND current_lsn IS NOT NULL FROM $view", '... and nothing is shown of it any more');
 is(value('SELECT electric_cm_report_retained_wal_size() IS NULL'), 't', '... or returned');
 is(value('SELECT electric_cm_status()'), 'stopped', 'it is still stopped');
+
+#
+# A slot that is being made waits for whoever was there before it
+#
+$session = $node->background_psql('other', on_error_stop => 0);
+$session->query_safe(q{SET application_name = 'forgotten'});
+$session->query_safe('BEGIN');
+$session->query_safe('CREATE TABLE open_again (i int)');
+$pid = $session->query_safe('SELECT pg_backend_pid()');
 value('SELECT electric_cm_start()');
+seen(q{SELECT status = 'starting' AND step = 'create_slot' FROM electric_cm_stat_manager});
+seen("SELECT pinned_by LIKE 'an open transaction of PID $pid (forgotten), for 0:%' AND pinned_since < sampled_at FROM $view",
+	'making a slot: the transaction that it waits for is named');
+write_wal(70);
+seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, '... it holds back WAL meanwhile');
+like(value(q{SELECT detail FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
+	qr/^It is held back by: an open transaction of PID $pid \(forgotten\)/, '... and the reason is in the event');
+$session->query_safe('ROLLBACK');
+$session->quit;
 ok(wait_active($node, $db), 'active again');
 is(value('SELECT count(*) FROM electric_cm_shapes'), 0, 'without its shapes');
 is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 1, '... and an event says so, too');

@@ -26,6 +26,7 @@ start(void)
 	figures.at = START;
 	figures.exists = true;
 	figures.current_lsn = figures.restart_lsn = 100 * MB;
+	figures.flush_lag = -1;
 	figures.safe = -1;
 	figures.free = 100000 * MB;
 	limits.warning = 1024 * MB;
@@ -135,6 +136,102 @@ test_limit(void)
 	ok(!guard.near_limit, "far from the limit");
 }
 
+/* A second later the slot holds so many MB, and lacks so many. */
+static unsigned
+lags(int64_t held, int64_t lag)
+{
+	figures.at += SECOND;
+	figures.retained = held * MB;
+	figures.flush_lag = lag * MB;
+	return step();
+}
+
+static void
+test_follow(void)
+{
+	start();
+	figures.connected = true;
+	limits.limit = 64 * MB;
+	is_int(lags(32, 1), 0, "up to half the limit: nothing");
+	is_int(lags(33, 1), ECM_WAL_LET_FOLLOW, "beyond, the slot is let follow");
+	ok(guard.near_limit, "and looked at again soon");
+	figures.at += SECOND / 10;
+	is_int(step(), 0, "not all the time");
+	is_int(lags(69, 5), ECM_WAL_LET_FOLLOW, "also beyond the limit");
+	is_int(lags(10, 5), 0, "it has followed");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "again: a chance");
+	figures.at += SECOND / 10;
+	is_int(step(), 0, "which takes some time");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "a second one");
+	is_int(lags(80, 5), ECM_WAL_LET_FOLLOW, "a third one");
+	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "but no fourth");
+	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "nor any later");
+	is_int(lags(30, 5), 0, "below the limit, all is well");
+	is_int(lags(65, 32), ECM_WAL_DROP_LIMIT, "one that lags would not be helped");
+	is_int(lags(65, 31), ECM_WAL_LET_FOLLOW, "one that lags less would");
+	figures.pinned = true;
+	is_int(lags(65, 1), ECM_WAL_DROP_LIMIT, "nor would one that something else holds back");
+	is_int(lags(60, 1), 0, "so it is not tried");
+	figures.pinned = false;
+	figures.flush_lag = -1;
+	figures.at += SECOND;
+	figures.retained = 65 * MB;
+	is_int(step(), ECM_WAL_DROP_LIMIT, "nor one that nobody reads from");
+
+	start();
+	limits.server_limit = 64 * MB;
+	figures.safe = 40 * MB;
+	is_int(lags(40, 1), 0, "far from the server's own limit: nothing");
+	figures.safe = 30 * MB;
+	is_int(lags(50, 1), ECM_WAL_LET_FOLLOW, "half way: it is let follow");
+
+	start();
+	limits.min_free = 512 * MB;
+	figures.free = 600 * MB;
+	is_int(lags(31, 1), 0, "little is free, but it holds little");
+	is_int(lags(32, 1), ECM_WAL_LET_FOLLOW, "it may be to blame soon: let it follow");
+	figures.free = 500 * MB;
+	is_int(lags(100, 1), ECM_WAL_FREE_LOW | ECM_WAL_LET_FOLLOW, "it is to blame: the same");
+	is_int(lags(10, 1), ECM_WAL_MAKE_ROOM, "what it has let go of shall be removed");
+	is_int(lags(10, 1), 0, "once");
+	is_int(lags(100, 40), ECM_WAL_DROP_FREE, "one that lags is dropped");
+	figures.free = 255 * MB;
+	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "as is any when there is no time");
+}
+
+static int64_t
+allowance(int64_t held)
+{
+	figures.retained = held * MB;
+	return ecm_wal_guard_allowance(&figures, &limits) / MB;
+}
+
+static void
+test_allowance(void)
+{
+	start();
+	ok(allowance(1000) > 40000, "no limit and much free: much may be written");
+	limits.min_free = -1;
+	ok(allowance(1000) > 1000000000, "without any limit, everything");
+	limits.limit = 64 * MB;
+	is_int(allowance(6), 10, "up to a quarter of the limit");
+	is_int(allowance(16), 0, "no more than that");
+	is_int(allowance(100), 0, "nor less than nothing");
+	figures.lost = true;
+	is_int(allowance(100), 16, "a lost slot holds nothing back");
+	figures.lost = false;
+	limits.server_limit = 32 * MB;
+	is_int(allowance(6), 2, "the server's limit is one, too");
+	limits.limit = limits.server_limit = -1;
+	limits.min_free = 512 * MB;
+	figures.free = 660 * MB;
+	is_int(allowance(6), 10, "half of what is free, less what shall be, and some more");
+	figures.free = 100 * MB;
+	is_int(allowance(6), 0, "with too little free, nothing");
+	figures.free = -1;
+	ok(allowance(6) > 1000000000, "unknown is not too little");
+}
+
 static void
 test_free(void)
 {
@@ -227,6 +324,7 @@ test_rates(void)
 	/* ten minutes of 50 MB/s, and the slot moves on every 15 seconds */
 	start();
 	limits.limit = 4000 * MB;
+	figures.connected = true;
 	for (i = 1; i <= 600; i++)
 	{
 		figures.at += SECOND;
@@ -264,12 +362,89 @@ test_rates(void)
 	ok(guard.time_to_limit_us > 0, "what an old slot held is no credit for a new one");
 }
 
+/* So many MB have been written, and the slot holds so many. */
+static void
+after(int64_t seconds, int64_t mb, int64_t held)
+{
+	figures.at += seconds * SECOND;
+	figures.current_lsn += mb * MB;
+	figures.retained = held * MB;
+	figures.restart_lsn = figures.current_lsn - held * MB;
+	(void) step();
+}
+
+/* The slot's first minute, in use. */
+static void
+test_first_rates(void)
+{
+	int			i;
+
+	start();
+	limits.limit = 2048 * MB;
+	figures.connected = true;
+	(void) step();
+	ok(guard.near_limit, "a slot that is new is looked at often");
+	after(2, 100, 100);
+	is_int((int64_t) guard.wal_rate, 10 * MB, "a burst does not count in full");
+	is_int(guard.time_to_limit_us, -1, "nor is anything foretold by it");
+	after(2, 0, 0);
+	for (i = 0; i < 7; i++)
+	{
+		after(8, 0, 0);
+		CHECK(guard.time_to_limit_us == -1);
+	}
+	checked("once the slot has followed, nothing remains of it");
+	ok(!guard.near_limit, "and it is left alone");
+	is_int((int64_t) guard.wal_rate, 100 * MB / 60, "100 MB in a minute are so many per second");
+
+	/* 50 MB/s from the beginning, in steps of 15 seconds */
+	start();
+	limits.limit = 4000 * MB;
+	figures.connected = true;
+	(void) step();
+	for (i = 1; i <= 120; i++)
+	{
+		after(1, 50, 50 * (i % 15));
+		CHECK(guard.time_to_limit_us == -1);
+	}
+	checked("a new slot that moves on in steps raises no alarm");
+
+	/* it does not move at all */
+	start();
+	limits.limit = 4000 * MB;
+	figures.connected = true;
+	(void) step();
+	for (i = 1; i <= 16; i++)
+		after(1, 50, 50 * i);
+	is_int(guard.time_to_limit_us / SECOND, 64, "one that does not, does so when a step was due");
+}
+
+/* It held a lot, and is rid of it: what is predicted is over, too. */
+static void
+test_catching_up(void)
+{
+	int			i;
+
+	start();
+	limits.limit = 2048 * MB;
+	for (i = 1; i <= 10; i++)
+		after(10, 100, 100 * i);
+	ok(guard.time_to_limit_us > 0, "a slot that is held back comes to a limit");
+	figures.connected = true;
+	after(10, 100, 10);
+	is_int(guard.time_to_limit_us, -1, "when it has caught up, no longer");
+}
+
 void
 test_wal_guard(void)
 {
 	test_warning();
 	test_status();
 	test_limit();
+	test_follow();
+	test_allowance();
 	test_free();
 	test_rates();
+	test_first_rates();
+	test_catching_up();
 }
