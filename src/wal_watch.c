@@ -289,7 +289,7 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	strlcpy(stack->slot_name, stack->former_slot, NAMEDATALEN);
 	memset(&stack->wal, 0, sizeof(stack->wal));
 	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
-	figures_of(&stack->wal, &figures);
+	figures_of(&stack->wal, false, &figures);
 	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
 	stack->wal_guard = stack->former_guard;
 	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin);
