@@ -130,8 +130,10 @@ sub write_wal
 {
 	my ($node, $db, $mb) = @_;
 
+	# with a transaction ID, so that its commit flushes the WAL: what is not
+	# written yet is not retained
 	$node->safe_psql($db,
-		"SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))) FROM generate_series(1, $mb)");
+		"SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))), pg_current_xact_id() FROM generate_series(1, $mb)");
 	return;
 }
 
