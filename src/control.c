@@ -55,12 +55,6 @@ static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
 static bool exit_callback_registered = false;
 static bool start_at_session_end = false;
 
-static char *
-own_datname(void)
-{
-	return get_database_name(MyDatabaseId);
-}
-
 /* Waits until a manager runs that was started after the first 'runs'. */
 static void
 await_run(uint64 runs)
@@ -321,7 +315,7 @@ electric_cm_register(NO_ARGUMENTS)
 	}
 
 	register_callbacks();
-	strlcpy(register_datname, own_datname(), sizeof(register_datname));
+	strlcpy(register_datname, get_database_name(MyDatabaseId), sizeof(register_datname));
 	register_pending = true;
 	PG_RETURN_VOID();
 }
@@ -480,7 +474,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	ecm_check_may_wait("electric_cm_stop()");
 	PreventCommandIfReadOnly("electric_cm_stop()");
 	register_callbacks();
-	datname = own_datname();
+	datname = get_database_name(MyDatabaseId);
 	slot_name = ecm_own_slot_name(NULL);
 
 	/* without room for an entry no manager can be running or be started */

@@ -407,6 +407,7 @@ apply_change(const Change *change)
 static void
 hold_barriers(List *what, bool publishing)
 {
+	bool		types = false;
 	ListCell   *lc;
 
 	foreach(lc, what)
@@ -415,11 +416,12 @@ hold_barriers(List *what, bool publishing)
 
 		if (change->kind == CHANGE_SCHEMA)
 			ecm_barrier_hold(NamespaceRelationId, change->object);
-		else if (change->kind == CHANGE_TYPE)
-			ecm_barrier_hold(TypeRelationId, change->object);
+		types |= change->kind == CHANGE_TYPE;
 	}
+	if (types)
+		ecm_barrier_hold(TypeRelationId, InvalidOid);
 	if (publishing)
-		ecm_barrier_hold(InvalidOid, InvalidOid);
+		ecm_barrier_hold(PublicationRelationId, InvalidOid);
 }
 
 /*

@@ -281,8 +281,9 @@ retire_former_slot(void)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
-	char	   *name = pstrdup(stack->former_slot);
+	char		name[NAMEDATALEN];
 
+	strlcpy(name, stack->former_slot, sizeof(name));
 	if (name[0] == '\0')
 		return;
 	if (ecm_slot_owner_look_former(stack_index))

@@ -251,9 +251,6 @@ extern void ecm_shapes_verify_schema(Oid schema);
  */
 extern void ecm_shapes_verify_published(void);
 
-/* The types of a table's columns that users have made, down to the last part. */
-extern List *ecm_fit_types(Oid relation);
-
 /*
  * Deletes the shapes with a column whose type is this one, or has this one
  * inside; values of it look different from now on.

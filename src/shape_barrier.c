@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/twophase.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -23,9 +25,9 @@
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
-#include "shape.h"
 #include "shape_barrier.h"
 #include "worker.h"
 
@@ -51,25 +53,15 @@ vxid_holder(VirtualTransactionId vxid)
 }
 
 /*
- * Our own lock on an object: not the server's, which has another objsubid.  One
- * on the catalog of publications stands for what is published.
+ * Our own lock: the server's on such objects has no objsubid.  One for all
+ * types (object 0), since a transaction may change thousands.
  */
 #define HOLD_SUBID	1
 
-static void
-hold_object(Oid *class_id, Oid *object)
-{
-	if (OidIsValid(*class_id))
-		return;
-	*class_id = RelationRelationId;
-	*object = PublicationRelationId;
-}
-
 void
-ecm_barrier_hold(Oid class_id, Oid object)
+ecm_barrier_hold(Oid catalog, Oid object)
 {
-	hold_object(&class_id, &object);
-	LockDatabaseObject(class_id, object, HOLD_SUBID, RowExclusiveLock);
+	LockDatabaseObject(catalog, object, HOLD_SUBID, RowExclusiveLock);
 }
 
 static void
@@ -107,13 +99,29 @@ collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
 }
 
 static void
-collect_object(EcmBarrier *barrier, Oid class_id, Oid object)
+collect_changers(EcmBarrier *barrier, Oid catalog, Oid object)
 {
 	LOCKTAG		tag;
 
-	hold_object(&class_id, &object);
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, class_id, object, HOLD_SUBID);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, catalog, object, HOLD_SUBID);
 	collect_holders(barrier, &tag);
+}
+
+/* The server's own types change with the server only. */
+static bool
+has_users_types(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	int			natts;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;			/* it is gone, and the shape with it */
+	natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	for (int i = 1; i <= natts; i++)
+		if (get_atttype(relation, i) >= FirstNormalObjectId)
+			return true;
+	return false;
 }
 
 /*
@@ -132,11 +140,11 @@ collect_writers(void *arg)
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
 		collect_holders(wanted->barrier, &tag);
 	}
-	foreach(lc, ecm_fit_types(wanted->relation))
-		collect_object(wanted->barrier, TypeRelationId, lfirst_oid(lc));
-	collect_object(wanted->barrier, NamespaceRelationId,
-				   get_rel_namespace(wanted->relation));
-	collect_object(wanted->barrier, InvalidOid, InvalidOid);
+	collect_changers(wanted->barrier, NamespaceRelationId,
+					 get_rel_namespace(wanted->relation));
+	collect_changers(wanted->barrier, PublicationRelationId, InvalidOid);
+	if (has_users_types(wanted->relation))
+		collect_changers(wanted->barrier, TypeRelationId, InvalidOid);
 }
 
 bool

@@ -22,13 +22,14 @@ typedef struct EcmBarrier
 } EcmBarrier;
 
 /*
- * To be called, with what it has changed, by a transaction that changes what
- * shapes are made of without a lock on their tables, before it looks for shapes
- * that it makes void: a schema (its name), a type (how values look), or none (0,
- * 0: what is published).  Until it is over, and be it prepared or waiting for a
- * standby, barriers wait for it: it does not see the shapes that they are for.
+ * To be called by a transaction that changes what shapes are made of without a
+ * lock on their tables, before it looks for shapes that it makes void: a schema's
+ * name (NamespaceRelationId, and which), types (TypeRelationId, 0), or what is
+ * published (PublicationRelationId, 0).  Until it is over, and be it prepared or
+ * waiting for a standby, barriers wait for it: it does not see the shapes that
+ * they are for.
  */
-extern void ecm_barrier_hold(Oid class_id, Oid object);
+extern void ecm_barrier_hold(Oid catalog, Oid object);
 
 /*
  * Notes everybody who may have written to the relation or its partitions, or

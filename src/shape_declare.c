@@ -444,8 +444,9 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 					 " ON CONFLICT DO NOTHING RETURNING id",
 					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
-	*created = SPI_processed > 0 ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-										  1, &isnull)) : 0;
+	*created = SPI_processed == 0 ? 0 :
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									1, &isnull));
 	if (*created != 0)
 		check_max_shapes();
 	else
@@ -462,8 +463,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not create the shape because of a concurrent one"),
 					 errhint("Try again.")));
-		handle = TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-										  1, &isnull));
+		handle = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	}
 	old = MemoryContextSwitchTo(context);
 	handle = pstrdup(handle);

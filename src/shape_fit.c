@@ -627,16 +627,9 @@ ecm_shapes_verify_published(void)
 	ecm_spi_end(&spi);
 }
 
-/* Types that types are made of: arrays, domains, ranges, composite types. */
-#define INNER_TYPES_SQL \
-	"SELECT y.typelem UNION SELECT y.typbasetype" \
-	" UNION SELECT rngsubtype FROM pg_range WHERE rngtypid = y.oid OR rngmultitypid = y.oid" \
-	" UNION SELECT atttypid FROM pg_attribute WHERE y.typrelid <> 0" \
-	" AND attrelid = y.typrelid AND attnum > 0 AND NOT attisdropped"
-
 /*
  * From the shapes' side, since few have columns of such types: down into what
- * those are made of.
+ * those are made of (arrays, domains, ranges, composite types).
  */
 void
 ecm_shapes_invalidate_type(Oid type, const char *reason)
@@ -652,41 +645,12 @@ ecm_shapes_invalidate_type(Oid type, const char *reason)
 							 " WHERE t >= $2"
 							 " UNION SELECT part.root, inner_type FROM part"
 							 " JOIN pg_type y ON y.oid = part.type, LATERAL ("
-							 INNER_TYPES_SQL
+							 "SELECT y.typelem UNION SELECT y.typbasetype"
+							 " UNION SELECT rngsubtype FROM pg_range WHERE rngtypid = y.oid OR rngmultitypid = y.oid"
+							 " UNION SELECT atttypid FROM pg_attribute WHERE y.typrelid <> 0"
+							 " AND attrelid = y.typrelid AND attnum > 0 AND NOT attisdropped"
 							 ") i (inner_type) WHERE inner_type >= $2)"
 							 " SELECT root FROM part WHERE type = $1)",
 							 lengthof(types), types, values, NULL, reason);
 	ecm_spi_end(&spi);
-}
-
-List *
-ecm_fit_types(Oid relation)
-{
-	static SPIPlanPtr plan;
-	MemoryContext context = CurrentMemoryContext;
-	EcmSpiState spi;
-	Oid			types[] = {OIDOID, OIDOID};
-	Datum		values[] = {ObjectIdGetDatum(relation), ObjectIdGetDatum(FirstNormalObjectId)};
-	List	   *result = NIL;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(&plan, "WITH RECURSIVE part (type) AS ("
-					 "SELECT atttypid FROM pg_attribute WHERE attrelid = $1"
-					 " AND attnum > 0 AND NOT attisdropped AND atttypid >= $2"
-					 " UNION SELECT inner_type FROM part JOIN pg_type y ON y.oid = part.type,"
-					 " LATERAL (" INNER_TYPES_SQL ") i (inner_type) WHERE inner_type >= $2)"
-					 " SELECT type FROM part", SPI_OK_SELECT,
-					 lengthof(types), types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Datum		type = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-										 1, &isnull);
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		result = lappend_oid(result, DatumGetObjectId(type));
-		MemoryContextSwitchTo(old);
-	}
-	ecm_spi_end(&spi);
-	return result;
 }

@@ -345,11 +345,12 @@ next_group(Member *members, int n, Member **group)
 }
 
 /*
- * Has its schema got another name while nobody else would tell?  The keys in its
- * log begin with the old one.
+ * The schema may have been renamed by a transaction that did not see the shape,
+ * and the keys in its log begin with that name.  True: so it was, and the shape
+ * is gone.
  */
 static bool
-was_renamed(const EcmShapeDef *def)
+drop_if_renamed(const EcmShapeDef *def)
 {
 	char	   *name = ecm_relation_name(def->relation);
 	Oid			type = INT8OID;
@@ -395,7 +396,7 @@ find_member(int64 id, int generation, Member *member)
 	if (member->def == NULL || member->def->state != ECM_SHAPE_CREATING ||
 		member->def->generation != generation ||
 		member->def->snapshot_generation == generation ||
-		was_renamed(member->def))
+		drop_if_renamed(member->def))
 		return false;
 	if (member->def->filter != NULL)
 	{

@@ -55,14 +55,18 @@ ecm_slot_owner_look_former(int stack_index)
 	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
 	EcmSlotFacts facts;
 	char		name[NAMEDATALEN];
+	XLogRecPtr	seen;
 	bool		same;
 	bool		another;
 
+	ecm_lock(LW_SHARED);
 	strlcpy(name, stack->former_slot, sizeof(name));
+	seen = stack->former_seen_lsn;
+	ecm_unlock();
 	if (name[0] == '\0')
 		return false;
 	(void) ecm_slot_lookup(name, &facts);
-	same = is_the_same(stack, &facts, stack->former_seen_lsn, &another);
+	same = is_the_same(stack, &facts, seen, &another);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (strcmp(stack->former_slot, name) == 0)
@@ -70,7 +74,7 @@ ecm_slot_owner_look_former(int stack_index)
 		if (another)
 			stack->former_slot[0] = '\0';
 		else if (same)
-			stack->former_seen_lsn = Max(stack->former_seen_lsn, end);
+			stack->former_seen_lsn = Max(seen, end);
 	}
 	ecm_unlock();
 	return same;
