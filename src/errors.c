@@ -9,6 +9,7 @@
  *-------------------------------------------------------------------------
  */
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "errors.h"
@@ -495,4 +496,112 @@ ecm_error_from_libpq(EcmError *err, const char *text)
 	len = strcspn(message, "\n");
 	copy_text(err->message, message, len);
 	parse_fields(err, message + len + (message[len] == '\n'));
+}
+
+/* -------------------------------------------------- what everybody may read */
+
+/*
+ * Names as in the manual's table of error codes, exceptions before their class.
+ * "quotes" may quote a value or a statement, at least from within a function
+ * that is given one.  What isn't listed may, too: functions raise what they
+ * like.
+ */
+static const struct
+{
+	const char *sqlstate;		/* or a class */
+	const char *name;
+	bool		quotes;
+}			conditions[] =
+{
+	{"08", "connection exception", false},
+	{"0A", "feature not supported", true},
+	{"21", "cardinality violation", true},
+	{"22001", "string data right truncation", true},
+	{"22003", "numeric value out of range", true},
+	{"22007", "invalid datetime format", true},
+	{"22008", "datetime field overflow", true},
+	{"22009", "invalid time zone displacement value", true},
+	{"2200M", "invalid XML document", true},
+	{"2200N", "invalid XML content", true},
+	{"22011", "substring error", true},
+	{"22012", "division by zero", true},
+	{"2201B", "invalid regular expression", true},
+	{"2201E", "invalid argument for logarithm", true},
+	{"2201F", "invalid argument for power function", true},
+	{"22021", "character not in repertoire", true},
+	{"22023", "invalid parameter value", true},
+	{"22025", "invalid escape sequence", true},
+	{"22032", "invalid JSON text", true},
+	{"2202E", "array subscript error", true},
+	{"22P02", "invalid text representation", true},
+	{"22P03", "invalid binary representation", true},
+	{"22P05", "untranslatable character", true},
+	{"22", "data exception", true},
+	{"23", "integrity constraint violation", true},
+	{"25", "invalid transaction state", false},
+	{"26", "invalid SQL statement name", false},
+	{"28", "invalid authorization specification", false},
+	{"3D", "invalid catalog name", false},
+	{"3F", "invalid schema name", false},
+	{"40", "transaction rollback", false},
+	{"42501", "insufficient privilege", false},
+	{"42601", "syntax error", true},
+	{"42602", "invalid name", true},
+	{"42704", "undefined object", true},
+	{"42703", "undefined column", true},
+	{"42883", "undefined function", true},
+	{"42P01", "undefined table", true},
+	{"42", "syntax error or access rule violation", true},
+	{"53100", "disk full", false},
+	{"53200", "out of memory", false},
+	{"53300", "too many connections", false},
+	{"53", "insufficient resources", false},
+	{"54", "program limit exceeded", true},
+	{"55P03", "lock not available", false},
+	{"55P04", "unsafe new enum value usage", true},
+	{"55", "object not in prerequisite state", false},
+	{"57014", "query canceled", false},
+	{"57", "operator intervention", false},
+	{"58", "system error", false},
+	{"F0", "configuration file error", false},
+	{"P0", "error raised by a function", true},
+	{"XX", "internal error", false}
+};
+
+/* The index of its row, -1: there is none. */
+static int
+find_condition(const char *sqlstate)
+{
+	int			i;
+
+	for (i = 0; i < LENGTHOF(conditions); i++)
+		if (strncmp(sqlstate, conditions[i].sqlstate,
+					strlen(conditions[i].sqlstate)) == 0)
+			return i;
+	return -1;
+}
+
+const char *
+ecm_error_condition(const char *sqlstate)
+{
+	static char text[80];
+	int			i = find_condition(sqlstate);
+
+	/* what looks like none may be anything */
+	if (strlen(sqlstate) != SQLSTATE_LEN || !is_sqlstate(sqlstate))
+		return "an error";
+	snprintf(text, sizeof(text), "%s (SQLSTATE %s)",
+			 i >= 0 ? conditions[i].name : "an error", sqlstate);
+	return text;
+}
+
+/* libpq's own texts have no SQLSTATE. */
+const char *
+ecm_error_for_public(const char *sqlstate, const char *message)
+{
+	int			i = find_condition(sqlstate);
+
+	if (sqlstate[0] == '\0' || (i >= 0 && !conditions[i].quotes))
+		return message;
+	return ecm_error_condition(sqlstate);
 }

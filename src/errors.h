@@ -68,4 +68,21 @@ extern const char *ecm_error_hint(const EcmError *err,
  */
 extern void ecm_error_from_libpq(EcmError *err, const char *text);
 
+/*
+ * An error may quote what a row, a where clause or a statement has: "syntax
+ * error in tsquery: ...".  What is shown to everybody who watches (events,
+ * last_error, views, a repetition in the log) goes by these two.
+ *
+ * condition: the error's name alone, "division by zero (SQLSTATE 22012)".  For
+ * whatever was raised while a shape's rows were read, compared or written.
+ *
+ * for_public: the message itself if errors of that kind quote nothing but
+ * names of the server's own objects, else the condition.  For all other errors.
+ *
+ * The result may be in a static buffer that the next call overwrites.
+ */
+extern const char *ecm_error_condition(const char *sqlstate);
+extern const char *ecm_error_for_public(const char *sqlstate,
+										const char *message);
+
 #endif							/* ECM_ERRORS_H */

@@ -509,6 +509,34 @@ test_random_text(void)
 	checked("random texts are parsed without harm");
 }
 
+/* What is shown to those who may not see rows. */
+static void
+test_public(void)
+{
+	static const char *const quoting[] = {
+		"22007", "22P02", "22001", "23505", "42601", "42704", "42P01", "54000",
+		"55P04", "0A000", "P0001", "38000", "AB123", "22"
+	};
+	static const char *const harmless[] = {
+		"", "08006", "28P01", "53200", "53100", "55000", "55P03", "57P01",
+		"58P01", "XX000", "40P01", "42501"
+	};
+	int			i;
+
+	for (i = 0; i < (int) (sizeof(quoting) / sizeof(quoting[0])); i++)
+		CHECK(strstr(ecm_error_for_public(quoting[i], "\"Alice\""), "Alice") == NULL);
+	for (i = 0; i < (int) (sizeof(harmless) / sizeof(harmless[0])); i++)
+		CHECK(strcmp(ecm_error_for_public(harmless[i], "text"), "text") == 0);
+	checked("texts of errors that may quote a row are not public, others are");
+
+	CHECK(strcmp(ecm_error_condition("22012"), "division by zero (SQLSTATE 22012)") == 0);
+	CHECK(strcmp(ecm_error_condition("220ZZ"), "data exception (SQLSTATE 220ZZ)") == 0);
+	CHECK(strcmp(ecm_error_condition("QQ000"), "an error (SQLSTATE QQ000)") == 0);
+	CHECK(strcmp(ecm_error_condition(""), "an error") == 0);
+	CHECK(strcmp(ecm_error_condition("PIN 4711"), "an error") == 0);
+	checked("instead, the error's name and SQLSTATE");
+}
+
 void
 test_errors(void)
 {
@@ -518,4 +546,5 @@ test_errors(void)
 	test_refusals();
 	test_truncation();
 	test_random_text();
+	test_public();
 }
