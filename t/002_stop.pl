@@ -101,7 +101,7 @@ is(left_behind(), '0 0', 'electric_cm_stop() has dropped slot and publication');
 
 value('SELECT electric_cm_start()');
 value('SELECT electric_cm_drop_replication_slot_on_stop()');
-$node->restart('fast');
+$node->restart;
 ok($node->log_contains('shutting down'), 'restarted');
 ok(wait_active($node, $db), 'active after a fast restart');
 my ($rc, $stdout, $err) = $node->psql($db, "SELECT * FROM electric_cm_shape_log('$handle')");

@@ -38,6 +38,9 @@ electric_cm.reconnect_max_delay = '200 ms'
 my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed);
 my %refused;
 
+# clauses have letters of all kinds
+sub bytes { my ($text) = @_; utf8::encode($text) if utf8::is_utf8($text); return $text; }
+
 note("SEED=$seed");
 $node->safe_psql($db, 'CREATE EXTENSION electric_cm');
 $node->safe_psql($db, $Fuzz::types_sql);
@@ -142,9 +145,9 @@ sub describe
 	my ($round, $tables, $shape, $what) = @_;
 	my ($n, $relation, $clause, $columns) = @$shape;
 	my ($table) = grep { grep { $_ eq $relation } @{ $_->{shapes_of} } } @$tables;
-	diag("SEED=$seed ROUND=$round: $what");
-	diag("shape $n of $relation, columns " . ($columns || 'all') . ", where $clause");
-	diag($table->{sql}) if $table;
+	diag(bytes("SEED=$seed ROUND=$round: $what"));
+	diag(bytes("shape $n of $relation, columns " . ($columns || 'all') . ", where $clause"));
+	diag(bytes($table->{sql})) if $table;
 	diag('all statements are in ' . $node->basedir . "/*.sql while ECM_KEEP=1 is set");
 	return;
 }
@@ -237,7 +240,7 @@ sub play
 		$total{statements} += () = $text =~ /;$/mg;
 		$total{failed} += () = $session->{err} =~ /ERROR:/g;
 		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition/ } split /\n/, $session->{err};
-		note(join "\n", @unexpected) if @unexpected;
+		note(bytes(join "\n", @unexpected)) if @unexpected;
 		diag($session->{err}) if $session->{err} =~ /FATAL|PANIC|server closed/;
 	}
 	settle($round);
@@ -288,6 +291,6 @@ unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothi
 note("$total{rounds} rounds, $total{tables} tables, $total{statements} statements, of which $total{failed} failed; $total{shapes} shapes, "
 	  . "of which $total{refused} refused, $total{errored} errored, $total{filtered} with a where clause, $total{listed} with columns; "
 	  . "$total{entries} entries, $total{rows} rows compared");
-note("refused $refused{$_} times: $_") for sort { $refused{$b} <=> $refused{$a} } keys %refused;
+note(bytes("refused $refused{$_} times: $_")) for sort { $refused{$b} <=> $refused{$a} } keys %refused;
 $node->stop;
 done_testing();

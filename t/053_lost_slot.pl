@@ -65,9 +65,9 @@ for my $how ('stopped', 'streaming')
 		qr/^It held back 3[5-9] MB of WAL when last seen/, '... and what it held');
 	if ($how eq 'stopped')
 	{
-		is( value("SELECT wal_status, retained_wal_bytes = $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
+		is( value("SELECT wal_status, retained_wal_bytes >= $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
 			'lost|t|t|t', '... as does the view');
-		is(value('SELECT electric_cm_report_retained_wal_size()'), $retained, '... and the function');
+		is(value("SELECT electric_cm_report_retained_wal_size() = retained_wal_bytes FROM $view"), 't', '... and the function');
 		is(value(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'lost', '... and the verdict');
 		is(value('SELECT wal_status FROM electric_cm_retained_wal_history ORDER BY sampled_at DESC LIMIT 1'), 'lost', '... and the history');
 		like(value('SELECT electric_cm_retained_wal_plot()'), qr/#!+x|!x/, '... and the plot');

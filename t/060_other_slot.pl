@@ -60,7 +60,8 @@ for my $plugin ('test_decoding', 'pgoutput')
 	$node->restart;
 	seen("$kept = 1", '... and after a restart as well');
 	is(value("SELECT $there"), 1, '... it stays');
-	$node->restart('immediate');
+	$node->stop('immediate');
+	$node->start;
 	seen("$kept = 1", '... and after a crash');
 	is(value("SELECT $there"), 1, '... it stays');
 }
@@ -96,7 +97,8 @@ ok(wait_active($node, $db), 'active again');
 
 # Ours is ours also after a crash
 value('ALTER DATABASE postgres SET electric_cm.enabled = off');
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 seen(q{electric_cm_status() = 'stopped'}, 'disabled by the time of a crash');
 ElectricCM::write_wal($node, $db, 20);
 seen("$there = 0", '... our own slot is dropped');
