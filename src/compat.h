@@ -70,10 +70,8 @@
 
 /* 17 added transaction_timeout; it is turned off in our own sessions. */
 #if PG_VERSION_NUM >= 170000
-#define ECM_TRANSACTION_TIMEOUT_OPTION " -c transaction_timeout=0"
 #define ECM_TRANSACTION_TIMEOUT_SETTING {"transaction_timeout", "0"},
 #else
-#define ECM_TRANSACTION_TIMEOUT_OPTION ""
 #define ECM_TRANSACTION_TIMEOUT_SETTING
 #endif
 

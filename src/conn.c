@@ -29,6 +29,7 @@
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pinned.h"
 #include "postmaster/postmaster.h"
 #include "shmem.h"
 #include "storage/fd.h"
@@ -39,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
+#include "worker.h"
 
 #define MAX_CANDIDATES	3		/* socket directory, ::1, 127.0.0.1 */
 
@@ -74,6 +76,7 @@ struct EcmConn
 	char	   *dbname;
 	char	   *application_name;
 	bool		replication;
+	bool		any_role;		/* not the bootstrap superuser, perhaps */
 	int			wal_sender_timeout_ms;
 	int			connect_timeout_ms;
 
@@ -341,46 +344,69 @@ loopback_user_renamed(void)
 }
 
 /*
+ * What is pinned in our sessions, besides how values are written as text.
+ */
+static const char *const session_settings[][2] = {
+	{"search_path", ""},
+	{"role", "none"},
+	{"exit_on_error", "off"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", LOCK_TIMEOUT},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"idle_session_timeout", "0"},
+	ECM_TRANSACTION_TIMEOUT_SETTING
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+	{"default_transaction_isolation", "read committed"},
+	{"synchronous_commit", "local"},
+};
+
+typedef struct ServerSettings
+{
+	StringInfo	options;
+	bool		any_role;
+} ServerSettings;
+
+static void
+read_server_settings(void *arg)
+{
+	ServerSettings *settings = arg;
+
+	/* locked: what is pinned by name must do */
+	(void) ecm_append_server_settings(settings->options, settings->any_role);
+}
+
+/*
  * Settings of our sessions, for the startup packet.  There they override what
  * ALTER DATABASE and ALTER ROLE say, and are in force before the first query.
- * A space inside a value is escaped with a backslash.
+ * The later one wins: first what undoes those, then what the user has given,
+ * then what we rely on.
  */
 static char *
-session_options(EcmConn *conn, const char *given)
+session_options(EcmConn *conn, const char *given, bool any_role)
 {
 	StringInfoData buf;
+	ServerSettings settings = {&buf, any_role};
+	EcmError	err;
 
 	initStringInfo(&buf);
+	if (IsTransactionState())
+		read_server_settings(&settings);
+	else
+		(void) ecm_worker_try(read_server_settings, &settings, &err);
 	if (given != NULL && given[0] != '\0')
-		appendStringInfo(&buf, "%s ", given);	/* the later one wins */
-	appendStringInfoString(&buf,
-						   "-c search_path="
-						   " -c statement_timeout=0"
-						   " -c lock_timeout=" LOCK_TIMEOUT
-						   " -c idle_in_transaction_session_timeout=0"
-						   " -c idle_session_timeout=0"
-						   ECM_TRANSACTION_TIMEOUT_OPTION
-						   " -c default_transaction_read_only=off"
-						   " -c default_transaction_deferrable=off"
-						   " -c default_transaction_isolation=read\\ committed"
-						   " -c synchronous_commit=local"
-						   " -c datestyle=ISO"
-						   " -c intervalstyle=postgres"
-						   " -c extra_float_digits=1"
-						   " -c bytea_output=hex"
-						   " -c xmloption=content"
-						   " -c array_nulls=on"
-						   " -c standard_conforming_strings=on"
-						   " -c transform_null_equals=off"
-						   " -c timezone=UTC");
+		appendStringInfo(&buf, " %s", given);
+	for (int i = 0; ecm_text_settings[i][0] != NULL; i++)
+		ecm_append_setting(&buf, ecm_text_settings[i][0], ecm_text_settings[i][1]);
+	for (int i = 0; i < (int) lengthof(session_settings); i++)
+		ecm_append_setting(&buf, session_settings[i][0], session_settings[i][1]);
 
 	/* So that a query whose reader is gone does not run on. */
 	if (WaitEventSetCanReportClosed())
-		appendStringInfoString(&buf,
-							   " -c client_connection_check_interval=10s");
+		ecm_append_setting(&buf, "client_connection_check_interval", "10s");
 	if (conn->wal_sender_timeout_ms > 0)
-		appendStringInfo(&buf, " -c wal_sender_timeout=%dms",
-						 conn->wal_sender_timeout_ms);
+		ecm_append_setting(&buf, "wal_sender_timeout",
+						   psprintf("%dms", conn->wal_sender_timeout_ms));
 	return buf.data;
 }
 
@@ -405,7 +431,7 @@ parameter_value(EcmConn *conn, const PQconninfoOption *opt, bool has_service)
 	if (strcmp(keyword, "replication") == 0)
 		return conn->replication ? "database" : NULL;
 	if (strcmp(keyword, "options") == 0)
-		return session_options(conn, given);
+		return session_options(conn, given, conn->any_role);
 	if (strcmp(keyword, "client_encoding") == 0)
 		return GetDatabaseEncodingName();
 	if (strcmp(keyword, "fallback_application_name") == 0 ||
@@ -634,6 +660,8 @@ open_libpq(EcmConn *conn)
 
 	caller = MemoryContextSwitchTo(conn->context);
 	has_service = option_given(options, "service") != NULL;
+	conn->any_role = has_service || option_given(options, "user") != NULL ||
+		!is_loopback(options);
 	sslmode = option_given(options, "sslmode");
 	conn->sslmode_given = (sslmode != NULL);
 	conn->prefers_tls = sslmode ? strcmp(sslmode, "prefer") == 0 : !has_service;

@@ -431,16 +431,46 @@ ecm_effective_stack_id(const char *datname)
 	return pstrdup(ecm_stack_id[0] != '\0' ? ecm_stack_id : datname);
 }
 
-static GucSource
-setting_source(const char *name)
+static struct config_generic *
+find_setting(const char *name)
 {
 	int			nvars;
 	struct config_generic **vars = ecm_guc_variables(&nvars);
 
 	for (int i = 0; i < nvars; i++)
 		if (strcmp(vars[i]->name, name) == 0)
-			return vars[i]->source;
-	return PGC_S_DEFAULT;
+			return vars[i];
+	return NULL;
+}
+
+static GucSource
+setting_source(const char *name)
+{
+	struct config_generic *setting = find_setting(name);
+
+	return setting != NULL ? setting->source : PGC_S_DEFAULT;
+}
+
+/*
+ * GetConfigOptionByName() asks the catalogs whether the user may see a setting
+ * that is only a superuser's, and that can't be done outside of a transaction.
+ * All of ours that are are strings.
+ */
+static char *
+show_setting(const char *name)
+{
+	struct config_generic *setting = find_setting(name);
+	const char *value;
+
+	if (setting == NULL)
+		return NULL;
+	if (setting->vartype != PGC_STRING)
+	{
+		Assert((setting->flags & GUC_SUPERUSER_ONLY) == 0);
+		return GetConfigOptionByName(name, NULL, true);
+	}
+	value = GetConfigOption(name, true, false);
+	return pstrdup(value != NULL ? value : "");
 }
 
 bool
@@ -465,7 +495,7 @@ ecm_setting_at(int i, const char *datname, const char **name, char **value,
 	else if (strcmp(*name, PREFIX "stack_id") == 0)
 		*value = ecm_effective_stack_id(datname);
 	else
-		*value = GetConfigOptionByName(*name, NULL, true);
+		*value = show_setting(*name);
 	return true;
 }
 

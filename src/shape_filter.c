@@ -46,6 +46,7 @@
 #include "utils/typcache.h"
 
 #include "compat.h"
+#include "pinned.h"
 #include "shape_filter.h"
 
 /* ---------------------------------------------------------------- parsing -- */
@@ -281,21 +282,10 @@ check_walker(Node *node, void *arg)
 static char *
 deparse(Node *expr, Relation rel)
 {
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"datestyle", "ISO"},
-		{"timezone", "UTC"},
-		{"intervalstyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"bytea_output", "hex"},
-		{"quote_all_identifiers", "off"},
-	};
 	int			nestlevel = NewGUCNestLevel();
 	char	   *text;
 
-	for (size_t i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	ecm_pin_text_settings();
 	text = deparse_expression(expr,
 							  deparse_context_for(RelationGetRelationName(rel),
 												  RelationGetRelid(rel)),
@@ -519,8 +509,7 @@ ecm_filter_compile(const EcmFilterDef *def, const AttrNumber *attnos,
 	Node	   *expr;
 	int			nestlevel = NewGUCNestLevel();
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	ecm_pin_text_settings();
 	push_clause_context(&callback, def->clause);
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = def->clause;

@@ -18,6 +18,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "pinned.h"
 #include "worker.h"
 
 volatile sig_atomic_t ecm_got_sigterm = false;
@@ -46,11 +47,14 @@ ecm_worker_leave(void)
 }
 
 /*
- * ALTER DATABASE ... SET applies to background workers, too, so everything
- * that could stop one or change what it reads and writes is set here.
+ * What ALTER DATABASE says is kept away; but the server's configuration may
+ * say the same, so everything that could stop a worker or change what it reads
+ * and writes is set here, besides what decides how that is written as text.
  */
 static const char *const worker_settings[][2] = {
 	{"search_path", ""},
+	{"role", "none"},
+	{"exit_on_error", "off"},
 	{"synchronous_commit", "local"},
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_isolation", "read committed"},
@@ -60,15 +64,6 @@ static const char *const worker_settings[][2] = {
 	{"idle_in_transaction_session_timeout", "0"},
 	ECM_TRANSACTION_TIMEOUT_SETTING
 	{"row_security", "on"},
-	{"datestyle", "ISO"},
-	{"intervalstyle", "postgres"},
-	{"timezone", "UTC"},
-	{"extra_float_digits", "1"},
-	{"bytea_output", "hex"},
-	{"xmloption", "content"},
-	{"array_nulls", "on"},
-	{"standard_conforming_strings", "on"},
-	{"transform_null_equals", "off"},
 	{"lc_messages", "C"},		/* libpq's texts are recognised by errors.c */
 };
 
@@ -86,9 +81,13 @@ ecm_worker_init(Oid dboid)
 	BackgroundWorkerUnblockSignals();
 
 	/* whether a stack may run there, its manager sees for itself */
+	ecm_shelter_settings();
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid,
 											  BGWORKER_BYPASS_ALLOWCONN);
+	ecm_unshelter_settings();
 
+	for (int i = 0; ecm_text_settings[i][0] != NULL; i++)
+		ecm_worker_set(ecm_text_settings[i][0], ecm_text_settings[i][1]);
 	for (int i = 0; i < (int) lengthof(worker_settings); i++)
 		ecm_worker_set(worker_settings[i][0], worker_settings[i][1]);
 }
