@@ -109,12 +109,23 @@ emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 	ecm_gather_entry(&shape->buffer, op, newv, oldv);
 }
 
+/* Do two tuples of a shape have the same values? */
+static bool
+same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
+{
+	for (int i = 0; i < shape->layout->ncolumns; i++)
+		if (!same_value(&a[i], &b[i]))
+			return false;
+	return true;
+}
+
 /*
  * A row stays in the shape.  An update that changes its key is a delete and an
- * insert.  has_old: the old tuple is known, as a whole (full) or its key.
+ * insert; one that is known to touch only columns that the shape leaves out is
+ * nothing.  has_old: the old tuple is known, as a whole or its key.
  */
 static void
-emit_update(EcmShape *shape, bool has_old, bool full)
+emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
 {
 	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
 	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
@@ -131,8 +142,11 @@ emit_update(EcmShape *shape, bool has_old, bool full)
 		emit(shape, ECM_OP_DELETE, NULL, oldv);
 		emit(shape, ECM_OP_INSERT, newv, NULL);
 	}
-	else
-		emit(shape, ECM_OP_UPDATE, newv, full ? oldv : NULL);
+	else if (!has_old || !entry->full)
+		emit(shape, ECM_OP_UPDATE, newv, NULL);
+	else if (shape->layout->ncolumns == entry->rel->natts ||
+			 !same_values(shape, newv, oldv))
+		emit(shape, ECM_OP_UPDATE, newv, oldv);
 }
 
 /*
@@ -211,7 +225,7 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 		if (!is_usable(binding, shape))
 			continue;
 		if (shape->marks[ECM_OLD_TUPLE] == change_number)
-			emit_update(shape, true, entry->full);
+			emit_update(shape, entry, true);
 		else if (oldtup != NULL)
 			emit_move_in(shape);
 		else
@@ -239,7 +253,7 @@ match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleDa
 							 ++change_number, &n);
 	for (int i = 0; i < n; i++)
 		if (is_usable(binding, are_in[i]))
-			emit_update(are_in[i], false, false);
+			emit_update(are_in[i], entry, false);
 	ecm_gather_work_on(0);
 }
 

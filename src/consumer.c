@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -34,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "change.h"
+#include "compat.h"
 #include "consumer.h"
 #include "gather.h"
 #include "load.h"
@@ -378,6 +380,54 @@ follow_stream(void)
 
 /* ---------------------------------------------------------------- errors -- */
 
+/*
+ * Do messages of this kind quote no data?  Those of the machine and of the
+ * server don't; what a function says of its arguments may be a row's contents.
+ */
+static bool
+may_be_shown(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+				sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+	}
+}
+
+/*
+ * Leaves for the manager what we end with.
+ */
+static void
+leave_error(int sqlerrcode, const char *message)
+{
+	EcmConsumerSlot *slot = my_slot();
+	const char *sqlstate = unpack_sql_state(sqlerrcode);
+	char		text[ECM_TEXT_LEN];
+
+	if (message != NULL && may_be_shown(sqlerrcode))
+		strlcpy(text, message,
+				pg_mbcliplen(message, strlen(message), sizeof(text) - 1) + 1);
+	else
+		snprintf(text, sizeof(text), "error %s", sqlstate);
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation == args.generation)
+	{
+		strlcpy(slot->last_error, text, sizeof(slot->last_error));
+		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
+		slot->last_error_at = GetCurrentTimestamp();
+	}
+	ecm_unlock();
+}
+
 typedef struct FaultArg
 {
 	int64		shape;
@@ -446,6 +496,15 @@ sqlstate_code(const char *sqlstate)
 	return MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
 }
 
+pg_noreturn static void
+end_starting(const EcmError *err)
+{
+	leave_error(sqlstate_code(err->sqlstate), err->message);
+	ereport(FATAL,
+			(errcode(sqlstate_code(err->sqlstate)),
+			 errmsg("could not start consumer: %s", err->message)));
+}
+
 /*
  * An ERROR ends the consumer: its queue and what it had gathered are worth
  * nothing any more, and a new one goes on from what is durable.
@@ -464,6 +523,7 @@ end_by_error(void)
 	AbortOutOfAnyTransaction();
 	RESUME_INTERRUPTS();
 
+	leave_error(edata->sqlerrcode, edata->message);
 	blame_shape(shape, edata->sqlerrcode, edata->message);
 	proc_exit(1);
 }
@@ -492,16 +552,14 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
 		!ecm_worker_try(read_progress, &position, &err))
-		ereport(FATAL,
-				(errmsg("could not start consumer: %s", err.message)));
+		end_starting(&err);
 	ecm_gather_init(args.stack_index, args.worker, position);
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
 		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
-		ereport(FATAL,
-				(errmsg("could not start consumer: %s", err.message)));
+		end_starting(&err);
 	}
 
 	ecm_gather_figures.shapes = ecm_load_count();

@@ -126,6 +126,8 @@ launch_consumer(int i)
 	slot->reset_done = reset_number;	/* it has nothing to forget */
 	slot->processed = 0;
 	slot->working_on = 0;
+	slot->last_error[0] = slot->last_error_sqlstate[0] = '\0';
+	slot->last_error_at = 0;
 	args.generation = slot->generation;
 	ecm_unlock();
 
@@ -219,6 +221,26 @@ ecm_feed_start(void)
 	}
 }
 
+/*
+ * The error of a consumer that has ended.  One that was killed leaves none.
+ */
+static void
+get_end(int i, const char *what, EcmError *err)
+{
+	EcmConsumerSlot slot;
+
+	ecm_lock(LW_SHARED);
+	slot = *shared_slot(i);
+	ecm_unlock();
+	if (slot.last_error_at == 0)
+		ecm_error_set(err, "57P01", psprintf("consumer %d %s", i + 1, what), "",
+					  "The server log has its reason.");
+	else
+		ecm_error_set(err, slot.last_error_sqlstate,
+					  psprintf("consumer %d %s: %s", i + 1, what, slot.last_error),
+					  "", "The server log has the whole error.");
+}
+
 EcmStepResult
 ecm_feed_poll_start(EcmStepFailure *failure)
 {
@@ -240,9 +262,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		}
 		if (!consumer_is_running(&consumers[i]))
 		{
-			ecm_error_set(&failure->err, "57P01",
-						  psprintf("consumer %d ended while starting", i + 1),
-						  "The server log has its reason.", "");
+			get_end(i, "ended while starting", &failure->err);
 			failure->kind = ECM_ERROR_RETRY;
 			return ECM_RESULT_FAILED;
 		}
@@ -266,11 +286,14 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 }
 
 bool
-ecm_feed_consumer_died(void)
+ecm_feed_consumer_died(EcmError *err)
 {
 	for (int i = 0; i < nconsumers; i++)
 		if (consumers[i].handle != NULL && !consumer_is_running(&consumers[i]))
+		{
+			get_end(i, "has ended", err);
 			return true;
+		}
 	return false;
 }
 

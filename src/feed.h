@@ -31,8 +31,11 @@ extern char *ecm_feed_assign_sql(void);
 extern void ecm_feed_start(void);
 extern EcmStepResult ecm_feed_poll_start(EcmStepFailure *failure);
 
-/* Has one of them died?  Looks at the workers, not at shared memory. */
-extern bool ecm_feed_consumer_died(void);
+/*
+ * Has one of them died?  Looks at the workers, not at shared memory; why it
+ * did, as far as it has said, is in err then.
+ */
+extern bool ecm_feed_consumer_died(EcmError *err);
 
 /*
  * Looks for a consumer that has work, but has made no progress since an earlier

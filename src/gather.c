@@ -43,6 +43,9 @@
 /* A transaction that is still coming in is written early beyond this. */
 #define SPILL_BYTES			(4 * 1024 * 1024)
 
+/* Room for a chunk, at first: a change may be in many thousand shapes. */
+#define FIRST_CHUNK_BYTES	256
+
 /* A chunk in the making. */
 typedef struct Chunk
 {
@@ -76,6 +79,7 @@ static Size open_bytes;
 /* the upstream transaction that is coming in */
 static XLogRecPtr txn_lsn;
 static uint64 txn_xid;
+static uint64 txn_number;		/* another one when it comes again */
 static bool spilling;			/* a local transaction is open for it */
 static bool transaction_open;	/* one is, for it or for anything else */
 static bool subtransaction_open;	/* see begin_sheltered() */
@@ -545,9 +549,9 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 	Chunk	   *chunk = buffer->open ? llast(buffer->open) : NULL;
 	char	   *to;
 
-	if (buffer->op_lsn != txn_lsn)
+	if (buffer->op_transaction != txn_number)
 	{
-		buffer->op_lsn = txn_lsn;
+		buffer->op_transaction = txn_number;
 		buffer->next_op = 0;
 	}
 	if (op != ECM_OP_DELETE)
@@ -565,9 +569,9 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		chunk->first_lsn = txn_lsn;
 		chunk->first_op = buffer->next_op;
 		chunk->xid = buffer->capturing ? txn_xid : 0;
-		initStringInfo(&chunk->data);
 		need += ECM_CHUNK_TXN_SIZE;
-		enlargeStringInfo(&chunk->data, need);
+		chunk->data.maxlen = (int) Max(need + 1, FIRST_CHUNK_BYTES);
+		chunk->data.data = palloc(chunk->data.maxlen);
 		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, txn_lsn, txn_xid,
 											buffer->next_op) - chunk->data.data;
 		open_bytes += chunk->data.len;
@@ -600,6 +604,7 @@ ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
 {
 	txn_lsn = lsn;
 	txn_xid = xid;
+	txn_number++;
 }
 
 bool

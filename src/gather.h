@@ -26,7 +26,7 @@ typedef struct EcmShapeBuffer
 
 	List	   *complete;		/* chunks of complete upstream transactions */
 	List	   *open;			/* ... of the one that is coming in */
-	XLogRecPtr	op_lsn;			/* transaction that next_op counts in */
+	uint64		op_transaction; /* that next_op counts in, by our count */
 	int64		next_op;
 	EcmLogTotals totals;		/* running, of what was written ... */
 	uint32		totals_epoch;	/* ... unless this is past: then unknown */

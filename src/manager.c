@@ -1313,19 +1313,13 @@ do_round(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline;
+	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
 
 	if (ConfigReloadPending)
 		reload();
 	ecm_pool_poll(now);
-	if (ecm_feed_consumer_died())
-	{
-		EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
-
-		ecm_error_set(&failure.err, "57P01", "a consumer has ended", "",
-					  "The server log has its reason.");
-		if (state.consumers_up)
-			handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
-	}
+	if (state.consumers_up && ecm_feed_consumer_died(&failure.err))
+		handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
 	poll_idle_replication();
 	handle_event(ECM_EVENT_TICK, NULL);
 

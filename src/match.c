@@ -620,6 +620,18 @@ fail_index(EqualityIndex *index, const char *message)
 				ecm_match_fail(member->shape, message);
 }
 
+static bool
+is_equal(EqualityIndex *index, EcmTable *table, Datum value, Datum constant)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->econtext->ecxt_per_tuple_memory);
+	bool		result = DatumGetBool(FunctionCall2Coll(&index->equal, index->collation,
+														value, constant));
+
+	MemoryContextSwitchTo(old);
+	ResetExprContext(table->econtext);
+	return result;
+}
+
 static void
 match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -646,8 +658,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 		EcmShape   *shape = member->shape;
 
 		if (shape->marks[which] == change || has_failed(shape) ||
-			!DatumGetBool(FunctionCall2Coll(&index->equal, index->collation,
-											value, member->constant)))
+			!is_equal(index, table, value, member->constant))
 			continue;
 		if (rest_matches(shape))
 			add_matched(shape, which, change);
@@ -717,6 +728,7 @@ leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
 	FlushErrorState();
 	ecm_gather_recover();
 	ecm_gather_work_on(0);
+	ResetExprContext(table->econtext);
 
 	for (int i = 0; i < nmatched[which]; i++)
 		matched[which][i]->marks[which] = 0;

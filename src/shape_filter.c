@@ -545,6 +545,7 @@ ecm_filter_free(EcmFilter *filter)
 bool
 ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 {
+	MemoryContext old;
 	Oid			save_userid;
 	int			save_sec_context;
 	bool		result;
@@ -556,14 +557,17 @@ ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_RESTRICTED_OPERATION |
 						   SECURITY_LOCAL_USERID_CHANGE);
+	old = CurrentMemoryContext;
 	if (filter->state == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(filter->context);
-
+		MemoryContextSwitchTo(filter->context);
 		filter->state = ExecInitQual(filter->quals, NULL);
-		MemoryContextSwitchTo(old);
 	}
+	MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	result = ExecQual(filter->state, econtext);
+	MemoryContextSwitchTo(old);
+	/* a thousand clauses may each have made copies of a large value */
+	ResetExprContext(econtext);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return result;
 }

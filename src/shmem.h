@@ -133,6 +133,14 @@ typedef struct EcmConsumerSlot
 	int64		grown[ECM_MAX_GROWN];
 
 	/*
+	 * What it has ended with; "" if it has not said.  Anybody may read this, so
+	 * the text is the error's only where such errors quote no data.
+	 */
+	char		last_error[ECM_TEXT_LEN];
+	char		last_error_sqlstate[6];
+	TimestampTz last_error_at;
+
+	/*
 	 * Written by the consumer without the lock, message by message.  Readers
 	 * see whether the first one moves, and make a guess from the second.
 	 */
