@@ -535,6 +535,18 @@ test_public(void)
 	CHECK(strcmp(ecm_error_condition(""), "an error") == 0);
 	CHECK(strcmp(ecm_error_condition("PIN 4711"), "an error") == 0);
 	checked("instead, the error's name and SQLSTATE");
+
+	CHECK(strcmp(ecm_error_untagged("22012: division by zero"), "division by zero") == 0);
+	CHECK(strcmp(ecm_error_untagged("PIN: 4711"), "PIN: 4711") == 0);
+	CHECK(strcmp(ecm_error_untagged("22012"), "22012") == 0);
+	CHECK(strcmp(ecm_error_untagged(""), "") == 0);
+	CHECK(strcmp(ecm_error_public_text("42601: \"PIN 4711\""),
+				 "syntax error (SQLSTATE 42601)") == 0);
+	CHECK(strcmp(ecm_error_public_text("00000: the table was truncated"),
+				 "the table was truncated") == 0);
+	CHECK(strcmp(ecm_error_public_text("PIN 4711"), "an error") == 0);
+	CHECK(strcmp(ecm_error_public_text(""), "an error") == 0);
+	checked("of a shape's error, too");
 }
 
 void
