@@ -606,6 +606,18 @@ ecm_error_for_public(const char *sqlstate, const char *message)
 	return ecm_error_condition(sqlstate);
 }
 
+void
+ecm_error_hide_row(EcmError *err)
+{
+	static const char *const classes[] = {"21", "22", "23", "38", "39", "P0"};
+	int			i;
+
+	for (i = 0; i < LENGTHOF(classes); i++)
+		if (strncmp(err->sqlstate, classes[i], 2) == 0)
+			ecm_error_set(err, err->sqlstate,
+						  ecm_error_condition(err->sqlstate), NULL, NULL);
+}
+
 static bool
 is_tagged(const char *text)
 {

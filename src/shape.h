@@ -133,6 +133,14 @@ extern char *ecm_message_prefix(void);
 /* A longer one is none of ours. */
 #define ECM_MAX_MESSAGE		(1024 * 1024)
 
+/*
+ * A larger row or message leaves a walsender, and libpq, with buffers as large,
+ * which shrink only with the connection.  The walsender tells of the messages
+ * that it drops by one of our own.
+ */
+#define ECM_GIANT_BYTES		(16 * 1024 * 1024)
+#define ECM_GIANT_MESSAGE	"giant"
+
 /* Emits one in the current transaction. */
 extern void ecm_emit_message(const char *text);
 
