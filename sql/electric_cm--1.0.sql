@@ -46,6 +46,7 @@ CREATE TABLE _electric_cm.shape (
 	snapshot_generation int4,		-- generation whose snapshot is committed
 	snapshot pg_snapshot,
 	snapshot_rows int8,
+	order_xid xid8,				-- of the transaction that has given the last order
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);			-- each is updated twice, soon
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
@@ -114,6 +115,36 @@ CREATE TABLE _electric_cm.event (
 );
 ALTER TABLE _electric_cm.event REPLICA IDENTITY NOTHING;
 COMMENT ON TABLE _electric_cm.event IS 'warnings and errors of this database''s stack';
+
+--
+-- Logs have rows of tables that their readers may not read, and the key to our
+-- messages is a secret.  Roles like pg_read_all_data have SELECT on everything:
+-- row-level security without a policy leaves nothing for them to see, and
+-- nothing to change for pg_write_all_data.  Our own functions run as the
+-- bootstrap superuser.  Samples of the values would be in pg_statistic.
+--
+DO $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT oid::regclass AS name FROM pg_catalog.pg_class
+		WHERE relnamespace = '_electric_cm'::regnamespace AND relkind = 'r'
+	LOOP
+		EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', r.name);
+	END LOOP;
+	FOR r IN SELECT attrelid::regclass AS name, attname FROM pg_catalog.pg_attribute
+		WHERE (attrelid, attname) IN (
+			('_electric_cm.stack'::regclass, 'message_key'),
+			('_electric_cm.shape'::regclass, 'where_clause'),
+			('_electric_cm.shape_state'::regclass, 'last_error'),
+			('_electric_cm.shape_log'::regclass, 'data'),
+			('_electric_cm.event'::regclass, 'message'),
+			('_electric_cm.event'::regclass, 'detail'))
+	LOOP
+		EXECUTE pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS 0',
+								  r.name, r.attname);
+	END LOOP;
+END $$;
 
 --
 -- Status
@@ -251,9 +282,10 @@ CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 CREATE FUNCTION _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_publish_table' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.capture_shapes(number int8, shapes int8[],
+CREATE FUNCTION _electric_cm.capture_shapes(number int8, relation oid, shapes int8[],
 											OUT shape int8, OUT generation int4,
-											OUT action text)
+											OUT action text, OUT shape_relation oid,
+											OUT xid xid)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_capture_shapes' LANGUAGE C VOLATILE STRICT;
 
@@ -266,7 +298,8 @@ CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8) RETURNS int4
+CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
+										  OUT done int4, OUT postponed int8[])
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shapes' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
@@ -358,6 +391,9 @@ CREATE FUNCTION _electric_cm.options(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_options' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.shape_error(shape int8, last_error text) RETURNS text
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_error' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.shape_waiting_for(shape int8, relation oid) RETURNS text
 	AS 'MODULE_PATHNAME', 'electric_cm_shape_waiting_for' LANGUAGE C VOLATILE STRICT;
 
@@ -393,7 +429,7 @@ CREATE VIEW electric_cm_shapes AS
 		   l.log_bytes,
 		   l.last_offset,
 		   l.last_read_at,
-		   t.last_error
+		   _electric_cm.shape_error(s.id, t.last_error) AS last_error
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
 		 LATERAL _electric_cm.shape_log_stats(s.id) l;
@@ -428,7 +464,8 @@ GRANT EXECUTE ON FUNCTION
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.retained_wal_history(), _electric_cm.slots(),
 	_electric_cm.events(), _electric_cm.options(),
-	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8)
+	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8),
+	_electric_cm.shape_error(int8, text)
 	TO pg_monitor;
 GRANT SELECT ON
 	electric_cm_stat_manager, electric_cm_stat_connections,

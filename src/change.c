@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "change.h"
+#include "errors.h"
 #include "gather.h"
 #include "match.h"
 #include "relation.h"
@@ -164,7 +165,7 @@ emit_move_in(EcmShape *shape)
 		if (newv[i].kind == ECM_VALUE_UNCHANGED)
 		{
 			ecm_match_fail(shape,
-						   psprintf("an update moved a row into the shape, and the stream lacks its value of column \"%s\"",
+						   psprintf(ECM_ERROR_OWN_TEXT "an update moved a row into the shape, and the stream lacks its value of column \"%s\"",
 									shape->table->columns[layout->columns[i]].name));
 			return;
 		}

@@ -37,6 +37,7 @@
 #include "change.h"
 #include "compat.h"
 #include "consumer.h"
+#include "errors.h"
 #include "gather.h"
 #include "load.h"
 #include "match.h"
@@ -124,12 +125,13 @@ handle_message(StringInfo in)
 	(void) pq_getmsgint64(in);	/* its LSN */
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
-	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+	if ((flags & 1) != 0 && size <= ECM_MAX_MESSAGE &&
+		strcmp(prefix, message_prefix) == 0)
 	{
 		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
 
 		if (strncmp(text, "create ", strlen("create ")) != 0)
-			ecm_orders_add(text);	/* that one is the manager's */
+			ecm_orders_add_from_stream(text);	/* that one is the manager's */
 	}
 }
 
@@ -454,17 +456,20 @@ record_fault(void *arg)
 static void
 blame_shape(int64 shape, int sqlerrcode, const char *message)
 {
-	FaultArg	fault = {shape, message ? message : "unknown error", ""};
+	FaultArg	fault = {shape, NULL, ""};
 	EcmError	err;
 
 	if (shape == 0 || !ecm_is_shapes_fault(sqlerrcode))
 		return;
+	fault.message = psprintf("%s: %s", unpack_sql_state(sqlerrcode),
+							 message ? message : "unknown error");
 	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
 		return;
 	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
 						 ecm_log_signal_bit(shape));
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
+			  "shape_errored", ECM_SEVERITY_WARNING,
+			  ecm_error_public_text(fault.message),
 			  "shape %s has failed and is not followed any more", fault.handle);
 }
 
@@ -484,7 +489,8 @@ match_failed(EcmShape *shape, const char *message)
 						 shape->generation, message));
 	if (def != NULL)
 		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-				  "shape_errored", ECM_SEVERITY_WARNING, message,
+				  "shape_errored", ECM_SEVERITY_WARNING,
+				  ecm_error_public_text(message),
 				  "shape %s has failed and is not followed any more", def->handle);
 }
 

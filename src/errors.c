@@ -605,3 +605,42 @@ ecm_error_for_public(const char *sqlstate, const char *message)
 		return message;
 	return ecm_error_condition(sqlstate);
 }
+
+void
+ecm_error_hide_row(EcmError *err)
+{
+	static const char *const classes[] = {"21", "22", "23", "38", "39", "P0"};
+	int			i;
+
+	for (i = 0; i < LENGTHOF(classes); i++)
+		if (strncmp(err->sqlstate, classes[i], 2) == 0)
+			ecm_error_set(err, err->sqlstate,
+						  ecm_error_condition(err->sqlstate), NULL, NULL);
+}
+
+static bool
+is_tagged(const char *text)
+{
+	return strlen(text) >= SQLSTATE_LEN + 2 && is_sqlstate(text) &&
+		strncmp(text + SQLSTATE_LEN, ": ", 2) == 0;
+}
+
+const char *
+ecm_error_untagged(const char *text)
+{
+	return is_tagged(text) ? text + SQLSTATE_LEN + 2 : text;
+}
+
+const char *
+ecm_error_public_text(const char *text)
+{
+	char		sqlstate[SQLSTATE_LEN + 1];
+
+	if (strncmp(text, ECM_ERROR_OWN_TEXT, strlen(ECM_ERROR_OWN_TEXT)) == 0)
+		return ecm_error_untagged(text);
+	if (!is_tagged(text))
+		return ecm_error_condition("");
+	memcpy(sqlstate, text, SQLSTATE_LEN);
+	sqlstate[SQLSTATE_LEN] = '\0';
+	return ecm_error_condition(sqlstate);
+}

@@ -85,4 +85,21 @@ extern const char *ecm_error_condition(const char *sqlstate);
 extern const char *ecm_error_for_public(const char *sqlstate,
 										const char *message);
 
+/*
+ * Likewise in place, for what the stream ends with: a type's output function or
+ * a conversion may have raised it.
+ */
+extern void ecm_error_hide_row(EcmError *err);
+
+/*
+ * A shape's error is kept as "22012: division by zero", or "00000: ..." if the
+ * text is our own and quotes nothing.  Those who may read the shape are told
+ * what follows the tag, all others the second.  A text without a tag is for the
+ * former only.
+ */
+#define ECM_ERROR_OWN_TEXT	"00000: "
+
+extern const char *ecm_error_untagged(const char *text);
+extern const char *ecm_error_public_text(const char *text);
+
 #endif							/* ECM_ERRORS_H */

@@ -194,9 +194,61 @@ append_member(StringInfo json, const char *name, const char *value)
 }
 
 /*
- * A record's texts are cut when it is made; even if each character has to be
- * escaped, that is less than a payload may have.
+ * Whoever can log in can listen, so a notification has nothing in it that may
+ * come from a row, a clause or another database: the event's name says it all.
  */
+static const struct
+{
+	const char *event;
+	const char *message;
+}			messages[] =
+{
+	{"config_error", "the stack has failed"},
+	{"connection_error", "a connection of the stack has failed"},
+	{"connection_lock_acquired", "the stack holds its exclusive lock"},
+	{"consumer_resumed", "a consumer makes progress again"},
+	{"consumer_stalled", "a consumer makes no progress"},
+	{"failed_to_acquire_connection_lock", "the stack's exclusive lock could not be acquired"},
+	{"lock_holder_terminated", "who held the stack's exclusive lock was terminated"},
+	{"manager_restarting", "the stack's manager is started again"},
+	{"manager_stopped", "the stack's manager has stopped"},
+	{"no_free_worker", "no background worker is free for the stack"},
+	{"pg_info_looked_up", "the server's version and timeline are known"},
+	{"ready", "streaming"},
+	{"replication_slot_created", "the replication slot was created"},
+	{"replication_slot_creation_blocked_by_pending_transactions",
+	"the replication slot's creation waits for open transactions"},
+	{"replication_slot_dropped", "the replication slot was dropped"},
+	{"replication_slot_lost", "the replication slot has lost WAL that it needs"},
+	{"replication_slot_unreserved", "the replication slot is about to lose WAL that it needs"},
+	{"retained_wal_limit", "the replication slot holds back more WAL than it may"},
+	{"retained_wal_warning", "the replication slot holds back much WAL"},
+	{"retained_wal_warning_over", "the replication slot does not hold back much WAL any more"},
+	{"settings_changed", "settings have changed"},
+	{"shape_creation_failed", "a shape could not be created yet"},
+	{"shape_errored", "a shape has failed"},
+	{"shape_invalidated", "shapes are gone"},
+	{"shape_log_folded", "a shape's log was folded"},
+	{"shapes_invalidated", "all shapes are gone"},
+	{"stack_restarting", "the stack starts afresh"},
+	{"stepping_aside", "the stack makes way for a command"},
+	{"stepping_back", "the stack comes back after a command"},
+	{"too_many_stacks", "there are more databases than electric_cm.max_managers"},
+	{"waiting_for_connection_lock", "the stack waits for its exclusive lock"},
+	{"wal_free_space_limit", "there is less free space for WAL than there must be"},
+	{"wal_free_space_low", "free space for WAL is low"},
+	{"wal_free_space_over", "there is enough free space for WAL again"}
+};
+
+static const char *
+public_message(const EcmEventRecord *event)
+{
+	for (size_t i = 0; i < lengthof(messages); i++)
+		if (strcmp(event->event, messages[i].event) == 0)
+			return messages[i].message;
+	return "see electric_cm_events";
+}
+
 static void
 notify(const EcmEventRecord *event)
 {
@@ -204,16 +256,11 @@ notify(const EcmEventRecord *event)
 	char		occurred_at[MAXDATELEN + 1];
 	Datum		time = TimestampTzGetDatum(event->occurred_at);
 
-	StaticAssertStmt(6 * (sizeof(event->event) + sizeof(event->message) +
-						  sizeof(event->detail) + sizeof(event->datname)) < 7000,
-					 "an event may not fit into a notification");
-
 	JsonEncodeDateTime(occurred_at, time, TIMESTAMPTZOID, NULL);
 	initStringInfo(&json);
 	append_member(&json, "event", event->event);
 	append_member(&json, "severity", ecm_severity_name(event->severity));
-	append_member(&json, "message", event->message);
-	append_member(&json, "detail", event->detail);
+	append_member(&json, "message", public_message(event));
 	append_member(&json, "occurred_at", occurred_at);
 	append_member(&json, "datname", event->datname);
 	appendStringInfoChar(&json, '}');

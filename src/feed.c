@@ -388,7 +388,8 @@ look_at_message(const char *data, int len)
 				(void) pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) == 0 || strcmp(prefix, message_prefix) != 0)
+				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
+					strcmp(prefix, message_prefix) != 0)
 					break;
 				text = pnstrdup(pq_getmsgbytes(&in, size), size);
 				if (message_callback)

@@ -1298,7 +1298,7 @@ start_up(void)
 	ecm_pool_init(stack->datname);
 	ecm_feed_init(stack_index, stack->datname);
 	ecm_feed_set_message_callback(remembered.message_prefix, ecm_creations_message);
-	ecm_creations_init(stack_index, remembered.message_prefix);
+	ecm_creations_init(stack_index);
 	ecm_retention_init(stack_index);
 	ecm_state_init(&state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	state.running = true;

@@ -732,7 +732,9 @@ leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
 
 	for (int i = 0; i < nmatched[which]; i++)
 		matched[which][i]->marks[which] = 0;
-	message = edata->message ? edata->message : "unknown error";
+	/* with its SQLSTATE, all that others than the shape's readers may know */
+	message = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
+					   edata->message ? edata->message : "unknown error");
 	if (column >= 0)
 		table->columns[column].unreadable = message;
 	else

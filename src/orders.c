@@ -9,19 +9,25 @@
  * the transaction commits, neither earlier nor later: so consumers that start
  * anew come to the same result.
  *
+ * What comes in by the stream may be somebody else's who knows the prefix.  It is
+ * obeyed only where the catalog agrees, and what makes no sense is nobody's.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "errors.h"
 #include "gather.h"
 #include "load.h"
 #include "match.h"
@@ -29,9 +35,15 @@
 #include "shape.h"
 #include "worker.h"
 
+typedef struct Order
+{
+	bool		own;			/* the consumer's */
+	const char *text;
+} Order;
+
 static int	worker;
 static MemoryContext orders_context;	/* reset after each transaction */
-static List *orders = NIL;		/* of text, in orders_context */
+static List *orders = NIL;		/* of Order, in orders_context */
 
 void
 ecm_orders_init(int worker_number)
@@ -41,13 +53,28 @@ ecm_orders_init(int worker_number)
 										   ALLOCSET_SMALL_SIZES);
 }
 
+static void
+add_order(const char *text, bool own)
+{
+	MemoryContext old = MemoryContextSwitchTo(orders_context);
+	Order	   *order = palloc(sizeof(Order));
+
+	order->own = own;
+	order->text = pstrdup(text);
+	orders = lappend(orders, order);
+	MemoryContextSwitchTo(old);
+}
+
 void
 ecm_orders_add(const char *text)
 {
-	MemoryContext old = MemoryContextSwitchTo(orders_context);
+	add_order(text, true);
+}
 
-	orders = lappend(orders, pstrdup(text));
-	MemoryContextSwitchTo(old);
+void
+ecm_orders_add_from_stream(const char *text)
+{
+	add_order(text, false);
 }
 
 bool
@@ -94,21 +121,22 @@ add_to_list(ShapeList *list, int64 id, int generation)
 	list->generations[list->n++] = Int32GetDatum(generation);
 }
 
-/* Reads pairs of numbers. */
+/* Reads pairs of numbers, up to what is none. */
 static ShapeList
 read_list(const char *text)
 {
-	ShapeList	list = create_list(strlen(text) / 4 + 1);	/* "1 1 " at least */
+	int			max = strlen(text) / 3 + 1; /* "1 1" at least */
+	ShapeList	list = create_list(max);
 	char	   *p = unconstify(char *, text);
 
-	while (*p != '\0')
+	while (*p != '\0' && list.n < max)
 	{
 		int64		id = strtoi64(p, &p, 10);
 		char	   *end;
 		int			generation = strtol(p, &end, 10);
 
 		if (end == p)
-			elog(ERROR, "malformed order: \"%s\"", text);
+			break;
 		add_to_list(&list, id, generation);
 		p = end;
 	}
@@ -122,6 +150,13 @@ list_ids(const ShapeList *list)
 						   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
 }
 
+static ArrayType *
+list_generations(const ShapeList *list)
+{
+	return construct_array(list->generations, list->n, INT4OID,
+						   sizeof(int32), true, TYPALIGN_INT);
+}
+
 static void
 set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 {
@@ -132,11 +167,70 @@ set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 	if (list->n == 0)
 		return;
 	values[0] = PointerGetDatum(list_ids(list));
-	values[1] = PointerGetDatum(construct_array(list->generations, list->n, INT4OID,
-												sizeof(int32), true, TYPALIGN_INT));
+	values[1] = PointerGetDatum(list_generations(list));
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
 	ecm_spi_end(&spi);
+}
+
+/*
+ * A commit can be decoded a moment before others can see it.  The stack's own
+ * are never long about that, but somebody else's may wait for a synchronous
+ * standby, so only who has changed these rows is waited for.
+ */
+static void
+await_order(const ShapeList *list)
+{
+	TransactionId xid = ecm_gather_xid();
+	EcmFates	fates;
+	bool		changed = false;
+
+	if (!TransactionIdIsInProgress(xid))
+		return;
+	(void) ecm_fates_begin(&fates, xid, true);
+	for (int i = 0; i < list->n && !changed; i++)
+		changed = ecm_fate_of(&fates, DatumGetInt64(list->ids[i])).changed;
+	ecm_fates_end(&fates);
+	if (changed)
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+}
+
+/*
+ * Those of the list that this transaction was to give an order about, by what
+ * it has left in their rows.
+ */
+static ShapeList
+meant(const ShapeList *list)
+{
+	static struct _SPI_plan *plan;
+	ShapeList	result = create_list(list->n);
+	Oid			types[3] = {INT8ARRAYOID, INT4ARRAYOID, XIDOID};
+	Datum		values[3];
+	EcmSpiState spi;
+
+	if (list->n == 0)
+		return result;
+	await_order(list);
+	values[0] = PointerGetDatum(list_ids(list));
+	values[1] = PointerGetDatum(list_generations(list));
+	values[2] = TransactionIdGetDatum(ecm_gather_xid());
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan,
+					 "SELECT s.id, s.generation FROM unnest($1, $2) AS d (id, generation)"
+					 " JOIN _electric_cm.shape s ON s.id = d.id"
+					 " WHERE s.generation = d.generation AND s.order_xid::xid = $3",
+					 SPI_OK_SELECT, 3, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed && result.n < list->n; i++)
+	{
+		bool		isnull;
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		add_to_list(&result, DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)),
+					DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
+	}
+	ecm_spi_end(&spi);
+	return result;
 }
 
 typedef struct CaptureArg
@@ -159,7 +253,7 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	EcmShape   *shape;
 
 	if (wanted == NULL || def->generation != wanted->generation ||
-		def->worker != worker || ecm_gather_is_past(def->skip_until))
+		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
 		return;					/* a later attempt is coming, another's, or done */
 
 	shape = ecm_match_find(def->id);
@@ -179,11 +273,14 @@ static void
 obey_capture(const char *text)
 {
 	static struct _SPI_plan *plan;
-	ShapeList	list = read_list(text);
+	ShapeList	named = read_list(text);
+	ShapeList	list = meant(&named);
 	CaptureArg	arg = {.captured = create_list(list.n)};
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
 		.hcxt = CurrentMemoryContext};
 
+	if (list.n == 0)
+		return;
 	arg.wanted = hash_create("electric_cm shapes to capture", list.n, &ctl,
 							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < list.n; i++)
@@ -194,8 +291,6 @@ obey_capture(const char *text)
 		wanted->generation = DatumGetInt32(list.generations[i]);
 	}
 
-	/* the generations came with that commit, decoded before others see it */
-	XactLockTableWait(ecm_gather_xid(), NULL, NULL, XLTW_None);
 	PushActiveSnapshot(GetLatestSnapshot());
 	ecm_shapes_by_ids(list_ids(&list), capture_shape, &arg);
 	PopActiveSnapshot();
@@ -237,17 +332,16 @@ obey_live(const char *text)
 	static struct _SPI_plan *plan;
 	const char *rest = strchr(text, ' ');
 	char	   *snapshot;
+	ShapeList	named;
 	ShapeList	list;
 	ShapeList	live;
 
 	if (rest == NULL)
-		elog(ERROR, "malformed order: \"live %s\"", text);
+		return;
 	snapshot = pnstrdup(text, rest - text);
-	list = read_list(rest + 1);
+	named = read_list(rest + 1);
+	list = meant(&named);
 	live = create_list(list.n);
-
-	/* its commit can be decoded a moment before others can see its rows */
-	XactLockTableWait(ecm_gather_xid(), NULL, NULL, XLTW_None);
 	for (int i = 0; i < list.n; i++)
 	{
 		int64		id = DatumGetInt64(list.ids[i]);
@@ -276,13 +370,20 @@ obey_live(const char *text)
 void
 ecm_shape_set_errored(int64 id, int generation, const char *reason)
 {
-	run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
-						  " (shape, state, generation, last_error)"
-						  " VALUES ($1, 'errored', $2, %s) ON CONFLICT (shape)"
-						  " DO UPDATE SET state = 'errored',"
-						  " last_error = excluded.last_error",
-						  quote_literal_cstr(reason)),
-				 id, generation);
+	static struct _SPI_plan *plan;
+	Oid			types[3] = {INT8OID, INT4OID, TEXTOID};
+	Datum		values[3] = {Int64GetDatum(id), Int32GetDatum(generation),
+		CStringGetTextDatum(reason)};
+	EcmSpiState spi;
+
+	/* the reason may quote a row, so it must not be part of a statement's text */
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_state"
+					 " (shape, state, generation, last_error)"
+					 " VALUES ($1, 'errored', $2, $3) ON CONFLICT (shape)"
+					 " DO UPDATE SET state = 'errored', last_error = excluded.last_error",
+					 SPI_OK_INSERT, 3, types, values, NULL);
+	ecm_spi_end(&spi);
 }
 
 /*
@@ -297,7 +398,8 @@ give_up(int64 id, const char *reason)
 
 	if (shape == NULL || ecm_gather_is_past(shape->skip_until))
 		return;
-	ecm_shape_set_errored(id, shape->generation, reason);
+	ecm_shape_set_errored(id, shape->generation,
+						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
 	(void) ecm_shape_invalidate_nowait(id, reason);
 	ecm_match_remove(shape);
 }
@@ -323,53 +425,85 @@ static void
 obey_drop(const char *ids)
 {
 	char	   *p = unconstify(char *, ids);
+	EcmFates	fates;
 
+	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
 	while (*p != '\0' && *p != ' ')
 	{
 		int64		id = strtoi64(p, &p, 10);
 		EcmShape   *shape = ecm_match_find(id);
 
-		ecm_gather_work_on(id); /* those who wait for its log are to look */
-		if (shape != NULL)
-			ecm_match_remove(shape);
-		else
-			ecm_load_forget(id);
+		if (!ecm_fate_of(&fates, id).exists)
+		{
+			ecm_gather_work_on(id); /* those who wait for its log are to look */
+			if (shape != NULL)
+				ecm_match_remove(shape);
+			else
+				ecm_load_forget(id);
+		}
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
 	}
 	ecm_gather_work_on(0);
+	ecm_fates_end(&fates);
 }
 
 static void
-obey_order(const char *text)
+obey_owner(int64 id)
 {
+	EcmShape   *shape = ecm_match_find(id);
+	EcmFates	fates;
+	EcmShapeFate fate;
+
+	if (shape == NULL)
+		return;
+	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
+	fate = ecm_fate_of(&fates, id);
+	ecm_fates_end(&fates);
+	if (fate.exists)
+		shape->owner = fate.owner;
+}
+
+static void
+obey_fail_order(const Order *order, int64 id, int generation, const char *reason)
+{
+	if (!order->own)
+	{
+		ShapeList	named = create_list(1);
+
+		add_to_list(&named, id, generation);
+		if (meant(&named).n == 0)
+			return;
+	}
+	ecm_gather_work_on(id);
+	obey_fail(id, generation, reason);
+	ecm_gather_work_on(0);
+}
+
+static void
+obey_order(const Order *order)
+{
+	const char *text = order->text;
 	int64		id;
 	int			generation;
 	int			n = 0;
 	Oid			owner;
 
-	if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
+	if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
+		n > 0)
+		obey_fail_order(order, id, generation, text + n);
+	else if (order->own)
+		return;					/* another round's */
+	else if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
 		obey_capture(text + n);
 	else if (strncmp(text, "live ", strlen("live ")) == 0)
 		obey_live(text + strlen("live "));
 	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
 		obey_drop(text + n);
 	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
-	{
-		EcmShape   *shape = ecm_match_find(id);
-
-		if (shape != NULL)
-			shape->owner = owner;
-	}
-	else if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
-			 n > 0)
-	{
-		ecm_gather_work_on(id);
-		obey_fail(id, generation, text + n);
-		ecm_gather_work_on(0);
-	}
+		obey_owner(id);
 }
 
 /* Shapes to be given up. */
@@ -413,11 +547,14 @@ check_table(Oid relid, int layout_number, const char *reason)
 }
 
 static void
-obey_checks(const char *text)
+obey_checks(const Order *order)
 {
+	const char *text = order->text;
 	Oid			relid;
 	int			layout;
 
+	if (!order->own)
+		return;
 	if (sscanf(text, "mismatch %u %d", &relid, &layout) == 2)
 		check_table(relid, layout,
 					"the table's columns or its replica identity have changed");
@@ -429,7 +566,7 @@ void
 ecm_orders_obey(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	void		(*const rounds[]) (const char *text) = {obey_order, obey_checks};
+	void		(*const rounds[]) (const Order *order) = {obey_order, obey_checks};
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)

@@ -756,6 +756,7 @@ static int
 stream_failed(EcmStepFailure *failure)
 {
 	(void) conn_failed(failure, ECM_CONTEXT_STREAM);
+	ecm_error_hide_row(&failure->err);
 
 	/*
 	 * 55000 in the stream can mean many things.  Whether the slot is beyond

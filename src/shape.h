@@ -12,6 +12,7 @@
  * shape_filter.c	where clauses
  * shape_fit.c		do a shape and its table (still) go together?
  * shape_owner.c	what becomes of shapes when their owners go
+ * shape_fate.c		is a shape's row there, or on its way out?
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
  * shape_entry.c	decodes and completes entries
@@ -21,13 +22,18 @@
  *
  * The stack's internal orders travel in the replication stream itself, as
  * transactional logical messages.  Anybody may emit such messages, so ours are
- * known by a prefix that is a secret of this database, ecm_message_prefix():
+ * known by a prefix that is a secret of this database, ecm_message_prefix().
+ * It is in the WAL, however, and whoever decodes that knows it.  So an order is
+ * obeyed only if the catalog agrees: the shape's row has the transaction that
+ * has given the last order to capture it, or to end its creation (order_xid);
+ * what is to be dropped is gone, or goes with that very transaction; the owner
+ * is taken from the row.
  *
  *	 create <id> <relation> <handle>	a shape was declared (create_shape)
  *	 capture <number> {<id> <generation>}...	from here on, log their changes
  *					(pool); the number is the manager's
  *	 live <snapshot> {<id> <generation>}...	their snapshot is committed (pool)
- *	 fail <id> <generation> <reason>	it can't be created (pool)
+ *	 fail <id> <generation> <SQLSTATE>: <reason>	it can't be created (pool)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
  *	 owner <id> <oid>			it has another owner
@@ -123,6 +129,17 @@ extern bool ecm_table_is_published(Oid relation);
 
 /* Prefix of the stack's own messages; in a transaction; palloc'd. */
 extern char *ecm_message_prefix(void);
+
+/* A longer one is none of ours. */
+#define ECM_MAX_MESSAGE		(1024 * 1024)
+
+/*
+ * A larger row or message leaves a walsender, and libpq, with buffers as large,
+ * which shrink only with the connection.  The walsender tells of the messages
+ * that it drops by one of our own.
+ */
+#define ECM_GIANT_BYTES		(16 * 1024 * 1024)
+#define ECM_GIANT_MESSAGE	"giant"
 
 /* Emits one in the current transaction. */
 extern void ecm_emit_message(const char *text);
@@ -257,6 +274,34 @@ extern void ecm_shapes_verify_published(void);
  */
 extern void ecm_shapes_invalidate_type(Oid type, const char *reason);
 
+/* ---- shape_fate.c ---- */
+
+/* What is known of a shape's row. */
+typedef struct EcmShapeFate
+{
+	bool		exists;			/* when that transaction is over */
+	bool		changed;		/* it is one that changes the row, or deletes it */
+	bool		in_doubt;		/* another one does, and may yet be undone */
+	Oid			owner;			/* if it exists */
+} EcmShapeFate;
+
+typedef struct EcmFates
+{
+	TransactionId xid;
+	Relation	rel;
+	Relation	index;
+	TupleTableSlot *slot;
+} EcmFates;
+
+/*
+ * Looks at shapes' rows as they are once transaction xid (or invalid) has been
+ * committed, though it may not be for others yet.  Within a transaction that
+ * has a snapshot.  False, only without 'wait': the table is locked.
+ */
+extern bool ecm_fates_begin(EcmFates *fates, TransactionId xid, bool wait);
+extern EcmShapeFate ecm_fate_of(EcmFates *fates, int64 id);
+extern void ecm_fates_end(EcmFates *fates);
+
 /* ---- shape_owner.c ---- */
 
 /* Deletes the shapes of a role. */
@@ -337,7 +382,7 @@ extern EcmLogTotals ecm_log_settle_captured(int64 shape, const char *snapshot);
 
 /* ---- shape_create.c: the manager calls these; they never wait ---- */
 
-extern void ecm_creations_init(int stack_index, const char *message_prefix);
+extern void ecm_creations_init(int stack_index);
 
 /*
  * Reads which shapes are being created, and frees what dropped ones have left

@@ -37,12 +37,14 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "errors.h"
 #include "settings.h"
 #include "shape.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
+PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
 /* That one message names. */
 #define SHAPES_PER_MESSAGE	1000
@@ -447,6 +449,25 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 						shape->handle),
 				 errhint("Create a shape of your own with electric_cm_create_shape().")));
 	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
+}
+
+/*
+ * _electric_cm.shape_error(shape int8, last_error text) RETURNS text
+ *
+ * What the caller may know of a shape's error: its text may quote a row, and
+ * is only for those who may read the shape.
+ */
+Datum
+electric_cm_shape_error(PG_FUNCTION_ARGS)
+{
+	EcmShapeDef *shape = ecm_shape_by_id(PG_GETARG_INT64(0));
+	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (superuser() ||
+		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
+		 ecm_shape_may_read(shape, shape->owner)))
+		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
+	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
 }
 
 /* ------------------------------------------------------------- dropping -- */

@@ -35,6 +35,7 @@
 
 #include "backoff.h"
 #include "conn.h"
+#include "errors.h"
 #include "pool.h"
 #include "settings.h"
 #include "shape.h"
@@ -42,6 +43,7 @@
 #include "shape_purge.h"
 #include "shape_request.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define JOB_TIMEOUT_MS		60000
 #define BARRIER_POLL_MS		20
@@ -65,6 +67,15 @@ typedef enum CreationStep
 	CREATION_SNAPSHOT
 } CreationStep;
 
+/* Messages that look like a batch's capture message. */
+#define MAX_EARLY			8
+
+typedef struct Met
+{
+	TransactionId xid;
+	XLogRecPtr	after;
+} Met;
+
 typedef struct EcmBatch
 {
 	dlist_node	node;			/* in one of the lists below */
@@ -75,8 +86,11 @@ typedef struct EcmBatch
 	Oid			relation;
 	int			nshapes;
 	EcmRequest **shapes;
-	bool		met;			/* the capture message was, in the stream ... */
+	TransactionId capture_xid;	/* of the capture message, once it is known */
+	bool		met;			/* the message was, in the stream ... */
 	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
+	int			nearly;			/* met before its transaction was known: */
+	Met			early[MAX_EARLY];	/* with its number, forged perhaps */
 	XLogRecPtr	capture_lsn;	/* end of its transaction */
 	EcmBarrier	barrier;
 	EcmBackoff	backoff;
@@ -84,7 +98,6 @@ typedef struct EcmBatch
 } Batch;
 
 static int	stack_index;
-static const char *prefix;		/* of our messages */
 static MemoryContext creations_context;
 static dlist_head waiting = DLIST_STATIC_INIT(waiting); /* to be started */
 static dlist_head active = DLIST_STATIC_INIT(active);
@@ -99,10 +112,9 @@ datname(void)
 }
 
 void
-ecm_creations_init(int index, const char *message_prefix)
+ecm_creations_init(int index)
 {
 	stack_index = index;
-	prefix = message_prefix;
 	creations_context = AllocSetContextCreate(TopMemoryContext,
 											  "electric_cm creations",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -251,21 +263,6 @@ close_gaps(Batch *b)
 /* ------------------------------------------------------------- failures -- */
 
 /*
- * Is it of no use to read the table once more?  Only what is wrong with the
- * table's rows, or with the owner's rights, is for ever; whoever mends that can
- * create the shape again.
- */
-static bool
-is_final(const Batch *b, const EcmError *err)
-{
-	return b->step == CREATION_SNAPSHOT &&
-		(strncmp(err->sqlstate, "0A", 2) == 0 ||
-		 strncmp(err->sqlstate, "22", 2) == 0 ||
-		 strncmp(err->sqlstate, "42", 2) == 0 ||
-		 strncmp(err->sqlstate, "54", 2) == 0);
-}
-
-/*
  * Is publishing held up by what one shape needs: a replica identity that it is
  * not for us to set?
  */
@@ -311,31 +308,6 @@ split(Batch *b)
 	free_batch(b, false);
 }
 
-static void
-give_up_done(void *arg pg_attribute_unused(),
-			 EcmConn *conn pg_attribute_unused(), const EcmError *err)
-{
-	if (err != NULL)			/* the next stream's scan comes back to it */
-		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
-				  err->message, "could not mark a shape as errored");
-}
-
-/* Only the consumer changes a shape's state, so it is told by the stream. */
-static void
-give_up(Batch *b, const EcmError *err)
-{
-	EcmRequest *request = b->shapes[0];
-	char	   *text = psprintf("fail " INT64_FORMAT " %d %s", request->id,
-								request->generation, err->message);
-
-	ecm_event(MyDatabaseId, datname(), "shape_errored", ECM_SEVERITY_WARNING,
-			  err->message, "could not create shape %s", request->handle);
-	(void) ecm_pool_submit(psprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)",
-									ecm_quote_literal(prefix), ecm_quote_literal(text)),
-						   JOB_TIMEOUT_MS, give_up_done, NULL);
-	end_batch(b);
-}
-
 /* Another attempt, later.  The caller has taken it off its list. */
 static void
 retry_later(Batch *b, const char *reason)
@@ -355,30 +327,27 @@ retry_later(Batch *b, const char *reason)
 static void
 fail(Batch *b, const EcmError *err)
 {
+	const char *reason = pstrdup(ecm_error_for_public(err->sqlstate, err->message));
+
 	if (b->nshapes > 1 && !concerns_all(b, err))
 	{
 		split(b);
 		return;
 	}
-	if (b->nshapes == 1 && is_final(b, err))
-	{
-		give_up(b, err);
-		return;
-	}
 	dlist_delete(&b->node);
-	retry_later(b, err->message);
+	retry_later(b, reason);
 	if (b->backoff.retries > 1)
 		return;
 	if (b->nshapes == 1)
 		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
 				  ECM_SEVERITY_WARNING, err->hint,
 				  "could not create shape %s yet: %s", b->shapes[0]->handle,
-				  err->message);
+				  reason);
 	else
 		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
 				  ECM_SEVERITY_WARNING, err->hint,
 				  "could not create shape %s and %d others of its table yet: %s",
-				  b->shapes[0]->handle, b->nshapes - 1, err->message);
+				  b->shapes[0]->handle, b->nshapes - 1, reason);
 }
 
 /* ---------------------------------------------------------------- steps -- */
@@ -424,12 +393,14 @@ static void
 start_capture(Batch *b)
 {
 	b->number = ++last_number;
+	b->capture_xid = InvalidTransactionId;
 	b->met = false;
+	b->nearly = 0;
 	b->capture_lsn = InvalidXLogRecPtr;
 	submit(b, CREATION_CAPTURE,
-		   psprintf("SELECT shape, generation, action FROM"
-					" _electric_cm.capture_shapes(" INT64_FORMAT ", %s)",
-					b->number, array_literal(b, false)),
+		   psprintf("SELECT shape, generation, action, shape_relation, xid FROM"
+					" _electric_cm.capture_shapes(" INT64_FORMAT ", %u, %s)",
+					b->number, b->relation, array_literal(b, false)),
 		   JOB_TIMEOUT_MS, "the start of capturing");
 }
 
@@ -441,6 +412,41 @@ start_snapshot(Batch *b)
 					"SELECT _electric_cm.take_snapshot(%s, %s); COMMIT",
 					array_literal(b, false), array_literal(b, true)),
 		   0, "the snapshot of the table");
+}
+
+/* The message with the batch's number, if it is in the right transaction. */
+static void
+note_met(Batch *b, TransactionId xid, XLogRecPtr after)
+{
+	if (b->met || xid != b->capture_xid)
+		return;
+	b->met = true;
+	b->capture_after = after;
+}
+
+/* As the answer says. */
+static Oid
+relation_of(EcmConn *conn, int64 id)
+{
+	for (int row = 0; row < ecm_conn_nrows(conn); row++)
+		if (strtoi64(ecm_conn_value(conn, row, 0), NULL, 10) == id)
+			return strtoul(ecm_conn_value(conn, row, 3), NULL, 10);
+	return InvalidOid;
+}
+
+/*
+ * It was asked for as a shape of another table than it is of, by a message that
+ * somebody has forged.
+ */
+static void
+request_again(EcmRequest *request, Oid relation)
+{
+	int64		id = request->id;
+	char		handle[sizeof(request->handle)];
+
+	strlcpy(handle, request->handle, sizeof(handle));
+	ecm_request_end(request);
+	ecm_request_add(id, relation, handle, InvalidTransactionId);
 }
 
 /*
@@ -461,6 +467,7 @@ captured(Batch *b, EcmConn *conn)
 		EcmRequest *request = ecm_request_find(strtoi64(ecm_conn_value(conn, row, 0), NULL, 10));
 		const char *action = ecm_conn_value(conn, row, 2);
 
+		b->capture_xid = strtoul(ecm_conn_value(conn, row, 4), NULL, 10);
 		if (request == NULL || request->batch != b)
 			continue;			/* dropped meanwhile */
 		if (strcmp(action, "capture") == 0)
@@ -471,14 +478,20 @@ captured(Batch *b, EcmConn *conn)
 				locked = create_batch(b->relation, nall);
 			put_in_batch(locked, request);
 		}
+		else if (strcmp(action, "other") == 0)
+			request->generation = -1;
 	}
+	for (int i = 0; i < b->nearly; i++)
+		note_met(b, b->early[i].xid, b->early[i].after);
 	for (int i = 0; i < b->nshapes; i++)
 	{
 		EcmRequest *request = b->shapes[i];
 
 		if (request->batch == b && request->generation > 0)
 			continue;
-		if (request->batch == b)
+		if (request->batch == b && request->generation < 0)
+			request_again(request, relation_of(conn, request->id));
+		else if (request->batch == b)
 			ecm_request_end(request);	/* gone, or nothing left to do */
 		b->shapes[i] = NULL;
 	}
@@ -597,30 +610,60 @@ drop_request(int64 id)
 	}
 }
 
-static void
-shapes_dropped(const char *handle, char *ids, XLogRecPtr after)
+typedef struct DroppedArg
 {
-	int			n = 0;
-	char	   *p = ids;
-	const char *reason = strchr(ids, ' ');
+	const char *ids;			/* as in the message */
+	TransactionId xid;			/* that has it */
+	int			n;
+	int64	   *gone;			/* those that are, or go with it */
+} DroppedArg;
+
+/* The table is only read, and not waited for. */
+static void
+find_dropped(void *arg)
+{
+	DroppedArg *dropped = arg;
+	char	   *p = unconstify(char *, dropped->ids);
+	EcmFates	fates;
+	bool		known = ecm_fates_begin(&fates, dropped->xid, false);
 
 	while (*p != '\0' && *p != ' ')
 	{
 		int64		id = strtoi64(p, &p, 10);
 
-		drop_request(id);
-		ecm_purges_add(id, after);
-		n++;
+		/* what can't be told now, whoever deletes its log will see */
+		if (!known || !ecm_fate_of(&fates, id).exists)
+			dropped->gone[dropped->n++] = id;
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
 	}
-	ecm_purges_report(handle, n, reason ? reason + 1 : "", after);
+	if (known)
+		ecm_fates_end(&fates);
 }
 
 static void
-capture_met(int64 number, XLogRecPtr after)
+shapes_dropped(const char *handle, const char *ids, TransactionId xid, XLogRecPtr after)
+{
+	const char *reason = strchr(ids, ' ');
+	DroppedArg	dropped = {ids, xid, 0, palloc(sizeof(int64) * (strlen(ids) + 1))};
+	EcmError	err;
+
+	if (!ecm_worker_try(find_dropped, &dropped, &err))
+		return;					/* the next stream's scan finds their logs */
+	for (int i = 0; i < dropped.n; i++)
+	{
+		drop_request(dropped.gone[i]);
+		ecm_purges_add(dropped.gone[i], after);
+	}
+	if (dropped.n > 0)
+		ecm_purges_report(handle, dropped.n, reason ? reason + 1 : "", after);
+	pfree(dropped.gone);
+}
+
+static void
+capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 {
 	dlist_iter	iter;
 
@@ -628,11 +671,12 @@ capture_met(int64 number, XLogRecPtr after)
 	{
 		Batch	   *b = dlist_container(Batch, node, iter.cur);
 
-		if (b->number == number)
-		{
-			b->met = true;
-			b->capture_after = after;
-		}
+		if (b->number != number)
+			continue;
+		if (TransactionIdIsValid(b->capture_xid))
+			note_met(b, xid, after);
+		else if (b->nearly < MAX_EARLY)
+			b->early[b->nearly++] = (Met) {xid, after};
 	}
 }
 
@@ -647,9 +691,9 @@ ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 	if (sscanf(text, "create " INT64_FORMAT " %u %39s", &id, &relation, handle) == 3)
 		ecm_request_add(id, relation, handle, xid);
 	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
-		capture_met(id, after);
+		capture_met(id, xid, after);
 	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
-		shapes_dropped(handle, pstrdup(text + n), after);
+		shapes_dropped(handle, text + n, xid, after);
 }
 
 void

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/instrument.h"
@@ -38,6 +40,8 @@ PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 typedef struct LeavesArg
 {
 	MemoryContext context;
+	Oid			relation;
+	bool		any;			/* are there any of these shapes? */
 	List	   *leaves;
 } LeavesArg;
 
@@ -51,6 +55,9 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	List	   *leaves;
 	MemoryContext old;
 
+	if (def->relation != a->relation)
+		return;
+	a->any = true;
 	needs.columns = ecm_fit_attnums(def->relation, def->column_names,
 									def->ncolumns, NULL, &missing);
 	for (int i = 0; i < def->nkeys; i++)
@@ -71,8 +78,8 @@ collect_leaves(const EcmShapeDef *def, void *arg)
  *
  * Makes the stream have what shapes of a table need: sets the replica identity,
  * if that is not enough and for us to do, and adds the table to the publication
- * unless it is published already.  False if there was nothing to do, or the
- * table is gone.
+ * unless it is published already.  False if there was nothing to do: the table
+ * is gone, say, or none of these are shapes of it (any more).
  *
  * Errors: 55000 the table is not published and
  * electric_cm.manual_table_publishing is on, or the replica identity is not
@@ -85,7 +92,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relation);
-	LeavesArg	arg = {CurrentMemoryContext, NIL};
+	LeavesArg	arg = {CurrentMemoryContext, relation, false, NIL};
 	bool		publish;
 	EcmSpiState spi;
 
@@ -94,6 +101,8 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
+	if (!arg.any)
+		PG_RETURN_BOOL(false);
 	ecm_spi_begin(&spi);
 	if (arg.leaves != NIL)
 	{
@@ -132,32 +141,36 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
  */
 #define CAPTURE_SQL \
 	"WITH locked AS MATERIALIZED (SELECT s.id, s.generation, s.snapshot_generation" \
-	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1)" \
+	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2" \
 	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
-	" SELECT s.id, l.generation, CASE WHEN l.id IS NULL THEN 'locked'" \
+	" SELECT s.id, l.generation, CASE WHEN s.relation <> $2 THEN 'other'" \
+	"  WHEN l.id IS NULL THEN 'locked'" \
 	"  WHEN t.state IN ('live', 'errored') OR" \
 	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
-	"  ELSE 'capture' END" \
+	"  ELSE 'capture' END, s.relation" \
 	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
 	"  LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
 	" WHERE s.id = ANY ($1)"
 
 /*
- * _electric_cm.capture_shapes(number int8, shapes int8[], OUT shape int8,
- *		OUT generation int4, OUT action text) RETURNS SETOF record
+ * _electric_cm.capture_shapes(number int8, relation oid, shapes int8[],
+ *		OUT shape int8, OUT generation int4, OUT action text,
+ *		OUT shape_relation oid, OUT xid xid) RETURNS SETOF record
  *
  * Begins an attempt to create shapes, by the message that lets the consumers
  * capture their changes, and which has that number.  action is what becomes of
- * each of them: 'capture', 'done' (live, errored, or its snapshot is committed)
- * or 'locked' (by somebody else; nothing was done).  Those that are gone are
- * left out.
+ * each of them: 'capture', 'done' (live, errored, or its snapshot is committed),
+ * 'locked' (by somebody else; nothing was done) or 'other' (it is one of that
+ * relation instead; likewise).  Those that are gone are left out.  xid: where
+ * the message is.
  */
 Datum
 electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			types[2] = {INT8ARRAYOID, INT4OID};
-	Datum		args[2] = {PG_GETARG_DATUM(1), Int32GetDatum(ecm_shape_workers_running())};
+	Oid			types[2] = {INT8ARRAYOID, OIDOID};
+	Datum		args[2] = {PG_GETARG_DATUM(2), PG_GETARG_DATUM(1)};
+	TransactionId xid = GetTopTransactionId();
 	StringInfoData message;
 	Datum	   *ids;
 	int			nids = 0;
@@ -168,16 +181,18 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	appendStringInfo(&message, "capture " INT64_FORMAT, PG_GETARG_INT64(0));
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 1, types, args, NULL);
+	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 2, types, args, NULL);
 	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
-		Datum		values[3];
-		bool		nulls[3];
+		Datum		values[5];
+		bool		nulls[5];
 
-		for (int column = 0; column < 3; column++)
+		values[4] = TransactionIdGetDatum(xid);
+		nulls[4] = false;
+		for (int column = 0; column < 4; column++)
 			values[column] = SPI_getbinval(row, desc, column + 1, &nulls[column]);
 		if (strcmp(SPI_getvalue(row, desc, 3), "capture") == 0)
 		{
@@ -192,8 +207,11 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	{
 		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
 												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		types[1] = INT4OID;
+		args[1] = Int32GetDatum(ecm_shape_workers_running());
 		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
-					" worker = id % $2 WHERE id = ANY ($1)",
+					" worker = id % $2, order_xid = pg_current_xact_id()"
+					" WHERE id = ANY ($1)",
 					SPI_OK_UPDATE, 2, types, args, NULL);
 		ecm_emit_message(message.data);
 	}
@@ -201,14 +219,23 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+static Datum
+int8_array(Datum *elems, int n)
+{
+	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /*
- * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8)
- *		RETURNS int4
+ * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
+ *		OUT done int4, OUT postponed int8[])
  *
  * Frees what dropped shapes have left behind, in this order, until that many
  * chunks of their logs have been deleted, or that many bytes of WAL written.
- * Returns how many shapes are done.  Not with SQL: a consumer may be deleting
- * the same, and one of them suffices.
+ * done: how many of them are dealt with.  postponed: those of them whose rows
+ * are there as far as others can see, while somebody is about to delete them;
+ * what nobody deletes is left alone for good.  Not with SQL: a consumer may be
+ * deleting the same, and one of them suffices.
  */
 Datum
 electric_cm_purge_shapes(PG_FUNCTION_ARGS)
@@ -217,21 +244,44 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 	int64		max_chunks = PG_GETARG_INT32(1);
 	uint64		wal_end = pgWalUsage.wal_bytes + Max(PG_GETARG_INT64(2), 1);
 	Oid			type = INT8ARRAYOID;
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
 	Datum	   *ids;
+	Datum	   *freed;
+	Datum	   *postponed;
 	Datum		done;
 	int			n;
 	int			ndone = 0;
+	int			nfreed = 0;
+	int			npostponed = 0;
+	EcmFates	fates;
 	EcmSpiState spi;
 
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
 	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 					  TYPALIGN_DOUBLE, &ids, NULL, &n);
-	while (ndone < n &&
-		   ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
-		ndone++;
-	if (ndone > 0)
+	freed = palloc(sizeof(Datum) * Max(n, 1));
+	postponed = palloc(sizeof(Datum) * Max(n, 1));
+	(void) ecm_fates_begin(&fates, InvalidTransactionId, true);
+	for (; ndone < n; ndone++)
 	{
-		done = PointerGetDatum(construct_array(ids, ndone, INT8OID, sizeof(int64),
-											   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		EcmShapeFate fate = ecm_fate_of(&fates, DatumGetInt64(ids[ndone]));
+
+		if (fate.in_doubt)
+			postponed[npostponed++] = ids[ndone];
+		else if (!fate.exists)
+		{
+			if (!ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
+				break;
+			freed[nfreed++] = ids[ndone];
+		}
+	}
+	ecm_fates_end(&fates);
+	if (nfreed > 0)
+	{
+		done = int8_array(freed, nfreed);
 		ecm_spi_begin(&spi);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
@@ -239,5 +289,7 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_end(&spi);
 	}
-	PG_RETURN_INT32(ndone);
+	values[0] = Int32GetDatum(ndone);
+	values[1] = int8_array(postponed, npostponed);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

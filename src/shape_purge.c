@@ -44,6 +44,9 @@
 /* ... and after so long go on regardless. */
 #define PATIENCE_MS		5000
 
+/* The pause if none of them may be deleted yet. */
+#define POSTPONED_MS	1000
+
 typedef struct Purge
 {
 	int64		id;
@@ -170,7 +173,8 @@ job_failed(const char *what, const EcmError *err)
 	next_at = ecm_backoff_fail(&backoff, GetCurrentTimestamp());
 	if (backoff.retries == 1)
 		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
-				  err->hint, "could not %s yet: %s", what, err->message);
+				  err->hint, "could not %s yet: %s", what,
+				  ecm_error_for_public(err->sqlstate, err->message));
 }
 
 static void
@@ -182,10 +186,30 @@ job_succeeded(void)
 	next_at = TimestampTzPlusMilliseconds(now, SLICE_PAUSE_MS);
 }
 
+/*
+ * Those whose rows others can see still, as when the commit waits for a
+ * synchronous standby: an array constant.  Returns how many they are.
+ */
+static int
+add_postponed(const char *ids)
+{
+	char	   *p = unconstify(char *, ids);
+	int			n = 0;
+
+	while ((*p == '{' || *p == ',') && p[1] != '}')
+	{
+		add_purge(strtoi64(p + 1, &p, 10), InvalidXLogRecPtr, true);
+		n++;
+	}
+	return n;
+}
+
 static void
 purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
 	const char *done;
+	const char *postponed;
+	bool		all_postponed;
 
 	purge_job = 0;
 	if (err != NULL)
@@ -195,9 +219,13 @@ purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	done = ecm_conn_value(conn, 0, 0);
 	first_purge += done ? atoi(done) : 0;
+	postponed = ecm_conn_value(conn, 0, 1);
+	all_postponed = add_postponed(postponed ? postponed : "{}") == (done ? atoi(done) : 0);
 	if (first_purge >= npurges)
 		forget_purges();
 	job_succeeded();
+	if (all_postponed)
+		next_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POSTPONED_MS);
 }
 
 static void
@@ -253,7 +281,7 @@ start_purge(TimestampTz now, XLogRecPtr applied_lsn)
 	}
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT _electric_cm.purge_shapes(");
+	appendStringInfoString(&sql, "SELECT done, postponed FROM _electric_cm.purge_shapes(");
 	for (int i = first_purge; i < npurges && n < SLICE_SHAPES; i++)
 	{
 		if (!purges[i].complete || applied_lsn < purges[i].lsn)

@@ -29,6 +29,7 @@
 
 #include "await.h"
 #include "compat.h"
+#include "errors.h"
 #include "shape.h"
 #include "shape_entry.h"
 #include "shape_log.h"
@@ -341,7 +342,7 @@ find_shape(const char *handle)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("shape \"%s\" has failed", handle),
 				 shape->last_error != NULL ?
-				 errdetail("%s", shape->last_error) : 0,
+				 errdetail("%s", ecm_error_untagged(shape->last_error)) : 0,
 				 errhint("Drop it with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));
 	return shape;
 }

@@ -252,7 +252,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		/* without it shapes could stay "creating" unseen: try again */
 		ecm_event(MyDatabaseId, datname, "warning", ECM_SEVERITY_WARNING,
 				  err->hint, "could not look for shapes to create: %s",
-				  err->message);
+				  ecm_error_for_public(err->sqlstate, err->message));
 		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													SCAN_RETRY_MS);
 		return;

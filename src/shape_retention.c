@@ -123,7 +123,7 @@ report(const EcmError *err, const char *what)
 		strcmp(err->message, last.message) != 0)
 		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
 				  "warning", ECM_SEVERITY_WARNING, err->hint, "%s: %s",
-				  what, err->message);
+				  what, ecm_error_for_public(err->sqlstate, err->message));
 	last = *err;
 	look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
 	paused = true;

@@ -19,9 +19,11 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "replication/message.h"
 #include "utils/array.h"
@@ -31,12 +33,18 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "errors.h"
 #include "settings.h"
 #include "shape.h"
+#include "shmem.h"
+
+/* What is kept of an error. */
+#define MAX_REASON		512
 
 /* Rows fetched from the cursor at a time. */
 #define FETCH_ROWS		1000
@@ -462,7 +470,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 				" ORDER BY id FOR NO KEY UPDATE NOWAIT",
 				SPI_OK_SELECT, 1, types, args, NULL);
 	ecm_spi_run("UPDATE _electric_cm.shape s SET snapshot = $4::pg_catalog.pg_snapshot,"
-				" snapshot_generation = d.generation, snapshot_rows = d.rows"
+				" order_xid = pg_current_xact_id(), snapshot_generation = d.generation, snapshot_rows = d.rows"
 				" FROM unnest($1, $2, $3) AS d (id, generation, rows) WHERE s.id = d.id",
 				SPI_OK_UPDATE, 4, types, args, NULL);
 	if (SPI_processed != (uint64) ndone)
@@ -471,55 +479,16 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	ecm_emit_message(message.data);
 }
 
-/*
- * _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
- *
- * Writes the rows of the shapes' table, as this transaction sees them, to the
- * shapes' logs, notes the transaction's snapshot in the catalog, and emits the
- * message "live <snapshot> {<id> <generation>}...".  All of it takes effect
- * with the caller's commit.  Returns the shapes that are done, or not to be
- * created in this way any more; those that it leaves out have had no turn.
- *
- * Errors: 42501 not called by a superuser; 25001 not in a transaction with
- * one snapshot; 55000 a shape's table has changed; 40001 a shape's row was
- * changed meanwhile; 55P03 it is locked; and whatever reading the table as
- * the shapes' owners may raise.
- */
-Datum
-electric_cm_take_snapshot(PG_FUNCTION_ARGS)
+static int
+take(Datum *ids, Datum *generations, int nids, Datum *done)
 {
-	Datum	   *ids;
-	Datum	   *generations;
-	Datum	   *done;
-	int			nids;
-	int			ngenerations;
 	int			n = 0;
 	int			ngroup;
 	int			ndone = 0;
-	Member	   *members;
-	Member	  **group;
+	Member	   *members = palloc(sizeof(Member) * Max(nids, 1));
+	Member	  **group = palloc(sizeof(Member *) * Max(nids, 1));
 	TimestampTz began = GetCurrentTimestamp();
 
-	if (!superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to take a shape's snapshot")));
-	if (!IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("a shape's snapshot must be taken in a REPEATABLE READ transaction")));
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, sizeof(int64),
-					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, NULL, &nids);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT4OID, sizeof(int32),
-					  true, TYPALIGN_INT, &generations, NULL, &ngenerations);
-	if (nids != ngenerations)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("as many generations as shapes are needed")));
-
-	members = palloc(sizeof(Member) * Max(nids, 1));
-	group = palloc(sizeof(Member *) * Max(nids, 1));
-	done = palloc(sizeof(Datum) * Max(nids, 1));
 	for (int i = 0; i < nids; i++)
 	{
 		if (find_member(DatumGetInt64(ids[i]), DatumGetInt32(generations[i]), &members[n]))
@@ -541,5 +510,150 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		if (members[i].done)
 			done[ndone++] = Int64GetDatum(members[i].def->id);
+	return ndone;
+}
+
+/* ------------------------------------------------------------- failures -- */
+
+/*
+ * Is it of no use to read the table once more?  Only what is wrong with the
+ * table's rows, or with the owner's rights, is for ever; whoever mends that can
+ * create the shape again.
+ */
+static bool
+is_final(const ErrorData *edata)
+{
+	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
+	{
+		case ERRCODE_FEATURE_NOT_SUPPORTED:
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Only the consumer changes a shape's state, so it is told by the stream.  The
+ * error may quote a row: it goes from here into the message, and is never part
+ * of a statement.
+ */
+static void
+emit_failure(const EcmShapeDef *def, const ErrorData *edata)
+{
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(def->id);
+	char	   *text = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
+								edata->message ? edata->message : "unknown error");
+
+	text[pg_mbcliplen(text, strlen(text), MAX_REASON)] = '\0';
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
+				SPI_OK_SELECT, 1, &type, &id, NULL);
+	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
+				SPI_OK_UPDATE, 1, &type, &id, NULL);
+	ecm_spi_end(&spi);
+	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", def->id,
+							  def->generation, text));
+
+	ereport(LOG,
+			(errcode(edata->sqlerrcode),
+			 errmsg("could not create shape %s: %s", def->handle,
+					ecm_error_untagged(text))));
+	ecm_event(MyDatabaseId, get_database_name(MyDatabaseId), "shape_errored",
+			  ECM_SEVERITY_WARNING, ecm_error_public_text(text),
+			  "could not create shape %s", def->handle);
+}
+
+/*
+ * The same for one shape alone, whose fault it is if its rows can't be had:
+ * then it is done, too.
+ */
+static int
+take_or_fail(Datum id, Datum generation, Datum *done)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile edata = NULL;
+	volatile int ndone = 0;
+	EcmShapeDef *def;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		ndone = take(&id, &generation, 1, done);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (edata == NULL)
+		return ndone;
+
+	if (!is_final(edata))
+		ReThrowError(edata);
+	def = ecm_shape_by_id(DatumGetInt64(id));
+	if (def != NULL && def->generation == DatumGetInt32(generation))
+		emit_failure(def, edata);
+	done[0] = id;
+	return 1;
+}
+
+/*
+ * _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
+ *
+ * Writes the rows of the shapes' table, as this transaction sees them, to the
+ * shapes' logs, notes the transaction's snapshot in the catalog, and emits the
+ * message "live <snapshot> {<id> <generation>}...".  All of it takes effect
+ * with the caller's commit.  Returns the shapes that are done, or not to be
+ * created in this way any more; those that it leaves out have had no turn.  One
+ * shape alone that can't be read for good is done with the message "fail ...".
+ *
+ * Errors: 42501 not called by a superuser; 25001 not in a transaction with
+ * one snapshot; 55000 a shape's table has changed; 40001 a shape's row was
+ * changed meanwhile; 55P03 it is locked; and whatever reading the table as
+ * the shapes' owners may raise.
+ */
+Datum
+electric_cm_take_snapshot(PG_FUNCTION_ARGS)
+{
+	Datum	   *ids;
+	Datum	   *generations;
+	Datum	   *done;
+	int			nids;
+	int			ngenerations;
+	int			ndone;
+
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to take a shape's snapshot")));
+	if (!IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a shape's snapshot must be taken in a REPEATABLE READ transaction")));
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, sizeof(int64),
+					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, NULL, &nids);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), INT4OID, sizeof(int32),
+					  true, TYPALIGN_INT, &generations, NULL, &ngenerations);
+	if (nids != ngenerations)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("as many generations as shapes are needed")));
+
+	done = palloc(sizeof(Datum) * Max(nids, 1));
+	ndone = nids == 1 ? take_or_fail(ids[0], generations[0], done) :
+		take(ids, generations, nids, done);
 	PG_RETURN_DATUM(int8_array(done, ndone));
 }

@@ -521,6 +521,7 @@ test_public(void)
 		"", "08006", "28P01", "53200", "53100", "55000", "55P03", "57P01",
 		"58P01", "XX000", "40P01", "42501"
 	};
+	EcmError	err;
 	int			i;
 
 	for (i = 0; i < (int) (sizeof(quoting) / sizeof(quoting[0])); i++)
@@ -535,6 +536,27 @@ test_public(void)
 	CHECK(strcmp(ecm_error_condition(""), "an error") == 0);
 	CHECK(strcmp(ecm_error_condition("PIN 4711"), "an error") == 0);
 	checked("instead, the error's name and SQLSTATE");
+
+	CHECK(strcmp(ecm_error_untagged("22012: division by zero"), "division by zero") == 0);
+	CHECK(strcmp(ecm_error_untagged("PIN: 4711"), "PIN: 4711") == 0);
+	CHECK(strcmp(ecm_error_untagged("22012"), "22012") == 0);
+	CHECK(strcmp(ecm_error_untagged(""), "") == 0);
+	CHECK(strcmp(ecm_error_public_text("42601: \"PIN 4711\""),
+				 "syntax error (SQLSTATE 42601)") == 0);
+	CHECK(strcmp(ecm_error_public_text("00000: the table was truncated"),
+				 "the table was truncated") == 0);
+	CHECK(strcmp(ecm_error_public_text("PIN 4711"), "an error") == 0);
+	CHECK(strcmp(ecm_error_public_text(""), "an error") == 0);
+	checked("of a shape's error, too");
+
+	ecm_error_set(&err, "22021", "byte sequence \"4711\"", "4711", "4711");
+	ecm_error_hide_row(&err);
+	CHECK(strcmp(err.message, "character not in repertoire (SQLSTATE 22021)") == 0);
+	CHECK(err.detail[0] == '\0' && err.hint[0] == '\0');
+	ecm_error_set(&err, "42704", "publication \"p\" does not exist", NULL, NULL);
+	ecm_error_hide_row(&err);
+	CHECK(strcmp(err.message, "publication \"p\" does not exist") == 0);
+	checked("of what the stream ends with, too");
 }
 
 void
