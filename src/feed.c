@@ -342,6 +342,38 @@ ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
 	return found;
 }
 
+bool
+ecm_feed_find_last(TimestampTz now, EcmStalledConsumer *last,
+				   XLogRecPtr *durable)
+{
+	bool		found = false;
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+		EcmConsumerSlot slot;
+
+		if (c->handle == NULL)
+			continue;
+		ecm_lock(LW_SHARED);
+		slot = *shared_slot(i);
+		ecm_unlock();
+		if (moves(c, &slot))
+			c->moved_at = now;
+		if ((!c->pending && slot.processed == c->sent &&
+			 slot.durable_lsn >= received_lsn) ||
+			(found && slot.durable_lsn >= *durable))
+			continue;
+		last->worker = i;
+		last->pid = slot.pid;
+		last->shape = slot.working_on;
+		last->since = c->moved_at;
+		*durable = slot.durable_lsn;
+		found = true;
+	}
+	return found;
+}
+
 /* -------------------------------------------------------------- feeding -- */
 
 /*

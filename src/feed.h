@@ -54,6 +54,13 @@ extern bool ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
 								  EcmStalledConsumer *stalled);
 
 /*
+ * The one that is farthest behind, if any has work to do; *durable: how far its
+ * logs are.
+ */
+extern bool ecm_feed_find_last(TimestampTz now, EcmStalledConsumer *last,
+							   XLogRecPtr *durable);
+
+/*
  * Hands a pgoutput message to the consumers.  False: a queue is full; the
  * message is kept, and nothing else may be fed until ecm_feed_flush() says
  * true.

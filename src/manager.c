@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
@@ -29,6 +30,7 @@
 #include "replication/slot.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/procarray.h"
 #include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -98,6 +100,7 @@ static bool too_many_recreations;	/* that is why it has failed */
 static TimestampTz status_check_at;
 static TimestampTz sample_at;
 static EcmPin consumer_pin;		/* a consumer that holds the slot back */
+static TransactionId slot_horizon;	/* no new slot while older ones run */
 static TimestampTz pause_until; /* of reading the stream, 0: don't */
 static TimestampTz ask_at;
 static int	ask_delay_ms;
@@ -735,6 +738,40 @@ help_slot_creation(void)
 	LogStandbySnapshot();
 }
 
+/*
+ * A slot that was dropped, or whose creation was ended, for the sake of a limit
+ * is not made anew while transactions run that did then: its creation would wait
+ * for them, and all the while hold WAL back again.
+ */
+static bool
+must_wait_for_transactions(void)
+{
+	if (!TransactionIdIsValid(slot_horizon))
+		return false;
+	if (!TransactionIdPrecedes(GetOldestActiveTransactionId(), slot_horizon))
+		slot_horizon = InvalidTransactionId;
+	return TransactionIdIsValid(slot_horizon);
+}
+
+static void
+hold_slot(void)
+{
+	const char *why = ecm_wal_no_room(stack_index);
+	EcmError	err;
+	int			pid = 0;
+
+	if (why == NULL && must_wait_for_transactions())
+	{
+		forget_wait();
+		if (!ecm_worker_try(find_slot_blocker, NULL, &err) || waiting_for[0] == '\0')
+			strlcpy(waiting_for, "the end of older transactions", sizeof(waiting_for));
+		why = psprintf("%s: a slot that is made meanwhile would pass a limit of WAL again",
+					   waiting_for);
+		pid = blocking_pid;
+	}
+	ecm_replication_hold_slot(why, pid);
+}
+
 /* Somebody else has the lock, or uses the slot that we are about to take. */
 static void
 show_blocker(void)
@@ -806,6 +843,7 @@ check_consumers(TimestampTz now)
 	(void) ecm_worker_try(describe_stalled, &arg, &err);
 	strlcpy(consumer_pin.by, arg.text, sizeof(consumer_pin.by));
 	consumer_pin.since = arg.consumer.since;
+	consumer_pin.certain = true;
 	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
 		event("consumer_stalled", ECM_SEVERITY_WARNING,
@@ -856,6 +894,8 @@ check_status(TimestampTz now)
 	stack->check_requested = false;
 	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
+	else if (state.step == ECM_STEP_CREATE_SLOT)
+		hold_slot();
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
 		ecm_exclusive_lock_check(now);
 	check_extension();
@@ -896,8 +936,49 @@ enforce_wal_limit(const EcmWalOrder *order)
 	if (ecm_replication_recreates_slot())
 		return;					/* it is about to be dropped */
 	last_reported = order->reason;	/* the event says more */
+	slot_horizon = ReadNextTransactionId();
 	ecm_wal_slot_goes(stack_index, order);
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
+/*
+ * The slot that is being made holds back too much.  It goes with the session
+ * that makes it.  No shape depends on it yet, so this is no recreation.
+ */
+static void
+end_slot_creation(const EcmWalOrder *order)
+{
+	EcmStepFailure failure = {order->reason, ECM_ERROR_RETRY};
+
+	last_reported = order->reason;
+	slot_horizon = ReadNextTransactionId();
+	ecm_wal_creation_ends(stack_index, order);
+	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+}
+
+/*
+ * A consumer that is behind may be what holds the slot back, long before it is
+ * known to hang.
+ */
+static void
+suspect_consumer(TimestampTz now, EcmPin *pin)
+{
+	EcmStalledConsumer last;
+	XLogRecPtr	durable;
+	XLogRecPtr	end = GetXLogWriteRecPtr();
+	char		idle[64] = "";
+
+	*pin = consumer_pin;
+	if (pin->by[0] != '\0' || !state.streaming_up ||
+		!ecm_feed_find_last(now, &last, &durable) || durable >= end)
+		return;
+	if (TimestampDifferenceExceeds(last.since, now, CONSUMER_HANGS_MS))
+		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
+				 (now - last.since) / USECS_PER_SEC);
+	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
+			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));
+	pin->since = last.since;
+	pin->certain = false;
 }
 
 /*
@@ -926,19 +1007,23 @@ static TimestampTz
 sample_wal(TimestampTz now)
 {
 	EcmWalOrder order;
+	EcmPin		pin;
 
 	if (now < sample_at && !stack->sample_requested)
 		return sample_at;
 	ecm_publish_connections();	/* whose walsender it is */
-	sample_at = ecm_wal_watch(stack_index, &consumer_pin, &order);
-	if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
+	suspect_consumer(now, &pin);
+	sample_at = ecm_wal_watch(stack_index, &pin, &order);
+	if (order.why != 0 && ecm_replication_creates_slot())
+		end_slot_creation(&order);
+	else if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
 		enforce_wal_limit(&order);
 	else if (order.why != 0)
 		ecm_wal_drop_slot(stack_index, &order); /* says that it stays */
 	else if (state.streaming_up && congested &&
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
-	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
+	hold_slot();
 	return sample_at;
 }
 

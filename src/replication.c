@@ -81,6 +81,7 @@ static TimestampTz step_deadline;	/* for steps that wait without a socket */
 static TimestampTz step_started;
 static bool drop_slot_first;	/* create_slot is to make a new one */
 static char hold_slot[256];		/* why not now, or "" */
+static int	hold_slot_pid;		/* who is to blame for that; 0: nobody known */
 static bool held_up;			/* that is what create_slot waits for */
 static bool creating_slot;		/* the server is at it */
 static int	slot_user;			/* another process that uses it, 0: none */
@@ -413,9 +414,10 @@ ecm_replication_recreates_slot(void)
 }
 
 void
-ecm_replication_hold_slot(const char *why)
+ecm_replication_hold_slot(const char *why, int pid)
 {
 	strlcpy(hold_slot, why != NULL ? why : "", sizeof(hold_slot));
+	hold_slot_pid = pid;
 }
 
 bool
@@ -427,7 +429,7 @@ ecm_replication_creates_slot(void)
 const char *
 ecm_replication_waiting_for(int *pid)
 {
-	*pid = slot_user;
+	*pid = held_up && hold_slot[0] != '\0' ? hold_slot_pid : slot_user;
 	if (held_up && hold_slot[0] != '\0')
 		return hold_slot;
 	return slot_user != 0 ? waiting_for : NULL;

@@ -76,8 +76,11 @@ extern void ecm_replication_recreate_slot(void);
 
 extern bool ecm_replication_recreates_slot(void);
 
-/* Lets create_slot wait instead of making one; NULL: not any more. */
-extern void ecm_replication_hold_slot(const char *why);
+/*
+ * Lets create_slot wait instead of making one; NULL: not any more.  pid: who is
+ * to blame for that, 0: nobody known.
+ */
+extern void ecm_replication_hold_slot(const char *why, int pid);
 
 /* Does the server create the slot now? */
 extern bool ecm_replication_creates_slot(void);

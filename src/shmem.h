@@ -384,6 +384,9 @@ typedef struct EcmShared
 	int			nabandoned;
 	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
 
+	TimestampTz made_room_at;	/* when a slot was last dropped for the sake of
+								 * free space; anybody writes */
+
 	TimestampTz made_at;		/* with this, event numbers are unique for ever */
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */

@@ -9,7 +9,11 @@
  *
  * Such a step needs a record of the running transactions in the WAL, which the
  * server may not write in time.  So half way to a limit one is asked for, and a
- * slot that would be well within the limit by it is not dropped at once.
+ * slot that is read from, and that nothing is known to hold back, is not dropped
+ * at once: not even if it is behind, for it may just have met a large transaction.
+ *
+ * WAL that others hold as well is not freed by dropping a slot, so that it would
+ * be sacrificed for nothing.  Then a warning has to do.
  *
  *-------------------------------------------------------------------------
  */
@@ -111,7 +115,7 @@ falls_behind(const EcmWalGuard *g, bool connected)
 
 /* Notes how long it takes to use up that much room. */
 static void
-reckon(EcmWalGuard *g, const EcmWalFigures *f, int64_t room)
+reckon(EcmWalGuard *g, const EcmWalFigures *f, EcmWalLimitKind kind, int64_t room)
 {
 	double		seconds;
 	int64_t		us;
@@ -123,32 +127,39 @@ reckon(EcmWalGuard *g, const EcmWalFigures *f, int64_t room)
 		return;
 	us = (int64_t) (seconds * SECOND_US);
 	if (g->time_to_limit_us < 0 || us < g->time_to_limit_us)
+	{
 		g->time_to_limit_us = us;
+		g->next_limit = kind;
+	}
 }
 
 static void
 look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	g->time_to_limit_us = -1;
+	g->next_limit = ECM_WAL_LIMIT_NONE;
 	g->near_limit = g->short_of_room;
 	if (!f->exists || f->lost)
 		return;
+	/* it holds all WAL from its first moment on */
+	g->near_limit |= f->being_made;
 	/* nothing can be foretold yet, so look */
 	g->near_limit |= f->connected && g->seconds < STEP_SECONDS;
 
 	if (l->limit >= 0)
 	{
-		reckon(g, f, l->limit - f->retained);
+		reckon(g, f, ECM_WAL_LIMIT_RETAINED, l->limit - f->retained);
 		g->near_limit |= f->retained > l->limit - l->limit / 4;
 	}
 	if (f->safe >= 0)
 	{
-		reckon(g, f, f->safe);
+		reckon(g, f, ECM_WAL_LIMIT_SERVER, f->safe);
 		g->near_limit |= f->safe < l->server_limit / 4;
 	}
 	if (f->free >= 0)
 	{
-		reckon(g, f, l->min_free > 0 ? f->free - l->min_free : f->free);
+		reckon(g, f, ECM_WAL_LIMIT_FREE,
+			   l->min_free > 0 ? f->free - l->min_free : f->free);
 		g->near_limit |= l->min_free > 0 &&
 			f->free < l->min_free + l->min_free / 4;
 	}
@@ -157,7 +168,7 @@ look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 		 g->time_to_limit_us < NEAR_INTERVALS * l->interval_us);
 }
 
-/* Warns at the threshold, at twice as much, four times as much, and so on. */
+/* Warns at the threshold, and at twice what was said last. */
 static unsigned
 judge_retained(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
@@ -178,9 +189,7 @@ judge_retained(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 
 	if (level < l->warning || retained / 2 >= level)
 	{
-		g->warned_at = l->warning;
-		while (retained / 2 >= g->warned_at)
-			g->warned_at *= 2;
+		g->warned_at = retained;
 		return ECM_WAL_WARN;
 	}
 	return 0;
@@ -232,13 +241,54 @@ could_follow(const EcmWalFigures *f, int64_t limit)
 		f->flush_lag < limit / 2 && f->flush_lag < f->retained / 2;
 }
 
+static int64_t
+smaller(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Would dropping it free anything?  The limit is explicit, so that little is enough. */
+static bool
+relieves_limit(const EcmWalFigures *f)
+{
+	return f->frees_for_limit != 0;
+}
+
+/*
+ * Would dropping it free so much that it is worth it?  Segments that are kept for
+ * later count only when it is better to write over them than to make new ones.
+ */
+static bool
+relieves_disk(const EcmWalFigures *f, const EcmWalLimits *l)
+{
+	int64_t		frees = f->frees_for_room < 0 ? f->retained : f->frees_for_room;
+
+	if (f->frees_for_room >= 0 && f->free >= l->min_free / 2)
+		frees -= f->recycled;
+	return frees >= ECM_WAL_BLAME_BYTES && frees >= f->segment;
+}
+
+/* What is said, once, of a slot that stays for the sake of others. */
+static unsigned
+judge_spared(EcmWalGuard *g, unsigned spared)
+{
+	unsigned	news = spared & ~g->spared;
+
+	g->spared = spared;
+	return news;
+}
+
 static unsigned
 judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	bool		over = l->limit >= 0 && f->retained > l->limit;
 	bool		low = g->free_low && f->free < l->min_free &&
 		f->retained >= ECM_WAL_BLAME_BYTES;
-	unsigned	drop = (over ? ECM_WAL_DROP_LIMIT : 0) | (low ? ECM_WAL_DROP_FREE : 0);
+	bool		no_time = low && f->free < l->min_free / 2;
+	bool		drop_over = over && relieves_limit(f);
+	bool		drop_low = low && relieves_disk(f, l) && (no_time || !f->relieved);
+	unsigned	drop = (drop_over ? ECM_WAL_DROP_LIMIT : 0) |
+		(drop_low ? ECM_WAL_DROP_FREE : 0);
 	bool		for_limit = l->limit >= 0 && f->retained > l->limit / 2 &&
 		could_follow(f, l->limit);
 	bool		for_server = f->safe >= 0 && f->safe < l->server_limit / 2 &&
@@ -247,8 +297,11 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 		f->free < l->min_free + l->min_free / 4 &&
 		f->retained >= ECM_WAL_BLAME_BYTES / 2 &&
 		could_follow(f, ECM_WAL_BLAME_BYTES);
-	unsigned	actions = 0;
+	bool		may_recover = f->connected && !f->pinned && f->flush_lag >= 0;
+	unsigned	actions;
 
+	actions = judge_spared(g, (over && !drop_over ? ECM_WAL_SPARE_LIMIT : 0) |
+						   (low && !relieves_disk(f, l) ? ECM_WAL_SPARE_FREE : 0));
 	if (drop == 0)
 		g->chances = 0;
 	if (!low && g->follow_for_room)
@@ -256,14 +309,13 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 		g->follow_for_room = false;
 		actions |= ECM_WAL_MAKE_ROOM;
 	}
-	g->near_limit |= for_limit || for_server || for_free;
+	g->near_limit |= over || low || for_limit || for_server || for_free;
 
 	/* with half of what shall be free gone as well, there is no time for that */
-	if ((over && !for_limit) ||
-		(low && (!for_free || f->free < l->min_free / 2)) ||
-		(drop != 0 && g->chances >= MAX_CHANCES))
+	if (drop != 0 &&
+		(!may_recover || (drop_low && no_time) || g->chances >= MAX_CHANCES))
 		return actions | drop;
-	if (!for_limit && !for_server && !for_free)
+	if (drop == 0 && !for_limit && !for_server && !for_free)
 		return actions;
 
 	/* the clock may be set back, too */
@@ -272,6 +324,8 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	g->follow_at = f->at;
 	if (drop != 0)
 		g->chances++;
+	if (!for_limit && !for_server && !for_free)
+		return actions;
 	g->follow_for_room |= low;
 	return actions | ECM_WAL_LET_FOLLOW;
 }
@@ -299,15 +353,10 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 	{
 		guard->chances = 0;
 		guard->follow_for_room = false;
+		guard->spared = 0;
 		return actions;
 	}
 	return actions | judge_limits(guard, figures, limits);
-}
-
-static int64_t
-smaller(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
 }
 
 int64_t

@@ -18,7 +18,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A slot that holds less than this is not to blame for a full disk. */
+/*
+ * A slot that holds less than this, or less than a segment, is not to blame for
+ * a full disk; nor is one whose end would free less.
+ */
 #define ECM_WAL_BLAME_BYTES		(INT64_C(64) * 1024 * 1024)
 
 /* Times between two samples near a limit. */
@@ -35,11 +38,25 @@ typedef struct EcmWalFigures
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		connected;		/* somebody uses it */
+	bool		being_made;		/* its creation is not complete */
 	bool		pinned;			/* it is known what holds it back */
 	int64_t		flush_lag;		/* bytes that are not confirmed */
 	int64_t		retained;		/* bytes */
 	int64_t		safe;			/* bytes until the server's own limit */
 	int64_t		free;			/* bytes under pg_wal */
+
+	/*
+	 * Bytes, in whole segments, that nobody but this slot needs: what the
+	 * server could remove, or write over, if it were dropped.  Not the same
+	 * for both limits, since others may be about to be dropped, too.  -1:
+	 * everything that it holds.
+	 */
+	int64_t		frees_for_limit;
+	int64_t		frees_for_room;
+	int64_t		segment;		/* bytes; 0: of no account */
+	int64_t		recycled;		/* so much of that would be kept as room for
+								 * WAL to come (min_wal_size) */
+	bool		relieved;		/* a slot has just been dropped to make room */
 } EcmWalFigures;
 
 typedef struct EcmWalLimits
@@ -68,6 +85,17 @@ typedef struct EcmWalLimits
 #define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
 #define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
 #define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
+#define ECM_WAL_SPARE_LIMIT		0x0400	/* it would be, but for those who hold ... */
+#define ECM_WAL_SPARE_FREE		0x0800	/* ... the same WAL */
+
+/* Which limit is reached first. */
+typedef enum EcmWalLimitKind
+{
+	ECM_WAL_LIMIT_NONE,
+	ECM_WAL_LIMIT_RETAINED,
+	ECM_WAL_LIMIT_SERVER,
+	ECM_WAL_LIMIT_FREE
+} EcmWalLimitKind;
 
 typedef struct EcmWalGuard
 {
@@ -84,6 +112,7 @@ typedef struct EcmWalGuard
 	bool		unreserved;
 	bool		lost;
 	bool		free_low;
+	unsigned	spared;			/* ECM_WAL_SPARE_... */
 
 	/*
 	 * The slot was dropped lest the disk fill up: no new one before there is
@@ -102,6 +131,7 @@ typedef struct EcmWalGuard
 	double		growth;			/* bytes/s by which the slot falls behind */
 	int64_t		time_to_limit_us;	/* if it goes on like that; -1: no limit is
 									 * near, or the slot keeps up */
+	EcmWalLimitKind next_limit; /* the one that is meant by that */
 	bool		near_limit;
 } EcmWalGuard;
 

@@ -9,6 +9,9 @@
  * with an ID, that one is what the slot waits for.  A slot that is being made
  * has nothing confirmed, and waits for all that were running.
  *
+ * When a warning is due, there is no time to be certain.  Then the likeliest
+ * cause is named, and called that.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -16,15 +19,33 @@
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "pgstat.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
+#include "storage/spin.h"
 #include "utils/backend_status.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "wal.h"
 #include "wal_pin.h"
 
 /* A transaction that is younger is nobody's fault. */
 #define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
+/* ... and one that is younger than this, not even worth a guess. */
+#define GUESS_TRANSACTION_US	(1 * USECS_PER_SEC)
+/* A walsender that has not sent anything for so long does not come on. */
+#define SENDER_STANDS_US		(3 * USECS_PER_SEC)
+
+/* Since when the oldest transaction has been the oldest, as far as was seen. */
+static TransactionId oldest_xid;
+static TimestampTz oldest_since;
+
+/* Since when a walsender has been where it is. */
+static int	sender_pid;
+static XLogRecPtr sender_at;
+static TimestampTz sender_since;
 
 static PgBackendStatus *
 find_backend(int pid)
@@ -55,16 +76,30 @@ name_backend(int pid, const PgBackendStatus *backend)
 					appname[0] ? ")" : "");
 }
 
+/* When it began; with track_activities = off, when it was first seen. */
+static TimestampTz
+transaction_began(TransactionId xid, const PgBackendStatus *backend,
+				  TimestampTz now)
+{
+	if (xid != oldest_xid || oldest_since > now)
+		oldest_since = now;
+	oldest_xid = xid;
+	if (backend != NULL && backend->st_xact_start_timestamp != 0)
+		return backend->st_xact_start_timestamp;
+	return oldest_since;
+}
+
 static void
-describe_transaction(int pid, const EcmWalSample *sample, EcmPin *pin)
+describe_transaction(int pid, TransactionId xid, const EcmWalSample *sample,
+					 int64 min_us, EcmPin *pin)
 {
 	PgBackendStatus *backend = find_backend(pid);
-	TimestampTz began = backend != NULL ? backend->st_xact_start_timestamp : 0;
+	TimestampTz began = transaction_began(xid, backend, sample->sampled_at);
 	int64		open_us = sample->sampled_at - began;
 	int64		seconds = open_us / USECS_PER_SEC;
 	bool		being_made = XLogRecPtrIsInvalid(sample->confirmed_flush_lsn);
 
-	if (began == 0 || open_us < OPEN_TRANSACTION_US)
+	if (open_us < min_us)
 		return;
 	if (!being_made &&
 		(sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us))
@@ -76,8 +111,9 @@ describe_transaction(int pid, const EcmWalSample *sample, EcmPin *pin)
 	pin->since = began;
 }
 
+/* One that has been open for less than that is nobody's fault. */
 static void
-find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
+find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 {
 	TransactionId oldest;
 	int			pid;
@@ -89,7 +125,7 @@ find_open_transaction(const EcmWalSample *sample, EcmPin *pin)
 		return;					/* none has an ID */
 	pid = BackendXidGetPid(oldest);
 	if (pid != 0)
-		describe_transaction(pid, sample, pin);
+		describe_transaction(pid, oldest, sample, min_us, pin);
 	else if (TransactionIdIsInProgress(oldest))
 	{
 		/* since when, only its state file knows: the caller remembers */
@@ -104,6 +140,7 @@ ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
 				 int walsender, EcmPin *pin)
 {
 	memset(pin, 0, sizeof(*pin));
+	pin->certain = true;
 	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0)
 		return;
 	if (!sample->active)
@@ -120,5 +157,71 @@ ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
 		pin->since = sample->sampled_at;
 		return;
 	}
-	find_open_transaction(sample, pin);
+	find_open_transaction(sample, OPEN_TRANSACTION_US, pin);
+}
+
+/* Where a walsender is, and since when; false: there is none of that PID. */
+static bool
+look_at_sender(int pid, TimestampTz now)
+{
+	XLogRecPtr	sent = InvalidXLogRecPtr;
+
+	for (int i = 0; i < max_wal_senders && XLogRecPtrIsInvalid(sent); i++)
+	{
+		WalSnd	   *sender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&sender->mutex);
+		if (sender->pid == pid)
+			sent = sender->sentPtr;
+		SpinLockRelease(&sender->mutex);
+	}
+	if (pid != sender_pid || sent != sender_at || sender_since > now)
+		sender_since = now;
+	sender_pid = pid;
+	sender_at = sent;
+	return !XLogRecPtrIsInvalid(sent);
+}
+
+/* What a process waits for, as in pg_stat_activity; palloc'd, "": nothing. */
+static char *
+name_wait(int pid)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+	uint32		info = proc != NULL ? proc->wait_event_info : 0;
+	const char *type = pgstat_get_wait_event_type(info);
+	const char *event = pgstat_get_wait_event(info);
+
+	return type == NULL || event == NULL ? "" :
+		psprintf(" and waits for %s (%s)", event, type);
+}
+
+void
+ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
+{
+	memset(pin, 0, sizeof(*pin));
+	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0 ||
+		!sample->active || sample->active_pid != walsender)
+		return;
+	if (look_at_sender(walsender, sample->sampled_at) &&
+		sender_at < sample->current_lsn &&
+		sample->sampled_at - sender_since >= SENDER_STANDS_US)
+	{
+		snprintf(pin->by, sizeof(pin->by),
+				 "its walsender (PID %d), which has sent nothing for " INT64_FORMAT " s%s",
+				 walsender, (sample->sampled_at - sender_since) / USECS_PER_SEC,
+				 name_wait(walsender));
+		pin->since = sender_since;
+		return;
+	}
+	find_open_transaction(sample, GUESS_TRANSACTION_US, pin);
+	if (pin->by[0] != '\0' || XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ||
+		sample->flush_lag_bytes <= sample->retained_wal_bytes / 2)
+		return;
+	snprintf(pin->by, sizeof(pin->by),
+			 "its walsender (PID %d), which has %s of WAL still to decode%s",
+			 walsender,
+			 ecm_size_text(XLogRecPtrIsInvalid(sender_at) || sender_at > sample->current_lsn ?
+						   sample->flush_lag_bytes : (int64) (sample->current_lsn - sender_at)),
+			 name_wait(walsender));
+	pin->since = sample->sampled_at;
 }

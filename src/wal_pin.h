@@ -17,6 +17,7 @@ typedef struct EcmPin
 {
 	char		by[ECM_TEXT_LEN];	/* "": nothing in particular */
 	TimestampTz since;
+	bool		certain;		/* or else the best guess */
 } EcmPin;
 
 /*
@@ -29,5 +30,12 @@ typedef struct EcmPin
 extern void ecm_wal_find_pin(const EcmWalSample *sample,
 							 TimestampTz inactive_since, int walsender,
 							 EcmPin *pin);
+
+/*
+ * The best guess, where nothing is certain (yet): a transaction that is not that
+ * old, or a walsender that does not come on, or has much to decode.
+ */
+extern void ecm_wal_guess_pin(const EcmWalSample *sample, int walsender,
+							  EcmPin *pin);
 
 #endif							/* ECM_WAL_PIN_H */

@@ -25,10 +25,14 @@
 #include "slot_activity.h"
 #include "slot_owner.h"
 #include "wal.h"
+#include "wal_blame.h"
 #include "wal_history.h"
 #include "wal_watch.h"
 
 #define MB	(INT64CONST(1024) * 1024)
+
+/* So long it takes at most until what a slot has held is removed. */
+#define RELIEF_US	(5 * USECS_PER_SEC)
 
 /*
  * Settings
@@ -124,6 +128,14 @@ note_activity(const char *slot_name)
 	return since;
 }
 
+/* Its creation reserves WAL at once, and may last. */
+static bool
+is_being_made(const EcmWalSample *sample)
+{
+	return sample->slot_exists && sample->active &&
+		XLogRecPtrIsInvalid(sample->confirmed_flush_lsn);
+}
+
 static void
 figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
@@ -134,6 +146,7 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->current_lsn = sample->current_lsn;
 	figures->restart_lsn = sample->restart_lsn;
 	figures->connected = sample->active;
+	figures->being_made = is_being_made(sample);
 	figures->pinned = pinned;
 	/* of a slot that is still being made, or that nobody reads from, it is real */
 	figures->flush_lag = sample->active &&
@@ -142,6 +155,98 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->retained = sample->retained_wal_bytes;
 	figures->safe = sample->safe_wal_size;
 	figures->free = sample->wal_free_bytes;
+	figures->frees_for_limit = figures->frees_for_room = -1;
+	figures->segment = wal_segment_size;
+	figures->recycled = min_wal_size_mb * MB;
+	figures->relieved = false;
+}
+
+/*
+ * Blame
+ */
+
+typedef struct IgnoreArg
+{
+	unsigned	why;			/* ECM_WAL_DROP_...: which limit */
+	const EcmWalSample *sample;
+} IgnoreArg;
+
+/*
+ * Is that another slot of ours, which goes for the same reason as soon as its
+ * own stack looks?  If each waited for the other, none would go.
+ */
+static bool
+goes_as_well(const EcmSlotRow *row, void *arg)
+{
+	const IgnoreArg *a = arg;
+	bool		goes = false;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < ecm_shared->nstacks && !goes; i++)
+	{
+		const EcmStack *stack = &ecm_shared->stacks[i];
+		EcmWalLimits limits;
+
+		if (!stack->in_use ||
+			!((stack->slot_owned && strcmp(stack->slot_name, row->name) == 0) ||
+			  strcmp(stack->former_slot, row->name) == 0))
+			continue;
+		ecm_wal_limits(stack, &limits);
+		goes = a->why == ECM_WAL_DROP_LIMIT ?
+			limits.limit >= 0 && row->retained_wal_bytes > limits.limit :
+			limits.min_free > 0 && a->sample->wal_free_bytes < limits.min_free &&
+			row->retained_wal_bytes >= ECM_WAL_BLAME_BYTES;
+	}
+	ecm_unlock();
+	return goes;
+}
+
+/*
+ * Who is to blame, where a limit is passed or nearly so.  Keeps quiet about
+ * those who have no part in it.
+ */
+static void
+blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
+	  EcmWalBlame *for_limit, EcmWalBlame *for_room)
+{
+	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, &stack->wal};
+	TimestampTz made_room_at;
+
+	memset(for_limit, 0, sizeof(*for_limit));
+	memset(for_room, 0, sizeof(*for_room));
+	if (!figures->exists || figures->lost)
+		return;
+	if (limits->limit >= 0 && figures->retained > limits->limit)
+	{
+		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
+					  stack->wal.current_lsn, goes_as_well, &arg, for_limit);
+		if (for_limit->others[0] != '\0')
+			figures->frees_for_limit = for_limit->frees;
+	}
+	if (limits->min_free > 0 && figures->free >= 0 &&
+		figures->free < limits->min_free)
+	{
+		arg.why = ECM_WAL_DROP_FREE;
+		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
+					  stack->wal.current_lsn, goes_as_well, &arg, for_room);
+		figures->frees_for_room = for_room->frees;
+	}
+	ecm_lock(LW_SHARED);
+	made_room_at = ecm_shared->made_room_at;
+	ecm_unlock();
+	figures->relieved = made_room_at != 0 && made_room_at <= figures->at &&
+		figures->at - made_room_at < RELIEF_US;
+}
+
+/* A slot is dropped to make room. */
+static void
+note_relief(unsigned why)
+{
+	if ((why & ECM_WAL_DROP_FREE) == 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->made_room_at = GetCurrentTimestamp();
+	ecm_unlock();
 }
 
 /*
@@ -151,35 +256,97 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 static char *
 describe_pin(const EcmPin *pin)
 {
-	return pin->by[0] == '\0' ? "" : psprintf(" It is held back by: %s.", pin->by);
+	return pin->by[0] == '\0' ? "" :
+		psprintf(" It %s held back by: %s.", pin->certain ? "is" : "seems to be",
+				 pin->by);
+}
+
+/* "2 d 22 h", "3 min 20 s": two units are enough of what is an estimate. */
+static char *
+describe_duration(int64 seconds)
+{
+	if (seconds >= 86400)
+		return psprintf(INT64_FORMAT " d " INT64_FORMAT " h",
+						seconds / 86400, seconds / 3600 % 24);
+	if (seconds >= 3600)
+		return psprintf(INT64_FORMAT " h " INT64_FORMAT " min",
+						seconds / 3600, seconds / 60 % 60);
+	if (seconds >= 60)
+		return psprintf(INT64_FORMAT " min " INT64_FORMAT " s",
+						seconds / 60, seconds % 60);
+	return psprintf(INT64_FORMAT " s", seconds);
 }
 
 static char *
-describe_time_left(const EcmWalGuard *guard)
+describe_limit(const EcmWalGuard *guard, const EcmWalLimits *limits)
 {
-	int64		seconds = guard->time_to_limit_us / USECS_PER_SEC;
+	switch (guard->next_limit)
+	{
+		case ECM_WAL_LIMIT_RETAINED:
+			return psprintf("electric_cm.retained_wal_limit (%s) is reached",
+							ecm_size_text(limits->limit));
+		case ECM_WAL_LIMIT_SERVER:
+			return psprintf("max_slot_wal_keep_size (%s) is reached",
+							ecm_size_text(limits->server_limit));
+		case ECM_WAL_LIMIT_FREE:
+			return limits->min_free <= 0 ? "the file system of pg_wal is full" :
+				psprintf("electric_cm.min_wal_free_space (%s) is reached",
+						 ecm_size_text(limits->min_free));
+		case ECM_WAL_LIMIT_NONE:
+			break;
+	}
+	return "a limit is reached";
+}
 
+static char *
+describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
+{
 	if (guard->time_to_limit_us < 0)
 		return "";
-	return psprintf(" At this rate, a limit is reached in " INT64_FORMAT ":%02d:%02d.",
-					seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
+	return psprintf(" At this rate, %s in %s.", describe_limit(guard, limits),
+					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
+}
+
+/* It is too late to warn if all happens between two looks. */
+static void
+report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
+{
+	const EcmWalSample *sample = &stack->wal;
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	if (sample->sizes_known)
+		appendStringInfo(&detail, "It held back %s of WAL",
+						 ecm_size_text(sample->retained_wal_bytes));
+	else
+		appendStringInfoString(&detail, "It held back an unknown amount of WAL");
+	if (limits->server_limit >= 0)
+		appendStringInfo(&detail, ", and max_slot_wal_keep_size is %s",
+						 ecm_size_text(limits->server_limit));
+	appendStringInfoChar(&detail, '.');
+	if (unseen_us > 0)
+		appendStringInfo(&detail, " It was in no danger %s before.",
+						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
+	appendStringInfoString(&detail, " All shapes of this database are gone: create them again.");
+	ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
+			  ECM_SEVERITY_ERROR, detail.data,
+			  "replication slot \"%s\" is lost", stack->slot_name);
 }
 
 /* Everything that is news, and only that. */
 static void
 report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
-	   const EcmPin *pin)
+	   const EcmPin *pin, int64 unseen_us)
 {
 	const EcmWalSample *sample = &stack->wal;
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
-	const char *unknown = "an unknown amount";
 
 	if (actions & ECM_WAL_WARN)
 		ecm_event(stack->dboid, stack->datname, "retained_wal_warning",
 				  ECM_SEVERITY_WARNING,
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
 						   ecm_size_text(limits->warning), describe_pin(pin),
-						   describe_time_left(&stack->wal_guard)),
+						   describe_time_left(&stack->wal_guard, limits)),
 				  "replication slot \"%s\" holds back %s of WAL",
 				  stack->slot_name, held);
 	if (actions & ECM_WAL_WARN_OVER)
@@ -196,11 +363,7 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 				  "replication slot \"%s\" will be lost at the next checkpoint",
 				  stack->slot_name);
 	if (actions & ECM_WAL_LOST)
-		ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
-				  ECM_SEVERITY_ERROR,
-				  psprintf("It held back %s of WAL when last seen. All shapes start afresh with a new slot.",
-						   sample->sizes_known ? held : unknown),
-				  "replication slot \"%s\" is lost", stack->slot_name);
+		report_lost(stack, limits, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
 		ecm_event(stack->dboid, stack->datname, "wal_free_space_low",
 				  ECM_SEVERITY_WARNING,
@@ -214,12 +377,41 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 				  ecm_size_text(sample->wal_free_bytes));
 }
 
+/* The slot is past a limit, in words. */
+static char *
+describe_excess(const EcmStack *stack, unsigned why)
+{
+	const EcmWalSample *sample = &stack->wal;
+	const char *slot = psprintf("replication slot \"%s\"%s", stack->slot_name,
+								is_being_made(sample) ? ", which is being created," : "");
+	const char *held = ecm_size_text(sample->retained_wal_bytes);
+
+	if (why & ECM_WAL_DROP_FREE)
+		return psprintf("only %s are free under pg_wal, and %s holds back %s of WAL",
+						ecm_size_text(sample->wal_free_bytes), slot, held);
+	return psprintf("%s holds back %s of WAL, more than electric_cm.retained_wal_limit",
+					slot, held);
+}
+
+/* It is past a limit, but dropping it would be of no use. */
+static void
+report_spared(const EcmStack *stack, unsigned why, const EcmWalBlame *blame)
+{
+	ecm_event(stack->dboid, stack->datname,
+			  why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
+			  ECM_SEVERITY_WARNING,
+			  psprintf("The slot stays, since dropping it would free %s. %s",
+					   blame->frees <= 0 ? "nothing" :
+					   psprintf("only %s", ecm_size_text(blame->frees)),
+					   blame->others[0] != '\0' ? blame->others :
+					   "The server would keep that for later use (min_wal_size)."),
+			  "%s", describe_excess(stack, why));
+}
+
 static void
 give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 		   const EcmPin *pin, EcmWalOrder *order)
 {
-	const EcmWalSample *sample = &stack->wal;
-	const char *held = ecm_size_text(sample->retained_wal_bytes);
 	char	   *detail = describe_pin(pin);
 
 	order->why = why;
@@ -228,15 +420,10 @@ give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
 	while (*detail == ' ')
 		detail++;
 	if (why & ECM_WAL_DROP_FREE)
-		ecm_error_set(&order->reason, "53100",
-					  psprintf("only %s are free under pg_wal, and replication slot \"%s\" holds back %s of WAL",
-							   ecm_size_text(sample->wal_free_bytes),
-							   stack->slot_name, held),
+		ecm_error_set(&order->reason, "53100", describe_excess(stack, why),
 					  detail, "Make room for WAL, or lower electric_cm.min_wal_free_space.");
 	else
-		ecm_error_set(&order->reason, "54000",
-					  psprintf("replication slot \"%s\" holds back %s of WAL, more than electric_cm.retained_wal_limit",
-							   stack->slot_name, held),
+		ecm_error_set(&order->reason, "54000", describe_excess(stack, why),
 					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
 									   ecm_size_text(limits->limit)));
 }
@@ -278,6 +465,8 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	EcmStack   *stack;
 	EcmWalFigures figures;
 	EcmWalOrder order;
+	EcmWalBlame for_limit;
+	EcmWalBlame for_room;
 	EcmPin		pin = {0};
 	EcmError	err;
 	unsigned	actions;
@@ -290,11 +479,14 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	memset(&stack->wal, 0, sizeof(stack->wal));
 	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
 	figures_of(&stack->wal, false, &figures);
+	blame(stack, limits, &figures, &for_limit, &for_room);
 	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
 	stack->wal_guard = stack->former_guard;
-	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin);
+	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin, 0);
 	give_order(stack, actions & ECM_WAL_DROP, limits, &pin, &order);
 	dropped = order.why != 0 && ecm_slot_drop(stack->slot_name, &err);
+	if (dropped)
+		note_relief(order.why);
 
 	ecm_lock(LW_EXCLUSIVE);
 	shared->former_guard = stack->former_guard;
@@ -312,6 +504,16 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	pfree(stack);
 }
 
+/* A slot that is lost has been so since the last look, and held more than then. */
+static int64
+note_loss(EcmWalSample *sample, TimestampTz last_look)
+{
+	if (sample->sizes_known && sample->current_lsn > sample->restart_lsn)
+		sample->retained_wal_bytes =
+			(int64) (sample->current_lsn - sample->restart_lsn);
+	return last_look == 0 ? 0 : sample->sampled_at - last_look;
+}
+
 TimestampTz
 ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 {
@@ -320,9 +522,16 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmWalSample *sample = &stack->wal;
 	EcmWalFigures figures;
 	EcmWalLimits limits;
+	EcmWalBlame for_limit;
+	EcmWalBlame for_room;
 	EcmPin		pin;
+	EcmPin		guess;
 	TimestampTz inactive_since;
+	TimestampTz last_look = sample->sampled_at;
 	TimestampTz due;
+	bool		was_in_danger = stack->wal_guard.unreserved;
+	int			walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+	int64		unseen_us = 0;
 	unsigned	actions;
 
 	ecm_wal_limits(stack, &limits);
@@ -340,14 +549,23 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 								   sample->confirmed_flush_lsn,
 								   sample->current_lsn, sample->sampled_at);
 	}
-	if (consumer_pin != NULL && consumer_pin->by[0] != '\0')
+	if (consumer_pin != NULL && consumer_pin->by[0] != '\0' && consumer_pin->certain)
 		pin = *consumer_pin;
 	else
-		ecm_wal_find_pin(sample, inactive_since,
-						 stack->pid != 0 ? stack->conns[0].backend_pid : 0,
-						 &pin);
+		ecm_wal_find_pin(sample, inactive_since, walsender, &pin);
 	figures_of(sample, pin.by[0] != '\0', &figures);
+	blame(stack, &limits, &figures, &for_limit, &for_room);
 	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
+	if ((actions & ECM_WAL_LOST) && !was_in_danger)
+		unseen_us = note_loss(sample, last_look);
+	else if (actions & ECM_WAL_LOST)
+		(void) note_loss(sample, last_look);
+
+	/* a guess is better than nothing where it matters; it remembers, too */
+	ecm_wal_guess_pin(sample, walsender, &guess);
+	if (pin.by[0] == '\0' &&
+		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || stack->wal_guard.warned_at > 0))
+		pin = consumer_pin != NULL && consumer_pin->by[0] != '\0' ? *consumer_pin : guess;
 
 	/* found now, but not for the first time */
 	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
@@ -365,7 +583,11 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	ecm_history_add(stack_index, sample, (int) (limits.interval_us / 1000));
 	ConditionVariableBroadcast(&shared->cv);
 
-	report(stack, actions, &limits, &pin);
+	report(stack, actions, &limits, &pin, unseen_us);
+	if (actions & ECM_WAL_SPARE_LIMIT)
+		report_spared(stack, ECM_WAL_DROP_LIMIT, &for_limit);
+	if (actions & ECM_WAL_SPARE_FREE)
+		report_spared(stack, ECM_WAL_DROP_FREE, &for_room);
 	give_order(stack, actions & ECM_WAL_DROP, &limits, &pin, order);
 	if (actions & ECM_WAL_LET_FOLLOW)
 		let_follow();
@@ -430,7 +652,19 @@ void
 ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 {
 	report_order(stack_index, order,
-				 "The slot is dropped, and all shapes start afresh.");
+				 "The slot is dropped, and all shapes of this database are gone: create them again.");
+	note_relief(order->why);
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
+	ecm_unlock();
+}
+
+void
+ecm_wal_creation_ends(int stack_index, const EcmWalOrder *order)
+{
+	report_order(stack_index, order,
+				 "The creation is given up until the transactions that it waits for have ended.");
+	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
 	ecm_unlock();
@@ -442,9 +676,15 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	EcmStack   *stack = copy_stack(stack_index);
 	EcmSlotFacts facts;
 	EcmError	err;
+	bool		ours = ecm_slot_owner_look(stack_index);
 
-	if (!ecm_slot_owner_look(stack_index) ||
-		!ecm_slot_lookup(stack->slot_name, &facts))
+	if (!ecm_slot_lookup(stack->slot_name, &facts))
+		;						/* it has gone meanwhile */
+	else if (facts.active_pid != 0 && XLogRecPtrIsInvalid(facts.confirmed_flush_lsn))
+		report_order(stack_index, order,
+					 psprintf("PID %d is creating it, and has to be ended first.",
+							  facts.active_pid));
+	else if (!ours)
 		report_order(stack_index, order,
 					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot().");
 	else if (facts.active_pid != 0)
@@ -459,7 +699,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 		ecm_wal_slot_goes(stack_index, order);
 		ecm_event(stack->dboid, stack->datname, "replication_slot_dropped",
 				  ECM_SEVERITY_WARNING,
-				  "All shapes start afresh when the stack runs again.",
+				  "All shapes of this database are gone: create them again when the stack runs.",
 				  "dropped replication slot \"%s\"", stack->slot_name);
 	}
 	pfree(stack);

@@ -19,7 +19,7 @@
 #include "shmem.h"
 #include "wal_pin.h"
 
-/* The slot has to go. */
+/* The slot, or its creation, has to go. */
 typedef struct EcmWalOrder
 {
 	unsigned	why;			/* ECM_WAL_DROP_...; 0: no, it may stay */
@@ -54,6 +54,9 @@ extern int64 ecm_wal_allowance(int stack_index, int64 wanted);
  */
 extern void ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order);
 extern void ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order);
+
+/* Says that it is the creation of the slot that is ended for it. */
+extern void ecm_wal_creation_ends(int stack_index, const EcmWalOrder *order);
 
 /* Why no slot may be made now, palloc'd; NULL: it may. */
 extern char *ecm_wal_no_room(int stack_index);

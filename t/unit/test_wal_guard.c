@@ -28,6 +28,8 @@ start(void)
 	figures.current_lsn = figures.restart_lsn = 100 * MB;
 	figures.flush_lag = -1;
 	figures.safe = -1;
+	figures.frees_for_limit = figures.frees_for_room = -1;
+	figures.segment = 16 * MB;
 	figures.free = 100000 * MB;
 	limits.warning = 1024 * MB;
 	limits.limit = -1;
@@ -72,9 +74,10 @@ test_warning(void)
 	is_int(holds(1500 * MB), 0, "half way back: nothing");
 	is_int(holds(2500 * MB), 0, "twice as much again: nothing");
 	is_int(holds(10000 * MB), ECM_WAL_WARN, "several doublings: one warning");
-	is_int(guard.warned_at, 8192 * MB, "for the highest one");
-	is_int(holds(16383 * MB), 0, "nothing before the next one");
-	is_int(holds(16384 * MB), ECM_WAL_WARN, "the next one");
+	is_int(guard.warned_at, 10000 * MB, "of what it holds");
+	is_int(holds(10001 * MB), 0, "and not again a second later");
+	is_int(holds(19999 * MB), 0, "nor before it is twice what was said");
+	is_int(holds(20000 * MB), ECM_WAL_WARN, "then it is");
 	is_int(holds(768 * MB), 0, "at three quarters of the threshold: not over");
 	is_int(holds(768 * MB - 1), ECM_WAL_WARN_OVER, "below that, it is over");
 	is_int(holds(10), 0, "once");
@@ -167,8 +170,15 @@ test_follow(void)
 	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "but no fourth");
 	is_int(lags(80, 5), ECM_WAL_DROP_LIMIT, "nor any later");
 	is_int(lags(30, 5), 0, "below the limit, all is well");
-	is_int(lags(65, 32), ECM_WAL_DROP_LIMIT, "one that lags would not be helped");
-	is_int(lags(65, 31), ECM_WAL_LET_FOLLOW, "one that lags less would");
+	is_int(lags(165, 164), 0, "a burst is beyond it at once: one that lags has as much time");
+	figures.at += SECOND / 10;
+	is_int(step(), 0, "however often one looks");
+	is_int(lags(165, 120), 0, "a second later");
+	is_int(lags(165, 60), 0, "two seconds later");
+	is_int(lags(165, 40), ECM_WAL_DROP_LIMIT, "three seconds later it is dropped");
+	is_int(lags(20, 5), 0, "it has caught up");
+	is_int(lags(165, 164), 0, "so the next burst has time again");
+	is_int(lags(65, 31), ECM_WAL_LET_FOLLOW, "one that lags less is let follow as well");
 	figures.pinned = true;
 	is_int(lags(65, 1), ECM_WAL_DROP_LIMIT, "nor would one that something else holds back");
 	is_int(lags(60, 1), 0, "so it is not tried");
@@ -186,6 +196,7 @@ test_follow(void)
 	is_int(lags(50, 1), ECM_WAL_LET_FOLLOW, "half way: it is let follow");
 
 	start();
+	figures.connected = true;
 	limits.min_free = 512 * MB;
 	figures.free = 600 * MB;
 	is_int(lags(31, 1), 0, "little is free, but it holds little");
@@ -194,9 +205,12 @@ test_follow(void)
 	is_int(lags(100, 1), ECM_WAL_FREE_LOW | ECM_WAL_LET_FOLLOW, "it is to blame: the same");
 	is_int(lags(10, 1), ECM_WAL_MAKE_ROOM, "what it has let go of shall be removed");
 	is_int(lags(10, 1), 0, "once");
-	is_int(lags(100, 40), ECM_WAL_DROP_FREE, "one that lags is dropped");
+	is_int(lags(100, 40), 0, "one that lags has a moment, too");
 	figures.free = 255 * MB;
-	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "as is any when there is no time");
+	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "but none when there is no time");
+	figures.free = 400 * MB;
+	figures.connected = false;
+	is_int(lags(100, 1), ECM_WAL_DROP_FREE, "and one that nobody reads from has none");
 }
 
 static int64_t
@@ -267,6 +281,65 @@ test_free(void)
 	is_int(has_free(-1), 0, "unknown is not too little");
 }
 
+/* The same WAL is held by others, in part. */
+static void
+test_blame(void)
+{
+	start();
+	limits.limit = 100 * MB;
+	figures.frees_for_limit = 0;
+	is_int(holds(150 * MB), ECM_WAL_SPARE_LIMIT, "others hold all of it: it stays, and that is said");
+	is_int(holds(250 * MB), 0, "once");
+	ok(guard.near_limit, "but it is looked at often");
+	figures.frees_for_limit = 16 * MB;
+	is_int(holds(250 * MB), ECM_WAL_DROP_LIMIT, "a segment is ours alone: the limit counts");
+	(void) holds(10 * MB);
+	figures.frees_for_limit = 0;
+	is_int(holds(150 * MB), ECM_WAL_SPARE_LIMIT, "the next time it is said again");
+
+	start();
+	figures.frees_for_room = 63 * MB;
+	(void) holds(200 * MB);
+	is_int(has_free(500 * MB), ECM_WAL_FREE_LOW | ECM_WAL_SPARE_FREE, "its end would free little: it stays");
+	is_int(has_free(100 * MB), 0, "however little is free");
+	figures.frees_for_room = 64 * MB;
+	is_int(has_free(99 * MB), ECM_WAL_DROP_FREE, "unless 64 MB would be");
+	figures.segment = 1024 * MB;
+	is_int(has_free(98 * MB), ECM_WAL_SPARE_FREE, "less than a segment would not");
+	figures.frees_for_room = 1024 * MB;
+	is_int(has_free(97 * MB), ECM_WAL_DROP_FREE, "a segment would");
+
+	start();
+	figures.frees_for_room = 96 * MB;
+	figures.recycled = 80 * MB;
+	(void) holds(200 * MB);
+	is_int(has_free(500 * MB), ECM_WAL_FREE_LOW | ECM_WAL_SPARE_FREE,
+		   "segments that would be kept for later free nothing yet");
+	is_int(has_free(255 * MB), ECM_WAL_DROP_FREE, "in need, they are better than new ones");
+
+	start();
+	figures.frees_for_room = 128 * MB;
+	figures.relieved = true;
+	(void) holds(200 * MB);
+	is_int(has_free(500 * MB), ECM_WAL_FREE_LOW, "another slot has just been dropped: let that take effect");
+	figures.relieved = false;
+	is_int(has_free(500 * MB), ECM_WAL_DROP_FREE, "it was not enough");
+}
+
+/* A slot that is being made holds WAL, too. */
+static void
+test_being_made(void)
+{
+	start();
+	figures.connected = figures.being_made = true;
+	(void) holds(0);
+	for (int i = 0; i < 10; i++)
+		(void) holds(0);
+	ok(guard.near_limit, "it is looked at often, however long that takes");
+	limits.limit = 64 * MB;
+	is_int(holds(65 * MB), ECM_WAL_DROP_LIMIT, "and has no time beyond a limit");
+}
+
 static void
 test_rates(void)
 {
@@ -282,6 +355,7 @@ test_rates(void)
 	(void) step();
 	is_int((int64_t) guard.wal_rate, 10 * MB, "10 MB/s");
 	is_int(guard.time_to_limit_us, 90 * SECOND, "900 MB take 90 s");
+	is_int(guard.next_limit, ECM_WAL_LIMIT_RETAINED, "until retained_wal_limit");
 	ok(guard.near_limit, "less than ten intervals: near");
 
 	figures.at += SECOND / 10;
@@ -296,9 +370,11 @@ test_rates(void)
 	limits.server_limit = 1000 * MB;
 	(void) step();
 	is_int(guard.time_to_limit_us, 50 * SECOND, "the server's limit is nearer");
+	is_int(guard.next_limit, ECM_WAL_LIMIT_SERVER, "and is the one meant");
 	figures.free = 612 * MB;
 	(void) step();
 	is_int(guard.time_to_limit_us, 10 * SECOND, "the disk's is nearer still");
+	is_int(guard.next_limit, ECM_WAL_LIMIT_FREE, "and is the one meant");
 	limits.min_free = -1;
 	(void) step();
 	is_int(guard.time_to_limit_us, 50 * SECOND, "not if it may fill up entirely");
@@ -444,6 +520,8 @@ test_wal_guard(void)
 	test_follow();
 	test_allowance();
 	test_free();
+	test_blame();
+	test_being_made();
 	test_rates();
 	test_first_rates();
 	test_catching_up();
