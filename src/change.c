@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "libpq/pqformat.h"
 #include "nodes/bitmapset.h"
 #include "utils/memutils.h"
 
@@ -15,6 +16,7 @@
 #include "gather.h"
 #include "match.h"
 #include "relation.h"
+#include "shape_blame.h"
 
 static uint64 change_number;	/* tells one change's matches from another's */
 
@@ -257,6 +259,14 @@ match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleDa
 	ecm_gather_work_on(0);
 }
 
+static Oid
+peek_relation(StringInfo in)
+{
+	StringInfoData rest = *in;
+
+	return pq_getmsgint(&rest, 4);
+}
+
 void
 ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 {
@@ -266,6 +276,8 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	bool		has_old = false;
 	ListCell   *lc;
 
+	/* all of them begin with the relation's OID */
+	ecm_here->relation = peek_relation(in);
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
@@ -285,4 +297,5 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 		else
 			match_update_in_place(lfirst(lc), entry, &newtup);
 	}
+	ecm_here->relation = InvalidOid;
 }

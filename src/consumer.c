@@ -15,6 +15,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
@@ -30,6 +31,7 @@
 #include "storage/shm_mq.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -43,6 +45,7 @@
 #include "orders.h"
 #include "relation.h"
 #include "shape.h"
+#include "shape_blame.h"
 #include "shmem.h"
 #include "wait_event.h"
 #include "wal.h"
@@ -278,6 +281,7 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	EcmConsumerSlot *slot = my_slot();
 
+	ecm_blame_close();
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
 	{
@@ -449,23 +453,100 @@ record_fault(void *arg)
 
 /*
  * One shape that raises an error each time would hold all others back for
- * ever, so it is left out from now on.
+ * ever, so it is left out from now on.  False: that could not be noted.
  */
-static void
-blame_shape(int64 shape, int sqlerrcode, const char *message)
+static bool
+blame_shape(int64 shape, const char *message)
 {
 	FaultArg	fault = {shape, message ? message : "unknown error", ""};
 	EcmError	err;
 
-	if (shape == 0 || !ecm_is_shapes_fault(sqlerrcode))
-		return;
-	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
-		return;
+	if (!ecm_worker_try(record_fault, &fault, &err))
+		return false;
+	if (fault.handle[0] == '\0')
+		return true;
 	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
 						 ecm_log_signal_bit(shape));
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
 			  "shape %s has failed and is not followed any more", fault.handle);
+	return true;
+}
+
+typedef struct AccusedArg
+{
+	EcmBlame	blame;
+	EcmPlace	place;
+	Oid			owner;			/* invalid: anybody's */
+	List	   *ids;			/* of int64, in TopMemoryContext */
+} AccusedArg;
+
+static void
+add_accused(const EcmShapeDef *def, void *arg)
+{
+	AccusedArg *accused = arg;
+	MemoryContext old;
+	int64	   *id;
+
+	if (OidIsValid(accused->owner) && def->owner != accused->owner)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	id = palloc(sizeof(int64));
+	*id = def->id;
+	accused->ids = lappend(accused->ids, id);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+find_accused(void *arg)
+{
+	AccusedArg *accused = arg;
+	EcmShapeDef *def = ecm_shape_by_id(accused->place.shape);
+	List	   *relations = NIL;
+	ListCell   *lc;
+
+	if (accused->blame == ECM_BLAME_TABLE)
+	{
+		if (get_rel_relispartition(accused->place.relation))
+			relations = get_partition_ancestors(accused->place.relation);
+		relations = lappend_oid(relations, accused->place.relation);
+	}
+	else if (def == NULL)
+		return;
+	else if (accused->blame == ECM_BLAME_OWNER)
+	{
+		accused->owner = def->owner;
+		relations = list_make1_oid(def->relation);
+	}
+	else
+		add_accused(def, accused);
+	foreach(lc, relations)
+		ecm_shapes_of_worker(args.worker, lfirst_oid(lc), add_accused, accused);
+}
+
+/*
+ * What a consumer has died of twice, it will die of again.
+ */
+static void
+blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
+{
+	AccusedArg	accused = {.blame = blame, .place = *place};
+	EcmError	err;
+	ListCell   *lc;
+
+	if (blame == ECM_BLAME_NOBODY || !ecm_worker_try(find_accused, &accused, &err))
+		return;
+	foreach(lc, accused.ids)
+		if (!blame_shape(*(int64 *) lfirst(lc), message))
+			return;
+	ecm_blame_settled(place);
+}
+
+/* Is such an error nobody's fault, however often it is raised? */
+static bool
+is_others_fault(int sqlerrcode)
+{
+	return !ecm_is_shapes_fault(sqlerrcode) && !ecm_is_want_of_memory(sqlerrcode);
 }
 
 /*
@@ -513,6 +594,8 @@ static void
 end_by_error(void)
 {
 	int64		shape = ecm_gather_working_on();
+	EcmPlace	place;
+	EcmBlame	blame = ECM_BLAME_NOBODY;
 	ErrorData  *edata;
 
 	HOLD_INTERRUPTS();
@@ -524,7 +607,13 @@ end_by_error(void)
 	RESUME_INTERRUPTS();
 
 	leave_error(edata->sqlerrcode, edata->message);
-	blame_shape(shape, edata->sqlerrcode, edata->message);
+	if (shape != 0 && ecm_is_shapes_fault(edata->sqlerrcode))
+		(void) blame_shape(shape, edata->message);
+	else if (!is_others_fault(edata->sqlerrcode))
+	{
+		blame = ecm_blame_death(&place);
+		blame_for_death(blame, &place, edata->message);
+	}
 	proc_exit(1);
 }
 
@@ -534,6 +623,8 @@ void
 ecm_consumer_main(Datum arg pg_attribute_unused())
 {
 	EcmError	err;
+	EcmBlame	blame;
+	EcmPlace	place;
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
@@ -554,11 +645,22 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		!ecm_worker_try(read_progress, &position, &err))
 		end_starting(&err);
 	ecm_gather_init(args.stack_index, args.worker, position);
+	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, args.worker),
+						   SignalHandlerForCrashExit, &place);
+	blame_for_death(blame, &place,
+					"a consumer was killed, or crashed, twice at the same change while it worked on this shape");
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
+		if (ecm_gather_working_on() != 0 &&
+			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
+			(void) blame_shape(ecm_gather_working_on(), err.message);
+		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
+		{
+			blame = ecm_blame_death(&place);
+			blame_for_death(blame, &place, err.message);
+		}
 		end_starting(&err);
 	}
 

@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "match.h"
+#include "shape_blame.h"
 
 /* Those that ask for a constant in a column; chained by hash value. */
 typedef struct IndexMember
@@ -682,6 +683,14 @@ ecm_is_shapes_fault(int sqlerrcode)
 	}
 }
 
+bool
+ecm_is_want_of_memory(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES &&
+		sqlerrcode != ERRCODE_DISK_FULL &&
+		sqlerrcode != ERRCODE_TOO_MANY_CONNECTIONS;
+}
+
 static void
 match_all(EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -706,22 +715,59 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 	ecm_gather_work_on(0);
 }
 
+/* What is done about an error. */
+typedef enum Verdict
+{
+	VERDICT_FAULT,				/* of the shape, or of the value */
+	VERDICT_RETRY,
+	VERDICT_RETHROW
+} Verdict;
+
+/*
+ * Who lacks memory may lack it since others have it.  So it is the end of the
+ * consumer; but when the transaction comes again, of what fails again.
+ */
+static Verdict
+judge(int sqlerrcode, int64 shape, int column, uint64 change)
+{
+	static struct
+	{
+		int64		shape;
+		int			column;
+		uint64		change;
+	}			last;			/* that has failed for want of memory */
+
+	if (ecm_is_shapes_fault(sqlerrcode))
+		return VERDICT_FAULT;
+	if (!ecm_is_want_of_memory(sqlerrcode) || !ecm_blame_died_at(ecm_gather_lsn(), 0))
+		return VERDICT_RETHROW;
+	if (ecm_blame_died_at(ecm_gather_lsn(), shape) ||
+		(last.shape == shape && last.column == column && last.change == change))
+		return VERDICT_FAULT;
+	last.shape = shape;
+	last.column = column;
+	last.change = change;
+	return VERDICT_RETRY;
+}
+
 /*
  * Where the error that was caught is the fault of one shape, which is left out
  * then, or of one value, lets it be.  Else the error goes on.
  */
 static void
-leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
+leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext context)
 {
 	EcmShape   *shape = ecm_match_find(ecm_gather_working_on());
 	int			column = reading;
 	ErrorData  *edata;
 	const char *message;
+	Verdict		verdict;
 
 	MemoryContextSwitchTo(context);
 	reading = -1;
 	edata = CopyErrorData();
-	if (!ecm_is_shapes_fault(edata->sqlerrcode) ||
+	verdict = judge(edata->sqlerrcode, ecm_gather_working_on(), column, change);
+	if (verdict == VERDICT_RETHROW ||
 		(column < 0 && (shape == NULL || has_failed(shape))))
 		PG_RE_THROW();
 	EmitErrorReport();
@@ -733,7 +779,9 @@ leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
 	for (int i = 0; i < nmatched[which]; i++)
 		matched[which][i]->marks[which] = 0;
 	message = edata->message ? edata->message : "unknown error";
-	if (column >= 0)
+	if (verdict == VERDICT_RETRY)
+		 /* from the beginning */ ;
+	else if (column >= 0)
 		table->columns[column].unreadable = message;
 	else
 		ecm_match_fail(shape, message);
@@ -760,7 +808,7 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 		}
 		PG_CATCH();
 		{
-			leave_out_failed(table, which, context);
+			leave_out_failed(table, which, change, context);
 		}
 		PG_END_TRY();
 	}

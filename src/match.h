@@ -108,6 +108,9 @@ extern void ecm_match_begin(void);
  */
 extern bool ecm_is_shapes_fault(int sqlerrcode);
 
+/* Or else to be blamed on it if it is raised there again? */
+extern bool ecm_is_want_of_memory(int sqlerrcode);
+
 /* How many shapes are followed. */
 extern int	ecm_match_nshapes(void);
 
