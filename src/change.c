@@ -17,6 +17,7 @@
 #include "match.h"
 #include "relation.h"
 #include "shape_blame.h"
+#include "shape_entry.h"
 
 static uint64 change_number;	/* tells one change's matches from another's */
 
@@ -82,13 +83,6 @@ read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
 	}
 }
 
-static bool
-same_value(const EcmValue *a, const EcmValue *b)
-{
-	return a->kind == b->kind && a->len == b->len &&
-		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
-}
-
 /* The shape's columns of what the table has. */
 static const EcmValue *
 pick_columns(const EcmShape *shape, EcmWhich which)
@@ -105,9 +99,19 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 static void
 emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 {
-	if (ecm_gather_is_past(shape->skip_until))
+	const char *reason;
+
+	if (ecm_gather_is_past(shape->skip_until) || ecm_match_has_failed(shape))
 		return;
 	ecm_gather_work_on(shape->id);
+	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
+								  newv, oldv);
+	if (reason != NULL)
+	{
+		ecm_gather_enter_transaction();
+		ecm_match_fail(shape, reason);
+		return;
+	}
 	ecm_gather_entry(&shape->buffer, op, newv, oldv);
 }
 
@@ -116,7 +120,7 @@ static bool
 same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
 {
 	for (int i = 0; i < shape->layout->ncolumns; i++)
-		if (!same_value(&a[i], &b[i]))
+		if (!ecm_same_value(&a[i], &b[i]))
 			return false;
 	return true;
 }
@@ -137,7 +141,7 @@ emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
 	{
 		int			k = shape->layout->keys[i];
 
-		key_changed |= !same_value(&newv[k], &oldv[k]);
+		key_changed |= !ecm_same_value(&newv[k], &oldv[k]);
 	}
 	if (key_changed)
 	{

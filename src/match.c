@@ -287,6 +287,10 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 							  sizeof(int16) * wanted.nkeys);
 	layout->filter_columns = copy_array(table->context, wanted.filter_columns,
 										sizeof(int) * wanted.nfilter_columns);
+	layout->names = MemoryContextAlloc(table->context,
+									   sizeof(char *) * Max(layout->ncolumns, 1));
+	for (int i = 0; i < layout->ncolumns; i++)
+		layout->names[i] = table->columns[layout->columns[i]].name;
 	layout->whole = true;
 	for (int i = 0; i < layout->ncolumns; i++)
 		layout->whole &= layout->columns[i] == i;
@@ -513,8 +517,8 @@ add_matched(EcmShape *shape, EcmWhich which, uint64 change)
 	matched[which][nmatched[which]++] = shape;
 }
 
-static bool
-has_failed(const EcmShape *shape)
+bool
+ecm_match_has_failed(const EcmShape *shape)
 {
 	return shape->failed_in == transaction;
 }
@@ -617,7 +621,7 @@ fail_index(EqualityIndex *index, const char *message)
 	hash_seq_init(&seq, index->entries);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		for (IndexMember *member = entry->members; member != NULL; member = member->next)
-			if (!has_failed(member->shape))
+			if (!ecm_match_has_failed(member->shape))
 				ecm_match_fail(member->shape, message);
 }
 
@@ -658,7 +662,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	{
 		EcmShape   *shape = member->shape;
 
-		if (shape->marks[which] == change || has_failed(shape) ||
+		if (shape->marks[which] == change || ecm_match_has_failed(shape) ||
 			!is_equal(index, table, value, member->constant))
 			continue;
 		if (rest_matches(shape))
@@ -709,7 +713,7 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 	{
 		EcmShape   *shape = dlist_container(EcmShape, node, iter.cur);
 
-		if (!has_failed(shape) && rest_matches(shape))
+		if (!ecm_match_has_failed(shape) && rest_matches(shape))
 			add_matched(shape, which, change);
 	}
 	ecm_gather_work_on(0);
@@ -768,7 +772,7 @@ leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext c
 	edata = CopyErrorData();
 	verdict = judge(edata->sqlerrcode, ecm_gather_working_on(), column, change);
 	if (verdict == VERDICT_RETHROW ||
-		(column < 0 && (shape == NULL || has_failed(shape))))
+		(column < 0 && (shape == NULL || ecm_match_has_failed(shape))))
 		PG_RE_THROW();
 	EmitErrorReport();
 	FlushErrorState();

@@ -46,6 +46,7 @@ typedef struct EcmLayout
 	int			number;			/* in the table's list */
 	int			ncolumns;
 	int		   *columns;		/* in the log's order; of the table's columns */
+	char	  **names;			/* theirs */
 	bool		whole;			/* these are all the table's, in its order */
 	int			nkeys;
 	int16	   *keys;			/* positions in columns */
@@ -148,8 +149,12 @@ typedef enum EcmWhich
 extern EcmShape **ecm_match_tuple(EcmTable *table, const EcmValue *values,
 								  EcmWhich which, uint64 change, int *n);
 
-/* The shape's log can't be continued.  In a local transaction. */
+/*
+ * The shape's log can't be continued.  In a local transaction.  And: has it
+ * been said before, in this upstream transaction?
+ */
 extern void ecm_match_fail(EcmShape *shape, const char *message);
+extern bool ecm_match_has_failed(const EcmShape *shape);
 
 /* Calls fn for each shape of the table that has this layout. */
 extern void ecm_match_foreach(EcmTable *table, EcmLayout *layout,

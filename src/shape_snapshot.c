@@ -37,6 +37,7 @@
 #include "compat.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_entry.h"
 
 /* Rows fetched from the cursor at a time. */
 #define FETCH_ROWS		1000
@@ -176,6 +177,7 @@ pack_rows(Member **members, SPITupleTable *table, uint64 nrows,
 				OutputFunctionCall(&functions[i], datum);
 			values[i].len = is_null ? 0 : strlen(values[i].text);
 		}
+		ecm_entry_check_readable(ECM_OP_INSERT, members[member - 1]->def, values, NULL);
 		MemoryContextSwitchTo(old_context);
 
 		ecm_row_packer_put(members[member - 1]->packer, values, ncolumns);
