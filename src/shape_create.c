@@ -54,6 +54,9 @@
 /* Retries are due together, so that many are not as many wake-ups. */
 #define RETRY_GRAIN_MS		100
 
+/* So often a table is read for a shape, where that ends with an odd error. */
+#define MAX_SNAPSHOTS		5
+
 typedef enum CreationStep
 {
 	CREATION_NEW,				/* first of all, the table must be published */
@@ -278,6 +281,13 @@ lacks_identity(const Batch *b, const EcmError *err)
 		 strcmp(err->sqlstate, "0A000") == 0);
 }
 
+/* Or temporary files: it is a shape's where clause that takes what there is. */
+static bool
+wants_memory(const EcmError *err)
+{
+	return strcmp(err->sqlstate, "53200") == 0 || strcmp(err->sqlstate, "53400") == 0;
+}
+
 /* Would it have hit any other shape as well? */
 static bool
 concerns_all(const Batch *b, const EcmError *err)
@@ -285,10 +295,25 @@ concerns_all(const Batch *b, const EcmError *err)
 	return (b->step == CREATION_PUBLISH && !lacks_identity(b, err)) ||
 		b->step == CREATION_BARRIER ||
 		strncmp(err->sqlstate, "08", 2) == 0 ||
-		strncmp(err->sqlstate, "53", 2) == 0 ||
+		(strncmp(err->sqlstate, "53", 2) == 0 && !wants_memory(err)) ||
 		strncmp(err->sqlstate, "57", 2) == 0 ||
 		strncmp(err->sqlstate, "58", 2) == 0 ||
 		strcmp(err->sqlstate, "55P03") == 0;
+}
+
+/*
+ * Has it been tried often enough?  What does not pass with time is raised by
+ * what is read, whatever it is, and reading a table again and again is no help.
+ */
+static bool
+is_hopeless(const Batch *b, const EcmError *err)
+{
+	return b->step == CREATION_SNAPSHOT &&
+		b->backoff.retries + 1 >= MAX_SNAPSHOTS &&
+		!concerns_all(b, err) &&
+		strncmp(err->sqlstate, "25", 2) != 0 &&
+		strncmp(err->sqlstate, "40", 2) != 0 &&
+		strncmp(err->sqlstate, "55", 2) != 0;
 }
 
 /* In halves, which begin with capturing if the table is published. */
@@ -360,7 +385,7 @@ fail(Batch *b, const EcmError *err)
 		split(b);
 		return;
 	}
-	if (b->nshapes == 1 && is_final(b, err))
+	if (b->nshapes == 1 && (is_final(b, err) || is_hopeless(b, err)))
 	{
 		give_up(b, err);
 		return;

@@ -62,7 +62,7 @@ ecm_entry_key_column(EcmOp op, const EcmValue *new_values,
 	return &old_values[column];
 }
 
-/* Sizes of a tuple as jsonb, and of that as text. */
+/* Sizes of a tuple as a jsonb object, and of that as text. */
 typedef struct JsonSize
 {
 	Size		binary;
@@ -105,7 +105,7 @@ add_json_size(JsonSize *size, const char *name, const EcmValue *value, int growt
 
 	if (value->kind == ECM_VALUE_UNCHANGED)
 		return;
-	size->binary += name_len;
+	size->binary += 2 * sizeof(JEntry) + name_len;
 	size->text += escaped_size(name, name_len, growth) + strlen(": , ");
 	if (value->kind == ECM_VALUE_NULL)
 		size->text += strlen("null");
@@ -120,8 +120,8 @@ const char *
 ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
 					 const EcmValue *new_values, const EcmValue *old_values)
 {
-	JsonSize	new_size = {0};
-	JsonSize	old_size = {0};
+	JsonSize	new_size = {.binary = offsetof(JsonbContainer, children)};
+	JsonSize	old_size = new_size;
 	Size		total = 0;
 	int			growth;
 
@@ -142,7 +142,7 @@ ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
 			add_json_size(&old_size, names[i], &old_values[i], growth);
 	}
 	if (Max(new_size.binary, old_size.binary) > JENTRY_OFFLENMASK)
-		return psprintf("a row is too large to be read: its columns have %zu bytes as text, and a jsonb object can have no more than %d",
+		return psprintf("a row is too large to be read: it would have %zu bytes as a jsonb object, which can have no more than %d",
 						Max(new_size.binary, old_size.binary), JENTRY_OFFLENMASK);
 	if (new_size.text + old_size.text > MaxAllocSize - ENTRY_OVERHEAD)
 		return psprintf("a change is too large to be read: it would have up to %zu bytes as text, and the server can send no more than %zu",

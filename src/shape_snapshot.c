@@ -24,6 +24,8 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replication/message.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -37,6 +39,7 @@
 #include "compat.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_blame.h"
 #include "shape_entry.h"
 
 /* Rows fetched from the cursor at a time. */
@@ -219,6 +222,36 @@ open_cursor(Member **members, int n, Relation rel)
 }
 
 /*
+ * A where clause may be the end of the server.  If it was so twice, this raises
+ * an error instead.  last_word: the shape is the only one, and so that error is
+ * its end, too.
+ */
+static void
+begin_dangerous(const EcmShapeDef *shape, bool last_word)
+{
+	EcmPlace	place;
+
+	if (ecm_blame_open(psprintf("%u.s" INT64_FORMAT, MyDatabaseId, shape->id),
+					   quickdie, &place) == ECM_BLAME_NOBODY)
+	{
+		ecm_here->shape = shape->id;
+		return;
+	}
+	if (last_word)
+		ecm_blame_settled(&place);
+	ecm_blame_close();
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("the server crashed twice while it read the table for this shape")));
+}
+
+static void
+end_dangerous(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	ecm_blame_close();
+}
+
+/*
  * Reads the table as the shapes' owner and writes the rows to their logs.  The
  * user, the security context and the settings are those of the caller again at
  * the end; on an ERROR, transaction abort restores them.
@@ -290,6 +323,19 @@ copy_rows(Member **members, int n)
 
 	ecm_log_writer_end(writer);
 	table_close(rel, NoLock);
+}
+
+static void
+copy_rows_of_one(Member **member, bool last_word)
+{
+	begin_dangerous((*member)->def, last_word);
+	PG_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);
+	{
+		copy_rows(member, 1);
+		ecm_blame_passed(PG_UINT64_MAX);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);
+	end_dangerous(0, (Datum) 0);
 }
 
 /* ------------------------------------------------------------- grouping -- */
@@ -533,7 +579,10 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 		check_published(members[0].def);
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
-		copy_rows(group, ngroup);
+		if (ngroup > 1)
+			copy_rows(group, ngroup);
+		else
+			copy_rows_of_one(group, nids == 1);
 		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ENOUGH_MS))
 			break;
 	}
