@@ -8,12 +8,15 @@
  */
 #include "postgres.h"
 
+#include "catalog/partition.h"
 #include "libpq/pqformat.h"
 #include "nodes/bitmapset.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "change.h"
 #include "gather.h"
+#include "load.h"
 #include "match.h"
 #include "relation.h"
 #include "shape_blame.h"
@@ -302,4 +305,49 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 			match_update_in_place(lfirst(lc), entry, &newtup);
 	}
 	ecm_here->relation = InvalidOid;
+}
+
+/* Those that have to fail. */
+static List *wanting = NIL;
+
+static void
+collect_wanting(EcmShape *shape)
+{
+	wanting = lappend(wanting, shape);
+}
+
+void
+ecm_change_unsendable(Oid relid, const char *column)
+{
+	List	   *relations = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	const char *reason;
+
+	reason = column[0] == '\0' ?
+		"the server could not send a change of the table: it is too large, or has no text form" :
+		psprintf("the server could not send a change of the table with its value of column \"%s\": it is too large",
+				 column);
+	ecm_gather_enter_transaction();
+	if (get_rel_relispartition(relid))
+		relations = get_partition_ancestors(relid);
+	relations = lappend_oid(relations, relid);
+	wanting = NIL;
+	foreach(lc, relations)
+	{
+		EcmTable   *table;
+
+		if (ecm_load_is_due(lfirst_oid(lc)))
+			ecm_load_table(lfirst_oid(lc));
+		table = ecm_match_table(lfirst_oid(lc));
+		if (table == NULL)
+			continue;
+		foreach(lc2, table->layouts)
+			if (column[0] == '\0' || ecm_layout_has(table, lfirst(lc2), column))
+				ecm_match_foreach(table, lfirst(lc2), collect_wanting);
+	}
+	foreach(lc, wanting)
+		if (!ecm_match_has_failed(lfirst(lc)))
+			ecm_match_fail(lfirst(lc), reason);
+	wanting = NIL;
 }

@@ -130,8 +130,12 @@ handle_message(StringInfo in)
 	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
 	{
 		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
+		Oid			relid;
+		int			n = 0;
 
-		if (strncmp(text, "create ", strlen("create ")) != 0)
+		if (sscanf(text, "unsendable %u%n", &relid, &n) == 1 && text[n] == ' ')
+			ecm_change_unsendable(relid, text + n + 1);
+		else if (strncmp(text, "create ", strlen("create ")) != 0)
 			ecm_orders_add(text);	/* that one is the manager's */
 	}
 }

@@ -490,6 +490,18 @@ ecm_match_free_gone(void)
 		pfree(dlist_container(EcmShape, node, dlist_pop_head_node(&gone)));
 }
 
+bool
+ecm_layout_has(const EcmTable *table, const EcmLayout *layout, const char *column)
+{
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (strcmp(table->columns[layout->columns[i]].name, column) == 0)
+			return true;
+	for (int i = 0; i < layout->nfilter_columns; i++)
+		if (strcmp(table->columns[layout->filter_columns[i]].name, column) == 0)
+			return true;
+	return false;
+}
+
 void
 ecm_match_foreach(EcmTable *table, EcmLayout *layout, void (*fn) (EcmShape *shape))
 {

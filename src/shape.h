@@ -28,6 +28,8 @@
  *					(pool); the number is the manager's
  *	 live <snapshot> {<id> <generation>}...	their snapshot is committed (pool)
  *	 fail <id> <generation> <reason>	it can't be created (pool)
+ *	 unsendable <relation> <column>	of a change that could not be sent
+ *					(walsender)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
  *	 owner <id> <oid>			it has another owner
