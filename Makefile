@@ -15,7 +15,7 @@ PGFILEDESC = "electric_cm - logical replication connection manager"
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/electric_cm--*.sql))
 REGRESS = $(patsubst sql/%.sql,%,$(filter-out $(DATA),$(sort $(wildcard sql/*.sql))))
-EXTRA_CLEAN = $(UNIT)
+EXTRA_CLEAN = $(UNIT) plugin/pgoutput$(DLSUFFIX)
 
 PG_CONFIG ?= pg_config
 export PG_CONFIG
@@ -64,6 +64,23 @@ include $(PGXS)
 
 # PGXS tracks headers only if the server was configured to; there are few
 $(OBJS) $(UNIT): $(wildcard src/*.h) Makefile
+
+# What our walsender loads in place of pgoutput: see there
+PLUGIN = plugin/pgoutput$(DLSUFFIX)
+
+all: $(PLUGIN)
+$(PLUGIN): plugin/pgoutput.c Makefile
+	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) $< $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@
+
+.PHONY: install-plugin uninstall-plugin
+install: install-plugin
+install-plugin: $(PLUGIN)
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)/electric_cm'
+	$(INSTALL_SHLIB) $(PLUGIN) '$(DESTDIR)$(pkglibdir)/electric_cm/'
+uninstall: uninstall-plugin
+uninstall-plugin:
+	rm -f '$(DESTDIR)$(pkglibdir)/electric_cm/pgoutput$(DLSUFFIX)'
+	rmdir '$(DESTDIR)$(pkglibdir)/electric_cm' || true
 
 .PHONY: unit-tests show-regress
 unit-tests: $(UNIT)

@@ -306,7 +306,8 @@ CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
 										OUT more bool, OUT report text)
 	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
+CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[],
+										   last_attempt bool) RETURNS int8[]
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,

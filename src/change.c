@@ -8,14 +8,20 @@
  */
 #include "postgres.h"
 
+#include "catalog/partition.h"
+#include "libpq/pqformat.h"
 #include "nodes/bitmapset.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "change.h"
 #include "errors.h"
 #include "gather.h"
+#include "load.h"
 #include "match.h"
 #include "relation.h"
+#include "shape_blame.h"
+#include "shape_entry.h"
 
 static uint64 change_number;	/* tells one change's matches from another's */
 
@@ -81,13 +87,6 @@ read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
 	}
 }
 
-static bool
-same_value(const EcmValue *a, const EcmValue *b)
-{
-	return a->kind == b->kind && a->len == b->len &&
-		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
-}
-
 /* The shape's columns of what the table has. */
 static const EcmValue *
 pick_columns(const EcmShape *shape, EcmWhich which)
@@ -104,9 +103,19 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 static void
 emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 {
-	if (ecm_gather_is_past(shape->skip_until))
+	const char *reason;
+
+	if (ecm_gather_is_past(shape->skip_until) || ecm_match_has_failed(shape))
 		return;
 	ecm_gather_work_on(shape->id);
+	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
+								  newv, oldv);
+	if (reason != NULL)
+	{
+		ecm_gather_enter_transaction();
+		ecm_match_fail(shape, psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
+		return;
+	}
 	ecm_gather_entry(&shape->buffer, op, newv, oldv);
 }
 
@@ -115,7 +124,7 @@ static bool
 same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
 {
 	for (int i = 0; i < shape->layout->ncolumns; i++)
-		if (!same_value(&a[i], &b[i]))
+		if (!ecm_same_value(&a[i], &b[i]))
 			return false;
 	return true;
 }
@@ -136,7 +145,7 @@ emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
 	{
 		int			k = shape->layout->keys[i];
 
-		key_changed |= !same_value(&newv[k], &oldv[k]);
+		key_changed |= !ecm_same_value(&newv[k], &oldv[k]);
 	}
 	if (key_changed)
 	{
@@ -258,6 +267,14 @@ match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleDa
 	ecm_gather_work_on(0);
 }
 
+static Oid
+peek_relation(StringInfo in)
+{
+	StringInfoData rest = *in;
+
+	return pq_getmsgint(&rest, 4);
+}
+
 void
 ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 {
@@ -267,6 +284,8 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	bool		has_old = false;
 	ListCell   *lc;
 
+	/* all of them begin with the relation's OID */
+	ecm_here->relation = peek_relation(in);
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
@@ -286,4 +305,50 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 		else
 			match_update_in_place(lfirst(lc), entry, &newtup);
 	}
+	ecm_here->relation = InvalidOid;
+}
+
+/* Those that have to fail. */
+static List *wanting = NIL;
+
+static void
+collect_wanting(EcmShape *shape)
+{
+	wanting = lappend(wanting, shape);
+}
+
+void
+ecm_change_unsendable(Oid relid, const char *column)
+{
+	List	   *relations = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	const char *reason;
+
+	reason = column[0] == '\0' ?
+		"54000: the server could not send a change of the table: it is too large, or has no text form" :
+		psprintf("54000: the server could not send a change of the table with its value of column \"%s\": it is too large",
+				 column);
+	ecm_gather_enter_transaction();
+	if (get_rel_relispartition(relid))
+		relations = get_partition_ancestors(relid);
+	relations = lappend_oid(relations, relid);
+	wanting = NIL;
+	foreach(lc, relations)
+	{
+		EcmTable   *table;
+
+		if (ecm_load_is_due(lfirst_oid(lc)))
+			ecm_load_table(lfirst_oid(lc));
+		table = ecm_match_table(lfirst_oid(lc));
+		if (table == NULL)
+			continue;
+		foreach(lc2, table->layouts)
+			if (column[0] == '\0' || ecm_layout_has(table, lfirst(lc2), column))
+				ecm_match_foreach(table, lfirst(lc2), collect_wanting);
+	}
+	foreach(lc, wanting)
+		if (!ecm_match_has_failed(lfirst(lc)))
+			ecm_match_fail(lfirst(lc), reason);
+	wanting = NIL;
 }

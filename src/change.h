@@ -20,4 +20,11 @@
  */
 extern void ecm_change_apply(StringInfo in, LogicalRepMsgType type);
 
+/*
+ * The server could not send a change of the relation, or not its value of that
+ * column ("": as a whole).  The shapes that want it, also those of what the
+ * relation is a partition of, fail.
+ */
+extern void ecm_change_unsendable(Oid relid, const char *column);
+
 #endif							/* ECM_CHANGE_H */

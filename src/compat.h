@@ -179,4 +179,15 @@
 #define ecm_backend_status(i) (&pgstat_fetch_stat_local_beentry(i)->backendStatus)
 #endif
 
+/* 17 has a decoded change's tuples without a struct around them. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_change_new_tuple(change) ((change)->data.tp.newtuple)
+#define ecm_change_old_tuple(change) ((change)->data.tp.oldtuple)
+#else
+#define ecm_change_new_tuple(change) \
+	((change)->data.tp.newtuple ? &(change)->data.tp.newtuple->tuple : NULL)
+#define ecm_change_old_tuple(change) \
+	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
+#endif
+
 #endif							/* ECM_COMPAT_H */

@@ -15,6 +15,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
@@ -30,6 +31,7 @@
 #include "storage/shm_mq.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -44,6 +46,7 @@
 #include "orders.h"
 #include "relation.h"
 #include "shape.h"
+#include "shape_blame.h"
 #include "shmem.h"
 #include "wait_event.h"
 #include "wal.h"
@@ -129,8 +132,12 @@ handle_message(StringInfo in)
 		strcmp(prefix, message_prefix) == 0)
 	{
 		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
+		Oid			relid;
+		int			n = 0;
 
-		if (strncmp(text, "create ", strlen("create ")) != 0)
+		if (sscanf(text, "unsendable %u%n", &relid, &n) == 1 && text[n] == ' ')
+			ecm_change_unsendable(relid, text + n + 1);
+		else if (strncmp(text, "create ", strlen("create ")) != 0)
 			ecm_orders_add_from_stream(text);	/* that one is the manager's */
 	}
 }
@@ -280,6 +287,7 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	EcmConsumerSlot *slot = my_slot();
 
+	ecm_blame_close();
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
 	{
@@ -451,26 +459,101 @@ record_fault(void *arg)
 
 /*
  * One shape that raises an error each time would hold all others back for
- * ever, so it is left out from now on.
+ * ever, so it is left out from now on.  False: that could not be noted.
  */
-static void
-blame_shape(int64 shape, int sqlerrcode, const char *message)
+static bool
+blame_shape(int64 shape, const char *message)
 {
-	FaultArg	fault = {shape, NULL, ""};
+	FaultArg	fault = {shape, message, ""};
 	EcmError	err;
 
-	if (shape == 0 || !ecm_is_shapes_fault(sqlerrcode))
-		return;
-	fault.message = psprintf("%s: %s", unpack_sql_state(sqlerrcode),
-							 message ? message : "unknown error");
-	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
-		return;
+	if (!ecm_worker_try(record_fault, &fault, &err))
+		return false;
+	if (fault.handle[0] == '\0')
+		return true;
 	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
 						 ecm_log_signal_bit(shape));
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING,
 			  ecm_error_public_text(fault.message),
 			  "shape %s has failed and is not followed any more", fault.handle);
+	return true;
+}
+
+typedef struct AccusedArg
+{
+	EcmBlame	blame;
+	EcmPlace	place;
+	Oid			owner;			/* invalid: anybody's */
+	List	   *ids;			/* of int64, in TopMemoryContext */
+} AccusedArg;
+
+static void
+add_accused(const EcmShapeDef *def, void *arg)
+{
+	AccusedArg *accused = arg;
+	MemoryContext old;
+	int64	   *id;
+
+	if (OidIsValid(accused->owner) && def->owner != accused->owner)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	id = palloc(sizeof(int64));
+	*id = def->id;
+	accused->ids = lappend(accused->ids, id);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+find_accused(void *arg)
+{
+	AccusedArg *accused = arg;
+	EcmShapeDef *def = ecm_shape_by_id(accused->place.shape);
+	List	   *relations = NIL;
+	ListCell   *lc;
+
+	if (accused->blame == ECM_BLAME_TABLE)
+	{
+		if (get_rel_relispartition(accused->place.relation))
+			relations = get_partition_ancestors(accused->place.relation);
+		relations = lappend_oid(relations, accused->place.relation);
+	}
+	else if (def == NULL)
+		return;
+	else if (accused->blame == ECM_BLAME_OWNER)
+	{
+		accused->owner = def->owner;
+		relations = list_make1_oid(def->relation);
+	}
+	else
+		add_accused(def, accused);
+	foreach(lc, relations)
+		ecm_shapes_of_worker(args.worker, lfirst_oid(lc), add_accused, accused);
+}
+
+/*
+ * What a consumer has died of twice, it will die of again.
+ */
+static void
+blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
+{
+	AccusedArg	accused = {.blame = blame, .place = *place};
+	EcmError	err;
+	ListCell   *lc;
+
+	if (blame == ECM_BLAME_NOBODY || !ecm_worker_try(find_accused, &accused, &err))
+		return;
+	foreach(lc, accused.ids)
+		if (!blame_shape(*(int64 *) lfirst(lc), message))
+			return;
+	ecm_blame_settled(place);
+}
+
+/* Is such an error nobody's fault, however often it is raised? */
+static bool
+is_others_fault(int sqlerrcode)
+{
+	return !ecm_is_shapes_fault(sqlerrcode) && !ecm_is_want_of_memory(sqlerrcode);
 }
 
 /*
@@ -519,7 +602,10 @@ static void
 end_by_error(void)
 {
 	int64		shape = ecm_gather_working_on();
+	EcmPlace	place;
+	EcmBlame	blame = ECM_BLAME_NOBODY;
 	ErrorData  *edata;
+	const char *text;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -530,7 +616,14 @@ end_by_error(void)
 	RESUME_INTERRUPTS();
 
 	leave_error(edata->sqlerrcode, edata->message);
-	blame_shape(shape, edata->sqlerrcode, edata->message);
+	text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
+	if (shape != 0 && ecm_is_shapes_fault(edata->sqlerrcode))
+		(void) blame_shape(shape, text);
+	else if (!is_others_fault(edata->sqlerrcode))
+	{
+		blame = ecm_blame_death(&place);
+		blame_for_death(blame, &place, text);
+	}
 	proc_exit(1);
 }
 
@@ -540,6 +633,8 @@ void
 ecm_consumer_main(Datum arg pg_attribute_unused())
 {
 	EcmError	err;
+	EcmBlame	blame;
+	EcmPlace	place;
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
@@ -560,11 +655,24 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		!ecm_worker_try(read_progress, &position, &err))
 		end_starting(&err);
 	ecm_gather_init(args.stack_index, args.worker, position);
+	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, args.worker),
+						   SignalHandlerForCrashExit, &place);
+	blame_for_death(blame, &place,
+					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
 	ecm_gather_work_on(0);		/* whatever a predecessor was at */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		blame_shape(ecm_gather_working_on(), sqlstate_code(err.sqlstate), err.message);
+		if (ecm_gather_working_on() != 0 &&
+			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
+			(void) blame_shape(ecm_gather_working_on(),
+							   ecm_tag_error(err.sqlstate, err.message));
+		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
+		{
+			blame = ecm_blame_death(&place);
+			blame_for_death(blame, &place,
+							ecm_tag_error(err.sqlstate, err.message));
+		}
 		end_starting(&err);
 	}
 

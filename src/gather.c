@@ -31,6 +31,7 @@
 
 #include "gather.h"
 #include "shape.h"
+#include "shape_blame.h"
 #include "shape_retention.h"
 #include "shmem.h"
 
@@ -121,6 +122,7 @@ void
 ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
+	ecm_here->shape = shape;
 	if (shape != 0)
 		touched |= ecm_log_signal_bit(shape);
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
@@ -398,6 +400,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);
 
+		ecm_here->lsn = chunk->first_lsn;
 		ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
 						   chunk->first_op, chunk->entries,
 						   FullTransactionIdFromU64(chunk->xid),
@@ -406,6 +409,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		note_growth(buffer, chunk->data.len);
 	}
 	ecm_gather_work_on(0);
+	ecm_here->lsn = txn_lsn;
 }
 
 static void
@@ -605,12 +609,19 @@ ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
 	txn_lsn = lsn;
 	txn_xid = xid;
 	txn_number++;
+	ecm_here->lsn = lsn;
 }
 
 bool
 ecm_gather_is_past(XLogRecPtr skip_until)
 {
 	return txn_lsn < skip_until;
+}
+
+XLogRecPtr
+ecm_gather_lsn(void)
+{
+	return txn_lsn;
 }
 
 TransactionId
@@ -628,6 +639,7 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 {
 	transactions++;
 	batch_transactions++;
+	ecm_blame_passed(txn_lsn);
 	if (!spilling && orders == NULL)
 	{
 		complete_open(end_lsn);

@@ -48,6 +48,7 @@ extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
  */
 extern bool ecm_gather_is_past(XLogRecPtr skip_until);
 extern TransactionId ecm_gather_xid(void);
+extern XLogRecPtr ecm_gather_lsn(void);
 
 /* ... has an entry (both value arrays have the shape's columns) ... */
 extern void ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op,

@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "match.h"
+#include "shape_blame.h"
 
 /* Those that ask for a constant in a column; chained by hash value. */
 typedef struct IndexMember
@@ -286,6 +287,10 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 							  sizeof(int16) * wanted.nkeys);
 	layout->filter_columns = copy_array(table->context, wanted.filter_columns,
 										sizeof(int) * wanted.nfilter_columns);
+	layout->names = MemoryContextAlloc(table->context,
+									   sizeof(char *) * Max(layout->ncolumns, 1));
+	for (int i = 0; i < layout->ncolumns; i++)
+		layout->names[i] = table->columns[layout->columns[i]].name;
 	layout->whole = true;
 	for (int i = 0; i < layout->ncolumns; i++)
 		layout->whole &= layout->columns[i] == i;
@@ -485,6 +490,18 @@ ecm_match_free_gone(void)
 		pfree(dlist_container(EcmShape, node, dlist_pop_head_node(&gone)));
 }
 
+bool
+ecm_layout_has(const EcmTable *table, const EcmLayout *layout, const char *column)
+{
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (strcmp(table->columns[layout->columns[i]].name, column) == 0)
+			return true;
+	for (int i = 0; i < layout->nfilter_columns; i++)
+		if (strcmp(table->columns[layout->filter_columns[i]].name, column) == 0)
+			return true;
+	return false;
+}
+
 void
 ecm_match_foreach(EcmTable *table, EcmLayout *layout, void (*fn) (EcmShape *shape))
 {
@@ -512,8 +529,8 @@ add_matched(EcmShape *shape, EcmWhich which, uint64 change)
 	matched[which][nmatched[which]++] = shape;
 }
 
-static bool
-has_failed(const EcmShape *shape)
+bool
+ecm_match_has_failed(const EcmShape *shape)
 {
 	return shape->failed_in == transaction;
 }
@@ -616,7 +633,7 @@ fail_index(EqualityIndex *index, const char *message)
 	hash_seq_init(&seq, index->entries);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		for (IndexMember *member = entry->members; member != NULL; member = member->next)
-			if (!has_failed(member->shape))
+			if (!ecm_match_has_failed(member->shape))
 				ecm_match_fail(member->shape, message);
 }
 
@@ -657,7 +674,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	{
 		EcmShape   *shape = member->shape;
 
-		if (shape->marks[which] == change || has_failed(shape) ||
+		if (shape->marks[which] == change || ecm_match_has_failed(shape) ||
 			!is_equal(index, table, value, member->constant))
 			continue;
 		if (rest_matches(shape))
@@ -682,6 +699,14 @@ ecm_is_shapes_fault(int sqlerrcode)
 	}
 }
 
+bool
+ecm_is_want_of_memory(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES &&
+		sqlerrcode != ERRCODE_DISK_FULL &&
+		sqlerrcode != ERRCODE_TOO_MANY_CONNECTIONS;
+}
+
 static void
 match_all(EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -700,10 +725,45 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 	{
 		EcmShape   *shape = dlist_container(EcmShape, node, iter.cur);
 
-		if (!has_failed(shape) && rest_matches(shape))
+		if (!ecm_match_has_failed(shape) && rest_matches(shape))
 			add_matched(shape, which, change);
 	}
 	ecm_gather_work_on(0);
+}
+
+/* What is done about an error. */
+typedef enum Verdict
+{
+	VERDICT_FAULT,				/* of the shape, or of the value */
+	VERDICT_RETRY,
+	VERDICT_RETHROW
+} Verdict;
+
+/*
+ * Who lacks memory may lack it since others have it.  So it is the end of the
+ * consumer; but when the transaction comes again, of what fails again.
+ */
+static Verdict
+judge(int sqlerrcode, int64 shape, int column, uint64 change)
+{
+	static struct
+	{
+		int64		shape;
+		int			column;
+		uint64		change;
+	}			last;			/* that has failed for want of memory */
+
+	if (ecm_is_shapes_fault(sqlerrcode))
+		return VERDICT_FAULT;
+	if (!ecm_is_want_of_memory(sqlerrcode) || !ecm_blame_died_at(ecm_gather_lsn(), 0))
+		return VERDICT_RETHROW;
+	if (ecm_blame_died_at(ecm_gather_lsn(), shape) ||
+		(last.shape == shape && last.column == column && last.change == change))
+		return VERDICT_FAULT;
+	last.shape = shape;
+	last.column = column;
+	last.change = change;
+	return VERDICT_RETRY;
 }
 
 /*
@@ -711,18 +771,20 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
  * then, or of one value, lets it be.  Else the error goes on.
  */
 static void
-leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
+leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext context)
 {
 	EcmShape   *shape = ecm_match_find(ecm_gather_working_on());
 	int			column = reading;
 	ErrorData  *edata;
 	const char *message;
+	Verdict		verdict;
 
 	MemoryContextSwitchTo(context);
 	reading = -1;
 	edata = CopyErrorData();
-	if (!ecm_is_shapes_fault(edata->sqlerrcode) ||
-		(column < 0 && (shape == NULL || has_failed(shape))))
+	verdict = judge(edata->sqlerrcode, ecm_gather_working_on(), column, change);
+	if (verdict == VERDICT_RETHROW ||
+		(column < 0 && (shape == NULL || ecm_match_has_failed(shape))))
 		PG_RE_THROW();
 	EmitErrorReport();
 	FlushErrorState();
@@ -732,10 +794,10 @@ leave_out_failed(EcmTable *table, EcmWhich which, MemoryContext context)
 
 	for (int i = 0; i < nmatched[which]; i++)
 		matched[which][i]->marks[which] = 0;
-	/* with its SQLSTATE, all that others than the shape's readers may know */
-	message = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
-					   edata->message ? edata->message : "unknown error");
-	if (column >= 0)
+	message = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
+	if (verdict == VERDICT_RETRY)
+		 /* from the beginning */ ;
+	else if (column >= 0)
 		table->columns[column].unreadable = message;
 	else
 		ecm_match_fail(shape, message);
@@ -762,7 +824,7 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 		}
 		PG_CATCH();
 		{
-			leave_out_failed(table, which, context);
+			leave_out_failed(table, which, change, context);
 		}
 		PG_END_TRY();
 	}

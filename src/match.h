@@ -46,6 +46,7 @@ typedef struct EcmLayout
 	int			number;			/* in the table's list */
 	int			ncolumns;
 	int		   *columns;		/* in the log's order; of the table's columns */
+	char	  **names;			/* theirs */
 	bool		whole;			/* these are all the table's, in its order */
 	int			nkeys;
 	int16	   *keys;			/* positions in columns */
@@ -108,6 +109,9 @@ extern void ecm_match_begin(void);
  */
 extern bool ecm_is_shapes_fault(int sqlerrcode);
 
+/* Or else to be blamed on it if it is raised there again? */
+extern bool ecm_is_want_of_memory(int sqlerrcode);
+
 /* How many shapes are followed. */
 extern int	ecm_match_nshapes(void);
 
@@ -145,8 +149,16 @@ typedef enum EcmWhich
 extern EcmShape **ecm_match_tuple(EcmTable *table, const EcmValue *values,
 								  EcmWhich which, uint64 change, int *n);
 
-/* The shape's log can't be continued.  In a local transaction. */
+/*
+ * The shape's log can't be continued.  In a local transaction.  And: has it
+ * been said before, in this upstream transaction?
+ */
 extern void ecm_match_fail(EcmShape *shape, const char *message);
+extern bool ecm_match_has_failed(const EcmShape *shape);
+
+/* Do shapes of this layout have a use for the column? */
+extern bool ecm_layout_has(const EcmTable *table, const EcmLayout *layout,
+						   const char *column);
 
 /* Calls fn for each shape of the table that has this layout. */
 extern void ecm_match_foreach(EcmTable *table, EcmLayout *layout,

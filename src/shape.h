@@ -34,6 +34,8 @@
  *					(pool); the number is the manager's
  *	 live <snapshot> {<id> <generation>}...	their snapshot is committed (pool)
  *	 fail <id> <generation> <SQLSTATE>: <reason>	it can't be created (pool)
+ *	 unsendable <relation> <column>	of a change that could not be sent
+ *					(walsender)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
  *	 owner <id> <oid>			it has another owner
@@ -143,6 +145,9 @@ extern char *ecm_message_prefix(void);
 
 /* Emits one in the current transaction. */
 extern void ecm_emit_message(const char *text);
+
+/* An error as it is kept of a shape, palloc'd: see ecm_error_public_text(). */
+extern char *ecm_tag_error(const char *sqlstate, const char *message);
 
 /* Lookups; palloc'd in the caller's context.  NULL if there is no such row. */
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);

@@ -654,3 +654,9 @@ electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
 }
+
+char *
+ecm_tag_error(const char *sqlstate, const char *message)
+{
+	return psprintf("%s: %s", sqlstate, message ? message : "unknown error");
+}

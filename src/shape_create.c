@@ -56,6 +56,9 @@
 /* Retries are due together, so that many are not as many wake-ups. */
 #define RETRY_GRAIN_MS		100
 
+/* So often a table is read for a shape, where that ends with an odd error. */
+#define MAX_SNAPSHOTS		5
+
 typedef enum CreationStep
 {
 	CREATION_NEW,				/* first of all, the table must be published */
@@ -275,6 +278,13 @@ lacks_identity(const Batch *b, const EcmError *err)
 		 strcmp(err->sqlstate, "0A000") == 0);
 }
 
+/* Or temporary files: it is a shape's where clause that takes what there is. */
+static bool
+wants_memory(const EcmError *err)
+{
+	return strcmp(err->sqlstate, "53200") == 0 || strcmp(err->sqlstate, "53400") == 0;
+}
+
 /* Would it have hit any other shape as well? */
 static bool
 concerns_all(const Batch *b, const EcmError *err)
@@ -282,7 +292,7 @@ concerns_all(const Batch *b, const EcmError *err)
 	return (b->step == CREATION_PUBLISH && !lacks_identity(b, err)) ||
 		b->step == CREATION_BARRIER ||
 		strncmp(err->sqlstate, "08", 2) == 0 ||
-		strncmp(err->sqlstate, "53", 2) == 0 ||
+		(strncmp(err->sqlstate, "53", 2) == 0 && !wants_memory(err)) ||
 		strncmp(err->sqlstate, "57", 2) == 0 ||
 		strncmp(err->sqlstate, "58", 2) == 0 ||
 		strcmp(err->sqlstate, "55P03") == 0;
@@ -409,8 +419,9 @@ start_snapshot(Batch *b)
 {
 	submit(b, CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
-					"SELECT _electric_cm.take_snapshot(%s, %s); COMMIT",
-					array_literal(b, false), array_literal(b, true)),
+					"SELECT _electric_cm.take_snapshot(%s, %s, %s); COMMIT",
+					array_literal(b, false), array_literal(b, true),
+					b->backoff.retries + 1 >= MAX_SNAPSHOTS ? "true" : "false"),
 		   0, "the snapshot of the table");
 }
 

@@ -7,10 +7,18 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 
 #include "shape_entry.h"
+
+/* Even if each byte has to be escaped, in a client's encoding. */
+#define SURELY_READABLE		(64 * 1024 * 1024)
+
+/* What else is in a row of the result: offset, key, braces. */
+#define ENTRY_OVERHEAD		(64 * 1024)
 
 void
 ecm_entry_report_corrupt(const EcmShapeDef *shape, uint64 lsn, uint64 op)
@@ -52,6 +60,108 @@ ecm_entry_key_column(EcmOp op, const EcmValue *new_values,
 		(new_values[column].kind != ECM_VALUE_UNCHANGED || old_values == NULL))
 		return &new_values[column];
 	return &old_values[column];
+}
+
+/* Sizes of a tuple as a jsonb object, and of that as text. */
+typedef struct JsonSize
+{
+	Size		binary;
+	Size		text;
+} JsonSize;
+
+/* By how much a client's encoding may make the text longer, at worst. */
+static int
+encoding_growth(void)
+{
+	if (GetDatabaseEncoding() == PG_UTF8 || GetDatabaseEncoding() == PG_SQL_ASCII)
+		return 1;
+	return pg_database_encoding_max_length() == 1 ? 3 : 2;
+}
+
+/* As escape_json() writes it. */
+static Size
+escaped_size(const char *text, Size len, int growth)
+{
+	Size		size = 2;
+
+	for (Size i = 0; i < len; i++)
+	{
+		unsigned char c = text[i];
+
+		if (c >= 0x80)
+			size += growth;
+		else if (c >= ' ')
+			size += c == '"' || c == '\\' ? 2 : 1;
+		else
+			size += strchr("\b\f\n\r\t", c) != NULL && c != '\0' ? 2 : 6;
+	}
+	return size;
+}
+
+static void
+add_json_size(JsonSize *size, const char *name, const EcmValue *value, int growth)
+{
+	Size		name_len = strlen(name);
+
+	if (value->kind == ECM_VALUE_UNCHANGED)
+		return;
+	size->binary += 2 * sizeof(JEntry) + name_len;
+	size->text += escaped_size(name, name_len, growth) + strlen(": , ");
+	if (value->kind == ECM_VALUE_NULL)
+		size->text += strlen("null");
+	else
+	{
+		size->binary += value->len;
+		size->text += escaped_size(value->text, value->len, growth);
+	}
+}
+
+const char *
+ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
+					 const EcmValue *new_values, const EcmValue *old_values)
+{
+	JsonSize	new_size = {.binary = offsetof(JsonbContainer, children)};
+	JsonSize	old_size = new_size;
+	Size		total = 0;
+	int			growth;
+
+	for (int i = 0; i < ncolumns; i++)
+		total += (new_values ? new_values[i].len : 0) +
+			(old_values ? old_values[i].len : 0);
+	if (likely(total < SURELY_READABLE))
+		return NULL;
+
+	growth = encoding_growth();
+	for (int i = 0; i < ncolumns; i++)
+	{
+		if (new_values != NULL)
+			add_json_size(&new_size, names[i], &new_values[i], growth);
+		/* readers of an update get what it has changed */
+		if (old_values != NULL &&
+			(op != ECM_OP_UPDATE || !ecm_same_value(&new_values[i], &old_values[i])))
+			add_json_size(&old_size, names[i], &old_values[i], growth);
+	}
+	if (Max(new_size.binary, old_size.binary) > JENTRY_OFFLENMASK)
+		return psprintf("a row is too large to be read: it would have %zu bytes as a jsonb object, which can have no more than %d",
+						Max(new_size.binary, old_size.binary), JENTRY_OFFLENMASK);
+	if (new_size.text + old_size.text > MaxAllocSize - ENTRY_OVERHEAD)
+		return psprintf("a change is too large to be read: it would have up to %zu bytes as text, and the server can send no more than %zu",
+						new_size.text + old_size.text, MaxAllocSize - ENTRY_OVERHEAD);
+	return NULL;
+}
+
+void
+ecm_entry_check_readable(EcmOp op, const EcmShapeDef *shape,
+						 const EcmValue *new_values, const EcmValue *old_values)
+{
+	const char *reason = ecm_entry_unreadable(op, shape->column_names, shape->ncolumns,
+											  new_values, old_values);
+
+	if (reason != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s", reason),
+				 errhint("Leave the table's large columns out of the shape, or the row, by its where clause.")));
 }
 
 int

@@ -35,6 +35,27 @@ extern const EcmValue *ecm_entry_key_column(EcmOp op, const EcmValue *new_values
 											const EcmValue *old_values,
 											int column);
 
+/*
+ * Why nobody could read an entry that has these tuples (NULL: no such one), as
+ * the operation's value and old value; or NULL.  The text names no values.
+ */
+extern const char *ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
+										const EcmValue *new_values,
+										const EcmValue *old_values);
+
+/* The same, as an ERROR 54000. */
+extern void ecm_entry_check_readable(EcmOp op, const EcmShapeDef *shape,
+									 const EcmValue *new_values,
+									 const EcmValue *old_values);
+
+/* Is it a change from one value to the same? */
+static inline bool
+ecm_same_value(const EcmValue *a, const EcmValue *b)
+{
+	return a->kind == b->kind && a->len == b->len &&
+		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
+}
+
 /* How many of the values were not sent. */
 extern int	ecm_entry_missing(const EcmValue *values, int nvalues);
 

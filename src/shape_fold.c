@@ -36,6 +36,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplesort.h"
 
@@ -371,7 +372,11 @@ put_row(const Fold *fold, Row *row, EcmRowPacker *packer)
 		ecm_entry_report_corrupt(fold->shape, fold->old_base.lsn,
 								 fold->old_base.op);
 	if (row->exists)
+	{
+		/* no entry had all of these values */
+		ecm_entry_check_readable(ECM_OP_INSERT, fold->shape, row->values, NULL);
 		ecm_row_packer_put(packer, row->values, fold->shape->ncolumns);
+	}
 }
 
 static void
@@ -528,6 +533,45 @@ fold_log(Fold *fold)
 }
 
 /*
+ * An update carries only what it has changed of large values, so that a row may
+ * have become too large for any reader without any entry being so.  False: that
+ * is how it is, and the shape's consumer is told.
+ */
+static bool
+fold_or_fail(Fold *fold)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		fold_log(fold);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		if (edata->sqlerrcode != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", fold->shape->id,
+								  fold->shape->generation, edata->message));
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+/*
  * _electric_cm.fold_shape(shape int8, retention int8, OUT more bool,
  *						   OUT report text)
  *
@@ -564,9 +608,8 @@ electric_cm_fold_shape(PG_FUNCTION_ARGS)
 		ecm_log_base(fold.shape->id, fold.snapshot, &fold.old_base);
 		if (delete_folded(&fold))
 			values[0] = BoolGetDatum(true);
-		else if (is_due(&fold, retention))
+		else if (is_due(&fold, retention) && fold_or_fail(&fold))
 		{
-			fold_log(&fold);
 			values[0] = BoolGetDatum(true);
 			values[1] = CStringGetTextDatum(psprintf("folded the oldest " INT64_FORMAT " entries of shape %s into " INT64_FORMAT,
 													 fold.entries, fold.shape->handle,

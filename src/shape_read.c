@@ -169,7 +169,10 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 	bool		nulls[6] = {false};
 
 	if (r->op == ECM_OP_INSERT && ecm_entry_missing(r->new_values, ncolumns) > 0)
+	{
 		ecm_entry_complete(reader->shape, reader->snapshot, r->lsn, r->opno, r->new_values);
+		ecm_entry_check_readable(r->op, reader->shape, r->new_values, NULL);
+	}
 
 	ecm_offset_format(offset, r->lsn, r->opno);
 	values[0] = CStringGetTextDatum(offset);

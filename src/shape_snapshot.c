@@ -26,6 +26,8 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "replication/message.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -41,6 +43,8 @@
 #include "errors.h"
 #include "settings.h"
 #include "shape.h"
+#include "shape_blame.h"
+#include "shape_entry.h"
 #include "shmem.h"
 
 /* What is kept of an error. */
@@ -184,6 +188,7 @@ pack_rows(Member **members, SPITupleTable *table, uint64 nrows,
 				OutputFunctionCall(&functions[i], datum);
 			values[i].len = is_null ? 0 : strlen(values[i].text);
 		}
+		ecm_entry_check_readable(ECM_OP_INSERT, members[member - 1]->def, values, NULL);
 		MemoryContextSwitchTo(old_context);
 
 		ecm_row_packer_put(members[member - 1]->packer, values, ncolumns);
@@ -222,6 +227,36 @@ open_cursor(Member **members, int n, Relation rel)
 	value = constants(members, n, right);
 	return SPI_cursor_open_with_args(NULL, join_query(members[0], rel),
 									 1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
+}
+
+/*
+ * A where clause may be the end of the server.  If it was so twice, this raises
+ * an error instead.  last_word: the shape is the only one, and so that error is
+ * its end, too.
+ */
+static void
+begin_dangerous(const EcmShapeDef *shape, bool last_word)
+{
+	EcmPlace	place;
+
+	if (ecm_blame_open(psprintf("%u.s" INT64_FORMAT, MyDatabaseId, shape->id),
+					   quickdie, &place) == ECM_BLAME_NOBODY)
+	{
+		ecm_here->shape = shape->id;
+		return;
+	}
+	if (last_word)
+		ecm_blame_settled(&place);
+	ecm_blame_close();
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("the server crashed twice while it read the table for this shape")));
+}
+
+static void
+end_dangerous(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	ecm_blame_close();
 }
 
 /*
@@ -296,6 +331,19 @@ copy_rows(Member **members, int n)
 
 	ecm_log_writer_end(writer);
 	table_close(rel, NoLock);
+}
+
+static void
+copy_rows_of_one(Member **member, bool last_word)
+{
+	begin_dangerous((*member)->def, last_word);
+	PG_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);
+	{
+		copy_rows(member, 1);
+		ecm_blame_passed(PG_UINT64_MAX);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);
+	end_dangerous(0, (Datum) 0);
 }
 
 /* ------------------------------------------------------------- grouping -- */
@@ -500,7 +548,10 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 		check_published(members[0].def);
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
-		copy_rows(group, ngroup);
+		if (ngroup > 1)
+			copy_rows(group, ngroup);
+		else
+			copy_rows_of_one(group, nids == 1);
 		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ENOUGH_MS))
 			break;
 	}
@@ -518,11 +569,15 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 /*
  * Is it of no use to read the table once more?  Only what is wrong with the
  * table's rows, or with the owner's rights, is for ever; whoever mends that can
- * create the shape again.
+ * create the shape again.  Other errors that no other shape would have met get
+ * some more attempts.
  */
 static bool
-is_final(const ErrorData *edata)
+is_final(const ErrorData *edata, bool last_attempt)
 {
+	if (last_attempt && (edata->sqlerrcode == ERRCODE_OUT_OF_MEMORY ||
+						 edata->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED))
+		return true;
 	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
 	{
 		case ERRCODE_FEATURE_NOT_SUPPORTED:
@@ -530,8 +585,16 @@ is_final(const ErrorData *edata)
 		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 			return true;
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INVALID_TRANSACTION_STATE:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return false;		/* another time, or another shape's, too */
 		default:
-			return false;
+			return last_attempt;
 	}
 }
 
@@ -546,8 +609,7 @@ emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 	EcmSpiState spi;
 	Oid			type = INT8OID;
 	Datum		id = Int64GetDatum(def->id);
-	char	   *text = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode),
-								edata->message ? edata->message : "unknown error");
+	char	   *text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
 
 	text[pg_mbcliplen(text, strlen(text), MAX_REASON)] = '\0';
 	ecm_spi_begin(&spi);
@@ -573,7 +635,7 @@ emit_failure(const EcmShapeDef *def, const ErrorData *edata)
  * then it is done, too.
  */
 static int
-take_or_fail(Datum id, Datum generation, Datum *done)
+take_or_fail(Datum id, Datum generation, bool last_attempt, Datum *done)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -601,7 +663,7 @@ take_or_fail(Datum id, Datum generation, Datum *done)
 	if (edata == NULL)
 		return ndone;
 
-	if (!is_final(edata))
+	if (!is_final(edata, last_attempt))
 		ReThrowError(edata);
 	def = ecm_shape_by_id(DatumGetInt64(id));
 	if (def != NULL && def->generation == DatumGetInt32(generation))
@@ -611,14 +673,16 @@ take_or_fail(Datum id, Datum generation, Datum *done)
 }
 
 /*
- * _electric_cm.take_snapshot(shapes int8[], generations int4[]) RETURNS int8[]
+ * _electric_cm.take_snapshot(shapes int8[], generations int4[], last_attempt bool)
+ *		RETURNS int8[]
  *
  * Writes the rows of the shapes' table, as this transaction sees them, to the
  * shapes' logs, notes the transaction's snapshot in the catalog, and emits the
  * message "live <snapshot> {<id> <generation>}...".  All of it takes effect
  * with the caller's commit.  Returns the shapes that are done, or not to be
  * created in this way any more; those that it leaves out have had no turn.  One
- * shape alone that can't be read for good is done with the message "fail ...".
+ * shape alone that can't be read for good, or not at the last attempt, is done
+ * with the message "fail ...".
  *
  * Errors: 42501 not called by a superuser; 25001 not in a transaction with
  * one snapshot; 55000 a shape's table has changed; 40001 a shape's row was
@@ -653,7 +717,7 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 				 errmsg("as many generations as shapes are needed")));
 
 	done = palloc(sizeof(Datum) * Max(nids, 1));
-	ndone = nids == 1 ? take_or_fail(ids[0], generations[0], done) :
+	ndone = nids == 1 ? take_or_fail(ids[0], generations[0], PG_GETARG_BOOL(2), done) :
 		take(ids, generations, nids, done);
 	PG_RETURN_DATUM(int8_array(done, ndone));
 }

@@ -50,6 +50,8 @@
 
 #include "shape.h"
 
+#include "walsender_unsendable.h"
+
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 
 /* What may be kept before it is sent. */
@@ -296,6 +298,7 @@ electric_cm_tune_walsender(PG_FUNCTION_ARGS pg_attribute_unused())
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not a walsender")));
 	send_in_large_pieces();
+	ecm_watch_unsendable();
 	if (setsockopt(MyProcPort->sock, SOL_SOCKET, SO_SNDBUF,
 				   (char *) &size, sizeof(size)) != 0)
 		ereport(LOG,

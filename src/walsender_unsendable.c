@@ -1,0 +1,265 @@
+/*-------------------------------------------------------------------------
+ *
+ * walsender_unsendable.c
+ *	  Rows that pgoutput can't send.
+ *
+ * A row may be legal and yet have no text form that fits in a message: a bytea
+ * of 600 MB, several large columns together, the old and the new row of an
+ * update.  Or a type's output function fails.  pgoutput raises an error then,
+ * the walsender ends, and each one after it, at the same change; neither
+ * deleting the row nor taking the table out of the publication helps, since
+ * the change is in the WAL.
+ *
+ * So our walsender calls pgoutput by way of this.  After an error of that kind,
+ * the change is sent without its largest values, as if they were TOASTed and
+ * unchanged, and if that is of no avail, not at all; a message says so, and the
+ * shapes that want what is missing end where the transaction commits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/htup_details.h"
+#include "miscadmin.h"
+#include "nodes/bitmapset.h"
+#include "replication/logical.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "shape.h"
+#include "walsender_unsendable.h"
+
+/* A smaller value is not worth leaving out. */
+#define LARGE_BYTES			(1024 * 1024)
+
+/* A buffer that a large row has blown up beyond this is not kept. */
+#define MAX_KEPT_BUFFER		(64 * 1024 * 1024)
+
+static char *message_prefix;
+static LogicalDecodeChangeCB send_change;	/* pgoutput's */
+static LogicalDecodeMessageCB send_message;
+
+/*
+ * Is it the change that is at fault?  All else must be seen by the manager.
+ */
+static bool
+is_unsendable(const ErrorData *edata)
+{
+	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_PLPGSQL_ERROR:
+		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
+			return true;
+		default:
+			return edata->sqlerrcode == ERRCODE_INTERNAL_ERROR &&
+				strncmp(edata->message, "invalid memory alloc request size",
+						strlen("invalid memory alloc request size")) == 0;
+	}
+}
+
+/* False: there was an error, of that kind; it is reported. */
+static bool
+try_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
+		   ReorderBufferChange *change)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool ok = true;
+
+	PG_TRY();
+	{
+		send_change(ctx, txn, rel, change);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		/*
+		 * What it had opened or locked is let go of at the end of the
+		 * transaction, which decoding always aborts.
+		 */
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		if (!is_unsendable(edata))
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(LOG,
+				(errmsg("a change of table \"%s\" can't be sent: %s",
+						RelationGetRelationName(rel), edata->message)));
+		FreeErrorData(edata);
+		ok = false;
+	}
+	PG_END_TRY();
+	if (!ok && ctx->out->maxlen > MAX_KEPT_BUFFER)
+	{
+		MemoryContextSwitchTo(GetMemoryChunkContext(ctx->out));
+		pfree(ctx->out->data);
+		initStringInfo(ctx->out);
+	}
+	MemoryContextSwitchTo(context);
+	return ok;
+}
+
+/* Bytes that the value has, whatever it is stored as; 0: it is not sent anyway. */
+static Size
+value_size(HeapTuple tuple, TupleDesc desc, int attnum)
+{
+	bool		isnull;
+	Datum		value;
+
+	if (tuple == NULL || TupleDescAttr(desc, attnum - 1)->attisdropped ||
+		TupleDescAttr(desc, attnum - 1)->attlen != -1)
+		return 0;
+	value = heap_getattr(tuple, attnum, desc, &isnull);
+	if (isnull || VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
+		return 0;
+	return toast_raw_datum_size(value);
+}
+
+/* 0: there is none that is large. */
+static int
+largest_column(HeapTuple a, HeapTuple b, TupleDesc desc)
+{
+	Size		largest = LARGE_BYTES;
+	int			attnum = 0;
+
+	for (int i = 1; i <= desc->natts; i++)
+	{
+		Size		size = value_size(a, desc, i) + value_size(b, desc, i);
+
+		if (size <= largest)
+			continue;
+		largest = size;
+		attnum = i;
+	}
+	return attnum;
+}
+
+/*
+ * Makes the column's value a pointer to nowhere.  pgoutput takes that for a
+ * value that was not changed, and does not follow it.
+ */
+static void
+leave_out(HeapTuple tuple, TupleDesc desc, int attnum)
+{
+	union
+	{
+		char		pointer[TOAST_POINTER_SIZE];
+		int32		align;
+	}			nowhere;
+	Datum		value = PointerGetDatum(nowhere.pointer);
+	bool		isnull = false;
+
+	if (value_size(tuple, desc, attnum) == 0)
+		return;
+	memset(&nowhere, 0, sizeof(nowhere));
+	SET_VARTAG_EXTERNAL(nowhere.pointer, VARTAG_ONDISK);
+	*tuple = *heap_modify_tuple_by_cols(tuple, desc, 1, &attnum, &value, &isnull);
+}
+
+static void
+tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
+	 Relation rel, const char *column)
+{
+	char	   *text = psprintf("unsendable %u %s", RelationGetRelid(rel), column);
+
+	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
+}
+
+/* Sends it without its largest values.  False: that is of no use. */
+static bool
+send_without_largest(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+					 Relation rel, ReorderBufferChange *change)
+{
+	HeapTuple	newtup = ecm_change_new_tuple(change);
+	HeapTuple	oldtup = ecm_change_old_tuple(change);
+	TupleDesc	desc = RelationGetDescr(rel);
+	HeapTupleData saved_new = {0};
+	HeapTupleData saved_old = {0};
+	Bitmapset  *left_out = NULL;
+	bool		sent = false;
+	int			attnum;
+
+	if (newtup != NULL)
+		saved_new = *newtup;
+	if (oldtup != NULL)
+		saved_old = *oldtup;
+	while (!sent && (attnum = largest_column(newtup, oldtup, desc)) > 0)
+	{
+		if (newtup != NULL)
+			leave_out(newtup, desc, attnum);
+		if (oldtup != NULL)
+			leave_out(oldtup, desc, attnum);
+		left_out = bms_add_member(left_out, attnum);
+		sent = try_change(ctx, txn, rel, change);
+	}
+	if (newtup != NULL)
+		*newtup = saved_new;
+	if (oldtup != NULL)
+		*oldtup = saved_old;
+
+	attnum = -1;
+	while (sent && (attnum = bms_next_member(left_out, attnum)) > 0)
+		tell(ctx, txn, change->lsn, rel, NameStr(TupleDescAttr(desc, attnum - 1)->attname));
+	return sent;
+}
+
+static void
+change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
+		  ReorderBufferChange *change)
+{
+	MemoryContext context;
+	MemoryContext work;
+
+	if (likely(try_change(ctx, txn, rel, change)))
+		return;
+	work = AllocSetContextCreate(CurrentMemoryContext, "electric_cm unsendable",
+								 ALLOCSET_SMALL_SIZES);
+	context = MemoryContextSwitchTo(work);
+	if (!send_without_largest(ctx, txn, rel, change))
+		tell(ctx, txn, change->lsn, rel, "");
+	MemoryContextSwitchTo(context);
+	MemoryContextDelete(work);
+}
+
+/* Called by our pgoutput, see plugin/pgoutput.c. */
+static void
+wrap_callbacks(OutputPluginCallbacks *callbacks)
+{
+	send_change = callbacks->change_cb;
+	send_message = callbacks->message_cb;
+	if (send_message != NULL)
+		callbacks->change_cb = change_cb;
+}
+
+/* The folder electric_cm in each of those that libraries are looked for in. */
+static char *
+library_path(void)
+{
+	StringInfoData path;
+	char	   *rest = pstrdup(Dynamic_library_path);
+	char	   *folder;
+
+	initStringInfo(&path);
+	while ((folder = strsep(&rest, ":")) != NULL)
+		if (folder[0] != '\0')
+			appendStringInfo(&path, "%s/electric_cm:", folder);
+	appendStringInfoString(&path, Dynamic_library_path);
+	return path.data;
+}
+
+void
+ecm_watch_unsendable(void)
+{
+	void	  **wrap = find_rendezvous_variable("electric_cm_output_plugin");
+
+	if (message_prefix != NULL)
+		return;
+	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+	*wrap = (void *) wrap_callbacks;
+	SetConfigOption("dynamic_library_path", library_path(), PGC_SUSET, PGC_S_SESSION);
+}

@@ -1,0 +1,148 @@
+# A shape whose where clause ends its consumer, by lack of memory or by a crash
+# of the server, costs itself, not the others; and whoever ends a consumer for
+# other reasons costs no shape.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => qq{
+restart_after_crash = on
+max_parallel_workers_per_gather = 0
+});
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub shape
+{
+	my ($table, $clause) = @_;
+	my $handle = value("SELECT electric_cm_create_shape('$table', \$\$$clause\$\$)");
+	value("SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)");
+	return $handle;
+}
+
+# Only after a crash can a session be refused.
+sub is_up
+{
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my ($rc) = $node->psql($db, 'SELECT 1');
+		return 1 if defined $rc and $rc == 0;
+		select undef, undef, undef, 0.1;
+	}
+	return 0;
+}
+
+sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+
+# The PID of the consumer, once it is at the transaction that lasts.
+sub busy_consumer
+{
+	my ($not) = @_;
+	my $query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'electric_cm consumer'
+		AND state = 'active' AND query = 'writing shape logs'
+		AND state_change < clock_timestamp() - interval '0.5 s' AND pid <> $not";
+	is_up();
+	becomes($node, $db, "SELECT EXISTS ($query)");
+	return value($query);
+}
+
+value('CREATE EXTENSION electric_cm');
+wait_active($node, $db);
+value(q{
+	CREATE TABLE mine (id int PRIMARY KEY, v text);
+	CREATE TABLE slow (id int PRIMARY KEY, n int);
+	CREATE TABLE theirs (id int PRIMARY KEY, v text);
+	ALTER TABLE slow REPLICA IDENTITY FULL;
+	ALTER TABLE mine REPLICA IDENTITY FULL;
+});
+my $theirs = shape('theirs', 'true');
+
+# ---- ended by others: no blame, however often
+
+# as long as this lasts, half a minute, its consumer is at it
+my $slow = shape('slow', join( ' + ', map { "factorial(n - $_)" } 1 .. 12) . ' > 0');
+my $quick = shape('slow', 'n > 0');
+value('INSERT INTO slow VALUES (1, 30000)');
+my $pid = 0;
+for my $what ('manager', 'manager')
+{
+	$pid = busy_consumer($pid);
+	my $manager = value('SELECT pid FROM electric_cm_stat_manager');
+	kill 'KILL', $manager;
+	becomes_gone($pid);
+}
+for (1 .. 3)
+{
+	$pid = busy_consumer($pid);
+	value("SELECT pg_terminate_backend($pid)");
+	becomes_gone($pid);
+}
+is(state_of($slow), 'live', 'whoever ends the consumer at a where clause costs no shape');
+
+sub becomes_gone
+{
+	my ($gone) = @_;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 unless kill 0, $gone;
+		select undef, undef, undef, 0.1;
+	}
+	return 0;
+}
+
+# ---- killed twice, at the same clause and the same row
+
+for (1 .. 2)
+{
+	$pid = busy_consumer($pid);
+	kill 'KILL', $pid;
+	becomes_gone($pid);
+}
+is_up();
+becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$slow'",
+	'a shape at which the server crashes twice is errored');
+like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$slow'"),
+	qr/killed, or crashed, twice/, 'and says why');
+value("INSERT INTO theirs VALUES (1, 'new')");
+becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$theirs')",
+	"another table's shape goes on");
+becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$quick')",
+	"so does another of the same table");
+
+# ---- out of memory
+
+SKIP:
+{
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	skip 'prlimit is missing', 6
+	  if system('prlimit', '--pid', $postmaster, '--as=900000000') != 0;
+	value('SELECT electric_cm_restart()');
+	wait_active($node, $db);
+	my @hungry = map { shape('mine', "octet_length(repeat(repeat('x', 1000000 + id), 1000)) > $_") } 1 .. 4;
+	my $modest = shape('mine', "v = 'a'");
+	my $restarts = value('SELECT restarts FROM electric_cm_stat_consumers');
+	value("INSERT INTO mine VALUES (1, 'a')");
+	value("UPDATE theirs SET v = 'newer'");
+	becomes($node, $db, "SELECT count(*) = 2 FROM electric_cm_shape_log('$theirs')",
+		"clauses that are out of memory don't stop the others");
+	is(join(' ', map { state_of($_) } @hungry), 'errored errored errored errored',
+		'they are errored');
+	like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungry[0]'"),
+		qr/out of memory/, 'and say why');
+	becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$modest')",
+		'a modest one of the same table goes on');
+	is(value('SELECT restarts FROM electric_cm_stat_consumers') - $restarts, 1,
+		'which took one end of the consumer');
+	is(value("SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%consumer 1 has ended: out of memory%'"),
+		't', 'whose reason is told');
+}
+
+is(value("SELECT string_agg(f, ' ') FROM pg_ls_dir('pg_stat_tmp') f WHERE f LIKE 'electric_cm%'
+		AND NOT EXISTS (SELECT FROM electric_cm_stat_consumers WHERE pid IS NOT NULL AND f LIKE '%.0')"),
+	'', 'notes are kept for consumers that run, at most');
+$node->stop;
+done_testing();

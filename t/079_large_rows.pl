@@ -1,0 +1,114 @@
+# Rows that are too large for a reader end the shapes that want them, with a
+# message, whichever way they come; rows that just fit can be read.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $limit = 268435455;			# bytes of a jsonb object
+my $node = new_node('main', conf => qq{
+shared_buffers = 256MB
+max_wal_size = 8GB
+log_statement = none
+max_parallel_workers_per_gather = 0
+});
+
+sub value { return $node->safe_psql($db, $_[0]); }
+
+sub shape
+{
+	my ($table, $columns) = @_;
+	return value("SELECT electric_cm_create_shape('$table', NULL, " . ($columns ? "'{$columns}'" : 'NULL') . ')');
+}
+
+sub live
+{
+	my $handles = join ', ', map { "'$_'" } @_;
+	return becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($handles)");
+}
+
+sub flushed { return value("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
+sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub error_of { return value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+
+value('CREATE EXTENSION electric_cm');
+wait_active($node, $db);
+value(q{
+	CREATE TABLE t (i int PRIMARY KEY, v text, w text);
+	CREATE TABLE f (i int PRIMARY KEY, v text);
+	CREATE TABLE c (i int PRIMARY KEY, v text);
+	CREATE TABLE s (i int PRIMARY KEY, v text);
+	CREATE TABLE u (i int PRIMARY KEY, v text, w text);
+	ALTER TABLE t ALTER v SET STORAGE EXTERNAL, ALTER w SET STORAGE EXTERNAL;
+	ALTER TABLE u ALTER v SET STORAGE EXTERNAL, ALTER w SET STORAGE EXTERNAL;
+	ALTER TABLE f REPLICA IDENTITY FULL;
+});
+
+# ---- the exact limit, in the stream
+
+my $all = shape('t');
+my $narrow = shape('t', 'i,w');
+live($all, $narrow);
+# besides the names and values, four bytes, and eight for each column
+my $fits = $limit - length('ivw' . '1' . '22') - 4 - 3 * 8;
+value("INSERT INTO t VALUES (1, repeat('x', $fits), '22')");
+flushed();
+is(state_of($all), 'live', 'a row that just fits is logged');
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$all')"), $fits, 'and can be read');
+value("INSERT INTO t VALUES (2, repeat('x', $fits), '333')");
+flushed();
+is(state_of($all), 'errored', 'one byte more ends the shape');
+like(error_of($all), qr/too large to be read.*\b$limit\b/, 'with the limit in its message');
+my ($rc, $out, $err) = $node->psql($db, "SELECT FROM electric_cm_shape_log('$all')");
+like($err, qr/too large to be read/, 'which its readers get');
+is(value("SELECT string_agg(value->>'i', ' ') FROM electric_cm_shape_log('$narrow')"), '1 2',
+	'a shape without the large column goes on');
+
+# ---- in a snapshot
+
+my $again = shape('t');
+my $before = shape('t', 'i,w');
+becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$again'",
+	'a shape of a table that has such a row is errored');
+like(error_of($again), qr/too large to be read/, 'for the same reason');
+value('DELETE FROM t WHERE i = 2; SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = \'t\'::regclass');
+$again = shape('t');
+live($again);
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$again')"), $fits,
+	'a snapshot with a row that just fits can be read');
+value('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUNCATE t');
+
+# ---- what is longer when it is sent: control characters, quotes
+
+my $control = shape('c');
+live($control);
+value(q{INSERT INTO c VALUES (1, repeat(E'\x01', 170000000))});
+flushed();
+is(state_of($control), 'live', 'what can just be sent is logged');
+is(value("SELECT length(value::text) > 1000000000 FROM electric_cm_shape_log('$control')"), 't', 'and can be read');
+value(q{INSERT INTO c VALUES (2, repeat(E'\x01', 180000000))});
+flushed();
+is(state_of($control), 'errored', 'a row whose escaped text could not be sent ends the shape');
+like(error_of($control), qr/too large to be read: .* the server can send/, 'with its reason');
+value('TRUNCATE c');
+
+# ---- a row that has become too large piece by piece, without any entry being so
+
+my $pieces = shape('u');
+live($pieces);
+value(q{INSERT INTO u VALUES (1, repeat('x', 150000000))});
+value(q{UPDATE u SET w = repeat('y', 150000000)});
+flushed();
+is(value("SELECT string_agg(operation || coalesce(length(value->>'v'), 0) || ',' || coalesce(length(value->>'w'), 0), ' ') FROM electric_cm_shape_log('$pieces')"),
+	'insert150000000,0 update0,150000000', 'both entries can be read');
+value('ALTER SYSTEM SET electric_cm.shape_log_retention = \'1MB\'; ALTER SYSTEM SET electric_cm.wal_report_interval = \'1s\'');
+value('SELECT pg_reload_conf()');
+becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$pieces'",
+	'what could not be folded into a row ends the shape');
+like(error_of($pieces), qr/too large to be read/, 'with its reason');
+is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
+$node->stop;
+done_testing();
