@@ -34,9 +34,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "settings.h"
 #include "shape.h"
 #include "shape_filter.h"
+#include "shape_settings.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
@@ -242,10 +242,11 @@ check_max_shapes(void)
 {
 	static int64 allowed = 0;	/* before it is time to count again */
 	static int	max_shapes;		/* the setting, when they were counted */
+	int			max_now = ecm_shapes_allowed();
 	int64		n;
 	bool		isnull;
 
-	if (max_shapes == ecm_max_shapes && allowed > 0)
+	if (max_shapes == max_now && allowed > 0)
 	{
 		allowed--;
 		return;
@@ -254,13 +255,13 @@ check_max_shapes(void)
 				0, NULL, NULL, NULL);
 	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 										  1, &isnull));
-	if (n > ecm_max_shapes)
+	if (n > max_now)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("there are already %d shapes", ecm_max_shapes),
+				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	allowed = (ecm_max_shapes - n) / 16;
-	max_shapes = ecm_max_shapes;
+	allowed = (max_now - n) / 16;
+	max_shapes = max_now;
 }
 
 /*
@@ -484,7 +485,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
  *
  * Errors: 55000 not preloaded, or the replica identity must be FULL for the
  * where clause; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
- * inheritance parent, not replicated, row-level security, a generated column,
+ * inheritance parent, not replicated (be it a partition), row-level security, a generated column,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
  * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
  * SELECT right, or not the table's owner while it is not published yet or has
@@ -515,6 +516,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
+	ecm_fit_check_partitions(relid, AccessShareLock);
 
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);
@@ -534,13 +536,15 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	ecm_spi_begin(&spi);
 	if (!ecm_is_published(relid))
 	{
-		if (ecm_manual_table_publishing)
+		char	   *publication = ecm_own_publication_name();
+
+		if (ecm_publishes_manually())
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table \"%s\" is not in publication \"%s\"",
-							RelationGetRelationName(rel), ecm_publication_name),
+							RelationGetRelationName(rel), publication),
 					 errhint("ALTER PUBLICATION %s ADD TABLE %s",
-							 quote_identifier(ecm_publication_name),
+							 quote_identifier(publication),
 							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 														RelationGetRelationName(rel)))));
 		if (!ecm_table_is_owned(relid, spi.save_userid))

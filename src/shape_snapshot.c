@@ -35,8 +35,8 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "settings.h"
 #include "shape.h"
+#include "shape_settings.h"
 
 /* Rows fetched from the cursor at a time. */
 #define FETCH_ROWS		1000
@@ -373,13 +373,14 @@ check_published(const EcmShapeDef *def)
 	bool		published;
 
 	ecm_spi_begin(&spi);
-	published = ecm_is_published(def->relation) && ecm_publishes_everything();
+	published = ecm_is_published(def->relation) && !ecm_is_filtered(def->relation) &&
+		ecm_publishes_everything();
 	ecm_spi_end(&spi);
 	if (!published)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("publication \"%s\" does not publish all changes of table %s",
-						ecm_publication_name, def->relation_name)));
+						ecm_own_publication_name(), def->relation_name)));
 }
 
 /*
@@ -528,7 +529,10 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 			done[ndone++] = ids[i];
 	}
 	if (n > 0)
+	{
 		check_published(members[0].def);
+		ecm_fit_check_partitions(members[0].def->relation, AccessShareLock);
+	}
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
 		copy_rows(group, ngroup);
