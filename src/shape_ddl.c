@@ -440,7 +440,6 @@ ecm_ddl_apply(void)
 	if (notes == NULL || hash_get_num_entries(notes) == 0 || !IsTransactionState())
 		return;
 
-	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
@@ -450,13 +449,17 @@ ecm_ddl_apply(void)
 	context = AllocSetContextCreate(CurrentMemoryContext, "electric_cm DDL",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
+
+	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
 	XactReadOnly = false;
+	PushActiveSnapshot(GetTransactionSnapshot());
 	take_notes(&pending);
 	apply_void(&pending);
 	apply_types(&pending);
 	apply_owners(&pending);
 	apply_publication(&pending);
 	apply_perhaps(&pending);
+	PopActiveSnapshot();
 	XactReadOnly = read_only;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -489,7 +492,9 @@ ecm_ddl_apply_at_commit(void)
 	{
 		foreach(lc, schemas)
 			ecm_barrier_hold(NamespaceRelationId, lfirst_oid(lc));
+		PushActiveSnapshot(GetTransactionSnapshot());
 		ecm_shapes_verify_names(tables, schemas);
+		PopActiveSnapshot();
 	}
 	XactReadOnly = read_only;
 	renamed_tables = renamed_schemas = NIL;
