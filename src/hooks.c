@@ -189,18 +189,6 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 		ecm_ddl_note_altered(relid);
 }
 
-/* A table joins a publication, perhaps with a filter, or leaves it. */
-static void
-on_publication_member(Oid object_id)
-{
-	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(object_id));
-
-	if (!HeapTupleIsValid(tuple))
-		return;
-	ecm_ddl_note_published(((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid);
-	ReleaseSysCache(tuple);
-}
-
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
@@ -233,7 +221,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	}
 	else if (class_id == PublicationRelRelationId && changed)
 	{
-		on_publication_member(object_id);
+		ecm_ddl_note_member(object_id);
 		look_again = true;
 	}
 	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)

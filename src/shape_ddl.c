@@ -28,6 +28,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
@@ -52,6 +53,7 @@ typedef enum NoteKind
 	NOTE_OWNER,
 	NOTE_PUBLICATION,
 	NOTE_PUBLISHED_SCHEMAS,		/* no object */
+	NOTE_MEMBER,				/* of a publication, a new one */
 	NOTE_PUBLISHED,				/* a table, and what is below it */
 	NOTE_PERHAPS				/* a table */
 } NoteKind;
@@ -185,6 +187,33 @@ ecm_ddl_note_published(Oid relid)
 {
 	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
 		(void) note(NOTE_PUBLISHED, relid, NULL);
+}
+
+/* The table that a row of pg_publication_rel is about, if it can be seen. */
+static Oid
+member_table(Oid member)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(member));
+	Oid			relid = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		relid = ((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid;
+		ReleaseSysCache(tuple);
+	}
+	return relid;
+}
+
+/* One that has just come can't be seen yet, and one that goes not any more later. */
+void
+ecm_ddl_note_member(Oid member)
+{
+	Oid			relid = member_table(member);
+
+	if (OidIsValid(relid))
+		ecm_ddl_note_published(relid);
+	else
+		(void) note(NOTE_MEMBER, member, NULL);
 }
 
 void
@@ -406,13 +435,23 @@ apply_owners(const Pending *pending)
 static void
 apply_publication(const Pending *pending)
 {
+	List	   *relids = pending->objects[NOTE_PUBLISHED];
+	ListCell   *lc;
+
+	foreach(lc, pending->objects[NOTE_MEMBER])
+	{
+		Oid			relid = member_table(lfirst_oid(lc));
+
+		if (OidIsValid(relid))
+			relids = list_append_unique_oid(relids, relid);
+	}
 	if (pending->publication || pending->objects[NOTE_PUBLISHED_SCHEMAS] != NIL)
 	{
 		ecm_barrier_hold(PublicationRelationId, InvalidOid);
 		ecm_shapes_verify_publication();
 	}
-	if (pending->objects[NOTE_PUBLISHED] != NIL)
-		ecm_shapes_verify_published(pending->objects[NOTE_PUBLISHED]);
+	if (relids != NIL)
+		ecm_shapes_verify_published(relids);
 }
 
 static void

@@ -30,6 +30,9 @@ extern void ecm_ddl_note_type(Oid type, const char *reason);
 extern void ecm_ddl_note_schema(Oid schema);	/* its name */
 extern void ecm_ddl_note_published_schemas(void);	/* there may be fewer */
 extern void ecm_ddl_note_publication(Oid publication);
+
+/* A table joins a publication, perhaps with a filter, or leaves it. */
+extern void ecm_ddl_note_member(Oid member);
 extern void ecm_ddl_note_owner(Oid role, const char *reason);
 
 /* OAT_POST_ALTER of one of a table's columns, and of a table. */
