@@ -389,6 +389,48 @@ digest_definition(const NewShape *shape)
 	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
 }
 
+#define SHAPE_NVALUES	14
+
+/* The new shape's id, or 0 if there is one of that definition. */
+static int64
+insert_row(Oid *types, Datum *values, const char *nulls)
+{
+	static SPIPlanPtr plan;
+	bool		isnull;
+
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
+					 " requested_columns, where_clause, column_names, column_types,"
+					 " key_positions, where_attnums, where_names, where_types, where_collations,"
+					 " definition)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+					 " ON CONFLICT DO NOTHING RETURNING id",
+					 SPI_OK_INSERT_RETURNING, SHAPE_NVALUES, types, values, nulls);
+	return SPI_processed == 0 ? 0 :
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									1, &isnull));
+}
+
+/*
+ * The handle of the shape that has the same definition; NULL: it can't be seen,
+ * or its table has another name since.
+ */
+static char *
+find_same(const NewShape *shape, Datum definition)
+{
+	static SPIPlanPtr plan;
+	Oid			types[] = {OIDOID, OIDOID, BYTEAOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(shape->owner),
+		ObjectIdGetDatum(shape->relation), definition,
+	CStringGetTextDatum(shape->relation_name)};
+
+	ecm_spi_run_kept(&plan, "SELECT handle FROM _electric_cm.shape"
+					 " WHERE owner = $1 AND relation = $2 AND definition = $3"
+					 " AND relation_name = $4",
+					 SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	return SPI_processed == 0 ? NULL :
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
@@ -397,15 +439,15 @@ digest_definition(const NewShape *shape)
 static char *
 insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 {
-	static SPIPlanPtr plan;
 	char	   *handle;
 	MemoryContext old;
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
 		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
 	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
-	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types)];
-	bool		isnull;
+	Datum		values[SHAPE_NVALUES];
+	char		nulls[SHAPE_NVALUES];
+
+	StaticAssertStmt(lengthof(types) == SHAPE_NVALUES, "as many as the statement has");
 
 	/* unique by the clock, and by the hash where several share the moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
@@ -438,34 +480,27 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
 		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
 	}
-	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-					 " requested_columns, where_clause, column_names, column_types,"
-					 " key_positions, where_attnums, where_names, where_types, where_collations,"
-					 " definition)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-					 " ON CONFLICT DO NOTHING RETURNING id",
-					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
-	*created = SPI_processed == 0 ? 0 :
-		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-									1, &isnull));
-	if (*created != 0)
-		check_max_shapes();
-	else
+	*created = insert_row(types, values, nulls);
+	if (*created == 0)
 	{
-		static SPIPlanPtr find_plan;
-		Oid			find_types[] = {OIDOID, OIDOID, BYTEAOID};
-		Datum		find_values[] = {values[1], values[2], values[13]};
+		char	   *found = find_same(shape, values[13]);
 
-		ecm_spi_run_kept(&find_plan, "SELECT handle FROM _electric_cm.shape"
-						 " WHERE owner = $1 AND relation = $2 AND definition = $3",
-						 SPI_OK_SELECT, lengthof(find_types), find_types, find_values, NULL);
-		if (SPI_processed == 0)
+		if (found == NULL)
+		{
+			/* its table was renamed in this transaction */
+			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
+			*created = insert_row(types, values, nulls);
+		}
+		else
+			handle = found;
+		if (found == NULL && *created == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not create the shape because of a concurrent one"),
 					 errhint("Try again.")));
-		handle = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	}
+	if (*created != 0)
+		check_max_shapes();
 	old = MemoryContextSwitchTo(context);
 	handle = pstrdup(handle);
 	MemoryContextSwitchTo(old);

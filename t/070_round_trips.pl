@@ -30,6 +30,7 @@ sub live_shapes
 sub replays
 {
 	my ($handle, $table, $what) = @_;
+	if (!exists_shape($handle)) { fail("$what (the shape is gone)"); return; }
 	run_sql('SELECT electric_cm_await_flushed()');
 	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
 	ok($ok, "$what ($entries entries)");
