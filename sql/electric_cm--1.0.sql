@@ -19,6 +19,7 @@ CREATE TABLE _electric_cm.stack (
 	message_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),	-- secret
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
+	followed_publication name,	-- the one that the stream was last read by
 	clean_stop_lsn pg_lsn		-- last acknowledged LSN of a clean stop
 );
 COMMENT ON TABLE _electric_cm.stack IS

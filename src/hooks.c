@@ -3,19 +3,11 @@
  * hooks.c
  *	  What other people's commands mean for the stacks of this server.
  *
- * TRUNCATE, and DDL that changes a table's columns, invalidate the table's
- * shapes in the command's own transaction: an ALTER COLUMN TYPE ... USING
- * rewrites every row and the stream shows nothing of it.  Where the command
- * alone does not tell whether it matters (a change of the replica identity, of
- * a name, of row-level security), the shapes are compared with what the table
- * has become.
- *
- * object_access_hook is called in the middle of the command, where running SQL
- * is out of the question, so it only notes what has changed; the shapes are
- * dealt with just before the transaction commits or is prepared.  Some commands
- * call it not at all, so their statements are looked at, too, once they have
- * run.  Databases that come and go, and the extension's end, make the launcher
- * look again after the commit.
+ * What DDL does to shapes is noted by object_access_hook while the command runs,
+ * and dealt with when it is over, in its own transaction: see shape_ddl.c.  Some
+ * commands call that hook not at all, so their statements are looked at, too,
+ * once they have run.  Databases that come and go, and the extension's end, make
+ * the launcher look again after the commit.
  *
  * However the extension is dropped (DROP SCHEMA ... CASCADE and DROP OWNED do
  * it as well), its table goes with it: the last moment to read which slot the
@@ -32,15 +24,12 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
-#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
@@ -65,27 +54,9 @@
 #include "hooks.h"
 #include "settings.h"
 #include "shape.h"
-#include "shape_barrier.h"
+#include "shape_ddl.h"
 #include "shmem.h"
 #include "wal.h"
-
-/* What happened in this transaction that concerns shapes. */
-typedef enum ChangeKind
-{
-	CHANGE_TABLE,				/* its shapes, or a partition's, are void */
-	CHANGE_TABLE_PERHAPS,		/* they may be: verify */
-	CHANGE_SCHEMA,				/* a schema's name: likewise, of its tables */
-	CHANGE_TYPE,				/* of a column, perhaps: values look different */
-	CHANGE_ROLE					/* is no more */
-} ChangeKind;
-
-typedef struct Change
-{
-	ChangeKind	kind;
-	Oid			object;
-	const char *reason;			/* a constant, or NULL */
-	SubTransactionId subid;		/* where it happened */
-} Change;
 
 /* Our extension was dropped in this transaction. */
 typedef struct DroppedExtension
@@ -95,123 +66,12 @@ typedef struct DroppedExtension
 } DroppedExtension;
 
 /* In TopTransactionContext; reset at the end of each transaction. */
-static List *changes = NIL;
 static List *dropped_extensions = NIL;	/* usually one */
 static bool look_again = false; /* databases, the extension or a publication
 								 * changed */
-static bool publication_altered = false;	/* some publication was */
-static bool publishing_changed = false; /* what is published, by way of an
-									 * ancestor, a schema or all tables, may
-									 * have become less */
 
 static object_access_hook_type next_object_access_hook = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
-
-static void
-note(ChangeKind kind, Oid object, const char *reason)
-{
-	SubTransactionId subid = GetCurrentSubTransactionId();
-	MemoryContext old;
-	ListCell   *lc;
-	Change	   *change;
-
-	foreach(lc, changes)
-	{
-		change = lfirst(lc);
-		if (change->kind == kind && change->object == object &&
-			change->subid == subid)
-		{
-			/* of what a DROP TABLE does, it is the last that says so */
-			change->reason = reason;
-			return;
-		}
-	}
-	old = MemoryContextSwitchTo(TopTransactionContext);
-	change = palloc(sizeof(Change));
-	change->kind = kind;
-	change->object = object;
-	change->reason = reason;
-	change->subid = subid;
-	changes = lappend(changes, change);
-	MemoryContextSwitchTo(old);
-}
-
-/* Other tables have no shapes, and may be changed in a read-only transaction. */
-static bool
-may_have_shapes(Oid relid)
-{
-	char		relkind = get_rel_relkind(relid);
-
-	return (relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE) &&
-		get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT;
-}
-
-/*
- * A partition's change is a change of its ancestors' shapes, too.  They must
- * be looked up now: a DROP takes that knowledge away.
- */
-static void
-note_table_and_ancestors(Oid relid, const char *reason)
-{
-	ListCell   *lc;
-
-	if (!may_have_shapes(relid))
-		return;
-	note(CHANGE_TABLE, relid, reason);
-	if (get_rel_relispartition(relid))
-		foreach(lc, get_partition_ancestors(relid))
-			note(CHANGE_TABLE, lfirst_oid(lc), reason);
-}
-
-/* Not only permanent ones: that may be what has changed. */
-static void
-note_table_perhaps(Oid relid)
-{
-	char		relkind = get_rel_relkind(relid);
-
-	if ((relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE) &&
-		get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
-		note(CHANGE_TABLE_PERHAPS, relid, NULL);
-}
-
-/* Every table has a type, which may be that of another table's column. */
-static void
-note_row_type(Oid relid)
-{
-	Oid			type = get_rel_type_id(relid);
-
-	if (OidIsValid(type) && get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT)
-		note(CHANGE_TYPE, type, "the type of a column was changed");
-}
-
-/* An index may be the table's key, or its replica identity. */
-static void
-note_index(Oid index)
-{
-	Oid			table = IndexGetRelation(index, true);
-
-	if (OidIsValid(table))
-		note_table_perhaps(table);
-}
-
-/*
- * A table leaves a publication; if it is ours, its changes stop coming.
- */
-static void
-note_publication_member(Oid object_id)
-{
-	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(object_id));
-	Form_pg_publication_rel member;
-	char	   *publication;
-
-	if (!HeapTupleIsValid(tuple))
-		return;
-	member = (Form_pg_publication_rel) GETSTRUCT(tuple);
-	publication = get_publication_name(member->prpubid, true);
-	if (publication != NULL && strcmp(publication, ecm_publication_name) == 0)
-		note_table_and_ancestors(member->prrelid, "the table has left the publication");
-	ReleaseSysCache(tuple);
-}
 
 /* ------------------------------------------------- the extension's end -- */
 
@@ -296,6 +156,8 @@ note_dropped_extension(Oid stack_table)
 						NameStr(dropped->slot_name))));
 }
 
+/* -------------------------------------------------------- object access -- */
+
 static void
 on_relation_access(ObjectAccessType access, Oid relid, int column)
 {
@@ -304,162 +166,69 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 	{
 		if (access == OAT_DROP)
-			note_index(relid);
+			ecm_ddl_note_index(relid);
 	}
 	else if (access == OAT_TRUNCATE)
-		note_table_and_ancestors(relid, "the table was truncated");
+		ecm_ddl_note_void(relid, "the table was truncated");
 	else if (access == OAT_DROP && column == 0)
 	{
-		note_table_and_ancestors(relid, "the table was dropped");
+		ecm_ddl_note_void(relid, "the table was dropped");
 		if (is_stack_table(relid))
 			note_dropped_extension(relid);
 	}
+	else if (access == OAT_POST_ALTER && column != 0 && relkind != RELKIND_COMPOSITE_TYPE)
+		ecm_ddl_note_column(relid);
 	else if (column != 0 &&
 			 (access == OAT_DROP || access == OAT_POST_CREATE ||
 			  access == OAT_POST_ALTER))
 	{
-		note_table_and_ancestors(relid, "the table's columns were changed");
-		note_row_type(relid);
+		ecm_ddl_note_void(relid, "the table's columns were changed");
+		ecm_ddl_note_row_type(relid);
 	}
 	else if (access == OAT_POST_ALTER)
-	{
-		note_table_perhaps(relid);
-		if (relkind == RELKIND_PARTITIONED_TABLE)
-			publishing_changed = true;	/* in another schema now? */
-	}
+		ecm_ddl_note_altered(relid);
 }
 
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
 {
+	bool		changed = access == OAT_POST_CREATE || access == OAT_DROP ||
+		access == OAT_POST_ALTER;
+
 	if (next_object_access_hook)
 		next_object_access_hook(access, class_id, object_id, sub_id, arg);
 
 	if (class_id == RelationRelationId && object_id >= FirstNormalObjectId)
 		on_relation_access(access, object_id, sub_id);
 	else if (class_id == IndexRelationId && access == OAT_POST_ALTER)
-		note_index(object_id);
+		ecm_ddl_note_index(object_id);
 	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
 	{
-		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
-								 "partitions were attached or detached");
-		note_table_perhaps(object_id);
-		publishing_changed = true;	/* with its parent only? */
+		ecm_ddl_note_void(((ObjectAccessPostAlter *) arg)->auxiliary_id,
+						  "partitions were attached or detached");
+		ecm_ddl_note_perhaps(object_id);
+		ecm_ddl_note_published(object_id);	/* with its parent only? */
 	}
 	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
-		note(CHANGE_SCHEMA, object_id, NULL);
+		ecm_ddl_note_schema(object_id);
 	else if (class_id == AuthIdRelationId && access == OAT_DROP)
-		note(CHANGE_ROLE, object_id, "its owner was dropped");
-	else if (class_id == PublicationRelationId)
+		ecm_ddl_note_owner(object_id, "its owner was dropped");
+	else if (class_id == PublicationRelationId && changed)
 	{
-		if (access == OAT_POST_ALTER)
-			publication_altered = publishing_changed = true;
+		ecm_ddl_note_publication(object_id);
 		look_again = true;
 	}
-	else if (class_id == PublicationRelRelationId)
+	else if (class_id == PublicationRelRelationId && changed)
 	{
-		if (access == OAT_DROP)
-		{
-			note_publication_member(object_id);
-			publishing_changed = true;
-		}
-		look_again = true;		/* it may filter rows or columns now */
+		ecm_ddl_note_member(object_id);
+		look_again = true;
 	}
 	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)
-		publishing_changed = true;
-	else if (class_id == DatabaseRelationId || class_id == ExtensionRelationId)
-	{
-		if (access == OAT_POST_CREATE || access == OAT_DROP ||
-			access == OAT_POST_ALTER)
-			look_again = true;
-	}
-}
-
-static void
-apply_change(const Change *change)
-{
-	switch (change->kind)
-	{
-		case CHANGE_TABLE:
-			(void) ecm_shapes_invalidate(change->object, change->reason);
-			break;
-		case CHANGE_TABLE_PERHAPS:
-			ecm_shapes_verify(change->object);
-			break;
-		case CHANGE_SCHEMA:
-			ecm_shapes_verify_schema(change->object);
-			break;
-		case CHANGE_TYPE:
-			ecm_shapes_invalidate_type(change->object, change->reason);
-			break;
-		case CHANGE_ROLE:
-			ecm_shapes_invalidate_owner(change->object, change->reason);
-			break;
-	}
-}
-
-/*
- * A shape that is being created now is not seen here: its creation waits for
- * our end, and sees what we did.  Where we have a lock on its table it does so
- * anyway.
- */
-static void
-hold_barriers(List *what, bool publishing)
-{
-	bool		types = false;
-	ListCell   *lc;
-
-	foreach(lc, what)
-	{
-		const Change *change = lfirst(lc);
-
-		if (change->kind == CHANGE_SCHEMA)
-			ecm_barrier_hold(NamespaceRelationId, change->object);
-		types |= change->kind == CHANGE_TYPE;
-	}
-	if (types)
-		ecm_barrier_hold(TypeRelationId, InvalidOid);
-	if (publishing)
-		ecm_barrier_hold(PublicationRelationId, InvalidOid);
-}
-
-/*
- * Deletes the shapes that can't go on.  Runs as the last thing before the
- * commit, so everything that the transaction did is known.
- */
-static void
-invalidate_shapes(void)
-{
-	List	   *what = changes;
-	bool		altered = publication_altered;
-	bool		publishing = publishing_changed;
-	bool		read_only = XactReadOnly;
-	ListCell   *lc;
-
-	changes = NIL;
-	publication_altered = publishing_changed = false;
-	if ((what == NIL && !altered && !publishing) || creating_extension ||
-		!OidIsValid(get_extension_oid("electric_cm", true)))
-		return;
-
-	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
-	XactReadOnly = false;
-	CommandCounterIncrement();
-	hold_barriers(what, altered || publishing);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (ecm_shapes_exist())		/* a restore may have changed many tables */
-	{
-		foreach(lc, what)
-			apply_change(lfirst(lc));
-		if (altered && !ecm_publishes_everything())
-			(void) ecm_shapes_invalidate(InvalidOid,
-										 "the publication does not publish everything any more");
-		else if (publishing)
-			ecm_shapes_verify_published();
-	}
-	PopActiveSnapshot();
-	XactReadOnly = read_only;
+		ecm_ddl_note_published_schemas();
+	else if ((class_id == DatabaseRelationId || class_id == ExtensionRelationId) &&
+			 changed)
+		look_again = true;
 }
 
 /*
@@ -513,7 +282,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 						 errmsg("cannot PREPARE a transaction that has dropped the extension electric_cm")));
 			/* FALLTHROUGH */
 		case XACT_EVENT_PRE_COMMIT:
-			invalidate_shapes();
+			ecm_ddl_apply_at_commit();
 			break;
 		case XACT_EVENT_COMMIT:
 			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
@@ -521,8 +290,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			changes = NIL;
-			publication_altered = publishing_changed = false;
+			ecm_ddl_forget();
 			look_again = false;
 			dropped_extensions = NIL;
 			break;
@@ -543,17 +311,7 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
-	foreach(lc, changes)
-	{
-		Change	   *change = lfirst(lc);
-
-		if (change->subid != subid)
-			continue;
-		if (event == SUBXACT_EVENT_COMMIT_SUB)
-			change->subid = parent;
-		else
-			changes = foreach_delete_current(changes, lc);
-	}
+	ecm_ddl_subxact_end(subid, parent, event == SUBXACT_EVENT_COMMIT_SUB);
 	foreach(lc, dropped_extensions)
 	{
 		DroppedExtension *dropped = lfirst(lc);
@@ -568,14 +326,6 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 }
 
 /* ------------------------------------------------------------ statements -- */
-
-/* The command may have dropped it. */
-static bool
-has_extension(void)
-{
-	CommandCounterIncrement();
-	return !creating_extension && OidIsValid(get_extension_oid("electric_cm", true));
-}
 
 /*
  * After a command that object_access_hook says too little about.  It has done
@@ -594,7 +344,7 @@ after_statement(NodeTag tag, Node *stmt)
 				AlterTableStmt *alter = (AlterTableStmt *) stmt;
 
 				if (alter->objtype == OBJECT_TABLE)
-					note_table_perhaps(RangeVarGetRelid(alter->relation, NoLock, true));
+					ecm_ddl_note_perhaps(RangeVarGetRelid(alter->relation, NoLock, true));
 				break;
 			}
 		case T_AlterEnumStmt:
@@ -602,20 +352,18 @@ after_statement(NodeTag tag, Node *stmt)
 				AlterEnumStmt *alter = (AlterEnumStmt *) stmt;
 
 				if (alter->oldVal != NULL)
-					note(CHANGE_TYPE,
-						 typenameTypeId(NULL, makeTypeNameFromNameList(alter->typeName)),
-						 "a value of a column's type was renamed");
+					ecm_ddl_note_type(typenameTypeId(NULL, makeTypeNameFromNameList(alter->typeName)),
+									  "a value of a column's type was renamed");
 				break;
 			}
 		case T_DropOwnedStmt:
-			if (!has_extension())
-				break;
 			foreach(lc, ((DropOwnedStmt *) stmt)->roles)
-				ecm_shapes_invalidate_owner(get_rolespec_oid(lfirst(lc), false),
-											"all that its owner had was dropped");
+				ecm_ddl_note_owner(get_rolespec_oid(lfirst(lc), false),
+								   "all that its owner had was dropped");
 			break;
 		case T_ReassignOwnedStmt:
-			if (!has_extension())
+			CommandCounterIncrement();
+			if (!ecm_ddl_has_extension())
 				break;
 			foreach(lc, ((ReassignOwnedStmt *) stmt)->roles)
 				ecm_shapes_reassign(get_rolespec_oid(lfirst(lc), false),
@@ -642,6 +390,7 @@ before_statement(Node *stmt)
 	{
 		AlterTableCmd *cmd = lfirst(lc);
 		Oid			parent;
+		Oid			partition;
 
 		if (cmd->subtype != AT_DetachPartition ||
 			!((PartitionCmd *) cmd->def)->concurrent)
@@ -649,8 +398,10 @@ before_statement(Node *stmt)
 		parent = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
 		if (!OidIsValid(parent))
 			continue;
-		note_table_and_ancestors(parent, "partitions were attached or detached");
-		publishing_changed = true;
+		ecm_ddl_note_void(parent, "partitions were attached or detached");
+		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name, NoLock, true);
+		if (OidIsValid(partition))
+			ecm_ddl_note_published(partition);
 	}
 }
 
@@ -663,14 +414,30 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *stmt = pstmt->utilityStmt;
 	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
 
+	/* a part of a statement, or the transaction's own end: nothing comes between */
+	bool		whole = context != PROCESS_UTILITY_SUBCOMMAND && tag != T_TransactionStmt;
+
+	if (whole)
+		ecm_ddl_apply();		/* what a command that isn't over yet has done */
 	before_statement(stmt);
-	if (next_process_utility)
-		next_process_utility(pstmt, query, read_only_tree, context, params,
-							 query_env, dest, completion);
-	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
-								query_env, dest, completion);
+	ecm_ddl_enter_statement();
+	PG_TRY();
+	{
+		if (next_process_utility)
+			next_process_utility(pstmt, query, read_only_tree, context, params,
+								 query_env, dest, completion);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+									query_env, dest, completion);
+	}
+	PG_FINALLY();
+	{
+		ecm_ddl_leave_statement();
+	}
+	PG_END_TRY();
 	after_statement(tag, stmt);
+	if (whole)
+		ecm_ddl_apply();
 }
 
 void

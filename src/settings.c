@@ -482,6 +482,12 @@ ecm_setting_is_of_database(const char *name)
 }
 
 bool
+ecm_setting_is_of_session(const char *name)
+{
+	return setting_source(name) >= PGC_S_USER;
+}
+
+bool
 ecm_setting_at(int i, const char *datname, const char **name, char **value,
 			   const char **source)
 {

@@ -65,6 +65,9 @@ extern char *ecm_effective_stack_id(const char *datname);
  */
 extern bool ecm_setting_is_of_database(const char *name);
 
+/* ... or from whoever may set it for a role, a session or a function? */
+extern bool ecm_setting_is_of_session(const char *name);
+
 /* Is the database named in electric_cm.databases ('*' names all)? */
 extern bool ecm_database_is_listed(const char *datname);
 

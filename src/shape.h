@@ -10,7 +10,10 @@
  * shape_job.c		a pool session's part in both
  * shape_snapshot.c	... and the snapshot's rows
  * shape_filter.c	where clauses
- * shape_fit.c		do a shape and its table (still) go together?
+ * shape_fit.c		do a shape and its table go together?
+ * shape_ddl.c		what DDL does to shapes; shape_verify.c: do they and their
+ *					tables still go together?
+ * shape_settings.c	the settings that count for them
  * shape_owner.c	what becomes of shapes when their owners go
  * shape_fate.c		is a shape's row there, or on its way out?
  * shape_log.c		writes, scans and deletes chunks
@@ -170,21 +173,21 @@ extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg
 
 extern List *ecm_shapes_of_owner(Oid owner);
 
-/* Is there any shape? */
-extern bool ecm_shapes_exist(void);
+/* Those of the tables that have shapes, as of now, each once. */
+extern List *ecm_tables_with_shapes(List *relids);
 
 /*
- * Deletes the shapes of a relation, or all (InvalidOid), in the current
- * transaction, and emits drop messages.  Returns how many there were.
+ * Deletes the shapes of relations, or all (NIL), in the current transaction,
+ * and emits drop messages.  Returns how many there were.
  */
-extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
+extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
 /*
  * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
- * deletes the shapes (s) that meet a condition, with a drop message for each.
+ * deletes the shapes (s) that meet a condition, with drop messages for them.
  * 'nulls' as for SPI.  Returns how many there were.
  */
 extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
@@ -200,8 +203,14 @@ extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
 extern bool ecm_is_published(Oid relation);
 
 /*
- * Does our publication publish all kinds of changes, and name the table that
- * each is of?  Where it doesn't, even for a moment, changes are missing from
+ * Does it have a row filter or a column list for the table, one of its ancestors
+ * or what is below it?
+ */
+extern bool ecm_is_filtered(Oid relation);
+
+/*
+ * Is there our publication, and does it publish all kinds of changes, and name
+ * the table that each is of?  Where it doesn't, even for a moment, changes are missing from
  * the stream.
  */
 extern bool ecm_publishes_everything(void);
@@ -259,19 +268,39 @@ extern List *ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
 extern char *ecm_fit_identity_commands(List *leaves);
 
 /*
- * A table was altered in this transaction: deletes its shapes, and those of
- * its ancestors, that don't go with it any more.
+ * ERROR if a partition is unlogged; they are locked as above.
  */
-extern void ecm_shapes_verify(Oid relation);
-
-/* Likewise all shapes of tables in a schema. */
-extern void ecm_shapes_verify_schema(Oid schema);
+extern void ecm_fit_check_partitions(Oid relation, LOCKMODE lockmode);
 
 /*
- * Those of tables that are not published any more: by an ancestor that they
- * have been taken from, or that has left the publication, or a schema.
+ * For shape_verify.c.  A relation without a lock, NULL if it is gone; the
+ * attribute numbers of an index's key columns, in its order, and how many they
+ * are; why the replica identity of a table, a leaf of 'root', is not enough for
+ * the shape, or NULL.
  */
-extern void ecm_shapes_verify_published(void);
+extern Relation ecm_fit_open_unlocked(Oid relid);
+extern int	ecm_fit_index_columns(Oid index, AttrNumber *attnums);
+extern const char *ecm_fit_identity_lacks(Relation leaf, Relation root,
+										  const EcmShapeNeeds *needs);
+
+/* ---- shape_verify.c ---- */
+
+/*
+ * These tables have been altered: deletes their shapes, and those of their
+ * ancestors, that don't go with them any more.  Returns the tables whose names
+ * are not those that their shapes go by: that matters at the commit.
+ */
+extern List *ecm_shapes_verify(List *changed);
+
+/* Deletes the shapes of these tables, and of those in the schemas, likewise. */
+extern void ecm_shapes_verify_names(List *tables, List *schemas);
+
+/*
+ * Deletes the followed shapes of tables that are not published any more: of
+ * these, and of what is below and above them; of all.
+ */
+extern void ecm_shapes_verify_published(List *changed);
+extern void ecm_shapes_verify_publication(void);
 
 /*
  * Deletes the shapes with a column whose type is this one, or has this one

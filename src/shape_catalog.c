@@ -16,7 +16,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -29,10 +32,12 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -472,38 +477,76 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------- dropping -- */
 
+/* What tells the stack about shapes that have been deleted. */
+typedef struct DropMessage
+{
+	StringInfoData text;
+	const char *prefix;
+	const char *reason;
+	int			n;
+} DropMessage;
+
+static void
+begin_drop_message(DropMessage *message, const char *reason)
+{
+	initStringInfo(&message->text);
+	message->prefix = ecm_message_prefix();
+	message->reason = reason;
+	message->n = 0;
+}
+
+static void
+flush_drop_message(DropMessage *message)
+{
+	if (message->text.len == 0)
+		return;
+	appendStringInfo(&message->text, " %s", message->reason);
+	(void) ecm_log_message(message->prefix, message->text.data);
+	resetStringInfo(&message->text);
+}
+
+static void
+add_to_drop_message(DropMessage *message, int64 id, const char *handle)
+{
+	if (message->text.len == 0)
+		appendStringInfo(&message->text, "drop %s ", handle);
+	else
+		appendStringInfoChar(&message->text, ',');
+	appendStringInfo(&message->text, INT64_FORMAT, id);
+	if (++message->n % SHAPES_PER_MESSAGE == 0)
+		flush_drop_message(message);
+}
+
+static int
+end_drop_message(DropMessage *message)
+{
+	flush_drop_message(message);
+	return message->n;
+}
+
 /*
- * Tells the stack about the rows that the last statement has deleted
- * (RETURNING id, handle).
+ * About the rows that the last statement has deleted (RETURNING id, handle).
  */
 static int
 announce_dropped(const char *reason)
 {
 	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
-	char	   *prefix = n > 0 ? ecm_message_prefix() : NULL;
-	StringInfoData text;
+	DropMessage message;
 
-	initStringInfo(&text);
+	if (n == 0)
+		return 0;
+	begin_drop_message(&message, reason);
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
-		Datum		id = SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull);
 
-		if (text.len == 0)
-			appendStringInfo(&text, "drop %s ",
-							 SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
-		else
-			appendStringInfoChar(&text, ',');
-		appendStringInfo(&text, INT64_FORMAT, DatumGetInt64(id));
-		if ((i + 1) % SHAPES_PER_MESSAGE == 0 || i + 1 == n)
-		{
-			appendStringInfo(&text, " %s", reason);
-			(void) ecm_log_message(prefix, text.data);
-			resetStringInfo(&text);
-		}
+		add_to_drop_message(&message,
+							DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+														1, &isnull)),
+							SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
 	}
-	return (int) n;
+	return end_drop_message(&message);
 }
 
 /*
@@ -569,39 +612,128 @@ ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
 	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
 }
 
-bool
-ecm_shapes_exist(void)
+List *
+ecm_tables_with_shapes(List *relids)
 {
-	EcmSpiState spi;
-	bool		result;
+	List	   *result = NIL;
+	Relation	rel;
+	Relation	index;
+	Snapshot	snapshot;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+	ListCell   *lc;
 
-	ecm_spi_begin(&spi);
-	ecm_shapes_query("SELECT FROM _electric_cm.shape LIMIT 1", 0, NULL, NULL);
-	result = SPI_processed > 0;
-	ecm_spi_end(&spi);
+	if (relids == NIL)
+		return NIL;
+	rel = table_open(ecm_own_relid("shape"), AccessShareLock);
+	index = index_open(ecm_own_relid("shape_definition"), AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	slot = table_slot_create(rel, NULL);
+	scan = ecm_index_beginscan(rel, index, snapshot, 1);
+	foreach(lc, relids)
+	{
+		ScanKeyData key;
+
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(lfirst_oid(lc)));
+		index_rescan(scan, &key, 1, NULL, 0);
+		if (index_getnext_slot(scan, ForwardScanDirection, slot))
+			result = list_append_unique_oid(result, lfirst_oid(lc));
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
 	return result;
+}
+
+/*
+ * Not with SQL, since that would fail in a REPEATABLE READ transaction if the
+ * row has been updated since it began, by the stack itself for instance.
+ */
+static bool
+delete_row(Relation rel, Relation index, int64 id)
+{
+	TM_Result	result;
+
+	do
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		TupleTableSlot *slot = table_slot_create(rel, NULL);
+		IndexScanDesc scan = ecm_index_beginscan(rel, index, snapshot, 1);
+		ScanKeyData key;
+		TM_FailureData failure;
+
+		CHECK_FOR_INTERRUPTS();
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+		index_rescan(scan, &key, 1, NULL, 0);
+		if (index_getnext_slot(scan, ForwardScanDirection, slot))
+			result = table_tuple_delete(rel, &slot->tts_tid,
+										GetCurrentCommandId(true), snapshot,
+										InvalidSnapshot, true, &failure, false);
+		else
+			result = TM_Deleted;
+		index_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
+		UnregisterSnapshot(snapshot);
+	} while (result == TM_Updated);
+	return result == TM_Ok;
 }
 
 int
 ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)
 {
-	run_with_latest_snapshot(psprintf("DELETE FROM _electric_cm.shape s WHERE %s"
-									  " RETURNING id, handle", condition),
-							 SPI_OK_DELETE_RETURNING, nargs, types, values, nulls);
-	return announce_dropped(reason);
+	SPITupleTable *rows;
+	uint64		nrows;
+	Relation	rel;
+	Relation	index;
+	DropMessage message;
+
+	/* in an order that is the same for all, lest they wait for each other */
+	run_with_latest_snapshot(psprintf("SELECT id, handle FROM _electric_cm.shape s"
+									  " WHERE %s ORDER BY id", condition),
+							 SPI_OK_SELECT, nargs, types, values, nulls);
+	if (SPI_processed == 0)
+		return 0;
+	rows = SPI_tuptable;
+	nrows = SPI_processed;
+	begin_drop_message(&message, reason);
+	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
+	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+													 1, &isnull));
+
+		if (delete_row(rel, index, id))
+			add_to_drop_message(&message, id,
+								SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+	}
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+	return end_drop_message(&message);
 }
 
 int
-ecm_shapes_invalidate(Oid relation, const char *reason)
+ecm_shapes_invalidate(List *relations, const char *reason)
 {
 	EcmSpiState spi;
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(relation);
-	int			n;
+	Oid			type = OIDARRAYOID;
+	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(relations), 1));
+	Datum		value;
+	ListCell   *lc;
+	int			n = 0;
 
+	foreach(lc, relations)
+		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	value = PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
+											TYPALIGN_INT));
 	ecm_spi_begin(&spi);
-	n = ecm_shapes_delete(OidIsValid(relation) ? "relation = $1" : "$1 = 0",
+	n = ecm_shapes_delete(relations != NIL ? "relation = ANY ($1)" : "$1 = '{}'",
 						  1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
 	return n;

@@ -34,9 +34,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "settings.h"
 #include "shape.h"
 #include "shape_filter.h"
+#include "shape_settings.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
@@ -242,10 +242,11 @@ check_max_shapes(void)
 {
 	static int64 allowed = 0;	/* before it is time to count again */
 	static int	max_shapes;		/* the setting, when they were counted */
+	int			max_now = ecm_shapes_allowed();
 	int64		n;
 	bool		isnull;
 
-	if (max_shapes == ecm_max_shapes && allowed > 0)
+	if (max_shapes == max_now && allowed > 0)
 	{
 		allowed--;
 		return;
@@ -254,13 +255,13 @@ check_max_shapes(void)
 				0, NULL, NULL, NULL);
 	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 										  1, &isnull));
-	if (n > ecm_max_shapes)
+	if (n > max_now)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("there are already %d shapes", ecm_max_shapes),
+				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	allowed = (ecm_max_shapes - n) / 16;
-	max_shapes = ecm_max_shapes;
+	allowed = (max_now - n) / 16;
+	max_shapes = max_now;
 }
 
 /*
@@ -388,6 +389,48 @@ digest_definition(const NewShape *shape)
 	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
 }
 
+#define SHAPE_NVALUES	14
+
+/* The new shape's id, or 0 if there is one of that definition. */
+static int64
+insert_row(Oid *types, Datum *values, const char *nulls)
+{
+	static SPIPlanPtr plan;
+	bool		isnull;
+
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
+					 " requested_columns, where_clause, column_names, column_types,"
+					 " key_positions, where_attnums, where_names, where_types, where_collations,"
+					 " definition)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+					 " ON CONFLICT DO NOTHING RETURNING id",
+					 SPI_OK_INSERT_RETURNING, SHAPE_NVALUES, types, values, nulls);
+	return SPI_processed == 0 ? 0 :
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									1, &isnull));
+}
+
+/*
+ * The handle of the shape that has the same definition; NULL: it can't be seen,
+ * or its table has another name since.
+ */
+static char *
+find_same(const NewShape *shape, Datum definition)
+{
+	static SPIPlanPtr plan;
+	Oid			types[] = {OIDOID, OIDOID, BYTEAOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(shape->owner),
+		ObjectIdGetDatum(shape->relation), definition,
+	CStringGetTextDatum(shape->relation_name)};
+
+	ecm_spi_run_kept(&plan, "SELECT handle FROM _electric_cm.shape"
+					 " WHERE owner = $1 AND relation = $2 AND definition = $3"
+					 " AND relation_name = $4",
+					 SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	return SPI_processed == 0 ? NULL :
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
@@ -396,15 +439,15 @@ digest_definition(const NewShape *shape)
 static char *
 insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 {
-	static SPIPlanPtr plan;
 	char	   *handle;
 	MemoryContext old;
 	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
 		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
 	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
-	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types)];
-	bool		isnull;
+	Datum		values[SHAPE_NVALUES];
+	char		nulls[SHAPE_NVALUES];
+
+	StaticAssertStmt(lengthof(types) == SHAPE_NVALUES, "as many as the statement has");
 
 	/* unique by the clock, and by the hash where several share the moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
@@ -437,34 +480,27 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
 		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
 	}
-	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-					 " requested_columns, where_clause, column_names, column_types,"
-					 " key_positions, where_attnums, where_names, where_types, where_collations,"
-					 " definition)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-					 " ON CONFLICT DO NOTHING RETURNING id",
-					 SPI_OK_INSERT_RETURNING, lengthof(types), types, values, nulls);
-	*created = SPI_processed == 0 ? 0 :
-		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-									1, &isnull));
-	if (*created != 0)
-		check_max_shapes();
-	else
+	*created = insert_row(types, values, nulls);
+	if (*created == 0)
 	{
-		static SPIPlanPtr find_plan;
-		Oid			find_types[] = {OIDOID, OIDOID, BYTEAOID};
-		Datum		find_values[] = {values[1], values[2], values[13]};
+		char	   *found = find_same(shape, values[13]);
 
-		ecm_spi_run_kept(&find_plan, "SELECT handle FROM _electric_cm.shape"
-						 " WHERE owner = $1 AND relation = $2 AND definition = $3",
-						 SPI_OK_SELECT, lengthof(find_types), find_types, find_values, NULL);
-		if (SPI_processed == 0)
+		if (found == NULL)
+		{
+			/* its table was renamed in this transaction */
+			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
+			*created = insert_row(types, values, nulls);
+		}
+		else
+			handle = found;
+		if (found == NULL && *created == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not create the shape because of a concurrent one"),
 					 errhint("Try again.")));
-		handle = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	}
+	if (*created != 0)
+		check_max_shapes();
 	old = MemoryContextSwitchTo(context);
 	handle = pstrdup(handle);
 	MemoryContextSwitchTo(old);
@@ -484,7 +520,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
  *
  * Errors: 55000 not preloaded, or the replica identity must be FULL for the
  * where clause; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
- * inheritance parent, not replicated, row-level security, a generated column,
+ * inheritance parent, not replicated (be it a partition), row-level security, a generated column,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
  * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
  * SELECT right, or not the table's owner while it is not published yet or has
@@ -515,6 +551,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
+	ecm_fit_check_partitions(relid, AccessShareLock);
 
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);
@@ -534,13 +571,15 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	ecm_spi_begin(&spi);
 	if (!ecm_is_published(relid))
 	{
-		if (ecm_manual_table_publishing)
+		char	   *publication = ecm_own_publication_name();
+
+		if (ecm_publishes_manually())
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table \"%s\" is not in publication \"%s\"",
-							RelationGetRelationName(rel), ecm_publication_name),
+							RelationGetRelationName(rel), publication),
 					 errhint("ALTER PUBLICATION %s ADD TABLE %s",
-							 quote_identifier(ecm_publication_name),
+							 quote_identifier(publication),
 							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 														RelationGetRelationName(rel)))));
 		if (!ecm_table_is_owned(relid, spi.save_userid))

@@ -134,6 +134,7 @@ ecm_type_has_names(Oid type)
 	TupleDesc	desc;
 	bool		result = false;
 
+	check_stack_depth();
 	type = getBaseType(type);
 	switch (type)
 	{
@@ -155,8 +156,17 @@ ecm_type_has_names(Oid type)
 	}
 	if (OidIsValid(get_element_type(type)))
 		return ecm_type_has_names(get_element_type(type));
-	if (get_typtype(type) != TYPTYPE_COMPOSITE)
-		return false;
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_RANGE:
+			return ecm_type_has_names(get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return ecm_type_has_names(get_multirange_range(type));
+		case TYPTYPE_COMPOSITE:
+			break;
+		default:
+			return false;
+	}
 	desc = lookup_rowtype_tupdesc_copy(type, -1);
 	for (int i = 0; i < desc->natts && !result; i++)
 		result = !TupleDescAttr(desc, i)->attisdropped &&

@@ -27,8 +27,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "settings.h"
 #include "shape.h"
+#include "shape_settings.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_publish_table);
 PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
@@ -85,13 +85,15 @@ collect_leaves(const EcmShapeDef *def, void *arg)
  * electric_cm.manual_table_publishing is on, or the replica identity is not
  * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
  * the owner of a table that needs another one, 0A000 another publication forbids
- * that, 55P03 the table is busy; and what ALTER PUBLICATION raises.
+ * that, 55P03 the table is busy; 0A000 a partition is unlogged; and what ALTER
+ * PUBLICATION raises.
  */
 Datum
 electric_cm_publish_table(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relation);
+	char	   *publication = ecm_own_publication_name();
 	LeavesArg	arg = {CurrentMemoryContext, relation, false, NIL};
 	bool		publish;
 	EcmSpiState spi;
@@ -100,6 +102,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
+	ecm_fit_check_partitions(relation, NoLock);
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	if (!arg.any)
 		PG_RETURN_BOOL(false);
@@ -119,14 +122,14 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		LockRelationOid(relation, ShareUpdateExclusiveLock);
 		publish = !ecm_is_published(relation);
 	}
-	if (publish && ecm_manual_table_publishing)
+	if (publish && ecm_publishes_manually())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s is not in publication \"%s\"",
-						name, ecm_publication_name)));
+						name, publication)));
 	if (publish)
 		ecm_spi_run(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
-							 quote_identifier(ecm_publication_name),
+							 quote_identifier(publication),
 							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);

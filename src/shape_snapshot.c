@@ -41,10 +41,10 @@
 
 #include "compat.h"
 #include "errors.h"
-#include "settings.h"
 #include "shape.h"
 #include "shape_blame.h"
 #include "shape_entry.h"
+#include "shape_settings.h"
 #include "shmem.h"
 
 /* What is kept of an error. */
@@ -429,13 +429,14 @@ check_published(const EcmShapeDef *def)
 	bool		published;
 
 	ecm_spi_begin(&spi);
-	published = ecm_is_published(def->relation) && ecm_publishes_everything();
+	published = ecm_is_published(def->relation) && !ecm_is_filtered(def->relation) &&
+		ecm_publishes_everything();
 	ecm_spi_end(&spi);
 	if (!published)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("publication \"%s\" does not publish all changes of table %s",
-						ecm_publication_name, def->relation_name)));
+						ecm_own_publication_name(), def->relation_name)));
 }
 
 /*
@@ -545,7 +546,10 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 			done[ndone++] = ids[i];
 	}
 	if (n > 0)
+	{
 		check_published(members[0].def);
+		ecm_fit_check_partitions(members[0].def->relation, AccessShareLock);
+	}
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
 		if (ngroup > 1)

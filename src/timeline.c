@@ -6,7 +6,8 @@
  * A shape log continues a snapshot through one unbroken stream.  The stream is
  * another one after a failover or a point-in-time recovery (the timeline
  * differs), after a restore (the system identifier or the database's OID
- * differs), with a new slot, and when somebody else has consumed the slot.
+ * differs), with a new slot or by another publication, and when somebody else
+ * has consumed the slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +40,7 @@ ecm_timeline_read(EcmRemembered *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name"
+					" clean_stop_lsn, slot_name, followed_publication"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -65,6 +66,9 @@ ecm_timeline_read(EcmRemembered *remembered)
 	remembered->owns_slot = !isnull;
 	if (!isnull)
 		namestrcpy(&remembered->slot_name, NameStr(*DatumGetName(datum)));
+	datum = SPI_getbinval(row, desc, 7, &isnull);
+	if (!isnull)
+		namestrcpy(&remembered->publication, NameStr(*DatumGetName(datum)));
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -121,6 +125,9 @@ ecm_timeline_mismatch(const EcmRemembered *remembered,
 	if (!XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
 		info->confirmed_flush_lsn > remembered->clean_stop_lsn)
 		return "the replication slot was consumed by somebody else";
+	if (NameStr(remembered->publication)[0] != '\0' &&
+		strcmp(NameStr(remembered->publication), ecm_publication_name) != 0)
+		return "another publication is followed";
 	return NULL;
 }
 
@@ -141,7 +148,8 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 	StringInfoData sql;
 
 	if (mismatch == NULL && remembered->known && !remembered->stopped &&
-		XLogRecPtrIsInvalid(remembered->clean_stop_lsn))
+		XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
+		strcmp(NameStr(remembered->publication), ecm_publication_name) == 0)
 		return NULL;
 
 	initStringInfo(&sql);
@@ -159,9 +167,11 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 	appendStringInfo(&sql,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
-					 " stopped = false, clean_stop_lsn = NULL",
+					 " stopped = false, clean_stop_lsn = NULL,"
+					 " followed_publication = %s",
 					 database_oid, (int64) info->system_identifier,
-					 (int) info->timeline_id);
+					 (int) info->timeline_id,
+					 ecm_quote_literal(ecm_publication_name));
 	return sql.data;
 }
 

@@ -25,6 +25,7 @@ typedef struct EcmRemembered
 	XLogRecPtr	clean_stop_lsn; /* invalid: the last end was not a clean one */
 	bool		owns_slot;		/* we created a slot ... */
 	NameData	slot_name;
+	NameData	publication;	/* that the stream was read by; empty: none yet */
 	char		message_prefix[64];
 } EcmRemembered;
 

@@ -1,0 +1,191 @@
+# Shapes and DDL in one transaction: a shape that is declared after a command lives,
+# one that was declared before it ends. And transactions that change what shapes
+# are made of while others create them.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => "log_min_messages = warning\n");
+my $pub = 'electric_cm_publication';
+my $created = q{SELECT 'handle=' || electric_cm_create_shape};
+
+sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
+sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
+sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
+sub replays
+{
+	my ($handle, $table, $what) = @_;
+	if (!exists_shape($handle)) { fail("$what (the shape is gone)"); return; }
+	run_sql('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
+	ok($ok, "$what ($entries entries)");
+	return;
+}
+
+# the handles that statements have returned, the last one first
+sub handles { return reverse(run_sql(@_) =~ /^handle=(.*)$/mg); }
+
+sub lives
+{
+	my ($what, $table, @commands) = @_;
+	my ($handle) = handles(@commands);
+
+	if (!exists_shape($handle)) { fail("$what: the shape lives"); return; }
+	is_live($handle, "$what: the shape lives");
+	run_sql("UPDATE $table SET v = v || 'x'", "DELETE FROM $table WHERE id = 1", "INSERT INTO $table VALUES (7, 'new')");
+	replays($handle, $table, '... and is right');
+	run_sql("DELETE FROM $table WHERE id = 7", "INSERT INTO $table VALUES (1, 'old')");
+	return;
+}
+
+sub ends
+{
+	my ($what, @commands) = @_;
+	my ($handle) = handles(@commands);
+
+	is(exists_shape($handle), 0, "$what: the shape ends");
+	return;
+}
+
+my $fill = q{INSERT INTO t VALUES (1, 'old'), (2, 'old')};
+
+run_sql('CREATE EXTENSION electric_cm', q{CREATE TYPE feeling AS ENUM ('sad', 'ok')}, 'CREATE SCHEMA s');
+wait_active($node, $db) or BAIL_OUT('no stack');
+
+#
+# First the command, then the shape
+#
+
+lives('CREATE TABLE, a key, rows', 't', 'BEGIN', 'CREATE TABLE t (id int, v text, f feeling)', $fill, 'ALTER TABLE t ADD PRIMARY KEY (id)', "$created('t')", 'COMMIT');
+lives('ADD COLUMN', 't', 'BEGIN', 'ALTER TABLE t ADD COLUMN w int DEFAULT 7', "$created('t')", 'COMMIT');
+lives('TRUNCATE, and loaded again', 't', 'BEGIN', 'TRUNCATE t', $fill, "$created('t')", 'UPDATE t SET w = id', 'COMMIT');
+lives('another type', 't', 'BEGIN', 'ALTER TABLE t ALTER w TYPE text', "$created('t')", 'COMMIT');
+lives('a label of an enum', 't', 'BEGIN', q{UPDATE t SET f = 'sad'}, q{ALTER TYPE feeling RENAME VALUE 'sad' TO 'sorry'}, "$created('t')", 'COMMIT');
+lives('another name', 'u', 'BEGIN', 'ALTER TABLE t RENAME TO u', "$created('u')", 'COMMIT');
+lives('... and schema', 's.t', 'BEGIN', 'ALTER TABLE u RENAME TO t', 'ALTER TABLE t SET SCHEMA s', "$created('s.t')", 'COMMIT');
+lives('... of the schema itself', 's2.t', 'BEGIN', 'ALTER SCHEMA s RENAME TO s2', "$created('s2.t')", 'COMMIT');
+run_sql('ALTER TABLE s2.t SET SCHEMA public');
+lives('a replica identity, a clause that needs it', 't', 'BEGIN', 'ALTER TABLE t REPLICA IDENTITY FULL', "$created('t', 'v IS NOT NULL')", 'COMMIT');
+lives('another key', 't', 'BEGIN', 'ALTER TABLE t REPLICA IDENTITY DEFAULT', 'ALTER TABLE t DROP CONSTRAINT t_pkey', 'ALTER TABLE t ADD PRIMARY KEY (id)', "$created('t')", 'COMMIT');
+lives('unlogged for a while', 'fresh', 'BEGIN', 'CREATE UNLOGGED TABLE fresh AS SELECT id, v FROM t', 'ALTER TABLE fresh ADD PRIMARY KEY (id)', 'ALTER TABLE fresh SET LOGGED', "$created('fresh')", 'COMMIT');
+lives('CREATE TABLE AS', 'made', 'BEGIN', 'CREATE TABLE made AS SELECT id, v FROM t', 'ALTER TABLE made ADD PRIMARY KEY (id)', "$created('made')", 'COMMIT');
+lives('partitions', 'r', 'BEGIN', 'CREATE TABLE r (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100)',
+	q{INSERT INTO r VALUES (1, 'old'), (2, 'old')}, "$created('r')", 'COMMIT');
+lives('a partition attached', 'r', 'BEGIN', 'CREATE TABLE r2 (id int PRIMARY KEY, v text)', 'ALTER TABLE r ATTACH PARTITION r2 FOR VALUES FROM (100) TO (200)', "$created('r')", 'COMMIT');
+lives('the table leaves the publication and comes back', 't', 'BEGIN', "ALTER PUBLICATION $pub DROP TABLE t", q{UPDATE t SET v = 'unseen'}, "ALTER PUBLICATION $pub ADD TABLE t", "$created('t')", 'COMMIT');
+lives('the same by a function', 't', "DO \$\$ BEGIN ALTER TABLE t ADD COLUMN x int; UPDATE t SET x = 1; PERFORM electric_cm_create_shape('t'); END \$\$", "$created('t')");
+lives('in a subtransaction', 't', 'BEGIN', 'SAVEPOINT a', 'ALTER TABLE t DROP COLUMN x', "$created('t')", 'RELEASE a', 'COMMIT');
+lives('... after one that was rolled back', 't', 'BEGIN', 'SAVEPOINT a', "$created('t')", 'TRUNCATE t', 'ROLLBACK TO a', "$created('t')", 'SAVEPOINT b', 'TRUNCATE t', 'ROLLBACK TO b', 'COMMIT');
+lives('prepared', 't', 'BEGIN', 'ALTER TABLE t ADD COLUMN y int', "$created('t')", q{PREPARE TRANSACTION 'p'}, q{COMMIT PREPARED 'p'});
+lives('a transaction with one snapshot', 't', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'SELECT FROM t', 'ALTER TABLE t DROP COLUMN y', "$created('t')", 'COMMIT');
+my ($second, $first) = handles('BEGIN', 'ALTER TABLE t ADD COLUMN z int', "$created('t')", 'TRUNCATE t', $fill, "$created('t')", 'COMMIT');
+isnt($first, $second, 'the shape is declared before and after a command: it is another one');
+is_live($second, '... which lives');
+replays($second, 't', '... and is right');
+
+#
+# First the shape, then the command
+#
+
+ends('TRUNCATE', 'BEGIN', "$created('t')", 'TRUNCATE t', $fill, 'COMMIT');
+ends('ADD COLUMN', 'BEGIN', "$created('t')", 'ALTER TABLE t ADD COLUMN zz int', 'COMMIT');
+ends('rewritten', 'BEGIN', "$created('t')", 'ALTER TABLE t ALTER v TYPE text USING upper(v)', 'COMMIT');
+ends('the key dropped and made again', 'BEGIN', "$created('t')", 'ALTER TABLE t DROP CONSTRAINT t_pkey', 'ALTER TABLE t ADD PRIMARY KEY (id)', 'COMMIT');
+ends('another name', 'BEGIN', "$created('t')", 'ALTER TABLE t RENAME TO u', 'COMMIT', 'ALTER TABLE u RENAME TO t');
+ends('... of the schema', 'BEGIN', "$created('t')", 'ALTER SCHEMA public RENAME TO private', 'COMMIT', 'ALTER SCHEMA private RENAME TO public');
+ends('a label', 'BEGIN', "$created('t')", q{ALTER TYPE feeling RENAME VALUE 'sorry' TO 'sad'}, 'COMMIT');
+run_sql('CREATE TABLE fresh2 (id int PRIMARY KEY)');
+ends('unlogged', 'BEGIN', "$created('fresh2')", 'ALTER TABLE fresh2 SET UNLOGGED', 'COMMIT');
+ends('an unlogged partition', 'BEGIN', "$created('r')", 'CREATE UNLOGGED TABLE r3 PARTITION OF r FOR VALUES FROM (200) TO (300)', 'COMMIT', 'DROP TABLE r3');
+ends('dropped', 'BEGIN', "$created('made')", 'DROP TABLE made', 'COMMIT');
+lives('a command that changes nothing', 't', 'BEGIN', "$created('t')", 'ALTER TABLE t ALTER v SET STATISTICS 100', 'ALTER TABLE t ALTER v SET STORAGE EXTERNAL', 'CREATE INDEX ON t (v)', q{UPDATE t SET v = 'y'}, 'COMMIT');
+lives('a shape of a table that is to be published yet', 'yet', 'BEGIN', 'CREATE TABLE yet (id int PRIMARY KEY, v text)', q{INSERT INTO yet VALUES (1, 'a')}, "$created('yet')",
+	"ALTER PUBLICATION $pub ADD TABLE yet", "ALTER PUBLICATION $pub DROP TABLE yet", 'COMMIT');
+
+#
+# Unlogged partitions
+#
+
+run_sql('CREATE TABLE u (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE um PARTITION OF u FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
+	'CREATE UNLOGGED TABLE ul PARTITION OF um FOR VALUES FROM (0) TO (100)', q{INSERT INTO u VALUES (1, 'a'), (2, 'a')});
+my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_create_shape('u')});
+like($err, qr/cannot create a shape of table "u".*partition "ul" is unlogged.*ALTER TABLE public.ul SET LOGGED/s, 'a shape of a table with an unlogged partition is refused, with a hint');
+is($rc != 0, 1, '... by an error');
+lives('... which the hint mends', 'u', 'ALTER TABLE ul SET LOGGED', "$created('u')");
+
+# one that joins while the shape is being created
+my $writer = $node->background_psql($db, on_error_stop => 1);
+$writer->query_safe('BEGIN; CREATE UNLOGGED TABLE ul2 (id int PRIMARY KEY, v text); ALTER TABLE u ATTACH PARTITION ul2 FOR VALUES FROM (100) TO (200)');
+$writer->query_safe(q{INSERT INTO ul2 VALUES (100, 'a')});
+my ($u) = handles("$created('um')");
+is_live($u, 'a shape beside it lives');
+$writer->query_safe('COMMIT');
+$writer->quit;
+run_sql('DROP TABLE ul2');
+$writer = $node->background_psql($db, on_error_stop => 1);
+run_sql("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'u'::regclass");
+$writer->query_safe(q{BEGIN; INSERT INTO u VALUES (50, 'held')});
+($u) = handles("$created('u')");
+becomes($node, $db, "SELECT waiting_for LIKE '%writing to the table%' FROM electric_cm_shapes WHERE handle = '$u'", 'a shape waits for a writer');
+run_sql('CREATE UNLOGGED TABLE ul2 (id int PRIMARY KEY, v text)');
+$writer->query_safe('COMMIT');
+run_sql('ALTER TABLE u ATTACH PARTITION ul2 FOR VALUES FROM (100) TO (200)');
+$writer->quit;
+becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$u'", 'an unlogged partition that comes meanwhile ends it');
+
+#
+# What others create while a transaction is not over
+#
+
+run_sql('CREATE SCHEMA byname', 'CREATE TABLE byname.t (id int PRIMARY KEY, v text)', q{INSERT INTO byname.t VALUES (1, 'a')}, "ALTER PUBLICATION $pub ADD TABLES IN SCHEMA byname");
+my $changer = $node->background_psql($db, on_error_stop => 1);
+$changer->query_safe("BEGIN; ALTER PUBLICATION $pub DROP TABLES IN SCHEMA byname");
+my ($late) = handles("$created('byname.t')");
+becomes($node, $db, "SELECT waiting_for LIKE '%or changing it%' FROM electric_cm_shapes WHERE handle = '$late'", 'a shape waits for whoever has changed what is published');
+$changer->query_safe(q{UPDATE byname.t SET v = 'unseen'});
+$changer->query_safe("ALTER PUBLICATION $pub ADD TABLES IN SCHEMA byname");
+$changer->query_safe('COMMIT');
+becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$late' AND state <> 'live'");
+($late) = handles("$created('byname.t')");
+is_live($late, 'it is over: the shape lives');
+replays($late, 'byname.t', '... and has what was not in the stream');
+
+#
+# Rows that somebody else has locked or changed: no serialization failure, and
+# the wait is the statement's
+#
+
+my ($held) = handles("$created('t')");
+is_live($held);
+my $locker = $node->background_psql($db, on_error_stop => 1);
+$changer->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM r');
+$locker->query_safe("BEGIN; UPDATE _electric_cm.shape SET snapshot_rows = snapshot_rows WHERE handle = '$held'");
+$changer->{stdin} .= "TRUNCATE t;\n";
+$changer->{run}->pump_nb;
+becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'TRUNCATE t%' AND wait_event_type = 'Lock'}, 'TRUNCATE waits for a row of a shape');
+$locker->query_safe('COMMIT');
+$changer->query_safe('COMMIT');
+is(exists_shape($held), 0, 'one that was updated meanwhile ends in a REPEATABLE READ transaction, too');
+$locker->query_safe(qq{BEGIN; SELECT FROM _electric_cm.shape WHERE handle = '$late' FOR UPDATE});
+my ($timeout_rc, undef, $timeout) = $node->psql($db, 'SET lock_timeout = 100; BEGIN; TRUNCATE byname.t; SELECT 1; COMMIT');
+like($timeout, qr/lock timeout/, q{lock_timeout ends the statement that waits});
+$locker->query_safe('COMMIT');
+$_->quit for $locker, $changer;
+
+#
+# The extension dropped and created again
+#
+
+lives('DROP and CREATE EXTENSION', 't2', 'BEGIN', 'DROP EXTENSION electric_cm', 'CREATE EXTENSION electric_cm', 'CREATE TABLE t2 (id int PRIMARY KEY, v text)',
+	q{INSERT INTO t2 VALUES (1, 'a'), (2, 'a')}, 'ALTER TABLE t ADD COLUMN q int', "$created('t2')", 'COMMIT');
+
+ok(wait_active($node, $db), 'and the stack is active');
+$node->stop;
+done_testing();
