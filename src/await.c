@@ -16,10 +16,12 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "await.h"
+#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "settings.h"
 #include "storage/condition_variable.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
@@ -74,6 +76,17 @@ stopped_hint(const EcmStack *stack)
 	return NULL;
 }
 
+/*
+ * Everybody who has a shape may wait for it; what is wrong with connections and
+ * files of the server is the business of those who watch it.
+ */
+static bool
+shows_error(const EcmStack *stack)
+{
+	return stack->last_error[0] != '\0' &&
+		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
 void
 ecm_report_stopped(const EcmStack *stack)
 {
@@ -83,7 +96,7 @@ ecm_report_stopped(const EcmStack *stack)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the stack of database \"%s\" is stopped: %s",
 					stack->datname, stack->waiting_for),
-			 stack->last_error[0] != '\0' ?
+			 shows_error(stack) ?
 			 errdetail("The last error was: %s", stack->last_error) : 0,
 			 hint != NULL ? errhint("%s", hint) : 0));
 }
@@ -96,9 +109,9 @@ ecm_check_stack_alive(const EcmStack *stack)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the stack of database \"%s\" has failed",
 						stack->datname),
-				 stack->last_error[0] != '\0' ?
+				 shows_error(stack) ?
 				 errdetail_internal("%s", stack->last_error) : 0,
-				 stack->last_error_hint[0] != '\0' ?
+				 shows_error(stack) && stack->last_error_hint[0] != '\0' ?
 				 errhint("%s", stack->last_error_hint) : 0));
 	if (ecm_stack_is_stopped(stack))
 		ecm_report_stopped(stack);
@@ -228,7 +241,7 @@ ecm_describe_wait(const EcmStack *stack)
 	if (stack->blocking_pid != 0)
 		appendStringInfo(&buf, " (process %d)", stack->blocking_pid);
 	appendStringInfoChar(&buf, '.');
-	if (stack->last_error[0] != '\0')
+	if (shows_error(stack))
 		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
 	return buf.data;
 }

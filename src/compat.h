@@ -100,6 +100,15 @@
 	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL)
 #endif
 
+/* 16 has permissions apart from the range table. */
+#if PG_VERSION_NUM >= 160000
+#define ECM_CHECK_PERMS_PARAMS	List *tables, List *infos, bool report
+#define ECM_CHECK_PERMS_ARGS	tables, infos, report
+#else
+#define ECM_CHECK_PERMS_PARAMS	List *tables, bool report
+#define ECM_CHECK_PERMS_ARGS	tables, report
+#endif
+
 /* 18 counts index searches. */
 #if PG_VERSION_NUM >= 180000
 #define ecm_index_beginscan(heap, index, snapshot, nkeys) \
@@ -113,9 +122,13 @@
 #define ecm_table_acl_select(relid, roleid) \
 	(pg_class_aclcheck((relid), (roleid), ACL_SELECT) == ACLCHECK_OK)
 #if PG_VERSION_NUM >= 160000
+#define ecm_schema_acl_usage(nspid, roleid) \
+	(object_aclcheck(NamespaceRelationId, (nspid), (roleid), ACL_USAGE) == ACLCHECK_OK)
 #define ecm_table_is_owned(relid, roleid) \
 	object_ownercheck(RelationRelationId, (relid), (roleid))
 #else
+#define ecm_schema_acl_usage(nspid, roleid) \
+	(pg_namespace_aclcheck((nspid), (roleid), ACL_USAGE) == ACLCHECK_OK)
 #define ecm_table_is_owned(relid, roleid) \
 	pg_class_ownercheck((relid), (roleid))
 #endif

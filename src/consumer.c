@@ -57,6 +57,9 @@ static char *message_prefix;	/* of our own messages in the stream */
 static shm_mq_handle *queue;
 
 static MemoryContext message_context;	/* reset after each message */
+static MemoryContext pieces_context;
+static char *whole;				/* the message that comes in pieces, or NULL */
+static Size whole_len;			/* so far */
 static bool skipping;			/* the transaction that is coming in was applied
 								 * before */
 
@@ -162,6 +165,40 @@ obey_reset(uint32 number)
 	ecm_stack_wake(args.stack_index);
 }
 
+static void process(char *data, Size len);
+
+static void
+forget_pieces(void)
+{
+	whole = NULL;
+	MemoryContextReset(pieces_context);
+}
+
+/* A message is processed with its last piece. */
+static void
+take_piece(const char *data, Size len)
+{
+	EcmControlFrame header;
+	Size		piece = len - sizeof(header);
+
+	if (len < sizeof(header))
+		elog(ERROR, "malformed piece of a message");
+	memcpy(&header, data, sizeof(header));
+	if (whole == NULL)
+	{
+		whole = MemoryContextAllocHuge(pieces_context, header.number);
+		whole_len = 0;
+	}
+	if (piece > header.number - whole_len)
+		elog(ERROR, "malformed piece of a message");
+	memcpy(whole + whole_len, data + sizeof(header), piece);
+	whole_len += piece;
+	if (whole_len < header.number)
+		return;
+	process(whole, whole_len);
+	forget_pieces();
+}
+
 static void
 process(char *data, Size len)
 {
@@ -174,8 +211,14 @@ process(char *data, Size len)
 
 	if (len == 0)
 		return;
+	if (data[0] == ECM_FRAME_PIECE)
+	{
+		take_piece(data, len);
+		return;
+	}
 	if (data[0] == ECM_FRAME_RESET)
 	{
+		forget_pieces();
 		obey_reset(((EcmControlFrame *) data)->number);
 		return;
 	}
@@ -648,6 +691,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 
 	message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
 											ALLOCSET_DEFAULT_SIZES);
+	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
+										   ALLOCSET_SMALL_SIZES);
 	ecm_orders_init(args.worker);
 	ecm_relations_forget();
 

@@ -20,9 +20,16 @@
  *
  * FLUSH: nothing.  It ends a burst: shm_mq makes small messages visible to the
  * receiver only with a message that asks for it.
+ *
+ * PIECE: what follows is a piece of a message whose length is the number.  The
+ * receiver's end of shm_mq never gives back the memory that it needed for the
+ * largest message, so larger ones than ECM_PIECE_BYTES come in pieces.
  */
 #define ECM_FRAME_RESET		'\001'
 #define ECM_FRAME_FLUSH		'\002'
+#define ECM_FRAME_PIECE		'\003'
+
+#define ECM_PIECE_BYTES		(128 * 1024)
 
 /*
  * All orders have one size, and that is the queue's unit of allocation.  So an
@@ -33,7 +40,7 @@ typedef struct EcmControlFrame
 {
 	char		type;
 	char		padding[3];
-	uint32		number;			/* RESET only */
+	uint32		number;			/* not FLUSH's */
 } EcmControlFrame;
 
 StaticAssertDecl(sizeof(EcmControlFrame) == MAXIMUM_ALIGNOF,

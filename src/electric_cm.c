@@ -16,6 +16,7 @@
 #include "hooks.h"
 #include "launcher.h"
 #include "miscadmin.h"
+#include "own_tables.h"
 #include "settings.h"
 #include "shmem.h"
 #include "slot_activity.h"
@@ -63,5 +64,6 @@ _PG_init(void)
 
 	ecm_step_aside_init();
 	ecm_hooks_init();
+	ecm_own_tables_init();
 	ecm_launcher_register();
 }

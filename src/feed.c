@@ -38,6 +38,7 @@ typedef struct FeedConsumer
 	dsm_segment *segment;
 	shm_mq_handle *queue;
 	bool		pending;		/* the kept message is still to be sent to it */
+	Size		piece_at;		/* what precedes has been sent, in pieces */
 	bool		unflushed;		/* messages sent since the last FLUSH */
 	bool		control_pending;	/* this order is to be sent */
 	EcmControlFrame control;
@@ -63,6 +64,10 @@ static TimestampTz start_began;
 /* the message that a full queue has refused */
 static StringInfoData kept;
 static bool any_pending;
+
+/* what is worth a new stream */
+static bool giant_coming;		/* in the transaction that is coming in */
+static XLogRecPtr giant_lsn;	/* the last one precedes this; invalid: none */
 
 /* where the stream is */
 static bool in_transaction;
@@ -376,6 +381,16 @@ ecm_feed_find_last(TimestampTz now, EcmStalledConsumer *last,
 
 /* -------------------------------------------------------------- feeding -- */
 
+/* One is coming in, or has been dropped at that LSN. */
+static void
+note_giant(XLogRecPtr lsn)
+{
+	if (in_transaction)
+		giant_coming = true;
+	else
+		giant_lsn = Max(giant_lsn, lsn);
+}
+
 /*
  * Follows transaction boundaries, and picks out our own messages.
  */
@@ -407,6 +422,9 @@ look_at_message(const char *data, int len)
 				logicalrep_read_commit(&in, &commit);
 				in_transaction = false;
 				received_lsn = commit.end_lsn;
+				if (giant_coming)
+					giant_lsn = commit.end_lsn;
+				giant_coming = false;
 				last_commit_at = commit.committime;
 				break;
 			}
@@ -416,15 +434,18 @@ look_at_message(const char *data, int len)
 				const char *prefix;
 				int			size;
 				char	   *text;
+				XLogRecPtr	lsn;
 
-				(void) pq_getmsgint64(&in);
+				lsn = pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
 				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
 					strcmp(prefix, message_prefix) != 0)
 					break;
 				text = pnstrdup(pq_getmsgbytes(&in, size), size);
-				if (message_callback)
+				if (strcmp(text, ECM_GIANT_MESSAGE) == 0)
+					note_giant(lsn);
+				else if (message_callback)
 					message_callback(text, current_xid, received_lsn);
 				pfree(text);
 				break;
@@ -439,10 +460,34 @@ look_at_message(const char *data, int len)
  * is noticed elsewhere and what it missed comes again.
  */
 static bool
+send_pieces(FeedConsumer *c, const char *data, Size len)
+{
+	EcmControlFrame header = {.type = ECM_FRAME_PIECE, .number = (uint32) len};
+
+	while (c->piece_at < len)
+	{
+		Size		n = Min(len - c->piece_at, ECM_PIECE_BYTES);
+		shm_mq_iovec iov[2] = {
+			{(char *) &header, sizeof(header)},
+			{data + c->piece_at, n}
+		};
+
+		if (shm_mq_sendv(c->queue, iov, 2, true, true) == SHM_MQ_WOULD_BLOCK)
+			return false;
+		c->sent++;
+		c->piece_at += n;
+	}
+	c->piece_at = 0;
+	return true;
+}
+
+static bool
 send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 {
 	if (c->queue == NULL)
 		return true;
+	if (len > ECM_PIECE_BYTES)
+		return send_pieces(c, data, len);
 	if (shm_mq_send(c->queue, len, data, true, flush) == SHM_MQ_WOULD_BLOCK)
 		return false;
 	c->sent++;
@@ -457,6 +502,8 @@ ecm_feed_message(const char *data, int len)
 	if (len == 0)
 		return true;
 	look_at_message(data, len);
+	if (len >= ECM_GIANT_BYTES)
+		note_giant(InvalidXLogRecPtr);
 
 	for (int i = 0; i < nconsumers; i++)
 	{
@@ -472,6 +519,20 @@ ecm_feed_message(const char *data, int len)
 		appendBinaryStringInfo(&kept, data, len);
 	}
 	return !any_pending;
+}
+
+/* A large message's memory is not kept for the next one. */
+static void
+free_kept(void)
+{
+	MemoryContext old;
+
+	if (kept.maxlen <= ECM_GIANT_BYTES)
+		return;
+	pfree(kept.data);
+	old = MemoryContextSwitchTo(feed_context);
+	initStringInfo(&kept);
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -501,6 +562,8 @@ ecm_feed_flush(void)
 		}
 		any_pending |= c->pending || c->control_pending;
 	}
+	if (!any_pending)
+		free_kept();
 	return !any_pending;
 }
 
@@ -508,6 +571,8 @@ void
 ecm_feed_stream_lost(void)
 {
 	in_transaction = false;
+	giant_coming = false;
+	giant_lsn = InvalidXLogRecPtr;
 	received_lsn = InvalidXLogRecPtr;	/* of this stream */
 	reset_number++;
 	for (int i = 0; i < nconsumers; i++)
@@ -583,6 +648,12 @@ bool
 ecm_feed_in_transaction(void)
 {
 	return in_transaction;
+}
+
+XLogRecPtr
+ecm_feed_giant_lsn(void)
+{
+	return giant_lsn;
 }
 
 void

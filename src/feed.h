@@ -89,6 +89,12 @@ extern TimestampTz ecm_feed_last_commit_at(void);
 extern bool ecm_feed_in_transaction(void);
 
 /*
+ * The last giant (see ECM_GIANT_BYTES) of this stream is before this; invalid:
+ * there was none.
+ */
+extern XLogRecPtr ecm_feed_giant_lsn(void);
+
+/*
  * Transactional messages of ours that were met in the stream are handed to
  * this callback, with the xid of their transaction and the end of the one
  * before: theirs is complete once ecm_feed_received_lsn() is beyond that.

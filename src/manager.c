@@ -71,6 +71,9 @@
 /* Limits for asking the walsender how far it is, while somebody waits. */
 #define ASK_MIN_MS				1
 #define ASK_MAX_MS				100
+/* Limits for looking whether the stream can begin behind a giant. */
+#define RENEW_MIN_MS			1000
+#define RENEW_MAX_MS			60000
 /* One round reads at most this much, then looks after everything else. */
 #define ROUND_BYTES				(4 * 1024 * 1024)
 /*
@@ -684,6 +687,46 @@ give_feedback(TimestampTz now)
 	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
 						  ecm_feed_last_commit_at());
 	return ecm_earlier(feedback_due(flushed), ask_at);
+}
+
+/*
+ * A giant has left this process, or the walsender, with memory that only a new
+ * connection gives back.  It begins behind the giant, or that would be decoded
+ * again; what it needs for that is a standby snapshot, now and then.
+ */
+static TimestampTz
+renew_stream(TimestampTz now)
+{
+	static XLogRecPtr renewing_for;
+	static TimestampTz look_at;
+	static int	delay_ms;
+	XLogRecPtr	giant = ecm_feed_giant_lsn();
+	EcmSlotFacts facts;
+
+	if (!state.streaming_up || XLogRecPtrIsInvalid(giant))
+		return 0;
+	if (giant != renewing_for)
+	{
+		renewing_for = giant;
+		delay_ms = RENEW_MIN_MS;
+		look_at = TimestampTzPlusMilliseconds(now, delay_ms);
+	}
+	if (now < look_at &&
+		!TimestampDifferenceExceeds(now, look_at, delay_ms))	/* or the clock was set */
+		return look_at;
+	delay_ms = Min(delay_ms * 2, RENEW_MAX_MS);
+	look_at = TimestampTzPlusMilliseconds(now, delay_ms);
+	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.restart_lsn <= giant)
+		(void) LogStandbySnapshot();
+	else if (!congested && !ecm_feed_in_transaction())
+	{
+		ereport(LOG,
+				(errmsg("electric_cm in database \"%s\": the replication connection is opened anew, since a row or message of more than %d MB has made it large",
+						stack->datname, ECM_GIANT_BYTES / (1024 * 1024))));
+		handle_event(ECM_EVENT_REPLICATION_LOST, NULL);
+		return 0;
+	}
+	return look_at;
 }
 
 /* --------------------------------------------------------------- checks -- */
@@ -1418,6 +1461,7 @@ do_round(void)
 	show_blocker();
 	read_stream(now);
 	deadline = give_feedback(now);
+	deadline = ecm_earlier(deadline, renew_stream(now));
 
 	if (state.streaming_up)
 	{

@@ -221,7 +221,10 @@ extern char *ecm_relation_name(Oid relation);
 /* Has the role the rights on the table that it takes to own the shape? */
 extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
 
-/* ERROR unless the current user may read the shape (owner, rights, RLS). */
+/*
+ * ERROR unless the current user may read the shape: he is its owner or a member
+ * of that role, and both could select its rows with SQL now.
+ */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
 
 /* ---- shape_assign.c ---- */

@@ -454,6 +454,10 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 						shape->handle),
 				 errhint("Create a shape of your own with electric_cm_create_shape().")));
 	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
+
+	/* membership does not pass on BYPASSRLS */
+	if (GetUserId() != shape->owner && !superuser())
+		ecm_fit_check_rights(shape->relation, GetUserId(), columns_read(shape));
 }
 
 /*
@@ -470,7 +474,8 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 
 	if (superuser() ||
 		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
-		 ecm_shape_may_read(shape, shape->owner)))
+		 ecm_shape_may_read(shape, shape->owner) &&
+		 ecm_shape_may_read(shape, GetUserId())))
 		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
 	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
 }

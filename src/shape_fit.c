@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "lib/stringinfo.h"
@@ -70,10 +71,19 @@ may_select(Oid relation, Oid role, const Bitmapset *attnums)
 	return true;
 }
 
+/* Who may not name the table can't select from it either. */
+static bool
+may_use_schema(Oid relation, Oid role)
+{
+	return ecm_schema_acl_usage(get_rel_namespace(relation), role);
+}
+
 bool
 ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums)
 {
-	return may_select(relation, role, attnums) &&
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)) &&
+		may_use_schema(relation, role) &&
+		may_select(relation, role, attnums) &&
 		check_enable_rls(relation, role, true) != RLS_ENABLED;
 }
 
@@ -84,6 +94,13 @@ ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums)
 void
 ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums)
 {
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the shape's table does not exist any more")));
+	if (!may_use_schema(relation, role))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA,
+					   get_namespace_name(get_rel_namespace(relation)));
 	if (!may_select(relation, role, attnums))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
 	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
