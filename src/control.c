@@ -10,11 +10,18 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "await.h"
+#include "catalog/namespace.h"
+#include "check.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
@@ -22,10 +29,14 @@
 #include "shape.h"
 #include "shmem.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "timeline.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "wait_event.h"
 #include "wal.h"
@@ -47,6 +58,8 @@ PG_FUNCTION_INFO_V1(electric_cm_register);
 static bool callbacks_registered = false;
 static bool register_pending = false;	/* at commit: this database's stack */
 static bool restoring = false;	/* ... which waits for the session's end */
+static char *no_room = NULL;	/* ... or for room, and what makes it */
+static char *no_room_fix;
 static char register_datname[NAMEDATALEN];
 static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
 																 * our stop */
@@ -176,6 +189,10 @@ register_before_commit(void)
 		ereport(NOTICE,
 				(errmsg("the stack starts when this session ends, since check_function_bodies is off, as while restoring a dump"),
 				 errhint("To start it earlier, use electric_cm_start().")));
+	else if (no_room != NULL)
+		ereport(NOTICE,
+				(errmsg("the stack may have to wait: %s", no_room),
+				 errhint("%s", no_room_fix)));
 }
 
 /*
@@ -289,6 +306,23 @@ register_callbacks(void)
 }
 
 /*
+ * The commit says it, since during CREATE EXTENSION nobody hears of less than
+ * a warning.
+ */
+static void
+look_for_room(void)
+{
+	char	   *detail;
+	char	   *fix;
+
+	no_room = NULL;
+	if (ecm_shared == NULL || RecoveryInProgress() || ecm_check_room(&detail, &fix))
+		return;
+	no_room = MemoryContextStrdup(TopTransactionContext, detail);
+	no_room_fix = MemoryContextStrdup(TopTransactionContext, fix ? fix : "");
+}
+
+/*
  * electric_cm_register() -> void
  *
  * Last line of the extension's script: gives this database a stack when the
@@ -315,6 +349,7 @@ electric_cm_register(NO_ARGUMENTS)
 	}
 
 	register_callbacks();
+	look_for_room();
 	strlcpy(register_datname, get_database_name(MyDatabaseId), sizeof(register_datname));
 	register_pending = true;
 	PG_RETURN_VOID();
@@ -323,6 +358,57 @@ electric_cm_register(NO_ARGUMENTS)
 /*
  * Control
  */
+
+/*
+ * What has been recorded is about this server, and the stack waits for the row:
+ * so the commit that makes it known must not wait for a standby that may be
+ * dead.  Until the end of the caller's transaction.
+ */
+static void
+commit_locally(void)
+{
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* The transaction that is about to change the stack's row, if there is one. */
+static TransactionId
+find_row_changer(void)
+{
+	Relation	rel = table_open(get_relname_relid("stack",
+												   get_namespace_oid(ECM_SCHEMA, false)),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TransactionId changer = InvalidTransactionId;
+	SnapshotData dirty;
+	TableScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	scan = table_beginscan(rel, &dirty, 0, NULL);
+	while (!TransactionIdIsValid(changer) &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		changer = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return changer;
+}
+
+/*
+ * Somebody else's electric_cm_stop() has not been committed yet.  A stack that
+ * is started now would wait for that, and then find that it is stopped; so it
+ * is waited for here, where it is seen and can be cancelled, with nothing held
+ * that the stack needs.
+ */
+static void
+await_row_changers(void)
+{
+	TransactionId changer;
+
+	while (TransactionIdIsValid(changer = find_row_changer()))
+		XactLockTableWait(changer, NULL, NULL, XLTW_None);
+}
 
 /*
  * electric_cm_start() -> void
@@ -342,12 +428,14 @@ electric_cm_start(NO_ARGUMENTS)
 	EcmStack   *stack;
 	uint64		runs;
 	int			index;
+	bool		changed;
 	Oid			argtypes[] = {OIDOID};
 	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
 
 	ecm_check_may_wait("electric_cm_start()");
 	PreventCommandIfReadOnly("electric_cm_start()");
 	ecm_ensure_own_stack();
+	await_row_changers();
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
@@ -384,7 +472,10 @@ electric_cm_start(NO_ARGUMENTS)
 							  1, argtypes, args, NULL,
 							  false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not update _electric_cm.stack");
+	changed = SPI_processed > 0;
 	ecm_spi_end(&spi);
+	if (changed)
+		commit_locally();
 	PG_RETURN_VOID();
 }
 
@@ -456,6 +547,8 @@ await_stopped(void)
  * drop_slot, slot and publication are dropped, at once: that can't be rolled
  * back.  Without, a WARNING says so if a slot stays behind and goes on
  * retaining WAL.  If the transaction is rolled back, the stack starts again.
+ * Its commit does not wait for synchronous standbys, and neither does that of
+ * electric_cm_start().
  *
  * 55006: somebody else uses the slot.  25006: read-only transaction.
  * 55000: the caller's transaction has made changes or is above READ COMMITTED;
@@ -520,6 +613,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 			elog(ERROR, "could not update _electric_cm.stack");
 	}
 	ecm_spi_end(&spi);
+	commit_locally();
 
 	/* last, since it can't be undone */
 	if (drop_slot)
@@ -528,7 +622,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		ereport(WARNING,
 				(errmsg("replication slot \"%s\" stays behind and retains WAL",
 						slot_name),
-				 errhint("To drop it: SELECT electric_cm_stop(drop_slot => true)")));
+				 errhint("electric_cm_start() goes on from there. To drop it, and with it all shapes: SELECT electric_cm_stop(drop_slot => true)")));
 	PG_RETURN_VOID();
 }
 
