@@ -576,15 +576,15 @@ wait_for_workers(int index, const Entry *entry, int nfree)
 
 /*
  * Starts an entry's manager, now or, with too few workers, later.  One of them is
- * left free for a look into the next database that may have a slot of ours; and
- * if there is one for that only, at least this database is looked into.
+ * left free for a look into the next database that nothing is known of; and if
+ * there is one for that only, at least this database is looked into.
  */
 static void
 start_or_retry(int index, const Entry *entry, TimestampTz now)
 {
 	int			nfree = free_workers();
 	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
-	int			reserve = next_to_look_into(now, true) != NULL ? 1 : 0;
+	int			reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
 	bool		enough = nfree >= workers_of(entry) + reserve;
 
 	if (!enough && !(unseen && nfree >= 1))
@@ -1043,14 +1043,16 @@ start_next_probe(TimestampTz now)
 
 	read_entry(index, &entry);
 	meet_entry(index, &entry);
+	/* nobody has asked for a stack there yet, unless there is a slot */
+	supervised[index].short_reported = probe_postponed ||
+		!ecm_database_has_slot(database->dboid);
 	nfree = free_workers();
-	reserve = next_to_look_into(now, true) != NULL ? 1 : 0;
+	reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
 	if (nfree < 1 ||
 		!start_manager(index, &entry, nfree < workers_of(&entry) + reserve))
 	{
-		supervised[index].short_reported = probe_postponed;
+		probe_postponed |= !supervised[index].short_reported;
 		report_no_worker(index, &entry, nfree);
-		probe_postponed = true;
 		free_entry(index, true);
 		probe_retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
 	}
