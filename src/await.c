@@ -70,6 +70,7 @@ stopped_hint(const EcmStack *stack)
 			return "Start it with electric_cm_start().";
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
+		case ECM_PROBE_LOOKED:
 		case ECM_PROBE_NO_EXTENSION:
 			break;
 	}
@@ -140,6 +141,12 @@ void
 ecm_check_may_wait(const char *function)
 {
 	ecm_require_shared();
+	if (!IsUnderPostmaster)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be used in single-user mode", function),
+				 errdetail("No stack runs there, so it would wait for ever."),
+				 errhint("Start the server.")));
 
 	if (RecoveryInProgress())
 		ereport(ERROR,

@@ -27,6 +27,9 @@
  *		(*) not listed in electric_cm.databases, a template, no connections
  *		(+) but if it is only not listed, a reprobe finds out what is there
  *
+ * A manager needs consumers, which are background workers, too.  It is started
+ * only if there are enough of them, or they would all wait for each other.
+ *
  * The slots that a dropped extension has left are dropped here, too, as soon as
  * nobody uses them: a slot needs no process in its database for that.
  *
@@ -56,6 +59,7 @@
 #include "replication/slot.h"
 #include "settings.h"
 #include "shmem.h"
+#include "slot_notes.h"
 #include "wait_event.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
@@ -67,6 +71,7 @@
 #include "unattended.h"
 #include "utils/timestamp.h"
 #include "wal.h"
+#include "worker_budget.h"
 
 /* Times in microseconds, as TimestampTz. */
 #define RESCAN_INTERVAL		(INT64CONST(60) * USECS_PER_SEC)
@@ -77,6 +82,8 @@
 
 /* how often a slot that is to be dropped, but in use, is looked at */
 #define ABANDONED_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
+/* ... and when that is worth a warning */
+#define ABANDONED_PATIENCE	(INT64CONST(10) * USECS_PER_SEC)
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
@@ -108,6 +115,7 @@ typedef struct Supervised
 	TimestampTz retry_at;		/* 0: at once */
 	EcmBackoff	backoff;
 	const char *announced;		/* why it is stopped, if an event said so */
+	bool		short_reported; /* an event said that workers are lacking */
 	bool		paused;			/* a command needed it out of the way ... */
 	bool		stepped_aside;	/* ... and a manager has ended for it */
 } Supervised;
@@ -128,6 +136,9 @@ typedef struct Entry
 	EcmProbe	probe;
 	EcmEndReason end_reason;
 	EcmStatus	status;
+	int			shape_workers;
+	bool		look_only;
+	bool		gave_way;
 	int			pid;
 	uint64		runs;
 } Entry;
@@ -139,7 +150,7 @@ static TimestampTz scanned_at = 0;
 static HTAB *known;
 static Supervised *supervised;	/* one per entry */
 static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
-static bool workers_exhausted = false;	/* ... and it has been said */
+static bool probe_postponed = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
 static TimestampTz abandoned_at = 0;	/* look again for slots to drop; 0: none */
 static TimestampTz unattended_at = 0;	/* a slot without a manager is due; 0: none */
@@ -271,6 +282,9 @@ read_entry(int index, Entry *entry)
 	entry->probe = stack->probe;
 	entry->end_reason = stack->end_reason;
 	entry->status = stack->status;
+	entry->shape_workers = stack->shape_workers;
+	entry->look_only = stack->look_only;
+	entry->gave_way = stack->gave_way;
 	entry->pid = stack->pid;
 	entry->runs = stack->runs;
 	ecm_unlock();
@@ -380,6 +394,23 @@ needs_probe(const Database *database, TimestampTz now)
 	return item == NULL || (item->again_at != 0 && item->again_at <= now);
 }
 
+/* The next database to look into; with_slot: of those that have a slot. */
+static Database *
+next_to_look_into(TimestampTz now, bool with_slot)
+{
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		Database   *database = lfirst(lc);
+
+		if (needs_probe(database, now) && ecm_stack_find(database->dboid) < 0 &&
+			(!with_slot || ecm_database_has_slot(database->dboid)))
+			return database;
+	}
+	return NULL;
+}
+
 /*
  * Starting and ending managers
  */
@@ -415,25 +446,56 @@ restart_with_backoff(int index, const Entry *entry, const char *event,
 				  detail, "%s", message);
 }
 
-/* No worker slot is free.  Said once, until one is got again. */
-static void
-report_no_worker(const Entry *entry)
+/* The background workers that a stack needs: its manager and its consumers. */
+static int
+workers_of(const Entry *entry)
 {
-	if (workers_exhausted)
+	return 1 + (entry->shape_workers > 0 ? entry->shape_workers : ecm_shape_workers);
+}
+
+/* How many are free, when all stacks that run have theirs. */
+static int
+free_workers(void)
+{
+	int			reserved = 0;
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (entry.in_use && (supervised[i].running || entry.pid != 0))
+			reserved += entry.look_only ? 1 : workers_of(&entry);
+	}
+	return ecm_free_workers(reserved);
+}
+
+/* Too few workers are free.  Said once, until a manager has been started. */
+static void
+report_no_worker(int index, const Entry *entry, int nfree)
+{
+	Supervised *sup = &supervised[index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->stacks[index].no_worker = true;
+	ecm_unlock();
+	if (sup->short_reported)
 		return;
-	workers_exhausted = true;
+	sup->short_reported = true;
 	ecm_event(entry->dboid, entry->datname, "no_free_worker",
 			  ECM_SEVERITY_WARNING,
 			  "Raise max_worker_processes and restart the server. It is tried again until then.",
-			  "could not start a manager: no background worker slot is free");
+			  "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
+			  workers_of(entry), Max(nfree, 0), max_worker_processes);
 }
 
 /*
  * Starts a manager.  A request to stop or to step aside that has come in
- * meanwhile wins.  Returns false if there was no free worker slot.
+ * meanwhile wins.  look_only: it is to end when it has seen what is there.
+ * Returns false if there was no free worker slot.
  */
 static bool
-start_manager(int index, const Entry *entry)
+start_manager(int index, const Entry *entry, bool look_only)
 {
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
@@ -454,6 +516,8 @@ start_manager(int index, const Entry *entry)
 	stack->end_reason = ECM_END_NONE;
 	stack->aside = false;
 	stack->no_worker = false;
+	stack->gave_way = false;
+	stack->look_only = look_only;
 	stack->next_retry_at = 0;
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, "start of the manager");
 	sup->runs_before = stack->runs;
@@ -478,28 +542,55 @@ start_manager(int index, const Entry *entry)
 	MemoryContextSwitchTo(old);
 	if (!registered)
 	{
-		ecm_lock(LW_EXCLUSIVE);
-		stack->no_worker = true;
-		ecm_unlock();
-		report_no_worker(entry);
+		report_no_worker(index, entry, 0);
 		return false;
 	}
 
-	workers_exhausted = false;
+	if (!look_only)
+		sup->short_reported = false;
 	sup->running = true;
 	sup->asked_to_end = false;
 	sup->started_at = GetCurrentTimestamp();
 	return true;
 }
 
-/* Starts an entry's manager, now or, without a free worker slot, later. */
+/* How often it is tried again is no failure of the manager's. */
 static void
-start_or_retry(int index, const Entry *entry)
+wait_for_workers(int index, const Entry *entry, int nfree)
 {
-	if (!start_manager(index, entry))
-		restart_with_backoff(index, entry, NULL,
-							 "a free background worker slot (max_worker_processes)",
-							 NULL, NULL);
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	/* what was asked for is done when there are */
+	ecm_lock(LW_EXCLUSIVE);
+	stack->restart_requested = false;
+	stack->reprobe_requested = false;
+	if (stack->probe != ECM_PROBE_RUN && stack->probe != ECM_PROBE_LOOKED)
+		stack->probe = ECM_PROBE_UNKNOWN;
+	ecm_unlock();
+	report_no_worker(index, entry, nfree);
+	restart_with_backoff(index, entry, NULL,
+						 psprintf("a free background worker slot (max_worker_processes): %d are needed, %d of %d are free",
+								  workers_of(entry), Max(nfree, 0), max_worker_processes),
+						 NULL, NULL);
+}
+
+/*
+ * Starts an entry's manager, now or, with too few workers, later.  One of them is
+ * left free for a look into the next database that nothing is known of; and if
+ * there is one for that only, at least this database is looked into.
+ */
+static void
+start_or_retry(int index, const Entry *entry, TimestampTz now)
+{
+	int			nfree = free_workers();
+	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
+	int			reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
+	bool		enough = nfree >= workers_of(entry) + reserve;
+
+	if (!enough && !(unseen && nfree >= 1))
+		wait_for_workers(index, entry, nfree);
+	else if (!start_manager(index, entry, !enough))
+		wait_for_workers(index, entry, 0);
 }
 
 /* Asks a manager to end, once. */
@@ -567,6 +658,7 @@ manager_ended(int index, Entry *entry)
 
 	ecm_lock(LW_EXCLUSIVE);
 	stack->stopped_runs = stack->runs;
+	stack->look_only = false;
 	stack->lock_acquired = false;
 	if (entry->end_reason != ECM_END_PAUSE)
 		stack->drop_on_stop = false;
@@ -610,11 +702,21 @@ manager_ended(int index, Entry *entry)
 		return;
 	}
 
+	if (entry->gave_way)
+	{
+		wait_for_workers(index, entry, free_workers());
+		return;
+	}
+
 	switch (entry->probe)
 	{
 		case ECM_PROBE_NO_EXTENSION:
+			ecm_slot_notes_abandon(entry->dboid, entry->datname);
 			note_known(entry->dboid, 0);
 			free_entry(index, true);
+			return;
+		case ECM_PROBE_LOOKED:
+			wait_for_workers(index, entry, free_workers());
 			return;
 		case ECM_PROBE_CLOSED:
 		case ECM_PROBE_UNLISTED:
@@ -667,6 +769,7 @@ verdict_reason(EcmProbe probe)
 				"electric_cm_start() starts a stack of its own";
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
+		case ECM_PROBE_LOOKED:
 		case ECM_PROBE_NO_EXTENSION:
 		case ECM_PROBE_CLOSED:	/* that may have changed ... */
 		case ECM_PROBE_UNLISTED:	/* ... and that */
@@ -844,11 +947,11 @@ supervise(int index, TimestampTz now)
 			 !(database->may_look && entry.reprobe_requested))
 		mark_stopped(index, &entry, database->unwanted);
 	else if (entry.restart_requested || entry.reprobe_requested)
-		start_or_retry(index, &entry);
+		start_or_retry(index, &entry, now);
 	else if (verdict != NULL)
 		mark_stopped(index, &entry, verdict);
 	else if (sup->retry_at <= now)
-		start_or_retry(index, &entry);
+		start_or_retry(index, &entry, now);
 }
 
 /*
@@ -895,7 +998,12 @@ report_too_many_stacks(const Database *first, TimestampTz now)
 static void
 start_next_probe(TimestampTz now)
 {
-	ListCell   *lc;
+	Database   *database;
+	Entry		entry;
+	int			index;
+	int			nfree;
+	int			reserve;
+	bool		rescan;
 
 	if (probe_retry_at > now)
 		return;
@@ -903,49 +1011,53 @@ start_next_probe(TimestampTz now)
 
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
-		Entry		entry;
-
 		read_entry(i, &entry);
 		if (entry.in_use && !entry.registered)
 			return;				/* one is on its way */
 	}
 
-	foreach(lc, databases)
+	/* what holds back WAL first, so that somebody looks after it */
+	database = next_to_look_into(now, true);
+	if (database == NULL)
+		database = next_to_look_into(now, false);
+	if (database == NULL)
+		return;
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (ecm_stack_find_locked(database->dboid) >= 0)
 	{
-		Database   *database = lfirst(lc);
-		Entry		entry;
-		int			index;
-		bool		rescan;
-
-		if (!needs_probe(database, now))
-			continue;
-
-		ecm_lock(LW_EXCLUSIVE);
-		if (ecm_stack_find_locked(database->dboid) >= 0)
-		{
-			ecm_unlock();
-			continue;			/* supervise() looks after it */
-		}
-		rescan = ecm_shared->rescan_requested;
-		index = ecm_stack_alloc(database->dboid, NameStr(database->datname));
-		ecm_shared->rescan_requested = rescan;
 		ecm_unlock();
-
-		if (index < 0)
-		{
-			report_too_many_stacks(database, now);
-			return;
-		}
-
-		read_entry(index, &entry);
-		meet_entry(index, &entry);
-		if (!start_manager(index, &entry))
-		{
-			free_entry(index, true);
-			probe_retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
-		}
+		SetLatch(MyLatch);		/* supervise() looks after it */
 		return;
 	}
+	rescan = ecm_shared->rescan_requested;
+	index = ecm_stack_alloc(database->dboid, NameStr(database->datname));
+	ecm_shared->rescan_requested = rescan;
+	ecm_unlock();
+
+	if (index < 0)
+	{
+		report_too_many_stacks(database, now);
+		return;
+	}
+
+	read_entry(index, &entry);
+	meet_entry(index, &entry);
+	/* nobody has asked for a stack there yet, unless there is a slot */
+	supervised[index].short_reported = probe_postponed ||
+		!ecm_database_has_slot(database->dboid);
+	nfree = free_workers();
+	reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
+	if (nfree < 1 ||
+		!start_manager(index, &entry, nfree < workers_of(&entry) + reserve))
+	{
+		probe_postponed |= !supervised[index].short_reported;
+		report_no_worker(index, &entry, nfree);
+		free_entry(index, true);
+		probe_retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
+	}
+	else
+		probe_postponed = false;
 }
 
 /*
@@ -967,7 +1079,7 @@ manager_started_at(Oid dboid)
  * that was made since may have a slot of the same name: that one is younger.
  */
 static bool
-drop_abandoned_slot(const EcmAbandonedSlot *item)
+drop_abandoned_slot(EcmAbandonedSlot *item, TimestampTz now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
@@ -982,7 +1094,18 @@ drop_abandoned_slot(const EcmAbandonedSlot *item)
 		return started_at > item->at;	/* else the old one is about to end */
 	if (facts.active_pid != 0 ||
 		!ecm_slot_drop(item->slot_name, &err))
+	{
+		if (!item->reported && now - item->at > ABANDONED_PATIENCE)
+		{
+			item->reported = true;
+			ecm_event(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
+					  "replication_slot_left", ECM_SEVERITY_WARNING,
+					  "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
+					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+					  item->slot_name, facts.active_pid);
+		}
 		return false;
+	}
 	ecm_event(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
 			  "replication_slot_dropped",
 			  ECM_SEVERITY_WARNING, "The extension has been dropped.",
@@ -1006,7 +1129,7 @@ drop_abandoned_slots(TimestampTz now)
 		return;
 
 	for (int i = 0; i < nitems; i++)
-		done[i] = drop_abandoned_slot(&items[i]);
+		done[i] = drop_abandoned_slot(&items[i], now);
 
 	/* others only add, or make one younger */
 	ecm_lock(LW_EXCLUSIVE);
@@ -1014,6 +1137,8 @@ drop_abandoned_slots(TimestampTz now)
 	{
 		EcmAbandonedSlot *item = &ecm_shared->abandoned[i];
 
+		if (i < nitems && item->at == items[i].at)
+			item->reported = items[i].reported;
 		if (i >= nitems || !done[i] || item->at != items[i].at)
 			ecm_shared->abandoned[kept++] = *item;
 	}
@@ -1155,6 +1280,7 @@ launcher_startup(void)
 						HASH_ELEM | HASH_BLOBS);
 	supervised = MemoryContextAllocZero(TopMemoryContext,
 										ecm_shared->nstacks * sizeof(Supervised));
+	ecm_slot_notes_load();
 }
 
 /*
@@ -1188,6 +1314,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 		forget_known_if_requested();
 		start_next_probe(now);
 		watch_unattended(now);
+		ecm_slot_notes_update();
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -62,6 +62,8 @@
 
 /* How often a slot creation that waits for old transactions is helped. */
 #define SLOT_HELP_MS			1000
+/* So often does a manager try to get consumers when no worker is free. */
+#define MAX_WORKER_FAILURES		2
 /* Longest time for a pool job of the manager's own. */
 #define JOB_TIMEOUT_MS			60000
 /* A consumer without progress for so long does not save its slot any more. */
@@ -118,6 +120,7 @@ static bool extension_gone = false;
 static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
+static void report_failure(const EcmStepFailure *failure);
 static void clean_up(void);
 
 static void
@@ -370,8 +373,8 @@ step_completed(EcmStep step)
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
 	{
-		ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
-						 ecm_replication_info()->confirmed_flush_lsn);
+		(void) ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
+								ecm_replication_info()->confirmed_flush_lsn, false);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
 	}
@@ -382,6 +385,53 @@ step_completed(EcmStep step)
 		memset(&last_reported, 0, sizeof(last_reported));	/* news again */
 		event("ready", ECM_SEVERITY_LOG, "", "streaming");
 	}
+}
+
+/*
+ * Consumers get no background worker: others have been faster.  Rather than keep
+ * one with which another stack could run, this one ends, and is started again
+ * when there are enough.
+ */
+static void
+give_way(const EcmStepFailure *failure)
+{
+	static int	failures = 0;
+
+	failures = strcmp(failure->err.sqlstate, "53000") == 0 ? failures + 1 : 0;
+	if (failures < MAX_WORKER_FAILURES)
+		return;
+	report_failure(failure);
+	clean_up();
+	ecm_lock(LW_EXCLUSIVE);
+	stack->gave_way = true;
+	ecm_unlock();
+	proc_exit(0);
+}
+
+/*
+ * The default name of the slot turns out to be that of another database's: the
+ * next manager computes it anew, and comes to another one.
+ */
+static bool
+takes_another_name(const EcmStepFailure *failure)
+{
+	const char *name;
+
+	if (state.step != ECM_STEP_CREATE_SLOT || ecm_slot_name[0] != '\0' ||
+		strcmp(failure->err.sqlstate, "42710") != 0)
+		return false;
+	name = ecm_timeline_slot_name(&remembered, stack->datname);
+	if (strcmp(name, stack->slot_name) == 0)
+		return false;
+	if (stack->restart_requested)
+		return true;
+	event("slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
+		  psprintf("the stack restarts to use replication slot \"%s\"", name));
+	ecm_lock(LW_EXCLUSIVE);
+	stack->restart_requested = true;
+	ecm_unlock();
+	ecm_launcher_wake();
+	return true;
 }
 
 /*
@@ -407,6 +457,11 @@ poll_step(void)
 			handle_event(ECM_EVENT_STEP_DONE, NULL);
 			continue;
 		}
+
+		if (takes_another_name(&failure))
+			return;
+		if (step == ECM_STEP_START_CONSUMERS)
+			give_way(&failure);
 
 		/* a step that fails with its connection is a lost connection */
 		if (step > ECM_STEP_CONNECT_REPLICATION && functions->poll == NULL &&
@@ -1433,17 +1488,25 @@ recorded_slot_is_ours(XLogRecPtr *seen)
 static void
 publish_slot(void)
 {
-	const char *name = ecm_timeline_slot_name(&remembered, stack->datname);
 	const char *recorded = NameStr(remembered.slot_name);
 	XLogRecPtr	seen = InvalidXLogRecPtr;
 	bool		ours = recorded_slot_is_ours(&seen);
-	bool		former = ours && strcmp(name, recorded) != 0;
+	int			attempts = 0;
+	const char *name;
+	bool		former;
+
+	/* two stacks whose names would be the same may start at the same time */
+	do
+	{
+		name = ecm_timeline_slot_name(&remembered, stack->datname);
+		former = ours && strcmp(name, recorded) != 0;
+	} while (!ecm_publish_slot(stack_index, name, ours && !former, seen,
+							   ecm_slot_name[0] == '\0' && ++attempts < 3));
 
 	if (former)
 		ecm_publish_former_slot(stack_index, recorded, seen);
 	else if (strcmp(stack->former_slot, name) == 0)
 		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
-	ecm_publish_slot(stack_index, name, ours && !former, seen);
 	ecm_wal_publish_settings(stack_index);
 }
 
@@ -1489,7 +1552,16 @@ start_up(void)
 	}
 
 	/* before anybody can believe that we run, and change them */
+	ecm_lock(LW_EXCLUSIVE);
+	stack->shape_workers = ecm_shape_workers;
+	ecm_unlock();
 	publish_slot();
+	if (stack->look_only)
+	{
+		cleaned_up = true;
+		ecm_stack_set_probe(stack_index, ECM_PROBE_LOOKED);
+		proc_exit(0);
+	}
 	ecm_publish_init(stack_index);
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);

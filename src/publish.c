@@ -34,19 +34,29 @@
 
 static EcmStack *stack;
 
-void
+bool
 ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
-				 XLogRecPtr seen_lsn)
+				 XLogRecPtr seen_lsn, bool unique)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
 	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; unique && i < ecm_shared->nstacks; i++)
+		if (i != stack_index && ecm_shared->stacks[i].in_use &&
+			strcmp(ecm_shared->stacks[i].slot_name, slot_name) == 0)
+		{
+			ecm_unlock();
+			return false;
+		}
 	if (strcmp(entry->slot_name, slot_name) != 0)
 		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
 	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
 	entry->slot_owned = owned;
 	entry->slot_seen_lsn = seen_lsn;
 	ecm_unlock();
+	if (owned)
+		ecm_launcher_wake();	/* it takes a note */
+	return true;
 }
 
 void

@@ -17,10 +17,11 @@
 
 /*
  * The name of the slot, whether we have created it, and where the WAL ended
- * when it was there; also of a stack that does not run but has left one.
+ * when it was there; also of a stack that does not run but has left one.  unique:
+ * not if another stack has that name already; false then.
  */
-extern void ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
-							 XLogRecPtr seen_lsn);
+extern bool ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
+							 XLogRecPtr seen_lsn, bool unique);
 
 /* The slot that we have made under a former name; "": none. */
 extern void ecm_publish_former_slot(int stack_index, const char *slot_name,

@@ -485,6 +485,21 @@ drop_useless_slot(EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
+/* Never the advice to drop what another stack, or somebody like us, needs. */
+static char *
+foreign_slot_hint(const EcmSlotFacts *facts)
+{
+	char		datname[NAMEDATALEN];
+
+	if (ecm_slot_name_is_taken(rep_slot, datname))
+		return psprintf("Set electric_cm.slot_name to another name for this database: that slot belongs to the stack of database \"%s\".",
+						datname);
+	if (facts->logical && facts->database != MyDatabaseId &&
+		strcmp(facts->plugin, "pgoutput") == 0)
+		return "Set electric_cm.slot_name to another name for this database.";
+	return "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().";
+}
+
 /*
  * The slot as it is: usable, unusable for good, or not there.  Creating one
  * waits for every transaction that runs; lock_timeout bounds that wait
@@ -512,8 +527,7 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 		strcmp(facts.plugin, "pgoutput") != 0)
 		return step_failed(failure, ECM_ERROR_FATAL, "42710",
 						   psprintf("replication slot \"%s\" belongs to another database or plugin",
-									rep_slot), "",
-						   "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().");
+									rep_slot), "", foreign_slot_hint(&facts));
 	if (facts.active_pid != 0)
 		return wait_for_slot_user(failure, facts.active_pid);
 	if (drop_slot_first)

@@ -268,6 +268,27 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 	ecm_launcher_wake();
 }
 
+bool
+ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN])
+{
+	bool		taken = false;
+
+	if (ecm_shared == NULL)
+		return false;
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < ecm_shared->nstacks && !taken; i++)
+	{
+		const EcmStack *stack = &ecm_shared->stacks[i];
+
+		taken = stack->in_use && stack->dboid != MyDatabaseId &&
+			strcmp(stack->slot_name, slot_name) == 0;
+		if (taken)
+			strlcpy(datname, stack->datname, NAMEDATALEN);
+	}
+	ecm_unlock();
+	return taken;
+}
+
 int
 ecm_own_stack(EcmStack *copy)
 {
@@ -353,6 +374,7 @@ ecm_abandon_slot(Oid dboid, const char *slot_name)
 		strlcpy(item->slot_name, slot_name, NAMEDATALEN);
 		item->lsn = GetXLogInsertRecPtr();
 		item->at = GetCurrentTimestamp();
+		item->reported = false;
 	}
 	ecm_unlock();
 

@@ -68,6 +68,7 @@ typedef enum EcmProbe
 {
 	ECM_PROBE_UNKNOWN,			/* not looked at yet */
 	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
+	ECM_PROBE_LOOKED,			/* a stack is wanted, but this was only a look */
 	ECM_PROBE_NO_EXTENSION,
 	ECM_PROBE_CLOSED,			/* a template, or no connections allowed */
 	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
@@ -273,8 +274,10 @@ typedef struct EcmStack
 
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
-	bool		no_worker;		/* no background worker slot was free; cleared
+	bool		no_worker;		/* too few background workers were free; cleared
 								 * by who asks for another attempt */
+	bool		look_only;		/* the manager is to say what there is, and end,
+								 * for there is no room for its consumers */
 	bool		aside;			/* no manager has been started since a pause */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
@@ -282,6 +285,8 @@ typedef struct EcmStack
 	/* --- written by the manager (launcher while there is none) --- */
 	EcmProbe	probe;			/* UNKNOWN from each start of a manager until
 								 * it knows */
+	int			shape_workers;	/* consumers that it needs; 0: not known yet */
+	bool		gave_way;		/* it has ended since it got no consumers */
 	int			pid;			/* 0: no manager */
 	Latch	   *latch;			/* the manager's, in shared memory; or NULL */
 	uint64		runs;			/* number of managers started so far */
@@ -356,6 +361,7 @@ typedef struct EcmAbandonedSlot
 	char		slot_name[NAMEDATALEN];
 	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
 	TimestampTz at;				/* newer is another slot of the same name */
+	bool		reported;		/* that it is in use; the launcher writes */
 } EcmAbandonedSlot;
 
 /*
@@ -422,6 +428,9 @@ extern int	ecm_stack_find(Oid dboid);
 extern int	ecm_stack_find_locked(Oid dboid);
 extern int	ecm_stack_alloc(Oid dboid, const char *datname);
 extern void ecm_stack_free(int index);
+
+/* Is that the slot of another database's stack?  Then *datname is its name. */
+extern bool ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN]);
 
 /* Copies the current database's entry, and returns its index, or -1. */
 extern int	ecm_own_stack(EcmStack *copy);

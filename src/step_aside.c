@@ -47,6 +47,7 @@
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/backend_status.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -223,6 +224,33 @@ anybody_there(const List *pids, Oid dboid)
 }
 
 /*
+ * Adds the walsender that uses the stack's slot.  It may have been started, and
+ * given up, without our having seen it among the stack's connections.  Not if
+ * somebody else uses that slot: he does not leave.
+ */
+static List *
+note_slot_user(List *pids, const EcmStack *stack)
+{
+	EcmSlotFacts facts;
+	int			nbackends;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid == 0 ||
+		facts.database != stack->dboid || list_member_int(pids, facts.active_pid))
+		return pids;
+	pgstat_clear_snapshot();
+	nbackends = pgstat_fetch_stat_numbackends();
+	for (int i = 1; i <= nbackends; i++)
+	{
+		PgBackendStatus *backend = ecm_backend_status(i);
+
+		if (backend->st_procpid == facts.active_pid &&
+			strcmp(backend->st_appname, "electric_cm replication") == 0)
+			return lappend_int(pids, facts.active_pid);
+	}
+	return pids;
+}
+
+/*
  * Waits until no process of the stack is in the database, nor will be before
  * the pause is over.  A walsender gives its slot up before it is gone.
  */
@@ -248,7 +276,7 @@ await_aside(Oid dboid)
 		if (index < 0)
 			break;
 
-		pids = note_pids(pids, stack);
+		pids = note_slot_user(note_pids(pids, stack), stack);
 		if (stack->pid == 0 && (stack->aside || !launcher_runs) &&
 			!anybody_there(pids, dboid))
 			break;
@@ -412,16 +440,24 @@ step_aside(Oid dboid, const char *command, bool moves)
 
 /* --------------------------------------------------------------- commands -- */
 
-/* A database that may be disturbed: the user's own, and not this one. */
+/* A database that may be disturbed: the user's own. */
 static Oid
 owned_database(const char *name)
 {
 	Oid			dboid = get_database_oid(name, true);
 
-	if (!OidIsValid(dboid) || dboid == MyDatabaseId ||
-		!ecm_database_is_owned(dboid, GetUserId()))
+	if (!OidIsValid(dboid) || !ecm_database_is_owned(dboid, GetUserId()))
 		return InvalidOid;
 	return dboid;
+}
+
+/* The same for what can't be done to the database that one is in. */
+static Oid
+other_owned_database(const char *name)
+{
+	Oid			dboid = owned_database(name);
+
+	return dboid == MyDatabaseId ? InvalidOid : dboid;
 }
 
 static bool
@@ -446,7 +482,7 @@ database_to_rename(const RenameStmt *stmt)
 	if (stmt->renameType != OBJECT_DATABASE || !may_create_databases() ||
 		OidIsValid(get_database_oid(stmt->newname, true)))
 		return InvalidOid;
-	return owned_database(stmt->subname);
+	return other_owned_database(stmt->subname);
 }
 
 static Oid
@@ -458,7 +494,7 @@ database_to_move(const AlterDatabaseStmt *stmt)
 		return InvalidOid;
 	option = linitial_node(DefElem, stmt->options);
 	return strcmp(option->defname, "tablespace") == 0 ?
-		owned_database(stmt->dbname) : InvalidOid;
+		other_owned_database(stmt->dbname) : InvalidOid;
 }
 
 /*
@@ -585,7 +621,7 @@ database_concerned(Node *stmt, bool top_level, const char **command)
 	{
 		case T_DropdbStmt:
 			*command = "DROP DATABASE";
-			return alone ? owned_database(((DropdbStmt *) stmt)->dbname) : InvalidOid;
+			return alone ? other_owned_database(((DropdbStmt *) stmt)->dbname) : InvalidOid;
 		case T_AlterDatabaseStmt:
 			*command = "ALTER DATABASE SET TABLESPACE";
 			return alone ? database_to_move((AlterDatabaseStmt *) stmt) : InvalidOid;

@@ -87,6 +87,7 @@ ecm_timeline_default_slot_name(const EcmRemembered *remembered,
 							   const char *datname)
 {
 	EcmSlotFacts facts;
+	char		taken_by[NAMEDATALEN];
 	char	   *name = ecm_default_slot_name(datname);
 
 	if (remembered->owns_slot &&
@@ -95,11 +96,13 @@ ecm_timeline_default_slot_name(const EcmRemembered *remembered,
 		return pstrdup(NameStr(remembered->slot_name));
 
 	/*
-	 * Another database's stack has that name: one that had this database's
-	 * name before, or whose name differs only in what a slot's can't have.
+	 * Another database's stack has that name, though perhaps no slot yet: one
+	 * that had this database's name before, or whose name differs only in what
+	 * a slot's can't have.
 	 */
-	if (ecm_slot_lookup(name, &facts) && facts.logical &&
-		facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0)
+	if (ecm_slot_name_is_taken(name, taken_by) ||
+		(ecm_slot_lookup(name, &facts) && facts.logical &&
+		 facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0))
 	{
 		char	   *suffix = psprintf("_%u", MyDatabaseId);
 

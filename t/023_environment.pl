@@ -160,14 +160,14 @@ is( $small->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event
 $small->append_conf('postgresql.conf', 'max_worker_processes = 3');
 $small->restart;
 ok( $small->poll_query_until($db,
-		q{SELECT status = 'starting' AND step = 'start_consumers' AND retry_count > 1 AND last_error_sqlstate = '53000'
+		q{SELECT status = 'waiting' AND waiting_for LIKE '%max\_worker\_processes): 2 are needed, 1 of 3 are free' AND retry_count > 1
 			FROM electric_cm_stat_manager}),
-	'no worker for the consumer: starting, and it is tried again');
-my ($rc, $out, $err) = $small->psql($db, q{SELECT electric_cm_await_active('10 ms')});
-like($err, qr/start_consumers.*no background worker slot is free/s, 'who waits is told why');
-is( $small->safe_psql($db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'connection_error'
-		AND detail LIKE 'Raise max\_worker\_processes%'}),
-	't', 'an event says so, with the remedy');
+	'none for its consumer: the manager waits for both, and it is tried again');
+my ($rc, $out, $err) = $small->psql($db, q{SELECT electric_cm_start()});
+like($err, qr/no background worker slot is free.*Raise max_worker_processes/s, 'who waits is told why');
+is( $small->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'no_free_worker'
+		AND message LIKE '%needs 2 background workers%' AND detail LIKE 'Raise max\_worker\_processes%'}),
+	1, 'an event says so, once, with the remedy');
 $small->append_conf('postgresql.conf', 'max_worker_processes = 4');
 $small->restart;
 ok(wait_active($small, $db), 'enough workers: active');

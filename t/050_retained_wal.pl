@@ -90,7 +90,7 @@ seen("SELECT retained_wal_bytes > 32 * 1024 * 1024 AND flush_lag_bytes < 1024 * 
 seen(q{SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_warning'
 		AND severity = 'warning' AND message ~ 'holds back \d\d MB of WAL' AND detail ~ 'is 32 MB. It is held back by: an open transaction'},
 	'a warning says so');
-write_wal(35);
+write_wal(70);
 seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_warning'}, '... again at twice as much');
 is(warnings_in_log(), 2, 'both are in the log');
 $session->query_safe('COMMIT');

@@ -106,7 +106,7 @@ seen(count_of('replication_slot_created') . q{ = 2 AND electric_cm_status() = 'a
 seen(count_of('wal_free_space_over') . ' = 2', '... when there was room again');
 seen('SELECT count(*) = 0 FROM electric_cm_shapes', '... and the shapes are gone');
 is( value(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_events
-	WHERE event ~ 'wal_free|slot' AND occurred_at > (SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'wal_free_space_limit') - interval '0.5 s'}),
+	WHERE event ~ 'wal_free|slot' AND occurred_at >= (SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'wal_free_space_low')}),
 	'wal_free_space_low wal_free_space_limit replication_slot_dropped wal_free_space_over replication_slot_created',
 	'... in this order');
 

@@ -1,0 +1,149 @@
+# What holds WAL back, and whether dropping a slot helps: slots that are being
+# made, WAL that others need as well, bursts, and who is named in a warning.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active write_wal);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', conf => q{
+electric_cm.wal_report_interval = '1 s'
+electric_cm.status_check_interval = '1 s'
+electric_cm.reconnect_initial_delay = '50 ms'
+electric_cm.retained_wal_limit = '48 MB'
+electric_cm.retained_wal_warning = '16 MB'
+electric_cm.min_wal_free_space = -1
+max_wal_size = '64 MB'
+min_wal_size = '32 MB'
+autovacuum = off
+});
+my $db = 'postgres';
+my $slot = 'electric_cm_postgres';
+my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
+
+sub value { return $node->safe_psql($db, join ";\n", @_); }
+sub seen { my ($query, $what) = @_; return ElectricCM::becomes($node, $db, "SELECT $query", $what); }
+sub events { my ($condition) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE $condition)"; }
+sub write_some { write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
+
+sub open_transaction
+{
+	my $session = $node->background_psql($db, on_error_stop => 1);
+	$session->query_safe('BEGIN');
+	my $pid = $session->query_safe('SELECT pg_backend_pid() FROM pg_current_xact_id()');
+	return ($session, $pid);
+}
+
+sub end_transaction { my ($session) = @_; $session->query_safe('COMMIT'); $session->quit; return; }
+
+#
+# The slot that is being made
+#
+my ($session, $pid) = open_transaction();
+value('CREATE EXTENSION electric_cm');
+seen("$exists AND (SELECT confirmed_flush_lsn IS NULL FROM pg_replication_slots)", 'a slot is being made, and waits for a transaction');
+write_some(30) for 1 .. 2;
+seen(events("event = 'retained_wal_limit'") . ' = 1', 'it holds too much meanwhile: the limit applies');
+is( value(q{SELECT message ~ 'which is being created, holds back \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
+		FROM electric_cm_events WHERE event = 'retained_wal_limit'}),
+	't', '... an event says what was done, and for whose sake');
+is(value('SELECT ' . events(q{detail LIKE '%not made by electric_cm%'})), 0, '... and not that it is somebody else\'s');
+seen("NOT $exists", '... it is gone');
+seen("step = 'create_slot' AND waiting_for LIKE '%PID $pid%' FROM electric_cm_stat_manager", '... and not made again as long as it would wait again');
+write_some(60);
+is(value("SELECT $exists"), 'f', '... however much is written');
+is(value('SELECT ' . events("event = 'retained_wal_limit'")), 1, '... which is said once');
+end_transaction($session);
+ok(wait_active($node, $db), 'as soon as the transaction has ended, the stack is active');
+is(value(q{SELECT status FROM electric_cm_stat_manager}), 'active', '... nor is that counted as a slot that was made anew');
+
+#
+# A burst
+#
+value('CREATE TABLE t (id int PRIMARY KEY, v text)');
+my $handle = value(q{SELECT electric_cm_create_shape('t')});
+value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+write_some(100) for 1 .. 3;
+value('SELECT electric_cm_await_flushed()');
+is(value("SELECT state FROM electric_cm_shapes WHERE handle = '$handle'"), 'live', 'bursts of twice the limit cost a stack that keeps up nothing');
+
+#
+# Who is named in the moment of the warning
+#
+sub warned
+{
+	my ($like, $what) = @_;
+	return seen(events("event = 'retained_wal_warning' AND detail LIKE '$like'") . ' > 0', $what);
+}
+value('ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
+seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'quiet');
+my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+kill 'STOP', $consumer or die 'no consumer';
+value('INSERT INTO t VALUES (1)');
+write_some(24);
+warned("%consumer 1 (PID $consumer)%", 'a consumer that hangs is named at once');
+kill 'CONT', $consumer;
+value('SELECT electric_cm_await_flushed()');
+seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
+
+($session, $pid) = open_transaction();
+value('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
+write_some(24);
+warned("%an open transaction of PID $pid%", 'an open transaction is named before it is old');
+end_transaction($session);
+value('ALTER SYSTEM RESET track_activities', 'SELECT pg_reload_conf()');
+value('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
+seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'over');
+
+#
+# WAL that others hold as well
+#
+value(q{SELECT pg_create_physical_replication_slot('standby', true)}, 'SELECT electric_cm_stop()');
+value('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
+write_some(60);
+seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%would free nothing. Replication slot "standby" needs%'}) . ' = 1',
+	'another slot holds the same WAL: a warning names it');
+is(value("SELECT $exists"), 't', '... and ours stays');
+value(q{SELECT pg_drop_replication_slot('standby')});
+seen("NOT $exists", 'it is dropped as soon as that helps');
+value('SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active with a new one');
+
+value('SELECT electric_cm_stop()', q{ALTER SYSTEM SET wal_keep_size = '256 MB'}, 'SELECT pg_reload_conf()');
+write_some(60);
+seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%Wal_keep_size (256 MB) needs%'}) . ' = 1', 'wal_keep_size keeps the same WAL: a warning');
+is(value("SELECT $exists"), 't', '... and ours stays');
+value('ALTER SYSTEM RESET wal_keep_size', 'ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
+
+# more than the disk has; what there is is less than half of that, so there is no time
+value(q{SELECT pg_create_physical_replication_slot('standby', true)});
+write_some(30);
+value(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = 2000000000}, 'SELECT pg_reload_conf()');
+write_some(30);
+seen(events(q{event = 'wal_free_space_limit' AND severity = 'warning' AND detail LIKE '%dropping it would free%Replication slot "standby" needs%'}) . ' = 1',
+	'too little is free, and another slot holds most of what ours does: a warning names it');
+is(value("SELECT $exists"), 't', '... and ours stays');
+value(q{SELECT pg_drop_replication_slot('standby')});
+seen("NOT $exists", 'it is dropped as soon as that helps');
+value('ALTER SYSTEM SET electric_cm.min_wal_free_space = -1', 'SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
+ok(wait_active($node, $db), 'active');
+
+#
+# A stopped stack's own slot, with nothing to consume
+#
+value('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
+for (1 .. 20)
+{
+	value('INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t', 'CHECKPOINT', 'SELECT electric_cm_await_flushed()');
+	value('SELECT electric_cm_stop()');
+	last if value("SELECT restart_lsn = confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '$slot'") eq 't';
+	value('SELECT electric_cm_start()');
+	wait_active($node, $db);
+}
+write_some(60);
+seen("NOT $exists", 'a stopped stack\'s slot is its own, wherever it begins');
+
+$node->stop;
+done_testing();
