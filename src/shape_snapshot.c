@@ -498,7 +498,7 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	int			ndone = 0;
 	Member	   *members;
 	Member	  **group;
-	TimestampTz began = GetCurrentTimestamp();
+	EcmTime began = ecm_now();
 
 	if (!superuser())
 		ereport(ERROR,
@@ -532,7 +532,7 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
 		copy_rows(group, ngroup);
-		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ENOUGH_MS))
+		if (ecm_has_passed(began, ecm_now(), ENOUGH_MS))
 			break;
 	}
 	store_snapshot(members, n,

@@ -127,7 +127,7 @@ note_activity(const char *slot_name)
 static void
 figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
-	figures->at = sample->sampled_at;
+	figures->at = sample->taken_at;
 	figures->exists = sample->slot_exists;
 	figures->unreserved = strcmp(sample->wal_status, "unreserved") == 0;
 	figures->lost = strcmp(sample->wal_status, "lost") == 0;
@@ -312,7 +312,7 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	pfree(stack);
 }
 
-TimestampTz
+EcmTime
 ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 {
 	EcmStack   *shared = &ecm_shared->stacks[stack_index];
@@ -322,7 +322,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmWalLimits limits;
 	EcmPin		pin;
 	TimestampTz inactive_since;
-	TimestampTz due;
+	EcmTime		due;
 	unsigned	actions;
 
 	ecm_wal_limits(stack, &limits);
@@ -338,7 +338,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 			sample->flush_lag_us =
 				ecm_history_age_of(stack_index, stack->dboid,
 								   sample->confirmed_flush_lsn,
-								   sample->current_lsn, sample->sampled_at);
+								   sample->current_lsn, sample->taken_at);
 	}
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0')
 		pin = *consumer_pin;
@@ -375,7 +375,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 
 	if (stack->wal_guard.near_limit)
 		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
-	due = sample->sampled_at + limits.interval_us;
+	due = sample->taken_at + limits.interval_us;
 	pfree(stack);
 	return due;
 }
