@@ -31,6 +31,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
+#include "settings.h"
 #include "shmem.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -75,6 +76,7 @@ struct EcmConn
 
 	/* parameters */
 	char	   *conninfo;
+	char	   *setting;
 	char	   *dbname;
 	char	   *application_name;
 	bool		replication;
@@ -180,6 +182,23 @@ hint_pg_hba(EcmConn *conn)
 				 dbname, user, addr, strchr(addr, ':') ? "128" : "32");
 }
 
+/*
+ * Nothing answers where a connection string of the user's leads to.  libpq's own
+ * advice (is the server running?) is of little use to the server.
+ */
+static void
+hint_setting(EcmConn *conn)
+{
+	if (conn->state != ECM_CONN_CONNECTING || conn->conninfo[0] == '\0' ||
+		strncmp(conn->error.sqlstate, "08", 2) != 0 || conn->error.hint[0] != '\0')
+		return;
+	snprintf(conn->error.hint, sizeof(conn->error.hint),
+			 "%s says where to connect to; it is set %s. Correct it there, or leave it empty, and reload.",
+			 conn->setting,
+			 ecm_setting_is_of_database(conn->setting) ?
+			 "by ALTER DATABASE" : "in the server's configuration");
+}
+
 static void
 note_libpq_error(EcmConn *conn)
 {
@@ -195,6 +214,7 @@ note_libpq_error(EcmConn *conn)
 	if (conn->pg)
 		hint_pg_hba(conn);
 	conn->has_error = true;
+	hint_setting(conn);
 }
 
 static bool
@@ -768,6 +788,7 @@ ecm_conn_start(const EcmConnParams *params)
 	conn = palloc0(sizeof(EcmConn));
 	conn->context = context;
 	conn->conninfo = pstrdup(params->conninfo ? params->conninfo : "");
+	conn->setting = pstrdup(params->setting);
 	conn->dbname = pstrdup(params->dbname);
 	conn->application_name = pstrdup(params->application_name);
 	conn->replication = params->replication;
@@ -1007,6 +1028,7 @@ deadline_passed(EcmConn *conn)
 				 conn->address, conn->timeout_ms);
 		forget_error(conn);
 		note_error(conn, "08001", "connection attempt timed out", detail, NULL);
+		hint_setting(conn);
 	}
 	else
 	{

@@ -34,6 +34,7 @@ typedef enum EcmConnState
 typedef struct EcmConnParams
 {
 	const char *conninfo;		/* user's conninfo string, or "" for loopback */
+	const char *setting;		/* where that string is from */
 	const char *dbname;			/* database to connect to, used for loopback */
 	const char *application_name;
 	bool		replication;	/* replication=database */

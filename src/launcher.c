@@ -314,7 +314,9 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	{
 		sup->announced = reason;
 		ecm_event(entry->dboid, entry->datname, "manager_stopped",
-				  ECM_SEVERITY_LOG, NULL, "stopped: %s", reason);
+				  ECM_SEVERITY_LOG, NULL,
+				  strncmp(reason, "stopped", 7) == 0 ? "%s" : "stopped: %s",
+				  reason);
 	}
 }
 

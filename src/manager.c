@@ -212,6 +212,46 @@ read_remembered(void *arg)
 }
 
 static void
+count_shapes(void *arg)
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT count(*) FROM _electric_cm.shape", true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not count shapes");
+	*(int64 *) arg = strtoi64(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+							  NULL, 10);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * Who had shapes has to create them again.  Not everybody sees an event, so
+ * electric_cm_health() goes on saying so for a while.
+ */
+static void
+report_lost_shapes(const char *reason)
+{
+	int64		n = -1;
+	EcmError	err;
+
+	(void) ecm_worker_try(count_shapes, &n, &err);
+	if (n == 0)
+		event("shapes_invalidated", ECM_SEVERITY_LOG, reason, "there were no shapes");
+	else
+		event("shapes_invalidated", ECM_SEVERITY_WARNING, reason,
+			  n < 0 ? "all shapes of this database are gone: create them again" :
+			  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
+	if (n == 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->lost_shapes = n;
+	stack->lost_shapes_at = ecm_now();
+	ecm_copy_text(stack->lost_shapes_reason, sizeof(stack->lost_shapes_reason), reason);
+	ecm_unlock();
+}
+
+static void
 start_timeline(void)
 {
 	const char *mismatch;
@@ -241,8 +281,7 @@ start_timeline(void)
 	sql = ecm_timeline_record_sql(&remembered, ecm_replication_info(),
 								  MyDatabaseId, mismatch);
 	if (mismatch != NULL && remembered.known)
-		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
-			  "all shapes made so far are invalid");
+		report_lost_shapes(mismatch);
 	assign_sql = ecm_feed_assign_sql();
 	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
 		disown_slot_sql(stack->slot_name) : NULL;

@@ -394,8 +394,16 @@ open_session(EcmTime now)
 	snprintf(application_name, sizeof(application_name),
 			 "electric_cm pool %d", (int) (session - sessions) + 1);
 	memset(&params, 0, sizeof(params));
-	params.conninfo = (ecm_pooled_connection && ecm_pooled_connection[0]) ?
-		ecm_pooled_connection : ecm_connection;
+	if (ecm_pooled_connection && ecm_pooled_connection[0])
+	{
+		params.conninfo = ecm_pooled_connection;
+		params.setting = "electric_cm.pooled_connection";
+	}
+	else
+	{
+		params.conninfo = ecm_connection;
+		params.setting = "electric_cm.connection";
+	}
 	params.dbname = pool_dbname;
 	params.application_name = application_name;
 	params.connect_timeout_ms = ecm_connect_timeout;

@@ -201,6 +201,7 @@ start_connect(void)
 
 	Assert(rep_conn == NULL);
 	params.conninfo = ecm_connection;
+	params.setting = "electric_cm.connection";
 	params.dbname = rep_dbname;
 	params.application_name = "electric_cm replication";
 	params.replication = true;

@@ -165,6 +165,19 @@ describe_time_left(const EcmWalGuard *guard)
 					seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
 }
 
+/* How many shapes go with the slot, as far as their consumers have said. */
+static char *
+describe_loss(const EcmStack *stack, const char *when)
+{
+	uint32		n = 0;
+
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+		n += stack->consumers[i].used ? stack->consumers[i].shapes : 0;
+	if (n == 0)
+		return psprintf("All shapes of this database are gone%s: create them again.", when);
+	return psprintf("All %u shapes of this database are gone%s: create them again.", n, when);
+}
+
 /* Everything that is news, and only that. */
 static void
 report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
@@ -198,8 +211,9 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 	if (actions & ECM_WAL_LOST)
 		ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
 				  ECM_SEVERITY_ERROR,
-				  psprintf("It held back %s of WAL when last seen. All shapes start afresh with a new slot.",
-						   sample->sizes_known ? held : unknown),
+				  psprintf("It held back %s of WAL when last seen. %s",
+						   sample->sizes_known ? held : unknown,
+						   describe_loss(stack, stack->pid != 0 ? "" : " when the stack runs again")),
 				  "replication slot \"%s\" is lost", stack->slot_name);
 	if (actions & ECM_WAL_FREE_LOW)
 		ecm_event(stack->dboid, stack->datname, "wal_free_space_low",
@@ -322,6 +336,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmWalLimits limits;
 	EcmPin		pin;
 	TimestampTz inactive_since;
+	EcmTime		pinned_at;
 	EcmTime		due;
 	unsigned	actions;
 
@@ -352,12 +367,17 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	/* found now, but not for the first time */
 	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
 		pin.since = stack->pinned_since;
+	pinned_at = pin.by[0] == '\0' ? 0 :
+		stack->pinned_at != 0 && pin.since == stack->pinned_since ?
+		stack->pinned_at :
+		sample->taken_at - Max(sample->sampled_at - pin.since, 0);
 
 	ecm_lock(LW_EXCLUSIVE);
 	shared->wal = *sample;
 	shared->wal_guard = stack->wal_guard;
 	strlcpy(shared->pinned_by, pin.by, sizeof(shared->pinned_by));
 	shared->pinned_since = pin.since;
+	shared->pinned_at = pinned_at;
 	shared->sample_requested = false;
 	if ((actions & ECM_WAL_DROP) == 0)
 		shared->wal_drop_reported = false;
@@ -430,7 +450,8 @@ void
 ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 {
 	report_order(stack_index, order,
-				 "The slot is dropped, and all shapes start afresh.");
+				 psprintf("The slot is dropped. %s",
+						  describe_loss(copy_stack(stack_index), "")));
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
 	ecm_unlock();
@@ -459,7 +480,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 		ecm_wal_slot_goes(stack_index, order);
 		ecm_event(stack->dboid, stack->datname, "replication_slot_dropped",
 				  ECM_SEVERITY_WARNING,
-				  "All shapes start afresh when the stack runs again.",
+				  describe_loss(stack, " when the stack runs again"),
 				  "dropped replication slot \"%s\"", stack->slot_name);
 	}
 	pfree(stack);
