@@ -960,7 +960,7 @@ start_next_probe(EcmTime now)
  */
 
 /* When was the manager of that database started?  0: there is none. */
-static TimestampTz
+static EcmTime
 manager_started_at(Oid dboid)
 {
 	for (int i = 0; i < ecm_shared->nstacks; i++)

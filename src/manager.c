@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_database.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -66,6 +67,8 @@
 #define CONSUMER_HANGS_MS		3000
 /* ... and for so long is shown. */
 #define CONSUMER_STALLED_MS		10000
+/* A slot that stays where it is for so long, though it could move on, is helped. */
+#define SLOT_STANDS_MS			60000
 /* A stream that is back from a silent loss has so long to catch up. */
 #define CATCH_UP_MS				15000
 /* Progress is acknowledged this soon. */
@@ -751,7 +754,7 @@ must_ask(EcmTime now, XLogRecPtr flushed)
 	return true;
 }
 
-static TimestampTz
+static EcmTime
 feedback_due(XLogRecPtr flushed)
 {
 	int			ms = ecm_replication_feedback_interval();
@@ -792,7 +795,7 @@ must_hear(EcmTime now, bool early)
 /*
  * Tells the walsender what is durable, and everybody else, too.
  */
-static TimestampTz
+static EcmTime
 give_feedback(EcmTime now)
 {
 	XLogRecPtr	keepalive = ecm_replication_keepalive_lsn();
@@ -1029,10 +1032,16 @@ static EcmTime
 check_alive(EcmTime now)
 {
 	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
+	EcmError	err;
 
 	stack->alive_at = now;
-	if (state.pool_up && ecm_pool_is_dead(&failure.err))
+	if (state.pool_up && ecm_pool_is_dead(&err))
+	{
+		ecm_error_set(&failure.err, err.sqlstate,
+					  psprintf("no session of the pool can be opened: %s", err.message),
+					  err.detail, err.hint);
 		handle_event(ECM_EVENT_POOL_LOST, &failure);
+	}
 	if (now < alive_check_at)
 		return alive_check_at;
 	alive_check_at = ecm_later(now, ECM_MANAGER_ROUND_MS);
@@ -1078,7 +1087,7 @@ check_extension(void)
 	proc_exit(0);
 }
 
-static TimestampTz
+static EcmTime
 check_status(EcmTime now)
 {
 	EcmStepFailure failure;
@@ -1165,7 +1174,32 @@ let_go_of_slot(EcmTime now)
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
 
-static TimestampTz
+/*
+ * A slot moves on with each record of the running transactions.  The server
+ * writes these by a clock that can be set back; then nobody but us does.
+ */
+static void
+help_slot_on(EcmTime now)
+{
+	static XLogRecPtr seen = InvalidXLogRecPtr;
+	static EcmTime seen_at = 0;
+	const EcmWalSample *wal = &stack->wal;
+
+	if (wal->restart_lsn != seen)
+	{
+		seen = wal->restart_lsn;
+		seen_at = now;
+	}
+	if (!state.streaming_up || !wal->slot_exists ||
+		wal->retained_wal_bytes < wal_segment_size ||
+		wal->retained_wal_bytes < 2 * wal->flush_lag_bytes ||
+		!ecm_has_passed(seen_at, now, SLOT_STANDS_MS))
+		return;
+	seen_at = now;
+	LogStandbySnapshot();
+}
+
+static EcmTime
 sample_wal(EcmTime now)
 {
 	EcmWalOrder order;
@@ -1182,6 +1216,7 @@ sample_wal(EcmTime now)
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
 	ecm_replication_hold_slot(ecm_wal_no_room(stack_index));
+	help_slot_on(now);
 	return sample_at;
 }
 
@@ -1551,7 +1586,7 @@ start_up(void)
 /*
  * One time round, up to the wait.  Returns when it must be called again.
  */
-static TimestampTz
+static EcmTime
 do_round(void)
 {
 	EcmTime now = ecm_now();

@@ -109,7 +109,7 @@ sample_decoding(const char *slot_name, EcmDecoding *decoding)
 }
 
 /* When the slot was first seen inactive; 0: it is active, or not there. */
-static TimestampTz
+static EcmTime
 note_activity(const char *slot_name)
 {
 	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
