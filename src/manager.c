@@ -589,10 +589,10 @@ static void
 report_stuck(const EcmError *err)
 {
 	event("stream_given_up", ECM_SEVERITY_ERROR,
-		  psprintf("%s All shapes of this database have to be created again.",
-				   err->hint),
-		  psprintf("the stream has failed at the same place, after %X/%X, %d times, and begins anew behind it: %s",
-				   LSN_FORMAT_ARGS(lost_at), ECM_MAX_STUCK, err->message));
+		  psprintf("%s%sAll shapes of this database have to be created again.",
+				   err->hint, err->hint[0] != '\0' ? " " : ""),
+		  psprintf("the stream fails again and again at the same place, after %X/%X, and begins anew behind it: %s",
+				   LSN_FORMAT_ARGS(lost_at), err->message));
 }
 
 static void
