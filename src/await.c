@@ -95,6 +95,9 @@ ecm_report_stopped(const EcmStack *stack)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 strncmp(stack->waiting_for, "stopped", 7) == 0 ?
+			 errmsg("the stack of database \"%s\" is %s",
+					stack->datname, stack->waiting_for) :
 			 errmsg("the stack of database \"%s\" is stopped: %s",
 					stack->datname, stack->waiting_for),
 			 shows_error(stack) ?
@@ -196,37 +199,38 @@ ecm_ensure_own_stack(void)
 	ecm_launcher_wake();
 }
 
-TimestampTz
-ecm_wait_deadline(const Interval *timeout)
+EcmTime
+ecm_await_until(const Interval *timeout)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline;
+	TimestampTz now = ecm_wall_clock();
+	TimestampTz until;
 
 	if (timeout == NULL)
 		return 0;
-	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(now),
-													   IntervalPGetDatum(timeout)));
-	if (deadline < now)
+
+	/* how long a month is depends on when it is */
+	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													TimestampTzGetDatum(now),
+													IntervalPGetDatum(timeout)));
+	if (until < now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative")));
-	return TIMESTAMP_IS_NOEND(deadline) ? 0 : deadline;
+	return TIMESTAMP_IS_NOEND(until) ? 0 : ecm_now() + (until - now);
 }
 
 bool
-ecm_sleep_until_change(int index, TimestampTz deadline)
+ecm_sleep_until_change(int index, EcmTime deadline)
 {
 	long		timeout = -1;
 
 	if (deadline != 0)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		EcmTime now = ecm_now();
 
 		if (now >= deadline)
 			return true;
-		timeout = TimestampDifferenceMilliseconds(now, deadline);
-		timeout = Min(timeout, INT_MAX);
+		timeout = ecm_ms_until(now, deadline);
 	}
 	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv, timeout,
 									   ecm_wait_event(ECM_WAIT_STACK));
@@ -254,7 +258,7 @@ ecm_describe_wait(const EcmStack *stack)
 }
 
 void
-ecm_await_active(TimestampTz deadline)
+ecm_await_active(EcmTime deadline)
 {
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 

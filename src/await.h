@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "clock.h"
 #include "datatype/timestamp.h"
 #include "shmem.h"
 
@@ -28,15 +29,15 @@ extern void ecm_report_stack_gone(void);
 /* An entry for this database, and the launcher to look after it; or ERROR. */
 extern void ecm_ensure_own_stack(void);
 
-/* When a wait ends, or 0: never.  22023 if the timeout is negative. */
-extern TimestampTz ecm_wait_deadline(const Interval *timeout);
+/* When a wait (by ecm_now()) ends, or 0: never.  22023 if the timeout is negative. */
+extern EcmTime ecm_await_until(const Interval *timeout);
 
 /*
  * Sleeps until the entry changes.  The first sleep of a loop returns at once,
  * so that a change since the caller's look can't be missed.  True if the
  * deadline has passed.  When the loop is over: ConditionVariableCancelSleep().
  */
-extern bool ecm_sleep_until_change(int index, TimestampTz deadline);
+extern bool ecm_sleep_until_change(int index, EcmTime deadline);
 
 /* What the stack is waiting for, as a sentence, for the DETAIL of a timeout. */
 extern char *ecm_describe_wait(const EcmStack *stack);
@@ -45,6 +46,6 @@ extern char *ecm_describe_wait(const EcmStack *stack);
  * Waits until this database's stack is active, which starts it where it is
  * allowed to.  57014: the deadline has passed; else as the checks above.
  */
-extern void ecm_await_active(TimestampTz deadline);
+extern void ecm_await_active(EcmTime deadline);
 
 #endif							/* ECM_AWAIT_H */

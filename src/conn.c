@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 
 #include "access/xact.h"
+#include "backend.h"
 #include "catalog/pg_authid.h"
 #include "compat.h"
 #include "conn.h"
@@ -31,6 +32,7 @@
 #include "miscadmin.h"
 #include "pinned.h"
 #include "postmaster/postmaster.h"
+#include "settings.h"
 #include "shmem.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -46,6 +48,9 @@
 
 /* Longest time that one of our sessions waits for somebody's lock. */
 #define LOCK_TIMEOUT	"30s"
+
+/* A backend that idles for so long has answered, or never heard the question. */
+#define MIN_UNANSWERED_MS	3000
 
 /* Where a server may be found.  Both NULL: where the conninfo says. */
 typedef struct Candidate
@@ -73,6 +78,7 @@ struct EcmConn
 
 	/* parameters */
 	char	   *conninfo;
+	char	   *setting;
 	char	   *dbname;
 	char	   *application_name;
 	bool		replication;
@@ -101,8 +107,13 @@ struct EcmConn
 	uint64		socket_id;
 	int			wait_events;	/* while connecting */
 	bool		flush_pending;
-	TimestampTz deadline;		/* 0: none */
+	EcmTime deadline;		/* 0: none */
 	int			timeout_ms;		/* that the deadline was made from */
+
+	bool		local;			/* its backend was seen in this database */
+	EcmTime		unanswered_at;	/* the backend was seen not to work on our
+								 * query any more; 0: no */
+	EcmTime		heard_at;		/* something came in, in COPY BOTH */
 
 	bool		has_error;
 	bool		fatal;			/* error is a FATAL message of the server */
@@ -174,6 +185,23 @@ hint_pg_hba(EcmConn *conn)
 				 dbname, user, addr, strchr(addr, ':') ? "128" : "32");
 }
 
+/*
+ * Nothing answers where a connection string of the user's leads to.  libpq's own
+ * advice (is the server running?) is of little use to the server.
+ */
+static void
+hint_setting(EcmConn *conn)
+{
+	if (conn->state != ECM_CONN_CONNECTING || conn->conninfo[0] == '\0' ||
+		strncmp(conn->error.sqlstate, "08", 2) != 0 || conn->error.hint[0] != '\0')
+		return;
+	snprintf(conn->error.hint, sizeof(conn->error.hint),
+			 "%s says where to connect to; it is set %s. Correct it there, or leave it empty, and reload.",
+			 conn->setting,
+			 ecm_setting_is_of_database(conn->setting) ?
+			 "by ALTER DATABASE" : "in the server's configuration");
+}
+
 static void
 note_libpq_error(EcmConn *conn)
 {
@@ -189,6 +217,7 @@ note_libpq_error(EcmConn *conn)
 	if (conn->pg)
 		hint_pg_hba(conn);
 	conn->has_error = true;
+	hint_setting(conn);
 }
 
 static bool
@@ -825,6 +854,7 @@ ecm_conn_start(const EcmConnParams *params)
 	conn = palloc0(sizeof(EcmConn));
 	conn->context = context;
 	conn->conninfo = pstrdup(params->conninfo ? params->conninfo : "");
+	conn->setting = pstrdup(params->setting);
 	conn->dbname = pstrdup(params->dbname);
 	conn->application_name = pstrdup(params->application_name);
 	conn->replication = params->replication;
@@ -878,7 +908,7 @@ ecm_conn_start(const EcmConnParams *params)
 	conn->fd_reserved = true;
 
 	if (conn->connect_timeout_ms > 0)
-		conn->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		conn->deadline = ecm_later(ecm_now(),
 													 conn->connect_timeout_ms);
 	conn->timeout_ms = conn->connect_timeout_ms;
 	try_candidates(conn);
@@ -889,6 +919,7 @@ static void
 become_connected(EcmConn *conn)
 {
 	const char *host = PQhost(conn->pg);
+	EcmBackendLook look;
 
 	/*
 	 * Not earlier, since it makes libpq forget the text that names the server
@@ -900,9 +931,10 @@ become_connected(EcmConn *conn)
 
 	set_address(conn);
 	conn->backend_pid = PQbackendPID(conn->pg);
+	conn->local = ecm_backend_look(conn->backend_pid, &look);
 	conn->server_version = PQserverVersion(conn->pg);
 	conn->ssl = PQsslInUse(conn->pg);
-	conn->connected_since = GetCurrentTimestamp();
+	conn->connected_since = ecm_wall_clock();
 	conn->socket_id = ++last_socket_id;
 	conn->deadline = 0;
 	conn->state = ECM_CONN_IDLE;
@@ -1062,6 +1094,7 @@ deadline_passed(EcmConn *conn)
 				 conn->address, conn->timeout_ms);
 		forget_error(conn);
 		note_error(conn, "08001", "connection attempt timed out", detail, NULL);
+		hint_setting(conn);
 	}
 	else
 	{
@@ -1098,7 +1131,7 @@ ecm_conn_poll(EcmConn *conn)
 			break;
 	}
 
-	if (conn->deadline != 0 && GetCurrentTimestamp() >= conn->deadline)
+	if (conn->deadline != 0 && ecm_now() >= conn->deadline)
 		deadline_passed(conn);
 	return conn->state;
 }
@@ -1127,9 +1160,10 @@ ecm_conn_send(EcmConn *conn, const char *sql, int timeout_ms)
 		return;
 	}
 	conn->state = ECM_CONN_BUSY;
+	conn->unanswered_at = 0;
 	conn->timeout_ms = timeout_ms;
 	conn->deadline = (timeout_ms > 0) ?
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms) : 0;
+		ecm_later(ecm_now(), timeout_ms) : 0;
 	flush_output(conn);
 }
 
@@ -1187,6 +1221,49 @@ ecm_conn_cancel(EcmConn *conn)
 }
 
 
+bool
+ecm_conn_has_backend(const EcmConn *conn)
+{
+	EcmBackendLook look;
+
+	return !conn->local || ecm_backend_look(conn->backend_pid, &look);
+}
+
+void
+ecm_conn_check(EcmConn *conn)
+{
+	EcmTime		now = ecm_now();
+	EcmBackendLook look;
+	bool		there;
+	char		detail[ECM_ERROR_TEXT_LEN];
+
+	if (conn->state != ECM_CONN_BUSY || !conn->local || conn->flush_pending)
+		return;
+	there = ecm_backend_look(conn->backend_pid, &look);
+	if ((there && !ecm_backend_waits_for_command(&look)) ||
+		socket_is_ready(conn->pg, WL_SOCKET_READABLE))
+	{
+		conn->unanswered_at = 0;
+		return;
+	}
+	if (conn->unanswered_at == 0)
+		conn->unanswered_at = now;
+	if (!ecm_has_passed(conn->unanswered_at, now, MIN_UNANSWERED_MS))
+		return;
+
+	snprintf(detail, sizeof(detail),
+			 there ? "PID %d waits for the next command." : "PID %d has ended.",
+			 conn->backend_pid);
+	forget_error(conn);
+	note_error(conn, "08006", "the answer to a query has got lost", detail,
+			   conn->conninfo[0] != '\0' ?
+			   "Something between server and server has stopped forwarding: see electric_cm.connection and electric_cm.pooled_connection." : NULL);
+	if (there)
+		kill(conn->backend_pid, SIGTERM);
+	become_failed(conn);
+}
+
+
 /* ---------------------------------------------------------------------
  *		COPY BOTH
  * ---------------------------------------------------------------------
@@ -1227,8 +1304,12 @@ end_of_stream(EcmConn *conn)
 bool
 ecm_conn_read_input(EcmConn *conn)
 {
+	char		byte;
+
 	if (conn->state != ECM_CONN_COPY_BOTH)
 		return false;
+	if (recv(PQsocket(conn->pg), &byte, 1, MSG_PEEK) > 0)
+		conn->heard_at = ecm_now();
 	if (!PQconsumeInput(conn->pg) || PQstatus(conn->pg) == CONNECTION_BAD)
 	{
 		end_of_stream(conn);
@@ -1310,7 +1391,7 @@ ecm_conn_wait_events(const EcmConn *conn)
 	}
 }
 
-TimestampTz
+EcmTime
 ecm_conn_deadline(const EcmConn *conn)
 {
 	return conn->deadline;
@@ -1344,6 +1425,12 @@ const char *
 ecm_conn_address(const EcmConn *conn)
 {
 	return conn->address;
+}
+
+EcmTime
+ecm_conn_heard_at(const EcmConn *conn)
+{
+	return conn->heard_at;
 }
 
 TimestampTz

@@ -15,6 +15,7 @@
 
 #include "postgres.h"
 
+#include "clock.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
 
@@ -33,6 +34,7 @@ typedef enum EcmConnState
 typedef struct EcmConnParams
 {
 	const char *conninfo;		/* user's conninfo string, or "" for loopback */
+	const char *setting;		/* where that string is from */
 	const char *dbname;			/* database to connect to, used for loopback */
 	const char *application_name;
 	bool		replication;	/* replication=database */
@@ -73,7 +75,7 @@ extern EcmConnState ecm_conn_state(const EcmConn *conn);
  */
 extern pgsocket ecm_conn_socket(const EcmConn *conn);
 extern int	ecm_conn_wait_events(const EcmConn *conn);
-extern TimestampTz ecm_conn_deadline(const EcmConn *conn);
+extern EcmTime ecm_conn_deadline(const EcmConn *conn);
 
 /*
  * Differs between any two sockets that this process has used (and now and
@@ -129,6 +131,20 @@ extern bool ecm_conn_copy_send(EcmConn *conn, const char *data, int len);
  * database.  Done by itself when a query's deadline passes.
  */
 extern void ecm_conn_cancel(EcmConn *conn);
+
+/*
+ * To be called now and then: has the answer to the query that runs got lost?
+ * The session's backend is one of this server, so it can be seen whether it
+ * still works on that; if it does not, for two looks with some seconds between
+ * them, the connection becomes FAILED, and the backend is ended.
+ */
+extern void ecm_conn_check(EcmConn *conn);
+
+/* Is the session's backend, as far as can be seen, still there? */
+extern bool ecm_conn_has_backend(const EcmConn *conn);
+
+/* COPY BOTH: when anything was heard from the other side last. */
+extern EcmTime ecm_conn_heard_at(const EcmConn *conn);
 
 /* Closes without blocking, in whatever state; frees everything. */
 extern void ecm_conn_close(EcmConn *conn);

@@ -476,7 +476,7 @@ leave_error(int sqlerrcode, const char *message)
 	{
 		strlcpy(slot->last_error, text, sizeof(slot->last_error));
 		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
-		slot->last_error_at = GetCurrentTimestamp();
+		slot->last_error_at = ecm_wall_clock();
 	}
 	ecm_unlock();
 }

@@ -96,6 +96,10 @@ typedef struct ErrorRule
 #define HINT_TLS_VERSIONS \
 	"Let ssl_min_protocol_version and ssl_max_protocol_version of the server" \
 	" and of electric_cm.connection have a version in common, and reload."
+#define HINT_TOO_LARGE \
+	"A row, or a logical message, is too large to be decoded: PostgreSQL can" \
+	" send no more than 1 GB, as text. If this goes on, the slot is made anew" \
+	" behind it, and all shapes have to be created again."
 #define HINT_UNSUPPORTED \
 	"Set electric_cm.connection to a server that supports this: PostgreSQL" \
 	" 15 or later, not a standby."
@@ -151,6 +155,10 @@ static const ErrorRule rules[] = {
 
 	/* the database was moved: what was written before can't be decoded */
 	{"XX000", STREAM, "could not map file", RECREATE, NULL},
+
+	/* what the walsender can't decode or send */
+	{"XX000", STREAM, "invalid memory alloc request size", RETRY, HINT_TOO_LARGE},
+	{"54000", STREAM, NULL, RETRY, HINT_TOO_LARGE},
 
 	/* what can become free again */
 	{"53100", ANY, NULL, RETRY, HINT_FREE_DISK},
@@ -322,6 +330,18 @@ ecm_error_kind(const EcmError *err, EcmErrorContext context)
 	const ErrorRule *rule = find_rule(err, context);
 
 	return rule != NULL ? rule->kind : ECM_ERROR_RETRY;
+}
+
+bool
+ecm_error_may_pass(const EcmError *err)
+{
+	static const char *const classes[] = {"08", "40", "53", "55", "57", "58"};
+	int			i;
+
+	for (i = 0; i < LENGTHOF(classes); i++)
+		if (strncmp(err->sqlstate, classes[i], 2) == 0)
+			return true;
+	return false;
 }
 
 const char *

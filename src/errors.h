@@ -52,6 +52,13 @@ extern EcmErrorKind ecm_error_kind(const EcmError *err,
 								   EcmErrorContext context);
 
 /*
+ * Of an error in the stream: may it pass by itself?  What is short may become
+ * free, and who was ended comes back.  Any other is about what the walsender was
+ * at, and will be raised again at the same place.
+ */
+extern bool ecm_error_may_pass(const EcmError *err);
+
+/*
  * The error's own hint, or else the one that goes with what it is, or NULL.
  * For 28xxx that is NULL: the caller builds the exact pg_hba.conf line itself
  * (it knows the connection).  Not so for a role that is missing or may not log

@@ -71,7 +71,7 @@ static uint64 delivering;
 
 /* the manager's job */
 static uint64 job;				/* 0: none runs */
-static TimestampTz retry_at;	/* not before */
+static EcmTime retry_at;	/* not before */
 static bool failing;			/* the last one has failed */
 
 /* ---------------------------------------------------------------- table -- */
@@ -366,7 +366,7 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 	job = 0;
 	if (err != NULL)
 	{
-		retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		retry_at = ecm_later(ecm_now(),
 											   ecm_status_check_interval);
 		if (!failing)
 			ereport(LOG,
@@ -383,7 +383,7 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
  * the manager's checks see to it that there is one.
  */
 void
-ecm_events_poll(int stack_index, TimestampTz now)
+ecm_events_poll(int stack_index, EcmTime now)
 {
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
 

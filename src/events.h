@@ -11,14 +11,14 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
 #include "errors.h"
 
 /*
  * Has a pool session deliver what has happened in this database since the last
  * time.  For the manager, while its pool works.
  */
-extern void ecm_events_poll(int stack_index, TimestampTz now);
+extern void ecm_events_poll(int stack_index, EcmTime now);
 
 /* Whatever was on its way is forgotten: the pool was closed. */
 extern void ecm_events_forget(void);

@@ -32,14 +32,14 @@
 static const char *lock_datname;
 static const char *lock_slot;
 static int64 lock_key;
-static TimestampTz retry_at;
+static EcmTime retry_at;
 static char waiting_for[ECM_TEXT_LEN];
 static int	blocking_pid;
 
 /* somebody who holds it and does nothing with the slot */
 static int	holder_pid;			/* 0: nobody */
 static TimestampTz holder_started;	/* tells it from a later namesake */
-static TimestampTz idle_since;	/* seen so at a status check */
+static EcmTime idle_since;	/* seen so at a status check */
 static XLogRecPtr idle_lsn;		/* the slot's confirmed_flush_lsn then */
 
 void
@@ -118,7 +118,7 @@ ecm_exclusive_lock_start(void)
 	blocking_pid = 0;
 }
 
-TimestampTz
+EcmTime
 ecm_exclusive_lock_deadline(void)
 {
 	return retry_at;
@@ -136,7 +136,7 @@ ecm_exclusive_lock_poll(EcmStepFailure *failure)
 {
 	bool		acquired = false;
 	EcmError	err;
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime now = ecm_now();
 
 	if (now < retry_at)
 		return ECM_RESULT_PENDING;
@@ -156,7 +156,7 @@ ecm_exclusive_lock_poll(EcmStepFailure *failure)
 		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
 			  "waiting for the exclusive lock");
 	(void) ecm_worker_try(find_lock_holder, NULL, &err);
-	retry_at = TimestampTzPlusMilliseconds(now, LOCK_POLL_MS);
+	retry_at = ecm_later(now, LOCK_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -235,7 +235,7 @@ terminate_lock_holder(void *arg)
  * there may be about to be created.  So the second check decides.
  */
 void
-ecm_exclusive_lock_check(TimestampTz now)
+ecm_exclusive_lock_check(EcmTime now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
@@ -256,7 +256,7 @@ ecm_exclusive_lock_check(TimestampTz now)
 		idle_lsn = facts.confirmed_flush_lsn;
 		return;
 	}
-	if (!TimestampDifferenceExceeds(idle_since, now, ecm_status_check_interval))
+	if (!ecm_has_passed(idle_since, now, ecm_status_check_interval))
 		return;					/* a check that somebody has asked for */
 
 	if (ecm_worker_try(terminate_lock_holder, holder, &err) && holder[0] != '\0')

@@ -47,7 +47,7 @@ typedef struct FeedConsumer
 	uint64		sent;			/* messages sent to this worker */
 	uint64		seen_processed; /* as of the last look ... */
 	XLogRecPtr	seen_durable;
-	TimestampTz moved_at;		/* ... that found progress, or no work */
+	EcmTime moved_at;		/* ... that found progress, or no work */
 } FeedConsumer;
 
 static int	stack_index;
@@ -59,7 +59,7 @@ static EcmFeedMessageCallback message_callback;
 static int	nconsumers;
 static FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
 static uint32 reset_number = 0;
-static TimestampTz start_began;
+static EcmTime start_began;
 
 /* the message that a full queue has refused */
 static StringInfoData kept;
@@ -166,7 +166,7 @@ launch_consumer(int i)
 	c->unflushed = false;
 	c->control_pending = false;
 	c->sent = 0;
-	c->moved_at = GetCurrentTimestamp();
+	c->moved_at = ecm_now();
 	return true;
 }
 
@@ -211,7 +211,7 @@ ecm_feed_assign_sql(void)
 void
 ecm_feed_start(void)
 {
-	start_began = GetCurrentTimestamp();
+	start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
@@ -279,7 +279,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 	}
 	if (all)
 		return ECM_RESULT_DONE;
-	if (TimestampDifferenceExceeds(start_began, GetCurrentTimestamp(),
+	if (ecm_has_passed(start_began, ecm_now(),
 								   ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
@@ -317,7 +317,7 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 }
 
 bool
-ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
+ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 					  EcmStalledConsumer *stalled)
 {
 	bool		found = false;
@@ -335,7 +335,7 @@ ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
 		if (moves(c, &slot))
 			c->moved_at = now;
 		else if (!found &&
-				 TimestampDifferenceExceeds(c->moved_at, now, timeout_ms))
+				 ecm_has_passed(c->moved_at, now, timeout_ms))
 		{
 			stalled->worker = i;
 			stalled->pid = slot.pid;
@@ -348,7 +348,7 @@ ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
 }
 
 bool
-ecm_feed_find_last(TimestampTz now, EcmStalledConsumer *last,
+ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 				   XLogRecPtr *durable)
 {
 	bool		found = false;

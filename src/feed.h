@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "clock.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
 #include "replication.h"
@@ -47,17 +48,17 @@ typedef struct EcmStalledConsumer
 	int			worker;			/* from 0 */
 	int			pid;
 	int64		shape;			/* that it seems to work on; 0: unknown */
-	TimestampTz since;
+	EcmTime since;
 } EcmStalledConsumer;
 
-extern bool ecm_feed_find_stalled(TimestampTz now, int timeout_ms,
+extern bool ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 								  EcmStalledConsumer *stalled);
 
 /*
  * The one that is farthest behind, if any has work to do; *durable: how far its
  * logs are.
  */
-extern bool ecm_feed_find_last(TimestampTz now, EcmStalledConsumer *last,
+extern bool ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 							   XLogRecPtr *durable);
 
 /*

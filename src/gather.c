@@ -87,10 +87,10 @@ static bool subtransaction_open;	/* see begin_sheltered() */
 
 static XLogRecPtr batch_lsn;	/* end of the last complete one gathered, or
 								 * invalid */
-static TimestampTz batch_began;
+static EcmTime batch_began;
 static int	batch_transactions; /* complete, since the last settling */
 static int	settled_transactions;	/* with the last one */
-static TimestampTz settled_at;
+static EcmTime settled_at;
 
 static XLogRecPtr applied_lsn;	/* end of the last one committed here */
 static XLogRecPtr reported_lsn;
@@ -360,7 +360,7 @@ report_progress(bool flush)
 	slot->transactions = transactions;
 	slot->changes = ecm_gather_figures.changes;
 	slot->matched_changes = entries;
-	slot->last_progress_at = GetCurrentTimestamp();
+	slot->last_progress_at = ecm_wall_clock();
 	while (ngrown > 0 && slot->ngrown < ECM_MAX_GROWN)
 		slot->grown[slot->ngrown++] = grown[--ngrown];
 	ecm_unlock();
@@ -514,7 +514,7 @@ complete_open(XLogRecPtr end_lsn)
 	MemoryContext old = MemoryContextSwitchTo(gather_context);
 
 	if (XLogRecPtrIsInvalid(batch_lsn))
-		batch_began = GetCurrentTimestamp();
+		batch_began = ecm_now();
 	batch_lsn = end_lsn;
 
 	foreach(lc, open_buffers)
@@ -644,7 +644,7 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 	{
 		complete_open(end_lsn);
 		if (complete_bytes >= BATCH_BYTES ||
-			TimestampDifferenceExceeds(batch_began, GetCurrentTimestamp(), BATCH_MS))
+			ecm_has_passed(batch_began, ecm_now(), BATCH_MS))
 		{
 			commit_complete();
 			report_progress(false);
@@ -703,13 +703,13 @@ ecm_gather_unsettled(void)
 bool
 ecm_gather_pace(void)
 {
-	TimestampTz due = settled_at + PACE_US;
-	TimestampTz now;
+	EcmTime due = settled_at + PACE_US;
+	EcmTime now;
 
 	if (batch_transactions < 2 && settled_transactions < 2)
 		return false;
-	now = GetCurrentTimestamp();
-	if (now < settled_at || now >= due)
+	now = ecm_now();
+	if (now >= due)
 		return false;
 	pg_usleep(due - now);
 	return true;
@@ -724,5 +724,5 @@ ecm_gather_settle(void)
 		commit_complete();
 	end_unused();
 	report_progress(true);
-	settled_at = GetCurrentTimestamp();
+	settled_at = ecm_now();
 }

@@ -38,6 +38,8 @@ PG_FUNCTION_INFO_V1(electric_cm_health);
 
 /* A start, or an obstacle, that lasts longer needs somebody to look at it. */
 #define PATIENCE_MS			60000
+/* So long is it said that all shapes are gone, unless they are there again. */
+#define LOST_SHAPES_MS		3600000
 /* How many of the last events are shown. */
 #define MAX_SHOWN_EVENTS	20
 
@@ -169,6 +171,18 @@ add_problem(Health *health, EcmSeverity severity, const char *fmt,...)
 	close_group(&health->problems, '}');
 }
 
+static bool
+has_lasted(EcmTime since)
+{
+	return since != 0 && ecm_has_passed(since, ecm_now(), PATIENCE_MS);
+}
+
+static int
+seconds_since(EcmTime since)
+{
+	return (int) ((ecm_now() - since) / USECS_PER_SEC);
+}
+
 /* -------------------------------------------------------------- by SQL -- */
 
 typedef struct OneRow
@@ -222,25 +236,61 @@ add_versions(Health *health)
 					v[0], v[1]);
 }
 
+/* All had to be created again, and have not been yet. */
+static void
+judge_lost_shapes(Health *health, const char *total)
+{
+	const EcmStack *stack = health->stack;
+	bool		lost = stack->lost_shapes_at != 0 &&
+		!ecm_has_passed(stack->lost_shapes_at, ecm_now(), LOST_SHAPES_MS) &&
+		(total == NULL || stack->lost_shapes < 0 ||
+		 strtoi64(total, NULL, 10) < stack->lost_shapes);
+
+	add_int(&health->json, "lost", lost && stack->lost_shapes > 0 ? stack->lost_shapes : lost);
+	if (lost && stack->lost_shapes > 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"all " INT64_FORMAT " shapes that were there %d s ago are gone, since %s: create them again",
+					stack->lost_shapes, seconds_since(stack->lost_shapes_at),
+					stack->lost_shapes_reason);
+	else if (lost)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"all shapes that were there %d s ago are gone, since %s: create them again",
+					seconds_since(stack->lost_shapes_at), stack->lost_shapes_reason);
+}
+
 static void
 add_shapes(Health *health)
 {
 	StringInfo	json = &health->json;
-	char	  **v = query_row(health, "the shapes", 3,
-							  "SELECT count(*), count(*) FILTER (WHERE t.state = 'live'),"
-							  " count(*) FILTER (WHERE t.state = 'errored')"
-							  " FROM _electric_cm.shape s"
-							  " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id");
+	char	  **v = query_row(health, "the shapes", 6,
+							  "SELECT count(*), count(*) FILTER (WHERE state = 'live'),"
+							  " count(*) FILTER (WHERE state = 'errored'),"
+							  " count(*) FILTER (WHERE waits),"
+							  " min(handle) FILTER (WHERE waits AND id = first),"
+							  " min(_electric_cm.shape_waiting_for(id, relation))"
+							  "  FILTER (WHERE waits AND id = first)"
+							  " FROM (SELECT *, min(id) FILTER (WHERE waits) OVER () AS first"
+							  "  FROM (SELECT s.id, s.handle, s.relation, t.state,"
+							  "    coalesce(t.state NOT IN ('live', 'errored'), true)"
+							  "    AND abs(extract(epoch FROM clock_timestamp() - s.created_at)) > 60 AS waits"
+							  "   FROM _electric_cm.shape s"
+							  "    LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id) s) s");
 
 	open_group(json, "shapes", '{');
 	add_value(json, "total", v ? v[0] : NULL);
 	add_value(json, "live", v ? v[1] : NULL);
 	add_value(json, "errored", v ? v[2] : NULL);
+	judge_lost_shapes(health, v ? v[0] : NULL);
 	close_group(json, '}');
 	if (v != NULL && strcmp(v[2], "0") != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"%s shapes have failed and are not followed: see electric_cm_shapes",
 					v[2]);
+	/* without a stack, none is created */
+	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->pid != 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"%s shapes have been in creation for more than a minute; %s waits for %s",
+					v[3], v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }
 
 /* The last of this database's, the latest first. */
@@ -259,43 +309,112 @@ add_events(Health *health)
 
 /* ------------------------------------------------- from shared memory -- */
 
-static bool
-has_lasted(TimestampTz since)
+/* The last error and what to do about it, palloc'd; "": there is none. */
+static char *
+last_error(const EcmStack *stack)
 {
-	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), PATIENCE_MS);
+	if (stack->last_error[0] == '\0')
+		return "";
+	return psprintf("%s%s%s", stack->last_error,
+					stack->last_error_hint[0] != '\0' ? ". " : "",
+					stack->last_error_hint);
+}
+
+/* Those who supervise must go round themselves. */
+static void
+judge_supervision(Health *health)
+{
+	const EcmStack *stack = health->stack;
+
+	if (ecm_shared->launcher_pid == 0)
+		add_problem(health, ECM_SEVERITY_ERROR,
+					"the launcher is not running: nothing is supervised");
+	else if (ecm_launcher_hangs())
+		add_problem(health, ECM_SEVERITY_ERROR,
+					"the launcher, PID %d, has not moved for %d s: nothing is supervised",
+					ecm_shared->launcher_pid,
+					seconds_since(ecm_shared->launcher_alive_at));
+	if (ecm_manager_hangs(stack))
+		add_problem(health,
+					has_lasted(stack->alive_at) ?
+					ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+					"manager PID %d has not moved for %d s: the launcher watches its slot meanwhile. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it, which would restart the whole server",
+					stack->pid, seconds_since(stack->alive_at), stack->pid);
+}
+
+/*
+ * Whoever stalls is said before what comes of it, such as a slot that is held
+ * back: it is why readers get nothing.
+ */
+static void
+judge_consumers(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	bool		blocked = strstr(stack->stalled, "blocked by ") != NULL;
+
+	if (stack->stalled[0] == '\0' || stack->pid == 0)
+		return;
+	add_problem(health, ECM_SEVERITY_WARNING,
+				blocked ?
+				"readers are %d s behind: %s. It goes on when that one has ended; nothing is lost" :
+				"readers are %d s behind: %s hangs. SELECT pg_terminate_backend(%d) restarts it (if the process is stopped, kill -CONT does); nothing is lost",
+				seconds_since(stack->stalled_at), stack->stalled,
+				stack->stalled_pid);
+}
+
+static void
+judge_starting(Health *health)
+{
+	const EcmStack *stack = health->stack;
+	const char *error = stack->retry_count > 0 ? last_error(stack) : "";
+	bool		waits = stack->waiting_for[0] != '\0';
+
+	/* what it waits for may well say it already */
+	if (waits && strstr(stack->waiting_for, stack->last_error) != NULL)
+		error = stack->retry_count > 0 ? stack->last_error_hint : "";
+	add_problem(health,
+				has_lasted(stack->status_at) || has_lasted(stack->failing_at) ?
+				ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+				"the stack is starting, step %s%s%s%s%s", stack->step,
+				waits ? ", and waits for " : "", stack->waiting_for,
+				error[0] != '\0' ? ": " : "", error);
 }
 
 static void
 judge_status(Health *health)
 {
 	const EcmStack *stack = health->stack;
-	const char *name = ecm_status_name(stack->status);
-	const char *colon = stack->waiting_for[0] != '\0' ? ": " : "";
 
 	if (health->standby)
 		return;
-	if (ecm_shared->launcher_pid == 0)
-		add_problem(health, ECM_SEVERITY_ERROR,
-					"the launcher is not running: nothing is supervised");
+	judge_supervision(health);
+	if (ecm_manager_hangs(stack))
+		return;
+	judge_consumers(health);
 	switch (stack->status)
 	{
 		case ECM_STATUS_ACTIVE:
+			if (has_lasted(stack->failing_at))
+				add_problem(health, ECM_SEVERITY_ERROR,
+							"the stack fails again and again, for %d s now: %s",
+							seconds_since(stack->failing_at), last_error(stack));
 			break;
 		case ECM_STATUS_FAILED:
 			add_problem(health, ECM_SEVERITY_ERROR, "the stack has failed: %s",
-						stack->last_error);
+						last_error(stack));
 			break;
 		case ECM_STATUS_STARTING:
-			add_problem(health,
-						has_lasted(stack->status_since) ?
-						ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
-						"the stack is %s, step %s%s%s", name, stack->step, colon,
-						stack->waiting_for);
+			judge_starting(health);
 			break;
 		case ECM_STATUS_STOPPED:
+			add_problem(health, ECM_SEVERITY_WARNING,
+						strncmp(stack->waiting_for, "stopped", 7) == 0 ?
+						"the stack is %s" : "the stack is stopped: %s",
+						stack->waiting_for);
+			break;
 		case ECM_STATUS_WAITING:
-			add_problem(health, ECM_SEVERITY_WARNING, "the stack is %s%s%s",
-						name, colon, stack->waiting_for);
+			add_problem(health, ECM_SEVERITY_WARNING, "the stack is waiting for %s",
+						stack->waiting_for);
 			break;
 	}
 }
@@ -398,7 +517,7 @@ add_conditions(Health *health)
 				  ECM_STEP_CONNECT_REPLICATION, ECM_STEP_STREAMING,
 				  stack->conns[0].last_error);
 	close_group(&health->json, '}');
-	if (stack->pinned_by[0] != '\0' && has_lasted(stack->pinned_since))
+	if (stack->pinned_by[0] != '\0' && has_lasted(stack->pinned_at))
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"the slot is held back by %s", stack->pinned_by);
 }
@@ -424,8 +543,10 @@ judge_slot(Health *health, const EcmWalSample *wal, int64 limit)
 					stack->slot_name);
 	else if (limit > 0 && wal->retained_wal_bytes >= limit)
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL",
-					stack->slot_name, wal->retained_wal_bytes / (1024 * 1024));
+					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL%s%s",
+					stack->slot_name, wal->retained_wal_bytes / (1024 * 1024),
+					stack->pinned_by[0] != '\0' ? ", held back by " : "",
+					stack->pinned_by);
 }
 
 /*

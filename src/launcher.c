@@ -73,7 +73,7 @@
 #include "wal.h"
 #include "worker_budget.h"
 
-/* Times in microseconds, as TimestampTz. */
+/* Times in microseconds, as EcmTime. */
 #define RESCAN_INTERVAL		(INT64CONST(60) * USECS_PER_SEC)
 #define STABLE_RUN			(INT64CONST(60) * USECS_PER_SEC)
 
@@ -84,6 +84,9 @@
 #define ABANDONED_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
 /* ... and when that is worth a warning */
 #define ABANDONED_PATIENCE	(INT64CONST(10) * USECS_PER_SEC)
+
+/* a manager that hangs for so long is asked to end */
+#define HANG_PATIENCE_MS	60000
 
 #define LAUNCHER_RESTART_TIME	5	/* seconds */
 
@@ -100,7 +103,7 @@ typedef struct Database
 typedef struct Known
 {
 	Oid			dboid;
-	TimestampTz again_at;		/* 0: no extension; else the last try failed */
+	EcmTime again_at;		/* 0: no extension; else the last try failed */
 } Known;
 
 /* What the launcher alone knows about an entry. */
@@ -111,11 +114,12 @@ typedef struct Supervised
 	bool		running;		/* a manager, or what is to be one */
 	bool		asked_to_end;
 	uint64		runs_before;	/* entry's "runs" when we started it */
-	TimestampTz started_at;
-	TimestampTz retry_at;		/* 0: at once */
+	EcmTime started_at;
+	EcmTime retry_at;		/* 0: at once */
 	EcmBackoff	backoff;
 	const char *announced;		/* why it is stopped, if an event said so */
 	bool		short_reported; /* an event said that workers are lacking */
+	EcmTime		hangs_since;	/* that a manager does, 0: it does not */
 	bool		paused;			/* a command needed it out of the way ... */
 	bool		stepped_aside;	/* ... and a manager has ended for it */
 } Supervised;
@@ -146,14 +150,14 @@ typedef struct Entry
 static MemoryContext loop_context;
 static MemoryContext databases_context;
 static List *databases = NIL;	/* of Database */
-static TimestampTz scanned_at = 0;
+static EcmTime scanned_at = 0;
 static HTAB *known;
 static Supervised *supervised;	/* one per entry */
-static TimestampTz probe_retry_at = 0;	/* no free worker when last tried */
+static EcmTime probe_retry_at = 0;	/* no free worker when last tried */
 static bool probe_postponed = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
-static TimestampTz abandoned_at = 0;	/* look again for slots to drop; 0: none */
-static TimestampTz unattended_at = 0;	/* a slot without a manager is due; 0: none */
+static EcmTime abandoned_at = 0;	/* look again for slots to drop; 0: none */
+static EcmTime unattended_at = 0;	/* a slot without a manager is due; 0: none */
 
 void
 ecm_launcher_register(void)
@@ -255,7 +259,7 @@ scan_databases(void)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(loop_context);
 
-	scanned_at = GetCurrentTimestamp();
+	scanned_at = ecm_now();
 	forget_dropped_databases();
 }
 
@@ -324,7 +328,9 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	{
 		sup->announced = reason;
 		ecm_event(entry->dboid, entry->datname, "manager_stopped",
-				  ECM_SEVERITY_LOG, NULL, "stopped: %s", reason);
+				  ECM_SEVERITY_LOG, NULL,
+				  strncmp(reason, "stopped", 7) == 0 ? "%s" : "stopped: %s",
+				  reason);
 	}
 }
 
@@ -348,7 +354,7 @@ free_entry(int index, bool database_exists)
 }
 
 static void
-note_known(Oid dboid, TimestampTz again_at)
+note_known(Oid dboid, EcmTime again_at)
 {
 	Known	   *item = hash_search(known, &dboid, HASH_ENTER, NULL);
 
@@ -383,7 +389,7 @@ forget_known_if_requested(void)
  * may be ours, somebody has to find out, so that it does not go unattended.
  */
 static bool
-needs_probe(const Database *database, TimestampTz now)
+needs_probe(const Database *database, EcmTime now)
 {
 	Known	   *item;
 
@@ -396,7 +402,7 @@ needs_probe(const Database *database, TimestampTz now)
 
 /* The next database to look into; with_slot: of those that have a slot. */
 static Database *
-next_to_look_into(TimestampTz now, bool with_slot)
+next_to_look_into(EcmTime now, bool with_slot)
 {
 	ListCell   *lc;
 
@@ -431,12 +437,12 @@ restart_with_backoff(int index, const Entry *entry, const char *event,
 	sup->backoff.initial_ms = ecm_reconnect_initial_delay;
 	sup->backoff.max_ms = Max(ecm_reconnect_initial_delay,
 							  ecm_reconnect_max_delay);
-	sup->retry_at = ecm_backoff_fail(&sup->backoff, GetCurrentTimestamp());
+	sup->retry_at = ecm_backoff_fail(&sup->backoff, ecm_now());
 	retries = sup->backoff.retries;
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, waiting_for);
-	stack->next_retry_at = sup->retry_at;
+	stack->next_retry_at = ecm_shown_time(sup->retry_at);
 	stack->retry_count = retries;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
@@ -550,7 +556,7 @@ start_manager(int index, const Entry *entry, bool look_only)
 		sup->short_reported = false;
 	sup->running = true;
 	sup->asked_to_end = false;
-	sup->started_at = GetCurrentTimestamp();
+	sup->started_at = ecm_now();
 	return true;
 }
 
@@ -580,7 +586,7 @@ wait_for_workers(int index, const Entry *entry, int nfree)
  * there is one for that only, at least this database is looked into.
  */
 static void
-start_or_retry(int index, const Entry *entry, TimestampTz now)
+start_or_retry(int index, const Entry *entry, EcmTime now)
 {
 	int			nfree = free_workers();
 	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
@@ -649,7 +655,7 @@ manager_ended(int index, Entry *entry)
 {
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime now = ecm_now();
 
 	sup->running = false;
 	sup->asked_to_end = false;
@@ -657,6 +663,7 @@ manager_ended(int index, Entry *entry)
 	ecm_unattended_forget(index);
 
 	ecm_lock(LW_EXCLUSIVE);
+	stack->hangs = false;
 	stack->stopped_runs = stack->runs;
 	stack->look_only = false;
 	stack->lock_acquired = false;
@@ -798,7 +805,7 @@ meet_entry(int index, const Entry *entry)
 	{
 		sup->running = true;
 		sup->runs_before = entry->runs - 1;
-		sup->started_at = GetCurrentTimestamp();
+		sup->started_at = ecm_now();
 	}
 
 	/* a session may have allocated it in a database that is newer than this */
@@ -870,7 +877,7 @@ pause_is_over(int index, const Entry *entry)
 
 /* Does what is due for one entry: the table at the top of this file. */
 static void
-supervise(int index, TimestampTz now)
+supervise(int index, EcmTime now)
 {
 	Supervised *sup = &supervised[index];
 	Database   *database;
@@ -959,7 +966,7 @@ supervise(int index, TimestampTz now)
  * may be ours, and nobody looks after them.
  */
 static void
-report_too_many_stacks(const Database *first, TimestampTz now)
+report_too_many_stacks(const Database *first, EcmTime now)
 {
 	StringInfoData slots;
 	EcmSlotRow *rows;
@@ -996,7 +1003,7 @@ report_too_many_stacks(const Database *first, TimestampTz now)
  * hundred entries for it.
  */
 static void
-start_next_probe(TimestampTz now)
+start_next_probe(EcmTime now)
 {
 	Database   *database;
 	Entry		entry;
@@ -1065,7 +1072,7 @@ start_next_probe(TimestampTz now)
  */
 
 /* When was the manager of that database started?  0: there is none. */
-static TimestampTz
+static EcmTime
 manager_started_at(Oid dboid)
 {
 	for (int i = 0; i < ecm_shared->nstacks; i++)
@@ -1079,11 +1086,11 @@ manager_started_at(Oid dboid)
  * that was made since may have a slot of the same name: that one is younger.
  */
 static bool
-drop_abandoned_slot(EcmAbandonedSlot *item, TimestampTz now)
+drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
-	TimestampTz started_at = manager_started_at(item->dboid);
+	EcmTime started_at = manager_started_at(item->dboid);
 	Database   *database = find_database(item->dboid);
 
 	if (!ecm_slot_lookup(item->slot_name, &facts) || !facts.logical ||
@@ -1114,7 +1121,7 @@ drop_abandoned_slot(EcmAbandonedSlot *item, TimestampTz now)
 }
 
 static void
-drop_abandoned_slots(TimestampTz now)
+drop_abandoned_slots(EcmTime now)
 {
 	EcmAbandonedSlot items[ECM_MAX_ABANDONED];
 	bool		done[ECM_MAX_ABANDONED];
@@ -1183,29 +1190,77 @@ reload_settings(void)
 }
 
 static bool
-scan_is_due(TimestampTz now)
+scan_is_due(EcmTime now)
 {
 	bool		requested;
 
 	ecm_lock(LW_SHARED);
 	requested = ecm_shared->rescan_requested;
 	ecm_unlock();
-	return requested || now - scanned_at >= RESCAN_INTERVAL ||
-		now < scanned_at;		/* the clock was set back */
+	return requested || now - scanned_at >= RESCAN_INTERVAL;
 }
 
-/* Slots whose stacks have no manager. */
+/*
+ * A manager that hangs: says so, once, and asks it to end when that has lasted,
+ * since another one may do better.  One that is stopped, or hangs in the kernel,
+ * ends when it goes on.
+ */
 static void
-watch_unattended(TimestampTz now)
+note_hang(int index, const Entry *entry, EcmTime now)
+{
+	Supervised *sup = &supervised[index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		hangs;
+	bool		news;
+	int			seconds = (int) ((now - stack->alive_at) / USECS_PER_SEC);
+
+	ecm_lock(LW_EXCLUSIVE);
+	hangs = stack->pid == entry->pid && ecm_manager_hangs(stack);
+	news = hangs != stack->hangs;
+	stack->hangs = hangs;
+	if (hangs && sup->hangs_since == 0)
+		sup->hangs_since = now;
+	if (hangs && !sup->asked_to_end && ecm_has_passed(sup->hangs_since, now, HANG_PATIENCE_MS))
+	{
+		sup->asked_to_end = true;
+		kill(stack->pid, SIGTERM);
+	}
+	ecm_unlock();
+	if (!hangs)
+		sup->hangs_since = 0;
+	if (!news)
+		return;
+	ConditionVariableBroadcast(&stack->cv);
+	ecm_unattended_forget(index);
+	if (hangs)
+		ecm_event(entry->dboid, entry->datname, "manager_hangs",
+				  ECM_SEVERITY_WARNING,
+				  psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
+						   entry->pid),
+				  "manager PID %d has not moved for %d s", entry->pid, seconds);
+	else
+		ecm_event(entry->dboid, entry->datname, "manager_resumed",
+				  ECM_SEVERITY_LOG, NULL, "manager PID %d goes on", entry->pid);
+}
+
+/* Slots whose stacks have no manager, or one that hangs. */
+static void
+watch_unattended(EcmTime now)
 {
 	unattended_at = 0;
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
-		TimestampTz due;
+		EcmTime due;
 		Entry		entry;
 
 		read_entry(i, &entry);
-		if (!entry.in_use || entry.pid != 0 || supervised[i].running)
+		if (entry.in_use && entry.pid != 0)
+			note_hang(i, &entry, now);
+		else
+			supervised[i].hangs_since = 0;
+		if (!entry.in_use ||
+			((entry.pid != 0 || supervised[i].running) &&
+			 !ecm_shared->stacks[i].hangs))
 			continue;
 		due = ecm_unattended_watch(i, now);
 		if (due != 0 && (unattended_at == 0 || due < unattended_at))
@@ -1217,8 +1272,9 @@ watch_unattended(TimestampTz now)
 static long
 sleep_time(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz wake_at = scanned_at + RESCAN_INTERVAL;
+	EcmTime now = ecm_now();
+	EcmTime wake_at = Min(scanned_at + RESCAN_INTERVAL,
+						  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
 
 	if (probe_retry_at != 0)
 		wake_at = Min(wake_at, probe_retry_at);
@@ -1233,7 +1289,7 @@ sleep_time(void)
 		if (OidIsValid(sup->dboid) && !sup->running && sup->retry_at > now)
 			wake_at = Min(wake_at, sup->retry_at);
 	}
-	return TimestampDifferenceMilliseconds(now, wake_at);
+	return ecm_ms_until(now, wake_at);
 }
 
 static void
@@ -1251,6 +1307,7 @@ launcher_startup(void)
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_shared->launcher_pid = MyProcPid;
+	ecm_shared->launcher_alive_at = ecm_now();
 	ecm_shared->launcher_latch = MyLatch;
 	if (XLogRecPtrIsInvalid(ecm_shared->first_lsn))
 		ecm_shared->first_lsn = GetXLogInsertRecPtr();
@@ -1294,7 +1351,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 	for (;;)
 	{
-		TimestampTz now;
+		EcmTime now;
 
 		if (ProcDiePending)
 			proc_exit(1);
@@ -1304,7 +1361,8 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 		MemoryContextSwitchTo(loop_context);
 		MemoryContextReset(loop_context);
-		now = GetCurrentTimestamp();
+		now = ecm_now();
+		ecm_shared->launcher_alive_at = now;
 
 		if (scan_is_due(now))
 			scan_databases();

@@ -20,6 +20,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_database.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -68,6 +69,12 @@
 #define JOB_TIMEOUT_MS			60000
 /* A consumer without progress for so long does not save its slot any more. */
 #define CONSUMER_HANGS_MS		3000
+/* ... and for so long is shown. */
+#define CONSUMER_STALLED_MS		10000
+/* A slot that stays where it is for so long, though it could move on, is helped. */
+#define SLOT_STANDS_MS			60000
+/* A stream that is back from a silent loss has so long to catch up. */
+#define CATCH_UP_MS				15000
 /* Progress is acknowledged this soon. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
@@ -102,16 +109,22 @@ static EcmError last_reported;
 static bool too_many_recreations;	/* that is why it has failed */
 
 /* timers */
-static TimestampTz status_check_at;
-static TimestampTz sample_at;
+static EcmTime status_check_at;
+static EcmTime sample_at;
 static EcmPin consumer_pin;		/* a consumer that holds the slot back */
 static TransactionId slot_horizon;	/* no new slot while older ones run */
-static TimestampTz pause_until; /* of reading the stream, 0: don't */
-static TimestampTz ask_at;
+static EcmTime alive_check_at;
+static EcmTime pause_until; /* of reading the stream, 0: don't */
+static EcmTime ask_at;
 static int	ask_delay_ms;
 static XLogRecPtr asked_for;	/* the highest await_lsn seen */
 static bool congested;			/* a consumer's queue is full */
 static bool closed_unread;		/* the stream's other side has gone meanwhile */
+
+/* where the stream was lost; it counts again when it has got beyond that */
+static XLogRecPtr lost_at;		/* the farthest that was acknowledged by then */
+static XLogRecPtr lost_end;		/* the end of WAL, then */
+static EcmTime catches_up_until;	/* no limit on retained WAL before; 0: none */
 
 static char *settings_signature;
 static bool reload_again;		/* the catalog could not be read */
@@ -121,6 +134,7 @@ static bool cleaned_up = false;
 
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
 static void report_failure(const EcmStepFailure *failure);
+static void note_loss(void);
 static void clean_up(void);
 
 static void
@@ -150,6 +164,10 @@ step_job_done(void *arg pg_attribute_unused(),
 		return;
 	}
 	ecm_failure_set(&step_job_failure, err, ECM_CONTEXT_POOL);
+
+	/* the stream goes on without a pool that has been there, and will be again */
+	if (state.streaming_up && step_job_failure.kind == ECM_ERROR_FATAL)
+		step_job_failure.kind = ECM_ERROR_RETRY;
 	step_job_result = ECM_RESULT_FAILED;
 }
 
@@ -206,6 +224,46 @@ read_remembered(void *arg)
 }
 
 static void
+count_shapes(void *arg)
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT count(*) FROM _electric_cm.shape", true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not count shapes");
+	*(int64 *) arg = strtoi64(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+							  NULL, 10);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * Who had shapes has to create them again.  Not everybody sees an event, so
+ * electric_cm_health() goes on saying so for a while.
+ */
+static void
+report_lost_shapes(const char *reason)
+{
+	int64		n = -1;
+	EcmError	err;
+
+	(void) ecm_worker_try(count_shapes, &n, &err);
+	if (n == 0)
+		event("shapes_invalidated", ECM_SEVERITY_LOG, reason, "there were no shapes");
+	else
+		event("shapes_invalidated", ECM_SEVERITY_WARNING, reason,
+			  n < 0 ? "all shapes of this database are gone: create them again" :
+			  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
+	if (n == 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->lost_shapes = n;
+	stack->lost_shapes_at = ecm_now();
+	ecm_copy_text(stack->lost_shapes_reason, sizeof(stack->lost_shapes_reason), reason);
+	ecm_unlock();
+}
+
+static void
 start_timeline(void)
 {
 	const char *mismatch;
@@ -235,8 +293,7 @@ start_timeline(void)
 	sql = ecm_timeline_record_sql(&remembered, ecm_replication_info(),
 								  MyDatabaseId, mismatch);
 	if (mismatch != NULL && remembered.known)
-		event("shapes_invalidated", ECM_SEVERITY_WARNING, mismatch,
-			  "all shapes made so far are invalid");
+		report_lost_shapes(mismatch);
 	assign_sql = ecm_feed_assign_sql();
 	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
 		disown_slot_sql(stack->slot_name) : NULL;
@@ -351,7 +408,7 @@ run_step(void)
 	if (state.step == ECM_STEP_CREATE_SLOT)
 	{
 		retire_former_slot();
-		status_check_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		status_check_at = ecm_later(ecm_now(),
 													  SLOT_HELP_MS);
 	}
 	ecm_replication_start_step(state.step, ecm_feed_start_lsn());
@@ -382,8 +439,7 @@ step_completed(EcmStep step)
 	{
 		ecm_creations_scan();
 		sample_at = 0;			/* the slot is ours now: look at it */
-		memset(&last_reported, 0, sizeof(last_reported));	/* news again */
-		event("ready", ECM_SEVERITY_LOG, "", "streaming");
+		ask_at = 0;
 	}
 }
 
@@ -589,29 +645,77 @@ report_too_many_recreations(const EcmError *last)
 	too_many_recreations = true;
 }
 
+/* There is no way past what the walsender fails at, but to begin behind it. */
+static void
+report_stuck(const EcmError *err)
+{
+	event("stream_given_up", ECM_SEVERITY_ERROR,
+		  psprintf("%s%sAll shapes of this database have to be created again.",
+				   err->hint, err->hint[0] != '\0' ? " " : ""),
+		  psprintf("the stream fails again and again at the same place, after %X/%X, and begins anew behind it: %s",
+				   LSN_FORMAT_ARGS(lost_at), err->message));
+}
+
 static void
 handle_event(EcmEventType type, const EcmStepFailure *failure)
 {
-	EcmEvent	e = {type, failure ? failure->kind : ECM_ERROR_RETRY};
+	EcmEvent	e = {type, failure ? failure->kind : ECM_ERROR_RETRY, false};
 	EcmAction	action;
 
 	if (failure != NULL)
 		report_failure(failure);
-	if (e.kind == ECM_ERROR_RECREATE)
+	if (type == ECM_EVENT_REPLICATION_LOST && failure != NULL)
+		e.stuck = !ecm_error_may_pass(&failure->err);
+	if (failure != NULL && state.streaming_up)
+		note_loss();
+	action = ecm_state_step(&state, e, ecm_now());
+	if (e.kind == ECM_ERROR_RECREATE || action == ECM_ACTION_RECREATE)
 		sample_at = 0;			/* take a last look at the slot */
-	action = ecm_state_step(&state, e, GetCurrentTimestamp());
-	if (action == ECM_ACTION_FAIL && e.kind == ECM_ERROR_RECREATE)
+	if (action == ECM_ACTION_FAIL && e.kind != ECM_ERROR_FATAL)
 		report_too_many_recreations(&failure->err);
+	if (action == ECM_ACTION_RECREATE && e.kind == ECM_ERROR_RETRY)
+		report_stuck(&failure->err);
 	act(action);
+}
+
+/* The stack has become active, or is not any more. */
+static void
+note_active(void)
+{
+	static bool was_active = false;
+	bool		active = ecm_state_status(&state) == ECM_STATUS_ACTIVE;
+
+	if (active && !was_active)
+	{
+		memset(&last_reported, 0, sizeof(last_reported));	/* news again */
+		event("ready", ECM_SEVERITY_LOG, "", "streaming");
+	}
+	was_active = active;
 }
 
 /* --------------------------------------------------------------- stream -- */
 
 /*
+ * Notes how far the stream had come when it was lost.
+ */
+static void
+note_loss(void)
+{
+	XLogRecPtr	flushed = ecm_feed_durable_lsn(ecm_replication_keepalive_lsn());
+
+	flushed = Max(flushed, ecm_replication_acknowledged());
+	if (!state.behind)
+		lost_at = InvalidXLogRecPtr;
+	lost_at = Max(lost_at, flushed);
+	if (!state.behind)
+		lost_end = Min(GetFlushRecPtr(NULL), ecm_end_of_wal());
+}
+
+/*
  * Reads what has come and hands it on, as long as there is room.
  */
 static void
-read_stream(TimestampTz now)
+read_stream(EcmTime now)
 {
 	EcmStepFailure failure;
 	Size		bytes = 0;
@@ -621,7 +725,10 @@ read_stream(TimestampTz now)
 		return;
 	congested = !ecm_feed_flush();
 	if (congested)
+	{
 		pause_until = 0;		/* the consumer wakes us, not the clock */
+		ecm_replication_excuse_silence();
+	}
 	if (congested && closed_unread)
 	{
 		/* what is in the socket comes again */
@@ -674,7 +781,7 @@ read_stream(TimestampTz now)
 	if (!congested)
 		congested = !ecm_feed_flush();
 	pause_until = bytes >= BUSY_BYTES && !congested ?
-		TimestampTzPlusMilliseconds(now, BUSY_PAUSE_MS) : 0;
+		ecm_later(now, BUSY_PAUSE_MS) : 0;
 }
 
 /*
@@ -682,9 +789,12 @@ read_stream(TimestampTz now)
  * itself: ask the walsender how far it is, gently.
  */
 static bool
-must_ask(TimestampTz now, XLogRecPtr flushed)
+must_ask(EcmTime now, XLogRecPtr flushed)
 {
 	XLogRecPtr	target = stack->await_lsn;
+
+	if (state.behind)
+		target = Max(target, lost_end);
 
 	/* the target may lie in the future, and whoever set it may have left */
 	if (Min(target, GetFlushRecPtr(NULL)) <= flushed)
@@ -700,30 +810,59 @@ must_ask(TimestampTz now, XLogRecPtr flushed)
 	}
 	if (now < ask_at)
 		return false;
-	ask_at = TimestampTzPlusMilliseconds(now, ask_delay_ms);
+	ask_at = ecm_later(now, ask_delay_ms);
 	ask_delay_ms = Min(ask_delay_ms * 2, ASK_MAX_MS);
 	return true;
 }
 
-static TimestampTz
+static EcmTime
 feedback_due(XLogRecPtr flushed)
 {
 	int			ms = ecm_replication_feedback_interval();
 
 	if (flushed > ecm_replication_acknowledged())
 		ms = Min(ms, ACKNOWLEDGE_MS);
-	return TimestampTzPlusMilliseconds(ecm_replication_last_feedback(), ms);
+	return ecm_later(ecm_replication_last_feedback(), ms);
+}
+
+/*
+ * A stream with nothing in it sounds like one that is dead, so the walsender is
+ * asked for an answer, as often as it wants to hear from us.
+ */
+static EcmTime
+sign_of_life_due(void)
+{
+	return ecm_later(Max(ecm_replication_last_asked(),
+						 ecm_conn_heard_at(ecm_replication_conn())),
+					 ecm_replication_feedback_interval());
+}
+
+/* A silent loss, or one by the way: what it has cost shall not cost the slot. */
+static void
+lose_stream(EcmTime now, const EcmStepFailure *failure)
+{
+	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	handle_event(ECM_EVENT_REPLICATION_LOST, failure);
+}
+
+/* Who says something anyway can ask a little earlier. */
+static bool
+must_hear(EcmTime now, bool early)
+{
+	return now >= sign_of_life_due() -
+		(early ? ecm_replication_feedback_interval() * INT64CONST(500) : 0);
 }
 
 /*
  * Tells the walsender what is durable, and everybody else, too.
  */
-static TimestampTz
-give_feedback(TimestampTz now)
+static EcmTime
+give_feedback(EcmTime now)
 {
 	XLogRecPtr	keepalive = ecm_replication_keepalive_lsn();
 	XLogRecPtr	flushed;
 	XLogRecPtr	received;
+	bool		due;
 	bool		ask;
 	EcmStepFailure failure;
 
@@ -732,16 +871,21 @@ give_feedback(TimestampTz now)
 	flushed = Max(ecm_feed_durable_lsn(keepalive), ecm_replication_acknowledged());
 	received = Max(ecm_feed_received_lsn(), keepalive);
 	received = Max(received, flushed);
-	ask = must_ask(now, flushed);
-	if ((ask || ecm_replication_reply_requested() || now >= feedback_due(flushed)) &&
-		!ecm_replication_feedback(received, flushed, ask, &failure))
+	if (state.behind && !congested && (flushed > lost_at || flushed >= lost_end))
+		handle_event(ECM_EVENT_PROGRESS, NULL);
+	due = now >= feedback_due(flushed) || ecm_replication_reply_requested();
+	ask = must_ask(now, flushed) || must_hear(now, due);
+	if (((ask || due) &&
+		 !ecm_replication_feedback(received, flushed, ask, &failure)) ||
+		ecm_replication_is_silent(now, &failure))
 	{
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		lose_stream(now, &failure);
 		return 0;
 	}
 	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
 						  ecm_feed_last_commit_at());
-	return ecm_earlier(feedback_due(flushed), ask_at);
+	return ecm_earlier(ecm_earlier(feedback_due(flushed), sign_of_life_due()),
+					   ecm_earlier(ask_at, ecm_replication_silence_deadline()));
 }
 
 /*
@@ -749,11 +893,11 @@ give_feedback(TimestampTz now)
  * connection gives back.  It begins behind the giant, or that would be decoded
  * again; what it needs for that is a standby snapshot, now and then.
  */
-static TimestampTz
-renew_stream(TimestampTz now)
+static EcmTime
+renew_stream(EcmTime now)
 {
 	static XLogRecPtr renewing_for;
-	static TimestampTz look_at;
+	static EcmTime look_at;
 	static int	delay_ms;
 	XLogRecPtr	giant = ecm_feed_giant_lsn();
 	EcmSlotFacts facts;
@@ -764,13 +908,12 @@ renew_stream(TimestampTz now)
 	{
 		renewing_for = giant;
 		delay_ms = RENEW_MIN_MS;
-		look_at = TimestampTzPlusMilliseconds(now, delay_ms);
+		look_at = ecm_later(now, delay_ms);
 	}
-	if (now < look_at &&
-		!TimestampDifferenceExceeds(now, look_at, delay_ms))	/* or the clock was set */
+	if (now < look_at)
 		return look_at;
 	delay_ms = Min(delay_ms * 2, RENEW_MAX_MS);
-	look_at = TimestampTzPlusMilliseconds(now, delay_ms);
+	look_at = ecm_later(now, delay_ms);
 	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.restart_lsn <= giant)
 		(void) LogStandbySnapshot();
 	else if (!congested && !ecm_feed_in_transaction())
@@ -932,10 +1075,10 @@ find_lock_blocker(void *arg pg_attribute_unused())
  * A step that waits for somebody's lock says for whose, for as long as it is
  * tried again; returns when to look next (0: no need).
  */
-static TimestampTz
-show_lock_blocker(TimestampTz now)
+static EcmTime
+show_lock_blocker(EcmTime now)
 {
-	static TimestampTz look_at = 0;
+	static EcmTime look_at = 0;
 	static EcmStep shown = ECM_STEP_STREAMING;
 	EcmError	err;
 
@@ -948,7 +1091,7 @@ show_lock_blocker(TimestampTz now)
 		(step_job == 0 && state.step != ECM_STEP_CREATE_PUBLICATION))
 		return look_at = 0;
 
-	if (look_at == 0 || look_at > now + USECS_PER_SEC)
+	if (look_at == 0)
 		look_at = now + USECS_PER_SEC;	/* most steps are over by then */
 	else if (now >= look_at)
 	{
@@ -960,6 +1103,23 @@ show_lock_blocker(TimestampTz now)
 		look_at = now + USECS_PER_SEC;
 	}
 	return look_at;
+}
+
+/* It streams, but has not got beyond where it has failed before. */
+static void
+show_doubt(void)
+{
+	static bool shown = false;
+	bool		doubtful = ecm_state_is_doubtful(&state);
+
+	if (doubtful)
+		snprintf(waiting_for, sizeof(waiting_for),
+				 "the stream to get beyond %X/%X, where it was lost%s%s",
+				 LSN_FORMAT_ARGS(lost_at), stack->last_error[0] != '\0' ? ": " : "",
+				 stack->last_error);
+	else if (shown)
+		forget_wait();
+	shown = doubtful;
 }
 
 typedef struct StalledArg
@@ -992,9 +1152,9 @@ describe_stalled(void *arg)
  * ended.  But it is named.
  */
 static void
-check_consumers(TimestampTz now)
+check_consumers(EcmTime now)
 {
-	static TimestampTz stalled_since = 0;	/* of the one that was reported */
+	static EcmTime stalled_since = 0;	/* of the one that was reported */
 	StalledArg	arg;
 	EcmError	err;
 
@@ -1013,15 +1173,96 @@ check_consumers(TimestampTz now)
 			 arg.consumer.worker + 1, arg.consumer.pid);
 	(void) ecm_worker_try(describe_stalled, &arg, &err);
 	strlcpy(consumer_pin.by, arg.text, sizeof(consumer_pin.by));
-	consumer_pin.since = arg.consumer.since;
+	consumer_pin.since = ecm_shown_time(arg.consumer.since);
 	consumer_pin.certain = true;
 	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
 		event("consumer_stalled", ECM_SEVERITY_WARNING,
 			  "It has work to do and holds back the replication slot.",
 			  psprintf("%s makes no progress since %s", arg.text,
-					   timestamptz_to_str(arg.consumer.since)));
+					   timestamptz_to_str(consumer_pin.since)));
 	stalled_since = arg.consumer.since;
+}
+
+/*
+ * One that does not move is shown long before it counts as hanging, since its
+ * readers get nothing.
+ */
+static void
+show_stalled(EcmTime now)
+{
+	static EcmTime shown = 0;	/* since when the one that is shown stalls */
+	StalledArg	arg;
+	EcmError	err;
+
+	if (!ecm_feed_find_stalled(now, CONSUMER_STALLED_MS, &arg.consumer))
+		arg.consumer.since = 0;
+	if (arg.consumer.since == shown)
+		return;
+	arg.text[0] = '\0';
+	if (arg.consumer.since != 0)
+	{
+		snprintf(arg.text, sizeof(arg.text), "consumer %d (PID %d)",
+				 arg.consumer.worker + 1, arg.consumer.pid);
+		(void) ecm_worker_try(describe_stalled, &arg, &err);
+	}
+	shown = arg.consumer.since;
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->stalled, sizeof(stack->stalled), arg.text);
+	stack->stalled_pid = shown != 0 ? arg.consumer.pid : 0;
+	stack->stalled_at = shown;
+	ecm_unlock();
+}
+
+/*
+ * Whoever waits for a position says so again when he is woken; who has left
+ * does not, and nobody else would take his word back.
+ */
+static void
+forget_await(void)
+{
+	bool		forget = stack->await_lsn > stack->flushed_lsn;
+
+	if (!forget)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->await_lsn = InvalidXLogRecPtr;
+	ecm_unlock();
+	asked_for = InvalidXLogRecPtr;
+	ConditionVariableBroadcast(&stack->cv);
+}
+
+/*
+ * Are those still there that we believe to be?  What hangs, or is cut off, does
+ * not tell.
+ */
+static EcmTime
+check_alive(EcmTime now)
+{
+	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
+	EcmError	err;
+
+	stack->alive_at = now;
+	if (state.pool_up && ecm_pool_is_dead(&err))
+	{
+		ecm_error_set(&failure.err, err.sqlstate,
+					  psprintf("no session of the pool can be opened: %s", err.message),
+					  err.detail, err.hint);
+		handle_event(ECM_EVENT_POOL_LOST, &failure);
+	}
+	if (now < alive_check_at)
+		return alive_check_at;
+	alive_check_at = ecm_later(now, ECM_MANAGER_ROUND_MS);
+	ecm_pool_check();
+	if (ecm_replication_conn() != NULL)
+		ecm_conn_check(ecm_replication_conn());
+	if (state.streaming_up && ecm_replication_has_lost_slot(false, &failure))
+		lose_stream(now, &failure);
+	if (state.consumers_up)
+		show_stalled(now);
+	forget_await();
+	SetLatch(MyLatch);			/* as a wait in here may have reset it */
+	return alive_check_at;
 }
 
 static void
@@ -1054,8 +1295,8 @@ check_extension(void)
 	proc_exit(0);
 }
 
-static TimestampTz
-check_status(TimestampTz now)
+static EcmTime
+check_status(EcmTime now)
 {
 	EcmStepFailure failure;
 	bool		requested = stack->check_requested;
@@ -1084,7 +1325,7 @@ check_status(TimestampTz now)
 	/* a wait for a lock, in here, resets the latch: look at everything again */
 	SetLatch(MyLatch);
 	status_check_at =
-		TimestampTzPlusMilliseconds(now, state.step == ECM_STEP_CREATE_SLOT ?
+		ecm_later(now, state.step == ECM_STEP_CREATE_SLOT ?
 									SLOT_HELP_MS : ecm_status_check_interval);
 	return status_check_at;
 }
@@ -1095,11 +1336,21 @@ check_status(TimestampTz now)
  * and the stack will find none when it comes to that.
  */
 static void
-enforce_wal_limit(const EcmWalOrder *order)
+enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 {
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
+	EcmStepFailure lost;
 
-	if (!state.lock_held || !state.replication_up)
+	/* a stream that was cut off is put up again first */
+	if (state.streaming_up && ecm_replication_has_lost_slot(true, &lost))
+	{
+		lose_stream(now, &lost);
+		return;
+	}
+	if ((order->why & ECM_WAL_DROP_FREE) == 0 && now < catches_up_until)
+		return;
+	if (!state.lock_held || !state.replication_up ||
+		ecm_replication_slot_is_held_up())
 	{
 		ecm_wal_drop_slot(stack_index, order);
 		return;
@@ -1132,7 +1383,7 @@ end_slot_creation(const EcmWalOrder *order)
  * known to hang.
  */
 static void
-suspect_consumer(TimestampTz now, EcmPin *pin)
+suspect_consumer(EcmTime now, EcmPin *pin)
 {
 	EcmStalledConsumer last;
 	XLogRecPtr	durable;
@@ -1143,12 +1394,12 @@ suspect_consumer(TimestampTz now, EcmPin *pin)
 	if (pin->by[0] != '\0' || !state.streaming_up ||
 		!ecm_feed_find_last(now, &last, &durable) || durable >= end)
 		return;
-	if (TimestampDifferenceExceeds(last.since, now, CONSUMER_HANGS_MS))
+	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
 		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
 				 (now - last.since) / USECS_PER_SEC);
 	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
 			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));
-	pin->since = last.since;
+	pin->since = ecm_shown_time(last.since);
 	pin->certain = false;
 }
 
@@ -1160,7 +1411,7 @@ suspect_consumer(TimestampTz now, EcmPin *pin)
  * progress, so does the walsender, and to start over would only cost time.)
  */
 static void
-let_go_of_slot(TimestampTz now)
+let_go_of_slot(EcmTime now)
 {
 	EcmStalledConsumer consumer;
 	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
@@ -1174,8 +1425,33 @@ let_go_of_slot(TimestampTz now)
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
 
-static TimestampTz
-sample_wal(TimestampTz now)
+/*
+ * A slot moves on with each record of the running transactions.  The server
+ * writes these by a clock that can be set back; then nobody but us does.
+ */
+static void
+help_slot_on(EcmTime now)
+{
+	static XLogRecPtr seen = InvalidXLogRecPtr;
+	static EcmTime seen_at = 0;
+	const EcmWalSample *wal = &stack->wal;
+
+	if (wal->restart_lsn != seen)
+	{
+		seen = wal->restart_lsn;
+		seen_at = now;
+	}
+	if (!state.streaming_up || !wal->slot_exists ||
+		wal->retained_wal_bytes < wal_segment_size ||
+		wal->retained_wal_bytes < 2 * wal->flush_lag_bytes ||
+		!ecm_has_passed(seen_at, now, SLOT_STANDS_MS))
+		return;
+	seen_at = now;
+	LogStandbySnapshot();
+}
+
+static EcmTime
+sample_wal(EcmTime now)
 {
 	EcmWalOrder order;
 	EcmPin		pin;
@@ -1188,13 +1464,14 @@ sample_wal(TimestampTz now)
 	if (order.why != 0 && ecm_replication_creates_slot())
 		end_slot_creation(&order);
 	else if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
-		enforce_wal_limit(&order);
+		enforce_wal_limit(now, &order);
 	else if (order.why != 0)
 		ecm_wal_drop_slot(stack_index, &order); /* says that it stays */
 	else if (state.streaming_up && congested &&
 			 strcmp(stack->wal.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
 	hold_slot();
+	help_slot_on(now);
 	return sample_at;
 }
 
@@ -1581,11 +1858,11 @@ start_up(void)
 /*
  * One time round, up to the wait.  Returns when it must be called again.
  */
-static TimestampTz
+static EcmTime
 do_round(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline;
+	EcmTime		now = ecm_now();
+	EcmTime		deadline;
 	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
 
 	if (ConfigReloadPending)
@@ -1594,6 +1871,7 @@ do_round(void)
 	if (state.consumers_up && ecm_feed_consumer_died(&failure.err))
 		handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
 	poll_idle_replication();
+	deadline = check_alive(now);
 	handle_event(ECM_EVENT_TICK, NULL);
 
 	/*
@@ -1605,7 +1883,7 @@ do_round(void)
 	poll_step();
 	show_blocker();
 	read_stream(now);
-	deadline = give_feedback(now);
+	deadline = ecm_earlier(deadline, give_feedback(now));
 	deadline = ecm_earlier(deadline, renew_stream(now));
 
 	if (state.streaming_up)
@@ -1633,14 +1911,16 @@ do_round(void)
 	if (ecm_replication_conn() != NULL)
 		deadline = ecm_earlier(deadline, ecm_conn_deadline(ecm_replication_conn()));
 
+	show_doubt();
 	ecm_publish_state(&state, waiting_for, blocking_pid);
+	note_active();
 	if (pause_until == 0)
 		ecm_publish_connections();
 	return deadline;
 }
 
 static void
-wait_for_something(TimestampTz deadline)
+wait_for_something(EcmTime deadline)
 {
 	EcmConn    *replication = ecm_replication_conn();
 
@@ -1677,7 +1957,7 @@ ecm_manager_main(Datum arg)
 
 	for (;;)
 	{
-		TimestampTz deadline;
+		EcmTime deadline;
 
 		if (ecm_got_sigterm)
 		{

@@ -25,6 +25,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+/* With so many failed attempts in a row, a pool without sessions is dead. */
+#define DEAD_RETRIES	3
+
 typedef struct Job
 {
 	dlist_node	node;			/* in the queue, while it waits */
@@ -41,7 +44,7 @@ typedef struct Session
 	bool		opened;			/* the connection was established */
 	bool		in_callback;	/* a callback looks at its rows */
 	Job		   *job;			/* NULL: none runs */
-	TimestampTz idle_since;
+	EcmTime idle_since;
 } Session;
 
 static MemoryContext pool_context = NULL;
@@ -55,7 +58,7 @@ static uint64 pool_generation = 0;	/* tells that the pool was closed */
 static bool polling = false;
 
 static EcmBackoff backoff;
-static TimestampTz retry_at;	/* no new session before; 0: at once */
+static EcmTime retry_at;	/* no new session before; 0: at once */
 static bool has_last_error;
 static EcmError last_error;
 
@@ -215,7 +218,7 @@ report_small_pool(const EcmError *err)
  * this that failed.
  */
 static void
-open_failed(Session *session, TimestampTz now)
+open_failed(Session *session, EcmTime now)
 {
 	EcmError	err = *ecm_conn_error(session->conn);
 	const char *hint = ecm_error_hint(&err, ECM_CONTEXT_CONNECT);
@@ -248,7 +251,7 @@ open_failed(Session *session, TimestampTz now)
 
 /* The session's job is over, or the session is. */
 static void
-job_over(Session *session, TimestampTz now)
+job_over(Session *session, EcmTime now)
 {
 	EcmConn    *conn = session->conn;
 	Job		   *job = session->job;
@@ -285,7 +288,7 @@ job_over(Session *session, TimestampTz now)
 
 /* Returns true if the session has changed its state. */
 static bool
-poll_session(Session *session, TimestampTz now)
+poll_session(Session *session, EcmTime now)
 {
 	EcmConnState state;
 
@@ -333,7 +336,14 @@ start_job(void)
 	{
 		if (session_is_free(&sessions[i]))
 		{
-			Job		   *job = dequeue();
+			Job		   *job;
+
+			if (!ecm_conn_has_backend(sessions[i].conn))
+			{
+				close_session(&sessions[i]);	/* it has ended unheard */
+				continue;
+			}
+			job = dequeue();
 
 			sessions[i].job = job;
 			ecm_conn_send(sessions[i].conn, job->sql, job->timeout_ms);
@@ -372,7 +382,7 @@ session_wanted(void)
 }
 
 static bool
-open_session(TimestampTz now)
+open_session(EcmTime now)
 {
 	Session    *session = session_wanted();
 	EcmConnParams params;
@@ -384,8 +394,16 @@ open_session(TimestampTz now)
 	snprintf(application_name, sizeof(application_name),
 			 "electric_cm pool %d", (int) (session - sessions) + 1);
 	memset(&params, 0, sizeof(params));
-	params.conninfo = (ecm_pooled_connection && ecm_pooled_connection[0]) ?
-		ecm_pooled_connection : ecm_connection;
+	if (ecm_pooled_connection && ecm_pooled_connection[0])
+	{
+		params.conninfo = ecm_pooled_connection;
+		params.setting = "electric_cm.pooled_connection";
+	}
+	else
+	{
+		params.conninfo = ecm_connection;
+		params.setting = "electric_cm.connection";
+	}
 	params.dbname = pool_dbname;
 	params.application_name = application_name;
 	params.connect_timeout_ms = ecm_connect_timeout;
@@ -394,19 +412,19 @@ open_session(TimestampTz now)
 }
 
 static void
-close_idle_sessions(TimestampTz now)
+close_idle_sessions(EcmTime now)
 {
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		if (session_is_free(&sessions[i]) &&
-			now >= TimestampTzPlusMilliseconds(sessions[i].idle_since,
+			now >= ecm_later(sessions[i].idle_since,
 											   ecm_pool_idle_timeout))
 			close_session(&sessions[i]);
 	}
 }
 
 void
-ecm_pool_poll(TimestampTz now)
+ecm_pool_poll(EcmTime now)
 {
 	uint64		generation = pool_generation;
 	bool		progress;
@@ -442,7 +460,7 @@ ecm_pool_session(int ordinal)
 }
 
 static void
-keep_earlier(TimestampTz *deadline, TimestampTz other)
+keep_earlier(EcmTime *deadline, EcmTime other)
 {
 	if (other != 0 && (*deadline == 0 || other < *deadline))
 		*deadline = other;
@@ -452,10 +470,10 @@ keep_earlier(TimestampTz *deadline, TimestampTz other)
  * When ecm_pool_poll() has to be called even if no socket is ready.  A time in
  * the past says at once: a job was submitted after the last call.
  */
-TimestampTz
+EcmTime
 ecm_pool_deadline(void)
 {
-	TimestampTz deadline = 0;
+	EcmTime deadline = 0;
 
 	if (pool_context == NULL)
 		return 0;
@@ -470,7 +488,7 @@ ecm_pool_deadline(void)
 		keep_earlier(&deadline, ecm_conn_deadline(session->conn));
 		if (session_is_free(session))
 			keep_earlier(&deadline, nqueued > 0 ? 1 :
-						 TimestampTzPlusMilliseconds(session->idle_since,
+						 ecm_later(session->idle_since,
 													 ecm_pool_idle_timeout));
 	}
 	if (session_wanted() != NULL)
@@ -516,6 +534,26 @@ int
 ecm_pool_queued(void)
 {
 	return nqueued;
+}
+
+bool
+ecm_pool_is_dead(EcmError *err)
+{
+	if (pool_context == NULL || !has_last_error || backoff.retries < DEAD_RETRIES)
+		return false;
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+		if (sessions[i].opened)
+			return false;
+	*err = last_error;
+	return true;
+}
+
+void
+ecm_pool_check(void)
+{
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+		if (sessions[i].conn != NULL && sessions[i].job != NULL)
+			ecm_conn_check(sessions[i].conn);
 }
 
 void

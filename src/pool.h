@@ -17,6 +17,7 @@
 
 #include "postgres.h"
 
+#include "clock.h"
 #include "conn.h"
 #include "errors.h"
 #include "settings.h"
@@ -45,12 +46,12 @@ extern uint64 ecm_pool_submit(const char *sql, int timeout_ms,
 extern void ecm_pool_cancel(uint64 id);
 
 /* Makes progress on all sessions; callbacks run here. */
-extern void ecm_pool_poll(TimestampTz now);
+extern void ecm_pool_poll(EcmTime now);
 
 /* For the wait loop: sessions by ordinal (NULL: closed), and the next deadline
  * (0: none), which includes idle timeouts and reconnection delays. */
 extern EcmConn *ecm_pool_session(int ordinal);
-extern TimestampTz ecm_pool_deadline(void);
+extern EcmTime ecm_pool_deadline(void);
 
 /* State of a session as a word: "connecting", "idle", "busy", "closed". */
 extern const char *ecm_pool_session_state(int ordinal);
@@ -65,6 +66,15 @@ extern const EcmError *ecm_pool_session_error(int ordinal);
 extern const EcmError *ecm_pool_last_error(void);
 
 extern int	ecm_pool_queued(void);
+
+/*
+ * No session works, and none could be opened several times in a row; err says
+ * why.
+ */
+extern bool ecm_pool_is_dead(EcmError *err);
+
+/* To be called now and then: ends jobs whose answer has got lost. */
+extern void ecm_pool_check(void);
 
 /* Closes all sessions, forgets all jobs without calling back. */
 extern void ecm_pool_close(void);

@@ -271,12 +271,13 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 {
 	EcmStatus	status = ecm_state_status(state);
 	const char *step = ecm_step_name(state->step);
+	static EcmTime shown_retry_at = 0;
 	bool		changed;
-	TimestampTz now = GetCurrentTimestamp();
 
 	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
 		strcmp(stack->waiting_for, waiting_for) != 0 ||
-		stack->next_retry_at != state->next_retry_at ||
+		shown_retry_at != state->next_retry_at ||
+		stack->failing_at != state->backoff.first_failure ||
 		stack->retry_count != state->backoff.retries ||
 		stack->lock_acquired != state->lock_held ||
 		stack->pool_up != state->pool_up ||
@@ -291,8 +292,10 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 	strlcpy(stack->phase, ecm_state_phase(state), sizeof(stack->phase));
 	strlcpy(stack->step, step, sizeof(stack->step));
 	stack->retry_count = state->backoff.retries;
-	stack->next_retry_at = state->next_retry_at;
-	stack->total_retry_us = ecm_backoff_total(&state->backoff, now);
+	stack->next_retry_at = ecm_shown_time(state->next_retry_at);
+	shown_retry_at = state->next_retry_at;
+	stack->failing_at = state->backoff.first_failure;
+	stack->total_retry_us = ecm_backoff_total(&state->backoff, ecm_now());
 	stack->lock_acquired = state->lock_held;
 	stack->pool_up = state->pool_up;
 	stack->consumers_up = state->consumers_up;
@@ -315,7 +318,7 @@ ecm_publish_error(const EcmError *err)
 	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), err->hint);
 	strlcpy(stack->last_error_sqlstate, err->sqlstate,
 			sizeof(stack->last_error_sqlstate));
-	stack->last_error_at = GetCurrentTimestamp();
+	stack->last_error_at = ecm_wall_clock();
 	ecm_unlock();
 }
 

@@ -35,6 +35,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "backend.h"
 #include "compat.h"
 #include "replication.h"
 #include "settings.h"
@@ -53,6 +54,11 @@ PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 /* ... and for leave to make the slot. */
 #define HOLD_POLL_MS		1000
 #define SLOT_BUSY_TIMEOUT_MS	5000
+/* ... and how often a walsender of ours that has it is asked to end. */
+#define FORMER_REMIND_MS	1000
+
+/* Whose slot is in other hands for so long has lost it. */
+#define OTHER_USER_MS		1000
 
 /*
  * The walsender's timeout in our sessions: the server's own, within these
@@ -76,25 +82,33 @@ static char *rep_publication;
 static EcmConn *rep_conn = NULL;
 static EcmReplicationInfo rep_info;
 static int	rep_sender_timeout_ms = MAX_SENDER_TIMEOUT_MS;
-static int	rep_walsender_pid = 0;	/* of the last connection, until it's gone */
+static int	rep_walsender_pid = 0;	/* of the present connection, or the last */
+static int	former_pid = 0;		/* of an earlier one: it still has the slot */
+static EcmTime former_asked_at; /* to end */
 
 /* progress within a step */
 static int	step_query;			/* which of the step's queries runs */
-static TimestampTz step_deadline;	/* for steps that wait without a socket */
-static TimestampTz step_started;
+static EcmTime step_deadline;	/* for steps that wait without a socket */
+static EcmTime step_started;
 static bool drop_slot_first;	/* create_slot is to make a new one */
 static char hold_slot[256];		/* why not now, or "" */
 static int	hold_slot_pid;		/* who is to blame for that; 0: nobody known */
 static bool held_up;			/* that is what create_slot waits for */
 static bool creating_slot;		/* the server is at it */
+static bool made_unheard;		/* it was at it when the connection was lost */
 static int	slot_user;			/* another process that uses it, 0: none */
-static char waiting_for[128];
+static char waiting_for[256];
 
 /* the stream */
 static XLogRecPtr keepalive_lsn;
 static bool reply_requested;
 static XLogRecPtr acknowledged_lsn;
-static TimestampTz last_feedback;
+static EcmTime last_feedback;
+static EcmTime last_asked;
+static EcmTime asked_at;		/* for a sign of life; 0: there was one since */
+static EcmBackendLook asked_look;	/* the walsender then */
+static int	stream_pid;			/* who had the slot when the stream began */
+static EcmTime other_user_at;	/* that it isn't so any more; 0: it is */
 
 void
 ecm_replication_init(const char *dbname, const char *slot_name,
@@ -127,7 +141,7 @@ ecm_replication_slot_settled(void)
 	rep_info.slot_created = false;
 }
 
-TimestampTz
+EcmTime
 ecm_replication_deadline(void)
 {
 	return step_deadline;
@@ -191,6 +205,7 @@ start_connect(void)
 
 	Assert(rep_conn == NULL);
 	params.conninfo = ecm_connection;
+	params.setting = "electric_cm.connection";
 	params.dbname = rep_dbname;
 	params.application_name = "electric_cm replication";
 	params.replication = true;
@@ -287,7 +302,7 @@ poll_pg_info(EcmStepFailure *failure)
 	if (!ecm_leads_here(rep_conn, failure))
 		return ECM_RESULT_FAILED;
 	rep_info.server_version_num = ecm_conn_server_version(rep_conn);
-	rep_info.looked_up_at = GetCurrentTimestamp();
+	rep_info.looked_up_at = ecm_wall_clock();
 	return ECM_RESULT_DONE;
 }
 
@@ -439,24 +454,38 @@ ecm_replication_waiting_for(int *pid)
 }
 
 /*
- * Somebody uses the slot: most likely our own last walsender, on its way out.
+ * Somebody uses the slot.  If it is a walsender of ours, on its way out, it is
+ * reminded.  One that is stopped, or hangs in the kernel, can't be ended by
+ * anything that would not restart the whole server.
  */
 static EcmStepResult
 wait_for_slot_user(EcmStepFailure *failure, int pid)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime		now = ecm_now();
+	bool		ours = pid == former_pid;
 
-	if (pid == rep_walsender_pid && pid != ecm_conn_backend_pid(rep_conn))
+	if (ours && ecm_has_passed(former_asked_at, now, FORMER_REMIND_MS))
+	{
 		kill(pid, SIGTERM);
-	if (TimestampDifferenceExceeds(step_started, now, SLOT_BUSY_TIMEOUT_MS))
-		return step_failed(failure, ECM_ERROR_RETRY, "55006",
-						   psprintf("replication slot \"%s\" is active for PID %d",
-									rep_slot, pid), "",
-						   "Stop the other consumer, or set electric_cm.slot_name to another name.");
+		former_asked_at = now;
+	}
+	if (ecm_has_passed(step_started, now, SLOT_BUSY_TIMEOUT_MS))
+		return ours ?
+			step_failed(failure, ECM_ERROR_RETRY, "55006",
+						psprintf("walsender PID %d, of the connection before, does not answer and does not end",
+								 pid),
+						psprintf("It still has replication slot \"%s\".", rep_slot),
+						psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
+								 pid)) :
+			step_failed(failure, ECM_ERROR_RETRY, "55006",
+						psprintf("replication slot \"%s\" is active for PID %d",
+								 rep_slot, pid), "",
+						"Stop the other consumer, or set electric_cm.slot_name to another name.");
 	slot_user = pid;
 	snprintf(waiting_for, sizeof(waiting_for),
+			 ours ? "replication slot \"%s\", which walsender PID %d, of the connection before, has not given up" :
 			 "replication slot \"%s\", which PID %d uses", rep_slot, pid);
-	step_deadline = TimestampTzPlusMilliseconds(now, SLOT_POLL_MS);
+	step_deadline = ecm_later(now, SLOT_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -464,7 +493,7 @@ static EcmStepResult
 wait_for_leave(void)
 {
 	held_up = true;
-	step_deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+	step_deadline = ecm_later(ecm_now(),
 												HOLD_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
@@ -517,6 +546,7 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 	if (!ecm_slot_lookup(rep_slot, &facts))
 	{
 		drop_slot_first = false;
+		made_unheard = false;
 		if (hold_slot[0] != '\0')
 			return wait_for_leave();
 		*create = true;
@@ -545,7 +575,23 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 									rep_slot),
 						   "The WAL that it needed has been removed.", "");
 	rep_info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
+	if (made_unheard)
+		rep_info.slot_created = true;
 	return ECM_RESULT_DONE;
+}
+
+/* Ends the transaction that the slot was made in, and puts down whose it is. */
+static void
+record_slot(void)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%sUPDATE _electric_cm.stack SET slot_name = %s",
+					 ecm_conn_idle_in_no_transaction(rep_conn) ? "" : "COMMIT; ",
+					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep_slot));
+	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+	made_unheard = false;
 }
 
 static void
@@ -565,16 +611,11 @@ send_create_slot(void)
 static void
 slot_created(void)
 {
-	StringInfoData sql;
-
 	rep_info.slot_created = true;
 	rep_info.confirmed_flush_lsn =
 		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
 										CStringGetDatum(ecm_conn_value(rep_conn, 0, 1))));
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "COMMIT; UPDATE _electric_cm.stack SET slot_name = %s",
-					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep_slot));
-	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
+	record_slot();
 }
 
 /*
@@ -595,6 +636,12 @@ poll_slot(EcmStepFailure *failure)
 		if (ecm_conn_poll(rep_conn) == ECM_CONN_FAILED)
 			return conn_failed(failure, ECM_CONTEXT_SLOT);
 		result = look_at_slot(failure, &create);
+		if (result == ECM_RESULT_DONE && made_unheard && !create)
+		{
+			record_slot();
+			step_query = 3;
+			return ECM_RESULT_PENDING;
+		}
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
 		/*
@@ -610,6 +657,8 @@ poll_slot(EcmStepFailure *failure)
 
 	result = poll_query(failure, ECM_CONTEXT_SLOT);
 	creating_slot = result == ECM_RESULT_PENDING && step_query == 3;
+	if (step_query == 3 && ecm_conn_state(rep_conn) == ECM_CONN_FAILED)
+		made_unheard = true;
 	if (result != ECM_RESULT_DONE)
 		return result;
 
@@ -629,6 +678,15 @@ poll_slot(EcmStepFailure *failure)
 	}
 }
 
+/* Who uses the slot; 0: nobody. */
+static int
+slot_active_pid(void)
+{
+	EcmSlotFacts facts;
+
+	return ecm_slot_lookup(rep_slot, &facts) ? facts.active_pid : 0;
+}
+
 static EcmStepResult
 poll_start_streaming(EcmStepFailure *failure)
 {
@@ -642,6 +700,8 @@ poll_start_streaming(EcmStepFailure *failure)
 		reply_requested = false;
 		acknowledged_lsn = InvalidXLogRecPtr;
 		last_feedback = 0;
+		last_asked = asked_at = other_user_at = 0;
+		stream_pid = slot_active_pid();
 		return ECM_RESULT_DONE;
 	}
 	return conn_failed(failure, ECM_CONTEXT_STREAM);
@@ -716,7 +776,7 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 	slot_user = 0;
 	held_up = false;
 	creating_slot = false;
-	step_started = GetCurrentTimestamp();
+	step_started = ecm_now();
 
 	switch (step)
 	{
@@ -873,7 +933,7 @@ ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask,
 						 EcmStepFailure *failure)
 {
 	StringInfoData out;
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime now = ecm_now();
 	bool		ok;
 
 	initStringInfo(&out);
@@ -881,7 +941,7 @@ ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask,
 	pq_sendint64(&out, received);
 	pq_sendint64(&out, flushed);
 	pq_sendint64(&out, flushed);
-	pq_sendint64(&out, now);
+	pq_sendint64(&out, ecm_wall_clock());
 	pq_sendbyte(&out, ask ? 1 : 0);
 	ok = ecm_conn_copy_send(rep_conn, out.data, out.len);
 	pfree(out.data);
@@ -893,7 +953,98 @@ ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask,
 	reply_requested = false;
 	acknowledged_lsn = Max(acknowledged_lsn, flushed);
 	last_feedback = now;
+	if (ask)
+		last_asked = now;
+	if (ask && asked_at == 0)
+	{
+		asked_at = now;
+		(void) ecm_backend_look(stream_pid, &asked_look);
+	}
 	return true;
+}
+
+EcmTime
+ecm_replication_last_asked(void)
+{
+	return last_asked;
+}
+
+EcmTime
+ecm_replication_silence_deadline(void)
+{
+	return asked_at != 0 ? ecm_later(asked_at, rep_sender_timeout_ms) : 0;
+}
+
+void
+ecm_replication_excuse_silence(void)
+{
+	asked_at = 0;
+}
+
+/*
+ * A walsender answers as soon as it reads; it may not for a long time while it
+ * decodes a large transaction, and while somebody has locked a catalog.
+ */
+static bool
+may_be_silent(void)
+{
+	EcmBackendLook look;
+
+	if (!ecm_backend_look(stream_pid, &look))
+		return false;
+	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(&asked_look, &look);
+}
+
+bool
+ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure)
+{
+	if (asked_at != 0 && ecm_conn_heard_at(rep_conn) >= asked_at)
+		asked_at = 0;
+	if (asked_at == 0 || !ecm_has_passed(asked_at, now, rep_sender_timeout_ms))
+		return false;
+	if (may_be_silent())
+	{
+		asked_at = 0;			/* it will be asked again */
+		return false;
+	}
+	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
+					   psprintf("walsender PID %d has not answered for %d s",
+								stream_pid,
+								(int) ((now - asked_at) / USECS_PER_SEC)),
+					   "It hangs, or something between server and server has stopped forwarding.",
+					   ecm_connection[0] != '\0' ?
+					   "See what electric_cm.connection leads through, if this happens again." : "");
+	return true;
+}
+
+bool
+ecm_replication_has_lost_slot(bool at_once, EcmStepFailure *failure)
+{
+	EcmTime		now = ecm_now();
+	int			pid = slot_active_pid();
+
+	if (pid == stream_pid)
+	{
+		other_user_at = 0;
+		return false;
+	}
+	if (other_user_at == 0)
+		other_user_at = now;
+	if (!at_once && !ecm_has_passed(other_user_at, now, OTHER_USER_MS))
+		return false;
+	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
+					   psprintf("walsender PID %d has gone, and nothing was heard of that",
+								stream_pid),
+					   "Something between server and server has stopped forwarding.",
+					   ecm_connection[0] != '\0' ?
+					   "See what electric_cm.connection leads through, if this happens again." : "");
+	return true;
+}
+
+bool
+ecm_replication_slot_is_held_up(void)
+{
+	return former_pid != 0 && slot_active_pid() == former_pid;
 }
 
 XLogRecPtr
@@ -902,7 +1053,7 @@ ecm_replication_acknowledged(void)
 	return acknowledged_lsn;
 }
 
-TimestampTz
+EcmTime
 ecm_replication_last_feedback(void)
 {
 	return last_feedback;
@@ -923,6 +1074,9 @@ ecm_replication_close(void)
 		return;
 	if (ecm_conn_state(rep_conn) == ECM_CONN_BUSY)
 		ecm_conn_cancel(rep_conn);
+	if (creating_slot)
+		made_unheard = true;
+	creating_slot = false;
 	ecm_conn_close(rep_conn);
 	rep_conn = NULL;
 
@@ -932,27 +1086,33 @@ ecm_replication_close(void)
 	 * large transaction, it does neither.
 	 */
 	if (!ecm_replication_slot_is_free())
-		kill(rep_walsender_pid, SIGTERM);
+	{
+		former_pid = slot_active_pid();
+		former_asked_at = ecm_now();
+		if (former_pid != 0)
+			kill(former_pid, SIGTERM);
+	}
+	stream_pid = 0;
 }
 
 bool
 ecm_replication_slot_is_free(void)
 {
-	EcmSlotFacts facts;
+	int			pid = slot_active_pid();
 
-	return rep_walsender_pid == 0 || !ecm_slot_lookup(rep_slot, &facts) ||
-		facts.active_pid != rep_walsender_pid;
+	return pid == 0 || (pid != rep_walsender_pid && pid != former_pid &&
+						pid != stream_pid);
 }
 
 bool
 ecm_replication_wait_slot_free(int timeout_ms)
 {
-	TimestampTz give_up =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	EcmTime give_up =
+		ecm_later(ecm_now(), timeout_ms);
 
 	while (!ecm_replication_slot_is_free())
 	{
-		if (GetCurrentTimestamp() >= give_up)
+		if (ecm_now() >= give_up)
 			return false;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "clock.h"
 #include "conn.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
@@ -63,7 +64,7 @@ extern void ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn);
 extern EcmStepResult ecm_replication_poll_step(EcmStep step,
 											   EcmStepFailure *failure);
 /* When a pending step wants to be polled again without socket activity. */
-extern TimestampTz ecm_replication_deadline(void);
+extern EcmTime ecm_replication_deadline(void);
 
 extern const EcmReplicationInfo *ecm_replication_info(void);
 extern EcmConn *ecm_replication_conn(void); /* NULL: closed */
@@ -124,7 +125,30 @@ extern bool ecm_replication_reply_requested(void);
 extern bool ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed,
 									 bool ask, EcmStepFailure *failure);
 extern XLogRecPtr ecm_replication_acknowledged(void);
-extern TimestampTz ecm_replication_last_feedback(void);
+extern EcmTime ecm_replication_last_feedback(void);
+
+/*
+ * Has the walsender been asked for a sign of life longer than
+ * wal_sender_timeout ago, and nothing has come since, though it does not seem
+ * to be at work?  (failure filled.)  Who does not listen must excuse it.
+ */
+extern bool ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure);
+extern void ecm_replication_excuse_silence(void);
+
+/*
+ * Is the slot not in use by the walsender that the stream began with any more?
+ * Not at once: only if it was not so an earlier time, and the stream should
+ * have told since.  (failure filled.)
+ */
+extern bool ecm_replication_has_lost_slot(bool at_once,
+										  EcmStepFailure *failure);
+
+/* When it was asked last, and when it counts as silent; 0: it is not asked. */
+extern EcmTime ecm_replication_last_asked(void);
+extern EcmTime ecm_replication_silence_deadline(void);
+
+/* Does a walsender of an earlier connection still have the slot? */
+extern bool ecm_replication_slot_is_held_up(void);
 
 /* The walsender wants to hear from us at least this often, in ms. */
 extern int	ecm_replication_feedback_interval(void);

@@ -52,6 +52,7 @@
 
 #include "access/transam.h"
 #include "access/xlogdefs.h"
+#include "clock.h"
 #include "datatype/timestamp.h"
 #include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
@@ -435,10 +436,10 @@ extern void ecm_creations_message(const char *text, TransactionId xid,
  * Moves everything on that can move.  received_lsn: end of the last complete
  * transaction fed to the consumers; applied_lsn: how far they all are.
  */
-extern void ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
+extern void ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 							   XLogRecPtr applied_lsn);
 /* When to be called again at the latest, or 0. */
-extern TimestampTz ecm_creations_deadline(void);
+extern EcmTime ecm_creations_deadline(void);
 
 /* The stream was lost: forget what is in flight (a scan follows). */
 extern void ecm_creations_forget(void);

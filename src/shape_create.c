@@ -97,7 +97,7 @@ typedef struct EcmBatch
 	XLogRecPtr	capture_lsn;	/* end of its transaction */
 	EcmBarrier	barrier;
 	EcmBackoff	backoff;
-	TimestampTz retry_at;
+	EcmTime retry_at;
 } Batch;
 
 static int	stack_index;
@@ -105,7 +105,7 @@ static MemoryContext creations_context;
 static dlist_head waiting = DLIST_STATIC_INIT(waiting); /* to be started */
 static dlist_head active = DLIST_STATIC_INIT(active);
 static dlist_head retrying = DLIST_STATIC_INIT(retrying);
-static TimestampTz next_retry_at;	/* of those; 0: there are none */
+static EcmTime next_retry_at;	/* of those; 0: there are none */
 static int64 last_number;
 
 static const char *
@@ -123,7 +123,7 @@ ecm_creations_init(int index)
 											  ALLOCSET_DEFAULT_SIZES);
 	ecm_requests_init(datname());
 	/* a former manager's messages may be met, so don't start with the same */
-	last_number = GetCurrentTimestamp();
+	last_number = ecm_wall_clock();
 	ecm_purges_init(index);
 }
 
@@ -322,7 +322,7 @@ split(Batch *b)
 static void
 retry_later(Batch *b, const char *reason)
 {
-	b->retry_at = ecm_backoff_fail(&b->backoff, GetCurrentTimestamp());
+	b->retry_at = ecm_backoff_fail(&b->backoff, ecm_now());
 	b->retry_at += RETRY_GRAIN_MS * INT64CONST(1000) -
 		b->retry_at % (RETRY_GRAIN_MS * INT64CONST(1000));
 	b->step = CREATION_NEW;
@@ -529,7 +529,7 @@ poll_barrier(Batch *b)
 	if (b->barrier.nwriters == 0)
 		start_snapshot(b);
 	else
-		b->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BARRIER_POLL_MS);
+		b->retry_at = ecm_later(ecm_now(), BARRIER_POLL_MS);
 }
 
 static void
@@ -718,7 +718,7 @@ ecm_creations_scan(void)
 
 /* Of one table; NULL: there is nothing to be done now. */
 static Batch *
-form_batch(TimestampTz now)
+form_batch(EcmTime now)
 {
 	EcmRequest *taken[BATCH_SHAPES];
 	int			n = ecm_requests_take(now, MAX_OF_TABLE, taken, BATCH_SHAPES);
@@ -733,7 +733,7 @@ form_batch(TimestampTz now)
 }
 
 static void
-poll_active(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+poll_active(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
 	dlist_mutable_iter iter;
 
@@ -754,7 +754,7 @@ poll_active(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 }
 
 static void
-poll_retries(TimestampTz now)
+poll_retries(EcmTime now)
 {
 	dlist_mutable_iter iter;
 
@@ -791,7 +791,7 @@ count_working(void)
 }
 
 static void
-start_batches(TimestampTz now)
+start_batches(EcmTime now)
 {
 	for (int n = count_working(); n < MAX_WORKING; n++)
 	{
@@ -811,7 +811,7 @@ start_batches(TimestampTz now)
 }
 
 void
-ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
+ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 				   XLogRecPtr applied_lsn)
 {
 	poll_active(now, received_lsn, applied_lsn);
@@ -821,10 +821,10 @@ ecm_creations_poll(TimestampTz now, XLogRecPtr received_lsn,
 	ecm_purges_poll(now, received_lsn, applied_lsn);
 }
 
-TimestampTz
+EcmTime
 ecm_creations_deadline(void)
 {
-	TimestampTz deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
+	EcmTime deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
 	dlist_iter	iter;
 
 	deadline = ecm_sooner(deadline, next_retry_at);

@@ -481,7 +481,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 
 	/* unique by the clock, and by the hash where several share the moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
-					  (int64) (GetCurrentTimestamp() +
+					  (int64) (ecm_wall_clock() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(handle);

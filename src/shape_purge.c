@@ -65,8 +65,8 @@ static int	purges_size = 0;
 static uint64 purge_job = 0;
 static uint64 scan_job = 0;
 static bool scan_wanted = false;
-static TimestampTz next_at = 0; /* nothing is done before; 0: at once */
-static TimestampTz held_since = 0;	/* so that no limit is reached; 0: not */
+static EcmTime next_at = 0; /* nothing is done before; 0: at once */
+static EcmTime held_since = 0;	/* so that no limit is reached; 0: not */
 static EcmBackoff backoff;
 
 /* what an event will say, once the transaction is complete */
@@ -170,7 +170,7 @@ note_complete(XLogRecPtr received_lsn)
 static void
 job_failed(const char *what, const EcmError *err)
 {
-	next_at = ecm_backoff_fail(&backoff, GetCurrentTimestamp());
+	next_at = ecm_backoff_fail(&backoff, ecm_now());
 	if (backoff.retries == 1)
 		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
 				  err->hint, "could not %s yet: %s", what,
@@ -180,10 +180,10 @@ job_failed(const char *what, const EcmError *err)
 static void
 job_succeeded(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime now = ecm_now();
 
 	ecm_backoff_reset(&backoff, now);
-	next_at = TimestampTzPlusMilliseconds(now, SLICE_PAUSE_MS);
+	next_at = ecm_later(now, SLICE_PAUSE_MS);
 }
 
 /*
@@ -225,7 +225,7 @@ purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		forget_purges();
 	job_succeeded();
 	if (all_postponed)
-		next_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POSTPONED_MS);
+		next_at = ecm_later(ecm_now(), POSTPONED_MS);
 }
 
 static void
@@ -247,15 +247,15 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 
 /* How many bytes of WAL the next slice may write; 0: it has to wait. */
 static int64
-wal_allowed(TimestampTz now)
+wal_allowed(EcmTime now)
 {
 	int64		allowance = ecm_wal_allowance(stack_index, SMALL_WAL);
 
 	if (allowance < SMALL_WAL)
 	{
-		if (held_since == 0 || now < held_since)
+		if (held_since == 0)
 			held_since = now;
-		if (!TimestampDifferenceExceeds(held_since, now, PATIENCE_MS))
+		if (!ecm_has_passed(held_since, now, PATIENCE_MS))
 			return 0;
 		allowance = SMALL_WAL;
 	}
@@ -265,7 +265,7 @@ wal_allowed(TimestampTz now)
 
 /* They come in the order in which they were dropped. */
 static void
-start_purge(TimestampTz now, XLogRecPtr applied_lsn)
+start_purge(EcmTime now, XLogRecPtr applied_lsn)
 {
 	StringInfoData sql;
 	int64		max_wal;
@@ -276,7 +276,7 @@ start_purge(TimestampTz now, XLogRecPtr applied_lsn)
 	max_wal = wal_allowed(now);
 	if (max_wal == 0)
 	{
-		next_at = TimestampTzPlusMilliseconds(now, LOOK_PAUSE_MS);
+		next_at = ecm_later(now, LOOK_PAUSE_MS);
 		return;
 	}
 
@@ -325,7 +325,7 @@ ecm_purges_scan(void)
 }
 
 void
-ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
 	if (received_lsn > gone_after)
 		report_gone();
@@ -339,7 +339,7 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 		start_scan();
 }
 
-TimestampTz
+EcmTime
 ecm_purges_deadline(void)
 {
 	return next_at;

@@ -11,7 +11,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
+#include "clock.h"
 
 extern void ecm_purges_init(int stack_index);
 
@@ -32,9 +32,9 @@ extern void ecm_purges_report(const char *handle, int n, const char *reason,
 extern void ecm_purges_scan(void);
 
 /* As ecm_creations_poll() and ecm_creations_deadline(). */
-extern void ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn,
+extern void ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn,
 							XLogRecPtr applied_lsn);
-extern TimestampTz ecm_purges_deadline(void);
+extern EcmTime ecm_purges_deadline(void);
 
 /* The stream was lost; ecm_purges_scan() follows. */
 extern void ecm_purges_forget(void);

@@ -473,7 +473,7 @@ look_between_waits(const LogRequest *request, bool for_entries,
 typedef struct LogWait
 {
 	int64		shape;
-	TimestampTz deadline;		/* 0: never */
+	EcmTime deadline;		/* 0: never */
 	EcmLogSignal *signal;		/* NULL: on a standby, nobody wakes us */
 	uint64		seen;			/* its changes before we looked */
 	int			pause_ms;		/* until another look; 0: when woken */
@@ -527,11 +527,11 @@ await_change(LogWait *wait)
 
 	if (wait->deadline != 0)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		EcmTime now = ecm_now();
 
 		if (now >= wait->deadline)
 			return false;
-		timeout_ms = Min(TimestampDifferenceMilliseconds(now, wait->deadline),
+		timeout_ms = Min(ecm_ms_until(now, wait->deadline),
 						 timeout_ms);
 	}
 	if (wait->signal == NULL)
@@ -562,7 +562,7 @@ await_change(LogWait *wait)
  * something; nothing after the deadline.
  */
 static void
-await_log(const LogRequest *request, TimestampTz deadline, bool for_entries,
+await_log(const LogRequest *request, EcmTime deadline, bool for_entries,
 		  ReturnSetInfo *rsinfo)
 {
 	LogWait		wait = {.deadline = deadline};
@@ -694,10 +694,10 @@ Datum
 electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
-	TimestampTz deadline;
+	EcmTime deadline;
 
 	read_request(fcinfo, &request, 3);
-	deadline = ecm_wait_deadline(PG_ARGISNULL(2) ? NULL :
+	deadline = ecm_await_until(PG_ARGISNULL(2) ? NULL :
 								 PG_GETARG_INTERVAL_P(2));
 	InitMaterializedSRF(fcinfo, 0);
 	await_log(&request, deadline, true, (ReturnSetInfo *) fcinfo->resultinfo);

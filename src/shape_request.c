@@ -47,7 +47,7 @@ typedef struct Queue
 	int			nrequests;
 	int			nbatches;		/* of the table, under way */
 	int			delay_ms;
-	TimestampTz look_at;		/* no creator could be seen: not before */
+	EcmTime look_at;		/* no creator could be seen: not before */
 } Queue;
 
 static const char *datname;
@@ -56,17 +56,17 @@ static HTAB *requests;
 static HTAB *queues;
 static bool were_many;			/* at some time since the tables were empty */
 static dlist_head queue_list = DLIST_STATIC_INIT(queue_list);
-static TimestampTz next_look_at;	/* of the queues; 0: none */
+static EcmTime next_look_at;	/* of the queues; 0: none */
 
 static uint64 scan_job = 0;
 static int64 scanned_to;		/* shape id */
 static bool scan_goes_on;		/* there are more than one scan has brought */
-static TimestampTz scan_retry_at = 0;
+static EcmTime scan_retry_at = 0;
 
 /* Those whose end calls for another scan. */
 static VirtualTransactionId *creators = NULL;
 static int	ncreators = 0;
-static TimestampTz creators_poll_at;
+static EcmTime creators_poll_at;
 
 static HTAB *
 create_hash(const char *name, Size keysize, Size entrysize)
@@ -175,7 +175,7 @@ ecm_request_batches(Oid relation, int change)
 
 /* Takes what can be created now out of a queue. */
 static int
-take_from_queue(Queue *queue, TimestampTz now, EcmRequest **taken, int max)
+take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
 {
 	int			n = Min(queue->nrequests, max);
 	int			ntaken = 0;
@@ -206,13 +206,13 @@ take_from_queue(Queue *queue, TimestampTz now, EcmRequest **taken, int max)
 	if (ntaken == 0)
 	{
 		queue->delay_ms = Min(Max(queue->delay_ms * 2, CREATOR_MIN_MS), CREATOR_MAX_MS);
-		queue->look_at = TimestampTzPlusMilliseconds(now, queue->delay_ms);
+		queue->look_at = ecm_later(now, queue->delay_ms);
 	}
 	return ntaken;
 }
 
 int
-ecm_requests_take(TimestampTz now, int max_batches, EcmRequest **taken, int max)
+ecm_requests_take(EcmTime now, int max_batches, EcmRequest **taken, int max)
 {
 	dlist_mutable_iter iter;
 
@@ -253,7 +253,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		ecm_event(MyDatabaseId, datname, "warning", ECM_SEVERITY_WARNING,
 				  err->hint, "could not look for shapes to create: %s",
 				  ecm_error_for_public(err->sqlstate, err->message));
-		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		scan_retry_at = ecm_later(ecm_now(),
 													SCAN_RETRY_MS);
 		return;
 	}
@@ -333,7 +333,7 @@ ecm_requests_scan(void)
 	forget_creators();
 	if (!ecm_worker_try(collect_creators, NULL, &err))
 	{
-		scan_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		scan_retry_at = ecm_later(ecm_now(),
 													SCAN_RETRY_MS);
 		return;
 	}
@@ -343,7 +343,7 @@ ecm_requests_scan(void)
 
 /* Looks who of them is still there; asks, but never waits. */
 static void
-poll_creators(TimestampTz now)
+poll_creators(EcmTime now)
 {
 	int			left = 0;
 
@@ -353,7 +353,7 @@ poll_creators(TimestampTz now)
 		if (!VirtualXactLock(creators[i], false))
 			creators[left++] = creators[i];
 	ncreators = left;
-	creators_poll_at = TimestampTzPlusMilliseconds(now, CREATORS_POLL_MS);
+	creators_poll_at = ecm_later(now, CREATORS_POLL_MS);
 	if (left == 0)
 		start_scan();
 }
@@ -374,7 +374,7 @@ free_tables(void)
 }
 
 void
-ecm_requests_poll(TimestampTz now)
+ecm_requests_poll(EcmTime now)
 {
 	if (scan_retry_at != 0 && now >= scan_retry_at)
 		ecm_requests_scan();
@@ -385,10 +385,10 @@ ecm_requests_poll(TimestampTz now)
 	free_tables();
 }
 
-TimestampTz
+EcmTime
 ecm_requests_deadline(void)
 {
-	TimestampTz deadline = scan_retry_at;
+	EcmTime deadline = scan_retry_at;
 
 	if (ncreators > 0 && scan_job == 0 && !scan_goes_on)
 		deadline = ecm_sooner(deadline, Max(creators_poll_at, 1));

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
 #include "lib/ilist.h"
 
 /* A shape to be created. */
@@ -41,21 +41,21 @@ extern void ecm_request_batches(Oid relation, int change);
  * Takes up to 'max' requests of a table that has fewer batches under way than
  * max_batches.  Returns how many; 0: there is nothing to be done now.
  */
-extern int	ecm_requests_take(TimestampTz now, int max_batches,
+extern int	ecm_requests_take(EcmTime now, int max_batches,
 							  EcmRequest **taken, int max);
 
 /* Reads from the catalog which shapes are being created. */
 extern void ecm_requests_scan(void);
 
-extern void ecm_requests_poll(TimestampTz now);
-extern TimestampTz ecm_requests_deadline(void);
+extern void ecm_requests_poll(EcmTime now);
+extern EcmTime ecm_requests_deadline(void);
 
 /* The stream was lost (a scan follows); those that were taken are gone, too. */
 extern void ecm_requests_forget(void);
 
 /* The sooner of two deadlines, of which 0 is none. */
-static inline TimestampTz
-ecm_sooner(TimestampTz a, TimestampTz b)
+static inline EcmTime
+ecm_sooner(EcmTime a, EcmTime b)
 {
 	return a == 0 || (b != 0 && b < a) ? b : a;
 }

@@ -43,7 +43,7 @@ static int	scanned_for = -1;	/* retention for which all shapes have been
 static int	scanning_for;
 static int64 scanned_to = 0;	/* shape id */
 static uint64 job = 0;
-static TimestampTz look_at = 0; /* at what consumers have to say */
+static EcmTime look_at = 0; /* at what consumers have to say */
 static bool paused = false;		/* until then, because of an error */
 
 int64
@@ -125,7 +125,7 @@ report(const EcmError *err, const char *what)
 				  "warning", ECM_SEVERITY_WARNING, err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
 	last = *err;
-	look_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	look_at = ecm_later(ecm_now(), RETRY_MS);
 	paused = true;
 }
 
@@ -215,7 +215,7 @@ submit_fold(void)
 }
 
 void
-ecm_retention_poll(TimestampTz now)
+ecm_retention_poll(EcmTime now)
 {
 	if (job != 0)
 		return;
@@ -228,12 +228,12 @@ ecm_retention_poll(TimestampTz now)
 	if (look_at == 0)
 	{
 		/* a stack that starts has better things to do first */
-		look_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
+		look_at = ecm_later(now, ecm_wal_report_interval);
 		return;
 	}
 	if (now >= look_at)
 	{
-		look_at = TimestampTzPlusMilliseconds(now, ecm_wal_report_interval);
+		look_at = ecm_later(now, ecm_wal_report_interval);
 		paused = false;
 		collect_grown();
 	}

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
 
 /*
  * How much a log may grow before its consumer says so, in bytes; 0: it need
@@ -21,7 +21,7 @@ extern int64 ecm_retention_step(void);
 extern void ecm_retention_init(int stack_index);
 
 /* To be called now and then: it is not worth a wake-up of its own. */
-extern void ecm_retention_poll(TimestampTz now);
+extern void ecm_retention_poll(EcmTime now);
 
 /* Ends what is going on: a new slot would have to wait for its transaction. */
 extern void ecm_retention_stream_lost(void);

@@ -536,7 +536,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 	int			ndone = 0;
 	Member	   *members = palloc(sizeof(Member) * Max(nids, 1));
 	Member	  **group = palloc(sizeof(Member *) * Max(nids, 1));
-	TimestampTz began = GetCurrentTimestamp();
+	EcmTime		began = ecm_now();
 
 	for (int i = 0; i < nids; i++)
 	{
@@ -556,7 +556,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 			copy_rows(group, ngroup);
 		else
 			copy_rows_of_one(group, nids == 1);
-		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ENOUGH_MS))
+		if (ecm_has_passed(began, ecm_now(), ENOUGH_MS))
 			break;
 	}
 	store_snapshot(members, n,

@@ -52,7 +52,7 @@ ecm_shmem_startup(void)
 		ecm_shared->nstacks = ecm_max_managers;
 		for (int i = 0; i < ECM_MAX_READS; i++)
 			SpinLockInit(&ecm_shared->reads[i].mutex);
-		ecm_shared->made_at = GetCurrentTimestamp();
+		ecm_shared->made_at = ecm_wall_clock();
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 		{
 			EcmStack   *stack = &ecm_shared->stacks[i];
@@ -182,7 +182,7 @@ shape_read(int64 shape)
 void
 ecm_note_read(int64 shape)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = ecm_wall_clock();
 	EcmShapeRead *read;
 
 	if (ecm_shared == NULL)
@@ -211,6 +211,38 @@ ecm_last_read(int64 shape)
 	return at;
 }
 
+bool
+ecm_manager_hangs(const EcmStack *stack)
+{
+	return stack->pid != 0 && stack->pid != MyProcPid &&
+		ecm_has_passed(stack->alive_at, ecm_now(), ECM_MANAGER_HANGS_MS);
+}
+
+bool
+ecm_launcher_hangs(void)
+{
+	return ecm_shared->launcher_pid != 0 &&
+		ecm_has_passed(ecm_shared->launcher_alive_at, ecm_now(),
+					   ECM_LAUNCHER_HANGS_MS);
+}
+
+static void
+reveal_hang(EcmStack *copy)
+{
+	if (!copy->in_use || !ecm_manager_hangs(copy))
+		return;
+	if (copy->status == ECM_STATUS_ACTIVE)
+	{
+		copy->status = ECM_STATUS_STARTING;
+		copy->status_at = copy->alive_at;
+		copy->status_since = ecm_shown_time(copy->alive_at);
+	}
+	snprintf(copy->waiting_for, sizeof(copy->waiting_for),
+			 "manager PID %d, which has not moved for %d s", copy->pid,
+			 (int) ((ecm_now() - copy->alive_at) / USECS_PER_SEC));
+	copy->blocking_pid = copy->pid;
+}
+
 static bool
 copy_entry(int index, EcmStack *copy, Size size)
 {
@@ -224,6 +256,7 @@ copy_entry(int index, EcmStack *copy, Size size)
 	else
 		copy->in_use = false;
 	ecm_unlock();
+	reveal_hang(copy);
 	return copy->in_use;
 }
 
@@ -254,6 +287,8 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		stack->pool_up = false;
 		stack->consumers_up = false;
 		stack->streaming_up = false;
+		stack->failing_at = 0;
+		stack->stalled[0] = '\0';
 		if (stack->end_reason != ECM_END_PAUSE)
 			stack->drop_on_stop = false;
 
@@ -299,6 +334,8 @@ ecm_own_stack(EcmStack *copy)
 	if (index >= 0)
 		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
 	ecm_unlock();
+	if (index >= 0)
+		reveal_hang(copy);
 	return index;
 }
 
@@ -314,7 +351,8 @@ ecm_stack_claim(int index)
 		stack->pid = MyProcPid;
 		stack->latch = MyLatch;
 		stack->runs++;
-		stack->started_at = GetCurrentTimestamp();
+		stack->started_at = ecm_wall_clock();
+		stack->alive_at = ecm_now();
 		claimed = true;
 	}
 	ecm_unlock();
@@ -348,7 +386,8 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 	if (stack->status != status || stack->status_since == 0)
 	{
 		stack->status = status;
-		stack->status_since = GetCurrentTimestamp();
+		stack->status_since = ecm_wall_clock();
+		stack->status_at = ecm_now();
 		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
 			ecm_send_log_signals(stack, ECM_ALL_LOG_SIGNALS);
 	}
@@ -373,7 +412,7 @@ ecm_abandon_slot(Oid dboid, const char *slot_name)
 		item->dboid = dboid;
 		strlcpy(item->slot_name, slot_name, NAMEDATALEN);
 		item->lsn = GetXLogInsertRecPtr();
-		item->at = GetCurrentTimestamp();
+		item->at = ecm_now();
 		item->reported = false;
 	}
 	ecm_unlock();
@@ -470,7 +509,7 @@ ecm_event(Oid dboid, const char *datname, const char *event,
 	record->number = ecm_shared->nevents;
 	record->dboid = dboid;
 	strlcpy(record->datname, datname, sizeof(record->datname));
-	record->occurred_at = GetCurrentTimestamp();
+	record->occurred_at = ecm_wall_clock();
 	strlcpy(record->event, event, sizeof(record->event));
 	record->severity = severity;
 	ecm_copy_text(record->message, sizeof(record->message), message);

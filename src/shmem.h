@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "clock.h"
 #include "datatype/timestamp.h"
 #include "errors.h"
 #include "port/atomics.h"
@@ -185,6 +186,7 @@ typedef struct EcmDecoding
 typedef struct EcmWalSample
 {
 	TimestampTz sampled_at;		/* 0: none yet */
+	EcmTime		taken_at;		/* the same by the other clock */
 	XLogRecPtr	current_lsn;
 	int64		wal_free_bytes; /* free space for pg_wal ... */
 	int64		data_free_bytes;	/* ... and for the data directory */
@@ -279,6 +281,8 @@ typedef struct EcmStack
 	bool		look_only;		/* the manager is to say what there is, and end,
 								 * for there is no room for its consumers */
 	bool		aside;			/* no manager has been started since a pause */
+	bool		hangs;			/* the manager does not go round: it is said, and
+								 * its slot looked after */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 
@@ -289,6 +293,7 @@ typedef struct EcmStack
 	bool		gave_way;		/* it has ended since it got no consumers */
 	int			pid;			/* 0: no manager */
 	Latch	   *latch;			/* the manager's, in shared memory; or NULL */
+	volatile EcmTime alive_at;	/* when it last went round; without the lock */
 	uint64		runs;			/* number of managers started so far */
 	TimestampTz started_at;
 	char		stack_id[NAMEDATALEN];
@@ -298,6 +303,8 @@ typedef struct EcmStack
 	char		phase[24];
 	char		step[32];
 	TimestampTz status_since;
+	EcmTime		status_at;		/* the same by the other clock */
+	EcmTime		failing_at;		/* since when it has had to retry, 0: it hasn't */
 	char		waiting_for[ECM_TEXT_LEN];
 	int			blocking_pid;	/* with waiting_for, 0: unknown */
 	char		last_error[ECM_TEXT_LEN];
@@ -336,6 +343,17 @@ typedef struct EcmStack
 	int64		shape_log_bytes;	/* on disk; -1: not looked at yet */
 	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
 	TimestampTz pinned_since;
+	EcmTime		pinned_at;		/* the same by the other clock */
+
+	/* a consumer that has work and does not move */
+	char		stalled[ECM_TEXT_LEN];	/* "consumer 1 (PID 123), ...", or "" */
+	int			stalled_pid;
+	EcmTime		stalled_at;
+
+	/* all shapes were thrown away: how many (-1: unknown), when, and why */
+	int64		lost_shapes;
+	EcmTime		lost_shapes_at; /* 0: they weren't */
+	char		lost_shapes_reason[ECM_TEXT_LEN];
 
 	/* the head ends here: see ecm_stack_copy_head() */
 	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
@@ -360,7 +378,7 @@ typedef struct EcmAbandonedSlot
 	Oid			dboid;			/* its database */
 	char		slot_name[NAMEDATALEN];
 	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
-	TimestampTz at;				/* newer is another slot of the same name */
+	EcmTime		at;				/* newer is another slot of the same name */
 	bool		reported;		/* that it is in use; the launcher writes */
 } EcmAbandonedSlot;
 
@@ -380,6 +398,7 @@ typedef struct EcmShared
 {
 	LWLock	   *lock;
 	int			launcher_pid;	/* 0: not running */
+	volatile EcmTime launcher_alive_at; /* it writes that without the lock */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
 	bool		rescan_requested;	/* look at pg_database again */
@@ -390,7 +409,7 @@ typedef struct EcmShared
 	int			nabandoned;
 	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
 
-	TimestampTz made_room_at;	/* when a slot was last dropped for the sake of
+	EcmTime		made_room_at;	/* when a slot was last dropped for the sake of
 								 * free space; anybody writes */
 
 	TimestampTz made_at;		/* with this, event numbers are unique for ever */
@@ -432,7 +451,23 @@ extern void ecm_stack_free(int index);
 /* Is that the slot of another database's stack?  Then *datname is its name. */
 extern bool ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN]);
 
-/* Copies the current database's entry, and returns its index, or -1. */
+/*
+ * A manager goes round at least that often (ms), and the launcher as well; one
+ * that has not for so long hangs.
+ */
+#define ECM_MANAGER_ROUND_MS	5000
+#define ECM_MANAGER_HANGS_MS	15000
+#define ECM_LAUNCHER_ROUND_MS	10000
+#define ECM_LAUNCHER_HANGS_MS	40000
+
+extern bool ecm_manager_hangs(const EcmStack *stack);
+extern bool ecm_launcher_hangs(void);
+
+/*
+ * Copies the current database's entry, and returns its index, or -1.  What a
+ * manager that hangs has said last is no longer so: all copies say that it
+ * hangs.
+ */
 extern int	ecm_own_stack(EcmStack *copy);
 
 /*

@@ -88,7 +88,7 @@ note_inactive(EcmSlotRow *row, TimestampTz now)
 void
 ecm_slot_activity_note(EcmSlotRow *rows, int nrows)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = ecm_wall_clock();
 
 	if (inactive == NULL)
 		return;

@@ -13,6 +13,8 @@
  * - The first loss of a stream is mended at once, and so is each one after
  *	 ECM_STREAMING_STABLE_US of undisturbed streaming; any other loss or failure
  *	 waits for the backoff.  Hence nothing that keeps dying makes a hot loop.
+ * - A stream that was lost counts only when it has got beyond that place, for it
+ *	 may well run for a while each time before it fails there again.
  *
  *-------------------------------------------------------------------------
  */
@@ -98,7 +100,7 @@ run(EcmState *s, int64_t now)
 static bool
 is_stable(const EcmState *s, int64_t now)
 {
-	return s->streaming_since != 0 &&
+	return s->streaming_since != 0 && !s->behind &&
 		now - s->streaming_since >= ECM_STREAMING_STABLE_US;
 }
 
@@ -107,17 +109,6 @@ static bool
 retry_pending(const EcmState *s)
 {
 	return s->next_retry_at != 0;
-}
-
-/* A wall clock can be set back by hours; that must not put off a retry. */
-static void
-heed_clock_set_back(EcmState *s, int64_t now)
-{
-	if (retry_pending(s) &&
-		s->next_retry_at - now > s->backoff.max_ms * 1000)
-		s->next_retry_at = now;
-	if (s->streaming_since > now)
-		s->streaming_since = now;
 }
 
 static void
@@ -184,6 +175,11 @@ close_replication(EcmState *s, int64_t now)
 
 	if (at_once)
 		s->reopened = true;
+	if (s->streaming_up)
+	{
+		s->doubtful = !at_once;
+		s->behind = true;
+	}
 	replication_down(s, ECM_STEP_CONNECT_REPLICATION);
 	schedule_retry(s, now, at_once);
 	return ECM_ACTION_CLOSE_REPLICATION;
@@ -207,6 +203,7 @@ dies_too_often(EcmState *s, int64_t now)
 static EcmAction
 restart(EcmState *s, int64_t now)
 {
+	s->behind = s->doubtful = true;
 	everything_down_but_lock(s);
 	s->step = ECM_STEP_ACQUIRE_LOCK;
 	schedule_retry(s, now, false);
@@ -264,6 +261,8 @@ fail(EcmState *s, int64_t now)
 {
 	everything_down_but_lock(s);
 	s->failed = true;
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
 	s->running = false;
 	s->next_retry_at = 0;
 	ecm_backoff_reset(&s->backoff, now);
@@ -288,9 +287,33 @@ recreate(EcmState *s, int64_t now)
 	}
 	at[s->recreations++] = now;
 
+	/* a new slot's stream begins elsewhere */
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
 	replication_down(s, ECM_STEP_CONNECT_REPLICATION);
 	schedule_retry(s, now, false);
 	return ECM_ACTION_RECREATE;
+}
+
+/* The stream runs, and what it failed at lies behind it. */
+static EcmAction
+progress(EcmState *s, int64_t now)
+{
+	if (s->behind && s->streaming_since != 0)
+		s->streaming_since = now;
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
+	return ECM_ACTION_NONE;
+}
+
+/* Has it failed at the same place so often that it always will? */
+static bool
+is_stuck_for_good(EcmState *s, int64_t now)
+{
+	if (s->stuck == 0)
+		s->stuck_since = now;
+	s->stuck++;
+	return s->stuck >= ECM_MAX_STUCK && now - s->stuck_since >= ECM_STUCK_US;
 }
 
 /* Somebody has changed something: start afresh, whatever happened before. */
@@ -352,6 +375,9 @@ problem(EcmState *s, EcmEvent event, int64_t now)
 
 	if (event.kind == ECM_ERROR_FATAL)
 		return fail(s, now);
+	if (event.type == ECM_EVENT_REPLICATION_LOST && event.stuck &&
+		s->streaming_up && is_stuck_for_good(s, now))
+		return recreate(s, now);
 	if (event.kind == ECM_ERROR_RECREATE && s->lock_held &&
 		(s->replication_up || !retry_pending(s)))
 		return recreate(s, now);
@@ -370,7 +396,9 @@ ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 EcmAction
 ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
 {
-	heed_clock_set_back(s, now);
+	if (s->streaming_since != 0 && s->behind &&
+		now - s->streaming_since >= ECM_STREAMING_STABLE_US)
+		s->doubtful = true;
 	if (is_stable(s, now))
 	{
 		s->reopened = false;
@@ -394,6 +422,8 @@ ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
 			return problem(s, event, now);
 		case ECM_EVENT_LOCK_LOST:
 			return lock_lost(s, now);
+		case ECM_EVENT_PROGRESS:
+			return progress(s, now);
 		case ECM_EVENT_RELOAD:
 			return reload(s, now);
 		case ECM_EVENT_TICK:
@@ -407,7 +437,8 @@ ecm_state_deadline(const EcmState *s)
 {
 	if (retry_pending(s))
 		return s->next_retry_at;
-	if (s->streaming_since != 0 && s->backoff.retries > 0)
+	if (s->streaming_since != 0 &&
+		(s->behind ? !s->doubtful : s->backoff.retries > 0))
 		return s->streaming_since + ECM_STREAMING_STABLE_US;
 	return 0;
 }
@@ -420,9 +451,15 @@ ecm_state_status(const EcmState *s)
 	if (!s->lock_held)
 		return ECM_STATUS_WAITING;
 	if (s->step == ECM_STEP_STREAMING && s->streaming_up && s->pool_up &&
-		s->consumers_up)
+		s->consumers_up && !s->doubtful)
 		return ECM_STATUS_ACTIVE;
 	return ECM_STATUS_STARTING;
+}
+
+bool
+ecm_state_is_doubtful(const EcmState *s)
+{
+	return s->doubtful && s->step == ECM_STEP_STREAMING && s->streaming_up;
 }
 
 const char *

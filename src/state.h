@@ -59,6 +59,7 @@ typedef enum EcmEventType
 	ECM_EVENT_POOL_LOST,		/* the pool can't be reached any more; kind */
 	ECM_EVENT_LOCK_LOST,		/* cannot happen while the process lives, but
 								 * a changed slot name asks for it */
+	ECM_EVENT_PROGRESS,			/* the stream is beyond where it was lost */
 	ECM_EVENT_RELOAD,			/* configuration was reloaded */
 	ECM_EVENT_TICK				/* time has passed */
 } EcmEventType;
@@ -67,6 +68,8 @@ typedef struct EcmEvent
 {
 	EcmEventType type;
 	EcmErrorKind kind;			/* for *_FAILED and *_LOST */
+	bool		stuck;			/* for REPLICATION_LOST: an error at something in
+								 * the stream, which will be there again */
 } EcmEvent;
 
 typedef enum EcmAction
@@ -83,8 +86,18 @@ typedef enum EcmAction
 	ECM_ACTION_FAIL				/* close everything, wait for a reload */
 } EcmAction;
 
-/* Streaming that has lasted this long (us) resets the backoff. */
+/*
+ * Streaming that has lasted this long (us), and got beyond where it was lost,
+ * resets the backoff.
+ */
 #define ECM_STREAMING_STABLE_US		INT64_C(5000000)
+
+/*
+ * A stream that has been stuck so often at the same place, over at least this
+ * time (us), will not get beyond it: the slot is made again.
+ */
+#define ECM_MAX_STUCK				5
+#define ECM_STUCK_US				INT64_C(60000000)
 
 /* More recreations than this within an hour fail the stack. */
 #define ECM_MAX_RECREATIONS_PER_HOUR	3
@@ -115,6 +128,11 @@ typedef struct EcmState
 	bool		ever_streamed;	/* phase "running" once true */
 	bool		reopened;		/* a lost stream was reopened at once, and has
 								 * not been stable since */
+	bool		behind;			/* the stream has not got beyond where it was
+								 * lost ... */
+	bool		doubtful;		/* ... nor may it be expected to any more */
+	int			stuck;			/* so often at the same place ... */
+	int64_t		stuck_since;	/* ... for the first time at */
 	int64_t		recreated_at[ECM_MAX_RECREATIONS_PER_HOUR]; /* oldest first */
 	int			recreations;	/* how many of them are valid */
 	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first;
@@ -125,8 +143,8 @@ extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 						   int64_t reconnect_max_ms);
 
 /*
- * The transition function.  'now' is in microseconds; should it go back, what
- * is pending is due at once.
+ * The transition function.  'now' is in microseconds, of a clock that never goes
+ * back.
  *
  * One failure may be reported more than once (a step that failed because its
  * connection was lost): while a retry is pending, later reports are noted but
@@ -136,12 +154,20 @@ extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
  */
 extern EcmAction ecm_state_step(EcmState *s, EcmEvent event, int64_t now);
 
-/* When a TICK is needed next, or 0: retry due, or backoff to be reset. */
+/*
+ * When a TICK is needed next, or 0: retry due, backoff to be reset, or a stream
+ * that is still behind to be doubted.
+ */
 extern int64_t ecm_state_deadline(const EcmState *s);
 
 extern EcmStatus ecm_state_status(const EcmState *s);
 extern const char *ecm_status_name(EcmStatus status);
 extern const char *ecm_step_name(EcmStep step);
+/*
+ * Does the stream run, but without having got beyond where it was lost before?
+ * Then it is not "active" yet.
+ */
+extern bool ecm_state_is_doubtful(const EcmState *s);
 /* "connection_setup" until the first streaming, "running" after it. */
 extern const char *ecm_state_phase(const EcmState *s);
 

@@ -59,7 +59,13 @@ electric_cm_status(NO_ARGUMENTS)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		status = ecm_shared->stacks[index].status;
+	{
+		const EcmStack *stack = &ecm_shared->stacks[index];
+
+		status = stack->status;
+		if (status == ECM_STATUS_ACTIVE && ecm_manager_hangs(stack))
+			status = ECM_STATUS_STARTING;
+	}
 	ecm_unlock();
 
 	PG_RETURN_TEXT_P(cstring_to_text(ecm_status_name(status)));
@@ -80,7 +86,7 @@ Datum
 electric_cm_await_active(PG_FUNCTION_ARGS)
 {
 	ecm_check_may_wait("electric_cm_await_active()");
-	ecm_await_active(ecm_wait_deadline(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0)));
+	ecm_await_active(ecm_await_until(PG_ARGISNULL(0) ? NULL : PG_GETARG_INTERVAL_P(0)));
 	PG_RETURN_VOID();
 }
 
@@ -140,8 +146,8 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 static bool
 await_sample(EcmStack *stack)
 {
-	TimestampTz asked_at = GetCurrentTimestamp();
-	TimestampTz deadline = TimestampTzPlusMilliseconds(asked_at, SAMPLE_TIMEOUT);
+	EcmTime asked_at = ecm_now();
+	EcmTime deadline = ecm_later(asked_at, SAMPLE_TIMEOUT);
 	int			index = ecm_own_stack(stack);
 
 	if (index < 0 || stack->slot_name[0] == '\0')
@@ -157,10 +163,10 @@ await_sample(EcmStack *stack)
 
 	do
 		index = ecm_own_stack(stack);
-	while (index >= 0 && stack->wal.sampled_at < asked_at &&
+	while (index >= 0 && stack->wal.taken_at < asked_at &&
 		   !ecm_sleep_until_change(index, deadline));
 	ConditionVariableCancelSleep();
-	return index >= 0 && stack->wal.sampled_at >= asked_at;
+	return index >= 0 && stack->wal.taken_at >= asked_at;
 }
 
 /*
@@ -212,10 +218,10 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	EcmStack   *stack;
 	XLogRecPtr	target;
 	XLogRecPtr	inserted;
-	TimestampTz deadline;
+	EcmTime deadline;
 
 	ecm_check_may_wait("electric_cm_await_flushed()");
-	deadline = ecm_wait_deadline(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
+	deadline = ecm_await_until(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));
 	inserted = ecm_end_of_wal();
 	target = PG_ARGISNULL(0) ? inserted : PG_GETARG_LSN(0);
 

@@ -257,8 +257,8 @@ note_slot_user(List *pids, const EcmStack *stack)
 static void
 await_aside(Oid dboid)
 {
-	TimestampTz give_up =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STEP_ASIDE_TIMEOUT_MS);
+	EcmTime give_up =
+		ecm_later(ecm_now(), STEP_ASIDE_TIMEOUT_MS);
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 	List	   *pids = NIL;
 
@@ -280,7 +280,7 @@ await_aside(Oid dboid)
 		if (stack->pid == 0 && (stack->aside || !launcher_runs) &&
 			!anybody_there(pids, dboid))
 			break;
-		if (GetCurrentTimestamp() >= give_up)
+		if (ecm_now() >= give_up)
 			break;
 		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
 										   STEP_ASIDE_POLL_MS,
@@ -359,8 +359,8 @@ has_consumed(int index, const EcmStack *copy, XLogRecPtr target)
 static bool
 drain_stack(Oid dboid, bool *hopeless)
 {
-	TimestampTz give_up;
-	TimestampTz alone_at = 0;
+	EcmTime give_up;
+	EcmTime alone_at = 0;
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 	XLogRecPtr	target = InvalidXLogRecPtr;
 	bool		drained = false;
@@ -368,20 +368,20 @@ drain_stack(Oid dboid, bool *hopeless)
 
 	*hopeless = false;
 	LockSharedObject(DatabaseRelationId, dboid, 0, AccessExclusiveLock);
-	give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OTHERS_TIMEOUT_MS);
+	give_up = ecm_later(ecm_now(), OTHERS_TIMEOUT_MS);
 	while (!drained && (index = active_stack(dboid, stack)) >= 0)
 	{
 		if (alone_at == 0 && !others_there(stack))
 		{
-			alone_at = GetCurrentTimestamp();
-			give_up = TimestampTzPlusMilliseconds(alone_at, STEP_ASIDE_TIMEOUT_MS);
+			alone_at = ecm_now();
+			give_up = ecm_later(alone_at, STEP_ASIDE_TIMEOUT_MS);
 			target = ecm_end_of_wal();
 			XLogFlush(target);
 		}
 		drained = alone_at != 0 && has_consumed(index, stack, target);
 		if (drained)
 			break;
-		if (GetCurrentTimestamp() >= give_up)
+		if (ecm_now() >= give_up)
 		{
 			*hopeless = alone_at == 0;
 			break;

@@ -19,7 +19,7 @@
 #include "wal_watch.h"
 
 /* when the next sample is due, by the settings of the last one */
-static TimestampTz due[ECM_MAX_MANAGERS];
+static EcmTime due[ECM_MAX_MANAGERS];
 
 void
 ecm_unattended_forget(int stack_index)
@@ -27,8 +27,8 @@ ecm_unattended_forget(int stack_index)
 	due[stack_index] = 0;
 }
 
-TimestampTz
-ecm_unattended_watch(int stack_index, TimestampTz now)
+EcmTime
+ecm_unattended_watch(int stack_index, EcmTime now)
 {
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
 	EcmSlotFacts facts;
@@ -44,8 +44,7 @@ ecm_unattended_watch(int stack_index, TimestampTz now)
 		stack->former_slot[0] == '\0';
 	if (nothing_there && !stack->sample_requested)
 		return 0;
-	if (now < due[stack_index] && now >= stack->wal.sampled_at &&
-		!stack->sample_requested)
+	if (now < due[stack_index] && !stack->sample_requested)
 		return due[stack_index];
 
 	due[stack_index] = ecm_wal_watch(stack_index, NULL, &order);

@@ -10,14 +10,14 @@
 
 #include "postgres.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
 
 /*
  * Samples the slot of an entry that has no manager, if that is due or has been
  * asked for, warns, and drops it if it holds back too much.  Returns when it is
  * due again; 0: there is no slot to look after.
  */
-extern TimestampTz ecm_unattended_watch(int stack_index, TimestampTz now);
+extern EcmTime ecm_unattended_watch(int stack_index, EcmTime now);
 
 /* The next sample is due at once: settings, or the entry's writer, have changed. */
 extern void ecm_unattended_forget(int stack_index);

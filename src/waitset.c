@@ -94,7 +94,7 @@ build_set(void)
 }
 
 bool
-ecm_waitset_wait(TimestampTz deadline)
+ecm_waitset_wait(EcmTime deadline)
 {
 	WaitEvent	event;
 	long		timeout_ms = -1;
@@ -110,7 +110,7 @@ ecm_waitset_wait(TimestampTz deadline)
 	ncurrent = nwanted;
 
 	if (deadline != 0)
-		timeout_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		timeout_ms = ecm_ms_until(ecm_now(), deadline);
 
 	n = WaitEventSetWait(set, timeout_ms, &event, 1,
 						 ecm_wait_event(ECM_WAIT_MANAGER_MAIN));
@@ -118,8 +118,8 @@ ecm_waitset_wait(TimestampTz deadline)
 	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;
 }
 
-TimestampTz
-ecm_earlier(TimestampTz a, TimestampTz b)
+EcmTime
+ecm_earlier(EcmTime a, EcmTime b)
 {
 	if (a == 0 || b == 0)
 		return Max(a, b);

@@ -10,8 +10,8 @@
 
 #include "postgres.h"
 
+#include "clock.h"
 #include "conn.h"
-#include "datatype/timestamp.h"
 
 /* Collect what to wait for ... */
 extern void ecm_waitset_begin(void);
@@ -26,9 +26,9 @@ extern void ecm_waitset_add_end(const EcmConn *conn);
  * the other side has closed the connection that ecm_waitset_add_end() named,
  * where the platform can tell.
  */
-extern bool ecm_waitset_wait(TimestampTz deadline);
+extern bool ecm_waitset_wait(EcmTime deadline);
 
 /* The earlier of two deadlines, where 0 means none. */
-extern TimestampTz ecm_earlier(TimestampTz a, TimestampTz b);
+extern EcmTime ecm_earlier(EcmTime a, EcmTime b);
 
 #endif							/* ECM_WAITSET_H */

@@ -224,7 +224,8 @@ ecm_wal_sample(const char *slot_name, EcmWalSample *sample)
 
 	/* after the copy, so that it can't be behind the slot's positions */
 	sample->current_lsn = ecm_current_lsn();
-	sample->sampled_at = GetCurrentTimestamp();
+	sample->sampled_at = ecm_wall_clock();
+	sample->taken_at = ecm_now();
 	sample->wal_free_bytes = free_space(XLOGDIR);
 	sample->data_free_bytes = free_space(DataDir);
 	if (exists)

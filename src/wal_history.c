@@ -76,9 +76,9 @@ is_wanted(const EcmHistoryEntry *last, const EcmHistoryEntry *this,
 		  int interval_ms)
 {
 	/* samples come a little late, not early, but timers aren't that precise */
-	int64		due = last->sampled_at + interval_ms * INT64CONST(1000) * 9 / 10;
+	EcmTime		due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
 
-	return this->sampled_at >= due || this->sampled_at < last->sampled_at ||
+	return this->taken_at >= due ||
 		strcmp(this->wal_status, last->wal_status) != 0;
 }
 
@@ -90,6 +90,7 @@ ecm_history_add(int index, const EcmWalSample *sample, int interval_ms)
 	bool		known = sample->slot_exists && sample->sizes_known;
 
 	entry.sampled_at = sample->sampled_at;
+	entry.taken_at = sample->taken_at;
 	entry.current_lsn = sample->current_lsn;
 	entry.retained_wal_bytes = known ? sample->retained_wal_bytes : -1;
 	entry.flush_lag_bytes = known ? sample->flush_lag_bytes : -1;
@@ -124,11 +125,11 @@ ecm_history_copy(int index, Oid dboid, EcmHistoryEntry **copy)
 
 int64
 ecm_history_age_of(int index, Oid dboid, XLogRecPtr lsn,
-				   XLogRecPtr current_lsn, TimestampTz now)
+				   XLogRecPtr current_lsn, EcmTime now)
 {
 	Ring	   *ring = &rings[index];
 	XLogRecPtr	newer_lsn = current_lsn;
-	TimestampTz newer_at = now;
+	EcmTime		newer_at = now;
 	int64		age = -1;
 
 	if (lsn >= current_lsn)
@@ -138,17 +139,17 @@ ecm_history_age_of(int index, Oid dboid, XLogRecPtr lsn,
 	{
 		EcmHistoryEntry *entry = entry_at(index, i - 1);
 
-		age = now - entry->sampled_at;
+		age = now - entry->taken_at;
 		if (entry->current_lsn <= lsn)
 		{
 			age = (now - newer_at) +
 				(int64) ((double) (newer_lsn - lsn) /
 						 (double) (newer_lsn - entry->current_lsn) *
-						 (double) (newer_at - entry->sampled_at));
+						 (double) (newer_at - entry->taken_at));
 			break;
 		}
 		newer_lsn = entry->current_lsn;
-		newer_at = entry->sampled_at;
+		newer_at = entry->taken_at;
 	}
 	ecm_unlock();
 	return Max(age, -1);

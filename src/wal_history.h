@@ -18,6 +18,7 @@
 typedef struct EcmHistoryEntry
 {
 	TimestampTz sampled_at;
+	EcmTime		taken_at;		/* the same by the other clock */
 	XLogRecPtr	current_lsn;
 	int64		retained_wal_bytes; /* -1: no slot, or unknown */
 	int64		flush_lag_bytes;	/* likewise */
@@ -45,6 +46,6 @@ extern int	ecm_history_copy(int index, Oid dboid, EcmHistoryEntry **copy);
  * first sample nothing is known either: it is as long ago as that, at least.
  */
 extern int64 ecm_history_age_of(int index, Oid dboid, XLogRecPtr lsn,
-								XLogRecPtr current_lsn, TimestampTz now);
+								XLogRecPtr current_lsn, EcmTime now);
 
 #endif							/* ECM_WAL_HISTORY_H */

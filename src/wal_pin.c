@@ -45,7 +45,7 @@ static TimestampTz oldest_since;
 /* Since when a walsender has been where it is. */
 static int	sender_pid;
 static XLogRecPtr sender_at;
-static TimestampTz sender_since;
+static EcmTime sender_since;
 
 static PgBackendStatus *
 find_backend(int pid)
@@ -162,7 +162,7 @@ ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
 
 /* Where a walsender is, and since when; false: there is none of that PID. */
 static bool
-look_at_sender(int pid, TimestampTz now)
+look_at_sender(int pid, EcmTime now)
 {
 	XLogRecPtr	sent = InvalidXLogRecPtr;
 
@@ -175,7 +175,7 @@ look_at_sender(int pid, TimestampTz now)
 			sent = sender->sentPtr;
 		SpinLockRelease(&sender->mutex);
 	}
-	if (pid != sender_pid || sent != sender_at || sender_since > now)
+	if (pid != sender_pid || sent != sender_at)
 		sender_since = now;
 	sender_pid = pid;
 	sender_at = sent;
@@ -202,15 +202,15 @@ ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
 	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0 ||
 		!sample->active || sample->active_pid != walsender)
 		return;
-	if (look_at_sender(walsender, sample->sampled_at) &&
+	if (look_at_sender(walsender, sample->taken_at) &&
 		sender_at < sample->current_lsn &&
-		sample->sampled_at - sender_since >= SENDER_STANDS_US)
+		sample->taken_at - sender_since >= SENDER_STANDS_US)
 	{
 		snprintf(pin->by, sizeof(pin->by),
 				 "its walsender (PID %d), which has sent nothing for " INT64_FORMAT " s%s",
-				 walsender, (sample->sampled_at - sender_since) / USECS_PER_SEC,
+				 walsender, (sample->taken_at - sender_since) / USECS_PER_SEC,
 				 name_wait(walsender));
-		pin->since = sender_since;
+		pin->since = ecm_shown_time(sender_since);
 		return;
 	}
 	find_open_transaction(sample, GUESS_TRANSACTION_US, pin);

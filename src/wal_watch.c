@@ -113,7 +113,7 @@ sample_decoding(const char *slot_name, EcmDecoding *decoding)
 }
 
 /* When the slot was first seen inactive; 0: it is active, or not there. */
-static TimestampTz
+static EcmTime
 note_activity(const char *slot_name)
 {
 	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
@@ -139,7 +139,7 @@ is_being_made(const EcmWalSample *sample)
 static void
 figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
-	figures->at = sample->sampled_at;
+	figures->at = sample->taken_at;
 	figures->exists = sample->slot_exists;
 	figures->unreserved = strcmp(sample->wal_status, "unreserved") == 0;
 	figures->lost = strcmp(sample->wal_status, "lost") == 0;
@@ -210,7 +210,7 @@ blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
 	  EcmWalBlame *for_limit, EcmWalBlame *for_room)
 {
 	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, &stack->wal};
-	TimestampTz made_room_at;
+	EcmTime		made_room_at;
 
 	memset(for_limit, 0, sizeof(*for_limit));
 	memset(for_room, 0, sizeof(*for_room));
@@ -234,7 +234,7 @@ blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
 	ecm_lock(LW_SHARED);
 	made_room_at = ecm_shared->made_room_at;
 	ecm_unlock();
-	figures->relieved = made_room_at != 0 && made_room_at <= figures->at &&
+	figures->relieved = made_room_at != 0 &&
 		figures->at - made_room_at < RELIEF_US;
 }
 
@@ -245,7 +245,7 @@ note_relief(unsigned why)
 	if ((why & ECM_WAL_DROP_FREE) == 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->made_room_at = GetCurrentTimestamp();
+	ecm_shared->made_room_at = ecm_now();
 	ecm_unlock();
 }
 
@@ -307,6 +307,19 @@ describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
 					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
 }
 
+/* How many shapes go with the slot, as far as their consumers have said. */
+static char *
+describe_loss(const EcmStack *stack, const char *when)
+{
+	uint32		n = 0;
+
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+		n += stack->consumers[i].used ? stack->consumers[i].shapes : 0;
+	if (n == 0)
+		return psprintf("All shapes of this database are gone%s: create them again.", when);
+	return psprintf("All %u shapes of this database are gone%s: create them again.", n, when);
+}
+
 /* It is too late to warn if all happens between two looks. */
 static void
 report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
@@ -327,7 +340,8 @@ report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
 	if (unseen_us > 0)
 		appendStringInfo(&detail, " It was in no danger %s before.",
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
-	appendStringInfoString(&detail, " All shapes of this database are gone: create them again.");
+	appendStringInfo(&detail, " %s",
+					 describe_loss(stack, stack->pid != 0 ? "" : " when the stack runs again"));
 	ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
 			  ECM_SEVERITY_ERROR, detail.data,
 			  "replication slot \"%s\" is lost", stack->slot_name);
@@ -506,15 +520,15 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 
 /* A slot that is lost has been so since the last look, and held more than then. */
 static int64
-note_loss(EcmWalSample *sample, TimestampTz last_look)
+note_loss(EcmWalSample *sample, EcmTime last_look)
 {
 	if (sample->sizes_known && sample->current_lsn > sample->restart_lsn)
 		sample->retained_wal_bytes =
 			(int64) (sample->current_lsn - sample->restart_lsn);
-	return last_look == 0 ? 0 : sample->sampled_at - last_look;
+	return last_look == 0 ? 0 : sample->taken_at - last_look;
 }
 
-TimestampTz
+EcmTime
 ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 {
 	EcmStack   *shared = &ecm_shared->stacks[stack_index];
@@ -527,8 +541,9 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmPin		pin;
 	EcmPin		guess;
 	TimestampTz inactive_since;
-	TimestampTz last_look = sample->sampled_at;
-	TimestampTz due;
+	EcmTime		last_look = sample->taken_at;
+	EcmTime		pinned_at;
+	EcmTime		due;
 	bool		was_in_danger = stack->wal_guard.unreserved;
 	int			walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
 	int64		unseen_us = 0;
@@ -547,7 +562,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 			sample->flush_lag_us =
 				ecm_history_age_of(stack_index, stack->dboid,
 								   sample->confirmed_flush_lsn,
-								   sample->current_lsn, sample->sampled_at);
+								   sample->current_lsn, sample->taken_at);
 	}
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0' && consumer_pin->certain)
 		pin = *consumer_pin;
@@ -570,12 +585,17 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	/* found now, but not for the first time */
 	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
 		pin.since = stack->pinned_since;
+	pinned_at = pin.by[0] == '\0' ? 0 :
+		stack->pinned_at != 0 && pin.since == stack->pinned_since ?
+		stack->pinned_at :
+		sample->taken_at - Max(sample->sampled_at - pin.since, 0);
 
 	ecm_lock(LW_EXCLUSIVE);
 	shared->wal = *sample;
 	shared->wal_guard = stack->wal_guard;
 	strlcpy(shared->pinned_by, pin.by, sizeof(shared->pinned_by));
 	shared->pinned_since = pin.since;
+	shared->pinned_at = pinned_at;
 	shared->sample_requested = false;
 	if ((actions & ECM_WAL_DROP) == 0)
 		shared->wal_drop_reported = false;
@@ -597,7 +617,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 
 	if (stack->wal_guard.near_limit)
 		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
-	due = sample->sampled_at + limits.interval_us;
+	due = sample->taken_at + limits.interval_us;
 	pfree(stack);
 	return due;
 }
@@ -652,7 +672,8 @@ void
 ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 {
 	report_order(stack_index, order,
-				 "The slot is dropped, and all shapes of this database are gone: create them again.");
+				 psprintf("The slot is dropped. %s",
+						  describe_loss(copy_stack(stack_index), "")));
 	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
@@ -699,7 +720,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 		ecm_wal_slot_goes(stack_index, order);
 		ecm_event(stack->dboid, stack->datname, "replication_slot_dropped",
 				  ECM_SEVERITY_WARNING,
-				  "All shapes of this database are gone: create them again when the stack runs.",
+				  describe_loss(stack, " when the stack runs again"),
 				  "dropped replication slot \"%s\"", stack->slot_name);
 	}
 	pfree(stack);

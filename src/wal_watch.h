@@ -37,7 +37,7 @@ extern void ecm_wal_limits(const EcmStack *stack, EcmWalLimits *limits);
  * consumer_pin: a consumer that holds the slot back, NULL if none is known to.
  * Returns when the next sample is due.
  */
-extern TimestampTz ecm_wal_watch(int stack_index, const EcmPin *consumer_pin,
+extern EcmTime ecm_wal_watch(int stack_index, const EcmPin *consumer_pin,
 								 EcmWalOrder *order);
 
 /*

@@ -124,15 +124,14 @@ find_context(MemoryContext parent, const char *name)
 static bool
 has_spilled(void)
 {
-	static TimestampTz looked_at = 0;
+	static EcmTime looked_at = 0;
 	static bool result = true;
-	TimestampTz now = GetCurrentTimestamp();
+	EcmTime		now = ecm_now();
 	char		path[MAXPGPATH];
 	DIR		   *dir;
 	struct dirent *entry;
 
-	if (looked_at != 0 && now >= looked_at &&
-		!TimestampDifferenceExceeds(looked_at, now, LOOK_FOR_SPILL_MS))
+	if (looked_at != 0 && !ecm_has_passed(looked_at, now, LOOK_FOR_SPILL_MS))
 		return result;
 	looked_at = now;
 	result = true;

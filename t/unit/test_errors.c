@@ -37,6 +37,9 @@ static const struct
 	/* retry */
 	{"", OTHER, "something", RETRY, NULL},
 	{"ZZZZZ", OTHER, "nobody knows this one", RETRY, NULL},
+	{"XX000", STREAM, "invalid memory alloc request size 1120000003", RETRY,
+	"too large"},
+	{"54000", STREAM, "out of memory", RETRY, "too large"},
 	{"08000", CONNECT, "", RETRY, NULL},
 	{"08001", CONNECT, "", RETRY, NULL},
 	{"08003", STREAM, "", RETRY, NULL},
@@ -390,6 +393,34 @@ test_classes(void)
 			" but for 08P01");
 }
 
+/* What makes it worth while to wait where the stream has failed. */
+static void
+test_may_pass(void)
+{
+	static const char *const passing[] = {
+		"08006", "53100", "53200", "53300", "57P01", "57P03", "57014", "58030",
+		"58P01", "55006", "40001"
+	};
+	static const char *const lasting[] = {
+		"XX000", "XX001", "54000", "22021", "22P05", "42P01", "42883", "0A000"
+	};
+	EcmError	err;
+	size_t		i;
+
+	for (i = 0; i < sizeof(passing) / sizeof(passing[0]); i++)
+	{
+		ecm_error_set(&err, passing[i], "x", NULL, NULL);
+		CHECK(ecm_error_may_pass(&err));
+	}
+	checked("a full disk, too little memory, and a session that was ended pass");
+	for (i = 0; i < sizeof(lasting) / sizeof(lasting[0]); i++)
+	{
+		ecm_error_set(&err, lasting[i], "x", NULL, NULL);
+		CHECK(!ecm_error_may_pass(&err));
+	}
+	checked("what can't be decoded does not");
+}
+
 static void
 test_libpq(void)
 {
@@ -564,6 +595,7 @@ test_errors(void)
 {
 	test_kinds();
 	test_classes();
+	test_may_pass();
 	test_libpq();
 	test_refusals();
 	test_truncation();

@@ -24,15 +24,28 @@
 
 static EcmState s;
 static int64_t now;
+static bool healthy = true;		/* a stream that runs gets beyond where it was
+								 * lost */
 
 static EcmAction
-event(EcmEventType type, EcmErrorKind kind)
+raw_event(EcmEventType type, EcmErrorKind kind, bool stuck)
 {
 	EcmEvent	e;
 
 	e.type = type;
 	e.kind = kind;
+	e.stuck = stuck;
 	return ecm_state_step(&s, e, now);
+}
+
+static EcmAction
+event(EcmEventType type, EcmErrorKind kind)
+{
+	EcmAction	action = raw_event(type, kind, false);
+
+	if (healthy && s.streaming_up && s.behind)
+		CHECK(raw_event(ECM_EVENT_PROGRESS, RETRY, false) == NONE);
+	return action;
 }
 
 static EcmAction
@@ -719,24 +732,109 @@ test_fatal(void)
 	   "time spent in failed isn't time spent retrying");
 }
 
+/* A stream that runs for a while each time, and fails where it failed before. */
 static void
-test_clock_set_back(void)
+test_stuck(void)
 {
-	start_at(ECM_STEP_CREATE_SLOT);
-	failed();
-	is_int(tick_after(-HOUR), RUN_STEP,
-		   "a clock that is set back doesn't put off a retry");
+	int			i;
+
+	healthy = false;
 	start_streaming();
-	replication_lost();
+	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), CLOSE,
+		   "a stream that has met an error");
 	tick();
-	failed();
+	path();
+	is_str(status(), "active", "is believed in once more");
+	is_int(ecm_state_deadline(&s), now + 5 * SECOND, "for 5 s");
+	tick_after(5 * SECOND);
+	is_str(status(), "starting", "then, without progress, it is not active");
+	ok(ecm_state_is_doubtful(&s) && ecm_state_deadline(&s) == 0,
+	   "but streams, for as long as it takes");
+	now += 20 * SECOND;
+	tick();
+	ok(s.reopened && s.behind, "that it lasts does not count as health");
+	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), CLOSE,
+		   "lost again after 25 s");
+	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND), "it waits for the backoff");
 	tick_after(SECOND);
 	path();
-	tick_after(-HOUR);
-	is_int(ecm_state_deadline(&s), now + 5 * SECOND,
-		   "nor, by more than 5 s, the reset of the backoff");
+	is_str(status(), "starting", "and is not active when it streams again");
+	tick_after(10 * SECOND);
+	is_int(s.backoff.retries, 1, "nor does that reset the backoff");
+	is_int(raw_event(ECM_EVENT_PROGRESS, RETRY, false), NONE,
+		   "having got beyond that place");
+	is_str(status(), "active", "it is active at once");
+	is_int(ecm_state_deadline(&s), now + 5 * SECOND, "and well");
 	tick_after(5 * SECOND);
-	is_int(s.backoff.retries, 0, "which happens");
+	ok(s.backoff.retries == 0 && !s.reopened, "after 5 s");
+
+	/* no error of its own, such as a connection that is cut */
+	start_streaming();
+	for (i = 0; i < 50; i++)
+	{
+		CHECK(replication_lost() == CLOSE);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+		now += 20 * SECOND;
+	}
+	ok(s.recreations == 0 && s.backoff.retries == 49,
+	   "a connection that is cut again and again costs no slot");
+	is_str(status(), "starting", "but its status says so");
+
+	start_streaming();
+	for (i = 0; i < ECM_MAX_STUCK - 1; i++)
+	{
+		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+		now += 20 * SECOND;
+	}
+	checked("four times at the same place it is tried again");
+	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), ECM_ACTION_RECREATE,
+		   "the fifth time, after a minute, the slot is given up");
+	ok(s.recreations == 1 && s.stuck == 0 && !s.behind, "which counts as others do");
+	tick_after(10 * SECOND);
+	path();
+	is_str(status(), "active", "behind that place it is active");
+
+	start_streaming();
+	for (i = 0; i < 20; i++)
+	{
+		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+		if (i % 4 == 3)
+			CHECK(raw_event(ECM_EVENT_PROGRESS, RETRY, false) == NONE);
+		now += 20 * SECOND;
+	}
+	checked("with progress in between it is not the same place");
+
+	start_streaming();
+	for (i = 0; i < 8; i++)
+	{
+		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		now = ecm_state_deadline(&s);
+		tick();
+		path();
+	}
+	ok(s.stuck > ECM_MAX_STUCK && now - s.stuck_since < 60 * SECOND,
+	   "many failures within a minute are not enough");
+
+	start_streaming();
+	consumer_lost();
+	tick();
+	path();
+	tick_after(5 * SECOND);
+	is_str(status(), "starting", "a consumer that dies before it has got on is no progress");
+	pool_lost();
+	is_str(status(), "starting", "nor does the pool make a difference");
+	done();
+	done();
+	is_str(status(), "starting", "when it is back");
+	healthy = true;
 }
 
 /* What must hold after any event. */
@@ -748,9 +846,12 @@ check_invariants(EcmAction action)
 
 	CHECK((st == ECM_STATUS_ACTIVE) ==
 		  (!s.failed && s.lock_held && s.replication_up && s.pool_up &&
-		   s.consumers_up && s.streaming_up && s.step == ECM_STEP_STREAMING));
+		   s.consumers_up && s.streaming_up && !s.doubtful &&
+		   s.step == ECM_STEP_STREAMING));
 	CHECK((st == ECM_STATUS_FAILED) == s.failed);
-	CHECK((s.streaming_since != 0) == (st == ECM_STATUS_ACTIVE));
+	CHECK((s.streaming_since != 0) ==
+		  (st == ECM_STATUS_ACTIVE || ecm_state_is_doubtful(&s)));
+	CHECK(!s.doubtful || s.behind);
 	CHECK(!s.streaming_up ||
 		  (s.lock_held && s.replication_up && s.consumers_up));
 	CHECK(s.step != ECM_STEP_READY_TO_STREAM);
@@ -817,7 +918,8 @@ test_random_walk(void)
 			type = ECM_EVENT_STEP_DONE;
 
 		before = s;
-		action = event(type, kind);
+		healthy = random_below(2) == 0;
+		action = raw_event(type, kind, random_below(2) == 0);
 		check_invariants(action);
 
 		if (before.failed && type != ECM_EVENT_RELOAD)
@@ -825,7 +927,7 @@ test_random_walk(void)
 		if (action == ECM_ACTION_FAIL)
 		{
 			fails++;
-			CHECK(!before.failed && kind != RETRY);
+			CHECK(!before.failed);
 		}
 		if (action == CLOSE)
 			closes++;
@@ -864,9 +966,12 @@ test_random_walk(void)
 				check_invariants(event(ECM_EVENT_RELOAD, RETRY));
 				memset(last_recreated, 0, sizeof(last_recreated));
 			}
+			healthy = true;
 			while (ecm_state_status(&s) != ECM_STATUS_ACTIVE && n++ < 20)
 			{
-				if (s.running)
+				if (ecm_state_is_doubtful(&s))
+					check_invariants(event(ECM_EVENT_PROGRESS, RETRY));
+				else if (s.running)
 					check_invariants(done());
 				else
 				{
@@ -899,7 +1004,7 @@ test_state(void)
 	test_lock_lost();
 	test_recreate();
 	test_fatal();
-	test_clock_set_back();
+	test_stuck();
 	test_random_walk();
 	checked("every walk has ended in streaming");
 }
