@@ -95,9 +95,6 @@ ecm_report_stopped(const EcmStack *stack)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 strncmp(stack->waiting_for, "stopped", 7) == 0 ?
-			 errmsg("the stack of database \"%s\" is %s",
-					stack->datname, stack->waiting_for) :
 			 errmsg("the stack of database \"%s\" is stopped: %s",
 					stack->datname, stack->waiting_for),
 			 shows_error(stack) ?

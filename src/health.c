@@ -408,8 +408,7 @@ judge_status(Health *health)
 			break;
 		case ECM_STATUS_STOPPED:
 			add_problem(health, ECM_SEVERITY_WARNING,
-						strncmp(stack->waiting_for, "stopped", 7) == 0 ?
-						"the stack is %s" : "the stack is stopped: %s",
+						"the stack is stopped: %s",
 						stack->waiting_for);
 			break;
 		case ECM_STATUS_WAITING:

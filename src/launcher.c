@@ -329,8 +329,7 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 		sup->announced = reason;
 		ecm_event(entry->dboid, entry->datname, "manager_stopped",
 				  ECM_SEVERITY_LOG, NULL,
-				  strncmp(reason, "stopped", 7) == 0 ? "%s" : "stopped: %s",
-				  reason);
+				  "stopped: %s", reason);
 	}
 }
 
@@ -768,7 +767,7 @@ verdict_reason(EcmProbe probe)
 		case ECM_PROBE_DISABLED:
 			return "electric_cm.enabled is off";
 		case ECM_PROBE_STOPPED:
-			return "stopped by electric_cm_stop()";
+			return "electric_cm_stop() was called";
 		case ECM_PROBE_NOT_STARTED:
 			return "not started yet: electric_cm_start() starts it";
 		case ECM_PROBE_CLONED:

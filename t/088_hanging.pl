@@ -138,9 +138,9 @@ ok(wait_active($node, $db), 'active again');
 # Stopped
 
 value('SELECT electric_cm_stop()');
-is(health()->{reason}, 'the stack is stopped by electric_cm_stop()', 'stopped: said once');
+is(health()->{reason}, 'the stack is stopped: electric_cm_stop() was called', 'stopped: said once');
 ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
-like($err, qr/the stack of database "postgres" is stopped by electric_cm_stop\(\)/, '... here, too');
+like($err, qr/the stack of database "postgres" is stopped: electric_cm_stop\(\) was called/, '... here, too');
 value('SELECT electric_cm_start()');
 ok(wait_active($node, $db), 'started: active');
 
