@@ -75,11 +75,11 @@ for my $message (
 	[ 'true', q{'electric_cm/' || gen_random_uuid()} ], [ 'true', "'electric_cm/$key'" ], [ 'false', "'electric_cm/$key'" ])
 {
 	my ($transactional, $prefix) = @$message;
-	$node->safe_psql($db, "SELECT FROM pg_logical_emit_message($transactional, $prefix, repeat('x', 100000000))",
+	$node->safe_psql($db, "SELECT FROM pg_logical_emit_message($transactional, $prefix, repeat('x', 40000000))",
 		extra_params => [ '-U', 'mallory' ]);
 }
 value('SELECT electric_cm_await_flushed()');
-cmp_ok(memory($first{$_}, 'VmHWM'), '<', 60, "messages of 100 MB do not come to the $_") for qw(manager consumer);
+cmp_ok(memory($first{$_}, 'VmHWM'), '<', 50, "messages of 40 MB do not come to the $_") for qw(manager consumer);
 become_small('... nor does the walsender keep what it needed');
 value(q{INSERT INTO t VALUES (2, 'new')});
 shape_is_right($handles[0], '... and the stream goes on');
@@ -88,11 +88,11 @@ is(value('SELECT pid FROM electric_cm_stat_manager'), $first{manager}, '... by t
 
 # Rows: they must come, but their memory is given back
 
-value(q{INSERT INTO t VALUES (3, repeat('y', 60000000))}, 'SELECT electric_cm_await_flushed()');
-cmp_ok(memory($first{manager}, 'VmHWM'), '>', 60, 'a row of 60 MB has taken memory');
+value(q{INSERT INTO t VALUES (3, repeat('y', 40000000))}, 'SELECT electric_cm_await_flushed()');
+cmp_ok(memory($first{manager}, 'VmHWM'), '>', 50, 'a row of 40 MB has taken memory');
 become_small('... which is given back');
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[0]') WHERE value->>'id' = '3'"), '60000000', 'the row is in the log');
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[1]') WHERE value->>'id' = '3'"), '60000000', '... and in the other consumer\'s');
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[0]') WHERE value->>'id' = '3'"), '40000000', 'the row is in the log');
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[1]') WHERE value->>'id' = '3'"), '40000000', '... and in the other consumer\'s');
 is(value(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', 'no warning of that either');
 is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer had to end for it');
 
@@ -101,7 +101,7 @@ value('DELETE FROM t WHERE id = 3');
 my @stopped = split /\n/, value('SELECT pid FROM electric_cm_stat_consumers ORDER BY worker');
 becomes($node, $db, "SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE pid IN (@{[join ', ', @stopped]})");
 kill 'STOP', @stopped;
-value(q{INSERT INTO t SELECT 10 + i, repeat(chr(97 + i % 26), (ARRAY[10, 131071, 131072, 131073, 500000, 3000000])[1 + i % 6]) FROM generate_series(1, 60) i},
+value(q{INSERT INTO t SELECT 10 + i, repeat(chr(97 + i % 26), (ARRAY[10, 131071, 131072, 131073, 300000, 700000])[1 + i % 6]) FROM generate_series(1, 24) i},
 	q{UPDATE t SET v = v || 'x' WHERE id % 5 = 0});
 kill 'CONT', $stopped[0];
 kill 'CONT', $stopped[1];
@@ -110,7 +110,7 @@ shape_is_right($handles[$_], "rows in pieces, consumer " . ($_ + 1)) for 0, 1;
 # A stream that is lost in the middle of it
 for my $i (1 .. 3)
 {
-	value(qq{INSERT INTO t SELECT $i * 1000 + i, repeat('z', 400000) FROM generate_series(1, 30) i},
+	value(qq{INSERT INTO t SELECT $i * 1000 + i, repeat('z', 200000) FROM generate_series(1, 12) i},
 		q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
 	wait_active($node, $db);
 }
@@ -119,7 +119,7 @@ shape_is_right($handles[$_], "... and after lost streams, consumer " . ($_ + 1))
 # A committed transaction does not wait for the commit of a large one that has
 # nothing for us, whether that is in memory or on disk.
 
-for my $where ([ '256MB', 300000, 'in memory' ], [ '64kB', 100000, 'on disk' ])
+for my $where ([ '256MB', 200000, 'in memory' ], [ '64kB', 100000, 'on disk' ])
 {
 	my ($work_mem, $rows, $what) = @$where;
 	value("ALTER SYSTEM SET logical_decoding_work_mem = '$work_mem'");
