@@ -1,0 +1,159 @@
+# What is large, or somebody else's, in the stream: it costs no memory for good,
+# and nobody's transaction waits for it.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan skip_all => 'needs /proc' unless -r '/proc/self/status';
+
+my $db = 'postgres';
+my $node = new_node('main', conf => q{
+max_wal_size = '4GB'
+autovacuum = off
+electric_cm.shape_workers = 2
+electric_cm.retained_wal_warning = -1
+});
+
+sub value { return $node->safe_psql($db, join(";\n", @_)); }
+
+sub pids
+{
+	return (
+		manager => value('SELECT pid FROM electric_cm_stat_manager'),
+		consumer => value('SELECT pid FROM electric_cm_stat_consumers WHERE worker = 1'),
+		walsender => value(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'}));
+}
+
+# Of a process, in MB: RssAnon, what it has of its own now; VmHWM, its peak
+sub memory
+{
+	my ($pid, $what) = @_;
+	my ($kb) = -r "/proc/$pid/status" ? slurp_file("/proc/$pid/status") =~ /^$what:\s+(\d+) kB/m : ();
+	return defined $kb ? int($kb / 1024) : 0;
+}
+
+# All three are small, perhaps others than before
+sub become_small
+{
+	my ($what) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	my %mb;
+
+	do
+	{
+		my %pid = pids();
+		%mb = map { $_ => $pid{$_} ne '' ? memory($pid{$_}, 'RssAnon') : 999 } keys %pid;
+		select undef, undef, undef, 0.2;
+	} while ((grep { $_ > 30 } values %mb) && time < $deadline);
+	return ok(!(grep { $_ > 30 } values %mb), "$what: " . join ', ', map { "$_ $mb{$_} MB" } sort keys %mb);
+}
+
+sub shape_is_right
+{
+	my ($handle, $what) = @_;
+	value('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	return ok($ok, "$what: replay equals table ($entries entries)");
+}
+
+value('CREATE EXTENSION electric_cm', 'CREATE ROLE mallory LOGIN', 'CREATE TABLE t (id int PRIMARY KEY, v text)',
+	'ALTER TABLE t ALTER v SET STORAGE EXTERNAL', 'ALTER TABLE t REPLICA IDENTITY FULL', q{INSERT INTO t VALUES (1, 'old')}, 'CREATE TABLE big (id int, v text)');
+wait_active($node, $db) or BAIL_OUT('no stack');
+my @handles = map { value("SELECT electric_cm_create_shape('t'$_)") } '', q{, 'id > -2'};
+value("SELECT count(*) FROM electric_cm_shape_log('$_')") for @handles;
+
+# Messages of a role that may only log in
+
+my %first = pids();
+my $key = value('SELECT message_key FROM _electric_cm.stack');
+for my $message (
+	[ 'true', q{'x'} ], [ 'false', q{'x'} ], [ 'true', q{''} ], [ 'false', q{''} ],
+	[ 'true', q{'electric_cm/' || gen_random_uuid()} ], [ 'true', "'electric_cm/$key'" ], [ 'false', "'electric_cm/$key'" ])
+{
+	my ($transactional, $prefix) = @$message;
+	$node->safe_psql($db, "SELECT FROM pg_logical_emit_message($transactional, $prefix, repeat('x', 40000000))",
+		extra_params => [ '-U', 'mallory' ]);
+}
+value('SELECT electric_cm_await_flushed()');
+cmp_ok(memory($first{$_}, 'VmHWM'), '<', 50, "messages of 40 MB do not come to the $_") for qw(manager consumer);
+become_small('... nor does the walsender keep what it needed');
+value(q{INSERT INTO t VALUES (2, 'new')});
+shape_is_right($handles[0], '... and the stream goes on');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', '... without a word of warning');
+is(value('SELECT pid FROM electric_cm_stat_manager'), $first{manager}, '... by the same manager');
+
+# Rows: they must come, but their memory is given back
+
+value(q{INSERT INTO t VALUES (3, repeat('y', 40000000))}, 'SELECT electric_cm_await_flushed()');
+cmp_ok(memory($first{manager}, 'VmHWM'), '>', 50, 'a row of 40 MB has taken memory');
+become_small('... which is given back');
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[0]') WHERE value->>'id' = '3'"), '40000000', 'the row is in the log');
+is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[1]') WHERE value->>'id' = '3'"), '40000000', '... and in the other consumer\'s');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', 'no warning of that either');
+is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer had to end for it');
+
+# What comes in pieces, through queues that are full, between what does not
+value('DELETE FROM t WHERE id = 3');
+my @stopped = split /\n/, value('SELECT pid FROM electric_cm_stat_consumers ORDER BY worker');
+becomes($node, $db, "SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE pid IN (@{[join ', ', @stopped]})");
+kill 'STOP', @stopped;
+value(q{INSERT INTO t SELECT 10 + i, repeat(chr(97 + i % 26), (ARRAY[10, 131071, 131072, 131073, 300000, 700000])[1 + i % 6]) FROM generate_series(1, 24) i},
+	q{UPDATE t SET v = v || 'x' WHERE id % 5 = 0});
+kill 'CONT', $stopped[0];
+kill 'CONT', $stopped[1];
+shape_is_right($handles[$_], "rows in pieces, consumer " . ($_ + 1)) for 0, 1;
+
+# A stream that is lost in the middle of it
+for my $i (1 .. 3)
+{
+	value(qq{INSERT INTO t SELECT $i * 1000 + i, repeat('z', 200000) FROM generate_series(1, 12) i},
+		q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+	wait_active($node, $db);
+}
+shape_is_right($handles[$_], "... and after lost streams, consumer " . ($_ + 1)) for 0, 1;
+
+# A committed transaction does not wait for the commit of a large one that has
+# nothing for us, whether that is in memory or on disk.
+
+for my $where ([ '256MB', 200000, 'in memory' ], [ '64kB', 100000, 'on disk' ])
+{
+	my ($work_mem, $rows, $what) = @$where;
+	value("ALTER SYSTEM SET logical_decoding_work_mem = '$work_mem'");
+	$node->reload;
+	value('SELECT electric_cm_restart()');
+	wait_active($node, $db);
+	value('TRUNCATE big', q{INSERT INTO t VALUES (-1, '') ON CONFLICT DO NOTHING}, q{SELECT electric_cm_await_flushed()});
+
+	my $large = $node->background_psql($db, on_error_stop => 1);
+	$large->query_safe("BEGIN; INSERT INTO big SELECT i, 'x' FROM generate_series(1, $rows) i");
+	becomes($node, $db, q{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn) < 1000 FROM pg_stat_replication WHERE application_name LIKE 'electric_cm%'},
+		"a large transaction has been read, $what");
+	my %pid = pids();
+	kill 'STOP', $pid{walsender};
+	my $before = value("SELECT count(*) FROM electric_cm_shape_log('$handles[0]')");
+	value(q{UPDATE t SET v = v || 'y' WHERE id = 1});
+	$large->query_safe('COMMIT');
+	$large->quit;
+	my $end = value('SELECT pg_current_wal_lsn()');
+	value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000))) FROM generate_series(1, 200)});
+	kill 'CONT', $pid{walsender};
+
+	my $reader = $node->background_psql($db, on_error_stop => 1);
+	my $seen = '';
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	while ($seen !~ /^t/ && time < $deadline)
+	{
+		$seen = $reader->query_safe("SELECT (SELECT count(*) FROM electric_cm_shape_log('$handles[0]', max_entries => 100000)) > $before,
+			sent_lsn < '$end' FROM pg_stat_replication WHERE application_name LIKE 'electric_cm%'");
+	}
+	is($seen, 't|t', "... and a small one before it is readable while it is decoded, $what");
+	$reader->quit;
+	value('SELECT electric_cm_await_flushed()');
+}
+
+$node->stop;
+done_testing();
