@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active write_wal);
+use ElectricCM qw(new_node wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -26,7 +26,7 @@ my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot'
 sub value { return $node->safe_psql($db, join ";\n", @_); }
 sub seen { my ($query, $what) = @_; return ElectricCM::becomes($node, $db, "SELECT $query", $what); }
 sub events { my ($condition) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE $condition)"; }
-sub write_some { write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
+sub write_some { ElectricCM::write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
 
 sub open_transaction
 {
