@@ -89,6 +89,7 @@ value('SELECT electric_cm_await_flushed()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
 
 ($session, $pid) = open_transaction();
+$session->query_safe("INSERT INTO t VALUES (2)");
 value('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
 write_some(24);
 warned("%an open transaction of PID $pid%", 'an open transaction is named before it is old');
