@@ -1397,6 +1397,8 @@ suspect_consumer(EcmTime now, EcmPin *pin)
 	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
 		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
 				 (now - last.since) / USECS_PER_SEC);
+	/* it need not be fed what does not concern it */
+	durable = Min(Max(durable, ecm_replication_acknowledged()), end);
 	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
 			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));
 	pin->since = ecm_shown_time(last.since);

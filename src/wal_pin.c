@@ -191,8 +191,12 @@ name_wait(int pid)
 	const char *type = pgstat_get_wait_event_type(info);
 	const char *event = pgstat_get_wait_event(info);
 
-	return type == NULL || event == NULL ? "" :
-		psprintf(" and waits for %s (%s)", event, type);
+	/* when it has nothing to do, it is not what others wait for */
+	if (type == NULL || event == NULL ||
+		pg_strcasecmp(event, "WalSenderWaitForWAL") == 0 ||
+		pg_strcasecmp(event, "WalSenderMain") == 0)
+		return "";
+	return psprintf(" and waits for %s (%s)", event, type);
 }
 
 void

@@ -303,6 +303,8 @@ describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
 {
 	if (guard->time_to_limit_us < 0)
 		return "";
+	if (guard->time_to_limit_us == 0)
+		return psprintf(" Already, %s.", describe_limit(guard, limits));
 	return psprintf(" At this rate, %s in %s.", describe_limit(guard, limits),
 					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
 }

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active write_wal);
+use ElectricCM qw(new_node wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -26,7 +26,7 @@ my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot'
 sub value { return $node->safe_psql($db, join ";\n", @_); }
 sub seen { my ($query, $what) = @_; return ElectricCM::becomes($node, $db, "SELECT $query", $what); }
 sub events { my ($condition) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE $condition)"; }
-sub write_some { write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
+sub write_some { ElectricCM::write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
 
 sub open_transaction
 {
@@ -89,6 +89,7 @@ value('SELECT electric_cm_await_flushed()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
 
 ($session, $pid) = open_transaction();
+$session->query_safe("INSERT INTO t VALUES (2)");
 value('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
 write_some(24);
 warned("%an open transaction of PID $pid%", 'an open transaction is named before it is old');

@@ -48,15 +48,25 @@ $node = new_node('names');
 value($postgres, qq{CREATE DATABASE "$_"}) for 'app', 'App', 'APP';
 for my $db ('app', 'App', 'APP') { value($db, 'CREATE EXTENSION electric_cm'); wait_active($node, $db); }
 value('app', 'CREATE TABLE t (id int PRIMARY KEY)');
-for my $round (1 .. 3)
+# they all start without slots, and none may make its own before all run
+my @sessions;
+for my $db ('app', 'App', 'APP')
 {
-	$node->stop;
-	remove_tree(glob($node->data_dir . '/pg_replslot/*'));
-	$node->start;
-	ok(wait_active($node, $_), "start $round without slots: $_ is active") for 'app', 'App', 'APP';
+	value($db, 'SELECT electric_cm_stop(drop_slot => true)');
+	push @sessions, $node->background_psql($db, on_error_stop => 1);
+	$sessions[-1]->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_app'))});
 }
-value('app', 'CREATE DATABASE copy TEMPLATE app');
-is(value('copy', q{SELECT count(*) FROM pg_class WHERE relname = 't'}), 1, 'a database can be copied by a session in it');
+value($_, 'SELECT electric_cm_start()') for 'app', 'App', 'APP';
+seen('app', q{count(*) = 1 FROM electric_cm_stat_manager WHERE datname = 'app' AND step = 'acquire_lock'}, 'one waits for its lock');
+$_->quit for @sessions;
+seen($_, q{electric_cm_status() = 'active'}, "a start without slots: $_ has a slot of its own") for 'app', 'App', 'APP';
+$node->stop;
+remove_tree(glob($node->data_dir . '/pg_replslot/*'));
+$node->start;
+seen($_, q{electric_cm_status() = 'active'}, "slots were not copied: $_ is active") for 'app', 'App', 'APP';
+
+is($node->psql('app', 'CREATE DATABASE copy TEMPLATE app'), 0, 'CREATE DATABASE TEMPLATE of the database that one is in');
+is($node->psql('copy', 'SELECT') ? 'none' : value('copy', q{SELECT count(*) FROM pg_class WHERE relname = 't'}), 1, 'a database can be copied by a session in it');
 ok(wait_active($node, 'app'), '... and its stack comes back');
 
 #
