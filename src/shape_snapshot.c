@@ -498,7 +498,7 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	int			ndone = 0;
 	Member	   *members;
 	Member	  **group;
-	EcmTime began = ecm_now();
+	EcmTime		began = ecm_now();
 
 	if (!superuser())
 		ereport(ERROR,
