@@ -223,7 +223,7 @@ ecm_sleep_until_change(int index, EcmTime deadline)
 
 	if (deadline != 0)
 	{
-		EcmTime now = ecm_now();
+		EcmTime		now = ecm_now();
 
 		if (now >= deadline)
 			return true;

@@ -107,7 +107,7 @@ struct EcmConn
 	uint64		socket_id;
 	int			wait_events;	/* while connecting */
 	bool		flush_pending;
-	EcmTime deadline;		/* 0: none */
+	EcmTime		deadline;		/* 0: none */
 	int			timeout_ms;		/* that the deadline was made from */
 
 	bool		local;			/* its backend was seen in this database */

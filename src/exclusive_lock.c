@@ -136,7 +136,7 @@ ecm_exclusive_lock_poll(EcmStepFailure *failure)
 {
 	bool		acquired = false;
 	EcmError	err;
-	EcmTime now = ecm_now();
+	EcmTime		now = ecm_now();
 
 	if (now < retry_at)
 		return ECM_RESULT_PENDING;

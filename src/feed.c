@@ -47,7 +47,7 @@ typedef struct FeedConsumer
 	uint64		sent;			/* messages sent to this worker */
 	uint64		seen_processed; /* as of the last look ... */
 	XLogRecPtr	seen_durable;
-	EcmTime moved_at;		/* ... that found progress, or no work */
+	EcmTime		moved_at;		/* ... that found progress, or no work */
 } FeedConsumer;
 
 static int	stack_index;

@@ -48,7 +48,7 @@ typedef struct EcmStalledConsumer
 	int			worker;			/* from 0 */
 	int			pid;
 	int64		shape;			/* that it seems to work on; 0: unknown */
-	EcmTime since;
+	EcmTime		since;
 } EcmStalledConsumer;
 
 extern bool ecm_feed_find_stalled(EcmTime now, int timeout_ms,

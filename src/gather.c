@@ -703,8 +703,8 @@ ecm_gather_unsettled(void)
 bool
 ecm_gather_pace(void)
 {
-	EcmTime due = settled_at + PACE_US;
-	EcmTime now;
+	EcmTime		due = settled_at + PACE_US;
+	EcmTime		now;
 
 	if (batch_transactions < 2 && settled_transactions < 2)
 		return false;

@@ -103,7 +103,7 @@ typedef struct Database
 typedef struct Known
 {
 	Oid			dboid;
-	EcmTime again_at;		/* 0: no extension; else the last try failed */
+	EcmTime		again_at;		/* 0: no extension; else the last try failed */
 } Known;
 
 /* What the launcher alone knows about an entry. */
@@ -114,8 +114,8 @@ typedef struct Supervised
 	bool		running;		/* a manager, or what is to be one */
 	bool		asked_to_end;
 	uint64		runs_before;	/* entry's "runs" when we started it */
-	EcmTime started_at;
-	EcmTime retry_at;		/* 0: at once */
+	EcmTime		started_at;
+	EcmTime		retry_at;		/* 0: at once */
 	EcmBackoff	backoff;
 	const char *announced;		/* why it is stopped, if an event said so */
 	bool		short_reported; /* an event said that workers are lacking */
@@ -654,7 +654,7 @@ manager_ended(int index, Entry *entry)
 {
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
-	EcmTime now = ecm_now();
+	EcmTime		now = ecm_now();
 
 	sup->running = false;
 	sup->asked_to_end = false;
@@ -1089,7 +1089,7 @@ drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
-	EcmTime started_at = manager_started_at(item->dboid);
+	EcmTime		started_at = manager_started_at(item->dboid);
 	Database   *database = find_database(item->dboid);
 
 	if (!ecm_slot_lookup(item->slot_name, &facts) || !facts.logical ||
@@ -1249,7 +1249,7 @@ watch_unattended(EcmTime now)
 	unattended_at = 0;
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
-		EcmTime due;
+		EcmTime		due;
 		Entry		entry;
 
 		read_entry(i, &entry);
@@ -1271,7 +1271,7 @@ watch_unattended(EcmTime now)
 static long
 sleep_time(void)
 {
-	EcmTime now = ecm_now();
+	EcmTime		now = ecm_now();
 	EcmTime wake_at = Min(scanned_at + RESCAN_INTERVAL,
 						  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
 
@@ -1350,7 +1350,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 	for (;;)
 	{
-		EcmTime now;
+		EcmTime		now;
 
 		if (ProcDiePending)
 			proc_exit(1);

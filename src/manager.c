@@ -71,6 +71,10 @@
 #define CONSUMER_HANGS_MS		3000
 /* ... and for so long is shown. */
 #define CONSUMER_STALLED_MS		10000
+/* So much WAL without a change for us is progress, too. */
+#define PROGRESS_BYTES			(16 * 1024 * 1024)
+/* A stream that shall be given up for a limit has so long to say something. */
+#define LAST_WORD_MS			2000
 /* A slot that stays where it is for so long, though it could move on, is helped. */
 #define SLOT_STANDS_MS			60000
 /* A stream that is back from a silent loss has so long to catch up. */
@@ -114,7 +118,7 @@ static EcmTime sample_at;
 static EcmPin consumer_pin;		/* a consumer that holds the slot back */
 static TransactionId slot_horizon;	/* no new slot while older ones run */
 static EcmTime alive_check_at;
-static EcmTime pause_until; /* of reading the stream, 0: don't */
+static EcmTime pause_until;		/* of reading the stream, 0: don't */
 static EcmTime ask_at;
 static int	ask_delay_ms;
 static XLogRecPtr asked_for;	/* the highest await_lsn seen */
@@ -124,6 +128,7 @@ static bool closed_unread;		/* the stream's other side has gone meanwhile */
 /* where the stream was lost; it counts again when it has got beyond that */
 static XLogRecPtr lost_at;		/* the farthest that was acknowledged by then */
 static XLogRecPtr lost_end;		/* the end of WAL, then */
+static bool last_word;			/* ask for it */
 static EcmTime catches_up_until;	/* no limit on retained WAL before; 0: none */
 
 static char *settings_signature;
@@ -408,8 +413,7 @@ run_step(void)
 	if (state.step == ECM_STEP_CREATE_SLOT)
 	{
 		retire_former_slot();
-		status_check_at = ecm_later(ecm_now(),
-													  SLOT_HELP_MS);
+		status_check_at = ecm_later(ecm_now(), SLOT_HELP_MS);
 	}
 	ecm_replication_start_step(state.step, ecm_feed_start_lsn());
 }
@@ -854,6 +858,19 @@ must_hear(EcmTime now, bool early)
 }
 
 /*
+ * Has the stream got beyond where it was lost?  A keepalive that is a little
+ * farther on says little: the walsender may fail a little later, as before.
+ */
+static bool
+is_beyond_loss(XLogRecPtr flushed)
+{
+	XLogRecPtr	received = ecm_feed_received_lsn();
+
+	return flushed >= lost_end || (received > lost_at && flushed >= received) ||
+		flushed > lost_at + PROGRESS_BYTES;
+}
+
+/*
  * Tells the walsender what is durable, and everybody else, too.
  */
 static EcmTime
@@ -871,10 +888,11 @@ give_feedback(EcmTime now)
 	flushed = Max(ecm_feed_durable_lsn(keepalive), ecm_replication_acknowledged());
 	received = Max(ecm_feed_received_lsn(), keepalive);
 	received = Max(received, flushed);
-	if (state.behind && !congested && (flushed > lost_at || flushed >= lost_end))
+	if (state.behind && !congested && is_beyond_loss(flushed))
 		handle_event(ECM_EVENT_PROGRESS, NULL);
 	due = now >= feedback_due(flushed) || ecm_replication_reply_requested();
-	ask = must_ask(now, flushed) || must_hear(now, due);
+	ask = must_ask(now, flushed) || must_hear(now, due) || last_word;
+	last_word = false;
 	if (((ask || due) &&
 		 !ecm_replication_feedback(received, flushed, ask, &failure)) ||
 		ecm_replication_is_silent(now, &failure))
@@ -1326,8 +1344,30 @@ check_status(EcmTime now)
 	SetLatch(MyLatch);
 	status_check_at =
 		ecm_later(now, state.step == ECM_STEP_CREATE_SLOT ?
-									SLOT_HELP_MS : ecm_status_check_interval);
+				  SLOT_HELP_MS : ecm_status_check_interval);
 	return status_check_at;
+}
+
+/*
+ * A walsender that has been silent for a while gets a chance to answer.  False:
+ * not yet (no error set), or not in time.
+ */
+static bool
+has_last_word(EcmTime now, EcmStepFailure *lost)
+{
+	static EcmTime asked = 0;
+
+	if (now - asked > 2 * LAST_WORD_MS * INT64CONST(1000))
+	{
+		asked = now;
+		last_word = true;
+		return false;
+	}
+	if (ecm_conn_heard_at(ecm_replication_conn()) >= asked)
+		return true;
+	if (ecm_has_passed(asked, now, LAST_WORD_MS))
+		ecm_replication_set_silent(now - asked, lost);
+	return false;
 }
 
 /*
@@ -1339,12 +1379,16 @@ static void
 enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 {
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
-	EcmStepFailure lost;
+	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
 
-	/* a stream that was cut off is put up again first */
-	if (state.streaming_up && ecm_replication_has_lost_slot(true, &lost))
+	/* a stream that is cut off, or hangs, is put up again first */
+	if (state.streaming_up &&
+		(ecm_replication_has_lost_slot(true, &lost) ||
+		 ((order->why & ECM_WAL_DROP_FREE) == 0 && !congested &&
+		  !has_last_word(now, &lost))))
 	{
-		lose_stream(now, &lost);
+		if (lost.err.sqlstate[0] != '\0')
+			lose_stream(now, &lost);
 		return;
 	}
 	if ((order->why & ECM_WAL_DROP_FREE) == 0 && now < catches_up_until)
@@ -1959,7 +2003,7 @@ ecm_manager_main(Datum arg)
 
 	for (;;)
 	{
-		EcmTime deadline;
+		EcmTime		deadline;
 
 		if (ecm_got_sigterm)
 		{

@@ -44,7 +44,7 @@ typedef struct Session
 	bool		opened;			/* the connection was established */
 	bool		in_callback;	/* a callback looks at its rows */
 	Job		   *job;			/* NULL: none runs */
-	EcmTime idle_since;
+	EcmTime		idle_since;
 } Session;
 
 static MemoryContext pool_context = NULL;
@@ -473,7 +473,7 @@ keep_earlier(EcmTime *deadline, EcmTime other)
 EcmTime
 ecm_pool_deadline(void)
 {
-	EcmTime deadline = 0;
+	EcmTime		deadline = 0;
 
 	if (pool_context == NULL)
 		return 0;

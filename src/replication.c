@@ -933,7 +933,7 @@ ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed, bool ask,
 						 EcmStepFailure *failure)
 {
 	StringInfoData out;
-	EcmTime now = ecm_now();
+	EcmTime		now = ecm_now();
 	bool		ok;
 
 	initStringInfo(&out);
@@ -995,6 +995,17 @@ may_be_silent(void)
 	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(&asked_look, &look);
 }
 
+void
+ecm_replication_set_silent(int64 us, EcmStepFailure *failure)
+{
+	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
+					   psprintf("walsender PID %d has not answered for %d s",
+								stream_pid, (int) (us / USECS_PER_SEC)),
+					   "It hangs, or something between server and server has stopped forwarding.",
+					   ecm_connection[0] != '\0' ?
+					   "See what electric_cm.connection leads through, if this happens again." : "");
+}
+
 bool
 ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure)
 {
@@ -1007,13 +1018,7 @@ ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure)
 		asked_at = 0;			/* it will be asked again */
 		return false;
 	}
-	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
-					   psprintf("walsender PID %d has not answered for %d s",
-								stream_pid,
-								(int) ((now - asked_at) / USECS_PER_SEC)),
-					   "It hangs, or something between server and server has stopped forwarding.",
-					   ecm_connection[0] != '\0' ?
-					   "See what electric_cm.connection leads through, if this happens again." : "");
+	ecm_replication_set_silent(now - asked_at, failure);
 	return true;
 }
 
@@ -1107,7 +1112,7 @@ ecm_replication_slot_is_free(void)
 bool
 ecm_replication_wait_slot_free(int timeout_ms)
 {
-	EcmTime give_up =
+	EcmTime		give_up =
 		ecm_later(ecm_now(), timeout_ms);
 
 	while (!ecm_replication_slot_is_free())

@@ -135,6 +135,9 @@ extern EcmTime ecm_replication_last_feedback(void);
 extern bool ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure);
 extern void ecm_replication_excuse_silence(void);
 
+/* The same for who has found out in another way, after so many microseconds. */
+extern void ecm_replication_set_silent(int64 us, EcmStepFailure *failure);
+
 /*
  * Is the slot not in use by the walsender that the stream began with any more?
  * Not at once: only if it was not so an earlier time, and the stream should

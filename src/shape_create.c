@@ -97,7 +97,7 @@ typedef struct EcmBatch
 	XLogRecPtr	capture_lsn;	/* end of its transaction */
 	EcmBarrier	barrier;
 	EcmBackoff	backoff;
-	EcmTime retry_at;
+	EcmTime		retry_at;
 } Batch;
 
 static int	stack_index;
@@ -824,7 +824,7 @@ ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 EcmTime
 ecm_creations_deadline(void)
 {
-	EcmTime deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
+	EcmTime		deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
 	dlist_iter	iter;
 
 	deadline = ecm_sooner(deadline, next_retry_at);

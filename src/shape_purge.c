@@ -180,7 +180,7 @@ job_failed(const char *what, const EcmError *err)
 static void
 job_succeeded(void)
 {
-	EcmTime now = ecm_now();
+	EcmTime		now = ecm_now();
 
 	ecm_backoff_reset(&backoff, now);
 	next_at = ecm_later(now, SLICE_PAUSE_MS);

@@ -473,7 +473,7 @@ look_between_waits(const LogRequest *request, bool for_entries,
 typedef struct LogWait
 {
 	int64		shape;
-	EcmTime deadline;		/* 0: never */
+	EcmTime		deadline;		/* 0: never */
 	EcmLogSignal *signal;		/* NULL: on a standby, nobody wakes us */
 	uint64		seen;			/* its changes before we looked */
 	int			pause_ms;		/* until another look; 0: when woken */
@@ -527,7 +527,7 @@ await_change(LogWait *wait)
 
 	if (wait->deadline != 0)
 	{
-		EcmTime now = ecm_now();
+		EcmTime		now = ecm_now();
 
 		if (now >= wait->deadline)
 			return false;
@@ -694,7 +694,7 @@ Datum
 electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
-	EcmTime deadline;
+	EcmTime		deadline;
 
 	read_request(fcinfo, &request, 3);
 	deadline = ecm_await_until(PG_ARGISNULL(2) ? NULL :

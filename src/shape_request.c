@@ -47,7 +47,7 @@ typedef struct Queue
 	int			nrequests;
 	int			nbatches;		/* of the table, under way */
 	int			delay_ms;
-	EcmTime look_at;		/* no creator could be seen: not before */
+	EcmTime		look_at;		/* no creator could be seen: not before */
 } Queue;
 
 static const char *datname;
@@ -388,7 +388,7 @@ ecm_requests_poll(EcmTime now)
 EcmTime
 ecm_requests_deadline(void)
 {
-	EcmTime deadline = scan_retry_at;
+	EcmTime		deadline = scan_retry_at;
 
 	if (ncreators > 0 && scan_job == 0 && !scan_goes_on)
 		deadline = ecm_sooner(deadline, Max(creators_poll_at, 1));

@@ -146,8 +146,8 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 static bool
 await_sample(EcmStack *stack)
 {
-	EcmTime asked_at = ecm_now();
-	EcmTime deadline = ecm_later(asked_at, SAMPLE_TIMEOUT);
+	EcmTime		asked_at = ecm_now();
+	EcmTime		deadline = ecm_later(asked_at, SAMPLE_TIMEOUT);
 	int			index = ecm_own_stack(stack);
 
 	if (index < 0 || stack->slot_name[0] == '\0')
@@ -218,7 +218,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	EcmStack   *stack;
 	XLogRecPtr	target;
 	XLogRecPtr	inserted;
-	EcmTime deadline;
+	EcmTime		deadline;
 
 	ecm_check_may_wait("electric_cm_await_flushed()");
 	deadline = ecm_await_until(PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1));

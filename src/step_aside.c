@@ -257,7 +257,7 @@ note_slot_user(List *pids, const EcmStack *stack)
 static void
 await_aside(Oid dboid)
 {
-	EcmTime give_up =
+	EcmTime		give_up =
 		ecm_later(ecm_now(), STEP_ASIDE_TIMEOUT_MS);
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 	List	   *pids = NIL;
@@ -359,8 +359,8 @@ has_consumed(int index, const EcmStack *copy, XLogRecPtr target)
 static bool
 drain_stack(Oid dboid, bool *hopeless)
 {
-	EcmTime give_up;
-	EcmTime alone_at = 0;
+	EcmTime		give_up;
+	EcmTime		alone_at = 0;
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 	XLogRecPtr	target = InvalidXLogRecPtr;
 	bool		drained = false;
