@@ -1,0 +1,54 @@
+# A row that the server can't send costs the shapes that want what is missing,
+# and nobody else.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => qq{
+shared_buffers = 256MB
+max_wal_size = 8GB
+log_statement = none
+});
+
+sub value { return $node->safe_psql($db, $_[0]); }
+sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub error_of { return value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub flushed { return value("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
+
+value('CREATE EXTENSION electric_cm');
+wait_active($node, $db);
+value(q{
+	CREATE TABLE huge (id int PRIMARY KEY, b bytea, n int) PARTITION BY RANGE (id);
+	CREATE TABLE huge1 PARTITION OF huge FOR VALUES FROM (0) TO (100);
+	ALTER TABLE huge1 ALTER b SET STORAGE EXTERNAL;
+	CREATE TABLE small (id int PRIMARY KEY);
+});
+my $small = value("SELECT electric_cm_create_shape('small')");
+my $ids = value("SELECT electric_cm_create_shape('huge', NULL, '{id,n}')");
+my $all = value("SELECT electric_cm_create_shape('huge')");
+becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes");
+
+# its text form has 1.12 GB
+value("INSERT INTO huge SELECT 1, decode(repeat('ab', 280000000), 'hex') || decode(repeat('cd', 280000000), 'hex'), 1");
+value('INSERT INTO small VALUES (1)');
+flushed();
+is(value("SELECT count(*) FROM electric_cm_shape_log('$small')"), 1, "another table's shape goes on");
+is(state_of($ids), 'live', 'a shape without the large column lives');
+my ($ok) = replay_equals($node, $db, $ids, 'huge', ['id'], columns => [qw(id n)]);
+ok($ok, 'and its log gives its table');
+is(state_of($all), 'errored', 'one that wants it is errored');
+like(error_of($all), qr/could not send .* column "b"/, 'and names the column');
+is(value("SELECT retry_count FROM electric_cm_stat_manager"), 0, 'the stream was not lost for it');
+
+value('UPDATE huge SET n = 2');
+value('DELETE FROM huge');
+flushed();
+($ok) = replay_equals($node, $db, $ids, 'huge', ['id'], columns => [qw(id n)]);
+ok($ok, 'so does what happens to that row later');
+is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
+$node->stop;
+done_testing();
