@@ -49,6 +49,17 @@ value('DELETE FROM huge');
 flushed();
 ($ok) = replay_equals($node, $db, $ids, 'huge', ['id'], columns => [qw(id n)]);
 ok($ok, 'so does what happens to that row later');
+
+# could be sent, but not read
+$all = value("SELECT electric_cm_create_shape('huge')");
+my $leaf = value("SELECT electric_cm_create_shape('huge1', NULL, '{id}')");
+becomes($node, $db, "SELECT count(*) = 2 FROM electric_cm_shapes WHERE state = 'live' AND handle IN ('$all', '$leaf')");
+value("INSERT INTO huge SELECT 2, decode(repeat('ab', 150000000), 'hex'), 1");
+flushed();
+like(error_of($all), qr/could not send .* column "b"/, 'a value that no reader could have is not sent');
+is(state_of($ids) . state_of($leaf), 'livelive', 'those who do without it live');
+($ok) = replay_equals($node, $db, $leaf, 'huge1', ['id'], columns => ['id']);
+ok($ok, 'also those of the partition');
 is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
 $node->stop;
 done_testing();
