@@ -228,15 +228,17 @@ read_progress(void *arg)
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("SELECT lsn FROM _electric_cm.progress WHERE worker = $1",
+	if (SPI_execute_with_args("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
 							  1, &type, &value, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read progress");
 	if (SPI_processed > 0)
 	{
 		bool		isnull;
+		Datum		lsn = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull);
 
-		*position = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0],
-												SPI_tuptable->tupdesc, 1, &isnull));
+		if (!isnull)
+			*position = DatumGetLSN(lsn);
 	}
 	ecm_spi_end(&spi);
 	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());

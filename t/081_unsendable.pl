@@ -51,6 +51,7 @@ flushed();
 ok($ok, 'so does what happens to that row later');
 
 # could be sent, but not read
+value("SELECT electric_cm_drop_shape('$all')");
 $all = value("SELECT electric_cm_create_shape('huge')");
 my $leaf = value("SELECT electric_cm_create_shape('huge1', NULL, '{id}')");
 becomes($node, $db, "SELECT count(*) = 2 FROM electric_cm_shapes WHERE state = 'live' AND handle IN ('$all', '$leaf')");
