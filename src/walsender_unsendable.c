@@ -38,6 +38,9 @@
 /* A smaller value is not worth leaving out. */
 #define LARGE_BYTES			(1024 * 1024)
 
+/* What is left should have no more than this: one reader's entry has not. */
+#define SHORT_BYTES			(256 * 1024 * 1024)
+
 /* A buffer that a large row has blown up beyond this is not kept. */
 #define MAX_KEPT_BUFFER		(64 * 1024 * 1024)
 
@@ -123,17 +126,19 @@ value_size(HeapTuple tuple, TupleDesc desc, int attnum)
 	return toast_raw_datum_size(value);
 }
 
-/* 0: there is none that is large. */
+/* 0: there is none that is large.  total: what all of them have. */
 static int
-largest_column(HeapTuple a, HeapTuple b, TupleDesc desc)
+largest_column(HeapTuple a, HeapTuple b, TupleDesc desc, Size *total)
 {
 	Size		largest = LARGE_BYTES;
 	int			attnum = 0;
 
+	*total = 0;
 	for (int i = 1; i <= desc->natts; i++)
 	{
 		Size		size = value_size(a, desc, i) + value_size(b, desc, i);
 
+		*total += size;
 		if (size <= largest)
 			continue;
 		largest = size;
@@ -241,6 +246,7 @@ send_without(Bitmapset *left_out, LogicalDecodingContext *ctx,
 	HeapTupleData saved_old = {0};
 	bool		sent = false;
 	int			attnum = -1;
+	Size		total;
 
 	if (newtup != NULL)
 		saved_new = *newtup;
@@ -255,14 +261,17 @@ send_without(Bitmapset *left_out, LogicalDecodingContext *ctx,
 	}
 	if (left_out != NULL)
 		sent = try_change(ctx, txn, rel, change);
-	while (!sent && (attnum = largest_column(newtup, oldtup, desc)) > 0)
+	while (!sent && (attnum = largest_column(newtup, oldtup, desc, &total)) > 0)
 	{
+		Size		rest;
 		if (newtup != NULL)
 			leave_out(newtup, desc, attnum);
 		if (oldtup != NULL)
 			leave_out(oldtup, desc, attnum);
 		left_out = bms_add_member(left_out, attnum);
-		sent = try_change(ctx, txn, rel, change);
+		(void) largest_column(newtup, oldtup, desc, &rest);
+		if (rest <= SHORT_BYTES)
+			sent = try_change(ctx, txn, rel, change);
 	}
 	if (newtup != NULL)
 		*newtup = saved_new;
