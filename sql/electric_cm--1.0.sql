@@ -95,10 +95,14 @@ CREATE TABLE _electric_cm.shape_base (
 );
 COMMENT ON TABLE _electric_cm.shape_base IS 'where shape logs begin';
 
--- Written only in transactions that write entries.
+-- Written only in transactions that write entries; several rows in turn, of
+-- which the largest counts, since a row that is updated while somebody has an old
+-- snapshot has ever more versions to walk through.
 CREATE TABLE _electric_cm.progress (
-	worker int4 PRIMARY KEY,
-	lsn pg_lsn NOT NULL			-- end of the last upstream commit applied
+	worker int4,
+	turn int4,
+	lsn pg_lsn NOT NULL,		-- end of the last upstream commit applied
+	PRIMARY KEY (worker, turn)
 );
 COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
 

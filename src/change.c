@@ -327,7 +327,7 @@ ecm_change_unsendable(Oid relid, const char *column)
 
 	reason = column[0] == '\0' ?
 		"54000: the server could not send a change of the table: it is too large, or has no text form" :
-		psprintf("54000: the server could not send a change of the table with its value of column \"%s\": it is too large",
+		psprintf("54000: the server could not send a change of the table with its value of column \"%s\", since it is too large",
 				 column);
 	ecm_gather_enter_transaction();
 	if (get_rel_relispartition(relid))

@@ -12,6 +12,9 @@
  */
 #include "postgres.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -270,15 +273,17 @@ read_progress(void *arg)
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("SELECT lsn FROM _electric_cm.progress WHERE worker = $1",
+	if (SPI_execute_with_args("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
 							  1, &type, &value, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read progress");
 	if (SPI_processed > 0)
 	{
 		bool		isnull;
+		Datum		lsn = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull);
 
-		*position = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0],
-												SPI_tuptable->tupdesc, 1, &isnull));
+		if (!isnull)
+			*position = DatumGetLSN(lsn);
 	}
 	ecm_spi_end(&spi);
 	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
@@ -361,6 +366,21 @@ attach_queue(void)
 }
 
 /*
+ * The queue's handle keeps a buffer for the largest message that there was, and
+ * one of a gigabyte should not stay for ever.  What was in it is done with, so
+ * the kernel may have its pages back.
+ */
+static void
+give_back(char *data, Size len)
+{
+	char	   *start = (char *) TYPEALIGN(sysconf(_SC_PAGESIZE), data);
+	char	   *end = (char *) TYPEALIGN_DOWN(sysconf(_SC_PAGESIZE), data + len);
+
+	if (end > start)
+		(void) madvise(start, end - start, MADV_DONTNEED);
+}
+
+/*
  * Shows in pg_stat_activity whether there is work; each change takes the time
  * of a system call.
  */
@@ -408,6 +428,8 @@ follow_stream(void)
 			process(data, len);
 			slot->processed = ++processed;	/* mends what a predecessor left */
 			MemoryContextReset(message_context);
+			if (len > ECM_QUEUE_SIZE)	/* not where the manager writes */
+				give_back(data, len);
 			continue;
 		}
 

@@ -41,6 +41,8 @@
 #define BATCH_MS			50
 /* Not settled again before, if several transactions come in meanwhile. */
 #define PACE_US				2000
+/* How many rows a consumer's progress has, in turn. */
+#define PROGRESS_ROWS		32
 /* A transaction that is still coming in is written early beyond this. */
 #define SPILL_BYTES			(4 * 1024 * 1024)
 
@@ -246,19 +248,20 @@ end_unused(void)
 static void
 save_progress(XLogRecPtr lsn)
 {
-	Datum		values[2] = {Int32GetDatum(worker), LSNGetDatum(lsn)};
+	static int	turn = 0;
+	Datum		values[3] = {Int32GetDatum(worker), Int32GetDatum(turn), LSNGetDatum(lsn)};
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
 	if (progress_plan == NULL)
 	{
-		Oid			types[2] = {INT4OID, LSNOID};
+		Oid			types[3] = {INT4OID, INT4OID, LSNOID};
 		SPIPlanPtr	plan;
 
-		plan = SPI_prepare("INSERT INTO _electric_cm.progress AS p (worker, lsn)"
-						   " VALUES ($1, $2)"
-						   " ON CONFLICT (worker) DO UPDATE SET lsn = excluded.lsn",
-						   2, types);
+		plan = SPI_prepare("INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
+						   " VALUES ($1, $2, $3)"
+						   " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
+						   3, types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the progress statement");
 		progress_plan = plan;
@@ -266,6 +269,7 @@ save_progress(XLogRecPtr lsn)
 	if (SPI_execute_plan(progress_plan, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not save progress");
 	ecm_spi_end(&spi);
+	turn = (turn + 1) % PROGRESS_ROWS;
 }
 
 /*

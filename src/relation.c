@@ -168,8 +168,12 @@ bind_relation(EcmRelation *entry)
 		EcmError	err;
 
 		if (!ecm_worker_try(read_ancestors, &arg, &err))
-			elog(ERROR, "could not look up relation %u: %s",
-				 entry->relid, err.message);
+			ereport(ERROR,
+					(errcode(MAKE_SQLSTATE(err.sqlstate[0], err.sqlstate[1],
+										   err.sqlstate[2], err.sqlstate[3],
+										   err.sqlstate[4])),
+					 errmsg("could not look up relation %u: %s",
+							entry->relid, err.message)));
 	}
 	MemoryContextSwitchTo(arg.context);
 	foreach(lc, arg.ancestors)

@@ -97,7 +97,7 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 
 		/* a consumer without a row has not logged anything yet */
 		run("UPDATE _electric_cm.shape s SET skip_until = greatest(s.skip_until,"
-			" (SELECT p.lsn FROM _electric_cm.progress p WHERE p.worker = s.worker)),"
+			" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = s.worker)),"
 			" worker = s.id % $1", SPI_OK_UPDATE, workers);
 		run("DELETE FROM _electric_cm.progress WHERE $1 > 0", SPI_OK_DELETE, workers);
 	}

@@ -10,7 +10,8 @@
  * deleting the row nor taking the table out of the publication helps, since
  * the change is in the WAL.
  *
- * So our walsender calls pgoutput by way of this.  After an error of that kind,
+ * So our walsender calls pgoutput by way of this.  What no reader could be given
+ * is left out to begin with.  After an error of that kind,
  * the change is sent without its largest values, as if they were TOASTed and
  * unchanged, and if that is of no avail, not at all; a message says so, and the
  * shapes that want what is missing end where the transaction commits.
@@ -21,10 +22,12 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/bitmapset.h"
 #include "replication/logical.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -34,6 +37,9 @@
 
 /* A smaller value is not worth leaving out. */
 #define LARGE_BYTES			(1024 * 1024)
+
+/* What is left should have no more than this: one reader's entry has not. */
+#define SHORT_BYTES			(256 * 1024 * 1024)
 
 /* A buffer that a large row has blown up beyond this is not kept. */
 #define MAX_KEPT_BUFFER		(64 * 1024 * 1024)
@@ -120,17 +126,19 @@ value_size(HeapTuple tuple, TupleDesc desc, int attnum)
 	return toast_raw_datum_size(value);
 }
 
-/* 0: there is none that is large. */
+/* 0: there is none that is large.  total: what all of them have. */
 static int
-largest_column(HeapTuple a, HeapTuple b, TupleDesc desc)
+largest_column(HeapTuple a, HeapTuple b, TupleDesc desc, Size *total)
 {
 	Size		largest = LARGE_BYTES;
 	int			attnum = 0;
 
+	*total = 0;
 	for (int i = 1; i <= desc->natts; i++)
 	{
 		Size		size = value_size(a, desc, i) + value_size(b, desc, i);
 
+		*total += size;
 		if (size <= largest)
 			continue;
 		largest = size;
@@ -170,32 +178,100 @@ tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
 }
 
-/* Sends it without its largest values.  False: that is of no use. */
+/* Has a value of that type and size a text that no reader can be given? */
 static bool
-send_without_largest(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-					 Relation rel, ReorderBufferChange *change)
+is_beyond_readers(Oid type, Size size)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case JSONOID:
+		case XMLOID:
+			return size - VARHDRSZ > JENTRY_OFFLENMASK;
+		case BYTEAOID:
+			return (size - VARHDRSZ) * 2 > JENTRY_OFFLENMASK;
+		default:
+			return false;
+	}
+}
+
+static Bitmapset *
+add_beyond_readers(Bitmapset *columns, HeapTuple tuple, TupleDesc desc)
+{
+	Datum	   *values;
+	bool	   *isnull;
+
+	if (tuple == NULL || !HeapTupleHasExternal(tuple))
+		return columns;
+	values = palloc(sizeof(Datum) * desc->natts);
+	isnull = palloc(sizeof(bool) * desc->natts);
+	heap_deform_tuple(tuple, desc, values, isnull);
+	for (int i = 0; i < desc->natts; i++)
+		if (!isnull[i] && TupleDescAttr(desc, i)->attlen == -1 &&
+			!TupleDescAttr(desc, i)->attisdropped &&
+			!VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(values[i])) &&
+			is_beyond_readers(TupleDescAttr(desc, i)->atttypid,
+							  toast_raw_datum_size(values[i])))
+			columns = bms_add_member(columns, i + 1);
+	pfree(values);
+	pfree(isnull);
+	return columns;
+}
+
+/*
+ * Values that go to no reader need not go through all of us: the more there are
+ * of them, and the larger they are, the more memory each would need.
+ */
+static Bitmapset *
+beyond_readers(ReorderBufferChange *change, TupleDesc desc)
+{
+	return add_beyond_readers(add_beyond_readers(NULL, ecm_change_new_tuple(change), desc),
+							  ecm_change_old_tuple(change), desc);
+}
+
+/*
+ * Sends it without these columns, and if need be without its largest values.
+ * False: that is of no use.
+ */
+static bool
+send_without(Bitmapset *left_out, LogicalDecodingContext *ctx,
+			 ReorderBufferTXN *txn, Relation rel, ReorderBufferChange *change)
 {
 	HeapTuple	newtup = ecm_change_new_tuple(change);
 	HeapTuple	oldtup = ecm_change_old_tuple(change);
 	TupleDesc	desc = RelationGetDescr(rel);
 	HeapTupleData saved_new = {0};
 	HeapTupleData saved_old = {0};
-	Bitmapset  *left_out = NULL;
 	bool		sent = false;
-	int			attnum;
+	int			attnum = -1;
+	Size		total;
 
 	if (newtup != NULL)
 		saved_new = *newtup;
 	if (oldtup != NULL)
 		saved_old = *oldtup;
-	while (!sent && (attnum = largest_column(newtup, oldtup, desc)) > 0)
+	while ((attnum = bms_next_member(left_out, attnum)) > 0)
 	{
 		if (newtup != NULL)
 			leave_out(newtup, desc, attnum);
 		if (oldtup != NULL)
 			leave_out(oldtup, desc, attnum);
-		left_out = bms_add_member(left_out, attnum);
+	}
+	if (left_out != NULL)
 		sent = try_change(ctx, txn, rel, change);
+	while (!sent && (attnum = largest_column(newtup, oldtup, desc, &total)) > 0)
+	{
+		Size		rest;
+		if (newtup != NULL)
+			leave_out(newtup, desc, attnum);
+		if (oldtup != NULL)
+			leave_out(oldtup, desc, attnum);
+		left_out = bms_add_member(left_out, attnum);
+		(void) largest_column(newtup, oldtup, desc, &rest);
+		if (rest <= SHORT_BYTES)
+			sent = try_change(ctx, txn, rel, change);
 	}
 	if (newtup != NULL)
 		*newtup = saved_new;
@@ -212,15 +288,16 @@ static void
 change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 		  ReorderBufferChange *change)
 {
+	Bitmapset  *left_out = beyond_readers(change, RelationGetDescr(rel));
 	MemoryContext context;
 	MemoryContext work;
 
-	if (likely(try_change(ctx, txn, rel, change)))
+	if (likely(left_out == NULL && try_change(ctx, txn, rel, change)))
 		return;
 	work = AllocSetContextCreate(CurrentMemoryContext, "electric_cm unsendable",
 								 ALLOCSET_SMALL_SIZES);
 	context = MemoryContextSwitchTo(work);
-	if (!send_without_largest(ctx, txn, rel, change))
+	if (!send_without(left_out, ctx, txn, rel, change))
 		tell(ctx, txn, change->lsn, rel, "");
 	MemoryContextSwitchTo(context);
 	MemoryContextDelete(work);

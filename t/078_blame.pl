@@ -12,6 +12,8 @@ my $db = 'postgres';
 my $node = new_node('main', conf => qq{
 restart_after_crash = on
 max_parallel_workers_per_gather = 0
+electric_cm.reconnect_initial_delay = 100ms
+electric_cm.reconnect_max_delay = 1s
 });
 
 sub value { return $node->safe_psql($db, $_[0]); }
@@ -113,12 +115,35 @@ becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$theirs')",
 becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$quick')",
 	"so does another of the same table");
 
+# ---- the same while the table is read for a new shape
+
+my $late = value("SELECT electric_cm_create_shape('slow', '" . join(' - ', map { "factorial(n - $_)" } 1 .. 12) . " > 0')");
+my $early = value("SELECT electric_cm_create_shape('slow', 'n > 1')");
+$pid = 0;
+for (1 .. 2)
+{
+	my $query = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%take_snapshot%' AND state = 'active' AND pid NOT IN ($pid, pg_backend_pid())
+		AND query_start < clock_timestamp() - interval '0.5 s'";
+	is_up();
+	becomes($node, $db, "SELECT EXISTS ($query)");
+	$pid = value("$query LIMIT 1");
+	kill 'KILL', $pid;
+	becomes_gone($pid);
+}
+is_up();
+becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$late'",
+	'a shape at whose snapshot the server crashes twice is errored');
+like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$late'"),
+	qr/crashed twice while it read the table/, 'and says why');
+becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$early'",
+	'another that was waiting with it is live');
+
 # ---- out of memory
 
 SKIP:
 {
 	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
-	skip 'prlimit is missing', 6
+	skip 'prlimit is missing', 8
 	  if system('prlimit', '--pid', $postmaster, '--as=900000000') != 0;
 	value('SELECT electric_cm_restart()');
 	wait_active($node, $db);
@@ -139,6 +164,11 @@ SKIP:
 		'which took one end of the consumer');
 	is(value("SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%consumer 1 has ended: out of memory%'"),
 		't', 'whose reason is told');
+
+	my $hungrier = value("SELECT electric_cm_create_shape('mine', 'octet_length(repeat(repeat(v, 1000001), 1000)) > 1')");
+	becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$hungrier'",
+		'a shape whose snapshot is out of memory each time is errored');
+	like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungrier'"), qr/out of memory/, 'and says why');
 }
 
 is(value("SELECT string_agg(f, ' ') FROM pg_ls_dir('pg_stat_tmp') f WHERE f LIKE 'electric_cm%'

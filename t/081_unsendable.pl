@@ -1,0 +1,70 @@
+# A row that the server can't send costs the shapes that want what is missing,
+# and nobody else.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => qq{
+shared_buffers = 256MB
+max_wal_size = 8GB
+log_statement = none
+});
+
+sub value { return $node->safe_psql($db, $_[0]); }
+sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub error_of { return value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub flushed { return value("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
+
+value('CREATE EXTENSION electric_cm');
+wait_active($node, $db);
+value(q{
+	CREATE TABLE huge (id int PRIMARY KEY, b bytea, n int, c1 bytea, c2 bytea, c3 bytea, c4 bytea, c5 bytea)
+		PARTITION BY RANGE (id);
+	CREATE TABLE huge1 PARTITION OF huge FOR VALUES FROM (0) TO (100);
+	ALTER TABLE huge1 ALTER b SET STORAGE EXTERNAL;
+	CREATE TABLE small (id int PRIMARY KEY);
+});
+my $small = value("SELECT electric_cm_create_shape('small')");
+my $ids = value("SELECT electric_cm_create_shape('huge', NULL, '{id,n}')");
+my $some = value("SELECT electric_cm_create_shape('huge', NULL, '{id,c5}')");
+my $all = value("SELECT electric_cm_create_shape('huge')");
+becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes");
+
+# together, as text, that is 1.1 GB
+value("INSERT INTO huge SELECT 1, NULL, 1, x, x, x, x, x FROM decode(repeat('ab', 110000000), 'hex') x");
+value('INSERT INTO small VALUES (1)');
+flushed();
+is(value("SELECT count(*) FROM electric_cm_shape_log('$small')"), 1, "another table's shape goes on");
+is(state_of($ids), 'live', 'a shape without the large column lives');
+my ($ok) = replay_equals($node, $db, $ids, 'huge', ['id'], columns => [qw(id n)]);
+ok($ok, 'and its log gives its table');
+is(state_of($all), 'errored', 'one that wants it is errored');
+like(error_of($all), qr/too large/, 'and says why');
+is(value("SELECT length(value->>'c5') FROM electric_cm_shape_log('$some')"), 220000002,
+	'one of these columns alone is sent');
+is(value("SELECT retry_count FROM electric_cm_stat_manager"), 0, 'the stream was not lost for it');
+
+value('UPDATE huge SET n = 2');
+value('DELETE FROM huge');
+flushed();
+($ok) = replay_equals($node, $db, $ids, 'huge', ['id'], columns => [qw(id n)]);
+ok($ok, 'so does what happens to that row later');
+
+# could be sent, but not read
+value("SELECT electric_cm_drop_shape('$all')");
+$all = value("SELECT electric_cm_create_shape('huge')");
+my $leaf = value("SELECT electric_cm_create_shape('huge1', NULL, '{id}')");
+becomes($node, $db, "SELECT count(*) = 2 FROM electric_cm_shapes WHERE state = 'live' AND handle IN ('$all', '$leaf')");
+value("INSERT INTO huge SELECT 2, decode(repeat('ab', 150000000), 'hex'), 1");
+flushed();
+like(error_of($all), qr/could not send .* column "b"/, 'a value that no reader could have is not sent');
+is(state_of($ids) . state_of($leaf), 'livelive', 'those who do without it live');
+($ok) = replay_equals($node, $db, $leaf, 'huge1', ['id'], columns => ['id']);
+ok($ok, 'also those of the partition');
+is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
+$node->stop;
+done_testing();
