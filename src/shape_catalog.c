@@ -653,12 +653,19 @@ ecm_tables_with_shapes(List *relids)
 	return result;
 }
 
+typedef enum DeleteResult
+{
+	ROW_DELETED,
+	ROW_GONE,					/* somebody else has deleted it */
+	ROW_LOCKED					/* only if it is not waited for */
+} DeleteResult;
+
 /*
  * Not with SQL, since that would fail in a REPEATABLE READ transaction if the
  * row has been updated since it began, by the stack itself for instance.
  */
-static bool
-delete_row(Relation rel, Relation index, int64 id)
+static DeleteResult
+delete_row(Relation rel, Relation index, int64 id, bool wait)
 {
 	TM_Result	result;
 
@@ -676,14 +683,15 @@ delete_row(Relation rel, Relation index, int64 id)
 		if (index_getnext_slot(scan, ForwardScanDirection, slot))
 			result = table_tuple_delete(rel, &slot->tts_tid,
 										GetCurrentCommandId(true), snapshot,
-										InvalidSnapshot, true, &failure, false);
+										InvalidSnapshot, wait, &failure, false);
 		else
 			result = TM_Deleted;
 		index_endscan(scan);
 		ExecDropSingleTupleTableSlot(slot);
 		UnregisterSnapshot(snapshot);
 	} while (result == TM_Updated);
-	return result == TM_Ok;
+	return result == TM_Ok ? ROW_DELETED :
+		result == TM_BeingModified ? ROW_LOCKED : ROW_GONE;
 }
 
 int
@@ -713,7 +721,7 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 													 1, &isnull));
 
-		if (delete_row(rel, index, id))
+		if (delete_row(rel, index, id, true) == ROW_DELETED)
 			add_to_drop_message(&message, id,
 								SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
 	}

@@ -583,16 +583,20 @@ find_type_users(Oid type, List **types, List **tables)
 void
 ecm_shapes_invalidate_type(Oid type, const char *reason)
 {
+	char		relkind = get_rel_relkind(get_typ_typrelid(type));
+	bool		of_table = relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
 	List	   *types = NIL;
 	List	   *tables = NIL;
 	Oid			argtypes[] = {OIDARRAYOID, OIDARRAYOID};
 	Datum		values[lengthof(argtypes)];
 	EcmSpiState spi;
 
+	/* every table has a type, which hardly ever is a column's */
+	if (!of_table)
+		ecm_barrier_hold(TypeRelationId, InvalidOid);
 	find_type_users(type, &types, &tables);
-	if (tables == NIL)
-		return;
-	ecm_barrier_hold(TypeRelationId, InvalidOid);
+	if (of_table && tables != NIL)
+		ecm_barrier_hold(TypeRelationId, InvalidOid);
 	tables = ecm_tables_with_shapes(tables);
 	if (tables == NIL)
 		return;

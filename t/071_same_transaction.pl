@@ -158,26 +158,54 @@ is_live($late, 'it is over: the shape lives');
 replays($late, 'byname.t', '... and has what was not in the stream');
 
 #
-# Rows that somebody else has locked or changed: no serialization failure, and
-# the wait is the statement's
+# A transaction with one snapshot, and rows that have been changed since
 #
 
 my ($held) = handles("$created('t')");
 is_live($held);
-my $locker = $node->background_psql($db, on_error_stop => 1);
 $changer->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM r');
-$locker->query_safe("BEGIN; UPDATE _electric_cm.shape SET snapshot_rows = snapshot_rows WHERE handle = '$held'");
-$changer->{stdin} .= "TRUNCATE t;\n";
-$changer->{run}->pump_nb;
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'TRUNCATE t%' AND wait_event_type = 'Lock'}, 'TRUNCATE waits for a row of a shape');
-$locker->query_safe('COMMIT');
+run_sql("UPDATE _electric_cm.shape SET snapshot_rows = snapshot_rows WHERE handle = '$held'");
+my ($newer) = handles("$created('t', 'id > 0', '{id}')");
+is_live($newer);
+$changer->query_safe('TRUNCATE t; COMMIT');
+is(exists_shape($held) . exists_shape($newer), '00', 'TRUNCATE in a REPEATABLE READ transaction: ends shapes that have come or changed since');
+$changer->quit;
+
+# a table that others make of a type which is being changed
+$changer = $node->background_psql($db, on_error_stop => 1);
+$changer->query_safe(q{BEGIN; ALTER TYPE feeling RENAME VALUE 'ok' TO 'well'});
+run_sql('CREATE TABLE of_type (id int PRIMARY KEY, v text, f feeling)', q{INSERT INTO of_type VALUES (1, 'a', 'ok')});
+my ($of_type) = handles("$created('of_type')");
+becomes($node, $db, "SELECT waiting_for LIKE '%or changing it%' FROM electric_cm_shapes WHERE handle = '$of_type'", 'a shape waits for whoever changes the type of a column');
 $changer->query_safe('COMMIT');
-is(exists_shape($held), 0, 'one that was updated meanwhile ends in a REPEATABLE READ transaction, too');
-$locker->query_safe(qq{BEGIN; SELECT FROM _electric_cm.shape WHERE handle = '$late' FOR UPDATE});
-my ($timeout_rc, undef, $timeout) = $node->psql($db, 'SET lock_timeout = 100; BEGIN; TRUNCATE byname.t; SELECT 1; COMMIT');
-like($timeout, qr/lock timeout/, q{lock_timeout ends the statement that waits});
-$locker->query_safe('COMMIT');
-$_->quit for $locker, $changer;
+$changer->quit;
+is_live($of_type, 'it is over: the shape lives');
+replays($of_type, 'of_type', '... and has the new label');
+
+#
+# Types
+#
+
+run_sql('CREATE TYPE classes AS RANGE (subtype = regclass, subtype_opclass = oid_ops, multirange_type_name = many_classes)',
+	'CREATE DOMAIN class_domain AS classes', 'CREATE TYPE class_pair AS (a int, c class_domain)', 'CREATE DOMAIN pairs AS class_pair[]',
+	'CREATE TYPE texts AS RANGE (subtype = text)');
+my $n = 0;
+for my $type (qw(regclass classes many_classes class_domain classes[] many_classes[] class_pair class_pair[] pairs))
+{
+	$n++;
+	run_sql("CREATE TABLE named_$n (id $type PRIMARY KEY)");
+	(undef, undef, $err) = $node->psql($db, "SELECT electric_cm_create_shape('named_$n')");
+	like($err, qr/the key of table .* has column "id" of type .*names for its values/s, "a key of type $type is refused");
+}
+run_sql('CREATE TABLE of_ranges (id int4range PRIMARY KEY, v text, t texts)');
+is(exists_shape(run_sql(q{SELECT electric_cm_create_shape('of_ranges')})), 1, 'one of other ranges is not');
+
+run_sql('CREATE DOMAIN mood AS feeling', 'CREATE TYPE moods AS RANGE (subtype = mood, multirange_type_name = many_moods)', 'CREATE TYPE of_moods AS (m many_moods[])',
+	'CREATE TABLE deep (id int PRIMARY KEY, v text, d of_moods)', 'CREATE TABLE shallow (id int PRIMARY KEY, v text)');
+my ($deep) = handles("$created('deep')");
+my ($shallow) = handles("$created('shallow')");
+run_sql(q{ALTER TYPE feeling RENAME VALUE 'well' TO 'ok'});
+is(exists_shape($deep) . exists_shape($shallow), '01', 'a label in a domain in a multirange in an array in a composite type: ends the shape');
 
 #
 # The extension dropped and created again
