@@ -42,6 +42,7 @@
 #include "relation.h"
 #include "shape.h"
 #include "shmem.h"
+#include "waiters.h"
 #include "wait_event.h"
 #include "wal.h"
 #include "worker.h"
@@ -411,8 +412,7 @@ blame_shape(int64 shape, int sqlerrcode, const char *message)
 		return;
 	if (!ecm_worker_try(record_fault, &fault, &err) || fault.handle[0] == '\0')
 		return;
-	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
-						 ecm_log_signal_bit(shape));
+	ecm_waiters_wake(MyDatabaseId, &shape, 1);
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING, fault.message,
 			  "shape %s has failed and is not followed any more", fault.handle);

@@ -258,6 +258,7 @@ obey_live(const char *text)
 			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
 			continue;
 		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		settle_captured(id, generation, snapshot);
 		shape->buffer.capturing = false;
 		shape->buffer.totals_epoch = 0;
@@ -329,7 +330,8 @@ obey_drop(const char *ids)
 		int64		id = strtoi64(p, &p, 10);
 		EcmShape   *shape = ecm_match_find(id);
 
-		ecm_gather_work_on(id); /* those who wait for its log are to look */
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		if (shape != NULL)
 			ecm_match_remove(shape);
 		else
@@ -367,6 +369,7 @@ obey_order(const char *text)
 			 n > 0)
 	{
 		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		obey_fail(id, generation, text + n);
 		ecm_gather_work_on(0);
 	}
@@ -406,6 +409,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 		int64		id = ((EcmShape *) lfirst(lc))->id;
 
 		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		give_up(id, reason);
 		ecm_gather_work_on(0);
 	}
