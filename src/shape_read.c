@@ -46,7 +46,7 @@
 #define FIRST_PAUSE_MS		10
 #define MAX_SLEEP_MS		3600000
 /* How long a log is waited for that has not come up to an offset. */
-#define NOT_YET_MS			10000
+#define NOT_YET_MS			5000
 
 /* What a caller wants of a log. */
 typedef struct LogRequest
