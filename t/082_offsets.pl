@@ -85,7 +85,7 @@ for my $what (sort keys %foreign)
 	fails($node, qr/EC001.*offset $foreign{$what} is not in the log of shape "$t".*DETAIL.*HINT:.*-1/s, "an offset $what is an error",
 		"SELECT FROM electric_cm_shape_log('$t', '$foreign{$what}')");
 	fails($node, qr/EC001/, '... and nobody waits for what comes after it',
-		"SELECT FROM electric_cm_await_shape_log('$t', '$foreign{$what}', '1 hour')");
+		"SELECT FROM electric_cm_await_shape_log('$t', '$foreign{$what}', '5 s')");
 }
 fails($node, qr/EC001/, 'also under an older snapshot', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'SELECT 1',
 	"SELECT FROM electric_cm_shape_log('$t', '999999999999_0')");
@@ -186,7 +186,7 @@ settle();
 my $later = last_offset($t);
 fails($standby, qr/55000.*$later.* yet/s, 'who is ahead of a standby is told as well', "SELECT FROM electric_cm_await_shape_log('$t', '$later', '1 s')");
 fails($standby, qr/EC001/, 'a standby tells an offset that is wrong from one that is to come',
-	"SELECT FROM electric_cm_await_shape_log('$t', '" . ($lsn + 1) . "_0', '1 hour')");
+	"SELECT FROM electric_cm_await_shape_log('$t', '" . ($lsn + 1) . "_0', '5 s')");
 my %waiter = (out => '', err => '');
 $waiter{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $standby->connstr($db), '-c', sprintf $await, '1 hour' ], '<', \undef,
 	'>', \$waiter{out}, '2>', \$waiter{err}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
