@@ -19,6 +19,7 @@
 #include "commands/dbcommands.h"
 #include "compat.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "settings.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
@@ -261,16 +262,21 @@ ecm_sleep(long timeout_ms, EcmWaitEvent what_for)
 static void
 sleep_on(ConditionVariable *cv, long timeout_ms)
 {
-	TimestampTz began = GetCurrentTimestamp();
+	instr_time	began;
 	uint32		event = ecm_wait_event(ECM_WAIT_STACK);
 
+	INSTR_TIME_SET_CURRENT(began);
 	while (ConditionVariableTimedSleep(cv, 0, event))
 	{
 		long		left = timeout_ms;
 
 		if (timeout_ms >= 0)
 		{
-			left -= TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
+			instr_time	now;
+
+			INSTR_TIME_SET_CURRENT(now);
+			INSTR_TIME_SUBTRACT(now, began);
+			left -= (long) INSTR_TIME_GET_MILLISEC(now);
 			if (left <= 0)
 				return;
 		}

@@ -216,7 +216,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	MemoryContext chunk_context;
 	MemoryContext old_context;
 	EcmChunkScan cs;
-	EcmCompleter *completer;
+	EcmCompleter *completer = NULL;
 	EcmLogBase	base;
 	EcmLogStart start;
 	int64		returned = 0;
@@ -234,7 +234,6 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 										  "electric_cm chunk",
 										  ALLOCSET_DEFAULT_SIZES);
-	completer = ecm_completer_begin(shape, snapshot, PG_UINT64_MAX, PG_UINT64_MAX);
 
 	ecm_log_base(shape->id, snapshot, &base);
 	ecm_offset_start(shape, snapshot, &base, after, &start);
@@ -260,9 +259,18 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 				break;
 			if (r.op == ECM_OP_INSERT &&
 				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
+			{
+				if (completer == NULL)
+				{
+					MemoryContextSwitchTo(old_context);
+					completer = ecm_completer_begin(shape, snapshot,
+													PG_UINT64_MAX, PG_UINT64_MAX);
+					MemoryContextSwitchTo(chunk_context);
+				}
 				ecm_completer_fill(completer, &cs, &r,
 								   request->max_entries > 0 ?
 								   request->max_entries - returned : 0);
+			}
 			return_entry(&reader, &r, rsinfo);
 			done = ++returned == request->max_entries;
 		}
@@ -271,7 +279,8 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	MemoryContextSwitchTo(old_context);
 
 	ecm_chunk_scan_end(&cs);
-	ecm_completer_end(completer);
+	if (completer != NULL)
+		ecm_completer_end(completer);
 	MemoryContextDelete(chunk_context);
 
 	if (!start.known)
