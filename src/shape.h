@@ -15,6 +15,7 @@
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
  * shape_offset.c	is an offset one of this log's?
+ * shape_wait.c		waits for what comes
  * shape_entry.c	decodes entries
  * shape_complete.c	finds the values that inserts lack
  * shape_fold.c		folds the oldest part of a log (SQL side)

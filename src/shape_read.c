@@ -12,13 +12,9 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlogrecovery.h"
-#include "commands/extension.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -27,7 +23,6 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "await.h"
 #include "compat.h"
@@ -36,15 +31,10 @@
 #include "shape_entry.h"
 #include "shape_log.h"
 #include "shape_offset.h"
+#include "shape_wait.h"
 #include "shmem.h"
-#include "wait_event.h"
 #include "waiters.h"
 
-/* How often a standby is looked at for what has come. */
-#define STANDBY_POLL_MS		100
-/* After a wake-up that brought nothing: the first pause until another look. */
-#define FIRST_PAUSE_MS		10
-#define MAX_SLEEP_MS		3600000
 /* How long a log is waited for that has not come up to an offset. */
 #define NOT_YET_MS			5000
 
@@ -346,14 +336,6 @@ check_may_wait(const EcmShapeDef *shape)
 				 errhint("Commit first.")));
 }
 
-/* The extension may be dropped while we wait. */
-static void
-check_extension(void)
-{
-	if (!OidIsValid(get_extension_oid("electric_cm", true)))
-		ecm_report_stack_gone();
-}
-
 /* What a look at a shape has found. */
 typedef struct Look
 {
@@ -450,7 +432,7 @@ look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		check_extension();		/* that may be why */
+		ecm_log_wait_check_extension(); /* that may be why */
 		ReThrowError(edata);
 	}
 	PG_END_TRY();
@@ -458,113 +440,6 @@ look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-}
-
-/*
- * A wait for something to be committed about a shape.  It is timed by a clock
- * that nobody sets.
- */
-typedef struct LogWait
-{
-	int64		shape;			/* 0: not known yet */
-	instr_time	began;
-	int64		timeout_ms;		/* -1: none */
-	bool		standby;		/* nobody wakes us */
-	XLogRecPtr	replayed;		/* a standby's position before we looked */
-	int			pause_ms;		/* until another look; 0: when woken */
-} LogWait;
-
-/*
- * Sees to it that a later change will be told of.  ERROR unless this
- * database's stack runs, or is about to.
- */
-static void
-prepare_wait(LogWait *wait)
-{
-	EcmStack   *copy;
-	int			index;
-
-	wait->standby = RecoveryInProgress();
-	if (wait->standby)
-	{
-		wait->replayed = GetXLogReplayRecPtr(NULL);
-		return;
-	}
-
-	ecm_require_shared();
-	if (wait->shape != 0)
-		ecm_waiters_join(wait->shape);
-	index = ecm_stack_find(MyDatabaseId);
-	if (index < 0)
-	{
-		check_extension();
-		ecm_ensure_own_stack();
-		index = ecm_stack_find(MyDatabaseId);
-	}
-	copy = palloc(sizeof(EcmStack));
-	if (index < 0 || !ecm_stack_copy_head(index, copy) ||
-		copy->dboid != MyDatabaseId)
-		ecm_report_stack_gone();
-	ecm_check_stack_alive(copy);
-	pfree(copy);
-}
-
-/* Milliseconds that are left of a wait, up to a maximum; 0: it is over. */
-static long
-time_left(const LogWait *wait, long max_ms)
-{
-	instr_time	now;
-	int64		left;
-
-	if (wait->timeout_ms < 0)
-		return max_ms;
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, wait->began);
-	left = wait->timeout_ms - (int64) INSTR_TIME_GET_MILLISEC(now);
-	return (long) Max(Min(left, max_ms), 0);
-}
-
-/*
- * Sleeps until something may have been committed about the shape since
- * prepare_wait().  False: there is no time left.
- *
- * A wake-up may come before what it is about can be seen: the commit that drops
- * a shape may be waiting for a synchronous standby when we are told by the
- * stream.  So from then on we look again after ever longer pauses.
- */
-static bool
-await_change(LogWait *wait)
-{
-	instr_time	began;
-	long		pause_ms = wait->pause_ms > 0 ? wait->pause_ms : MAX_SLEEP_MS;
-	bool		woken = false;
-
-	if (time_left(wait, 1) == 0)
-		return false;
-	INSTR_TIME_SET_CURRENT(began);
-	for (;;)
-	{
-		LogWait		pause = {.began = began,.timeout_ms = pause_ms};
-		long		left = time_left(&pause, time_left(wait, MAX_SLEEP_MS));
-
-		woken = wait->standby ?
-			GetXLogReplayRecPtr(NULL) != wait->replayed || !RecoveryInProgress() :
-			ecm_waiters_woken();
-		if (woken || left == 0)
-			break;
-		ecm_sleep(wait->standby ? Min(left, STANDBY_POLL_MS) : left,
-				  ECM_WAIT_SHAPE_LOG);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-
-	if (wait->standby)
-		wait->pause_ms = 0;
-	else if (woken)
-		wait->pause_ms = FIRST_PAUSE_MS;
-	else if (wait->pause_ms > 0 && wait->pause_ms < MAX_SLEEP_MS / 2)
-		wait->pause_ms *= 2;
-	return true;
 }
 
 /* What a shape that is being created waits for, palloc'd. */
@@ -601,7 +476,7 @@ report_timeout(const LogRequest *request, const Look *look)
  * something; nothing when the time has passed.
  */
 static void
-await_log_until_done(const LogRequest *request, LogWait *wait, bool for_entries,
+await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entries,
 					 ReturnSetInfo *rsinfo)
 {
 	for (bool first_look = true;; first_look = false)
@@ -610,15 +485,15 @@ await_log_until_done(const LogRequest *request, LogWait *wait, bool for_entries,
 
 		/* a log can be read without a stack, but not waited for */
 		if (for_entries || wait->shape != 0)
-			prepare_wait(wait);
+			ecm_log_wait_prepare(wait);
 		look_between_waits(request, for_entries, first_look, rsinfo, &look);
 		if (look.live &&
 			(for_entries ? look.returned > 0 : look.returned >= 0))
 			break;
 
 		/* nobody tells of what makes an offset one that can't be */
-		if (look.returned < 0 && wait->pause_ms == 0)
-			wait->pause_ms = FIRST_PAUSE_MS;
+		if (look.returned < 0 && wait->pause_ms == 0 && !wait->standby)
+			wait->pause_ms = ECM_FIRST_PAUSE_MS;
 		if (look.returned < 0 && wait->timeout_ms < 0)
 		{
 			INSTR_TIME_SET_CURRENT(wait->began);
@@ -626,7 +501,7 @@ await_log_until_done(const LogRequest *request, LogWait *wait, bool for_entries,
 		}
 
 		/* the first look has told what to wait for */
-		if (wait->shape == look.shape && !await_change(wait))
+		if (wait->shape == look.shape && !ecm_log_wait_sleep(wait))
 		{
 			report_timeout(request, &look);
 			break;
@@ -640,7 +515,7 @@ static void
 await_log(const LogRequest *request, int64 timeout_ms, bool for_entries,
 		  ReturnSetInfo *rsinfo)
 {
-	LogWait		wait = {.timeout_ms = timeout_ms};
+	EcmLogWait		wait = {.timeout_ms = timeout_ms};
 	MemoryContext look_context;
 	MemoryContext old_context;
 
@@ -755,9 +630,9 @@ electric_cm_shape_log(PG_FUNCTION_ARGS)
  *
  * Errors: as electric_cm_shape_log(), also if they come up while waiting;
  * 22023 the timeout is negative, NULL or above an hour; 57014 it has passed,
- * and the shape is still being created; 55000 in a transaction that has made changes, holds
- * a lock on the table, or is above READ COMMITTED, or if the stack has failed
- * or is stopped (not on a standby, where it never runs).
+ * and the shape is still being created; 55000 in a transaction that has made
+ * changes, holds a lock on the table, or is above READ COMMITTED, or if the
+ * stack has failed or is stopped (not on a standby, where it never runs).
  */
 Datum
 electric_cm_await_shape_log(PG_FUNCTION_ARGS)
