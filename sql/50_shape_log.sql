@@ -87,11 +87,13 @@ BEGIN
 END $$;
 SELECT p.entries = :entries AS all_entries, p.pages = ceil(:entries::numeric / size) AS full_pages
 FROM unnest(ARRAY[1, 2, 3, 7, 1000]) size, pages(:'h', size) p;
--- an offset between two entries, and one far beyond
-SELECT count(*) FROM electric_cm_shape_log(:'h', '0_0');
+-- an offset in the middle; what one may say who has found the log empty; and
+-- some that the log has not, and never will
 SELECT operation, key FROM electric_cm_shape_log(:'h', '0_2', 2);
-SELECT count(*) = :entries - 3 AS behind_the_snapshot FROM electric_cm_shape_log(:'h', '0_18446744073709551615');
-SELECT count(*) FROM electric_cm_shape_log(:'h', '18446744073709551615_18446744073709551615');
+SELECT count(*) = :entries AS all_entries FROM electric_cm_shape_log(:'h', '0_0');
+SELECT error(format($$SELECT * FROM electric_cm_shape_log(%L, %L)$$, :'h', a))
+FROM unnest(ARRAY['0_4', '0_18446744073709551615', '1_0', '18446744073709551615_0']) a;
+SELECT count(*) AS empty FROM electric_cm_shape_log(:'h', last_offset(:'h'));
 SELECT count(*) = :entries AS all_entries FROM electric_cm_shape_log(handle => :'h', after_offset => '-1', max_entries => NULL);
 
 -- arguments

@@ -83,8 +83,9 @@ ALTER TABLE _electric_cm.shape_log REPLICA IDENTITY NOTHING;
 COMMENT ON TABLE _electric_cm.shape_log IS 'entries of all shape logs, in chunks';
 
 -- A log begins with its base: rows as they stood after the entry at <lsn>_<op>,
--- at the offsets <lsn>_<op + n>.  Without a row here, these are the rows of the
--- initial snapshot, at 0_<n>.  The stream's chunks follow; origin_entries and
+-- at the offsets <lsn>_<n>, where n has an identity of this base in its upper
+-- half.  Without a row here, these are the rows of the initial snapshot, at
+-- 0_<n>.  The stream's chunks follow; origin_entries and
 -- origin_bytes of their running totals are not in the log (any more).
 CREATE TABLE _electric_cm.shape_base (
 	shape int8 PRIMARY KEY,
@@ -433,7 +434,8 @@ CREATE VIEW electric_cm_shapes AS
 		   s.snapshot_rows,
 		   l.log_entries,
 		   l.log_bytes,
-		   l.last_offset,
+		   -- before that, not all of what is stored will stay
+		   CASE WHEN t.state IN ('live', 'errored') THEN l.last_offset END AS last_offset,
 		   l.last_read_at,
 		   _electric_cm.shape_error(s.id, t.last_error) AS last_error
 	FROM _electric_cm.shape s

@@ -18,14 +18,21 @@
 #include "await.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
+#include "compat.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "settings.h"
 #include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 #include "wait_event.h"
+
+/* For waits that hold a snapshot. */
+#define MAX_WAIT_MS		(INT64CONST(60) * 60 * 1000)
 
 static char *
 own_datname(void)
@@ -196,6 +203,22 @@ ecm_ensure_own_stack(void)
 	ecm_launcher_wake();
 }
 
+int64
+ecm_bounded_timeout_ms(const Interval *timeout)
+{
+	EcmTime		until = ecm_await_until(timeout);
+	int64		ms = until == 0 ? 0 : ecm_ms_until(ecm_now(), until);
+
+	if (until == 0 || ms > MAX_WAIT_MS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 until == 0 ? errmsg("timeout must not be null or infinite") :
+				 errmsg("timeout must not exceed one hour"),
+				 errdetail("While a statement waits, VACUUM cannot remove what has died since it began."),
+				 errhint("Wait for a shorter time, and again.")));
+	return ms;
+}
+
 EcmTime
 ecm_await_until(const Interval *timeout)
 {
@@ -216,6 +239,72 @@ ecm_await_until(const Interval *timeout)
 	return TIMESTAMP_IS_NOEND(until) ? 0 : ecm_now() + (until - now);
 }
 
+/*
+ * The server's own set of events for talking to the client is used: whoever
+ * waits with it says first what for.  It can't tell on all platforms that the
+ * client is gone; there, the server notices when it has something to send.
+ */
+void
+ecm_sleep(long timeout_ms, EcmWaitEvent what_for)
+{
+	WaitEvent	events[ECM_CLIENT_NEVENTS];
+	int			n;
+
+	if (MyProcPort == NULL || FeBeWaitSet == NULL || !WaitEventSetCanReportClosed())
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
+						 timeout_ms, ecm_wait_event(what_for));
+		return;
+	}
+
+	ModifyWaitEvent(FeBeWaitSet, ECM_CLIENT_SOCKET_POS, WL_SOCKET_CLOSED, NULL);
+	n = WaitEventSetWait(FeBeWaitSet, timeout_ms, events, lengthof(events),
+						 ecm_wait_event(what_for));
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_POSTMASTER_DEATH)
+			proc_exit(1);
+		if (events[i].events & WL_SOCKET_CLOSED)
+		{
+			ClientConnectionLost = true;
+			InterruptPending = true;
+		}
+	}
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * As ConditionVariableTimedSleep(), whose first call returns at once; but that
+ * one doesn't notice that the client is gone, so it only looks whether there
+ * was a signal.
+ */
+static void
+sleep_on(ConditionVariable *cv, long timeout_ms)
+{
+	instr_time	began;
+	uint32		event = ecm_wait_event(ECM_WAIT_STACK);
+
+	INSTR_TIME_SET_CURRENT(began);
+	while (ConditionVariableTimedSleep(cv, 0, event))
+	{
+		long		left = timeout_ms;
+
+		if (timeout_ms >= 0)
+		{
+			instr_time	now;
+
+			INSTR_TIME_SET_CURRENT(now);
+			INSTR_TIME_SUBTRACT(now, began);
+			left -= (long) INSTR_TIME_GET_MILLISEC(now);
+			if (left <= 0)
+				return;
+		}
+		ecm_sleep(left, ECM_WAIT_STACK);
+	}
+}
+
 bool
 ecm_sleep_until_change(int index, EcmTime deadline)
 {
@@ -229,8 +318,7 @@ ecm_sleep_until_change(int index, EcmTime deadline)
 			return true;
 		timeout = ecm_ms_until(now, deadline);
 	}
-	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv, timeout,
-									   ecm_wait_event(ECM_WAIT_STACK));
+	sleep_on(&ecm_shared->stacks[index].cv, timeout);
 	return false;
 }
 
@@ -252,6 +340,31 @@ ecm_describe_wait(const EcmStack *stack)
 	if (shows_error(stack))
 		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
 	return buf.data;
+}
+
+char *
+ecm_creation_waiting_for(int64 shape, Oid relation)
+{
+	EcmCreation nearest = {0};
+	int			index = ecm_stack_find(MyDatabaseId);
+
+	if (index < 0)
+		return NULL;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
+	{
+		EcmCreation *creation = &ecm_shared->stacks[index].creations[i];
+
+		if (creation->used && creation->relation == relation &&
+			shape >= creation->first && shape <= creation->last &&
+			(!nearest.used ||
+			 creation->last - creation->first < nearest.last - nearest.first))
+			nearest = *creation;
+	}
+	ecm_unlock();
+	return nearest.used && nearest.waiting_for[0] != '\0' ?
+		pstrdup(nearest.waiting_for) : NULL;
 }
 
 void

@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "datatype/timestamp.h"
 #include "shmem.h"
+#include "wait_event.h"
 
 /* ERROR 55000 if this is no place or transaction to wait for the stack in. */
 extern void ecm_check_may_wait(const char *function);
@@ -33,6 +34,19 @@ extern void ecm_ensure_own_stack(void);
 extern EcmTime ecm_await_until(const Interval *timeout);
 
 /*
+ * The same for a wait that holds a snapshot, so that it must have an end: in
+ * milliseconds.  22023 also if it is NULL or longer than an hour.
+ */
+extern int64 ecm_bounded_timeout_ms(const Interval *timeout);
+
+/*
+ * Sleeps until the latch is set, which stays so, or for a time (-1: as long as
+ * it takes).  FATAL if the client is gone, where the platform can tell; and
+ * whatever else interrupts.
+ */
+extern void ecm_sleep(long timeout_ms, EcmWaitEvent what_for);
+
+/*
  * Sleeps until the entry changes.  The first sleep of a loop returns at once,
  * so that a change since the caller's look can't be missed.  True if the
  * deadline has passed.  When the loop is over: ConditionVariableCancelSleep().
@@ -41,6 +55,9 @@ extern bool ecm_sleep_until_change(int index, EcmTime deadline);
 
 /* What the stack is waiting for, as a sentence, for the DETAIL of a timeout. */
 extern char *ecm_describe_wait(const EcmStack *stack);
+
+/* What a shape's creation is waiting for, palloc'd; NULL if not known. */
+extern char *ecm_creation_waiting_for(int64 shape, Oid relation);
 
 /*
  * Waits until this database's stack is active, which starts it where it is

@@ -40,6 +40,16 @@
 	CreateWaitEventSet(TopMemoryContext, (nevents))
 #endif
 
+/*
+ * A backend's wait for its client, as in libpq/libpq.h, which can't be included
+ * where GSSAPI's headers are not installed: the server's don't depend on them.
+ * 15 to 18 have it alike.
+ */
+extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
+
+#define ECM_CLIENT_SOCKET_POS	0	/* FeBeWaitSetSocketPos */
+#define ECM_CLIENT_NEVENTS		3	/* FeBeWaitSetNEvents */
+
 /* 17 lets extensions name their wait events. */
 #if PG_VERSION_NUM >= 170000
 #define ecm_new_wait_event(name) WaitEventExtensionNew(name)
@@ -56,6 +66,13 @@
 #define ecm_vxid_is_prepared(vxid) ((vxid).backendId == InvalidBackendId)
 #define ecm_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #define ecm_proc_lxid(proc) ((proc)->lxid)
+#endif
+
+/* 17 counts all processes by one number, backends first. */
+#if PG_VERSION_NUM >= 170000
+#define ecm_my_proc_number() ((int) MyProcNumber)
+#else
+#define ecm_my_proc_number() (MyProc->pgprocno)
 #endif
 
 /* 16 and later have a slot's invalidation cause; 15 only an LSN. */

@@ -51,6 +51,7 @@
 #include "shape.h"
 #include "shape_blame.h"
 #include "shmem.h"
+#include "waiters.h"
 #include "wait_event.h"
 #include "wal.h"
 #include "worker.h"
@@ -536,8 +537,7 @@ blame_shape(int64 shape, const char *message)
 		return false;
 	if (fault.handle[0] == '\0')
 		return true;
-	ecm_send_log_signals(&ecm_shared->stacks[args.stack_index],
-						 ecm_log_signal_bit(shape));
+	ecm_waiters_wake(MyDatabaseId, &shape, 1);
 	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING,
 			  ecm_error_public_text(fault.message),

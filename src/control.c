@@ -504,9 +504,7 @@ drop_own_slot(const char *name)
 			ReplicationSlotDrop(name, true);
 			return;
 		}
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 SLOT_RELEASE_POLL, ecm_wait_event(ECM_WAIT_SLOT_RELEASE));
+		ecm_sleep(SLOT_RELEASE_POLL, ECM_WAIT_SLOT_RELEASE);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

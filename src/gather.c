@@ -24,6 +24,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -34,6 +35,7 @@
 #include "shape_blame.h"
 #include "shape_retention.h"
 #include "shmem.h"
+#include "waiters.h"
 
 /* Complete transactions are written when this much has been gathered ... */
 #define BATCH_BYTES			(1024 * 1024)
@@ -108,7 +110,12 @@ static int64 entries;
 static int64 working_on;		/* a shape; 0: none in particular */
 static int64 grown[ECM_MAX_GROWN];	/* logs that the manager should look at */
 static int	ngrown;
-static uint64 touched;			/* whose readers the next commit wakes */
+
+/* shapes whose readers the next commit wakes; its number, to name each once */
+static int64 *touched;
+static int	ntouched;
+static int	max_touched;
+static uint64 commit_number = 1;
 
 void
 ecm_gather_init(int index, int worker_number, XLogRecPtr position)
@@ -125,8 +132,6 @@ ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
 	ecm_here->shape = shape;
-	if (shape != 0)
-		touched |= ecm_log_signal_bit(shape);
 	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
 }
 
@@ -134,6 +139,29 @@ int64
 ecm_gather_working_on(void)
 {
 	return working_on;
+}
+
+void
+ecm_gather_touch(int64 shape)
+{
+	if (ntouched == max_touched)
+	{
+		int			n = Max(2 * max_touched, 64);
+
+		touched = touched == NULL ?
+			MemoryContextAlloc(TopMemoryContext, n * sizeof(int64)) :
+			repalloc_huge(touched, n * sizeof(int64));
+		max_touched = n;
+	}
+	touched[ntouched++] = shape;
+}
+
+static void
+wake_readers(void)
+{
+	ecm_waiters_wake(MyDatabaseId, touched, ntouched);
+	ntouched = 0;
+	commit_number++;
 }
 
 XLogRecPtr
@@ -296,8 +324,7 @@ commit_local(XLogRecPtr lsn)
 	 * away, and the stream bring it back as it was: the slot has not been told
 	 * that it is done with, and offsets are made of the upstream's alone.
 	 */
-	ecm_send_log_signals(&ecm_shared->stacks[stack_index], touched);
-	touched = 0;
+	wake_readers();
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	commit = palloc(sizeof(UnflushedCommit));
@@ -395,6 +422,11 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		MemoryContextSwitchTo(old);
 	}
 	ecm_gather_work_on(buffer->shape);
+	if (buffer->touched != commit_number)
+	{
+		ecm_gather_touch(buffer->shape);
+		buffer->touched = commit_number;
+	}
 	if (buffer->totals_epoch != totals_epoch)
 	{
 		buffer->totals = ecm_log_stream_totals(buffer->shape);

@@ -31,6 +31,7 @@ typedef struct EcmShapeBuffer
 	EcmLogTotals totals;		/* running, of what was written ... */
 	uint32		totals_epoch;	/* ... unless this is past: then unknown */
 	int64		grown_bytes;	/* since the manager was told */
+	uint64		touched;		/* the last commit that has entries of it */
 } EcmShapeBuffer;
 
 /* 'position': end of the last upstream transaction that was applied. */
@@ -80,10 +81,13 @@ extern bool ecm_gather_pace(void);
 
 /*
  * Names the shape (0: none) that what follows is about: an ERROR from here on
- * is its fault, and the next commit wakes the readers of its log.
+ * is its fault.
  */
 extern void ecm_gather_work_on(int64 shape);
 extern int64 ecm_gather_working_on(void);
+
+/* The next commit has something to tell those who wait for that shape's log. */
+extern void ecm_gather_touch(int64 shape);
 
 /*
  * Is a local transaction open between messages, for a large one, or because

@@ -352,6 +352,7 @@ obey_live(const char *text)
 			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
 			continue;
 		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		settle_captured(id, generation, snapshot);
 		shape->buffer.capturing = false;
 		shape->buffer.totals_epoch = 0;
@@ -435,7 +436,8 @@ obey_drop(const char *ids)
 
 		if (!ecm_fate_of(&fates, id).exists)
 		{
-			ecm_gather_work_on(id); /* those who wait for its log are to look */
+			ecm_gather_work_on(id);
+			ecm_gather_touch(id);
 			if (shape != NULL)
 				ecm_match_remove(shape);
 			else
@@ -478,6 +480,7 @@ obey_fail_order(const Order *order, int64 id, int generation, const char *reason
 			return;
 	}
 	ecm_gather_work_on(id);
+	ecm_gather_touch(id);
 	obey_fail(id, generation, reason);
 	ecm_gather_work_on(0);
 }
@@ -540,6 +543,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 		int64		id = ((EcmShape *) lfirst(lc))->id;
 
 		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
 		give_up(id, reason);
 		ecm_gather_work_on(0);
 	}

@@ -18,7 +18,10 @@
  * shape_fate.c		is a shape's row there, or on its way out?
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
- * shape_entry.c	decodes and completes entries
+ * shape_offset.c	is an offset one of this log's?
+ * shape_wait.c		waits for what comes
+ * shape_entry.c	decodes entries
+ * shape_complete.c	finds the values that inserts lack
  * shape_fold.c		folds the oldest part of a log (SQL side)
  * shape_retention.c	has that done (the manager's part)
  * shape_chunk.c	the packed form of entries (pure)
@@ -72,6 +75,9 @@
  * the length word.
  */
 #define ECM_CHUNK_TARGET	8076
+
+/* The SQLSTATE of an offset that a log doesn't have, or has no more. */
+#define ECM_ERRCODE_OFFSET	MAKE_SQLSTATE('E', 'C', '0', '0', '1')
 
 typedef enum EcmShapeState
 {
@@ -156,6 +162,9 @@ extern char *ecm_tag_error(const char *sqlstate, const char *message);
 /* Lookups; palloc'd in the caller's context.  NULL if there is no such row. */
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
+
+/* As it is in a snapshot, in which its log is to be read, too. */
+extern EcmShapeDef *ecm_shape_as_of(const char *handle, Snapshot snapshot);
 
 /*
  * Hand over, one after the other, the shapes of a relation that a consumer has
@@ -372,6 +381,22 @@ extern void ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 							   EcmLogTotals *totals);
 extern void ecm_log_writer_end(EcmLogWriter *writer);
 
+/*
+ * An entry's op is a number in its lower half.  In the upper half, the rows
+ * that a log begins with have an identity: two servers may make different ones
+ * of the same log, and who has read half of the one must not go on in the
+ * other.  Identities have the bit set that comes next to the sign; entries of
+ * the stream don't.  Since all of the history that the first timeline has is
+ * the same everywhere, snapshots that are taken in it have none.
+ */
+#define ECM_IDENTITY_SHIFT	32
+#define ECM_IDENTITY_BIT	(UINT64CONST(1) << 30)
+#define ecm_op_number(op)	((uint32) (uint64) (op))
+#define ecm_op_is_base(op)	(((uint64) (op) >> ECM_IDENTITY_SHIFT & ECM_IDENTITY_BIT) != 0)
+
+extern int64 ecm_new_base_identity(void);	/* an op with a new one, number 0 */
+extern int64 ecm_new_snapshot_identity(void);
+
 /* Collects rows in chunks: row n is an insert at <lsn>_<op + n>. */
 typedef struct EcmRowPacker EcmRowPacker;
 
@@ -390,6 +415,10 @@ typedef struct EcmLogBase
 } EcmLogBase;
 
 extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);
+
+/* The offset of a log's last entry; false if it has none. */
+extern bool ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn,
+								uint64 *op);
 
 /* The running totals of what the stream has brought, as of now. */
 extern EcmLogTotals ecm_log_stream_totals(int64 shape);

@@ -282,6 +282,34 @@ ecm_shape_by_handle(const char *handle)
 }
 
 EcmShapeDef *
+ecm_shape_as_of(const char *handle, Snapshot snapshot)
+{
+	static SPIPlanPtr plan;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(handle);
+	EcmShapeDef *def = NULL;
+	EcmSpiState spi;
+
+	PushActiveSnapshot(snapshot);
+	ecm_spi_begin(&spi);
+	if (plan == NULL)
+	{
+		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1", 1, &type);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the look at a shape");
+	}
+	/* read-only: with the active snapshot */
+	if (SPI_execute_plan(plan, &value, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at shape \"%s\"", handle);
+	if (SPI_processed > 0)
+		def = shape_from_row(0, context);
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+	return def;
+}
+
+EcmShapeDef *
 ecm_shape_by_id(int64 id)
 {
 	static SPIPlanPtr plan;

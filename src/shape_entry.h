@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shape_entry.h
- *	  Entries of shape logs: decoded, checked, completed.
+ *	  Entries of shape logs: decoded and checked.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,12 +58,5 @@ ecm_same_value(const EcmValue *a, const EcmValue *b)
 
 /* How many of the values were not sent. */
 extern int	ecm_entry_missing(const EcmValue *values, int nvalues);
-
-/*
- * Finds the values that the insert at (lsn, op) lacks in the log before it.
- * Their texts are copies.
- */
-extern void ecm_entry_complete(const EcmShapeDef *shape, Snapshot snapshot,
-							   uint64 lsn, uint64 op, EcmValue *values);
 
 #endif							/* ECM_SHAPE_ENTRY_H */

@@ -6,8 +6,10 @@
  *
  * The entries up to a point F are replayed, and the rows as they stood at F
  * are stored in their place, as the log's new base.  F is the end of a
- * transaction; it and the rows' offsets, <F's lsn>_<F's op + n>, lie where the
- * entries have been, so that readers who are past F don't notice.
+ * transaction; it and the rows' offsets, <F's lsn>_<identity | n>, lie where the
+ * entries have been, so that readers who are past F don't notice.  Those who
+ * are among the rows are told when they go on where these rows are not: at
+ * another server, or here after the next fold.
  *
  * One transaction writes the rows and the log's row in _electric_cm.shape_base,
  * which is what readers go by; what it replaces is deleted afterwards, little
@@ -40,6 +42,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplesort.h"
 
+#include "shape_complete.h"
 #include "shape_entry.h"
 
 /* The default retention: this, or twice the table's size. */
@@ -143,7 +146,7 @@ find_point(Fold *fold, int64 keep)
 			found = true;
 		}
 		after += ecm_chunk_scan_bytes(&cs);
-		enough = cs.first_op == 0 && after >= keep;
+		enough = ecm_op_number(cs.first_op) == 0 && after >= keep;
 	}
 	ecm_chunk_scan_end(&cs);
 	return found;
@@ -274,6 +277,9 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	MemoryContext chunk_context;
 	MemoryContext old_context;
 	EcmChunkScan cs;
+	EcmCompleter *completer = ecm_completer_begin(shape, fold->snapshot,
+												  fold->new_base.lsn,
+												  fold->new_base.op);
 
 	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 										  "electric_cm folded chunk",
@@ -294,8 +300,7 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 		{
 			if (r.op == ECM_OP_INSERT &&
 				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
-				ecm_entry_complete(shape, fold->snapshot, r.lsn, r.opno,
-								   r.new_values);
+				ecm_completer_fill(completer, &cs, &r, 0);
 			ExecClearTuple(slot);
 			memset(slot->tts_isnull, false, SORT_NATTS * sizeof(bool));
 			slot->tts_values[SORT_KEY - 1] = entry_key(shape, &r);
@@ -308,6 +313,7 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	ExecClearTuple(slot);
 	MemoryContextSwitchTo(old_context);
 	ecm_chunk_scan_end(&cs);
+	ecm_completer_end(completer);
 	MemoryContextDelete(chunk_context);
 }
 
@@ -405,7 +411,7 @@ write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	EcmRowPacker *packer;
 
 	packer = ecm_row_packer_begin(writer, fold->shape->id, fold->new_base.lsn,
-								  fold->new_base.op);
+								  ecm_new_base_identity());
 	while (tuplesort_gettupleslot(sort, true, false, slot, NULL))
 	{
 		bytea	   *next;

@@ -16,7 +16,9 @@
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
+#include "common/pg_prng.h"
 #include "executor/executor.h"
 #include "executor/instrument.h"
 #include "lib/stringinfo.h"
@@ -125,6 +127,28 @@ ecm_log_writer_end(EcmLogWriter *writer)
 
 /* A buffer that one large row has blown up beyond this is not kept. */
 #define MAX_KEPT_BUFFER	(64 * 1024)
+
+static uint64
+random_identity(void)
+{
+	uint32		number;
+
+	if (!pg_strong_random(&number, sizeof(number)))
+		number = pg_prng_uint32(&pg_global_prng_state);
+	return ECM_IDENTITY_BIT | (number & (ECM_IDENTITY_BIT - 1));
+}
+
+int64
+ecm_new_base_identity(void)
+{
+	return (int64) (random_identity() << ECM_IDENTITY_SHIFT);
+}
+
+int64
+ecm_new_snapshot_identity(void)
+{
+	return GetWALInsertionTimeLine() == 1 ? 0 : ecm_new_base_identity();
+}
 
 struct EcmRowPacker
 {
@@ -259,6 +283,23 @@ ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
 	index_rescan(cs->scan, keys, nkeys, NULL, 0);
 }
 
+static void
+take_chunk(EcmChunkScan *cs)
+{
+	TupleTableSlot *slot = cs->slot;
+
+	slot_getallattrs(slot);
+	cs->first_lsn = DatumGetLSN(slot->tts_values[LOG_FIRST_LSN - 1]);
+	cs->first_op = DatumGetInt64(slot->tts_values[LOG_FIRST_OP - 1]);
+	cs->entries = DatumGetInt32(slot->tts_values[LOG_ENTRIES - 1]);
+	cs->captured_xid = slot->tts_isnull[LOG_CAPTURED_XID - 1] ?
+		InvalidFullTransactionId :
+		DatumGetFullTransactionId(slot->tts_values[LOG_CAPTURED_XID - 1]);
+	cs->totals.entries = DatumGetInt64(slot->tts_values[LOG_TOTAL_ENTRIES - 1]);
+	cs->totals.bytes = DatumGetInt64(slot->tts_values[LOG_TOTAL_BYTES - 1]);
+	cs->data = slot->tts_values[LOG_DATA - 1];
+}
+
 bool
 ecm_chunk_scan_next(EcmChunkScan *cs)
 {
@@ -274,17 +315,17 @@ ecm_chunk_scan_next(EcmChunkScan *cs)
 	MemoryContextSwitchTo(caller_context);
 	if (!found)
 		return false;
+	take_chunk(cs);
+	return true;
+}
 
-	slot_getallattrs(slot);
-	cs->first_lsn = DatumGetLSN(slot->tts_values[LOG_FIRST_LSN - 1]);
-	cs->first_op = DatumGetInt64(slot->tts_values[LOG_FIRST_OP - 1]);
-	cs->entries = DatumGetInt32(slot->tts_values[LOG_ENTRIES - 1]);
-	cs->captured_xid = slot->tts_isnull[LOG_CAPTURED_XID - 1] ?
-		InvalidFullTransactionId :
-		DatumGetFullTransactionId(slot->tts_values[LOG_CAPTURED_XID - 1]);
-	cs->totals.entries = DatumGetInt64(slot->tts_values[LOG_TOTAL_ENTRIES - 1]);
-	cs->totals.bytes = DatumGetInt64(slot->tts_values[LOG_TOTAL_BYTES - 1]);
-	cs->data = slot->tts_values[LOG_DATA - 1];
+bool
+ecm_chunk_scan_fetch(EcmChunkScan *cs, ItemPointer tid)
+{
+	if (!table_tuple_fetch_row_version(cs->rel, tid, cs->scan->xs_snapshot,
+									   cs->slot))
+		return false;
+	take_chunk(cs);
 	return true;
 }
 
@@ -494,6 +535,21 @@ last_totals(int64 shape, XLogRecPtr after_lsn, int64 after_op, XLogRecPtr up_to,
 		totals = cs.totals;
 	ecm_chunk_scan_end(&cs);
 	return totals;
+}
+
+bool
+ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
+{
+	EcmChunkScan cs;
+	bool		found;
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
+						 PG_INT64_MAX, snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs);
+	if (found)
+		ecm_chunk_scan_last(&cs, shape, lsn, op);
+	ecm_chunk_scan_end(&cs);
+	return found;
 }
 
 /* A base with an LSN other than 0 is followed by a chunk of the stream's. */

@@ -52,6 +52,12 @@ extern void ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape,
 extern bool ecm_chunk_scan_next(EcmChunkScan *cs);
 extern void ecm_chunk_scan_end(EcmChunkScan *cs);
 
+/*
+ * Goes to a chunk that the scan has met before, by its tuple's tts_tid; the
+ * scan itself can't go on from there.  False: it isn't there.
+ */
+extern bool ecm_chunk_scan_fetch(EcmChunkScan *cs, ItemPointer tid);
+
 /* Size of the current chunk's data, which is not fetched for it. */
 extern int64 ecm_chunk_scan_bytes(const EcmChunkScan *cs);
 

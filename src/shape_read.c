@@ -12,35 +12,32 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "commands/extension.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/condition_variable.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "await.h"
 #include "compat.h"
 #include "errors.h"
 #include "shape.h"
+#include "shape_complete.h"
 #include "shape_entry.h"
 #include "shape_log.h"
+#include "shape_offset.h"
+#include "shape_wait.h"
 #include "shmem.h"
-#include "wait_event.h"
+#include "waiters.h"
 
-/* How often a standby is looked at for what has come. */
-#define STANDBY_POLL_MS		100
-/* After a wake-up that brought nothing: the first pause until another look. */
-#define FIRST_PAUSE_MS		10
-#define MAX_SLEEP_MS		3600000
+/* How long a log is waited for that has not come up to an offset. */
+#define NOT_YET_MS			5000
 
 /* What a caller wants of a log. */
 typedef struct LogRequest
@@ -62,8 +59,6 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_log_stats);
 typedef struct LogReader
 {
 	const EcmShapeDef *shape;
-	Snapshot	snapshot;
-	EcmLogBase	base;
 	JsonbValue *names;			/* the columns', as jsonb keys */
 } LogReader;
 
@@ -168,12 +163,6 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 	Datum		values[6];
 	bool		nulls[6] = {false};
 
-	if (r->op == ECM_OP_INSERT && ecm_entry_missing(r->new_values, ncolumns) > 0)
-	{
-		ecm_entry_complete(reader->shape, reader->snapshot, r->lsn, r->opno, r->new_values);
-		ecm_entry_check_readable(r->op, reader->shape, r->new_values, NULL);
-	}
-
 	ecm_offset_format(offset, r->lsn, r->opno);
 	values[0] = CStringGetTextDatum(offset);
 	values[1] = CStringGetTextDatum(op_name(r->op));
@@ -203,84 +192,28 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 }
 
 /*
- * Who has read up to where the base is now, in the log as it was before, has
- * all that the base is made of.  Of what is before that, there is nothing.
- */
-static void
-check_after_base(const LogReader *reader, const EcmOffset *after)
-{
-	char		offset[ECM_OFFSET_LEN];
-	char		base[ECM_OFFSET_LEN];
-
-	if (ecm_offset_cmp(after->lsn, after->op, reader->base.lsn, reader->base.op) >= 0)
-		return;
-	ecm_offset_format(offset, after->lsn, after->op);
-	ecm_offset_format(base, reader->base.lsn, reader->base.op);
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("offset %s is not in the log of shape \"%s\" any more",
-					offset, reader->shape->handle),
-			 errdetail("What came before %s has been folded: see electric_cm.shape_log_retention.",
-					   base),
-			 errhint("Read the log from its beginning, after_offset => '-1', in place of what has been read so far.")));
-}
-
-/*
- * Finds where to begin: with the chunk that the offset falls into, the last one
- * that does not begin after it.  What is before the base is about to be deleted.
- */
-static void
-find_start(const LogReader *reader, const EcmOffset *after,
-		   XLogRecPtr *first_lsn, int64 *first_op)
-{
-	EcmChunkScan cs;
-
-	*first_lsn = reader->base.lsn;
-	*first_op = reader->base.op + 1;
-	if (after->before_all)
-		return;
-
-	check_after_base(reader, after);
-	if (reader->base.lsn != 0 && after->lsn == reader->base.lsn &&
-		after->op == (uint64) reader->base.op)
-	{
-		*first_lsn = reader->base.lsn + 1;
-		*first_op = 0;
-		return;
-	}
-
-	ecm_chunk_scan_begin(&cs, reader->shape->id, BTLessEqualStrategyNumber,
-						 after->lsn, after->op, reader->snapshot, AccessShareLock);
-	if (ecm_chunk_scan_next(&cs) &&
-		ecm_offset_cmp(cs.first_lsn, cs.first_op, *first_lsn, *first_op) > 0)
-	{
-		*first_lsn = cs.first_lsn;
-		*first_op = cs.first_op;
-	}
-	ecm_chunk_scan_end(&cs);
-}
-
-/*
  * Returns up to max_entries (0: all) entries after the offset as rows, and
- * how many these were as its result.
+ * how many these were as its result; -1 if the log does not come up to the
+ * offset yet.  logged_lsn: what is known to have been logged by the snapshot.
  */
 static int64
-return_entries(const EcmShapeDef *shape, const EcmOffset *after,
-			   int max_entries, Snapshot snapshot, ReturnSetInfo *rsinfo)
+return_entries(const EcmShapeDef *shape, const LogRequest *request,
+			   Snapshot snapshot, XLogRecPtr logged_lsn, ReturnSetInfo *rsinfo)
 {
+	const EcmOffset *after = &request->after;
 	LogReader	reader;
 	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	MemoryContext chunk_context;
 	MemoryContext old_context;
 	EcmChunkScan cs;
-	XLogRecPtr	first_lsn;
-	int64		first_op;
+	EcmCompleter *completer = NULL;
+	EcmLogBase	base;
+	EcmLogStart start;
 	int64		returned = 0;
-	bool		full = false;
+	bool		done = false;
 
 	reader.shape = shape;
-	reader.snapshot = snapshot;
 	reader.names = palloc(shape->ncolumns * sizeof(JsonbValue));
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
@@ -293,32 +226,60 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
 										  "electric_cm chunk",
 										  ALLOCSET_DEFAULT_SIZES);
 
-	ecm_log_base(shape->id, snapshot, &reader.base);
-	find_start(&reader, after, &first_lsn, &first_op);
+	ecm_log_base(shape->id, snapshot, &base);
+	ecm_offset_start(shape, snapshot, &base, after, &start);
 	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
-						 first_lsn, first_op, snapshot, AccessShareLock);
+						 start.lsn, start.op, snapshot, AccessShareLock);
 
 	old_context = MemoryContextSwitchTo(chunk_context);
-	while (!full && ecm_chunk_scan_next(&cs))
+	while (!done && ecm_chunk_scan_next(&cs))
 	{
 		EcmChunkReader r;
 
 		MemoryContextReset(chunk_context);
 		ecm_chunk_scan_read(&cs, &r, new_values, old_values, shape->ncolumns);
-		while (!full && ecm_entry_next(shape, &cs, &r))
+		while (!done && ecm_entry_next(shape, &cs, &r))
 		{
-			if (!after->before_all &&
-				ecm_offset_cmp(r.lsn, r.opno, after->lsn, after->op) <= 0)
+			int			cmp = after->before_all ? 1 :
+				ecm_offset_cmp(r.lsn, r.opno, after->lsn, after->op);
+
+			start.known |= cmp == 0;
+			if (cmp <= 0)
 				continue;
+			if (!start.known)
+				break;
+			if (r.op == ECM_OP_INSERT &&
+				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
+			{
+				if (completer == NULL)
+				{
+					MemoryContextSwitchTo(old_context);
+					completer = ecm_completer_begin(shape, snapshot,
+													PG_UINT64_MAX, PG_UINT64_MAX);
+					MemoryContextSwitchTo(chunk_context);
+				}
+				ecm_completer_fill(completer, &cs, &r,
+								   request->max_entries > 0 ?
+								   request->max_entries - returned : 0);
+				ecm_entry_check_readable(r.op, shape, r.new_values, NULL);
+			}
 			return_entry(&reader, &r, rsinfo);
-			full = ++returned == max_entries;
+			done = ++returned == request->max_entries;
 		}
+		done |= !start.known;	/* it would be in the first chunk */
 	}
 	MemoryContextSwitchTo(old_context);
 
 	ecm_chunk_scan_end(&cs);
+	if (completer != NULL)
+		ecm_completer_end(completer);
 	MemoryContextDelete(chunk_context);
 
+	if (!start.known)
+	{
+		ecm_offset_check_may_come(shape, snapshot, &base, after, logged_lsn);
+		return -1;
+	}
 	return returned;
 }
 
@@ -327,13 +288,13 @@ return_entries(const EcmShapeDef *shape, const EcmOffset *after,
  * ----------------------------------------------------------------
  */
 
-/* Looks a shape up for reading, with a fresh snapshot. */
-static EcmShapeDef *
-find_shape(const char *handle)
+/* Checks that a shape, as it was found in a snapshot, may be read. */
+static void
+check_shape(const char *handle, const EcmShapeDef *shape)
 {
-	EcmShapeDef *shape = ecm_shape_by_handle(handle);
-
-	if (shape == NULL)
+	/* in an older snapshot there may be a shape whose table is gone by now */
+	if (shape == NULL ||
+		!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(shape->relation)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("shape \"%s\" does not exist", handle),
@@ -347,7 +308,6 @@ find_shape(const char *handle)
 				 shape->last_error != NULL ?
 				 errdetail("%s", ecm_error_untagged(shape->last_error)) : 0,
 				 errhint("Drop it with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));
-	return shape;
 }
 
 /*
@@ -378,44 +338,73 @@ check_may_wait(const EcmShapeDef *shape)
 				 errhint("Commit first.")));
 }
 
-/*
- * Returns what there is, and how many rows that were as its result.
- *
- * The snapshot comes after the look at the shape: an older one could see
- * captured chunks that belong to the initial rows.  What may have happened in
- * between is that the shape was dropped, with all its log.
- */
-static int64
-return_log(const EcmShapeDef *shape, const LogRequest *request,
-		   ReturnSetInfo *rsinfo)
-{
-	Snapshot	snapshot;
-	int64		returned;
-
-	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
-								GetTransactionSnapshot() : GetLatestSnapshot());
-	ecm_note_read(shape->id);
-	returned = return_entries(shape, &request->after, request->max_entries,
-							  snapshot, rsinfo);
-	UnregisterSnapshot(snapshot);
-	return returned;
-}
-
-/* The extension may be dropped while we wait. */
-static void
-check_extension(void)
-{
-	if (!OidIsValid(get_extension_oid("electric_cm", true)))
-		ecm_report_stack_gone();
-}
-
 /* What a look at a shape has found. */
 typedef struct Look
 {
 	int64		shape;
-	bool		live;			/* and its log has been read */
-	int64		returned;		/* rows */
+	Oid			relation;
+	bool		live;
+	int64		returned;		/* rows; -1: the log is not up to the offset */
 } Look;
+
+/*
+ * Finds the shape and the snapshot to read its log in, which have to be of the
+ * same moment: as long as the shape is in the snapshot, and live, its log is
+ * there from its beginning to its end, whatever is being made of it meanwhile.
+ *
+ * A statement's own snapshot is taken where that will do, so that it sees the
+ * same in all logs that it reads.  It will not after a wait, nor for a shape
+ * that has come since.
+ */
+static EcmShapeDef *
+find_shape(const char *handle, bool first_look, Snapshot *snapshot)
+{
+	EcmShapeDef *shape = NULL;
+
+	if (first_look || IsolationUsesXactSnapshot())
+	{
+		*snapshot = RegisterSnapshot(GetActiveSnapshot());
+		shape = ecm_shape_as_of(handle, *snapshot);
+		if (IsolationUsesXactSnapshot() ||
+			(shape != NULL && shape->state == ECM_SHAPE_LIVE))
+			return shape;
+		UnregisterSnapshot(*snapshot);
+	}
+
+	*snapshot = RegisterSnapshot(GetLatestSnapshot());
+	return ecm_shape_as_of(handle, *snapshot);
+}
+
+static void
+look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
+			  ReturnSetInfo *rsinfo, Look *look)
+{
+	XLogRecPtr	logged_lsn;
+	Snapshot	snapshot;
+	EcmShapeDef *shape;
+
+	/* the statement's own snapshot may be older than that */
+	logged_lsn = first_look || IsolationUsesXactSnapshot() ? InvalidXLogRecPtr :
+		ecm_own_flushed_lsn();
+
+	shape = find_shape(request->handle, first_look, &snapshot);
+	check_shape(request->handle, shape);
+	look->shape = shape->id;
+	look->relation = shape->relation;
+	look->live = shape->state == ECM_SHAPE_LIVE;
+	look->returned = 0;
+	if (for_entries || !look->live)
+		check_may_wait(shape);
+	if (look->live)
+	{
+		ecm_note_read(shape->id);
+		look->returned = return_entries(shape, request, snapshot, logged_lsn,
+										rsinfo);
+		if (look->returned < 0)
+			check_may_wait(shape);
+	}
+	UnregisterSnapshot(snapshot);
+}
 
 /*
  * Looks at a shape, perhaps between two waits.  It is done in a subtransaction
@@ -423,7 +412,7 @@ typedef struct Look
  * DROP EXTENSION, say, would wait for us, and everybody else for that.
  */
 static void
-look_between_waits(const LogRequest *request, bool for_entries,
+look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
 				   ReturnSetInfo *rsinfo, Look *look)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -433,19 +422,7 @@ look_between_waits(const LogRequest *request, bool for_entries,
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		EcmShapeDef *shape = find_shape(request->handle);
-
-		look->shape = shape->id;
-		look->live = shape->state == ECM_SHAPE_LIVE;
-		look->returned = 0;
-		if (for_entries || !look->live)
-			check_may_wait(shape);
-		if (look->live)
-			look->returned = return_log(shape, request, rsinfo);
-
-		/* no entries, or no shape any more? */
-		if (look->live && look->returned == 0)
-			(void) find_shape(request->handle);
+		look_at_shape(request, for_entries, first_look, rsinfo, look);
 	}
 	PG_CATCH();
 	{
@@ -457,7 +434,7 @@ look_between_waits(const LogRequest *request, bool for_entries,
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		check_extension();		/* that may be why */
+		ecm_log_wait_check_extension(); /* that may be why */
 		ReThrowError(edata);
 	}
 	PG_END_TRY();
@@ -467,129 +444,97 @@ look_between_waits(const LogRequest *request, bool for_entries,
 	CurrentResourceOwner = owner;
 }
 
-/*
- * A wait for something to be committed about a shape.
- */
-typedef struct LogWait
+/* What a shape that is being created waits for, palloc'd. */
+static char *
+creation_waits_for(const Look *look)
 {
-	int64		shape;
-	EcmTime		deadline;		/* 0: never */
-	EcmLogSignal *signal;		/* NULL: on a standby, nobody wakes us */
-	uint64		seen;			/* its changes before we looked */
-	int			pause_ms;		/* until another look; 0: when woken */
-} LogWait;
+	char	   *waiting_for;
 
-/*
- * Notes what a later change will be told by.  ERROR unless this database's
- * stack runs, or is about to.  It may have another entry each time.
- */
-static void
-prepare_wait(LogWait *wait)
-{
-	EcmStack   *copy;
-	int			index;
-
-	wait->signal = NULL;
 	if (RecoveryInProgress())
-		return;
-
-	ecm_require_shared();
-	copy = palloc(sizeof(EcmStack));
-	index = ecm_own_stack(copy);
-	if (index < 0)
-	{
-		check_extension();
-		ecm_ensure_own_stack();
-		index = ecm_own_stack(copy);
-	}
-	if (index < 0)
-		ecm_report_stack_gone();
-	ecm_check_stack_alive(copy);
-	pfree(copy);
-
-	wait->signal = ecm_log_signal(&ecm_shared->stacks[index], wait->shape);
-	wait->seen = pg_atomic_read_u64(&wait->signal->changes);
+		return pstrdup("It comes from the primary.");
+	waiting_for = ecm_creation_waiting_for(look->shape, look->relation);
+	if (waiting_for == NULL)
+		return pstrdup("It waits for the stack to come to it in the stream.");
+	return psprintf("It waits for: %s.", waiting_for);
 }
 
-/*
- * Sleeps until something may have been committed about the shape since
- * prepare_wait().  False: the deadline has passed.
- *
- * A wake-up may come before what it is about can be seen: the commit that drops
- * a shape may be waiting for a synchronous standby when we are told by the
- * stream.  So from then on we look again after ever longer pauses.
- */
-static bool
-await_change(LogWait *wait)
+/* There is no time left, and nothing to return. */
+static void
+report_timeout(const LogRequest *request, const Look *look)
 {
-	int			timeout_ms = MAX_SLEEP_MS;
-	bool		woken;
-
-	if (wait->deadline != 0)
-	{
-		EcmTime		now = ecm_now();
-
-		if (now >= wait->deadline)
-			return false;
-		timeout_ms = Min(ecm_ms_until(now, wait->deadline),
-						 timeout_ms);
-	}
-	if (wait->signal == NULL)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout_ms, STANDBY_POLL_MS), ecm_wait_event(ECM_WAIT_SHAPE_LOG));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		return true;
-	}
-
-	if (wait->pause_ms != 0)
-		timeout_ms = Min(timeout_ms, wait->pause_ms);
-	ConditionVariablePrepareToSleep(&wait->signal->cv);
-	woken = pg_atomic_read_u64(&wait->signal->changes) != wait->seen ||
-		!ConditionVariableTimedSleep(&wait->signal->cv, timeout_ms,
-									 ecm_wait_event(ECM_WAIT_SHAPE_LOG));
-	ConditionVariableCancelSleep();
-	if (woken)
-		wait->pause_ms = FIRST_PAUSE_MS;
-	else if (wait->pause_ms < MAX_SLEEP_MS / 2)
-		wait->pause_ms *= 2;
-	return true;
+	if (!look->live)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("timed out while waiting for shape \"%s\" to be created",
+						request->handle),
+				 errdetail_internal("%s", creation_waits_for(look)),
+				 errhint("Call again to go on waiting.")));
+	if (look->returned < 0)
+		ecm_offset_report_not_yet(request->handle, &request->after);
 }
 
 /*
  * Returns what there is as soon as the shape is live, or as soon as there is
- * something; nothing after the deadline.
+ * something; nothing when the time has passed.
  */
 static void
-await_log(const LogRequest *request, EcmTime deadline, bool for_entries,
-		  ReturnSetInfo *rsinfo)
+await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entries,
+					 ReturnSetInfo *rsinfo)
 {
-	LogWait		wait = {.deadline = deadline};
-	MemoryContext look_context;
-	MemoryContext old_context;
-
-	look_context = AllocSetContextCreate(CurrentMemoryContext,
-										 "electric_cm look",
-										 ALLOCSET_DEFAULT_SIZES);
-	old_context = MemoryContextSwitchTo(look_context);
-	for (;;)
+	for (bool first_look = true;; first_look = false)
 	{
 		Look		look;
 
 		/* a log can be read without a stack, but not waited for */
-		if (for_entries || wait.shape != 0)
-			prepare_wait(&wait);
-		look_between_waits(request, for_entries, rsinfo, &look);
-		if (for_entries ? look.returned > 0 : look.live)
+		if (for_entries || wait->shape != 0)
+			ecm_log_wait_prepare(wait);
+		look_between_waits(request, for_entries, first_look, rsinfo, &look);
+		if (look.live &&
+			(for_entries ? look.returned > 0 : look.returned >= 0))
 			break;
 
+		/* nobody tells of what makes an offset one that can't be */
+		if (look.returned < 0 && wait->pause_ms == 0 && !wait->standby)
+			wait->pause_ms = ECM_FIRST_PAUSE_MS;
+		if (look.returned < 0 && wait->timeout_ms < 0)
+		{
+			INSTR_TIME_SET_CURRENT(wait->began);
+			wait->timeout_ms = NOT_YET_MS;
+		}
+
 		/* the first look has told what to wait for */
-		if (wait.shape == look.shape && !await_change(&wait))
+		if (wait->shape == look.shape && !ecm_log_wait_sleep(wait))
+		{
+			report_timeout(request, &look);
 			break;
-		wait.shape = look.shape;
-		MemoryContextReset(look_context);
+		}
+		wait->shape = look.shape;
+		MemoryContextReset(CurrentMemoryContext);
 	}
+}
+
+static void
+await_log(const LogRequest *request, int64 timeout_ms, bool for_entries,
+		  ReturnSetInfo *rsinfo)
+{
+	EcmLogWait		wait = {.timeout_ms = timeout_ms};
+	MemoryContext look_context;
+	MemoryContext old_context;
+
+	INSTR_TIME_SET_CURRENT(wait.began);
+	look_context = AllocSetContextCreate(CurrentMemoryContext,
+										 "electric_cm look",
+										 ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(look_context);
+	PG_TRY();
+	{
+		await_log_until_done(request, &wait, for_entries, rsinfo);
+	}
+	PG_FINALLY();
+	{
+		ecm_waiters_leave();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(look_context);
 }
@@ -659,11 +604,11 @@ read_request(FunctionCallInfo fcinfo, LogRequest *request, int max_entries_argno
  * xid is the upstream transaction's, NULL for the rows that a log begins with.
  *
  * Errors: 22004 handle or after_offset is NULL; 22023 after_offset is not an
- * offset, or max_entries is not above 0; 42704 no such shape, or what comes
- * after the offset is not in its log any more;
- * 42501 the user may not read it; 55000 the shape could not be created, or it
- * is being created and waiting for it is impossible (this transaction is in
- * its way; no stack that works); XX001 the log is corrupt.
+ * offset, or max_entries is not above 0; 42704 no such shape; EC001 the offset
+ * is not one of its log, or not any more; 42501 the user may not read it; 55000
+ * the shape could not be created, or it is being created and waiting for it is
+ * impossible (this transaction is in its way; no stack that works), or the
+ * server does not have the log up to the offset yet; XX001 the log is corrupt.
  */
 Datum
 electric_cm_shape_log(PG_FUNCTION_ARGS)
@@ -672,7 +617,7 @@ electric_cm_shape_log(PG_FUNCTION_ARGS)
 
 	read_request(fcinfo, &request, 2);
 	InitMaterializedSRF(fcinfo, 0);
-	await_log(&request, 0, false, (ReturnSetInfo *) fcinfo->resultinfo);
+	await_log(&request, -1, false, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }
 
@@ -683,41 +628,26 @@ electric_cm_shape_log(PG_FUNCTION_ARGS)
  *	-> as electric_cm_shape_log()
  *
  * The same, but waits until there is something to return.  Nothing is
- * returned when the timeout has passed (NULL: it never does).
+ * returned when the timeout has passed and the log has come up to the offset.
  *
  * Errors: as electric_cm_shape_log(), also if they come up while waiting;
- * 22023 negative timeout; 55000 in a transaction that has made changes, holds
- * a lock on the table, or is above READ COMMITTED, or if the stack has failed
- * or is stopped (not on a standby, where it never runs).
+ * 22023 the timeout is negative, NULL or above an hour; 57014 it has passed,
+ * and the shape is still being created; 55000 in a transaction that has made
+ * changes, holds a lock on the table, or is above READ COMMITTED, or if the
+ * stack has failed or is stopped (not on a standby, where it never runs).
  */
 Datum
 electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
-	EcmTime		deadline;
+	int64		timeout_ms;
 
 	read_request(fcinfo, &request, 3);
-	deadline = ecm_await_until(PG_ARGISNULL(2) ? NULL :
-								 PG_GETARG_INTERVAL_P(2));
+	timeout_ms = ecm_bounded_timeout_ms(PG_ARGISNULL(2) ? NULL :
+										PG_GETARG_INTERVAL_P(2));
 	InitMaterializedSRF(fcinfo, 0);
-	await_log(&request, deadline, true, (ReturnSetInfo *) fcinfo->resultinfo);
+	await_log(&request, timeout_ms, true, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
-}
-
-/* The offset of the last entry of a log; false if there is none. */
-static bool
-last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
-{
-	EcmChunkScan cs;
-	bool		found;
-
-	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
-						 PG_INT64_MAX, snapshot, AccessShareLock);
-	found = ecm_chunk_scan_next(&cs);
-	if (found)
-		ecm_chunk_scan_last(&cs, shape, lsn, op);
-	ecm_chunk_scan_end(&cs);
-	return found;
 }
 
 /*
@@ -756,7 +686,7 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(base_size.entries + stream_size.entries);
 	values[1] = Int64GetDatum(base_size.bytes + stream_size.bytes);
 
-	nulls[2] = !last_offset(shape, snapshot, &lsn, &op);
+	nulls[2] = !ecm_log_last_offset(shape, snapshot, &lsn, &op);
 	if (!nulls[2])
 	{
 		char		offset[ECM_OFFSET_LEN];

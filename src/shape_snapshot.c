@@ -287,7 +287,8 @@ copy_rows(Member **members, int n)
 
 	writer = ecm_log_writer_begin();
 	for (int i = 0; i < n; i++)
-		members[i]->packer = ecm_row_packer_begin(writer, members[i]->def->id, 0, 0);
+		members[i]->packer = ecm_row_packer_begin(writer, members[i]->def->id, 0,
+													 ecm_new_snapshot_identity());
 
 	/* rather no rows than those that a policy lets the owner see */
 	save_nestlevel = NewGUCNestLevel();

@@ -14,11 +14,11 @@
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "port/pg_bitutils.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
+#include "waiters.h"
 
 #define TRANCHE_NAME	"electric_cm"
 
@@ -34,7 +34,7 @@ shared_size(void)
 void
 ecm_shmem_request(void)
 {
-	RequestAddinShmemSpace(shared_size());
+	RequestAddinShmemSpace(add_size(shared_size(), ecm_waiters_size()));
 	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
 }
 
@@ -42,6 +42,7 @@ void
 ecm_shmem_startup(void)
 {
 	bool		found;
+	void	   *waiters;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	ecm_shared = ShmemInitStruct("electric_cm", shared_size(), &found);
@@ -54,17 +55,10 @@ ecm_shmem_startup(void)
 			SpinLockInit(&ecm_shared->reads[i].mutex);
 		ecm_shared->made_at = ecm_wall_clock();
 		for (int i = 0; i < ecm_shared->nstacks; i++)
-		{
-			EcmStack   *stack = &ecm_shared->stacks[i];
-
-			ConditionVariableInit(&stack->cv);
-			for (int j = 0; j < ECM_LOG_SIGNALS; j++)
-			{
-				pg_atomic_init_u64(&stack->log_signals[j].changes, 0);
-				ConditionVariableInit(&stack->log_signals[j].cv);
-			}
-		}
+			ConditionVariableInit(&ecm_shared->stacks[i].cv);
 	}
+	waiters = ShmemInitStruct("electric_cm waiters", ecm_waiters_size(), &found);
+	ecm_waiters_attach(waiters, found);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -154,21 +148,11 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 void
 ecm_stack_free(int index)
 {
+	Oid			dboid = ecm_shared->stacks[index].dboid;
+
 	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
 	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
-	ecm_send_log_signals(&ecm_shared->stacks[index], ECM_ALL_LOG_SIGNALS);
-}
-
-void
-ecm_send_log_signals(EcmStack *stack, uint64 signals)
-{
-	for (; signals != 0; signals &= signals - 1)
-	{
-		EcmLogSignal *signal = &stack->log_signals[pg_rightmost_one_pos64(signals)];
-
-		pg_atomic_fetch_add_u64(&signal->changes, 1);
-		ConditionVariableBroadcast(&signal->cv);
-	}
+	ecm_waiters_wake_all(dboid);
 }
 
 static EcmShapeRead *
@@ -339,6 +323,22 @@ ecm_own_stack(EcmStack *copy)
 	return index;
 }
 
+XLogRecPtr
+ecm_own_flushed_lsn(void)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	int			index;
+
+	if (ecm_shared == NULL)
+		return lsn;
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		lsn = ecm_shared->stacks[index].flushed_lsn;
+	ecm_unlock();
+	return lsn;
+}
+
 bool
 ecm_stack_claim(int index)
 {
@@ -389,7 +389,7 @@ ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 		stack->status_since = ecm_wall_clock();
 		stack->status_at = ecm_now();
 		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
-			ecm_send_log_signals(stack, ECM_ALL_LOG_SIGNALS);
+			ecm_waiters_wake_all(stack->dboid);
 	}
 	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
 	stack->blocking_pid = 0;

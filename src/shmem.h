@@ -39,7 +39,6 @@
 #define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
-#define ECM_LOG_SIGNALS		64	/* a set of them fits in a uint64 */
 
 /* Why a standby's stacks are stopped. */
 #define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
@@ -210,16 +209,6 @@ typedef struct EcmWalSample
 } EcmWalSample;
 
 /*
- * Tells readers that something was committed about one of some shapes, that the
- * stack has failed or stopped, or that its entry has ended.
- */
-typedef struct EcmLogSignal
-{
-	pg_atomic_uint64 changes;	/* so that a waiter does not miss one */
-	ConditionVariable cv;
-} EcmLogSignal;
-
-/*
  * The settings of ours that sampling needs, as of the database: INT_MIN means
  * the server's own, so that the launcher, which doesn't see the database's,
  * can go on where a manager has ended.
@@ -367,9 +356,6 @@ typedef struct EcmStack
 
 	/* broadcast after every change that somebody may be waiting for */
 	ConditionVariable cv;
-
-	/* for those who wait for what comes to shape logs, by shape id */
-	EcmLogSignal log_signals[ECM_LOG_SIGNALS];
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
@@ -470,6 +456,9 @@ extern bool ecm_launcher_hangs(void);
  */
 extern int	ecm_own_stack(EcmStack *copy);
 
+/* Its flushed_lsn, if it has one; else invalid. */
+extern XLogRecPtr ecm_own_flushed_lsn(void);
+
 /*
  * Copy of an entry (its cv is not meaningful in the copy); of the head only:
  * what comes before conns.
@@ -504,17 +493,6 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * that is too much for the launcher, an event says what is left to do by hand.
  */
 extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
-
-/*
- * The signal for readers of a shape's log, and the set of those to send: a bit
- * for each.
- */
-#define ecm_log_signal(stack, shape) \
-	(&(stack)->log_signals[(uint64) (shape) % ECM_LOG_SIGNALS])
-#define ecm_log_signal_bit(shape) \
-	(UINT64CONST(1) << ((uint64) (shape) % ECM_LOG_SIGNALS))
-#define ECM_ALL_LOG_SIGNALS		PG_UINT64_MAX
-extern void ecm_send_log_signals(EcmStack *stack, uint64 signals);
 
 /*
  * A shape of this database is being read; and when one was last (0: unknown).

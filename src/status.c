@@ -276,30 +276,12 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 Datum
 electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
 {
-	int64		shape = PG_GETARG_INT64(0);
-	Oid			relation = PG_GETARG_OID(1);
-	EcmCreation nearest = {0};
-	int			index;
+	char	   *waiting_for;
 
 	ecm_require_shared();
-	index = ecm_stack_find(MyDatabaseId);
-	if (index < 0)
+	waiting_for = ecm_creation_waiting_for(PG_GETARG_INT64(0), PG_GETARG_OID(1));
+	if (waiting_for == NULL)
 		PG_RETURN_NULL();
-
-	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
-	{
-		EcmCreation *creation = &ecm_shared->stacks[index].creations[i];
-
-		if (creation->used && creation->relation == relation &&
-			shape >= creation->first && shape <= creation->last &&
-			(!nearest.used ||
-			 creation->last - creation->first < nearest.last - nearest.first))
-			nearest = *creation;
-	}
-	ecm_unlock();
-	if (!nearest.used || nearest.waiting_for[0] == '\0')
-		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(nearest.waiting_for));
+	PG_RETURN_TEXT_P(cstring_to_text(waiting_for));
 }
 

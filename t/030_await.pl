@@ -105,8 +105,8 @@ value('BEGIN', 'INSERT INTO t VALUES (2, 2)', 'UPDATE t SET v = 3 WHERE id = 1',
 is(finish($waiter), "insert|2\nupdate|1\n", 'it gets a transaction as a whole');
 
 my $after = last_offset($handle);
-$waiter = waiter($node, "SELECT count(*) FROM electric_cm_await_shape_log('$handle', '$after', NULL, 1)");
-ok(are_waiting($node, 1), 'a session waits without a timeout');
+$waiter = waiter($node, "SELECT count(*) FROM electric_cm_await_shape_log('$handle', '$after', '1 hour', 1)");
+ok(are_waiting($node, 1), 'a session waits for one entry');
 value('UPDATE t SET v = v + 1');
 is(finish($waiter), "1\n", '... and gets max_entries');
 $after = last_offset($handle);
@@ -178,6 +178,8 @@ fails(qr/22004.*handle/s, 'no handle', q{SELECT * FROM electric_cm_await_shape_l
 fails(qr/22004.*offset/s, 'no offset', "SELECT * FROM electric_cm_await_shape_log('$handle', NULL)");
 fails(qr/22023.*offset/s, 'not an offset', "SELECT * FROM electric_cm_await_shape_log('$handle', 'x')");
 fails(qr/22023.*timeout/s, 'negative timeout', await_sql($handle, '-1', '-1 s'));
+fails(qr/22023.*exceed one hour.*DETAIL:.*VACUUM.*HINT/s, 'a timeout of more than an hour', await_sql($handle, '-1', '1 hour 1 s'));
+fails(qr/22023.*must not be null.*HINT/s, 'no timeout', "SELECT * FROM electric_cm_await_shape_log('$handle', '-1', NULL)");
 fails(qr/22023.*max_entries/s, 'max_entries 0', "SELECT * FROM electric_cm_await_shape_log('$handle', '-1', '1 s', 0)");
 fails(qr/42704.*HINT/s, 'no such shape', await_sql('none', '-1', '1 s'));
 
@@ -188,7 +190,9 @@ my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO later VALUES (1)');
 my $creating = value(q{SELECT electric_cm_create_shape('later')});
-is(value(await_sql($creating, '-1', '200 ms')), '', 'a shape that is being created has nothing until the timeout');
+fails(qr/57014.*"$creating" to be created.*DETAIL:.*waits for: .*HINT/s,
+	'a shape that is being created is not an empty one: the timeout says what it waits for', await_sql($creating, '-1', '200 ms'));
+is(value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$creating'"), '', '... and it has no offset to go on from');
 $waiter = waiter($node, await_sql($creating, '-1', '1 hour'));
 are_waiting($node, 1);
 $writer->query_safe('COMMIT');
