@@ -172,15 +172,18 @@ ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 						  const EcmLogBase *base, const EcmOffset *after,
 						  XLogRecPtr logged_lsn)
 {
+	bool		beyond;
 	char		offset[ECM_OFFSET_LEN];
 
 	if (may_come(shape, snapshot, base, after, logged_lsn))
 		return;
+	beyond = !RecoveryInProgress() && after->lsn >= GetFlushRecPtr(NULL);
 	ecm_offset_format(offset, after->lsn, after->op);
 	ereport(ERROR,
 			(errcode(ECM_ERRCODE_OFFSET),
 			 errmsg("offset %s is not in the log of shape \"%s\"",
 					offset, shape->handle),
+			 beyond ? errdetail("It is beyond the end of this server's WAL.") :
 			 errdetail("It is an offset of another shape, or of this log as another server has it, or had it."),
 			 errhint(READ_AGAIN_HINT)));
 }

@@ -361,9 +361,10 @@ find_shape(const char *handle, bool first_look, Snapshot *snapshot)
 {
 	EcmShapeDef *shape = NULL;
 
-	if (first_look || IsolationUsesXactSnapshot())
+	if (IsolationUsesXactSnapshot() || (first_look && ActiveSnapshotSet()))
 	{
-		*snapshot = RegisterSnapshot(GetActiveSnapshot());
+		*snapshot = RegisterSnapshot(ActiveSnapshotSet() ? GetActiveSnapshot() :
+									 GetTransactionSnapshot());
 		shape = ecm_shape_as_of(handle, *snapshot);
 		if (IsolationUsesXactSnapshot() ||
 			(shape != NULL && shape->state == ECM_SHAPE_LIVE))
