@@ -119,10 +119,15 @@ is(value("SELECT $exists"), 't', '... and ours stays');
 value('ALTER SYSTEM RESET wal_keep_size', 'ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
 
 # more than the disk has; what there is is less than half of that, so there is no time
-value(q{SELECT pg_create_physical_replication_slot('standby', true)});
-write_some(30);
+value('SELECT electric_cm_start()', q{SELECT pg_create_physical_replication_slot('standby', true)});
+ok(wait_active($node, $db), 'active again');
+write_some(20);
+value('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
+seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'our slot moves on, another does not');
+value('SELECT electric_cm_stop()');
+write_some(50);
 value(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = 2000000000}, 'SELECT pg_reload_conf()');
-write_some(30);
+write_some(40);
 seen(events(q{event = 'wal_free_space_limit' AND severity = 'warning' AND detail LIKE '%dropping it would free%Replication slot "standby" needs%'}) . ' = 1',
 	'too little is free, and another slot holds most of what ours does: a warning names it');
 is(value("SELECT $exists"), 't', '... and ours stays');
