@@ -19,7 +19,8 @@ CREATE TABLE _electric_cm.stack (
 	message_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),	-- secret
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
-	clean_stop_lsn pg_lsn		-- last acknowledged LSN of a clean stop
+	clean_stop_lsn pg_lsn,		-- last acknowledged LSN of a clean stop
+	seen_lsn pg_lsn				-- the library was loaded whenever WAL before it was written
 );
 COMMENT ON TABLE _electric_cm.stack IS
 	'what the connection manager remembers about this database';
@@ -259,6 +260,9 @@ CREATE FUNCTION _electric_cm.capture_shapes(number int8, shapes int8[],
 
 CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_assign_shapes' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.check_runs(slot_name name) RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_check_runs' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;

@@ -63,6 +63,7 @@
 #include "utils/syscache.h"
 
 #include "hooks.h"
+#include "server_runs.h"
 #include "settings.h"
 #include "shape.h"
 #include "shape_barrier.h"
@@ -514,6 +515,8 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 			/* FALLTHROUGH */
 		case XACT_EVENT_PRE_COMMIT:
 			invalidate_shapes();
+			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				ecm_run_mark();
 			break;
 		case XACT_EVENT_COMMIT:
 			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
@@ -636,6 +639,10 @@ before_statement(Node *stmt)
 {
 	ListCell   *lc;
 
+	/* that commits before this statement's own transaction does */
+	if (IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+		ecm_run_mark();
 	if (!IsA(stmt, AlterTableStmt))
 		return;
 	foreach(lc, ((AlterTableStmt *) stmt)->cmds)

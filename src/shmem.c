@@ -53,6 +53,7 @@ ecm_shmem_startup(void)
 		for (int i = 0; i < ECM_MAX_READS; i++)
 			SpinLockInit(&ecm_shared->reads[i].mutex);
 		ecm_shared->made_at = GetCurrentTimestamp();
+		pg_atomic_init_u32(&ecm_shared->run_marked, 0);
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 		{
 			EcmStack   *stack = &ecm_shared->stacks[i];

@@ -368,6 +368,7 @@ typedef struct EcmShared
 	int			launcher_pid;	/* 0: not running */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
+	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody sets */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */

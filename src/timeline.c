@@ -39,7 +39,7 @@ ecm_timeline_read(EcmRemembered *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name"
+					" clean_stop_lsn, slot_name, seen_lsn"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -65,6 +65,8 @@ ecm_timeline_read(EcmRemembered *remembered)
 	remembered->owns_slot = !isnull;
 	if (!isnull)
 		namestrcpy(&remembered->slot_name, NameStr(*DatumGetName(datum)));
+	datum = SPI_getbinval(row, desc, 7, &isnull);
+	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -146,7 +148,8 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 
 	initStringInfo(&sql);
 	if (mismatch != NULL)
-		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);",
+		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);"
+						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
 						 ecm_quote_literal(mismatch));
 	/* what pg_upgrade does not take along */
 	if (remembered->known &&
@@ -189,12 +192,15 @@ void
 ecm_timeline_record_stop(XLogRecPtr lsn)
 {
 	EcmSpiState spi;
-	Oid			type = LSNOID;
-	Datum		value = LSNGetDatum(lsn);
+	Oid			types[] = {LSNOID, LSNOID};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};
 
+	/* what nobody has looked at yet stays so */
 	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1",
-							  1, &type, &value, NULL, false, 0) != SPI_OK_UPDATE)
+	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1,"
+							  " seen_lsn = CASE WHEN seen_lsn >= $2"
+							  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not record the end of the stack");
 	ecm_spi_end(&spi);
 }
