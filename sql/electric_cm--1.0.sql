@@ -52,6 +52,15 @@ CREATE TABLE _electric_cm.shape (
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
 
+-- Tables that we have added to the publication: see shape_unpublish.c.
+CREATE TABLE _electric_cm.published_table (
+	relation oid PRIMARY KEY,
+	publication oid NOT NULL,
+	member oid NOT NULL		-- in pg_publication_rel; 0: has been
+);
+COMMENT ON TABLE _electric_cm.published_table IS
+	'tables that the stack has added to the publication';
+
 -- Written by consumers only, so that no lock that a user holds on a shape's
 -- row can make a consumer wait.  No row, or 'capturing': being created.
 CREATE TABLE _electric_cm.shape_state (
@@ -251,6 +260,9 @@ CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 
 CREATE FUNCTION _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_publish_table' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.unpublish_tables() RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_unpublish_tables' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.capture_shapes(number int8, shapes int8[],
 											OUT shape int8, OUT generation int4,

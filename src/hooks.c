@@ -305,7 +305,10 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 	{
 		if (access == OAT_DROP)
+		{
 			note_index(relid);
+			ecm_unpublish_note_index(relid);
+		}
 	}
 	else if (access == OAT_TRUNCATE)
 		note_table_and_ancestors(relid, "the table was truncated");
@@ -346,6 +349,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		note_table_and_ancestors(((ObjectAccessPostAlter *) arg)->auxiliary_id,
 								 "partitions were attached or detached");
 		note_table_perhaps(object_id);
+		ecm_unpublish_note(object_id);
 		publishing_changed = true;	/* with its parent only? */
 	}
 	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
@@ -358,7 +362,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			publication_altered = publishing_changed = true;
 		look_again = true;
 	}
-	else if (class_id == PublicationRelRelationId)
+	else if (class_id == PublicationRelRelationId && !ecm_is_unpublishing)
 	{
 		if (access == OAT_DROP)
 		{
@@ -432,12 +436,16 @@ hold_barriers(List *what, bool publishing)
 static void
 invalidate_shapes(void)
 {
-	List	   *what = changes;
-	bool		altered = publication_altered;
-	bool		publishing = publishing_changed;
+	List	   *what;
+	bool		altered;
+	bool		publishing;
 	bool		read_only = XactReadOnly;
 	ListCell   *lc;
 
+	ecm_unpublish_keyless();
+	what = changes;
+	altered = publication_altered;
+	publishing = publishing_changed;
 	changes = NIL;
 	publication_altered = publishing_changed = false;
 	if ((what == NIL && !altered && !publishing) || creating_extension ||
@@ -525,6 +533,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			changes = NIL;
+			ecm_unpublish_forget();
 			publication_altered = publishing_changed = false;
 			look_again = false;
 			dropped_extensions = NIL;
@@ -597,7 +606,14 @@ after_statement(NodeTag tag, Node *stmt)
 				AlterTableStmt *alter = (AlterTableStmt *) stmt;
 
 				if (alter->objtype == OBJECT_TABLE)
-					note_table_perhaps(RangeVarGetRelid(alter->relation, NoLock, true));
+				{
+					Oid			relid = RangeVarGetRelid(alter->relation, NoLock, true);
+
+					note_table_perhaps(relid);
+					foreach(lc, alter->cmds)
+						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
+							ecm_unpublish_note(relid);
+				}
 				break;
 			}
 		case T_AlterEnumStmt:
@@ -678,6 +694,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
 								query_env, dest, completion);
 	after_statement(tag, stmt);
+	if (context != PROCESS_UTILITY_SUBCOMMAND)	/* in the midst of another one */
+		ecm_unpublish_keyless();
 }
 
 void

@@ -11,6 +11,7 @@
  * shape_snapshot.c	... and the snapshot's rows
  * shape_filter.c	where clauses
  * shape_fit.c		do a shape and its table (still) go together?
+ * shape_unpublish.c	tables without shapes leave the publication
  * shape_owner.c	what becomes of shapes when their owners go
  * shape_log.c		writes, scans and deletes chunks
  * shape_read.c		reads logs for SQL
@@ -256,6 +257,30 @@ extern void ecm_shapes_verify_published(void);
  * inside; values of it look different from now on.
  */
 extern void ecm_shapes_invalidate_type(Oid type, const char *reason);
+
+/* ---- shape_unpublish.c ---- */
+
+/* For a session that is about to publish a table: keeps it as it is. */
+extern void ecm_hold_published(Oid relation);
+
+/*
+ * Within ecm_spi_begin/end: it has been added by us; and has it ever been, so
+ * that it may be again?
+ */
+extern void ecm_note_published(Oid relation);
+extern bool ecm_was_published(Oid relation);
+
+/* A table without shapes leaves the publication: that concerns nobody. */
+extern bool ecm_is_unpublishing;
+
+/*
+ * A table may have lost its replica identity, or loses this index; takes those
+ * that have none any more out of the publication, if we have added them.
+ */
+extern void ecm_unpublish_note(Oid relation);
+extern void ecm_unpublish_note_index(Oid index);
+extern void ecm_unpublish_keyless(void);
+extern void ecm_unpublish_forget(void);
 
 /* ---- shape_owner.c ---- */
 

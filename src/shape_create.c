@@ -649,7 +649,10 @@ ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
 		capture_met(id, after);
 	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
+	{
 		shapes_dropped(handle, pstrdup(text + n), after);
+		ecm_purges_leaver(xid);
+	}
 }
 
 void

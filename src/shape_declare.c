@@ -543,7 +543,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 							 quote_identifier(ecm_publication_name),
 							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 														RelationGetRelationName(rel)))));
-		if (!ecm_table_is_owned(relid, spi.save_userid))
+		if (!ecm_table_is_owned(relid, spi.save_userid) && !ecm_was_published(relid))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 						   RelationGetRelationName(rel));
 	}

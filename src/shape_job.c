@@ -38,6 +38,7 @@ PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 typedef struct LeavesArg
 {
 	MemoryContext context;
+	LOCKMODE	lockmode;		/* on the leaves */
 	List	   *leaves;
 } LeavesArg;
 
@@ -60,10 +61,28 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	if (def->filter != NULL)
 		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
 									  def->filter->ncolumns, NULL, &missing);
-	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, NoLock);
+	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
 	old = MemoryContextSwitchTo(a->context);
 	a->leaves = list_concat_unique_oid(a->leaves, leaves);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Nobody takes a leaf's identity away now before he can see that the table is
+ * published.  Did somebody just before?
+ */
+static void
+check_identities(ArrayType *shapes)
+{
+	LeavesArg	arg = {CurrentMemoryContext, AccessShareLock, NIL};
+
+	CommandCounterIncrement();
+	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
+	if (arg.leaves != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the replica identity of table \"%s\" has changed",
+						get_rel_name(linitial_oid(arg.leaves)))));
 }
 
 /*
@@ -85,7 +104,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 {
 	Oid			relation = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relation);
-	LeavesArg	arg = {CurrentMemoryContext, NIL};
+	LeavesArg	arg = {CurrentMemoryContext, NoLock, NIL};
 	bool		publish;
 	EcmSpiState spi;
 
@@ -95,6 +114,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	ecm_spi_begin(&spi);
+	ecm_hold_published(relation);
 	if (arg.leaves != NIL)
 	{
 		(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
@@ -121,6 +141,11 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
+	if (publish)
+	{
+		ecm_note_published(relation);
+		check_identities(PG_GETARG_ARRAYTYPE_P(1));
+	}
 	ecm_spi_end(&spi);
 	PG_RETURN_BOOL(publish || arg.leaves != NIL);
 }

@@ -20,6 +20,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/procarray.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -27,8 +28,13 @@
 #include "pool.h"
 #include "settings.h"
 #include "shape_purge.h"
+#include "shape_request.h"
 #include "shmem.h"
 #include "wal_watch.h"
+
+/* Who drops a table's shapes often makes the next one soon. */
+#define LEAVE_DELAY_MS	5000
+#define LEAVE_TIMEOUT_MS	60000
 
 /* What is deleted in one transaction at most. */
 #define SLICE_SHAPES	1000
@@ -65,6 +71,13 @@ static bool scan_wanted = false;
 static TimestampTz next_at = 0; /* nothing is done before; 0: at once */
 static TimestampTz held_since = 0;	/* so that no limit is reached; 0: not */
 static EcmBackoff backoff;
+
+/* when to look for tables without shapes; 0: none may have come to that */
+static TimestampTz leave_at = 0;
+static uint64 leave_job = 0;
+static TransactionId *leavers = NULL;	/* who has dropped shapes, and may ... */
+static int	nleavers = 0;		/* ... not be seen yet */
+static int	leavers_size = 0;
 
 /* what an event will say, once the transaction is complete */
 static int	ngone = 0;
@@ -290,10 +303,62 @@ start_scan(void)
 						0, scan_done, NULL);
 }
 
+/* --------------------------------------------- tables without shapes --- */
+
+void
+ecm_purges_leaver(TransactionId xid)
+{
+	if (leave_at == 0)
+		leave_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_DELAY_MS);
+	if (nleavers > 0 && leavers[nleavers - 1] == xid)
+		return;
+	if (nleavers == leavers_size)
+	{
+		leavers_size = leavers_size ? leavers_size * 2 : 16;
+		leavers = leavers ?
+			repalloc(leavers, sizeof(TransactionId) * leavers_size) :
+			MemoryContextAlloc(TopMemoryContext, sizeof(TransactionId) * leavers_size);
+	}
+	leavers[nleavers++] = xid;
+}
+
+static void
+leave_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	const char *again = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
+
+	leave_job = 0;
+	if (err != NULL)
+		job_failed("take tables without shapes out of the publication", err);
+	if (leave_at == 0 && again != NULL && again[0] == 't')
+		leave_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_DELAY_MS);
+}
+
+/*
+ * A commit can be decoded long before others see it, where it waits for a
+ * synchronous standby: then its shapes seem to be there still.
+ */
+static void
+start_leave(TimestampTz now)
+{
+	int			left = 0;
+
+	for (int i = 0; i < nleavers; i++)
+		if (TransactionIdIsInProgress(leavers[i]))
+			leavers[left++] = leavers[i];
+	nleavers = left;
+	leave_at = left == 0 ? 0 : TimestampTzPlusMilliseconds(now, LEAVE_DELAY_MS);
+	if (left == 0)
+		leave_job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
+									LEAVE_TIMEOUT_MS, leave_done, NULL);
+}
+
 void
 ecm_purges_scan(void)
 {
 	scan_wanted = true;
+	if (leave_at == 0)
+		leave_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_DELAY_MS);
 }
 
 void
@@ -302,6 +367,8 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 	if (received_lsn > gone_after)
 		report_gone();
 	note_complete(received_lsn);
+	if (leave_at != 0 && leave_job == 0 && now >= leave_at)
+		start_leave(now);
 	if (purge_job != 0 || scan_job != 0 || now < next_at)
 		return;
 	next_at = 0;
@@ -314,7 +381,7 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 TimestampTz
 ecm_purges_deadline(void)
 {
-	return next_at;
+	return ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
 }
 
 void
@@ -326,7 +393,9 @@ ecm_purges_forget(void)
 		ecm_pool_cancel(purge_job);
 	if (scan_job != 0)
 		ecm_pool_cancel(scan_job);
-	purge_job = scan_job = 0;
+	if (leave_job != 0)
+		ecm_pool_cancel(leave_job);
+	purge_job = scan_job = leave_job = 0;
 	scan_wanted = false;
-	next_at = held_since = 0;
+	next_at = held_since = leave_at = 0;
 }
