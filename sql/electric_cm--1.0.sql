@@ -41,8 +41,6 @@ CREATE TABLE _electric_cm.shape (
 	column_names text[] NOT NULL,	-- in the order of the log's values
 	column_types oid[] NOT NULL,
 	key_positions int2[] NOT NULL,	-- 1-based positions in column_names
-	worker int4 NOT NULL DEFAULT 0,
-	skip_until pg_lsn,				-- logged up to there by a former worker
 	generation int4 NOT NULL DEFAULT 0,	-- attempts to create it so far
 	snapshot_generation int4,		-- generation whose snapshot is committed
 	snapshot pg_snapshot,
@@ -61,11 +59,21 @@ CREATE TABLE _electric_cm.published_table (
 COMMENT ON TABLE _electric_cm.published_table IS
 	'tables that the stack has added to the publication';
 
--- Written by consumers only, so that no lock that a user holds on a shape's
--- row can make a consumer wait.  No row, or 'capturing': being created.
+-- Which consumer has a shape, since an attempt to create it has begun.  Like
+-- the next one it is written by the stack only, so that no lock that a user
+-- holds on a shape's row can make the stack wait.
+CREATE TABLE _electric_cm.shape_worker (
+	shape int8 PRIMARY KEY,
+	worker int4 NOT NULL,
+	skip_until pg_lsn				-- logged up to there by a former worker
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _electric_cm.shape_worker IS 'the shapes'' consumers';
+
+-- No row, or 'capturing': being created.  'gone': invalidated while somebody
+-- else had its row locked; it is deleted as soon as that is over.
 CREATE TABLE _electric_cm.shape_state (
 	shape int8 PRIMARY KEY,
-	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored')),
+	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored', 'gone')),
 	generation int4 NOT NULL,
 	live_at timestamptz,
 	last_error text
@@ -279,6 +287,9 @@ CREATE FUNCTION _electric_cm.check_runs(slot_name name) RETURNS bool
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.delete_gone() RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_delete_gone' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
 
@@ -412,7 +423,8 @@ CREATE VIEW electric_cm_shapes AS
 		   t.last_error
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
-		 LATERAL _electric_cm.shape_log_stats(s.id) l;
+		 LATERAL _electric_cm.shape_log_stats(s.id) l
+	WHERE t.state IS DISTINCT FROM 'gone';
 
 --
 -- Privileges: control is the superuser's until granted, watching is

@@ -230,7 +230,8 @@ add_shapes(Health *health)
 							  "SELECT count(*), count(*) FILTER (WHERE t.state = 'live'),"
 							  " count(*) FILTER (WHERE t.state = 'errored')"
 							  " FROM _electric_cm.shape s"
-							  " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id");
+							  " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+							  " WHERE t.state IS DISTINCT FROM 'gone'");
 
 	open_group(json, "shapes", '{');
 	add_value(json, "total", v ? v[0] : NULL);

@@ -31,6 +31,8 @@
  *	 fail <id> <generation> <reason>	it can't be created (pool)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
+ *	 lost <handle> <id>,... <reason>	so are these, but somebody else has
+ *					their rows locked
  *	 owner <id> <oid>			it has another owner
  *
  *-------------------------------------------------------------------------
@@ -158,13 +160,17 @@ extern bool ecm_shapes_exist(void);
  */
 extern int	ecm_shapes_invalidate(Oid relation, const char *reason);
 
+/* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
+extern void ecm_shape_delete(int64 shape, const char *reason);
+
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
 /*
  * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
  * deletes the shapes (s) that meet a condition, with a drop message for each.
- * 'nulls' as for SPI.  Returns how many there were.
+ * Those that somebody else has locked are not waited for: they end where their
+ * consumer comes to it.  'nulls' as for SPI.  Returns how many there were.
  */
 extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
 extern void ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values);

@@ -8,9 +8,13 @@
  * so every statement here runs as the bootstrap superuser with search_path
  * pinned, after the caller's own rights have been checked.
  *
- * A shape's row is never changed by a consumer: a user who drops a shape, or
- * truncates its table, locks the row until the end of a transaction that may
- * last for days, and no consumer must wait for that.
+ * A user who drops a shape locks its row until the end of a transaction that
+ * may last for days, and nobody must wait for that: neither the stack, nor who
+ * has truncated the table and is about to commit, with all his locks.  A shape
+ * that is to end then is not deleted.  The stream says that it is lost, its
+ * consumer marks it as gone, which for everybody it is from then on, and the
+ * row is deleted when it can be.  Until the consumer comes to that, the log has
+ * nothing of what followed.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +46,7 @@
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
+PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
 
 /* That one message names. */
@@ -149,12 +154,15 @@ spi_column(int row, int column, bool *isnull)
 
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
-	" s.column_names, s.column_types, s.key_positions, s.worker, t.state," \
+	" s.column_names, s.column_types, s.key_positions," \
+	" coalesce(w.worker, 0), t.state," \
 	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
-	" s.skip_until" \
+	" w.skip_until" \
 	" FROM _electric_cm.shape s" \
+	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+#define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
 
 static char **
 text_array(Datum datum, int *n)
@@ -270,7 +278,7 @@ ecm_shape_by_handle(const char *handle)
 {
 	static SPIPlanPtr plan;
 
-	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_GONE_SQL,
 						TEXTOID, CStringGetTextDatum(handle));
 }
 
@@ -279,7 +287,7 @@ ecm_shape_by_id(int64 id)
 {
 	static SPIPlanPtr plan;
 
-	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1",
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1" NOT_GONE_SQL,
 						INT8OID, Int64GetDatum(id));
 }
 
@@ -329,12 +337,12 @@ ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn, void *arg)
 
 	if (OidIsValid(relation))
 		foreach_shape(SHAPE_COLUMNS_SQL
-					  "WHERE s.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
+					  "WHERE w.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
 					  " (t.state = 'capturing' AND t.generation = s.generation))"
 					  " ORDER BY s.id", 2, types, values, fn, arg);
 	else
 		foreach_shape(SHAPE_COLUMNS_SQL
-					  "WHERE s.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
+					  "WHERE w.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
 					  " ORDER BY s.id", 1, types, values, fn, arg);
 }
 
@@ -351,8 +359,9 @@ ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg)
 	portal = SPI_cursor_open_with_args(NULL,
 									   "SELECT s.id, s.relation, t.state = 'live'"
 									   " FROM _electric_cm.shape s"
+									   " JOIN _electric_cm.shape_worker w ON w.shape = s.id"
 									   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
-									   " WHERE s.worker = $1 AND t.state <> 'errored'",
+									   " WHERE w.worker = $1 AND t.state IN ('capturing', 'live')",
 									   1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
 	for (;;)
 	{
@@ -375,7 +384,7 @@ ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
 	Oid			type = INT8ARRAYOID;
 	Datum		value = PointerGetDatum(ids);
 
-	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1) ORDER BY s.id",
+	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1)" NOT_GONE_SQL "ORDER BY s.id",
 				  1, &type, &value, fn, arg);
 }
 
@@ -389,7 +398,7 @@ ecm_shapes_of_owner(Oid owner)
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1 ORDER BY s.id",
+	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1" NOT_GONE_SQL "ORDER BY s.id",
 				SPI_OK_SELECT, 1, &type, &value, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -452,37 +461,64 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 /* ------------------------------------------------------------- dropping -- */
 
 /*
- * Tells the stack about the rows that the last statement has deleted
- * (RETURNING id, handle).
+ * Tells the stack which shapes are gone, or lost: those of the last statement's
+ * rows (id, handle, deleted) of which that is so.  Returns how many.
  */
 static int
-announce_dropped(const char *reason)
+announce(const char *order, bool deleted, const char *reason)
 {
 	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
-	char	   *prefix = n > 0 ? ecm_message_prefix() : NULL;
+	char	   *prefix = NULL;
 	StringInfoData text;
+	int			told = 0;
 
 	initStringInfo(&text);
-	for (uint64 i = 0; i < n; i++)
+	for (uint64 i = 0; i <= n; i++)
 	{
 		bool		isnull;
-		Datum		id = SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull);
 
-		if (text.len == 0)
-			appendStringInfo(&text, "drop %s ",
-							 SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
-		else
-			appendStringInfoChar(&text, ',');
-		appendStringInfo(&text, INT64_FORMAT, DatumGetInt64(id));
-		if ((i + 1) % SHAPES_PER_MESSAGE == 0 || i + 1 == n)
+		if (text.len > 0 && (i == n || told % SHAPES_PER_MESSAGE == 0))
 		{
+			if (prefix == NULL)
+				prefix = ecm_message_prefix();
 			appendStringInfo(&text, " %s", reason);
 			(void) ecm_log_message(prefix, text.data);
 			resetStringInfo(&text);
 		}
+		if (i == n || DatumGetBool(SPI_getbinval(rows->vals[i], rows->tupdesc, 3,
+												 &isnull)) != deleted)
+			continue;
+		if (text.len == 0)
+			appendStringInfo(&text, "%s %s ", order,
+							 SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+		else
+			appendStringInfoChar(&text, ',');
+		appendStringInfo(&text, INT64_FORMAT,
+						 DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+													 1, &isnull)));
+		told++;
 	}
-	return (int) n;
+	return told;
+}
+
+/* The rows are those that a DELETE ... RETURNING id, handle, true has deleted. */
+static int
+announce_dropped(const char *reason)
+{
+	return announce("drop", true, reason);
+}
+
+void
+ecm_shape_delete(int64 shape, const char *reason)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape);
+
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle, true",
+					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	(void) announce_dropped(reason);
 }
 
 /*
@@ -493,12 +529,9 @@ announce_dropped(const char *reason)
 Datum
 electric_cm_drop_shape(PG_FUNCTION_ARGS)
 {
-	static SPIPlanPtr plan;
 	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmShapeDef *def;
 	EcmSpiState spi;
-	Oid			type = INT8OID;
-	Datum		id;
 
 	ecm_require_shared();
 	def = ecm_shape_by_handle(handle);
@@ -509,10 +542,7 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	check_shape_owner(def);
 
 	ecm_spi_begin(&spi);
-	id = Int64GetDatum(def->id);
-	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
-					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
-	(void) announce_dropped("dropped by electric_cm_drop_shape()");
+	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
 	ecm_spi_end(&spi);
 	PG_RETURN_VOID();
 }
@@ -565,10 +595,28 @@ int
 ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)
 {
-	run_with_latest_snapshot(psprintf("DELETE FROM _electric_cm.shape s WHERE %s"
-									  " RETURNING id, handle", condition),
-							 SPI_OK_DELETE_RETURNING, nargs, types, values, nulls);
-	return announce_dropped(reason);
+	SPITupleTable *rows;
+	uint64		n;
+	int			dropped;
+
+	run_with_latest_snapshot(psprintf("WITH wanted AS MATERIALIZED"
+									  " (SELECT s.id, s.handle FROM _electric_cm.shape s WHERE %s),"
+									  " locked AS MATERIALIZED"
+									  " (SELECT s.id FROM _electric_cm.shape s"
+									  " WHERE s.id IN (SELECT id FROM wanted) FOR UPDATE SKIP LOCKED),"
+									  " deleted AS (DELETE FROM _electric_cm.shape"
+									  " WHERE id IN (SELECT id FROM locked) RETURNING id)"
+									  " SELECT w.id, w.handle, d.id IS NOT NULL"
+									  " FROM wanted w LEFT JOIN deleted d ON d.id = w.id"
+									  " ORDER BY w.id", condition),
+							 SPI_OK_SELECT, nargs, types, values, nulls);
+	/* telling may run statements of its own */
+	rows = SPI_tuptable;
+	n = SPI_processed;
+	dropped = announce_dropped(reason);
+	SPI_tuptable = rows;
+	SPI_processed = n;
+	return dropped + announce("lost", false, reason);
 }
 
 int
@@ -597,11 +645,38 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
 				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
-				" RETURNING id, handle",
+				" RETURNING id, handle, true",
 				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
 	n = announce_dropped(reason);
 	ecm_spi_end(&spi);
 	return n > 0;
+}
+
+/*
+ * _electric_cm.delete_gone() RETURNS bool
+ *
+ * Deletes what has been marked as gone, and which nobody has locked any more.
+ * True: there are others.
+ */
+Datum
+electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	EcmSpiState spi;
+	bool		others;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state = 'gone' FOR UPDATE OF s SKIP LOCKED)"
+				" RETURNING id, handle, true",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+	(void) announce_dropped("");	/* why, has been said */
+	ecm_spi_run("SELECT FROM _electric_cm.shape s"
+				" JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state = 'gone' LIMIT 1", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	others = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(others);
 }
 
 /*
@@ -611,24 +686,45 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
  * does not continue the one that they were made from.  Shapes that are still
  * being created have nothing to lose: their creation starts again.  The
  * consumers' progress goes as well, since after a PITR it lies in a future
- * that never happened.  Returns the number of shapes thrown away.
+ * that never happened.  Where somebody has locked a shape's row, it is marked
+ * as gone.  Returns the number of shapes thrown away.
  */
 Datum
 electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 {
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmSpiState spi;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(reason);
 	int			n;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
-				" WHERE t.shape = s.id AND t.state <> 'capturing'"
-				" RETURNING s.id, s.handle",
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state <> 'capturing' FOR UPDATE OF s SKIP LOCKED)"
+				" RETURNING id, handle, true",
 				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	n = announce_dropped(reason);
-	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
+	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
+				" (SELECT s.id FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE s.snapshot_generation IS NOT NULL"
+				" AND coalesce(t.state, 'capturing') = 'capturing'"
+				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
 				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	/* what is left of those is locked */
+	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
+				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
+				" OR s.snapshot_generation IS NOT NULL"
+				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
+				" last_error = excluded.last_error",
+				SPI_OK_INSERT, 1, &type, &value, NULL);
+	n += (int) SPI_processed;
+	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);

@@ -598,7 +598,7 @@ drop_request(int64 id)
 }
 
 static void
-shapes_dropped(const char *handle, char *ids, XLogRecPtr after)
+shapes_dropped(const char *handle, char *ids, bool deleted, XLogRecPtr after)
 {
 	int			n = 0;
 	char	   *p = ids;
@@ -609,14 +609,18 @@ shapes_dropped(const char *handle, char *ids, XLogRecPtr after)
 		int64		id = strtoi64(p, &p, 10);
 
 		drop_request(id);
-		ecm_purges_add(id, after);
+		if (deleted)
+			ecm_purges_add(id, after);
 		n++;
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
 	}
-	ecm_purges_report(handle, n, reason ? reason + 1 : "", after);
+	if (!deleted)
+		ecm_purges_gone(after);
+	if (reason != NULL && reason[1] != '\0')	/* it has been said before */
+		ecm_purges_report(handle, n, reason + 1, after);
 }
 
 static void
@@ -650,9 +654,11 @@ ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 		capture_met(id, after);
 	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
 	{
-		shapes_dropped(handle, pstrdup(text + n), after);
+		shapes_dropped(handle, pstrdup(text + n), true, after);
 		ecm_purges_leaver(xid);
 	}
+	else if (sscanf(text, "lost %39s %n", handle, &n) == 1 && n > 0)
+		shapes_dropped(handle, pstrdup(text + n), false, after);
 }
 
 void

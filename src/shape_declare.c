@@ -391,10 +391,11 @@ digest_definition(const NewShape *shape)
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
- * the new shape's id, or 0.
+ * the new shape's id, or 0.  One that is gone, but for its row, makes room.
  */
 static char *
-insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
+insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
+			 bool may_replace)
 {
 	static SPIPlanPtr plan;
 	char	   *handle;
@@ -455,14 +456,25 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 		Oid			find_types[] = {OIDOID, OIDOID, BYTEAOID};
 		Datum		find_values[] = {values[1], values[2], values[13]};
 
-		ecm_spi_run_kept(&find_plan, "SELECT handle FROM _electric_cm.shape"
-						 " WHERE owner = $1 AND relation = $2 AND definition = $3",
+		ecm_spi_run_kept(&find_plan, "SELECT s.handle, t.state IS NOT DISTINCT FROM 'gone', s.id"
+						 " FROM _electric_cm.shape s"
+						 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+						 " WHERE s.owner = $1 AND s.relation = $2 AND s.definition = $3",
 						 SPI_OK_SELECT, lengthof(find_types), find_types, find_values, NULL);
 		if (SPI_processed == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not create the shape because of a concurrent one"),
 					 errhint("Try again.")));
+		if (may_replace &&
+			DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									   2, &isnull)))
+		{
+			ecm_shape_delete(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+														 SPI_tuptable->tupdesc, 3,
+														 &isnull)), "");
+			return insert_shape(shape, context, created, false);
+		}
 		handle = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	}
 	old = MemoryContextSwitchTo(context);
@@ -547,7 +559,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
 						   RelationGetRelationName(rel));
 	}
-	handle = insert_shape(&shape, context, &created);
+	handle = insert_shape(&shape, context, &created, true);
 	ecm_spi_end(&spi);
 
 	/* the stack is woken by the stream itself, when the transaction commits */

@@ -452,7 +452,7 @@ set_base(const Fold *fold)
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute_with_args("SELECT FROM _electric_cm.shape WHERE id = $1"
-							  " FOR KEY SHARE",
+							  " FOR KEY SHARE NOWAIT",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not lock shape \"%s\"", fold->shape->handle);
 	if (SPI_processed == 0)

@@ -160,7 +160,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1)" \
 	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
 	" SELECT s.id, l.generation, CASE WHEN l.id IS NULL THEN 'locked'" \
-	"  WHEN t.state IN ('live', 'errored') OR" \
+	"  WHEN t.state IN ('live', 'errored', 'gone') OR" \
 	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
 	"  ELSE 'capture' END" \
 	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
@@ -217,9 +217,13 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	{
 		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
 												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
-					" worker = id % $2 WHERE id = ANY ($1)",
-					SPI_OK_UPDATE, 2, types, args, NULL);
+		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1"
+					" WHERE id = ANY ($1)", SPI_OK_UPDATE, 1, types, args, NULL);
+		ecm_spi_run("INSERT INTO _electric_cm.shape_worker AS w (shape, worker)"
+					" SELECT id, id % $2 FROM unnest($1) AS id"
+					" ON CONFLICT (shape) DO UPDATE SET worker = excluded.worker"
+					" WHERE w.worker <> excluded.worker",
+					SPI_OK_INSERT, 2, types, args, NULL);
 		ecm_emit_message(message.data);
 	}
 	ecm_spi_end(&spi);
@@ -261,6 +265,8 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_end(&spi);
 	}

@@ -34,7 +34,11 @@
 
 /* Who drops a table's shapes often makes the next one soon. */
 #define LEAVE_DELAY_MS	5000
-#define LEAVE_TIMEOUT_MS	60000
+#define JOB_TIMEOUT_MS	60000
+
+/* How soon to try and delete what somebody has locked. */
+#define GONE_MIN_MS		1000
+#define GONE_MAX_MS		60000
 
 /* What is deleted in one transaction at most. */
 #define SLICE_SHAPES	1000
@@ -78,6 +82,14 @@ static uint64 leave_job = 0;
 static TransactionId *leavers = NULL;	/* who has dropped shapes, and may ... */
 static int	nleavers = 0;		/* ... not be seen yet */
 static int	leavers_size = 0;
+
+/* shapes that are gone, but for their rows: when to try again; 0: none */
+static TimestampTz gone_at = 0;
+static int	gone_delay_ms = GONE_MIN_MS;
+static uint64 gone_job = 0;
+static XLogRecPtr gone_after;	/* the last transaction that says so comes after
+								 * this one; or ends here, if it was met */
+static bool gone_met;
 
 /* what an event will say, once the transaction is complete */
 static int	ngone = 0;
@@ -299,6 +311,8 @@ start_scan(void)
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)"
 								 " UNION SELECT shape FROM _electric_cm.shape_base b WHERE NOT EXISTS"
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)"
+								 " UNION SELECT shape FROM _electric_cm.shape_worker w WHERE NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = w.shape)"
 								 " LIMIT %d", SLICE_SHAPES),
 						0, scan_done, NULL);
 }
@@ -350,13 +364,66 @@ start_leave(TimestampTz now)
 	leave_at = left == 0 ? 0 : TimestampTzPlusMilliseconds(now, LEAVE_DELAY_MS);
 	if (left == 0)
 		leave_job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
-									LEAVE_TIMEOUT_MS, leave_done, NULL);
+									JOB_TIMEOUT_MS, leave_done, NULL);
+}
+
+/* ------------------------------------ shapes that are gone, but locked --- */
+
+void
+ecm_purges_gone(XLogRecPtr after)
+{
+	gone_after = after;
+	gone_met = false;
+	gone_delay_ms = GONE_MIN_MS;
+	gone_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), gone_delay_ms);
+}
+
+/* Until the consumers have marked them there is nothing to be deleted. */
+static bool
+gone_are_marked(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (XLogRecPtrIsInvalid(gone_after))
+		return true;
+	if (!gone_met && received_lsn > gone_after)
+	{
+		gone_met = true;
+		gone_after = received_lsn;
+	}
+	return gone_met && applied_lsn >= gone_after;
+}
+
+static void
+gone_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	const char *others = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
+
+	gone_job = 0;
+	if (err != NULL)
+		job_failed("delete shapes that are gone", err);
+	if (gone_at != 0 || others == NULL || others[0] != 't')
+		return;
+	gone_delay_ms = Min(gone_delay_ms * 2, GONE_MAX_MS);
+	gone_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), gone_delay_ms);
+}
+
+static void
+start_gone(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (!gone_are_marked(received_lsn, applied_lsn))
+	{
+		gone_at = TimestampTzPlusMilliseconds(now, GONE_MIN_MS);
+		return;
+	}
+	gone_at = 0;
+	gone_job = ecm_pool_submit("SELECT _electric_cm.delete_gone()",
+							   JOB_TIMEOUT_MS, gone_done, NULL);
 }
 
 void
 ecm_purges_scan(void)
 {
 	scan_wanted = true;
+	ecm_purges_gone(InvalidXLogRecPtr);
 	if (leave_at == 0)
 		leave_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAVE_DELAY_MS);
 }
@@ -367,6 +434,8 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 	if (received_lsn > gone_after)
 		report_gone();
 	note_complete(received_lsn);
+	if (gone_at != 0 && gone_job == 0 && now >= gone_at)
+		start_gone(now, received_lsn, applied_lsn);
 	if (leave_at != 0 && leave_job == 0 && now >= leave_at)
 		start_leave(now);
 	if (purge_job != 0 || scan_job != 0 || now < next_at)
@@ -381,7 +450,9 @@ ecm_purges_poll(TimestampTz now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn
 TimestampTz
 ecm_purges_deadline(void)
 {
-	return ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
+	TimestampTz deadline = ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
+
+	return ecm_sooner(deadline, gone_job == 0 ? gone_at : 0);
 }
 
 void
@@ -395,7 +466,9 @@ ecm_purges_forget(void)
 		ecm_pool_cancel(scan_job);
 	if (leave_job != 0)
 		ecm_pool_cancel(leave_job);
-	purge_job = scan_job = leave_job = 0;
+	if (gone_job != 0)
+		ecm_pool_cancel(gone_job);
+	purge_job = scan_job = leave_job = gone_job = 0;
 	scan_wanted = false;
-	next_at = held_since = leave_at = 0;
+	next_at = held_since = leave_at = gone_at = 0;
 }
