@@ -10,7 +10,8 @@
  * checkpoint of a kind of its own: the last record of the run before it, or of
  * crash recovery.  In a run of ours, a mark precedes the first commit.  So if a
  * run committed changes of this database's catalogs before a mark, or without
- * any, we were not there.
+ * any, we were not there.  (Statistics don't count, lest autovacuum end all
+ * shapes.)
  *
  * The mark is a record that nobody else looks at, on a standby or in decoding,
  * and that can't be written with SQL.  The WAL is read where a stack starts,
@@ -21,6 +22,7 @@
  */
 #include "postgres.h"
 
+#include "access/heapam_xlog.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -28,7 +30,10 @@
 #include "access/xloginsert.h"
 #include "access/xlogreader.h"
 #include "access/xlogutils.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_control.h"
+#include "catalog/pg_statistic.h"
+#include "catalog/pg_statistic_ext_data.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -36,8 +41,11 @@
 #include "storage/procarray.h"
 #include "storage/sinval.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/pg_lsn.h"
+#include "utils/syscache.h"
 
+#include "compat.h"
 #include "server_runs.h"
 #include "shape.h"
 #include "shmem.h"
@@ -54,6 +62,8 @@ typedef struct RunScan
 	XLogRecPtr	began;			/* the checkpoint before it */
 	XLogRecPtr	unseen;			/* likewise, of the last one without us */
 	List	   *prepared;		/* by such runs: xids, as a list of OIDs */
+	HTAB	   *changers;		/* xids that have changed catalogs in it */
+	List	   *statistics;		/* files of those that don't count */
 } RunScan;
 
 void
@@ -98,6 +108,52 @@ changes_catalogs(const SharedInvalidationMessage *msgs, int n)
 	return false;
 }
 
+/* A catalog's file, and that of what it has TOASTed. */
+static List *
+add_files(List *files, Oid catalog)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(catalog));
+	Form_pg_class form;
+	Oid			toast;
+
+	if (!HeapTupleIsValid(tuple))
+		return files;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	files = lappend_oid(files, form->relfilenode);
+	toast = form->reltoastrelid;
+	ReleaseSysCache(tuple);
+	return OidIsValid(toast) ? add_files(files, toast) : files;
+}
+
+static HTAB *
+create_changers(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(TransactionId), .entrysize = sizeof(TransactionId),
+		.hcxt = CurrentMemoryContext};
+
+	return hash_create("electric_cm unseen transactions", 64, &ctl,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* A row of a catalog has come or gone, which is logged for decoding. */
+static void
+look_at_catalog(RunScan *scan, XLogReaderState *reader)
+{
+	xl_heap_new_cid *rec = (xl_heap_new_cid *) XLogRecGetData(reader);
+
+	if (!scan->ours &&
+		(XLogRecGetInfo(reader) & XLOG_HEAP_OPMASK) == XLOG_HEAP2_NEW_CID &&
+		ecm_new_cid_database(rec) == MyDatabaseId &&
+		!list_member_oid(scan->statistics, ecm_new_cid_relation(rec)))
+		(void) hash_search(scan->changers, &rec->top_xid, HASH_ENTER, NULL);
+}
+
+static bool
+is_changer(const RunScan *scan, TransactionId xid)
+{
+	return hash_search(scan->changers, &xid, HASH_FIND, NULL) != NULL;
+}
+
 static void
 look_at_run(RunScan *scan, XLogReaderState *reader)
 {
@@ -118,6 +174,8 @@ look_at_run(RunScan *scan, XLogReaderState *reader)
 		scan->unseen = scan->began;
 	scan->suspect = scan->ours = false;
 	scan->began = reader->EndRecPtr;
+	hash_destroy(scan->changers);
+	scan->changers = create_changers();
 }
 
 static void
@@ -132,18 +190,22 @@ look_at_transaction(RunScan *scan, XLogReaderState *reader)
 	{
 		xl_xact_parsed_commit parsed;
 
+		/* what was prepared may be of a run before */
 		ParseCommitRecord(info, (xl_xact_commit *) XLogRecGetData(reader), &parsed);
-		scan->suspect |= changes_catalogs(parsed.msgs, parsed.nmsgs);
+		scan->suspect |= changes_catalogs(parsed.msgs, parsed.nmsgs) &&
+			(kind == XLOG_XACT_COMMIT_PREPARED ||
+			 is_changer(scan, XLogRecGetXid(reader)));
 	}
 	else if (kind == XLOG_XACT_PREPARE)
 	{
+		xl_xact_prepare *rec = (xl_xact_prepare *) XLogRecGetData(reader);
 		xl_xact_parsed_prepare parsed;
 
-		ParsePrepareRecord(info, (xl_xact_prepare *) XLogRecGetData(reader), &parsed);
-		if (!changes_catalogs(parsed.msgs, parsed.nmsgs))
+		ParsePrepareRecord(info, rec, &parsed);
+		if (!changes_catalogs(parsed.msgs, parsed.nmsgs) || !is_changer(scan, rec->xid))
 			return;
 		scan->suspect = true;
-		scan->prepared = lappend_oid(scan->prepared, XLogRecGetXid(reader));
+		scan->prepared = lappend_oid(scan->prepared, rec->xid);
 	}
 }
 
@@ -159,6 +221,9 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 
 	memset(scan, 0, sizeof(*scan));
 	scan->ours = true;
+	scan->changers = create_changers();
+	scan->statistics = add_files(add_files(NIL, StatisticRelationId),
+								 StatisticExtDataRelationId);
 	reader = XLogReaderAllocate(wal_segment_size, NULL,
 								XL_ROUTINE(.page_read = read_local_xlog_page_no_wait,
 										   .segment_open = wal_segment_open,
@@ -190,6 +255,8 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 		}
 		if (XLogRecGetRmid(reader) == RM_XLOG_ID)
 			look_at_run(scan, reader);
+		else if (XLogRecGetRmid(reader) == RM_HEAP2_ID)
+			look_at_catalog(scan, reader);
 		else if (XLogRecGetRmid(reader) == RM_XACT_ID)
 			look_at_transaction(scan, reader);
 	}

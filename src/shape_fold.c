@@ -36,6 +36,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplesort.h"
 
@@ -452,7 +453,7 @@ set_base(const Fold *fold)
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute_with_args("SELECT FROM _electric_cm.shape WHERE id = $1"
-							  " FOR KEY SHARE NOWAIT",
+							  " FOR KEY SHARE",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not lock shape \"%s\"", fold->shape->handle);
 	if (SPI_processed == 0)
@@ -495,6 +496,37 @@ delete_folded(const Fold *fold)
 	ecm_chunk_scan_end(&cs);
 	CommandCounterIncrement();
 	return bytes > 0;
+}
+
+/*
+ * Somebody may have locked the shape's row, to drop it, for days: all the work
+ * would be in vain then, and meanwhile no other log could be folded.  The lock
+ * by which this is found out is given back.
+ */
+static void
+check_lockable(const EcmShapeDef *shape)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(shape->id);
+	EcmSpiState spi;
+	bool		lockable;
+
+	BeginInternalSubTransaction(NULL);
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1"
+				" FOR KEY SHARE SKIP LOCKED", SPI_OK_SELECT, 1, &type, &value, NULL);
+	lockable = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (!lockable)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("shape \"%s\" is locked, by somebody who drops it perhaps",
+						shape->handle)));
 }
 
 /* One at a time, whoever asks, until the transaction ends. */
@@ -566,6 +598,7 @@ electric_cm_fold_shape(PG_FUNCTION_ARGS)
 			values[0] = BoolGetDatum(true);
 		else if (is_due(&fold, retention))
 		{
+			check_lockable(fold.shape);
 			fold_log(&fold);
 			values[0] = BoolGetDatum(true);
 			values[1] = CStringGetTextDatum(psprintf("folded the oldest " INT64_FORMAT " entries of shape %s into " INT64_FORMAT,

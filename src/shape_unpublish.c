@@ -333,8 +333,11 @@ ecm_unpublish_keyless(void)
 	ListCell   *lc;
 	ListCell   *lc2;
 
+	/* ROLLBACK TO, of what has failed */
+	if (relations == NIL || !IsTransactionState())
+		return;
 	doubtful = NIL;
-	if (relations == NIL || creating_extension)
+	if (creating_extension)
 		return;
 	CommandCounterIncrement();
 	if (!OidIsValid(get_extension_oid("electric_cm", true)))

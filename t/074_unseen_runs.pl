@@ -130,6 +130,8 @@ without('postgres', 'fast', 'UPDATE t SET v = \'new\' WHERE id < 5', 'DELETE FRO
 survives('a run without the library that only wrote rows');
 without('postgres', 'immediate', 'UPDATE t SET v = \'newer\' WHERE id < 5');
 survives('... and crashed');
+without('postgres', 'immediate', 'VACUUM (FREEZE, ANALYZE) t', 'VACUUM ANALYZE');
+survives('... and made statistics');
 
 single_user(1, 'ALTER TABLE aside DROP COLUMN v', 'UPDATE t SET v = \'single\' WHERE id = 2');
 survives('single-user mode with the library, DDL of another table');
