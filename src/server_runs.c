@@ -335,6 +335,12 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	from = read_seen_lsn();
 	if (ecm_slot_lookup(slot_name, &facts))
 		from = Max(from, facts.restart_lsn);
+	if (facts.exists && ecm_wal_is_gone(facts.restart_lsn))
+	{
+		/* such a slot is of no use, as the stream will show */
+		ecm_spi_end(&spi);
+		PG_RETURN_BOOL(false);
+	}
 	if (!XLogRecPtrIsInvalid(from) && !ecm_runs_seen(from))
 	{
 		if (ecm_wal_is_gone(from))
