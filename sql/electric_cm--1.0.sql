@@ -52,9 +52,10 @@ COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
 
 -- Tables that we have added to the publication: see shape_unpublish.c.
 CREATE TABLE _electric_cm.published_table (
-	relation oid PRIMARY KEY,
-	publication oid NOT NULL,
-	member oid NOT NULL		-- in pg_publication_rel; 0: has been
+	relation oid,
+	publication oid,
+	member oid NOT NULL,	-- in pg_publication_rel; 0: has been
+	PRIMARY KEY (relation, publication)
 );
 COMMENT ON TABLE _electric_cm.published_table IS
 	'tables that the stack has added to the publication';

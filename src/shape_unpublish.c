@@ -96,8 +96,7 @@ ecm_note_published(Oid relation)
 				" SELECT r.prrelid, r.prpubid, r.oid FROM pg_publication_rel r"
 				" JOIN pg_publication p ON p.oid = r.prpubid"
 				" WHERE r.prrelid = $1 AND p.pubname = $2"
-				" ON CONFLICT (relation) DO UPDATE SET publication = excluded.publication,"
-				" member = excluded.member",
+				" ON CONFLICT (relation, publication) DO UPDATE SET member = excluded.member",
 				SPI_OK_INSERT, 2, types, values, NULL);
 }
 
@@ -164,7 +163,7 @@ static bool
 leave_publication(Oid relation, Oid member)
 {
 	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(relation);
+	Datum		value = ObjectIdGetDatum(member);
 
 	if (!lock_publishing(relation, ExclusiveLock, true))
 		return false;
@@ -172,7 +171,7 @@ leave_publication(Oid relation, Oid member)
 		return true;
 	if (!remove_member(member))
 		return false;
-	ecm_spi_run("UPDATE _electric_cm.published_table SET member = 0 WHERE relation = $1",
+	ecm_spi_run("UPDATE _electric_cm.published_table SET member = 0 WHERE member = $1",
 				SPI_OK_UPDATE, 1, &type, &value, NULL);
 	return true;
 }
@@ -185,7 +184,10 @@ forget_tables(void)
 				" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation)"
 				" OR (t.member <> 0"
 				" AND EXISTS (SELECT FROM pg_publication p WHERE p.oid = t.publication)"
-				" AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.oid = t.member))",
+				" AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.oid = t.member))"
+				" OR (NOT EXISTS (SELECT FROM pg_publication p WHERE p.oid = t.publication)"
+				" AND EXISTS (SELECT FROM _electric_cm.published_table o"
+				" JOIN pg_publication p ON p.oid = o.publication WHERE o.relation = t.relation))",
 				SPI_OK_DELETE, 0, NULL, NULL, NULL);
 }
 
@@ -308,17 +310,18 @@ remove_ours(Oid relation)
 	EcmSpiState spi;
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(relation);
-	Oid			member = InvalidOid;
+	SPITupleTable *rows;
+	uint64		n;
 	bool		isnull;
 
 	ecm_spi_begin(&spi);
 	ecm_shapes_query("SELECT member FROM _electric_cm.published_table"
 					 " WHERE relation = $1 AND member <> 0", 1, &type, &value);
-	if (SPI_processed > 0)
-		member = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
-												SPI_tuptable->tupdesc, 1, &isnull));
-	if (OidIsValid(member))
-		(void) remove_member(member);
+	rows = SPI_tuptable;
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
+		(void) remove_member(DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc,
+															1, &isnull)));
 	ecm_spi_end(&spi);
 }
 

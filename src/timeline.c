@@ -159,14 +159,15 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 							   "SELECT _electric_cm.own_publication(p.pubname)"
 							   " FROM pg_catalog.pg_publication p JOIN _electric_cm.stack s"
 							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;"
-							   "UPDATE _electric_cm.published_table t"
-							   " SET publication = r.prpubid, member = r.oid"
-							   " FROM pg_catalog.pg_publication_rel r"
+							   "INSERT INTO _electric_cm.published_table"
+							   " SELECT r.prrelid, r.prpubid, r.oid FROM pg_catalog.pg_publication_rel r"
 							   " JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) r.prpubid"
 							   " JOIN _electric_cm.stack s"
 							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name"
-							   " WHERE r.prrelid OPERATOR(pg_catalog.=) t.relation"
-							   " AND t.member OPERATOR(pg_catalog.<>) 0;");
+							   " WHERE EXISTS (SELECT FROM _electric_cm.published_table t"
+							   " WHERE t.relation OPERATOR(pg_catalog.=) r.prrelid"
+							   " AND t.member OPERATOR(pg_catalog.<>) 0)"
+							   " ON CONFLICT (relation, publication) DO UPDATE SET member = excluded.member;");
 	appendStringInfo(&sql,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"

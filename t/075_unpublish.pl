@@ -156,6 +156,21 @@ run_sql('DROP INDEX CONCURRENTLY ki');
 run_sql(q{UPDATE k SET v = 'c'});
 is(exists_shape($handle), 0, 'an identity index dropped CONCURRENTLY: likewise');
 
+# a publication of a former name
+$handle = keyed();
+run_sql("ALTER DATABASE $db SET electric_cm.publication_name = 'second'");
+$node->reload;
+becomes($node, $db, q{SELECT publication_name = 'second' FROM electric_cm_stat_replication}, 'another publication');
+wait_active($node, $db);
+live_shape('k');
+run_sql('ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'});
+is(run_sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'k'::regclass}), 0, 'a table that two of them have leaves both');
+run_sql("ALTER DATABASE $db RESET electric_cm.publication_name");
+$node->reload;
+becomes($node, $db, qq{SELECT publication_name = '$pub' FROM electric_cm_stat_replication}, 'the first one again');
+wait_active($node, $db);
+$bystander = live_shape('bystander');
+
 $handle = keyed();
 run_sql('SELECT electric_cm_stop()', 'ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'}, 'SELECT electric_cm_start()');
 wait_active($node, $db);
