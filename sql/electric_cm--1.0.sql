@@ -20,7 +20,8 @@ CREATE TABLE _electric_cm.stack (
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
 	followed_publication name,	-- the one that the stream was last read by
-	clean_stop_lsn pg_lsn		-- last acknowledged LSN of a clean stop
+	clean_stop_lsn pg_lsn,		-- last acknowledged LSN of a clean stop
+	seen_lsn pg_lsn				-- the library was loaded whenever WAL before it was written
 );
 COMMENT ON TABLE _electric_cm.stack IS
 	'what the connection manager remembers about this database';
@@ -41,8 +42,6 @@ CREATE TABLE _electric_cm.shape (
 	column_names text[] NOT NULL,	-- in the order of the log's values
 	column_types oid[] NOT NULL,
 	key_positions int2[] NOT NULL,	-- 1-based positions in column_names
-	worker int4 NOT NULL DEFAULT 0,
-	skip_until pg_lsn,				-- logged up to there by a former worker
 	generation int4 NOT NULL DEFAULT 0,	-- attempts to create it so far
 	snapshot_generation int4,		-- generation whose snapshot is committed
 	snapshot pg_snapshot,
@@ -53,11 +52,41 @@ CREATE TABLE _electric_cm.shape (
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
 
--- Written by consumers only, so that no lock that a user holds on a shape's
--- row can make a consumer wait.  No row, or 'capturing': being created.
+-- Tables that we have added to the publication: see shape_unpublish.c.
+CREATE TABLE _electric_cm.published_table (
+	relation oid,
+	publication oid,
+	member oid NOT NULL,	-- in pg_publication_rel; 0: has been
+	PRIMARY KEY (relation, publication)
+);
+COMMENT ON TABLE _electric_cm.published_table IS
+	'tables that the stack has added to the publication';
+
+-- Which consumer has a shape, since an attempt to create it has begun.  Like
+-- the next one it is written by the stack only, so that no lock that a user
+-- holds on a shape's row can make the stack wait.
+CREATE TABLE _electric_cm.shape_worker (
+	shape int8 PRIMARY KEY,
+	worker int4 NOT NULL,
+	skip_until pg_lsn				-- logged up to there by a former worker
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _electric_cm.shape_worker IS 'the shapes'' consumers';
+
+-- Shapes that a transaction would have deleted, had somebody else not locked
+-- their rows.
+CREATE TABLE _electric_cm.lost_shape (
+	shape int8,
+	xid xid8,
+	PRIMARY KEY (shape, xid)
+);
+COMMENT ON TABLE _electric_cm.lost_shape IS
+	'shapes that have been invalidated while they were locked';
+
+-- No row, or 'capturing': being created.  'gone': invalidated while somebody
+-- else had its row locked; it is deleted as soon as that is over.
 CREATE TABLE _electric_cm.shape_state (
 	shape int8 PRIMARY KEY,
-	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored')),
+	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored', 'gone')),
 	generation int4 NOT NULL,
 	live_at timestamptz,
 	last_error text
@@ -288,6 +317,9 @@ CREATE FUNCTION _electric_cm.own_publication(name name) RETURNS void
 CREATE FUNCTION _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_publish_table' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.unpublish_tables() RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_unpublish_tables' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.capture_shapes(number int8, relation oid, shapes int8[],
 											OUT shape int8, OUT generation int4,
 											OUT action text, OUT shape_relation oid,
@@ -298,8 +330,14 @@ CREATE FUNCTION _electric_cm.capture_shapes(number int8, relation oid, shapes in
 CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_assign_shapes' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.check_runs(slot_name name) RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_check_runs' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.delete_gone() RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_delete_gone' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
@@ -440,7 +478,8 @@ CREATE VIEW electric_cm_shapes AS
 		   _electric_cm.shape_error(s.id, t.last_error) AS last_error
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
-		 LATERAL _electric_cm.shape_log_stats(s.id) l;
+		 LATERAL _electric_cm.shape_log_stats(s.id) l
+	WHERE t.state IS DISTINCT FROM 'gone';
 
 --
 -- Privileges: control is the superuser's until granted, watching is

@@ -371,7 +371,7 @@ check_preload(const EcmSituation *s, EcmFinding *f)
 	else
 		fix = psprintf("ALTER SYSTEM SET shared_preload_libraries = %s;" THEN_RESTART,
 					   libraries);
-	ecm_check_fail(f, fix, "electric_cm is not loaded via shared_preload_libraries: nothing runs");
+	ecm_check_fail(f, fix, "electric_cm is not loaded via shared_preload_libraries: nothing runs, and DDL in this database will end all shapes");
 }
 
 static void

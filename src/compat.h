@@ -32,6 +32,15 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* 16 renamed relfilenodes, also in WAL records. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_new_cid_database(rec) ((rec)->target_locator.dbOid)
+#define ecm_new_cid_relation(rec) ((rec)->target_locator.relNumber)
+#else
+#define ecm_new_cid_database(rec) ((rec)->target_node.dbNode)
+#define ecm_new_cid_relation(rec) ((rec)->target_node.relNode)
+#endif
+
 /* 17 gave wait event sets a resource owner; ours live as long as the process. */
 #if PG_VERSION_NUM >= 170000
 #define ecm_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))

@@ -274,7 +274,8 @@ add_shapes(Health *health)
 							  "    coalesce(t.state NOT IN ('live', 'errored'), true)"
 							  "    AND abs(extract(epoch FROM clock_timestamp() - s.created_at)) > 60 AS waits"
 							  "   FROM _electric_cm.shape s"
-							  "    LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id) s) s");
+							  "    LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+							  "   WHERE t.state IS DISTINCT FROM 'gone') s) s");
 
 	open_group(json, "shapes", '{');
 	add_value(json, "total", v ? v[0] : NULL);

@@ -52,6 +52,7 @@
 #include "utils/syscache.h"
 
 #include "hooks.h"
+#include "server_runs.h"
 #include "settings.h"
 #include "shape.h"
 #include "shape_ddl.h"
@@ -166,7 +167,10 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 	{
 		if (access == OAT_DROP)
+		{
 			ecm_ddl_note_index(relid);
+			ecm_unpublish_note_index(relid);
+		}
 	}
 	else if (access == OAT_TRUNCATE)
 		ecm_ddl_note_void(relid, "the table was truncated");
@@ -209,6 +213,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 						  "partitions were attached or detached");
 		ecm_ddl_note_perhaps(object_id);
 		ecm_ddl_note_published(object_id);	/* with its parent only? */
+		ecm_unpublish_note(object_id);
 	}
 	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
 		ecm_ddl_note_schema(object_id);
@@ -219,7 +224,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		ecm_ddl_note_publication(object_id);
 		look_again = true;
 	}
-	else if (class_id == PublicationRelRelationId && changed)
+	else if (class_id == PublicationRelRelationId && changed && !ecm_is_unpublishing)
 	{
 		ecm_ddl_note_member(object_id);
 		look_again = true;
@@ -282,7 +287,10 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 						 errmsg("cannot PREPARE a transaction that has dropped the extension electric_cm")));
 			/* FALLTHROUGH */
 		case XACT_EVENT_PRE_COMMIT:
+			ecm_unpublish_keyless();
 			ecm_ddl_apply_at_commit();
+			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				ecm_run_mark();
 			break;
 		case XACT_EVENT_COMMIT:
 			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
@@ -291,6 +299,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			ecm_ddl_forget();
+			ecm_unpublish_forget();
 			look_again = false;
 			dropped_extensions = NIL;
 			break;
@@ -344,7 +353,14 @@ after_statement(NodeTag tag, Node *stmt)
 				AlterTableStmt *alter = (AlterTableStmt *) stmt;
 
 				if (alter->objtype == OBJECT_TABLE)
-					ecm_ddl_note_perhaps(RangeVarGetRelid(alter->relation, NoLock, true));
+				{
+					Oid			relid = RangeVarGetRelid(alter->relation, NoLock, true);
+
+					ecm_ddl_note_perhaps(relid);
+					foreach(lc, alter->cmds)
+						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
+							ecm_unpublish_note(relid);
+				}
 				break;
 			}
 		case T_AlterEnumStmt:
@@ -384,6 +400,10 @@ before_statement(Node *stmt)
 {
 	ListCell   *lc;
 
+	/* that commits before this statement's own transaction does */
+	if (IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+		ecm_run_mark();
 	if (!IsA(stmt, AlterTableStmt))
 		return;
 	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
@@ -436,6 +456,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 	PG_END_TRY();
 	after_statement(tag, stmt);
+	if (context != PROCESS_UTILITY_SUBCOMMAND)	/* in the midst of another one */
+		ecm_unpublish_keyless();
 	if (whole)
 		ecm_ddl_apply();
 }

@@ -49,6 +49,7 @@
 #include "pool.h"
 #include "publish.h"
 #include "replication.h"
+#include "server_runs.h"
 #include "settings.h"
 #include "shape.h"
 #include "shape_retention.h"
@@ -177,10 +178,10 @@ step_job_done(void *arg pg_attribute_unused(),
 }
 
 static void
-start_step_job(const char *sql)
+start_step_job(const char *sql, int timeout_ms)
 {
 	step_job_result = ECM_RESULT_PENDING;
-	step_job = ecm_pool_submit(sql, JOB_TIMEOUT_MS, step_job_done, NULL);
+	step_job = ecm_pool_submit(sql, timeout_ms, step_job_done, NULL);
 }
 
 static EcmStepResult
@@ -275,6 +276,7 @@ start_timeline(void)
 	char	   *sql;
 	char	   *assign_sql;
 	char	   *disown_sql;
+	char	   *runs_sql;
 	EcmError	err;
 
 	step_job_result = ECM_RESULT_FAILED;
@@ -302,10 +304,14 @@ start_timeline(void)
 	assign_sql = ecm_feed_assign_sql();
 	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
 		disown_slot_sql(stack->slot_name) : NULL;
-	if (sql != NULL || assign_sql != NULL || disown_sql != NULL)
-		start_step_job(psprintf("%s;%s;%s", sql ? sql : "",
+	runs_sql = mismatch == NULL && !ecm_runs_seen(remembered.seen_lsn) ?
+		psprintf("SELECT _electric_cm.check_runs(%s)",
+				 ecm_quote_literal(stack->slot_name)) : NULL;
+	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
+		start_step_job(psprintf("%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
 								assign_sql ? assign_sql : "",
-								disown_sql ? disown_sql : ""));
+								disown_sql ? disown_sql : ""),
+					   runs_sql ? 0 : JOB_TIMEOUT_MS);	/* the WAL may be long */
 	else
 		step_job_result = ECM_RESULT_DONE;
 }

@@ -452,6 +452,47 @@ obey_drop(const char *ids)
 	ecm_fates_end(&fates);
 }
 
+/*
+ * Invalidated while somebody had its row locked: it can't be deleted, but it
+ * ends here.
+ */
+static void
+obey_lost(const char *ids)
+{
+	char	   *p = unconstify(char *, ids);
+	const char *reason = strchr(ids, ' ');
+
+	reason = quote_literal_cstr(reason ? reason + 1 : "");
+	while (*p != '\0' && *p != ' ')
+	{
+		int64		id = strtoi64(p, &p, 10);
+		EcmShapeDef *def = ecm_shape_by_id(id);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (*p == ',')
+			p++;
+		else if (*p != ' ')
+			break;
+		if (def == NULL || def->worker != worker ||
+			ecm_gather_is_past(def->skip_until) ||
+			!ecm_fate_is_lost(ecm_gather_xid(), id))
+			continue;
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
+							  " (shape, state, generation, last_error)"
+							  " VALUES ($1, 'gone', $2, %s) ON CONFLICT (shape)"
+							  " DO UPDATE SET state = 'gone',"
+							  " last_error = excluded.last_error", reason),
+					 id, def->generation);
+		if (shape != NULL)
+			ecm_match_remove(shape);
+		else
+			ecm_load_forget(id);
+	}
+	ecm_gather_work_on(0);
+}
+
 static void
 obey_owner(int64 id)
 {
@@ -505,6 +546,8 @@ obey_order(const Order *order)
 		obey_live(text + strlen("live "));
 	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
 		obey_drop(text + n);
+	else if (sscanf(text, "lost %*s %n", &n) >= 0 && n > 0)
+		obey_lost(text + n);
 	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
 		obey_owner(id);
 }

@@ -14,6 +14,7 @@
  * shape_ddl.c		what DDL does to shapes; shape_verify.c: do they and their
  *					tables still go together?
  * shape_settings.c	the settings that count for them
+ * shape_unpublish.c	tables without shapes leave the publication
  * shape_owner.c	what becomes of shapes when their owners go
  * shape_fate.c		is a shape's row there, or on its way out?
  * shape_log.c		writes, scans and deletes chunks
@@ -44,6 +45,8 @@
  *					(walsender)
  *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
  *					first one's
+ *	 lost <handle> <id>,... <reason>	so are these, but somebody else has
+ *					their rows locked
  *	 owner <id> <oid>			it has another owner
  *
  *-------------------------------------------------------------------------
@@ -159,6 +162,12 @@ extern void ecm_emit_message(const char *text);
 /* An error as it is kept of a shape, palloc'd: see ecm_error_public_text(). */
 extern char *ecm_tag_error(const char *sqlstate, const char *message);
 
+/*
+ * Has the shape's consumer mark it as errored, once the current transaction is
+ * committed.  ERROR 55P03 if somebody has its row locked.
+ */
+extern void ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error);
+
 /* Lookups; palloc'd in the caller's context.  NULL if there is no such row. */
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
@@ -192,13 +201,17 @@ extern List *ecm_tables_with_shapes(List *relids);
  */
 extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 
+/* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
+extern void ecm_shape_delete(int64 shape, const char *reason);
+
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
 /*
  * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
  * deletes the shapes (s) that meet a condition, with drop messages for them.
- * 'nulls' as for SPI.  Returns how many there were.
+ * Those that somebody else has locked are not waited for: they end where their
+ * consumer comes to it.  'nulls' as for SPI.  Returns how many there were.
  */
 extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
 extern void ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values);
@@ -348,6 +361,36 @@ typedef struct EcmFates
 extern bool ecm_fates_begin(EcmFates *fates, TransactionId xid, bool wait);
 extern EcmShapeFate ecm_fate_of(EcmFates *fates, int64 id);
 extern void ecm_fates_end(EcmFates *fates);
+
+/*
+ * Has transaction xid noted that it would have deleted the shape?  Within a
+ * transaction that has a snapshot.
+ */
+extern bool ecm_fate_is_lost(TransactionId xid, int64 id);
+
+/* ---- shape_unpublish.c ---- */
+
+/* For a session that is about to publish a table: keeps it as it is. */
+extern void ecm_hold_published(Oid relation);
+
+/*
+ * Within ecm_spi_begin/end: it has been added by us; and has it ever been, so
+ * that it may be again?
+ */
+extern void ecm_note_published(Oid relation);
+extern bool ecm_was_published(Oid relation);
+
+/* A table without shapes leaves the publication: that concerns nobody. */
+extern bool ecm_is_unpublishing;
+
+/*
+ * A table may have lost its replica identity, or loses this index; takes those
+ * that have none any more out of the publication, if we have added them.
+ */
+extern void ecm_unpublish_note(Oid relation);
+extern void ecm_unpublish_note_index(Oid index);
+extern void ecm_unpublish_keyless(void);
+extern void ecm_unpublish_forget(void);
 
 /* ---- shape_owner.c ---- */
 

@@ -4,7 +4,8 @@
  *	  Which consumer follows which shape.
  *
  * A shape's consumer is a function of its id and the number of consumers, and
- * is stored with the shape when an attempt to create it begins.  Only when a
+ * is stored when an attempt to create it begins, beside the shape's own row,
+ * which a user may have locked.  Only when a
  * stack starts with another number of consumers do shapes change hands.  Then
  * consumers may have come to different positions: the new one of a shape must
  * neither skip what the old one had not come to yet, nor log again what it
@@ -87,7 +88,7 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 						ECM_MAX_SHAPE_WORKERS)));
 
 	ecm_spi_begin(&spi);
-	run("SELECT FROM _electric_cm.shape WHERE generation > 0 AND worker <> id % $1"
+	run("SELECT FROM _electric_cm.shape_worker WHERE worker <> shape % $1"
 		" LIMIT 1", SPI_OK_SELECT, workers);
 	any = SPI_processed > 0;
 	if (any)
@@ -96,9 +97,9 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 			ecm_shape_lock_progress(i, false);
 
 		/* a consumer without a row has not logged anything yet */
-		run("UPDATE _electric_cm.shape s SET skip_until = greatest(s.skip_until,"
-			" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = s.worker)),"
-			" worker = s.id % $1", SPI_OK_UPDATE, workers);
+		run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"
+			" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = w.worker)),"
+			" worker = w.shape % $1", SPI_OK_UPDATE, workers);
 		run("DELETE FROM _electric_cm.progress WHERE $1 > 0", SPI_OK_DELETE, workers);
 	}
 	ecm_spi_end(&spi);

@@ -8,9 +8,13 @@
  * so every statement here runs as the bootstrap superuser with search_path
  * pinned, after the caller's own rights have been checked.
  *
- * A shape's row is never changed by a consumer: a user who drops a shape, or
- * truncates its table, locks the row until the end of a transaction that may
- * last for days, and no consumer must wait for that.
+ * A user who drops a shape locks its row until the end of a transaction that
+ * may last for days, and nobody must wait for that: neither the stack, nor who
+ * has truncated the table and is about to commit, with all his locks.  A shape
+ * that is to end then is not deleted.  The stream says that it is lost, its
+ * consumer marks it as gone, which for everybody it is from then on, and the
+ * row is deleted when it can be.  Until the consumer comes to that, the log has
+ * nothing of what followed.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,6 +52,7 @@
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
+PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
 PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
@@ -156,12 +161,15 @@ spi_column(int row, int column, bool *isnull)
 
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
-	" s.column_names, s.column_types, s.key_positions, s.worker, t.state," \
+	" s.column_names, s.column_types, s.key_positions," \
+	" coalesce(w.worker, 0), t.state," \
 	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
-	" s.skip_until" \
+	" w.skip_until" \
 	" FROM _electric_cm.shape s" \
+	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+#define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
 
 static char **
 text_array(Datum datum, int *n)
@@ -277,7 +285,7 @@ ecm_shape_by_handle(const char *handle)
 {
 	static SPIPlanPtr plan;
 
-	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1",
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_GONE_SQL,
 						TEXTOID, CStringGetTextDatum(handle));
 }
 
@@ -295,7 +303,7 @@ ecm_shape_as_of(const char *handle, Snapshot snapshot)
 	ecm_spi_begin(&spi);
 	if (plan == NULL)
 	{
-		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1", 1, &type);
+		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_GONE_SQL, 1, &type);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the look at a shape");
 	}
@@ -314,7 +322,7 @@ ecm_shape_by_id(int64 id)
 {
 	static SPIPlanPtr plan;
 
-	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1",
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1" NOT_GONE_SQL,
 						INT8OID, Int64GetDatum(id));
 }
 
@@ -364,12 +372,12 @@ ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn, void *arg)
 
 	if (OidIsValid(relation))
 		foreach_shape(SHAPE_COLUMNS_SQL
-					  "WHERE s.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
+					  "WHERE w.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
 					  " (t.state = 'capturing' AND t.generation = s.generation))"
 					  " ORDER BY s.id", 2, types, values, fn, arg);
 	else
 		foreach_shape(SHAPE_COLUMNS_SQL
-					  "WHERE s.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
+					  "WHERE w.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
 					  " ORDER BY s.id", 1, types, values, fn, arg);
 }
 
@@ -386,8 +394,9 @@ ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg)
 	portal = SPI_cursor_open_with_args(NULL,
 									   "SELECT s.id, s.relation, t.state = 'live'"
 									   " FROM _electric_cm.shape s"
+									   " JOIN _electric_cm.shape_worker w ON w.shape = s.id"
 									   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
-									   " WHERE s.worker = $1 AND t.state <> 'errored'",
+									   " WHERE w.worker = $1 AND t.state IN ('capturing', 'live')",
 									   1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
 	for (;;)
 	{
@@ -410,7 +419,7 @@ ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
 	Oid			type = INT8ARRAYOID;
 	Datum		value = PointerGetDatum(ids);
 
-	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1) ORDER BY s.id",
+	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1)" NOT_GONE_SQL "ORDER BY s.id",
 				  1, &type, &value, fn, arg);
 }
 
@@ -424,7 +433,7 @@ ecm_shapes_of_owner(Oid owner)
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1 ORDER BY s.id",
+	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1" NOT_GONE_SQL "ORDER BY s.id",
 				SPI_OK_SELECT, 1, &type, &value, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -515,14 +524,16 @@ typedef struct DropMessage
 {
 	StringInfoData text;
 	const char *prefix;
+	const char *order;			/* "drop", or "lost" */
 	const char *reason;
 	int			n;
 } DropMessage;
 
 static void
-begin_drop_message(DropMessage *message, const char *reason)
+begin_drop_message(DropMessage *message, const char *order, const char *reason)
 {
 	initStringInfo(&message->text);
+	message->order = order;
 	message->prefix = ecm_message_prefix();
 	message->reason = reason;
 	message->n = 0;
@@ -542,7 +553,7 @@ static void
 add_to_drop_message(DropMessage *message, int64 id, const char *handle)
 {
 	if (message->text.len == 0)
-		appendStringInfo(&message->text, "drop %s ", handle);
+		appendStringInfo(&message->text, "%s %s ", message->order, handle);
 	else
 		appendStringInfoChar(&message->text, ',');
 	appendStringInfo(&message->text, INT64_FORMAT, id);
@@ -569,7 +580,7 @@ announce_dropped(const char *reason)
 
 	if (n == 0)
 		return 0;
-	begin_drop_message(&message, reason);
+	begin_drop_message(&message, "drop", reason);
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
@@ -582,6 +593,18 @@ announce_dropped(const char *reason)
 	return end_drop_message(&message);
 }
 
+void
+ecm_shape_delete(int64 shape, const char *reason)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape);
+
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	(void) announce_dropped(reason);
+}
+
 /*
  * electric_cm_drop_shape(handle text) RETURNS void
  *
@@ -590,12 +613,9 @@ announce_dropped(const char *reason)
 Datum
 electric_cm_drop_shape(PG_FUNCTION_ARGS)
 {
-	static SPIPlanPtr plan;
 	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmShapeDef *def;
 	EcmSpiState spi;
-	Oid			type = INT8OID;
-	Datum		id;
 
 	ecm_require_shared();
 	def = ecm_shape_by_handle(handle);
@@ -606,10 +626,7 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	check_shape_owner(def);
 
 	ecm_spi_begin(&spi);
-	id = Int64GetDatum(def->id);
-	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
-					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
-	(void) announce_dropped("dropped by electric_cm_drop_shape()");
+	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
 	ecm_spi_end(&spi);
 	PG_RETURN_VOID();
 }
@@ -685,7 +702,7 @@ typedef enum DeleteResult
 {
 	ROW_DELETED,
 	ROW_GONE,					/* somebody else has deleted it */
-	ROW_LOCKED					/* only if it is not waited for */
+	ROW_LOCKED					/* somebody may, or changes it */
 } DeleteResult;
 
 /*
@@ -693,7 +710,7 @@ typedef enum DeleteResult
  * row has been updated since it began, by the stack itself for instance.
  */
 static DeleteResult
-delete_row(Relation rel, Relation index, int64 id, bool wait)
+delete_row(Relation rel, Relation index, int64 id)
 {
 	TM_Result	result;
 
@@ -711,7 +728,7 @@ delete_row(Relation rel, Relation index, int64 id, bool wait)
 		if (index_getnext_slot(scan, ForwardScanDirection, slot))
 			result = table_tuple_delete(rel, &slot->tts_tid,
 										GetCurrentCommandId(true), snapshot,
-										InvalidSnapshot, wait, &failure, false);
+										InvalidSnapshot, false, &failure, false);
 		else
 			result = TM_Deleted;
 		index_endscan(scan);
@@ -722,6 +739,19 @@ delete_row(Relation rel, Relation index, int64 id, bool wait)
 		result == TM_BeingModified ? ROW_LOCKED : ROW_GONE;
 }
 
+/* What makes the message that says so one of ours: see ecm_fate_is_lost(). */
+static void
+note_lost(int64 id)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.lost_shape (shape, xid)"
+					 " VALUES ($1, pg_current_xact_id()) ON CONFLICT DO NOTHING",
+					 SPI_OK_INSERT, 1, &type, &value, NULL);
+}
+
 int
 ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)
@@ -730,7 +760,8 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 	uint64		nrows;
 	Relation	rel;
 	Relation	index;
-	DropMessage message;
+	DropMessage dropped;
+	DropMessage lost;
 
 	/* in an order that is the same for all, lest they wait for each other */
 	run_with_latest_snapshot(psprintf("SELECT id, handle FROM _electric_cm.shape s"
@@ -740,7 +771,8 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 		return 0;
 	rows = SPI_tuptable;
 	nrows = SPI_processed;
-	begin_drop_message(&message, reason);
+	begin_drop_message(&dropped, "drop", reason);
+	begin_drop_message(&lost, "lost", reason);
 	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
 	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
 	for (uint64 i = 0; i < nrows; i++)
@@ -748,15 +780,21 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 		bool		isnull;
 		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 													 1, &isnull));
+		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
+		DeleteResult result = delete_row(rel, index, id);
 
-		if (delete_row(rel, index, id, true) == ROW_DELETED)
-			add_to_drop_message(&message, id,
-								SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+		if (result == ROW_DELETED)
+			add_to_drop_message(&dropped, id, handle);
+		else if (result == ROW_LOCKED)
+		{
+			note_lost(id);
+			add_to_drop_message(&lost, id, handle);
+		}
 	}
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
-	return end_drop_message(&message);
+	return end_drop_message(&dropped) + end_drop_message(&lost);
 }
 
 int
@@ -799,30 +837,81 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 }
 
 /*
+ * _electric_cm.delete_gone() RETURNS bool
+ *
+ * Deletes what has been marked as gone, and which nobody has locked any more.
+ * True: there are others.
+ */
+Datum
+electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	EcmSpiState spi;
+	bool		others;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state = 'gone' FOR UPDATE OF s SKIP LOCKED)"
+				" RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+	(void) announce_dropped("");	/* why, has been said */
+	ecm_spi_run("SELECT FROM _electric_cm.shape s"
+				" JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state = 'gone' LIMIT 1", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	others = SPI_processed > 0;
+	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
+				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(others);
+}
+
+/*
  * _electric_cm.invalidate_all(reason text) RETURNS int4
  *
  * Throws shapes away before streaming starts, because the stream that begins
  * does not continue the one that they were made from.  Shapes that are still
  * being created have nothing to lose: their creation starts again.  The
  * consumers' progress goes as well, since after a PITR it lies in a future
- * that never happened.  Returns the number of shapes thrown away.
+ * that never happened.  Where somebody has locked a shape's row, it is marked
+ * as gone.  Returns the number of shapes thrown away.
  */
 Datum
 electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 {
 	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	EcmSpiState spi;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(reason);
 	int			n;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape s USING _electric_cm.shape_state t"
-				" WHERE t.shape = s.id AND t.state <> 'capturing'"
-				" RETURNING s.id, s.handle",
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state <> 'capturing' FOR UPDATE OF s SKIP LOCKED)"
+				" RETURNING id, handle",
 				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	n = announce_dropped(reason);
-	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL",
+	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
+				" (SELECT s.id FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE s.snapshot_generation IS NOT NULL"
+				" AND coalesce(t.state, 'capturing') = 'capturing'"
+				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
 				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.shape_state", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	/* what is left of those is locked */
+	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
+				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
+				" OR s.snapshot_generation IS NOT NULL"
+				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
+				" last_error = excluded.last_error",
+				SPI_OK_INSERT, 1, &type, &value, NULL);
+	n += (int) SPI_processed;
+	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
@@ -832,4 +921,21 @@ char *
 ecm_tag_error(const char *sqlstate, const char *message)
 {
 	return psprintf("%s: %s", sqlstate, message ? message : "unknown error");
+}
+
+void
+ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
+{
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape->id);
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
+				SPI_OK_SELECT, 1, &type, &id, NULL);
+	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
+				SPI_OK_UPDATE, 1, &type, &id, NULL);
+	ecm_spi_end(&spi);
+	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
+							  shape->generation, error));
 }

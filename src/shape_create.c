@@ -624,6 +624,7 @@ drop_request(int64 id)
 typedef struct DroppedArg
 {
 	const char *ids;			/* as in the message */
+	bool		lost;			/* only their rows are still there */
 	TransactionId xid;			/* that has it */
 	int			n;
 	int64	   *gone;			/* those that are, or go with it */
@@ -643,7 +644,8 @@ find_dropped(void *arg)
 		int64		id = strtoi64(p, &p, 10);
 
 		/* what can't be told now, whoever deletes its log will see */
-		if (!known || !ecm_fate_of(&fates, id).exists)
+		if (dropped->lost ? known && ecm_fate_is_lost(dropped->xid, id) :
+			!known || !ecm_fate_of(&fates, id).exists)
 			dropped->gone[dropped->n++] = id;
 		if (*p == ',')
 			p++;
@@ -655,10 +657,11 @@ find_dropped(void *arg)
 }
 
 static void
-shapes_dropped(const char *handle, const char *ids, TransactionId xid, XLogRecPtr after)
+shapes_dropped(const char *handle, const char *ids, bool lost, TransactionId xid,
+			   XLogRecPtr after)
 {
 	const char *reason = strchr(ids, ' ');
-	DroppedArg	dropped = {ids, xid, 0, palloc(sizeof(int64) * (strlen(ids) + 1))};
+	DroppedArg	dropped = {ids, lost, xid, 0, palloc(sizeof(int64) * (strlen(ids) + 1))};
 	EcmError	err;
 
 	if (!ecm_worker_try(find_dropped, &dropped, &err))
@@ -666,10 +669,13 @@ shapes_dropped(const char *handle, const char *ids, TransactionId xid, XLogRecPt
 	for (int i = 0; i < dropped.n; i++)
 	{
 		drop_request(dropped.gone[i]);
-		ecm_purges_add(dropped.gone[i], after);
+		if (!lost)
+			ecm_purges_add(dropped.gone[i], after);
 	}
-	if (dropped.n > 0)
-		ecm_purges_report(handle, dropped.n, reason ? reason + 1 : "", after);
+	if (lost)
+		ecm_purges_gone(after);
+	if (dropped.n > 0 && reason != NULL && reason[1] != '\0')	/* else it has been said before */
+		ecm_purges_report(handle, dropped.n, reason + 1, after);
 	pfree(dropped.gone);
 }
 
@@ -704,7 +710,12 @@ ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
 	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
 		capture_met(id, xid, after);
 	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
-		shapes_dropped(handle, text + n, xid, after);
+	{
+		shapes_dropped(handle, text + n, false, xid, after);
+		ecm_purges_leaver(xid);
+	}
+	else if (sscanf(text, "lost %39s %n", handle, &n) == 1 && n > 0)
+		shapes_dropped(handle, text + n, true, xid, after);
 }
 
 void

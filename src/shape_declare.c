@@ -445,7 +445,7 @@ insert_row(Oid *types, Datum *values, const char *nulls)
  * or its table has another name since.
  */
 static char *
-find_same(const NewShape *shape, Datum definition)
+find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
 {
 	static SPIPlanPtr plan;
 	Oid			types[] = {OIDOID, OIDOID, BYTEAOID, TEXTOID};
@@ -453,21 +453,31 @@ find_same(const NewShape *shape, Datum definition)
 		ObjectIdGetDatum(shape->relation), definition,
 	CStringGetTextDatum(shape->relation_name)};
 
-	ecm_spi_run_kept(&plan, "SELECT handle FROM _electric_cm.shape"
-					 " WHERE owner = $1 AND relation = $2 AND definition = $3"
-					 " AND relation_name = $4",
+	bool		isnull;
+
+	ecm_spi_run_kept(&plan, "SELECT s.handle, s.id, t.state IS NOT DISTINCT FROM 'gone'"
+					 " FROM _electric_cm.shape s"
+					 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+					 " WHERE s.owner = $1 AND s.relation = $2 AND s.definition = $3"
+					 " AND s.relation_name = $4",
 					 SPI_OK_SELECT, lengthof(types), types, values, NULL);
-	return SPI_processed == 0 ? NULL :
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (SPI_processed == 0)
+		return NULL;
+	*id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									  2, &isnull));
+	*gone = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									   3, &isnull));
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
- * the new shape's id, or 0.
+ * the new shape's id, or 0.  One that is gone, but for its row, makes room.
  */
 static char *
-insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
+insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
+			 bool may_replace)
 {
 	char	   *handle;
 	MemoryContext old;
@@ -513,7 +523,15 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 	*created = insert_row(types, values, nulls);
 	if (*created == 0)
 	{
-		char	   *found = find_same(shape, values[13]);
+		int64		id;
+		bool		gone = false;
+		char	   *found = find_same(shape, values[13], &id, &gone);
+
+		if (found != NULL && gone && may_replace)
+		{
+			ecm_shape_delete(id, "");
+			return insert_shape(shape, context, created, false);
+		}
 
 		if (found == NULL)
 		{
@@ -662,10 +680,10 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 							 quote_identifier(publication),
 							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 														RelationGetRelationName(rel)))));
-		if (!ecm_table_is_owned(relid, spi.save_userid))
+		if (!ecm_table_is_owned(relid, spi.save_userid) && !ecm_was_published(relid))
 			report_unpublished(rel);
 	}
-	handle = insert_shape(&shape, context, &created);
+	handle = insert_shape(&shape, context, &created, true);
 	ecm_spi_end(&spi);
 
 	/* the stack is woken by the stream itself, when the transaction commits */

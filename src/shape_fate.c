@@ -23,6 +23,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/xid8.h"
 
 #include "compat.h"
 #include "shape.h"
@@ -31,6 +32,10 @@
 /* columns of _electric_cm.shape */
 #define SHAPE_ID	1
 #define SHAPE_OWNER	3
+
+/* columns of _electric_cm.lost_shape */
+#define LOST_SHAPE	1
+#define LOST_XID	2
 
 bool
 ecm_fates_begin(EcmFates *fates, TransactionId xid, bool wait)
@@ -111,4 +116,37 @@ ecm_fate_of(EcmFates *fates, int64 id)
 	EcmShapeFate fate = look(fates, id);
 
 	return fate.exists || fate.changed ? fate : look(fates, id);
+}
+
+/*
+ * The row may not be committed for others yet, where the commit waits for a
+ * synchronous standby; that it is in the stream is enough.
+ */
+bool
+ecm_fate_is_lost(TransactionId xid, int64 id)
+{
+	Relation	rel = table_open(ecm_own_relid("lost_shape"), AccessShareLock);
+	Relation	index = index_open(ecm_own_relid("lost_shape_pkey"), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	bool		lost = false;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, LOST_SHAPE, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = ecm_index_beginscan(rel, index, &dirty, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (!lost && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		Datum		who = slot_getattr(slot, LOST_XID, &isnull);
+
+		lost = XidFromFullTransactionId(DatumGetFullTransactionId(who)) == xid;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	return lost;
 }

@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplesort.h"
 
+#include "errors.h"
 #include "shape_complete.h"
 #include "shape_entry.h"
 
@@ -508,6 +509,37 @@ delete_folded(const Fold *fold)
 	return bytes > 0;
 }
 
+/*
+ * Somebody may have locked the shape's row, to drop it, for days: all the work
+ * would be in vain then, and meanwhile no other log could be folded.  The lock
+ * by which this is found out is given back.
+ */
+static void
+check_lockable(const EcmShapeDef *shape)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(shape->id);
+	EcmSpiState spi;
+	bool		lockable;
+
+	BeginInternalSubTransaction(NULL);
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1"
+				" FOR KEY SHARE SKIP LOCKED", SPI_OK_SELECT, 1, &type, &value, NULL);
+	lockable = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (!lockable)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("shape \"%s\" is locked, by somebody who drops it perhaps",
+						shape->handle)));
+}
+
 /* One at a time, whoever asks, until the transaction ends. */
 static void
 lock_folding(void)
@@ -550,6 +582,7 @@ fold_or_fail(Fold *fold)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool ok = true;
 
+	check_lockable(fold->shape);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -567,8 +600,9 @@ fold_or_fail(Fold *fold)
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", fold->shape->id,
-								  fold->shape->generation, edata->message));
+		CurrentResourceOwner = owner;
+		ecm_shape_emit_failure(fold->shape,
+							   psprintf(ECM_ERROR_OWN_TEXT "%s", edata->message));
 		ok = false;
 	}
 	PG_END_TRY();

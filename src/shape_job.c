@@ -42,6 +42,7 @@ typedef struct LeavesArg
 	MemoryContext context;
 	Oid			relation;
 	bool		any;			/* are there any of these shapes? */
+	LOCKMODE	lockmode;		/* on the leaves */
 	List	   *leaves;
 } LeavesArg;
 
@@ -67,10 +68,29 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	if (def->filter != NULL)
 		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
 									  def->filter->ncolumns, NULL, &missing);
-	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, NoLock);
+	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
 	old = MemoryContextSwitchTo(a->context);
 	a->leaves = list_concat_unique_oid(a->leaves, leaves);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Nobody takes a leaf's identity away now before he can see that the table is
+ * published.  Did somebody just before?
+ */
+static void
+check_identities(Oid relation, ArrayType *shapes)
+{
+	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation,
+		.lockmode = AccessShareLock};
+
+	CommandCounterIncrement();
+	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
+	if (arg.leaves != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the replica identity of table \"%s\" has changed",
+						get_rel_name(linitial_oid(arg.leaves)))));
 }
 
 /*
@@ -94,7 +114,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	Oid			relation = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relation);
 	char	   *publication = ecm_own_publication_name();
-	LeavesArg	arg = {CurrentMemoryContext, relation, false, NIL};
+	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation};
 	bool		publish;
 	EcmSpiState spi;
 
@@ -107,6 +127,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	if (!arg.any)
 		PG_RETURN_BOOL(false);
 	ecm_spi_begin(&spi);
+	ecm_hold_published(relation);
 	if (arg.leaves != NIL)
 	{
 		(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
@@ -133,6 +154,11 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
+	if (publish)
+	{
+		ecm_note_published(relation);
+		check_identities(relation, PG_GETARG_ARRAYTYPE_P(1));
+	}
 	ecm_spi_end(&spi);
 	PG_RETURN_BOOL(publish || arg.leaves != NIL);
 }
@@ -148,7 +174,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
 	" SELECT s.id, l.generation, CASE WHEN s.relation <> $2 THEN 'other'" \
 	"  WHEN l.id IS NULL THEN 'locked'" \
-	"  WHEN t.state IN ('live', 'errored') OR" \
+	"  WHEN t.state IN ('live', 'errored', 'gone') OR" \
 	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
 	"  ELSE 'capture' END, s.relation" \
 	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
@@ -210,12 +236,16 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	{
 		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
 												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
+					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
+					SPI_OK_UPDATE, 1, types, args, NULL);
 		types[1] = INT4OID;
 		args[1] = Int32GetDatum(ecm_shape_workers_running());
-		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
-					" worker = id % $2, order_xid = pg_current_xact_id()"
-					" WHERE id = ANY ($1)",
-					SPI_OK_UPDATE, 2, types, args, NULL);
+		ecm_spi_run("INSERT INTO _electric_cm.shape_worker AS w (shape, worker)"
+					" SELECT id, id % $2 FROM unnest($1) AS id"
+					" ON CONFLICT (shape) DO UPDATE SET worker = excluded.worker"
+					" WHERE w.worker <> excluded.worker",
+					SPI_OK_INSERT, 2, types, args, NULL);
 		ecm_emit_message(message.data);
 	}
 	ecm_spi_end(&spi);
@@ -289,6 +319,8 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_end(&spi);
 	}

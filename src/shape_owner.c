@@ -14,8 +14,16 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
 
+#include "clock.h"
 #include "shape.h"
+#include "wait_event.h"
+
+/* How long REASSIGN OWNED waits for shapes that somebody has locked. */
+#define LOCK_WAIT_MS	3000
+#define LOCK_POLL_MS	50
 
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
 
@@ -52,15 +60,43 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(n);
 }
 
+/*
+ * Folding locks a shape's row for some seconds, whoever drops it perhaps for
+ * days: he is not waited for.
+ */
+static bool
+lock_shape(int64 id, EcmTime until)
+{
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+
+	for (;;)
+	{
+		ecm_shapes_query("SELECT FROM _electric_cm.shape WHERE id = $1"
+						 " FOR UPDATE SKIP LOCKED", 1, &type, &value);
+		if (SPI_processed > 0)
+			return true;
+		if (ecm_now() >= until)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL_MS, ecm_wait_event(ECM_WAIT_STACK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 static void
-give_shape(const EcmShapeDef *shape, Oid to)
+give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 {
 	Oid			types[] = {INT8OID, OIDOID};
 	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(to)};
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (!ecm_shape_may_read(shape, to))
+	if (!lock_shape(shape->id, until))
+		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+								 "its owner has changed while somebody was dropping it");
+	else if (!ecm_shape_may_read(shape, to))
 		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
 								 "its new owner may not read the table");
 	else
@@ -82,10 +118,11 @@ give_shape(const EcmShapeDef *shape, Oid to)
 void
 ecm_shapes_reassign(Oid from, Oid to)
 {
+	EcmTime until = ecm_later(ecm_now(), LOCK_WAIT_MS);
 	ListCell   *lc;
 
 	if (from == to)
 		return;
 	foreach(lc, ecm_shapes_of_owner(from))
-		give_shape(lfirst(lc), to);
+		give_shape(lfirst(lc), to, until);
 }

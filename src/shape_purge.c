@@ -20,6 +20,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/procarray.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -27,8 +28,17 @@
 #include "pool.h"
 #include "settings.h"
 #include "shape_purge.h"
+#include "shape_request.h"
 #include "shmem.h"
 #include "wal_watch.h"
+
+/* Who drops a table's shapes often makes the next one soon. */
+#define LEAVE_DELAY_MS	5000
+#define JOB_TIMEOUT_MS	60000
+
+/* How soon to try and delete what somebody has locked. */
+#define GONE_MIN_MS		1000
+#define GONE_MAX_MS		60000
 
 /* What is deleted in one transaction at most. */
 #define SLICE_SHAPES	1000
@@ -68,6 +78,21 @@ static bool scan_wanted = false;
 static EcmTime next_at = 0; /* nothing is done before; 0: at once */
 static EcmTime held_since = 0;	/* so that no limit is reached; 0: not */
 static EcmBackoff backoff;
+
+/* when to look for tables without shapes; 0: none may have come to that */
+static EcmTime leave_at = 0;
+static uint64 leave_job = 0;
+static TransactionId *leavers = NULL;	/* who has dropped shapes, and may ... */
+static int	nleavers = 0;		/* ... not be seen yet */
+static int	leavers_size = 0;
+
+/* shapes that are gone, but for their rows: when to try again; 0: none */
+static EcmTime gone_at = 0;
+static int	gone_delay_ms = GONE_MIN_MS;
+static uint64 gone_job = 0;
+static XLogRecPtr marked_after;	/* the last transaction that says so comes after
+								 * this one; or ends here, if it was met */
+static bool marked_met;
 
 /* what an event will say, once the transaction is complete */
 static int	ngone = 0;
@@ -314,14 +339,121 @@ start_scan(void)
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)"
 								 " UNION SELECT shape FROM _electric_cm.shape_base b WHERE NOT EXISTS"
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)"
+								 " UNION SELECT shape FROM _electric_cm.shape_worker w WHERE NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = w.shape)"
 								 " LIMIT %d", SLICE_SHAPES),
 						0, scan_done, NULL);
+}
+
+/* --------------------------------------------- tables without shapes --- */
+
+void
+ecm_purges_leaver(TransactionId xid)
+{
+	if (leave_at == 0)
+		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
+	if (nleavers > 0 && leavers[nleavers - 1] == xid)
+		return;
+	if (nleavers == leavers_size)
+	{
+		leavers_size = leavers_size ? leavers_size * 2 : 16;
+		leavers = leavers ?
+			repalloc(leavers, sizeof(TransactionId) * leavers_size) :
+			MemoryContextAlloc(TopMemoryContext, sizeof(TransactionId) * leavers_size);
+	}
+	leavers[nleavers++] = xid;
+}
+
+static void
+leave_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	const char *again = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
+
+	leave_job = 0;
+	if (err != NULL)
+		job_failed("take tables without shapes out of the publication", err);
+	if (leave_at == 0 && again != NULL && again[0] == 't')
+		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
+}
+
+/*
+ * A commit can be decoded long before others see it, where it waits for a
+ * synchronous standby: then its shapes seem to be there still.
+ */
+static void
+start_leave(EcmTime now)
+{
+	int			left = 0;
+
+	for (int i = 0; i < nleavers; i++)
+		if (TransactionIdIsInProgress(leavers[i]))
+			leavers[left++] = leavers[i];
+	nleavers = left;
+	leave_at = left == 0 ? 0 : ecm_later(now, LEAVE_DELAY_MS);
+	if (left == 0)
+		leave_job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
+									JOB_TIMEOUT_MS, leave_done, NULL);
+}
+
+/* ------------------------------------ shapes that are gone, but locked --- */
+
+void
+ecm_purges_gone(XLogRecPtr after)
+{
+	marked_after = after;
+	marked_met = false;
+	gone_delay_ms = GONE_MIN_MS;
+	gone_at = ecm_later(ecm_now(), gone_delay_ms);
+}
+
+/* Until the consumers have marked them there is nothing to be deleted. */
+static bool
+gone_are_marked(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (XLogRecPtrIsInvalid(marked_after))
+		return true;
+	if (!marked_met && received_lsn > marked_after)
+	{
+		marked_met = true;
+		marked_after = received_lsn;
+	}
+	return marked_met && applied_lsn >= marked_after;
+}
+
+static void
+gone_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
+{
+	const char *others = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
+
+	gone_job = 0;
+	if (err != NULL)
+		job_failed("delete shapes that are gone", err);
+	if (gone_at != 0 || others == NULL || others[0] != 't')
+		return;
+	gone_delay_ms = Min(gone_delay_ms * 2, GONE_MAX_MS);
+	gone_at = ecm_later(ecm_now(), gone_delay_ms);
+}
+
+static void
+start_gone(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (!gone_are_marked(received_lsn, applied_lsn))
+	{
+		gone_at = ecm_later(now, GONE_MIN_MS);
+		return;
+	}
+	gone_at = 0;
+	gone_job = ecm_pool_submit("SELECT _electric_cm.delete_gone()",
+							   JOB_TIMEOUT_MS, gone_done, NULL);
 }
 
 void
 ecm_purges_scan(void)
 {
 	scan_wanted = true;
+	ecm_purges_gone(InvalidXLogRecPtr);
+	if (leave_at == 0)
+		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
 }
 
 void
@@ -330,6 +462,10 @@ ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 	if (received_lsn > gone_after)
 		report_gone();
 	note_complete(received_lsn);
+	if (gone_at != 0 && gone_job == 0 && now >= gone_at)
+		start_gone(now, received_lsn, applied_lsn);
+	if (leave_at != 0 && leave_job == 0 && now >= leave_at)
+		start_leave(now);
 	if (purge_job != 0 || scan_job != 0 || now < next_at)
 		return;
 	next_at = 0;
@@ -342,7 +478,9 @@ ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 EcmTime
 ecm_purges_deadline(void)
 {
-	return next_at;
+	EcmTime deadline = ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
+
+	return ecm_sooner(deadline, gone_job == 0 ? gone_at : 0);
 }
 
 void
@@ -354,7 +492,11 @@ ecm_purges_forget(void)
 		ecm_pool_cancel(purge_job);
 	if (scan_job != 0)
 		ecm_pool_cancel(scan_job);
-	purge_job = scan_job = 0;
+	if (leave_job != 0)
+		ecm_pool_cancel(leave_job);
+	if (gone_job != 0)
+		ecm_pool_cancel(gone_job);
+	purge_job = scan_job = leave_job = gone_job = 0;
 	scan_wanted = false;
-	next_at = held_since = 0;
+	next_at = held_since = leave_at = gone_at = 0;
 }

@@ -135,9 +135,11 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	const char *value;
 
 	job = 0;
-	if (err != NULL && strcmp(err->sqlstate, "42704") == 0)
+	if (err != NULL && (strcmp(err->sqlstate, "42704") == 0 ||
+						strcmp(err->sqlstate, "55P03") == 0))
 	{
-		forget_first();			/* the shape was dropped */
+		/* it was dropped, or is about to be: or else it goes on growing */
+		forget_first();
 		return;
 	}
 	if (err != NULL)

@@ -611,21 +611,10 @@ is_final(const ErrorData *edata, bool last_attempt)
 static void
 emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 {
-	EcmSpiState spi;
-	Oid			type = INT8OID;
-	Datum		id = Int64GetDatum(def->id);
 	char	   *text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
 
 	text[pg_mbcliplen(text, strlen(text), MAX_REASON)] = '\0';
-	ecm_spi_begin(&spi);
-	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
-				SPI_OK_SELECT, 1, &type, &id, NULL);
-	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
-				SPI_OK_UPDATE, 1, &type, &id, NULL);
-	ecm_spi_end(&spi);
-	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", def->id,
-							  def->generation, text));
-
+	ecm_shape_emit_failure(def, text);
 	ereport(LOG,
 			(errcode(edata->sqlerrcode),
 			 errmsg("could not create shape %s: %s", def->handle,

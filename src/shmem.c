@@ -54,6 +54,7 @@ ecm_shmem_startup(void)
 		for (int i = 0; i < ECM_MAX_READS; i++)
 			SpinLockInit(&ecm_shared->reads[i].mutex);
 		ecm_shared->made_at = ecm_wall_clock();
+		pg_atomic_init_u32(&ecm_shared->run_marked, 0);
 		for (int i = 0; i < ecm_shared->nstacks; i++)
 			ConditionVariableInit(&ecm_shared->stacks[i].cv);
 	}

@@ -387,6 +387,7 @@ typedef struct EcmShared
 	volatile EcmTime launcher_alive_at; /* it writes that without the lock */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
+	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody sets */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */

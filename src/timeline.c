@@ -40,7 +40,7 @@ ecm_timeline_read(EcmRemembered *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name, followed_publication"
+					" clean_stop_lsn, slot_name, followed_publication, seen_lsn"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -69,6 +69,8 @@ ecm_timeline_read(EcmRemembered *remembered)
 	datum = SPI_getbinval(row, desc, 7, &isnull);
 	if (!isnull)
 		namestrcpy(&remembered->publication, NameStr(*DatumGetName(datum)));
+	datum = SPI_getbinval(row, desc, 8, &isnull);
+	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -157,7 +159,8 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 
 	initStringInfo(&sql);
 	if (mismatch != NULL)
-		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);",
+		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);"
+						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
 						 ecm_quote_literal(mismatch));
 	/* what pg_upgrade does not take along */
 	if (remembered->known &&
@@ -166,7 +169,16 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 							   "SELECT _electric_cm.hide_from_decoding();"
 							   "SELECT _electric_cm.own_publication(p.pubname)"
 							   " FROM pg_catalog.pg_publication p JOIN _electric_cm.stack s"
-							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;");
+							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;"
+							   "INSERT INTO _electric_cm.published_table"
+							   " SELECT r.prrelid, r.prpubid, r.oid FROM pg_catalog.pg_publication_rel r"
+							   " JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) r.prpubid"
+							   " JOIN _electric_cm.stack s"
+							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name"
+							   " WHERE EXISTS (SELECT FROM _electric_cm.published_table t"
+							   " WHERE t.relation OPERATOR(pg_catalog.=) r.prrelid"
+							   " AND t.member OPERATOR(pg_catalog.<>) 0)"
+							   " ON CONFLICT (relation, publication) DO UPDATE SET member = excluded.member;");
 	appendStringInfo(&sql,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
@@ -202,12 +214,15 @@ void
 ecm_timeline_record_stop(XLogRecPtr lsn)
 {
 	EcmSpiState spi;
-	Oid			type = LSNOID;
-	Datum		value = LSNGetDatum(lsn);
+	Oid			types[] = {LSNOID, LSNOID};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};
 
+	/* what nobody has looked at yet stays so */
 	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1",
-							  1, &type, &value, NULL, false, 0) != SPI_OK_UPDATE)
+	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1,"
+							  " seen_lsn = CASE WHEN seen_lsn >= $2"
+							  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not record the end of the stack");
 	ecm_spi_end(&spi);
 }

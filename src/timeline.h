@@ -23,6 +23,7 @@ typedef struct EcmRemembered
 	uint32		timeline_id;
 	bool		stopped;
 	XLogRecPtr	clean_stop_lsn; /* invalid: the last end was not a clean one */
+	XLogRecPtr	seen_lsn;		/* see server_runs.c; invalid: never looked */
 	bool		owns_slot;		/* we created a slot ... */
 	NameData	slot_name;
 	NameData	publication;	/* that the stream was read by; empty: none yet */

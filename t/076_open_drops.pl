@@ -1,0 +1,167 @@
+# A role that drops a shape in a transaction which it leaves open, or prepares,
+# holds up nobody: neither DDL of others at their commit, nor the stack.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use ElectricCM qw(new_node wait_active becomes replay_equals);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $node = new_node('main', conf => "autovacuum = off\nelectric_cm.status_check_interval = '1 s'\n");
+my $pub = 'electric_cm_publication';
+
+sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
+sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
+sub exists_shape { return run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+# of the superuser, and of u
+sub theirs { my $handle = run_sql("SELECT electric_cm_create_shape('$_[0]')"); is_live($handle); return $handle; }
+sub ours { my $handle = run_sql('SET ROLE u', "SELECT electric_cm_create_shape('$_[0]', 'id > 0', '{id}')"); is_live($handle); return $handle; }
+# not held up by anybody
+sub at_once
+{
+	my ($what, @statements) = @_;
+	my $timed_out;
+	my ($rc, $out, $err) = $node->psql($db, join(";\n", @statements), timeout => 60, timed_out => \$timed_out, on_error_stop => 1);
+	ok(!$timed_out && defined $rc && $rc == 0, "$what is not held up") or diag($err);
+	return;
+}
+sub replays
+{
+	my ($handle, $table, $what, %opts) = @_;
+	run_sql('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id'], %opts);
+	ok($ok, "$what ($entries entries)");
+	return;
+}
+sub ours_replays { replays(@_, where => 'id > 0', columns => ['id']); return; }
+
+# a transaction of u that has dropped a shape
+sub open_drop
+{
+	my ($handle, $prepared) = @_;
+	my $drop = "BEGIN; SET LOCAL ROLE u; SELECT electric_cm_drop_shape('$handle')";
+
+	if ($prepared)
+	{
+		run_sql($drop, q{PREPARE TRANSACTION 'u'});
+		return sub { run_sql("$_[0] PREPARED 'u'"); };
+	}
+	my $session = $node->background_psql($db, on_error_stop => 1);
+	$session->query_safe($drop);
+	return sub { $session->query_safe($_[0]); $session->quit; };
+}
+
+run_sql('CREATE EXTENSION electric_cm', 'CREATE ROLE u LOGIN', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO u',
+	'CREATE TABLE other (id int PRIMARY KEY, v text)', 'INSERT INTO other VALUES (1)');
+wait_active($node, $db) or BAIL_OUT('no stack');
+my $other = theirs('other');
+
+my $n = 0;
+for my $case (
+	[ 'TRUNCATE', 's.t', 'TRUNCATE s.t' ],
+	[ 'a new column', 's.t', 'ALTER TABLE s.t ADD COLUMN w int' ],
+	[ 'a table dropped', undef, 'DROP TABLE s.t' ],
+	[ 'a schema renamed', 'renamed.t', 'ALTER SCHEMA s RENAME TO renamed' ],
+	[ 'a table that leaves the publication', 's.t', "ALTER PUBLICATION $pub DROP TABLE s.t", "ALTER PUBLICATION $pub ADD TABLE s.t" ],
+	[ 'a key dropped', undef, 'ALTER TABLE s.t DROP CONSTRAINT t_pkey', 'UPDATE s.t SET v = NULL' ],
+	[ 'all that u owns dropped', 's.t', 'BEGIN', 'DROP OWNED BY u', 'GRANT USAGE ON SCHEMA s TO u', 'GRANT SELECT ON s.t TO u',
+		'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO u', 'COMMIT' ])
+{
+	my ($what, $table, @statements) = @$case;
+	my $prepared = $n % 2;
+	my $commit = $n++ % 3 == 0;
+
+	run_sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', q{INSERT INTO s.t SELECT i, 'old' FROM generate_series(1, 5) i},
+		'GRANT USAGE ON SCHEMA s TO u', 'GRANT SELECT ON s.t TO u');
+	my $all = theirs('s.t');
+	my $some = ours('s.t');
+	my $end = open_drop($some, $prepared);
+
+	at_once($what . ($prepared ? ', with a prepared drop_shape(),' : ''), @statements);
+	is(exists_shape($all), 0, '... and ends the other shape') unless $what =~ /owns/;
+	becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'", '... and the locked one');
+	like(($node->psql($db, "SET ROLE u; SELECT electric_cm_shape_log('$some')"))[2], qr/shape "$some" does not exist/, '... for its readers, too');
+	$end->($commit ? 'COMMIT' : 'ROLLBACK');
+	becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$some'", $commit ? 'afterwards it is gone' : 'rolled back, it is gone nevertheless');
+	next unless defined $table;
+	my $again = ours($table);
+	run_sql("INSERT INTO $table (id) VALUES (100)", "DELETE FROM $table WHERE id = 2");
+	ours_replays($again, $table, 'the next one is right');
+}
+is(run_sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 1, 'an event says so once for each time');
+
+# who declares the same again before it can be deleted
+run_sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', 'INSERT INTO s.t VALUES (1)', 'GRANT SELECT ON s.t TO u');
+theirs('s.t');
+my $some = ours('s.t');
+my $end = open_drop($some);
+at_once('TRUNCATE', 'TRUNCATE s.t');
+becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'");
+$end->('ROLLBACK');
+my $again = ours('s.t');
+isnt($again, $some, 'declared again at once it has another handle');
+run_sql('INSERT INTO s.t VALUES (2)');
+ours_replays($again, 's.t', '... and is right');
+
+# another owner
+run_sql('CREATE ROLE heir', 'GRANT USAGE ON SCHEMA s TO heir', 'GRANT SELECT ON s.t TO heir');
+$end = open_drop($again);
+at_once('REASSIGN OWNED', 'REASSIGN OWNED BY u TO heir');
+$end->('ROLLBACK');
+becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", '... and that shape ends');
+$again = ours('s.t');
+
+# two that drop in opposite order to what others change
+run_sql('CREATE TABLE s.a (id int PRIMARY KEY)', 'CREATE TABLE s.b (id int PRIMARY KEY)', 'GRANT SELECT ON s.a, s.b TO u');
+theirs($_) for 's.a', 's.b';
+my ($a, $b) = (ours('s.a'), ours('s.b'));
+$end = open_drop($b);
+at_once('TRUNCATE of both', 'BEGIN', 'TRUNCATE s.a', 'TRUNCATE s.b', 'COMMIT');
+$end->('COMMIT');
+is(exists_shape($_), 0, 'both shapes are gone') for $a, $b;
+
+#
+# The stack's own work
+#
+
+for my $prepared (0, 1)
+{
+	$end = open_drop($again, $prepared);
+	run_sql('ALTER DATABASE postgres SET electric_cm.shape_workers = ' . (3 - $prepared));
+	$node->reload;
+	becomes($node, $db, q{SELECT count(*) = } . (3 - $prepared) . q{ FROM electric_cm_stat_consumers}, 'the stack starts with another number of consumers');
+	wait_active($node, $db);
+	run_sql('INSERT INTO other SELECT max(id) + 1 FROM other', 'INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
+	replays($other, 'other', '... which follow the others');
+	$end->('ROLLBACK');
+	ours_replays($again, 's.t', '... and the one that was not dropped after all');
+}
+
+# all shapes end, at a start
+$end = open_drop($again, 1);
+for my $with (0, 1)
+{
+	$node->stop;
+	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', $with ? "'electric_cm'" : "''");
+	$node->start;
+	run_sql('ALTER TABLE other ADD COLUMN w int') unless $with;
+}
+wait_active($node, $db);
+pass('a start at which all shapes end is not held up');
+is(exists_shape($_), 0, 'they have ended') for $other, $again;
+$other = theirs('other');
+run_sql('UPDATE other SET v = \'x\'');
+replays($other, 'other', 'the next one is right');
+$end->('ROLLBACK');
+becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", 'the locked one is deleted when it can be');
+becomes($node, $db, 'SELECT count(*) = 0 FROM _electric_cm.shape_state t WHERE NOT EXISTS (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)', '... with all that belongs to it');
+$again = ours('s.t');
+run_sql('INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
+ours_replays($again, 's.t', 'u goes on with another');
+
+done_testing();
