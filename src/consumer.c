@@ -142,7 +142,7 @@ handle_message(StringInfo in)
 		Oid			relid;
 		int			n = 0;
 
-		if (sscanf(text, "unsendable %u%n", &relid, &n) == 1 && text[n] == ' ')
+		if (sscanf(text, ECM_UNSENDABLE_MESSAGE "%u%n", &relid, &n) == 1 && text[n] == ' ')
 			ecm_change_unsendable(relid, text + n + 1);
 		else if (strncmp(text, "create ", strlen("create ")) != 0)
 			ecm_orders_add_from_stream(text);	/* that one is the manager's */

@@ -155,6 +155,7 @@ extern char *ecm_message_prefix(void);
  */
 #define ECM_GIANT_BYTES		(16 * 1024 * 1024)
 #define ECM_GIANT_MESSAGE	"giant"
+#define ECM_UNSENDABLE_MESSAGE	"unsendable "
 
 /* Emits one in the current transaction. */
 extern void ecm_emit_message(const char *text);

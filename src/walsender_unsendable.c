@@ -173,7 +173,7 @@ static void
 tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	 Relation rel, const char *column)
 {
-	char	   *text = psprintf("unsendable %u %s", RelationGetRelid(rel), column);
+	char	   *text = psprintf(ECM_UNSENDABLE_MESSAGE "%u %s", RelationGetRelid(rel), column);
 
 	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
 }
@@ -303,14 +303,33 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 	MemoryContextDelete(work);
 }
 
+/*
+ * What this process tells the manager is never in the WAL, unless somebody has
+ * forged it.
+ */
+static void
+message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
+		   bool transactional, const char *prefix, Size size, const char *message)
+{
+	if (strcmp(prefix, message_prefix) == 0 &&
+		((size == strlen(ECM_GIANT_MESSAGE) &&
+		  memcmp(message, ECM_GIANT_MESSAGE, size) == 0) ||
+		 (size >= strlen(ECM_UNSENDABLE_MESSAGE) &&
+		  memcmp(message, ECM_UNSENDABLE_MESSAGE, strlen(ECM_UNSENDABLE_MESSAGE)) == 0)))
+		return;
+	send_message(ctx, txn, lsn, transactional, prefix, size, message);
+}
+
 /* Called by our pgoutput, see plugin/pgoutput.c. */
 static void
 wrap_callbacks(OutputPluginCallbacks *callbacks)
 {
 	send_change = callbacks->change_cb;
 	send_message = callbacks->message_cb;
-	if (send_message != NULL)
-		callbacks->change_cb = change_cb;
+	if (send_message == NULL)
+		return;
+	callbacks->change_cb = change_cb;
+	callbacks->message_cb = message_cb;
 }
 
 /* The folder electric_cm in each of those that libraries are looked for in. */

@@ -155,6 +155,8 @@ my $oid = value(q{SELECT 'unpublished'::regclass::oid});
 my $mallory = value(q{SELECT 'mallory'::regrole::oid});
 my %orders = (
 	drop => ["drop $others $id forged", "drop x $id,$id,1,,,", 'drop'],
+	lost => ["lost $others $id forged", "lost x $id,$id,1,,,", 'lost'],
+	unsendable => ["unsendable $relation v", "unsendable $relation ", 'unsendable'],
 	fail => ["fail $id $generation 22012: forged"],
 	capture => ["capture 1 $id $generation", "capture 1 $id @{[$generation + 1]}"],
 	live => ["live $snapshot_text $id $generation", "live 1:1: $id $generation"],
@@ -192,7 +194,7 @@ my $held = value(q{SELECT electric_cm_create_shape('held')});
 becomes($node, $db, "SELECT waiting_for LIKE '%PID%' OR waiting_for LIKE '%process%' OR waiting_for LIKE '%transaction%' FROM electric_cm_shapes WHERE handle = '$held'", 'a shape waits for a writer');
 ($id, $generation) = split /\|/, value("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$held'");
 value(q{UPDATE held SET v = 'changed' WHERE id = 1});
-forge("live 1:1: $id $generation", "capture 1 $id $generation", "fail $id $generation 22012: forged", "drop $held $id forged", "create $id $oid x");
+forge("live 1:1: $id $generation", "capture 1 $id $generation", "fail $id $generation 22012: forged", "drop $held $id forged", "lost $held $id forged", "create $id $oid x");
 is(value(state_of($held)), 'creating', 'forged orders do not make it live, nor end it');
 $writer->query_safe('COMMIT');
 $writer->quit;
@@ -204,7 +206,7 @@ ok($ok, "... with all its rows ($entries entries)");
 # ... before it is declared
 my $next = value('SELECT max(id) + 1 FROM _electric_cm.shape');
 forge(map { "create $_ $oid x" } $next .. $next + 5);
-forge(map { ("drop x $_ forged", "capture 1 $_ 1", "live 1:1: $_ 1", "fail $_ 1 22012: forged") } $next .. $next + 5);
+forge(map { ("drop x $_ forged", "lost x $_ forged", "capture 1 $_ 1", "live 1:1: $_ 1", "fail $_ 1 22012: forged") } $next .. $next + 5);
 my $later = value(q{SELECT electric_cm_create_shape('held', NULL, '{id}')});
 becomes($node, $db, "SELECT (" . state_of($later) . ") = 'live'", 'a shape whose number was named before becomes live');
 is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer has died of all that');
