@@ -49,10 +49,12 @@ ecm_backend_look(int pid, EcmBackendLook *look)
 	PGPROC	   *proc = pid > 0 ? BackendPidGetProc(pid) : NULL;
 
 	look->wait_event = 0;
+	look->in_queue = false;
 	look->cpu_us = -1;
 	if (proc == NULL || proc->databaseId != MyDatabaseId)
 		return false;
 	look->wait_event = *(volatile uint32 *) &proc->wait_event_info;
+	look->in_queue = *(LOCK *volatile *) &proc->waitLock != NULL;
 	look->cpu_us = cpu_time(pid);
 	return true;
 }
@@ -63,10 +65,28 @@ ecm_backend_waits_for_command(const EcmBackendLook *look)
 	return look->wait_event == WAIT_EVENT_CLIENT_READ;
 }
 
+/* Who gives the lock away takes the process out of the queue. */
 bool
 ecm_backend_waits_for_lock(const EcmBackendLook *look)
 {
-	return WAIT_CLASS(look->wait_event) == PG_WAIT_LOCK;
+	return WAIT_CLASS(look->wait_event) == PG_WAIT_LOCK && look->in_queue;
+}
+
+bool
+ecm_backend_stands_still(const EcmBackendLook *before, const EcmBackendLook *now)
+{
+	switch (WAIT_CLASS(now->wait_event))
+	{
+		case PG_WAIT_ACTIVITY:
+		case PG_WAIT_CLIENT:
+		case PG_WAIT_EXTENSION:
+		case PG_WAIT_IPC:
+		case PG_WAIT_TIMEOUT:
+			return false;
+		default:
+			return !ecm_backend_waits_for_lock(now) &&
+				now->cpu_us >= 0 && now->cpu_us == before->cpu_us;
+	}
 }
 
 bool

@@ -14,6 +14,7 @@
 typedef struct EcmBackendLook
 {
 	uint32		wait_event;		/* wait_event_info; 0: it waits for nothing */
+	bool		in_queue;		/* for a lock that it has not been given yet */
 	int64		cpu_us;			/* CPU time so far; -1: unknown */
 } EcmBackendLook;
 
@@ -25,6 +26,13 @@ extern bool ecm_backend_waits_for_command(const EcmBackendLook *look);
 
 /* It waits for somebody's lock, which may take as long as it takes. */
 extern bool ecm_backend_waits_for_lock(const EcmBackendLook *look);
+
+/*
+ * Has it not moved since the earlier look, though it waits for nobody that we
+ * know of?  Then it may be stopped, or hang in the kernel.
+ */
+extern bool ecm_backend_stands_still(const EcmBackendLook *before,
+									 const EcmBackendLook *now);
 
 /*
  * Has it been at work since the earlier look?  Then it waits for neither client

@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "pinned.h"
 #include "postmaster/postmaster.h"
+#include "replication/walsender.h"
 #include "settings.h"
 #include "shmem.h"
 #include "storage/fd.h"
@@ -51,6 +52,13 @@
 
 /* A backend that idles for so long has answered, or never heard the question. */
 #define MIN_UNANSWERED_MS	3000
+
+/*
+ * One that does not move, and waits for nobody, hangs if that lasts as long as
+ * wal_sender_timeout, within these bounds.
+ */
+#define MIN_HANG_MS			5000
+#define MAX_HANG_MS			60000
 
 /* Where a server may be found.  Both NULL: where the conninfo says. */
 typedef struct Candidate
@@ -113,6 +121,8 @@ struct EcmConn
 	bool		local;			/* its backend was seen in this database */
 	EcmTime		unanswered_at;	/* the backend was seen not to work on our
 								 * query any more; 0: no */
+	EcmBackendLook seen;		/* what it did when it was seen to move ... */
+	EcmTime		seen_at;		/* ... or first; 0: not seen with this query */
 	EcmTime		heard_at;		/* something came in, in COPY BOTH */
 
 	bool		has_error;
@@ -1160,7 +1170,7 @@ ecm_conn_send(EcmConn *conn, const char *sql, int timeout_ms)
 		return;
 	}
 	conn->state = ECM_CONN_BUSY;
-	conn->unanswered_at = 0;
+	conn->unanswered_at = conn->seen_at = 0;
 	conn->timeout_ms = timeout_ms;
 	conn->deadline = (timeout_ms > 0) ?
 		ecm_later(ecm_now(), timeout_ms) : 0;
@@ -1229,38 +1239,69 @@ ecm_conn_has_backend(const EcmConn *conn)
 	return !conn->local || ecm_backend_look(conn->backend_pid, &look);
 }
 
+/* The backend will not answer, or we shall not hear of it. */
+static void
+give_up_query(EcmConn *conn, const char *message, const char *detail,
+			  const char *hint)
+{
+	forget_error(conn);
+	note_error(conn, "08006", message, detail, hint);
+	if (ecm_conn_has_backend(conn))
+		kill(conn->backend_pid, SIGTERM);
+	become_failed(conn);
+}
+
+/* It works, or waits for somebody's lock, or hangs. */
+static void
+check_motion(EcmConn *conn, const EcmBackendLook *look, EcmTime now)
+{
+	int			hangs_ms = wal_sender_timeout > 0 ?
+		Min(Max(wal_sender_timeout, MIN_HANG_MS), MAX_HANG_MS) : MAX_HANG_MS;
+
+	if (conn->seen_at == 0 || !ecm_backend_stands_still(&conn->seen, look))
+	{
+		conn->seen = *look;
+		conn->seen_at = now;
+	}
+	else if (ecm_has_passed(conn->seen_at, now, hangs_ms))
+		give_up_query(conn,
+					  psprintf("PID %d, which runs a query of ours, has not moved for %d s",
+							   conn->backend_pid,
+							   (int) ((now - conn->seen_at) / USECS_PER_SEC)),
+					  NULL,
+					  psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
+							   conn->backend_pid));
+}
+
 void
 ecm_conn_check(EcmConn *conn)
 {
 	EcmTime		now = ecm_now();
 	EcmBackendLook look;
 	bool		there;
-	char		detail[ECM_ERROR_TEXT_LEN];
 
 	if (conn->state != ECM_CONN_BUSY || !conn->local || conn->flush_pending)
 		return;
 	there = ecm_backend_look(conn->backend_pid, &look);
-	if ((there && !ecm_backend_waits_for_command(&look)) ||
-		socket_is_ready(conn->pg, WL_SOCKET_READABLE))
+	if (socket_is_ready(conn->pg, WL_SOCKET_READABLE))
+	{
+		conn->unanswered_at = conn->seen_at = 0;
+		return;
+	}
+	if (there && !ecm_backend_waits_for_command(&look))
 	{
 		conn->unanswered_at = 0;
+		check_motion(conn, &look, now);
 		return;
 	}
 	if (conn->unanswered_at == 0)
 		conn->unanswered_at = now;
-	if (!ecm_has_passed(conn->unanswered_at, now, MIN_UNANSWERED_MS))
-		return;
-
-	snprintf(detail, sizeof(detail),
-			 there ? "PID %d waits for the next command." : "PID %d has ended.",
-			 conn->backend_pid);
-	forget_error(conn);
-	note_error(conn, "08006", "the answer to a query has got lost", detail,
-			   conn->conninfo[0] != '\0' ?
-			   "Something between server and server has stopped forwarding: see electric_cm.connection and electric_cm.pooled_connection." : NULL);
-	if (there)
-		kill(conn->backend_pid, SIGTERM);
-	become_failed(conn);
+	if (ecm_has_passed(conn->unanswered_at, now, MIN_UNANSWERED_MS))
+		give_up_query(conn, "the answer to a query has got lost",
+					  psprintf(there ? "PID %d waits for the next command." :
+							   "PID %d has ended.", conn->backend_pid),
+					  conn->conninfo[0] == '\0' ? NULL :
+					  "Something between server and server has stopped forwarding: see electric_cm.connection and electric_cm.pooled_connection.");
 }
 
 

@@ -135,8 +135,9 @@ extern void ecm_conn_cancel(EcmConn *conn);
 /*
  * To be called now and then: has the answer to the query that runs got lost?
  * The session's backend is one of this server, so it can be seen whether it
- * still works on that; if it does not, for two looks with some seconds between
- * them, the connection becomes FAILED, and the backend is ended.
+ * still works on that.  If it does not, for two looks with some seconds between
+ * them, or does not move for as long as wal_sender_timeout, the connection
+ * becomes FAILED, and the backend is asked to end.
  */
 extern void ecm_conn_check(EcmConn *conn);
 

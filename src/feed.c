@@ -249,7 +249,8 @@ get_end(int i, const char *what, EcmError *err)
 EcmStepResult
 ecm_feed_poll_start(EcmStepFailure *failure)
 {
-	bool		all = true;
+	int			missing = -1;	/* the first that is not ready */
+	pid_t		pid = 0;
 
 	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
 
@@ -274,16 +275,25 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		ecm_lock(LW_SHARED);
 		slot = *shared_slot(i);
 		ecm_unlock();
-		if (!slot.attached || slot.reset_done != reset_number)
-			all = false;
+		if ((!slot.attached || slot.reset_done != reset_number) && missing < 0)
+		{
+			missing = i;
+			if (GetBackgroundWorkerPid(consumers[i].handle, &pid) != BGWH_STARTED)
+				pid = 0;
+		}
 	}
-	if (all)
+	if (missing < 0)
 		return ECM_RESULT_DONE;
 	if (ecm_has_passed(start_began, ecm_now(),
 								   ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
-					  "consumers did not become ready in time", "", "");
+					  psprintf("consumer %d (PID %d) did not become ready in time",
+							   missing + 1, pid),
+					  "It waits for a lock, or has not obeyed yet, or hangs.",
+					  pid == 0 ? "" :
+					  psprintf("See what it waits for in pg_stat_activity; SELECT pg_terminate_backend(%d) restarts it, and if it is stopped, kill -CONT %d does. Nothing is lost.",
+							   pid, pid));
 		failure->kind = ECM_ERROR_RETRY;
 		return ECM_RESULT_FAILED;
 	}

@@ -357,10 +357,10 @@ judge_consumers(Health *health)
 		return;
 	add_problem(health, ECM_SEVERITY_WARNING,
 				blocked ?
-				"readers are %d s behind: %s. It goes on when that one has ended; nothing is lost" :
-				"readers are %d s behind: %s hangs. SELECT pg_terminate_backend(%d) restarts it (if the process is stopped, kill -CONT does); nothing is lost",
+				"Readers are %d s behind: %s. It goes on when that one has ended; nothing is lost" :
+				"Readers are %d s behind: %s hangs. SELECT pg_terminate_backend(%d) restarts it; nothing is lost. (If it is stopped, kill -CONT %d lets it go on.)",
 				seconds_since(stack->stalled_at), stack->stalled,
-				stack->stalled_pid);
+				stack->stalled_pid, stack->stalled_pid);
 }
 
 static void

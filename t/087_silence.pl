@@ -42,22 +42,24 @@ sub start_proxy
 	return $pid if $pid;
 
 	my $hole = 0;
+	my $cut = 0;
 	my (%other, @dead);
-	$SIG{USR1} = sub { $hole = 1; };
+	$SIG{USR1} = sub { $hole = $cut = 1; };
 	$SIG{USR2} = sub { $hole = 0; };
 	my $parent = getppid;
 	while (getppid == $parent)
 	{
-		if ($hole && %other)
+		if ($cut)
 		{
 			push @dead, { %other };
 			%other = ();
+			$cut = 0;
 		}
 		my $select = IO::Select->new(map { $_->[0] } values %other);
 		$select->add($listener) unless $hole;
 		for my $socket ($select->can_read(0.1))
 		{
-			last if $hole;
+			last if $cut;
 			if ($socket == $listener)
 			{
 				my $client = $listener->accept or next;
@@ -213,6 +215,7 @@ isnt(value("SELECT $walsender"), $pid, 'the walsender is another one');
 
 value('CREATE TABLE other (id int, x text)');
 $pid = value("SELECT $walsender");
+$pid = value("SELECT $walsender");
 value(q{INSERT INTO other SELECT i, repeat('x', 50) FROM generate_series(1, 500000) i});
 log_is_right('a walsender that is busy');
 is(value("SELECT $walsender"), $pid, '... is left alone');
@@ -223,7 +226,7 @@ is(value("SELECT $walsender"), $pid, '... is left alone');
 my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 value(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(10001, 14000) i});
-seen(q{electric_cm_health() ->> 'reason' LIKE 'readers are % s behind: consumer 1 (PID ' || } . "$consumer || '%'", 'a consumer that has stopped: readers are behind, and why');
+seen(q{electric_cm_health() ->> 'reason' LIKE 'Readers are % s behind: consumer 1 (PID ' || } . "$consumer || '%'", 'a consumer that has stopped: readers are behind, and why');
 seen("electric_cm_health() ->> 'reason' LIKE '%pg_terminate_backend($consumer)%'", '... and what to do');
 is(value("SELECT $walsender"), $pid, '... the walsender is not suspected');
 kill 'CONT', $consumer;
@@ -235,6 +238,24 @@ log_is_right('a consumer that had stopped');
 my ($rc) = $node->psql($db, q{SELECT electric_cm_await_flushed('FFFFFFFF/FFFFFFFF', '100 ms')});
 isnt($rc, 0, 'nobody gets to the end of all WAL');
 seen(q{electric_cm_await_flushed() IS NOT NULL}, 'others do not wait for that');
+
+# A walsender that stops while it waits for others, to make the slot
+
+value('SELECT electric_cm_stop(drop_slot => true)');
+$open = $node->background_psql($db);
+$open->query_safe('BEGIN; INSERT INTO t VALUES (-1)');
+value('SELECT electric_cm_start()');
+seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'electric_cm replication' AND wait_event_type = 'Lock')}, 'the slot is being created');
+$pid = value(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'electric_cm replication'});
+kill 'STOP', $pid or die 'no walsender';
+$open->query_safe('COMMIT');
+$open->quit;
+seen("message LIKE '%PID $pid, which runs a query of ours, has not moved for%' FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 1", 'it stops: that is noticed');
+seen("$health LIKE '%$pid%'", '... and said');
+kill 'CONT', $pid;
+ok(wait_active($node, $db), 'it goes on, and ends: active');
+is(value(q{SELECT count(*) FROM pg_replication_slots}), 1, '... with one slot');
+is(value(q{SELECT ours FROM electric_cm_slots}), 't', '... of ours');
 
 $node->stop;
 kill 'KILL', $proxy;
