@@ -80,6 +80,9 @@
 /* a database that could not be looked at is left alone for so long */
 #define PROBE_RETRY_DELAY	(INT64CONST(60) * USECS_PER_SEC)
 
+/* a stack that has its workers waits so long for looks into other databases */
+#define LOOKS_INTERVAL		(INT64CONST(100) * 1000)
+
 /* how often a slot that is to be dropped, but in use, is looked at */
 #define ABANDONED_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
 /* ... and when that is worth a warning */
@@ -411,6 +414,13 @@ next_to_look_into(TimestampTz now, bool with_slot)
 	return NULL;
 }
 
+/* How many workers must stay free for looking into other databases? */
+static int
+worker_reserve(TimestampTz now)
+{
+	return !entries_exhausted && next_to_look_into(now, false) != NULL ? 1 : 0;
+}
+
 /*
  * Starting and ending managers
  */
@@ -584,10 +594,11 @@ start_or_retry(int index, const Entry *entry, TimestampTz now)
 {
 	int			nfree = free_workers();
 	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
-	int			reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
-	bool		enough = nfree >= workers_of(entry) + reserve;
+	bool		enough = nfree >= workers_of(entry) + worker_reserve(now);
 
-	if (!enough && !(unseen && nfree >= 1))
+	if (!enough && !unseen && nfree >= workers_of(entry))
+		supervised[index].retry_at = now + LOOKS_INTERVAL;
+	else if (!enough && !(unseen && nfree >= 1))
 		wait_for_workers(index, entry, nfree);
 	else if (!start_manager(index, entry, !enough))
 		wait_for_workers(index, entry, 0);
@@ -716,8 +727,7 @@ manager_ended(int index, Entry *entry)
 			free_entry(index, true);
 			return;
 		case ECM_PROBE_LOOKED:
-			wait_for_workers(index, entry, free_workers());
-			return;
+			return;				/* there may be enough workers by now */
 		case ECM_PROBE_CLOSED:
 		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
@@ -1047,7 +1057,7 @@ start_next_probe(TimestampTz now)
 	supervised[index].short_reported = probe_postponed ||
 		!ecm_database_has_slot(database->dboid);
 	nfree = free_workers();
-	reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
+	reserve = worker_reserve(now);
 	if (nfree < 1 ||
 		!start_manager(index, &entry, nfree < workers_of(&entry) + reserve))
 	{

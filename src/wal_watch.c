@@ -309,6 +309,21 @@ describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
 					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
 }
 
+/* "all 3 shapes"; nobody counts those of a stack that does not run. */
+static char *
+describe_shapes(const EcmStack *stack)
+{
+	uint32		n = 0;
+
+	if (stack->pid != 0 && stack->consumers_up)
+		for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+			n += stack->consumers[i].shapes;
+	if (n == 1)
+		return "the one shape of this database is gone: create it again";
+	return n > 1 ? psprintf("all %u shapes of this database are gone: create them again", n) :
+		"all shapes of this database are gone: create them again";
+}
+
 /* It is too late to warn if all happens between two looks. */
 static void
 report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
@@ -329,7 +344,7 @@ report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
 	if (unseen_us > 0)
 		appendStringInfo(&detail, " It was in no danger %s before.",
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
-	appendStringInfoString(&detail, " All shapes of this database are gone: create them again.");
+	appendStringInfo(&detail, " There is to be a new slot, and %s.", describe_shapes(stack));
 	ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
 			  ECM_SEVERITY_ERROR, detail.data,
 			  "replication slot \"%s\" is lost", stack->slot_name);
@@ -653,8 +668,11 @@ report_order(int stack_index, const EcmWalOrder *order, const char *outcome)
 void
 ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 {
+	EcmStack   *stack = copy_stack(stack_index);
+
 	report_order(stack_index, order,
-				 "The slot is dropped, and all shapes of this database are gone: create them again.");
+				 psprintf("The slot is dropped, and %s.", describe_shapes(stack)));
+	pfree(stack);
 	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
