@@ -1000,6 +1000,22 @@ report_too_many_stacks(const Database *first, TimestampTz now)
 			  ecm_shared->nstacks, NameStr(first->datname));
 }
 
+/* Is there a stack that is to run as soon as it can?  It was here first. */
+static bool
+somebody_waits(void)
+{
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (entry.in_use && entry.registered && !supervised[i].running &&
+			entry.pid == 0 && entry.status == ECM_STATUS_WAITING)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Looks at the next database that we know nothing about.  One at a time, so
  * that a server with a hundred databases needs neither a hundred workers nor a
@@ -1059,7 +1075,8 @@ start_next_probe(TimestampTz now)
 	nfree = free_workers();
 	reserve = worker_reserve(now);
 	if (nfree < 1 ||
-		!start_manager(index, &entry, nfree < workers_of(&entry) + reserve))
+		!start_manager(index, &entry, somebody_waits() ||
+					   nfree < workers_of(&entry) + reserve))
 	{
 		probe_postponed |= !supervised[index].short_reported;
 		report_no_worker(index, &entry, nfree);
