@@ -80,9 +80,6 @@
 /* a database that could not be looked at is left alone for so long */
 #define PROBE_RETRY_DELAY	(INT64CONST(60) * USECS_PER_SEC)
 
-/* a stack that has its workers waits so long for looks into other databases */
-#define LOOKS_INTERVAL		(INT64CONST(100) * 1000)
-
 /* how often a slot that is to be dropped, but in use, is looked at */
 #define ABANDONED_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
 /* ... and when that is worth a warning */
@@ -463,19 +460,26 @@ workers_of(const Entry *entry)
 	return 1 + (entry->shape_workers > 0 ? entry->shape_workers : ecm_shape_workers);
 }
 
-/* How many are free, when all stacks that run have theirs. */
+/*
+ * How many are free, when all stacks that run have theirs.  *looking: how many
+ * have one only for a moment.
+ */
 static int
-free_workers(void)
+free_workers(int *looking)
 {
 	int			reserved = 0;
+
+	*looking = 0;
 
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
 		Entry		entry;
 
 		read_entry(i, &entry);
-		if (entry.in_use && (supervised[i].running || entry.pid != 0))
-			reserved += entry.look_only ? 1 : workers_of(&entry);
+		if (!entry.in_use || (!supervised[i].running && entry.pid == 0))
+			continue;
+		reserved += entry.look_only ? 1 : workers_of(&entry);
+		*looking += entry.look_only ? 1 : 0;
 	}
 	return ecm_free_workers(reserved);
 }
@@ -592,12 +596,13 @@ wait_for_workers(int index, const Entry *entry, int nfree)
 static void
 start_or_retry(int index, const Entry *entry, TimestampTz now)
 {
-	int			nfree = free_workers();
+	int			looking;
+	int			nfree = free_workers(&looking);
 	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
 	bool		enough = nfree >= workers_of(entry) + worker_reserve(now);
 
-	if (!enough && !unseen && nfree >= workers_of(entry))
-		supervised[index].retry_at = now + LOOKS_INTERVAL;
+	if (!enough && !unseen && nfree + looking >= workers_of(entry))
+		return;					/* next time round: each look wakes us */
 	else if (!enough && !(unseen && nfree >= 1))
 		wait_for_workers(index, entry, nfree);
 	else if (!start_manager(index, entry, !enough))
@@ -661,6 +666,7 @@ manager_ended(int index, Entry *entry)
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
 	TimestampTz now = GetCurrentTimestamp();
+	int			looking;
 
 	sup->running = false;
 	sup->asked_to_end = false;
@@ -715,7 +721,7 @@ manager_ended(int index, Entry *entry)
 
 	if (entry->gave_way)
 	{
-		wait_for_workers(index, entry, free_workers());
+		wait_for_workers(index, entry, free_workers(&looking));
 		return;
 	}
 
@@ -902,6 +908,11 @@ supervise(int index, TimestampTz now)
 		read_entry(index, &entry);
 		if (!entry.in_use)
 			return;
+		if (entry.probe == ECM_PROBE_LOOKED)
+		{
+			SetLatch(MyLatch);	/* those who have waited longer come first */
+			return;
+		}
 	}
 	else if (!sup->running && entry.pid != 0)
 	{
@@ -1029,6 +1040,7 @@ start_next_probe(TimestampTz now)
 	int			index;
 	int			nfree;
 	int			reserve;
+	int			looking;
 	bool		rescan;
 
 	if (probe_retry_at > now)
@@ -1072,7 +1084,7 @@ start_next_probe(TimestampTz now)
 	/* nobody has asked for a stack there yet, unless there is a slot */
 	supervised[index].short_reported = probe_postponed ||
 		!ecm_database_has_slot(database->dboid);
-	nfree = free_workers();
+	nfree = free_workers(&looking);
 	reserve = worker_reserve(now);
 	if (nfree < 1 ||
 		!start_manager(index, &entry, somebody_waits() ||
