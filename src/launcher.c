@@ -416,6 +416,13 @@ next_to_look_into(EcmTime now, bool with_slot)
 	return NULL;
 }
 
+/* How many workers must stay free for looking into other databases? */
+static int
+worker_reserve(TimestampTz now)
+{
+	return !entries_exhausted && next_to_look_into(now, false) != NULL ? 1 : 0;
+}
+
 /*
  * Starting and ending managers
  */
@@ -458,19 +465,26 @@ workers_of(const Entry *entry)
 	return 1 + (entry->shape_workers > 0 ? entry->shape_workers : ecm_shape_workers);
 }
 
-/* How many are free, when all stacks that run have theirs. */
+/*
+ * How many are free, when all stacks that run have theirs.  *looking: how many
+ * have one only for a moment.
+ */
 static int
-free_workers(void)
+free_workers(int *looking)
 {
 	int			reserved = 0;
+
+	*looking = 0;
 
 	for (int i = 0; i < ecm_shared->nstacks; i++)
 	{
 		Entry		entry;
 
 		read_entry(i, &entry);
-		if (entry.in_use && (supervised[i].running || entry.pid != 0))
-			reserved += entry.look_only ? 1 : workers_of(&entry);
+		if (!entry.in_use || (!supervised[i].running && entry.pid == 0))
+			continue;
+		reserved += entry.look_only ? 1 : workers_of(&entry);
+		*looking += entry.look_only ? 1 : 0;
 	}
 	return ecm_free_workers(reserved);
 }
@@ -587,12 +601,14 @@ wait_for_workers(int index, const Entry *entry, int nfree)
 static void
 start_or_retry(int index, const Entry *entry, EcmTime now)
 {
-	int			nfree = free_workers();
+	int			looking;
+	int			nfree = free_workers(&looking);
 	bool		unseen = entry->probe == ECM_PROBE_UNKNOWN;
-	int			reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
-	bool		enough = nfree >= workers_of(entry) + reserve;
+	bool		enough = nfree >= workers_of(entry) + worker_reserve(now);
 
-	if (!enough && !(unseen && nfree >= 1))
+	if (!enough && !unseen && nfree + looking >= workers_of(entry))
+		return;					/* next time round: each look wakes us */
+	else if (!enough && !(unseen && nfree >= 1))
 		wait_for_workers(index, entry, nfree);
 	else if (!start_manager(index, entry, !enough))
 		wait_for_workers(index, entry, 0);
@@ -655,6 +671,7 @@ manager_ended(int index, Entry *entry)
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
 	EcmTime		now = ecm_now();
+	int			looking;
 
 	sup->running = false;
 	sup->asked_to_end = false;
@@ -710,7 +727,7 @@ manager_ended(int index, Entry *entry)
 
 	if (entry->gave_way)
 	{
-		wait_for_workers(index, entry, free_workers());
+		wait_for_workers(index, entry, free_workers(&looking));
 		return;
 	}
 
@@ -722,8 +739,7 @@ manager_ended(int index, Entry *entry)
 			free_entry(index, true);
 			return;
 		case ECM_PROBE_LOOKED:
-			wait_for_workers(index, entry, free_workers());
-			return;
+			return;				/* there may be enough workers by now */
 		case ECM_PROBE_CLOSED:
 		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
@@ -898,6 +914,11 @@ supervise(int index, EcmTime now)
 		read_entry(index, &entry);
 		if (!entry.in_use)
 			return;
+		if (entry.probe == ECM_PROBE_LOOKED)
+		{
+			SetLatch(MyLatch);	/* those who have waited longer come first */
+			return;
+		}
 	}
 	else if (!sup->running && entry.pid != 0)
 	{
@@ -996,6 +1017,22 @@ report_too_many_stacks(const Database *first, EcmTime now)
 			  ecm_shared->nstacks, NameStr(first->datname));
 }
 
+/* Is there a stack that is to run as soon as it can?  It was here first. */
+static bool
+somebody_waits(void)
+{
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		Entry		entry;
+
+		read_entry(i, &entry);
+		if (entry.in_use && entry.registered && !supervised[i].running &&
+			entry.pid == 0 && entry.status == ECM_STATUS_WAITING)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Looks at the next database that we know nothing about.  One at a time, so
  * that a server with a hundred databases needs neither a hundred workers nor a
@@ -1009,6 +1046,7 @@ start_next_probe(EcmTime now)
 	int			index;
 	int			nfree;
 	int			reserve;
+	int			looking;
 	bool		rescan;
 
 	if (probe_retry_at > now)
@@ -1052,10 +1090,11 @@ start_next_probe(EcmTime now)
 	/* nobody has asked for a stack there yet, unless there is a slot */
 	supervised[index].short_reported = probe_postponed ||
 		!ecm_database_has_slot(database->dboid);
-	nfree = free_workers();
-	reserve = next_to_look_into(now, false) != NULL ? 1 : 0;
+	nfree = free_workers(&looking);
+	reserve = worker_reserve(now);
 	if (nfree < 1 ||
-		!start_manager(index, &entry, nfree < workers_of(&entry) + reserve))
+		!start_manager(index, &entry, somebody_waits() ||
+					   nfree < workers_of(&entry) + reserve))
 	{
 		probe_postponed |= !supervised[index].short_reported;
 		report_no_worker(index, &entry, nfree);

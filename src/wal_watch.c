@@ -319,6 +319,8 @@ describe_loss(const EcmStack *stack, const char *when)
 		n += stack->consumers[i].used ? stack->consumers[i].shapes : 0;
 	if (n == 0)
 		return psprintf("All shapes of this database are gone%s: create them again.", when);
+	if (n == 1)
+		return psprintf("The one shape of this database is gone%s: create it again.", when);
 	return psprintf("All %u shapes of this database are gone%s: create them again.", n, when);
 }
 
@@ -673,9 +675,11 @@ report_order(int stack_index, const EcmWalOrder *order, const char *outcome)
 void
 ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 {
+	EcmStack   *stack = copy_stack(stack_index);
+
 	report_order(stack_index, order,
-				 psprintf("The slot is dropped. %s",
-						  describe_loss(copy_stack(stack_index), "")));
+				 psprintf("The slot is dropped. %s", describe_loss(stack, "")));
+	pfree(stack);
 	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);

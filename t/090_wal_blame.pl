@@ -88,6 +88,14 @@ kill 'CONT', $consumer;
 value('SELECT electric_cm_await_flushed()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
 
+my $walsender = value(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'});
+kill 'STOP', $walsender or die 'no walsender';
+write_some(24);
+warned("%its walsender (PID $walsender)%", 'so is a walsender');
+kill 'CONT', $walsender;
+value('SELECT electric_cm_await_flushed()');
+seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on as well');
+
 ($session, $pid) = open_transaction();
 $session->query_safe("INSERT INTO t VALUES (2)");
 value('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
