@@ -59,6 +59,7 @@ typedef struct Chunk
 	int32		entries;
 	uint64		xid;			/* captured: of the transaction; else 0 */
 	StringInfoData data;
+	bytea	   *bytes;			/* that one large entry's data are in; or NULL */
 } Chunk;
 
 /* A local commit whose WAL is not known to be flushed yet. */
@@ -437,11 +438,20 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		Chunk	   *chunk = lfirst(lc);
 
 		ecm_here->lsn = chunk->first_lsn;
-		ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
-						   chunk->first_op, chunk->entries,
-						   FullTransactionIdFromU64(chunk->xid),
-						   chunk->data.data, chunk->data.len,
-						   &buffer->totals);
+		if (chunk->bytes == NULL)
+			ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
+							   chunk->first_op, chunk->entries,
+							   FullTransactionIdFromU64(chunk->xid),
+							   chunk->data.data, chunk->data.len,
+							   &buffer->totals);
+		else
+		{
+			SET_VARSIZE(chunk->bytes, VARHDRSZ + chunk->data.len);
+			ecm_log_writer_put_bytes(writer, buffer->shape, chunk->first_lsn,
+									 chunk->first_op, chunk->entries,
+									 FullTransactionIdFromU64(chunk->xid),
+									 chunk->bytes, &buffer->totals);
+		}
 		note_growth(buffer, chunk->data.len);
 	}
 	ecm_gather_work_on(0);
@@ -610,8 +620,18 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		chunk->first_op = buffer->next_op;
 		chunk->xid = buffer->capturing ? txn_xid : 0;
 		need += ECM_CHUNK_TXN_SIZE;
-		chunk->data.maxlen = (int) Max(need + 1, FIRST_CHUNK_BYTES);
-		chunk->data.data = palloc(chunk->data.maxlen);
+		if (need > ECM_CHUNK_TARGET)
+		{
+			/* nothing will be added to this one, so it can do without a copy */
+			chunk->bytes = palloc(VARHDRSZ + need);
+			chunk->data.data = VARDATA(chunk->bytes);
+			chunk->data.maxlen = need;
+		}
+		else
+		{
+			chunk->data.maxlen = (int) Max(need + 1, FIRST_CHUNK_BYTES);
+			chunk->data.data = palloc(chunk->data.maxlen);
+		}
 		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, txn_lsn, txn_xid,
 											buffer->next_op) - chunk->data.data;
 		open_bytes += chunk->data.len;

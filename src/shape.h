@@ -413,7 +413,8 @@ typedef struct EcmLogTotals
 /*
  * Inserts chunk tuples into _electric_cm.shape_log without logical decoding.
  * Needs an open transaction; one writer serves any number of chunks in it.
- * put adds the chunk to the running totals, and stores them with it.
+ * put adds the chunk to the running totals, and stores them with it; put_bytes
+ * does so without making a copy.
  */
 typedef struct EcmLogWriter EcmLogWriter;
 
@@ -423,6 +424,10 @@ extern void ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 							   int32 entries, FullTransactionId captured_xid,
 							   const char *data, Size len,
 							   EcmLogTotals *totals);
+extern void ecm_log_writer_put_bytes(EcmLogWriter *writer, int64 shape,
+									 XLogRecPtr first_lsn, int64 first_op,
+									 int32 entries, FullTransactionId captured_xid,
+									 bytea *bytes, EcmLogTotals *totals);
 extern void ecm_log_writer_end(EcmLogWriter *writer);
 
 /*

@@ -89,12 +89,24 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 				   FullTransactionId captured_xid, const char *data, Size len,
 				   EcmLogTotals *totals)
 {
-	TupleTableSlot *slot = writer->table.slot;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	bytea	   *bytes = palloc(VARHDRSZ + len);
 
+	MemoryContextSwitchTo(old_context);
 	SET_VARSIZE(bytes, VARHDRSZ + len);
 	memcpy(VARDATA(bytes), data, len);
+	ecm_log_writer_put_bytes(writer, shape, first_lsn, first_op, entries,
+							 captured_xid, bytes, totals);
+}
+
+void
+ecm_log_writer_put_bytes(EcmLogWriter *writer, int64 shape,
+						 XLogRecPtr first_lsn, int64 first_op, int32 entries,
+						 FullTransactionId captured_xid, bytea *bytes,
+						 EcmLogTotals *totals)
+{
+	TupleTableSlot *slot = writer->table.slot;
+	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, false, LOG_NATTS * sizeof(bool));
@@ -107,7 +119,7 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
 		!FullTransactionIdIsValid(captured_xid);
 	totals->entries += entries;
-	totals->bytes += (int64) len;
+	totals->bytes += (int64) VARSIZE(bytes) - VARHDRSZ;
 	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
 	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
 	slot->tts_values[LOG_DATA - 1] = PointerGetDatum(bytes);

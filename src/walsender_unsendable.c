@@ -332,7 +332,10 @@ wrap_callbacks(OutputPluginCallbacks *callbacks)
 	callbacks->message_cb = message_cb;
 }
 
-/* The folder electric_cm in each of those that libraries are looked for in. */
+/*
+ * The folder electric_cm in each of those that libraries are looked for in, then
+ * these; and where the server's own are, whatever the setting says.
+ */
 static char *
 library_path(void)
 {
@@ -344,7 +347,8 @@ library_path(void)
 	while ((folder = strsep(&rest, ":")) != NULL)
 		if (folder[0] != '\0')
 			appendStringInfo(&path, "%s/electric_cm:", folder);
-	appendStringInfoString(&path, Dynamic_library_path);
+	appendStringInfo(&path, "%s%s$libdir", Dynamic_library_path,
+					 Dynamic_library_path[0] != '\0' ? ":" : "");
 	return path.data;
 }
 
