@@ -36,6 +36,12 @@ WHERE p.pronamespace = '_electric_cm'::regnamespace
 ORDER BY 1;
 SELECT has_schema_privilege('regress_plain', '_electric_cm', 'USAGE, CREATE') AS plain,
 	has_schema_privilege('regress_watcher', '_electric_cm', 'CREATE') AS pg_monitor;
+-- ... nor do roles that may read everything
+SELECT oid::regclass AS open_to_pg_read_all_data FROM pg_class
+WHERE relnamespace = '_electric_cm'::regnamespace AND relkind = 'r'
+	AND NOT relrowsecurity;
+SELECT polname FROM pg_policy WHERE polrelid IN (SELECT oid FROM pg_class
+	WHERE relnamespace = '_electric_cm'::regnamespace);
 
 CREATE TABLE guarded (id int PRIMARY KEY, secret text);
 INSERT INTO guarded VALUES (1, 'first');

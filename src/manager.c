@@ -88,6 +88,8 @@
 /* Limits for looking whether the stream can begin behind a giant. */
 #define RENEW_MIN_MS			1000
 #define RENEW_MAX_MS			60000
+/* ... and from one new stream to the next. */
+#define RENEW_PAUSE_MS			15000
 /* One round reads at most this much, then looks after everything else. */
 #define ROUND_BYTES				(4 * 1024 * 1024)
 /*
@@ -923,6 +925,7 @@ renew_stream(EcmTime now)
 	static XLogRecPtr renewing_for;
 	static EcmTime look_at;
 	static int	delay_ms;
+	static EcmTime renewed_at;
 	XLogRecPtr	giant = ecm_feed_giant_lsn();
 	EcmSlotFacts facts;
 
@@ -931,7 +934,8 @@ renew_stream(EcmTime now)
 	if (giant != renewing_for)
 	{
 		renewing_for = giant;
-		delay_ms = RENEW_MIN_MS;
+		delay_ms = renewed_at != 0 && !ecm_has_passed(renewed_at, now, RENEW_PAUSE_MS) ?
+			RENEW_PAUSE_MS : RENEW_MIN_MS;
 		look_at = ecm_later(now, delay_ms);
 	}
 	if (now < look_at)
@@ -940,11 +944,14 @@ renew_stream(EcmTime now)
 	look_at = ecm_later(now, delay_ms);
 	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.restart_lsn <= giant)
 		(void) LogStandbySnapshot();
-	else if (!congested && !ecm_feed_in_transaction())
+	else if (congested || ecm_feed_in_transaction())
+		look_at = ecm_later(now, RENEW_MIN_MS / 10);
+	else
 	{
 		ereport(LOG,
 				(errmsg("electric_cm in database \"%s\": the replication connection is opened anew, since a row or message of more than %d MB has made it large",
 						stack->datname, ECM_GIANT_BYTES / (1024 * 1024))));
+		renewed_at = now;
 		handle_event(ECM_EVENT_REPLICATION_LOST, NULL);
 		return 0;
 	}

@@ -435,6 +435,17 @@ note_met(Batch *b, TransactionId xid, XLogRecPtr after)
 	b->capture_after = after;
 }
 
+/* The answer that has the right transaction has not come yet. */
+static void
+note_early(Batch *b, TransactionId xid, XLogRecPtr after)
+{
+	for (int i = 0; i < b->nearly; i++)
+		if (b->early[i].xid == xid)
+			return;
+	if (b->nearly < MAX_EARLY)
+		b->early[b->nearly++] = (Met) {xid, after};
+}
+
 /* As the answer says. */
 static Oid
 relation_of(EcmConn *conn, int64 id)
@@ -514,6 +525,12 @@ captured(Batch *b, EcmConn *conn)
 	}
 	if (b->nshapes == 0)
 		end_batch(b);
+	else if (!b->met && b->nearly == MAX_EARLY)
+	{
+		/* ours may have been among those that there was no room for */
+		dlist_delete(&b->node);
+		retry_later(b, "another attempt to capture its changes");
+	}
 	else
 		b->step = CREATION_CAPTURED;
 }
@@ -692,8 +709,8 @@ capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 			continue;
 		if (TransactionIdIsValid(b->capture_xid))
 			note_met(b, xid, after);
-		else if (b->nearly < MAX_EARLY)
-			b->early[b->nearly++] = (Met) {xid, after};
+		else
+			note_early(b, xid, after);
 	}
 }
 
