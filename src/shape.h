@@ -220,6 +220,10 @@ extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
 							  Datum *values, const char *nulls,
 							  const char *reason);
 
+/* The same, but for those that have been declared in this transaction. */
+extern int	ecm_shapes_delete_others(const char *condition, int nargs, Oid *types,
+									 Datum *values, const char *reason);
+
 /*
  * Is the table in our publication, by itself or with an ancestor, its schema
  * or everything?  Within ecm_spi_begin/end.
@@ -324,16 +328,24 @@ extern void ecm_shapes_verify_names(List *tables, List *schemas);
 
 /*
  * Deletes the followed shapes of tables that are not published any more: of
- * these, and of what is below and above them; of all.
+ * these, and of what is below and above them; of all.  The first returns which
+ * of those below it are: the others are locked, so that nobody creates a shape.
  */
-extern void ecm_shapes_verify_published(List *changed);
+extern List *ecm_shapes_verify_published(List *changed);
 extern void ecm_shapes_verify_publication(void);
 
 /*
  * Deletes the shapes with a column whose type is this one, or has this one
- * inside; values of it look different from now on.
+ * inside; values of it look different from now on.  False: no column has it.
  */
-extern void ecm_shapes_invalidate_type(Oid type, const char *reason);
+extern bool ecm_shapes_invalidate_type(Oid type, const char *reason);
+
+/*
+ * At the commit, after ecm_barrier_hold(): those that others have declared
+ * since; of tables that were not published for a while.
+ */
+extern void ecm_shapes_invalidate_type_of_others(Oid type, const char *reason);
+extern void ecm_shapes_invalidate_unpublished_of_others(List *relids);
 
 /* ---- shape_fate.c ---- */
 

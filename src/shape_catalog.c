@@ -22,6 +22,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -702,17 +703,29 @@ typedef enum DeleteResult
 {
 	ROW_DELETED,
 	ROW_GONE,					/* somebody else has deleted it */
-	ROW_LOCKED					/* somebody may, or changes it */
+	ROW_LOCKED,					/* somebody may, or changes it */
+	ROW_SPARED
 } DeleteResult;
+
+/* Was it declared in this transaction? */
+static bool
+is_own_row(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return !isnull && TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
 
 /*
  * Not with SQL, since that would fail in a REPEATABLE READ transaction if the
  * row has been updated since it began, by the stack itself for instance.
  */
 static DeleteResult
-delete_row(Relation rel, Relation index, int64 id)
+delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 {
 	TM_Result	result;
+	bool		spared = false;
 
 	do
 	{
@@ -725,17 +738,20 @@ delete_row(Relation rel, Relation index, int64 id)
 		CHECK_FOR_INTERRUPTS();
 		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
 		index_rescan(scan, &key, 1, NULL, 0);
+		result = TM_Deleted;
 		if (index_getnext_slot(scan, ForwardScanDirection, slot))
-			result = table_tuple_delete(rel, &slot->tts_tid,
-										GetCurrentCommandId(true), snapshot,
-										InvalidSnapshot, false, &failure, false);
-		else
-			result = TM_Deleted;
+		{
+			spared = spare_own && is_own_row(slot);
+			if (!spared)
+				result = table_tuple_delete(rel, &slot->tts_tid,
+											GetCurrentCommandId(true), snapshot,
+											InvalidSnapshot, false, &failure, false);
+		}
 		index_endscan(scan);
 		ExecDropSingleTupleTableSlot(slot);
 		UnregisterSnapshot(snapshot);
 	} while (result == TM_Updated);
-	return result == TM_Ok ? ROW_DELETED :
+	return spared ? ROW_SPARED : result == TM_Ok ? ROW_DELETED :
 		result == TM_BeingModified ? ROW_LOCKED : ROW_GONE;
 }
 
@@ -752,9 +768,9 @@ note_lost(int64 id)
 					 SPI_OK_INSERT, 1, &type, &value, NULL);
 }
 
-int
-ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
-				  const char *nulls, const char *reason)
+static int
+delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
+			  const char *nulls, bool spare_own, const char *reason)
 {
 	SPITupleTable *rows;
 	uint64		nrows;
@@ -781,7 +797,7 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 													 1, &isnull));
 		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
-		DeleteResult result = delete_row(rel, index, id);
+		DeleteResult result = delete_row(rel, index, id, spare_own);
 
 		if (result == ROW_DELETED)
 			add_to_drop_message(&dropped, id, handle);
@@ -795,6 +811,20 @@ ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
 	return end_drop_message(&dropped) + end_drop_message(&lost);
+}
+
+int
+ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
+{
+	return delete_shapes(condition, nargs, types, values, nulls, false, reason);
+}
+
+int
+ecm_shapes_delete_others(const char *condition, int nargs, Oid *types, Datum *values,
+						 const char *reason)
+{
+	return delete_shapes(condition, nargs, types, values, NULL, true, reason);
 }
 
 int

@@ -11,8 +11,9 @@
  * shape that is declared after a command has nothing to do with it.
  *
  * Shapes that others declare meanwhile are not seen here, but their creation
- * waits for us: by our lock on the table, or by ecm_barrier_hold() before we
- * look.
+ * waits for us: by our lock on the table, or by ecm_barrier_hold().  Where there
+ * is no such lock, and others must not have to wait for a transaction that may
+ * last, there is a second look at the commit, which spares our own shapes.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,6 +79,7 @@ typedef struct Note
 typedef struct Remembered
 {
 	Oid			object;
+	const char *reason;			/* a constant, or NULL */
 	int			level;			/* of the statement */
 	SubTransactionId subid;
 } Remembered;
@@ -89,6 +91,8 @@ static List *touched = NIL;		/* tables: a column of theirs was altered by a
 static List *renamed_tables = NIL;	/* with shapes; those are told apart by the
 									 * name that they have at the commit */
 static List *renamed_schemas = NIL;
+static List *changed_types = NIL;	/* for the second look */
+static List *unpublished_tables = NIL;	/* likewise */
 
 static int	statement_level = 0;
 
@@ -124,12 +128,13 @@ note(NoteKind kind, Oid object, const char *reason)
 }
 
 static List *
-remember(List *list, Oid object)
+remember(List *list, Oid object, const char *reason)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	Remembered *r = palloc(sizeof(Remembered));
 
 	r->object = object;
+	r->reason = reason;
 	r->level = statement_level;
 	r->subid = GetCurrentSubTransactionId();
 	list = lappend(list, r);
@@ -244,7 +249,7 @@ void
 ecm_ddl_note_schema(Oid schema)
 {
 	if (!is_remembered(renamed_schemas, schema))
-		renamed_schemas = remember(renamed_schemas, schema);
+		renamed_schemas = remember(renamed_schemas, schema, NULL);
 }
 
 void
@@ -278,7 +283,7 @@ ecm_ddl_note_column(Oid relid)
 {
 	ecm_ddl_note_perhaps(relid);
 	if (!is_remembered(touched, relid))
-		touched = remember(touched, relid);
+		touched = remember(touched, relid, NULL);
 }
 
 /*
@@ -323,14 +328,15 @@ ecm_ddl_note_altered(Oid relid)
 /* ------------------------------------------------------ dealing with it -- */
 
 /*
- * Also in other extensions' scripts.
+ * Other extensions' scripts are as good as any other.  pg_upgrade makes its
+ * parts one by one, and there are no shapes.
  */
 bool
 ecm_ddl_has_extension(void)
 {
 	Oid			extension = get_extension_oid("electric_cm", true);
 
-	return OidIsValid(extension) &&
+	return OidIsValid(extension) && !IsBinaryUpgrade &&
 		!(creating_extension && CurrentExtensionObject == extension);
 }
 
@@ -419,7 +425,16 @@ apply_types(const Pending *pending)
 	ListCell   *lc2;
 
 	forboth(lc, pending->objects[NOTE_TYPE], lc2, pending->reasons[NOTE_TYPE])
-		ecm_shapes_invalidate_type(lfirst_oid(lc), lfirst(lc2));
+	{
+		Oid			type = lfirst_oid(lc);
+		char		relkind = get_rel_relkind(get_typ_typrelid(type));
+
+		/* every table has a type, which hardly ever is a column's */
+		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
+			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
+			!is_remembered(changed_types, type))
+			changed_types = remember(changed_types, type, lfirst(lc2));
+	}
 }
 
 static void
@@ -451,7 +466,8 @@ apply_publication(const Pending *pending)
 		ecm_shapes_verify_publication();
 	}
 	if (relids != NIL)
-		ecm_shapes_verify_published(relids);
+		foreach(lc, ecm_shapes_verify_published(relids))
+			unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
 }
 
 static void
@@ -465,7 +481,7 @@ apply_perhaps(const Pending *pending)
 	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
 	foreach(lc, renamed)
 		if (!is_remembered(renamed_tables, lfirst_oid(lc)))
-			renamed_tables = remember(renamed_tables, lfirst_oid(lc));
+			renamed_tables = remember(renamed_tables, lfirst_oid(lc), NULL);
 }
 
 void
@@ -505,6 +521,41 @@ ecm_ddl_apply(void)
 	CommandCounterIncrement();
 }
 
+static List *
+objects_of(const List *remembered)
+{
+	List	   *objects = NIL;
+	ListCell   *lc;
+
+	foreach(lc, remembered)
+		objects = lappend_oid(objects, ((Remembered *) lfirst(lc))->object);
+	return objects;
+}
+
+/* First hold, then look: who is not seen now will wait. */
+static void
+look_again_at_commit(void)
+{
+	List	   *schemas = objects_of(renamed_schemas);
+	ListCell   *lc;
+
+	foreach(lc, schemas)
+		ecm_barrier_hold(NamespaceRelationId, lfirst_oid(lc));
+	if (changed_types != NIL)
+		ecm_barrier_hold(TypeRelationId, InvalidOid);
+	if (unpublished_tables != NIL)
+		ecm_barrier_hold(PublicationRelationId, InvalidOid);
+
+	ecm_shapes_verify_names(objects_of(renamed_tables), schemas);
+	foreach(lc, changed_types)
+	{
+		Remembered *r = lfirst(lc);
+
+		ecm_shapes_invalidate_type_of_others(r->object, r->reason);
+	}
+	ecm_shapes_invalidate_unpublished_of_others(objects_of(unpublished_tables));
+}
+
 /*
  * A name that is another one only meanwhile changes nothing: what a log has of
  * it is the shape's.
@@ -513,30 +564,21 @@ void
 ecm_ddl_apply_at_commit(void)
 {
 	bool		read_only = XactReadOnly;
-	List	   *tables = NIL;
-	List	   *schemas = NIL;
-	ListCell   *lc;
 
 	ecm_ddl_apply();
-	foreach(lc, renamed_tables)
-		tables = lappend_oid(tables, ((Remembered *) lfirst(lc))->object);
-	foreach(lc, renamed_schemas)
-		schemas = lappend_oid(schemas, ((Remembered *) lfirst(lc))->object);
-	if (tables == NIL && schemas == NIL)
+	if (renamed_tables == NIL && renamed_schemas == NIL && changed_types == NIL &&
+		unpublished_tables == NIL)
 		return;
-
-	XactReadOnly = false;
 	CommandCounterIncrement();
 	if (ecm_ddl_has_extension())
 	{
-		foreach(lc, schemas)
-			ecm_barrier_hold(NamespaceRelationId, lfirst_oid(lc));
+		XactReadOnly = false;
 		PushActiveSnapshot(GetTransactionSnapshot());
-		ecm_shapes_verify_names(tables, schemas);
+		look_again_at_commit();
 		PopActiveSnapshot();
+		XactReadOnly = read_only;
 	}
-	XactReadOnly = read_only;
-	renamed_tables = renamed_schemas = NIL;
+	ecm_ddl_forget();
 }
 
 /* ---------------------------------------------------- ends and levels -- */
@@ -563,6 +605,7 @@ ecm_ddl_forget(void)
 {
 	notes = NULL;
 	touched = renamed_tables = renamed_schemas = NIL;
+	changed_types = unpublished_tables = NIL;
 }
 
 static List *
@@ -596,6 +639,8 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 	touched = end_remembered(touched, subid, parent, committed);
 	renamed_tables = end_remembered(renamed_tables, subid, parent, committed);
 	renamed_schemas = end_remembered(renamed_schemas, subid, parent, committed);
+	changed_types = end_remembered(changed_types, subid, parent, committed);
+	unpublished_tables = end_remembered(unpublished_tables, subid, parent, committed);
 	if (notes == NULL || hash_get_num_entries(notes) == 0)
 		return;
 	hash_seq_init(&seq, notes);

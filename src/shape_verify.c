@@ -34,7 +34,6 @@
 #include "utils/syscache.h"
 
 #include "shape.h"
-#include "shape_barrier.h"
 #include "shape_settings.h"
 
 /* Does a consumer follow it already, be it to create it? */
@@ -478,35 +477,54 @@ unpublished(List *relids)
 	return result;
 }
 
-void
+List *
 ecm_shapes_verify_published(List *changed)
 {
 	List	   *relids = NIL;
+	List	   *below = NIL;
 	ListCell   *lc;
+	ListCell   *lc2;
 	EcmSpiState spi;
 
 	foreach(lc, changed)
 	{
-		List	   *below;
+		Oid			relid = lfirst_oid(lc);
 
-		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 			continue;			/* it was dropped */
-
-		/* the tables themselves are locked, what is below them need not be */
-		below = unpublished(find_all_inheritors(lfirst_oid(lc), NoLock, NULL));
-		if (list_length(below) > 1 ||
-			(below != NIL && linitial_oid(below) != lfirst_oid(lc)))
-			ecm_barrier_hold(PublicationRelationId, InvalidOid);
-		relids = list_concat(relids, below);
-		if (get_rel_relispartition(lfirst_oid(lc)))
-			relids = list_concat(relids,
-								 unpublished(get_partition_ancestors(lfirst_oid(lc))));
+		foreach(lc2, unpublished(find_all_inheritors(relid, NoLock, NULL)))
+		{
+			relids = lappend_oid(relids, lfirst_oid(lc2));
+			if (lfirst_oid(lc2) != relid)
+				below = lappend_oid(below, lfirst_oid(lc2));
+		}
+		if (get_rel_relispartition(relid))
+			relids = list_concat(relids, unpublished(get_partition_ancestors(relid)));
 	}
+	relids = ecm_tables_with_shapes(relids);
+	if (relids != NIL)
+	{
+		ecm_spi_begin(&spi);
+		delete_followed(relids, "the table has left the publication");
+		ecm_spi_end(&spi);
+	}
+	return below;
+}
+
+void
+ecm_shapes_invalidate_unpublished_of_others(List *relids)
+{
+	EcmSpiState spi;
+	Oid			type = OIDARRAYOID;
+	Datum		value;
+
 	relids = ecm_tables_with_shapes(relids);
 	if (relids == NIL)
 		return;
 	ecm_spi_begin(&spi);
-	delete_followed(relids, "the table has left the publication");
+	value = oid_array(relids);
+	(void) ecm_shapes_delete_others("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type,
+									&value, "the table has left the publication");
 	ecm_spi_end(&spi);
 }
 
@@ -580,30 +598,43 @@ find_type_users(Oid type, List **types, List **tables)
 		find_type_users(lfirst_oid(lc), types, tables);
 }
 
-void
-ecm_shapes_invalidate_type(Oid type, const char *reason)
+static bool
+invalidate_type(Oid type, bool spare_own, const char *reason)
 {
-	char		relkind = get_rel_relkind(get_typ_typrelid(type));
-	bool		of_table = relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
+	const char *condition = "relation = ANY ($1) AND column_types && $2";
 	List	   *types = NIL;
 	List	   *tables = NIL;
 	Oid			argtypes[] = {OIDARRAYOID, OIDARRAYOID};
 	Datum		values[lengthof(argtypes)];
+	bool		is_used;
 	EcmSpiState spi;
 
-	/* every table has a type, which hardly ever is a column's */
-	if (!of_table)
-		ecm_barrier_hold(TypeRelationId, InvalidOid);
 	find_type_users(type, &types, &tables);
-	if (of_table && tables != NIL)
-		ecm_barrier_hold(TypeRelationId, InvalidOid);
+	is_used = tables != NIL;
 	tables = ecm_tables_with_shapes(tables);
 	if (tables == NIL)
-		return;
+		return is_used;
+	ecm_spi_begin(&spi);
 	values[0] = oid_array(tables);
 	values[1] = oid_array(types);
-	ecm_spi_begin(&spi);
-	(void) ecm_shapes_delete("relation = ANY ($1) AND column_types && $2",
-							 lengthof(argtypes), argtypes, values, NULL, reason);
+	if (spare_own)
+		(void) ecm_shapes_delete_others(condition, lengthof(argtypes), argtypes,
+										values, reason);
+	else
+		(void) ecm_shapes_delete(condition, lengthof(argtypes), argtypes, values,
+								 NULL, reason);
 	ecm_spi_end(&spi);
+	return true;
+}
+
+bool
+ecm_shapes_invalidate_type(Oid type, const char *reason)
+{
+	return invalidate_type(type, false, reason);
+}
+
+void
+ecm_shapes_invalidate_type_of_others(Oid type, const char *reason)
+{
+	(void) invalidate_type(type, true, reason);
 }

@@ -53,7 +53,7 @@ extern char *ecm_own_slot_name(const EcmStack *stack);
 
 /*
  * Why the shapes do not belong to the stream that is about to start, or NULL.
- * Pure.
+ * Looks at nothing but this and electric_cm.publication_name.
  */
 extern const char *ecm_timeline_mismatch(const EcmRemembered *remembered,
 										 const EcmReplicationInfo *info,

@@ -45,8 +45,11 @@ sub round_trip
 	my @tables = (@$gone, @$kept);
 	my @handles = live_shapes(@tables);
 
-	run_sql('BEGIN', 'SAVEPOINT a', @commands, 'ROLLBACK TO a', @commands[0 .. $#commands - 1], 'ROLLBACK TO a',
-		'SAVEPOINT b', @commands, 'RELEASE b', 'ROLLBACK TO a', 'COMMIT');
+	# one each: a server with assertions does not decode a catalog's row where one of
+	# a rolled-back subtransaction has been
+	run_sql('BEGIN', 'SAVEPOINT a', @commands, 'ROLLBACK TO a', 'COMMIT',
+		'BEGIN', 'SAVEPOINT a', @commands[0 .. $#commands - 1], 'ROLLBACK TO a', 'COMMIT',
+		'BEGIN', 'SAVEPOINT a', 'SAVEPOINT b', @commands, 'RELEASE b', 'ROLLBACK TO a', 'COMMIT');
 	is(join(',', map { exists_shape($_) } @handles), join(',', map { 1 } @handles), "$what: rolled back, nothing has happened");
 	run_sql('BEGIN', @commands, 'COMMIT');
 	is(join(',', map { exists_shape($_) } @handles), join(',', (map { 0 } @$gone), (map { 1 } @$kept)),

@@ -70,7 +70,7 @@ like($err, qr/permission denied to set parameter/, 'others may not even try');
 $handle = live_shape('t');
 run_sql('SELECT electric_cm_stop()');
 $node->restart;
-is(run_sql('SELECT electric_cm_status()'), 'stopped', 'stopped, also after a restart');
+becomes($node, $db, q{SELECT electric_cm_status() = 'stopped'}, 'stopped, also after a restart');
 $session = $node->background_psql($db, on_error_stop => 0);
 $session->query('SELECT 1');
 run_sql("ALTER DATABASE $db SET electric_cm.publication_name = 'pub3'");	# not followed yet
