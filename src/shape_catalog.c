@@ -595,27 +595,20 @@ int
 ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)
 {
-	SPITupleTable *rows;
-	uint64		n;
 	int			dropped;
 
-	run_with_latest_snapshot(psprintf("WITH wanted AS MATERIALIZED"
-									  " (SELECT s.id, s.handle FROM _electric_cm.shape s WHERE %s),"
-									  " locked AS MATERIALIZED"
-									  " (SELECT s.id FROM _electric_cm.shape s"
-									  " WHERE s.id IN (SELECT id FROM wanted) FOR UPDATE SKIP LOCKED),"
-									  " deleted AS (DELETE FROM _electric_cm.shape"
-									  " WHERE id IN (SELECT id FROM locked) RETURNING id)"
-									  " SELECT w.id, w.handle, d.id IS NOT NULL"
-									  " FROM wanted w LEFT JOIN deleted d ON d.id = w.id"
-									  " ORDER BY w.id", condition),
-							 SPI_OK_SELECT, nargs, types, values, nulls);
-	/* telling may run statements of its own */
-	rows = SPI_tuptable;
-	n = SPI_processed;
+	run_with_latest_snapshot(psprintf("DELETE FROM _electric_cm.shape WHERE ctid = ANY"
+									  " (ARRAY(SELECT s.ctid FROM _electric_cm.shape s"
+									  " WHERE %s FOR UPDATE OF s SKIP LOCKED))"
+									  " RETURNING id, handle, true", condition),
+							 SPI_OK_DELETE_RETURNING, nargs, types, values, nulls);
 	dropped = announce_dropped(reason);
-	SPI_tuptable = rows;
-	SPI_processed = n;
+
+	/* those that are left are locked */
+	CommandCounterIncrement();
+	run_with_latest_snapshot(psprintf("SELECT id, handle, false FROM _electric_cm.shape s"
+									  " WHERE %s", condition),
+							 SPI_OK_SELECT, nargs, types, values, nulls);
 	return dropped + announce("lost", false, reason);
 }
 
