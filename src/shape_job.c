@@ -34,7 +34,10 @@ PG_FUNCTION_INFO_V1(electric_cm_publish_table);
 PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
 PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 
-/* Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too. */
+/*
+ * Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too;
+ * and with one lock held, waiting for another one may be a deadlock.
+ */
 #define IDENTITY_LOCK_TIMEOUT	"100ms"
 
 typedef struct LeavesArg
@@ -74,6 +77,15 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	MemoryContextSwitchTo(old);
 }
 
+/* Until ecm_spi_end(). */
+static void
+be_impatient(void)
+{
+	(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
 /*
  * Nobody takes a leaf's identity away now before he can see that the table is
  * published.  Did somebody just before?
@@ -84,6 +96,7 @@ check_identities(Oid relation, ArrayType *shapes)
 	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation,
 		.lockmode = AccessShareLock};
 
+	be_impatient();
 	CommandCounterIncrement();
 	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
 	if (arg.leaves != NIL)
@@ -130,9 +143,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	ecm_hold_published(relation);
 	if (arg.leaves != NIL)
 	{
-		(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
+		be_impatient();
 		ecm_spi_run(ecm_fit_identity_commands(arg.leaves), SPI_OK_UTILITY,
 					0, NULL, NULL, NULL);
 	}
