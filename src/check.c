@@ -12,6 +12,10 @@
  * or replication.c has a hint, the fix here is its command.  A fix is one
  * statement; what remains to be done after it follows as a comment.
  *
+ * People run a fix as it is, all of them at once perhaps.  So none ends
+ * anybody's transaction, drops a slot or publication, or costs shapes: where
+ * only such a thing helps, the detail says so, and the fix is NULL.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -316,8 +320,8 @@ assess_situation(void)
 	return s;
 }
 
-static char *
-start_command(const EcmSituation *s)
+char *
+ecm_check_start(const EcmSituation *s)
 {
 	return psprintf("SELECT %s.electric_cm_start()", s->schema);
 }
@@ -470,9 +474,9 @@ check_stopped(const EcmSituation *s, EcmFinding *f)
 	char	  **v = ecm_check_query(1, &n, "SELECT stopped FROM _electric_cm.stack");
 
 	if (n == 0)
-		ecm_check_fail(f, NULL, "table _electric_cm.stack has no row: drop the extension and create it again");
+		ecm_check_fail(f, NULL, "table _electric_cm.stack has lost its row: only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone");
 	else if (!s->runs && (v[0][0] == 't' || s->stack->stop_requested))
-		ecm_check_fail(f, start_command(s), "the stack was stopped by electric_cm_stop()");
+		ecm_check_fail(f, ecm_check_start(s), "the stack was stopped by electric_cm_stop()");
 	else
 		ecm_check_pass(f, "the stack was not stopped by electric_cm_stop()");
 }
@@ -484,8 +488,8 @@ check_copied(const EcmSituation *s, EcmFinding *f)
 	char	  **v = ecm_check_query(1, &n, "SELECT database_oid FROM _electric_cm.stack");
 
 	if (n > 0 && !s->runs && strtoul(v[0], NULL, 10) != MyDatabaseId)
-		ecm_check_fail(f, start_command(s),
-					   "this database is a copy of another one: it has a stack of its own only when told so");
+		ecm_check_fail(f, ecm_check_start(s),
+					   "this database is a copy of another one: it has a stack of its own only when told so; the shapes that were copied end then, for the changes since belong to the other database");
 	else
 		ecm_check_pass(f, "this database is not a copy of another one");
 }
@@ -519,25 +523,48 @@ check_old_transactions(const EcmSituation *s, EcmFinding *f)
 	if (n == 0)
 		ecm_check_pass(f, "no old transaction is in the way of creating the slot");
 	else if (v[0] != NULL)
-		ecm_check_warn(f, psprintf("SELECT pg_terminate_backend(%s); -- or have it commit", v[0]),
-					   "creating the slot will wait for %d transactions; the oldest is that of PID %s (application \"%s\"), open for %s",
+		ecm_check_warn(f, NULL,
+					   "creating the slot will wait for %d transactions; the oldest is that of PID %s (application \"%s\"), open for %s: have it commit, or end it with pg_terminate_backend() if its work may be lost",
 					   n, v[0], v[1] ? v[1] : "", v[3] ? v[3] : "an unknown time");
 	else
-		ecm_check_warn(f, psprintf("ROLLBACK PREPARED %s; -- or COMMIT PREPARED, in database %s",
-								   quote_literal_cstr(v[1]), quote_identifier(v[2] ? v[2] : "")),
-					   "creating the slot will wait for %d transactions; the oldest is the prepared transaction %s, open for %s",
-					   n, quote_literal_cstr(v[1]), v[3] ? v[3] : "an unknown time");
+		ecm_check_warn(f, NULL,
+					   "creating the slot will wait for %d transactions; the oldest is the prepared transaction %s, open for %s: in database \"%s\", COMMIT PREPARED it, or ROLLBACK PREPARED if its work may be lost",
+					   n, quote_literal_cstr(v[1]), v[3] ? v[3] : "an unknown time",
+					   v[2] ? v[2] : "");
 }
 
+/*
+ * Our walsender takes care never to be one; see walsender.c.  Without any other
+ * standby that is named, commits wait for one, as they should.
+ */
 static void
-check_synchronous_standbys(const EcmSituation *s pg_attribute_unused(), EcmFinding *f)
+check_synchronous_standbys(const EcmSituation *s, EcmFinding *f)
 {
 	const char *names = GetConfigOption("synchronous_standby_names", false, false);
+	char	  **v;
+	int			n;
 
 	if (names == NULL || names[0] == '\0')
+	{
 		ecm_check_pass(f, "no synchronous standby is configured");
+		return;
+	}
+	v = ecm_check_query(2, &n,
+						"SELECT min(r.pid) FILTER (WHERE own),"
+						" count(*) FILTER (WHERE r.sync_priority > 0 AND NOT own)"
+						" FROM (SELECT pid, sync_priority, sync_priority > 0"
+						"  AND (pid = %d OR application_name = 'electric_cm replication')"
+						"  FROM pg_stat_replication) AS r(pid, sync_priority, own)",
+						s->stack->conns[0].backend_pid);
+	if (v[0] != NULL)
+		ecm_check_fail(f, psprintf("SELECT pg_terminate_backend(%s); -- the stack connects anew", v[0]),
+					   "the stack's walsender (PID %s) counts as a synchronous standby: every commit waits for it, and is on no other server",
+					   v[0]);
+	else if (strcmp(v[1], "0") == 0 && !RecoveryInProgress())
+		ecm_check_warn(f, NULL,
+					   "synchronous_standby_names is set, and no standby that it names is connected: commits of applications wait for one; the stack does not (synchronous_commit = local), and is never a standby itself");
 	else
-		ecm_check_pass(f, "synchronous_standby_names is set: the stack does not wait for standbys (synchronous_commit = local)");
+		ecm_check_pass(f, "synchronous_standby_names is set: the stack does not wait for standbys (synchronous_commit = local), and is never one itself");
 }
 
 /* ------------------------------------------------------------ the stack -- */
@@ -552,7 +579,7 @@ check_stack(const EcmSituation *s, EcmFinding *f)
 	if (!s->preloaded)
 		ecm_check_warn(f, NULL, "nothing runs: the library is not loaded");
 	else if (s->has_stack && stack->status == ECM_STATUS_FAILED)
-		ecm_check_fail(f, start_command(s), "the stack has failed: %s%s%s",
+		ecm_check_fail(f, ecm_check_start(s), "the stack has failed: %s%s%s",
 					   stack->last_error, stack->last_error_hint[0] ? "; " : "",
 					   stack->last_error_hint);
 	else if (s->has_stack && stack->status == ECM_STATUS_ACTIVE)

@@ -89,6 +89,9 @@ extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
 /* The command that gives it another value. */
 extern char *ecm_check_set(const EcmSituation *s, const char *name, const char *value);
 
+/* The command that starts the stack. */
+extern char *ecm_check_start(const EcmSituation *s);
+
 /* The same of one that is on or off, or a number (of at least 1). */
 extern bool ecm_check_bool(const EcmSituation *s, const char *name, bool otherwise);
 extern int	ecm_check_int(const EcmSituation *s, const char *name);

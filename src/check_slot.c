@@ -29,8 +29,9 @@ ecm_check_lock(const EcmSituation *s, EcmFinding *f)
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(3, &n,
-						"SELECT l.pid, a.application_name, p.gid"
+	v = ecm_check_query(4, &n,
+						"SELECT l.pid, a.application_name, p.gid,"
+						" a.backend_xid IS NOT NULL OR a.state IS DISTINCT FROM 'idle'"
 						" FROM (SELECT hashtext(%s COLLATE \"C\")::int8) AS k(key),"
 						" pg_locks l LEFT JOIN pg_stat_activity a USING (pid)"
 						" LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL"
@@ -48,13 +49,18 @@ ecm_check_lock(const EcmSituation *s, EcmFinding *f)
 		ecm_check_pass(f, s->stack->lock_acquired ?
 					   "the stack holds its exclusive lock" :
 					   "nobody holds the exclusive lock");
+	else if (v[0] != NULL && v[3][0] == 't')
+		ecm_check_fail(f, NULL,
+					   "the exclusive lock is held by PID %s (application \"%s\"), which is in a transaction: have it end that and the session",
+					   v[0], v[1] ? v[1] : "");
 	else if (v[0] != NULL)
 		ecm_check_fail(f, psprintf("SELECT pg_terminate_backend(%s)", v[0]),
 					   "the exclusive lock is held by PID %s (application \"%s\")",
 					   v[0], v[1] ? v[1] : "");
 	else
-		ecm_check_fail(f, v[2] ? psprintf("ROLLBACK PREPARED %s", quote_literal_cstr(v[2])) : NULL,
-					   "the exclusive lock is held by a prepared transaction");
+		ecm_check_fail(f, NULL,
+					   "the exclusive lock is held by prepared transaction %s: COMMIT PREPARED it, or ROLLBACK PREPARED if its work may be lost",
+					   v[2] ? quote_literal_cstr(v[2]) : "");
 }
 
 /* A name with a number that nobody has; what says whether it is taken. */
@@ -70,13 +76,6 @@ free_name(const char *base, const char *catalog, const char *column)
 									quote_literal_cstr(base), catalog, column);
 
 	return n > 0 ? v[0] : NULL;
-}
-
-static char *
-drop_slot_command(const char *slot_name)
-{
-	return psprintf("SELECT pg_drop_replication_slot(%s)",
-					quote_literal_cstr(slot_name));
 }
 
 static void
@@ -95,9 +94,22 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 		ecm_check_pass(f, "replication slot \"%s\" is active for the stack",
 					   s->slot_name);
 	else
-		ecm_check_fail(f, psprintf("SELECT pg_terminate_backend(%d); -- or set electric_cm.slot_name to another name", pid),
-					   "replication slot \"%s\" is active for PID %d (application \"%s\")",
+		ecm_check_fail(f, NULL,
+					   "replication slot \"%s\" is active for PID %d (application \"%s\"), which loses changes if the stack uses it, too: end that client, or give the stack another slot by electric_cm.slot_name",
 					   s->slot_name, pid, application);
+}
+
+/* A standby's copy of the primary's slot; there is no such thing before 17. */
+static bool
+is_synced(const char *slot_name)
+{
+	int			n;
+
+	(void) ecm_check_query(1, &n,
+						   "SELECT 1 FROM pg_replication_slots s"
+						   " WHERE slot_name = %s AND to_jsonb(s) -> 'synced' = 'true'",
+						   quote_literal_cstr(slot_name));
+	return n > 0;
 }
 
 /* As look_at_slot() in replication.c decides it. */
@@ -116,15 +128,26 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 												  "pg_replication_slots", "slot_name")),
 					   "replication slot \"%s\" belongs to another database or plugin",
 					   s->slot_name);
+	else if (facts.invalidated && RecoveryInProgress())
+		ecm_check_warn(f, NULL,
+					   "replication slot \"%s\" on this standby has been invalidated: after a promotion the stack makes a new one, and all shapes are thrown away",
+					   s->slot_name);
 	else if (facts.invalidated)
-		ecm_check_warn(f, facts.active_pid == 0 ? drop_slot_command(s->slot_name) : NULL,
+		ecm_check_warn(f, s->runs || !s->preloaded ? NULL : ecm_check_start(s),
 					   "replication slot \"%s\" has been invalidated: the stack makes a new one, and all shapes are thrown away",
 					   s->slot_name);
 	else if (facts.active_pid != 0)
 		judge_active_slot(s, f, facts.active_pid);
+	else if (RecoveryInProgress() && is_synced(s->slot_name))
+		ecm_check_pass(f, "replication slot \"%s\" is kept in step with the primary's, for the stack to go on with after a promotion",
+					   s->slot_name);
+	else if (RecoveryInProgress())
+		ecm_check_warn(f, NULL,
+					   "replication slot \"%s\" on this standby holds back WAL, and nobody moves it on before a promotion",
+					   s->slot_name);
 	else if (!s->runs)
-		ecm_check_warn(f, drop_slot_command(s->slot_name),
-					   "replication slot \"%s\" holds back WAL while the stack does not run",
+		ecm_check_warn(f, s->preloaded ? ecm_check_start(s) : NULL,
+					   "replication slot \"%s\" holds back WAL while the stack does not run; dropping it instead would cost all shapes",
 					   s->slot_name);
 	else
 		ecm_check_pass(f, "replication slot \"%s\" exists", s->slot_name);
@@ -157,8 +180,8 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 {
 	char	  **v;
 	int			n;
+	bool		unused = false;
 	StringInfoData names;
-	StringInfoData fix;
 
 	v = ecm_check_query(3, &n,
 						"SELECT slot_name, active, coalesce(pg_size_pretty(pg_wal_lsn_diff("
@@ -177,28 +200,39 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 	}
 
 	initStringInfo(&names);
-	initStringInfo(&fix);
 	for (int i = 0; i < n; i++)
 	{
 		bool		active = v[3 * i + 1][0] == 't';
 
 		appendStringInfo(&names, "%s\"%s\" (%s, %s of WAL)", i > 0 ? ", " : "",
 						 v[3 * i], active ? "active" : "inactive", v[3 * i + 2]);
-		if (!active)
-			appendStringInfo(&fix, "%spg_drop_replication_slot(%s)",
-							 fix.len > 0 ? ", " : "SELECT ",
-							 quote_literal_cstr(v[3 * i]));
+		unused |= !active;
 	}
-	if (fix.len > 0)
-		ecm_check_warn(f, fix.data, "slots that nobody may be looking after hold back WAL: %s",
+	if (unused)
+		ecm_check_warn(f, NULL, "slots that nobody may be looking after hold back WAL: %s; drop one with pg_drop_replication_slot() if whoever used it will not come back, since it loses its place",
 					   names.data);
 	else
 		ecm_check_pass(f, "in use beside the stack's: %s", names.data);
 }
 
+/* What the slot that is farthest behind holds back now, in megabytes. */
+static int64
+most_retained_mb(void)
+{
+	int			n;
+	char	  **v = ecm_check_query(1, &n,
+									"SELECT coalesce(ceil(max(pg_wal_lsn_diff("
+									" CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()"
+									" ELSE pg_current_wal_lsn() END, restart_lsn)) / 1048576), 0)::int8"
+									" FROM pg_replication_slots");
+
+	return n > 0 && v[0] != NULL ? strtoi64(v[0], NULL, 10) : 0;
+}
+
 /*
- * Half of the free space is the slot's to hold back, in whole gigabytes where
- * there are any; but not less than the server keeps anyway.
+ * Half of the free space is for slots to hold back besides what they do now,
+ * so that none is lost at once, in whole gigabytes where there are any; but
+ * not less than the server keeps anyway.
  */
 static char *
 suggest_keep_size(void)
@@ -208,6 +242,7 @@ suggest_keep_size(void)
 
 	if (statvfs(XLOGDIR, &fs) == 0)
 		mb = (int64) fs.f_bavail * (int64) fs.f_frsize / (1024 * 1024) / 2;
+	mb += Max(most_retained_mb(), 0);
 	mb = Min(mb, MAX_KILOBYTES / 1024);
 	mb = Max(mb, Max(max_wal_size_mb, TINY_KEEP_SIZE_MB));
 	mb = Max(mb, 4 * (wal_segment_size / (1024 * 1024)));
@@ -262,6 +297,15 @@ unfilter_command(const char *publication)
 	return n > 0 ? v[0] : NULL;
 }
 
+static bool
+has_shapes(void)
+{
+	int			n;
+
+	(void) ecm_check_query(1, &n, "SELECT 1 FROM _electric_cm.shape LIMIT 1");
+	return n > 0;
+}
+
 /* As poll_publication() in replication.c decides it. */
 void
 ecm_check_publication(const EcmSituation *s, EcmFinding *f)
@@ -295,10 +339,11 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
 	else if (v[2][0] == 't')
-		ecm_check_warn(f, ecm_check_set(s, "publication_name",
-										free_name("electric_cm_publication",
-												  "pg_publication", "pubname")),
-					   "publication \"%s\" is FOR ALL TABLES: every change in this database is sent, the stack's own small tables included",
+		ecm_check_warn(f, has_shapes() ? NULL :
+					   ecm_check_set(s, "publication_name",
+									 free_name("electric_cm_publication",
+											   "pg_publication", "pubname")),
+					   "publication \"%s\" is FOR ALL TABLES: every change in this database is sent, the stack's own small tables included; with another publication (electric_cm.publication_name), shapes start afresh",
 					   name);
 	else
 		ecm_check_pass(f, "publication \"%s\" publishes all changes of its tables", name);
@@ -306,7 +351,9 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 
 /*
  * Subscribers of a publication FOR ALL TABLES get the small tables in schema
- * _electric_cm, which they don't have.
+ * _electric_cm, which they don't have.  A publication can't be made another one
+ * without being dropped, and whoever decodes what was written before does not
+ * find it then.
  */
 void
 ecm_check_other_publications(const EcmSituation *s, EcmFinding *f)
@@ -314,21 +361,12 @@ ecm_check_other_publications(const EcmSituation *s, EcmFinding *f)
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(2, &n,
-						"SELECT string_agg(format('\"%%s\"', p.pubname), ', ' ORDER BY p.pubname),"
-						" string_agg(format('DROP PUBLICATION %%1$I; CREATE PUBLICATION %%1$I %%2$s"
-						"WITH (publish = %%3$L, publish_via_partition_root = %%4$s)', p.pubname,"
-						" (SELECT 'FOR TABLES IN SCHEMA ' || string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname) || ' '"
-						"  FROM pg_namespace n WHERE n.nspname !~ '^pg_'"
-						"  AND n.nspname NOT IN ('information_schema', '_electric_cm')),"
-						" concat_ws(', ', CASE WHEN p.pubinsert THEN 'insert' END,"
-						"  CASE WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END,"
-						"  CASE WHEN p.pubtruncate THEN 'truncate' END),"
-						" p.pubviaroot::text), '; ' ORDER BY p.pubname)"
+	v = ecm_check_query(1, &n,
+						"SELECT string_agg(format('\"%%s\"', p.pubname), ', ' ORDER BY p.pubname)"
 						" FROM pg_publication p WHERE p.puballtables AND p.pubname <> %s",
 						quote_literal_cstr(s->publication_name));
 	if (v[0] != NULL)
-		ecm_check_warn(f, v[1], "publications FOR ALL TABLES: %s; their subscribers get the tables of schema _electric_cm, too",
+		ecm_check_warn(f, NULL, "publications FOR ALL TABLES: %s; their subscribers get the tables of schema _electric_cm, too: give those that lack them a publication FOR TABLES IN SCHEMA",
 					   v[0]);
 	else
 		ecm_check_pass(f, "no other publication is FOR ALL TABLES");

@@ -10,11 +10,16 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "await.h"
+#include "catalog/namespace.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
@@ -22,10 +27,13 @@
 #include "shape.h"
 #include "shmem.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "timeline.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "wait_event.h"
 #include "wal.h"
@@ -325,6 +333,57 @@ electric_cm_register(NO_ARGUMENTS)
  */
 
 /*
+ * What has been recorded is about this server, and the stack waits for the row:
+ * so the commit that makes it known must not wait for a standby that may be
+ * dead.  Until the end of the caller's transaction.
+ */
+static void
+commit_locally(void)
+{
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* The transaction that is about to change the stack's row, if there is one. */
+static TransactionId
+find_row_changer(void)
+{
+	Relation	rel = table_open(get_relname_relid("stack",
+												   get_namespace_oid(ECM_SCHEMA, false)),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TransactionId changer = InvalidTransactionId;
+	SnapshotData dirty;
+	TableScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	scan = table_beginscan(rel, &dirty, 0, NULL);
+	while (!TransactionIdIsValid(changer) &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		changer = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return changer;
+}
+
+/*
+ * Somebody else's electric_cm_stop() has not been committed yet.  A stack that
+ * is started now would wait for that, and then find that it is stopped; so it
+ * is waited for here, where it is seen and can be cancelled, with nothing held
+ * that the stack needs.
+ */
+static void
+await_row_changers(void)
+{
+	TransactionId changer;
+
+	while (TransactionIdIsValid(changer = find_row_changer()))
+		XactLockTableWait(changer, NULL, NULL, XLTW_None);
+}
+
+/*
  * electric_cm_start() -> void
  *
  * Starts the stack, also one that was stopped, has failed, or belongs to a
@@ -342,12 +401,14 @@ electric_cm_start(NO_ARGUMENTS)
 	EcmStack   *stack;
 	uint64		runs;
 	int			index;
+	bool		changed;
 	Oid			argtypes[] = {OIDOID};
 	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
 
 	ecm_check_may_wait("electric_cm_start()");
 	PreventCommandIfReadOnly("electric_cm_start()");
 	ecm_ensure_own_stack();
+	await_row_changers();
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
@@ -384,7 +445,10 @@ electric_cm_start(NO_ARGUMENTS)
 							  1, argtypes, args, NULL,
 							  false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not update _electric_cm.stack");
+	changed = SPI_processed > 0;
 	ecm_spi_end(&spi);
+	if (changed)
+		commit_locally();
 	PG_RETURN_VOID();
 }
 
@@ -456,6 +520,8 @@ await_stopped(void)
  * drop_slot, slot and publication are dropped, at once: that can't be rolled
  * back.  Without, a WARNING says so if a slot stays behind and goes on
  * retaining WAL.  If the transaction is rolled back, the stack starts again.
+ * Its commit does not wait for synchronous standbys, and neither does that of
+ * electric_cm_start().
  *
  * 55006: somebody else uses the slot.  25006: read-only transaction.
  * 55000: the caller's transaction has made changes or is above READ COMMITTED;
@@ -520,6 +586,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 			elog(ERROR, "could not update _electric_cm.stack");
 	}
 	ecm_spi_end(&spi);
+	commit_locally();
 
 	/* last, since it can't be undone */
 	if (drop_slot)
@@ -528,7 +595,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		ereport(WARNING,
 				(errmsg("replication slot \"%s\" stays behind and retains WAL",
 						slot_name),
-				 errhint("To drop it: SELECT electric_cm_stop(drop_slot => true)")));
+				 errhint("electric_cm_start() goes on from there. To drop it, and with it all shapes: SELECT electric_cm_stop(drop_slot => true)")));
 	PG_RETURN_VOID();
 }
 

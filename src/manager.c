@@ -754,6 +754,74 @@ show_blocker(void)
 	shown = text != NULL;
 }
 
+/* Who has locked what one of our sessions waits for? */
+static void
+find_lock_blocker(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+	StringInfoData pids;
+
+	initStringInfo(&pids);
+	if (ecm_replication_conn() != NULL)
+		appendStringInfo(&pids, "%d", ecm_conn_backend_pid(ecm_replication_conn()));
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+		if (ecm_pool_session(i) != NULL)
+			appendStringInfo(&pids, "%s%d", pids.len > 0 ? "," : "",
+							 ecm_conn_backend_pid(ecm_pool_session(i)));
+	ecm_spi_begin(&spi);
+	if (SPI_execute(psprintf("SELECT b.pid, CASE WHEN b.pid = 0 THEN 'a prepared transaction'"
+							 " ELSE format('PID %%s (application \"%%s\"), in a transaction since %%s',"
+							 "  b.pid, a.application_name, date_trunc('second', a.xact_start)) END"
+							 " FROM unnest('{%s}'::int[]) w(pid), unnest(pg_blocking_pids(w.pid)) b(pid)"
+							 " LEFT JOIN pg_stat_activity a ON a.pid = b.pid"
+							 " ORDER BY a.xact_start LIMIT 1", pids.data),
+					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		char	   *pid = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+		char	   *who = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+
+		blocking_pid = pid ? atoi(pid) : 0;
+		snprintf(waiting_for, sizeof(waiting_for), "a lock that is held by %s",
+				 who ? who : "nobody any more");
+	}
+	ecm_spi_end(&spi);
+}
+
+/*
+ * A step that waits for somebody's lock says for whose, for as long as it is
+ * tried again; returns when to look next (0: no need).
+ */
+static TimestampTz
+show_lock_blocker(TimestampTz now)
+{
+	static TimestampTz look_at = 0;
+	static EcmStep shown = ECM_STEP_STREAMING;
+	EcmError	err;
+
+	if (shown != ECM_STEP_STREAMING && shown != state.step)
+	{
+		forget_wait();
+		shown = ECM_STEP_STREAMING;
+	}
+	if (!state.running ||
+		(step_job == 0 && state.step != ECM_STEP_CREATE_PUBLICATION))
+		return look_at = 0;
+
+	if (look_at == 0 || look_at > now + USECS_PER_SEC)
+		look_at = now + USECS_PER_SEC;	/* most steps are over by then */
+	else if (now >= look_at)
+	{
+		waiting_for[0] = '\0';
+		(void) ecm_worker_try(find_lock_blocker, NULL, &err);
+		if (waiting_for[0] == '\0')
+			forget_wait();
+		shown = state.step;
+		look_at = now + USECS_PER_SEC;
+	}
+	return look_at;
+}
+
 typedef struct StalledArg
 {
 	EcmStalledConsumer consumer;
@@ -1345,6 +1413,7 @@ do_round(void)
 		ecm_creations_poll(now, ecm_feed_received_lsn(), ecm_feed_applied_lsn());
 		ecm_retention_poll(now);
 	}
+	deadline = ecm_earlier(deadline, show_lock_blocker(now));
 	deadline = ecm_earlier(deadline, check_status(now));
 	deadline = ecm_earlier(deadline, sample_wal(now));
 

@@ -66,6 +66,9 @@ PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 /* pgoutput's protocol 1 has all that we need, and every server speaks it. */
 #define PROTO_VERSION		1
 
+/* Harmless if repeated; see walsender.c. */
+#define TUNE_WALSENDER			"SELECT _electric_cm.tune_walsender()"
+
 static char *rep_dbname;
 static char *rep_slot;
 static char *rep_publication;
@@ -578,24 +581,31 @@ poll_slot(EcmStepFailure *failure)
 		result = look_at_slot(failure, &create);
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
-		/* a failed attempt has left its transaction */
+		/*
+		 * While it creates the slot, too, the walsender looks whether it is a
+		 * synchronous standby.  A failed attempt has left its transaction.
+		 */
 		ecm_conn_send(rep_conn, ecm_conn_idle_in_no_transaction(rep_conn) ?
-					  "BEGIN" : "ROLLBACK; BEGIN", QUERY_TIMEOUT_MS);
+					  TUNE_WALSENDER : "ROLLBACK; " TUNE_WALSENDER,
+					  QUERY_TIMEOUT_MS);
 		step_query = 1;
 		return ECM_RESULT_PENDING;
 	}
 
 	result = poll_query(failure, ECM_CONTEXT_SLOT);
-	creating_slot = result == ECM_RESULT_PENDING && step_query == 2;
+	creating_slot = result == ECM_RESULT_PENDING && step_query == 3;
 	if (result != ECM_RESULT_DONE)
 		return result;
 
 	switch (step_query++)
 	{
 		case 1:
-			send_create_slot();
+			ecm_conn_send(rep_conn, "BEGIN", QUERY_TIMEOUT_MS);
 			return ECM_RESULT_PENDING;
 		case 2:
+			send_create_slot();
+			return ECM_RESULT_PENDING;
+		case 3:
 			slot_created();
 			return ECM_RESULT_PENDING;
 		default:
@@ -712,8 +722,8 @@ ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn)
 			ecm_conn_send(rep_conn,
 						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
 						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
-						  "SET bytea_output = 'hex';"
-						  "SELECT _electric_cm.tune_walsender()", QUERY_TIMEOUT_MS);
+						  "SET bytea_output = 'hex'; " TUNE_WALSENDER,
+						  QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_START_STREAMING:
 			start_streaming(start_lsn);

@@ -33,6 +33,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "await.h"
 #include "compat.h"
 #include "settings.h"
 #include "shape.h"
@@ -77,6 +78,24 @@ check_relation(Relation rel)
 						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)), name))));
 }
 
+/* The name of a primary key that is of no use, or NULL. */
+static char *
+deferrable_key(Relation rel)
+{
+	char	   *name = NULL;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary && !index->rd_index->indimmediate)
+			name = pstrdup(RelationGetRelationName(index));
+		index_close(index, AccessShareLock);
+	}
+	return name;
+}
+
 /*
  * The index whose columns identify a row, as the stream will show it.
  */
@@ -84,7 +103,16 @@ static Oid
 key_index(Relation rel)
 {
 	Oid			index = ecm_fit_key_index(rel);
+	char	   *deferrable = OidIsValid(index) ? NULL : deferrable_key(rel);
 
+	if (deferrable != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the primary key of table \"%s\" is deferrable",
+						RelationGetRelationName(rel)),
+				 errdetail("Two rows can have the same key for a while, and the server does not identify rows by it in the stream."),
+				 errhint("Make constraint \"%s\" NOT DEFERRABLE by dropping it and adding it again, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX with another unique index on columns that are NOT NULL.",
+						 deferrable)));
 	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -204,8 +232,10 @@ shape_columns(Relation rel, ArrayType *columns)
 		if (att->attgenerated)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("the key of table \"%s\" has a generated column",
-							RelationGetRelationName(rel))));
+					 errmsg("the key of table \"%s\" has generated column \"%s\"",
+							RelationGetRelationName(rel), NameStr(att->attname)),
+					 errdetail("The stream does not have generated columns, so that rows could not be told apart."),
+					 errhint("Use ALTER TABLE ... REPLICA IDENTITY USING INDEX with a unique index on other columns that are NOT NULL.")));
 		if (ecm_type_has_names(att->atttypid))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -472,6 +502,59 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created)
 }
 
 /*
+ * Publishing a table is its owner's right: every later UPDATE and DELETE on it
+ * depends on its replica identity.  The owner of the publication has to own the
+ * table, too; that is the bootstrap superuser.
+ */
+static void
+report_unpublished(Relation rel)
+{
+	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												   RelationGetRelationName(rel));
+	char	   *owner = GetUserNameFromId(rel->rd_rel->relowner, true);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of table %s", RelationGetRelationName(rel)),
+			 errdetail("Table %s is not in publication \"%s\" yet, and only its owner%s%s%s can have it put in.",
+					   table, ecm_publication_name,
+					   owner != NULL ? ", \"" : "", owner != NULL ? owner : "",
+					   owner != NULL ? "\"," : ""),
+			 errhint("Let its owner create a shape of it, for which electric_cm_create_shape() has to be granted, or a superuser run: ALTER PUBLICATION %s ADD TABLE %s",
+					 quote_identifier(ecm_publication_name), table)));
+}
+
+/*
+ * The handle is good, but nobody is there to make the shape.  In the
+ * transaction of CREATE EXTENSION, there is no stack yet.
+ */
+static void
+warn_if_nothing_runs(void)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	if (ecm_own_stack(stack) < 0)
+	{
+		pfree(stack);
+		return;
+	}
+	if (stack->status == ECM_STATUS_FAILED)
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which has failed"),
+				 errhint("electric_cm_check() says why. When that is mended: SELECT electric_cm_start()")));
+	else if (ecm_stack_is_stopped(stack))
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which is stopped: %s",
+						stack->waiting_for),
+				 errhint("electric_cm_check() says what is missing; SELECT electric_cm_start() starts a stack that was stopped.")));
+	else if (stack->no_worker)
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which waits for a free background worker slot"),
+				 errhint("Raise max_worker_processes and restart the server.")));
+	pfree(stack);
+}
+
+/*
  * electric_cm_create_shape(relation regclass, where_clause text, columns text[])
  *		RETURNS text
  *
@@ -544,8 +627,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 														RelationGetRelationName(rel)))));
 		if (!ecm_table_is_owned(relid, spi.save_userid))
-			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-						   RelationGetRelationName(rel));
+			report_unpublished(rel);
 	}
 	handle = insert_shape(&shape, context, &created);
 	ecm_spi_end(&spi);
@@ -555,5 +637,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 		ecm_emit_message(psprintf("create " INT64_FORMAT " %u %s", created, relid, handle));
 
 	relation_close(rel, NoLock);
+	if (created != 0)
+		warn_if_nothing_runs();
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * walsender.c
- *	  What our own walsender does differently: it sends in large pieces.
+ *	  What our own walsender does differently: it sends in large pieces, and is
+ *	  never a synchronous standby.
  *
  * A walsender hands each row to the kernel by itself.  Two thirds of the time
  * that it needs for a busy stream are those system calls, and each of them
@@ -25,8 +26,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/logicalproto.h"
+#include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "utils/guc.h"
 
 /* these want Kerberos's header, which the server's own packages don't need */
 #undef ENABLE_GSS
@@ -120,6 +123,21 @@ send_in_large_pieces(void)
 }
 
 /*
+ * "*" in synchronous_standby_names takes any walsender for a standby.  Every
+ * commit of the server would wait for our acknowledgement then, and be reported
+ * as safe elsewhere when it is not.  A walsender goes by its own copy of the
+ * setting, and reads that anew with each reload; a value from a higher place
+ * than the configuration file stays.
+ */
+static void
+be_no_standby(void)
+{
+	SetConfigOption("synchronous_standby_names", "", PGC_SIGHUP, PGC_S_OVERRIDE);
+	if (MyWalSnd != NULL)
+		SyncRepInitConfig();
+}
+
+/*
  * _electric_cm.tune_walsender() RETURNS void
  *
  * Called in our own walsender, for the rest of its life.  The kernel charges a
@@ -138,6 +156,7 @@ electric_cm_tune_walsender(PG_FUNCTION_ARGS pg_attribute_unused())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not a walsender")));
+	be_no_standby();
 	send_in_large_pieces();
 	if (setsockopt(MyProcPort->sock, SOL_SOCKET, SO_SNDBUF,
 				   (char *) &size, sizeof(size)) != 0)
