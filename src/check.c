@@ -685,6 +685,32 @@ run_check(EcmCheckFunction check, const EcmSituation *s, EcmFinding *f)
 		ecm_check_warn(f, NULL, "could not be checked: %s", error);
 }
 
+bool
+ecm_check_room(char **detail, char **fix)
+{
+	static const EcmCheckFunction limits[] = {
+		ecm_check_stacks,
+		ecm_check_worker_processes,
+		ecm_check_wal_senders,
+		ecm_check_replication_slots
+	};
+	EcmSituation *s = assess_situation();
+
+	for (int i = 0; i < (int) lengthof(limits); i++)
+	{
+		EcmFinding	f = {ECM_VERDICT_PASS, NULL, NULL};
+
+		run_check(limits[i], s, &f);
+		if (f.verdict == ECM_VERDICT_FAIL)
+		{
+			*detail = f.detail;
+			*fix = f.fix;
+			return false;
+		}
+	}
+	return true;
+}
+
 static const char *
 verdict_name(EcmVerdict verdict)
 {

@@ -107,6 +107,12 @@ extern char *ecm_check_raise(const char *name, int value);
 /* An entry's slot, by its published or default name. */
 extern const char *ecm_check_slot_name(const EcmStack *stack);
 
+/*
+ * Is there room for this database's stack, by the limits of the server?  If
+ * not, what is lacking, palloc'd.
+ */
+extern bool ecm_check_room(char **detail, char **fix);
+
 /* check_budget.c */
 extern void ecm_check_replication_slots(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_wal_senders(const EcmSituation *s, EcmFinding *f);

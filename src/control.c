@@ -14,8 +14,10 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "await.h"
 #include "catalog/namespace.h"
+#include "check.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
@@ -33,6 +35,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "wait_event.h"
@@ -55,6 +58,8 @@ PG_FUNCTION_INFO_V1(electric_cm_register);
 static bool callbacks_registered = false;
 static bool register_pending = false;	/* at commit: this database's stack */
 static bool restoring = false;	/* ... which waits for the session's end */
+static char *no_room = NULL;	/* ... or for room, and what makes it */
+static char *no_room_fix;
 static char register_datname[NAMEDATALEN];
 static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
 																 * our stop */
@@ -184,6 +189,10 @@ register_before_commit(void)
 		ereport(NOTICE,
 				(errmsg("the stack starts when this session ends, since check_function_bodies is off, as while restoring a dump"),
 				 errhint("To start it earlier, use electric_cm_start().")));
+	else if (no_room != NULL)
+		ereport(NOTICE,
+				(errmsg("the stack may have to wait: %s", no_room),
+				 errhint("%s", no_room_fix)));
 }
 
 /*
@@ -297,6 +306,23 @@ register_callbacks(void)
 }
 
 /*
+ * The commit says it, since during CREATE EXTENSION nobody hears of less than
+ * a warning.
+ */
+static void
+look_for_room(void)
+{
+	char	   *detail;
+	char	   *fix;
+
+	no_room = NULL;
+	if (ecm_shared == NULL || RecoveryInProgress() || ecm_check_room(&detail, &fix))
+		return;
+	no_room = MemoryContextStrdup(TopTransactionContext, detail);
+	no_room_fix = MemoryContextStrdup(TopTransactionContext, fix ? fix : "");
+}
+
+/*
  * electric_cm_register() -> void
  *
  * Last line of the extension's script: gives this database a stack when the
@@ -323,6 +349,7 @@ electric_cm_register(NO_ARGUMENTS)
 	}
 
 	register_callbacks();
+	look_for_room();
 	strlcpy(register_datname, get_database_name(MyDatabaseId), sizeof(register_datname));
 	register_pending = true;
 	PG_RETURN_VOID();

@@ -511,15 +511,12 @@ report_unpublished(Relation rel)
 {
 	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 												   RelationGetRelationName(rel));
-	char	   *owner = GetUserNameFromId(rel->rd_rel->relowner, true);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("must be owner of table %s", RelationGetRelationName(rel)),
-			 errdetail("Table %s is not in publication \"%s\" yet, and only its owner%s%s%s can have it put in.",
-					   table, ecm_publication_name,
-					   owner != NULL ? ", \"" : "", owner != NULL ? owner : "",
-					   owner != NULL ? "\"," : ""),
+			 errdetail("Table %s is not in publication \"%s\" yet, and only its owner can have it put in.",
+					   table, ecm_publication_name),
 			 errhint("Let its owner create a shape of it, for which electric_cm_create_shape() has to be granted, or a superuser run: ALTER PUBLICATION %s ADD TABLE %s",
 					 quote_identifier(ecm_publication_name), table)));
 }

@@ -38,6 +38,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -178,6 +179,85 @@ is_built_in_object(Node *node)
 		 DatumGetObjectId(constant->constvalue) < FirstNormalObjectId);
 }
 
+/* Is what decides this here as it will be where the clause is evaluated? */
+static bool
+is_as_pinned(const char *name)
+{
+	for (int i = 0; ecm_text_settings[i][0] != NULL; i++)
+		if (name == NULL || strcmp(ecm_text_settings[i][0], name) == 0)
+		{
+			const char *value = GetConfigOption(ecm_text_settings[i][0], false, false);
+
+			if (value == NULL || strcmp(value, ecm_text_settings[i][1]) != 0)
+				return false;
+		}
+	return true;
+}
+
+/*
+ * A literal is read here and now, under the caller's settings.  But there are
+ * functions that look at settings when they are called, immutable all the same:
+ * what the caller means is what they do in his queries, or nothing.
+ */
+static const char *
+what_has_another_setting(Oid function)
+{
+	if ((function == F_TIMEZONE_TEXT_TIMESTAMP ||
+		 function == F_TIMEZONE_TEXT_TIMESTAMPTZ ||
+		 function == F_TIMEZONE_TEXT_TIMETZ) &&
+		!is_as_pinned("timezone_abbreviations"))
+		return "AT TIME ZONE is evaluated with timezone_abbreviations = 'Default', which is another value here.";
+	if (function == F_QUOTE_IDENT && !is_as_pinned("quote_all_identifiers"))
+		return "quote_ident() is evaluated with quote_all_identifiers = off, which is on here.";
+	return NULL;
+}
+
+/* XMLELEMENT and XMLFOREST write values as text; of these there is only one. */
+static bool
+has_one_xml_text(Node *arg)
+{
+	Oid			element = get_element_type(exprType(arg));
+
+	switch (OidIsValid(element) ? element : exprType(arg))
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case NUMERICOID:
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case CHAROID:
+		case NAMEOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case UUIDOID:
+		case XMLOID:
+		case JSONOID:
+		case JSONBOID:
+		case UNKNOWNOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+writes_values_otherwise(XmlExpr *xml)
+{
+	ListCell   *lc;
+
+	if ((xml->op != IS_XMLELEMENT && xml->op != IS_XMLFOREST) || is_as_pinned(NULL))
+		return false;
+	foreach(lc, list_concat_copy(xml->named_args, xml->args))
+		if (!has_one_xml_text(lfirst(lc)))
+			return true;
+	return false;
+}
+
 typedef struct CheckContext
 {
 	ParseState *pstate;
@@ -229,12 +309,22 @@ what_is_forbidden(Node *node, CheckContext *context)
 		case T_CoalesceExpr:
 		case T_CollateExpr:
 		case T_Const:
-		case T_FuncExpr:
 		case T_MinMaxExpr:
 		case T_NullTest:
 		case T_RelabelType:
 		case T_RowExpr:
+			break;
+		case T_FuncExpr:
+			{
+				const char *other = what_has_another_setting(((FuncExpr *) node)->funcid);
+
+				if (other != NULL)
+					return other;
+				break;
+			}
 		case T_XmlExpr:
+			if (writes_values_otherwise((XmlExpr *) node))
+				return "Values of this type in XMLELEMENT or XMLFOREST are written with other settings (DateStyle, IntervalStyle, TimeZone, xmlbinary and the like) than those here.";
 			break;
 		default:
 			return "Only columns, constants, and built-in operators, types, collations and immutable functions are allowed.";
