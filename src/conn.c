@@ -201,10 +201,43 @@ result_is_fatal(const PGresult *res)
 								strcmp(severity, "PANIC") == 0);
 }
 
+/*
+ * Our own statements call no function that anybody has written: this is one of
+ * an event trigger or the like, and the error is to be looked for there.  Of the
+ * context only its name and line, since the rest may quote values.  NULL: none.
+ */
+static char *
+calling_function(const PGresult *res)
+{
+	const char *context = PQresultErrorField(res, PG_DIAG_CONTEXT);
+
+	while (context != NULL)
+	{
+		if (strncmp(context, "PL/", 3) == 0 ||
+			strncmp(context, "SQL function", strlen("SQL function")) == 0)
+			return pnstrdup(context, strcspn(context, "\n"));
+		context = strchr(context, '\n');
+		if (context != NULL)
+			context++;
+	}
+	return NULL;
+}
+
+/* Names that are not qualified are found in other sessions. */
+static bool
+may_be_unqualified(const char *sqlstate)
+{
+	return strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42883") == 0 ||
+		strcmp(sqlstate, "42704") == 0;
+}
+
 static void
 note_result_error(EcmConn *conn, const PGresult *res)
 {
 	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
+	char	   *function;
 
 	if (sqlstate == NULL)
 	{
@@ -212,10 +245,15 @@ note_result_error(EcmConn *conn, const PGresult *res)
 		note_libpq_error(conn);
 		return;
 	}
-	note_error(conn, sqlstate,
-			   PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY),
-			   PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL),
-			   PQresultErrorField(res, PG_DIAG_MESSAGE_HINT));
+	function = calling_function(res);
+	if (function != NULL && message != NULL)
+	{
+		message = psprintf("%s, in %s", message, function);
+		if (may_be_unqualified(sqlstate))
+			hint = "The stack's sessions have an empty search_path: give that function its own (ALTER FUNCTION ... SET search_path), or qualify the names in it.";
+	}
+	note_error(conn, sqlstate, message,
+			   PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL), hint);
 	if (result_is_fatal(res))
 		conn->fatal = true;
 }

@@ -769,11 +769,16 @@ find_lock_blocker(void *arg pg_attribute_unused())
 			appendStringInfo(&pids, "%s%d", pids.len > 0 ? "," : "",
 							 ecm_conn_backend_pid(ecm_pool_session(i)));
 	ecm_spi_begin(&spi);
-	if (SPI_execute(psprintf("SELECT b.pid, CASE WHEN b.pid = 0 THEN 'a prepared transaction'"
+	/* whoever waits before us in the same queue is not to blame */
+	if (SPI_execute(psprintf("WITH RECURSIVE ours(pid) AS (SELECT unnest('{%s}'::int[])),"
+							 " queue(pid) AS (SELECT pid FROM ours"
+							 "  UNION SELECT unnest(pg_blocking_pids(pid)) FROM queue WHERE pid <> 0)"
+							 " SELECT q.pid, CASE WHEN q.pid = 0 THEN 'a prepared transaction'"
 							 " ELSE format('PID %%s (application \"%%s\"), in a transaction since %%s',"
-							 "  b.pid, a.application_name, date_trunc('second', a.xact_start)) END"
-							 " FROM unnest('{%s}'::int[]) w(pid), unnest(pg_blocking_pids(w.pid)) b(pid)"
-							 " LEFT JOIN pg_stat_activity a ON a.pid = b.pid"
+							 "  q.pid, a.application_name, date_trunc('second', a.xact_start)) END"
+							 " FROM queue q LEFT JOIN pg_stat_activity a USING (pid)"
+							 " WHERE q.pid NOT IN (SELECT pid FROM ours)"
+							 " AND (q.pid = 0 OR cardinality(pg_blocking_pids(q.pid)) = 0)"
 							 " ORDER BY a.xact_start LIMIT 1", pids.data),
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{

@@ -398,8 +398,13 @@ char *
 ecm_valid_text(const char *text)
 {
 	char	   *copy = pstrdup(text);
+	int			client = pg_get_client_encoding();
+	bool		valid = pg_verifymbstr(copy, (int) strlen(copy), true);
 
-	if (!pg_verifymbstr(copy, (int) strlen(copy), true))
+	/* a server that takes any bytes does not convert them either */
+	if (valid && GetDatabaseEncoding() == PG_SQL_ASCII && client != PG_SQL_ASCII)
+		valid = pg_verify_mbstr(client, copy, (int) strlen(copy), true);
+	if (!valid)
 		for (char *p = copy; *p; p++)
 			if (IS_HIGHBIT_SET(*p))
 				*p = '?';

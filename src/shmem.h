@@ -476,7 +476,8 @@ extern void ecm_copy_text(char *to, size_t size, const char *from);
 
 /*
  * The text as it can be shown here, palloc'd: it may come from a database with
- * another encoding, and what isn't valid in ours loses its non-ASCII characters.
+ * another encoding, and what isn't valid in ours, or in the client's where nothing
+ * is converted, loses its non-ASCII characters.
  */
 extern char *ecm_valid_text(const char *text);
 

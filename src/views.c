@@ -434,7 +434,6 @@ static void
 put_stored_events(void *arg)
 {
 	StoredEvents *stored = arg;
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) stored->fcinfo->resultinfo;
 	Oid			types[] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(ecm_shared->made_at),
 	Int64GetDatum((int64) stored->end)};
@@ -450,7 +449,18 @@ put_stored_events(void *arg)
 							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read _electric_cm.event");
 	for (uint64 i = 0; i < SPI_processed; i++)
-		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		Row			row = {0};
+		bool		isnull;
+
+		add_name(&row, SPI_getvalue(tuple, desc, 1));
+		add_time(&row, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull)));
+		for (int column = 3; column <= 6; column++)
+			add_text(&row, SPI_getvalue(tuple, desc, column));
+		put_row(stored->fcinfo, &row);
+	}
 	ecm_spi_end(&spi);
 }
 
