@@ -205,7 +205,7 @@ like(said('CREATE EXTENSION electric_cm', db => 'fourth'), qr/NOTICE: +the stack
 value('ALTER SYSTEM SET electric_cm.max_managers = 5', 'ALTER SYSTEM SET max_worker_processes = 8');
 $node->restart;
 value('CREATE DATABASE fifth');
-like(said('CREATE EXTENSION electric_cm', db => 'fifth'), qr/NOTICE: +the stack may have to wait: max_worker_processes is 8.*HINT: ALTER SYSTEM SET max_worker_processes/s,
+like(said('CREATE EXTENSION electric_cm', db => 'fifth'), qr/NOTICE: +the stack may have to wait: max_worker_processes is 8.*HINT: +ALTER SYSTEM SET max_worker_processes/s,
 	'... without room for its workers: likewise');
 
 $node->stop;
