@@ -511,7 +511,7 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 		return step_failed(failure, ECM_ERROR_FATAL, "42710",
 						   psprintf("replication slot \"%s\" belongs to another database or plugin",
 									rep_slot), "",
-						   "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().");
+						   "Set electric_cm.slot_name to another name.");
 	if (facts.active_pid != 0)
 		return wait_for_slot_user(failure, facts.active_pid);
 	if (drop_slot_first)

@@ -45,7 +45,7 @@ ecm_timeline_read(EcmRemembered *remembered)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table _electric_cm.stack has no row"),
-				 errhint("Drop the extension and create it again.")));
+				 errhint("Only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone.")));
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
 

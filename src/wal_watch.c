@@ -446,7 +446,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	if (!ecm_slot_owner_look(stack_index) ||
 		!ecm_slot_lookup(stack->slot_name, &facts))
 		report_order(stack_index, order,
-					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot().");
+					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot() if nobody needs it.");
 	else if (facts.active_pid != 0)
 		report_order(stack_index, order,
 					 psprintf("The slot can't be dropped, since PID %d uses it.",
