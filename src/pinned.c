@@ -33,7 +33,7 @@
 #include "pinned.h"
 
 /* A startup packet has room for 10,000 bytes, and there is more in it. */
-#define MAX_OPTIONS_BYTES	6000
+#define MAX_OPTIONS_BYTES	7500
 
 const char *const ecm_text_settings[][2] = {
 	{"DateStyle", "ISO, MDY"},

@@ -34,6 +34,8 @@ my @impossible = (
 	'session_preload_libraries=', 'local_preload_libraries=', 'max_stack_depth=2MB', 'temp_file_limit=-1',
 	# a join of two tables is never planned to the end
 	'geqo_generations=0',
+	# with assertions, everything is looked up again and again
+	'debug_discard_caches=0',
 	# all that is written would be logged
 	'client_min_messages=warning');
 
@@ -290,6 +292,11 @@ for my $round (0 .. 2)
 	my $whom = ("ROLE $user", "ROLE $user IN DATABASE $databases[0]", 'ROLE ALL')[$round];
 	try_round("round $round", $whom => [ $databases[0], @given ]);
 }
+
+# The stack logs in as a role of its own
+judge($databases[1], "ALTER DATABASE $databases[1] SET electric_cm.connection = 'user=boss'");
+try_round('another role', 'ROLE boss' => [ $databases[1], map { my ($name, @values) = @$_; [ $name, $values[-1] ] } @settings ]);
+is(judge($databases[1], q{SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'boss' AND backend_type = 'walsender'}), 't', '... and so it does');
 
 note(scalar(keys %names) . " settings tried, $tried values, $failures failures; not accepted there: "
 	  . join(', ', sort keys %refused) . '; without another value: ' . join(', ', @without) . '; left out: ' . join(', ', sort keys %skipped));
