@@ -754,9 +754,9 @@ electric_cm_check(PG_FUNCTION_ARGS)
 		run_check(checks[i].check, s, &f);
 		values[0] = CStringGetTextDatum(checks[i].name);
 		values[1] = CStringGetTextDatum(verdict_name(f.verdict));
-		values[2] = CStringGetTextDatum(f.detail ? f.detail : "");
+		values[2] = CStringGetTextDatum(ecm_valid_text(f.detail ? f.detail : ""));
 		nulls[3] = f.fix == NULL;
-		values[3] = nulls[3] ? (Datum) 0 : CStringGetTextDatum(f.fix);
+		values[3] = nulls[3] ? (Datum) 0 : CStringGetTextDatum(ecm_valid_text(f.fix));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

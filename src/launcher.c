@@ -659,7 +659,7 @@ verdict_reason(EcmProbe probe)
 		case ECM_PROBE_DISABLED:
 			return "electric_cm.enabled is off";
 		case ECM_PROBE_STOPPED:
-			return "stopped by electric_cm_stop()";
+			return "electric_cm_stop() was called";
 		case ECM_PROBE_NOT_STARTED:
 			return "not started yet: electric_cm_start() starts it";
 		case ECM_PROBE_CLONED:

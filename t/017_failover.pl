@@ -172,7 +172,7 @@ PostgreSQL::Test::RecursiveCopy::copypath($node->data_dir . $slot_dir, $pitr->da
 $pitr->start;
 ok( $pitr->poll_query_until($db,
 		q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
-			WHERE status = 'stopped' AND waiting_for = 'stopped by electric_cm_stop()')}),
+			WHERE status = 'stopped' AND waiting_for = 'electric_cm_stop() was called')}),
 	'recovered to a stop by hand: stopped, and says why');
 is( $pitr->safe_psql($db,
 		q{SELECT confirmed_flush_lsn > pg_current_wal_lsn() FROM pg_replication_slots}),

@@ -150,7 +150,7 @@ $restore->quit;
 $target->restart;
 ok( $target->poll_query_until('bystander',
 		q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
-			WHERE datname = 'bystander' AND status = 'stopped' AND waiting_for = 'stopped by electric_cm_stop()')}),
+			WHERE datname = 'bystander' AND status = 'stopped' AND waiting_for = 'electric_cm_stop() was called')}),
 	'what was stopped there stays stopped');
 $target->safe_psql('bystander', 'SELECT electric_cm_stop(drop_slot => true)');
 $target->safe_psql('bystander', 'DROP EXTENSION electric_cm');
