@@ -99,6 +99,20 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 					   s->slot_name, pid, application);
 }
 
+/* The slot that the shapes are bound to, if it is still there; or a new one. */
+static char *
+usable_slot_name(const EcmSituation *s)
+{
+	int			n;
+	char	  **v = ecm_check_query(1, &n,
+									"SELECT slot_name FROM _electric_cm.stack"
+									" JOIN pg_replication_slots USING (slot_name)"
+									" WHERE database = current_database() AND plugin = 'pgoutput'");
+
+	return n > 0 ? v[0] : free_name(ecm_default_slot_name(s->datname),
+									"pg_replication_slots", "slot_name");
+}
+
 /* A standby's copy of the primary's slot; there is no such thing before 17. */
 static bool
 is_synced(const char *slot_name)
@@ -123,9 +137,7 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   s->slot_name);
 	else if (!facts.logical || facts.database != MyDatabaseId ||
 			 strcmp(facts.plugin, "pgoutput") != 0)
-		ecm_check_fail(f, ecm_check_set(s, "slot_name",
-										free_name(ecm_default_slot_name(s->datname),
-												  "pg_replication_slots", "slot_name")),
+		ecm_check_fail(f, ecm_check_set(s, "slot_name", usable_slot_name(s)),
 					   "replication slot \"%s\" belongs to another database or plugin",
 					   s->slot_name);
 	else if (facts.invalidated && RecoveryInProgress())
@@ -187,8 +199,9 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 						"SELECT slot_name, active, coalesce(pg_size_pretty(pg_wal_lsn_diff("
 						" CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
 						" ELSE pg_current_wal_lsn() END, restart_lsn)), 'no')"
-						" FROM pg_replication_slots"
+						" FROM pg_replication_slots r"
 						" WHERE slot_type = 'logical' AND NOT temporary"
+						" AND coalesce(to_jsonb(r) ->> 'synced', 'false') = 'false'"
 						" AND slot_name NOT IN (%s)"
 						" AND (starts_with(slot_name, 'electric_') OR slot_name ="
 						" (SELECT slot_name FROM _electric_cm.stack WHERE database_oid = %u))"

@@ -1,5 +1,6 @@
 # Every setting that a database or a role can have, with values that are not
-# the default: none of them stops the stack or changes what is in the logs.
+# the default, and for the whole server as well: none of them stops the stack
+# or changes what is in the logs.
 use strict;
 use warnings;
 
@@ -53,6 +54,11 @@ my %skipped = (
 	extension_destdir => 'where this test has its files',
 	'transaction_isolation' => 'of a transaction', 'transaction_read_only' => 'of a transaction',
 	'transaction_deferrable' => 'of a transaction');
+
+# ... and of those of the whole server, what no server could work with: see
+# above; or what contradicts another one, which is an error there.
+my %not_system = map { $_ => 1 } qw(role session_preload_libraries local_preload_libraries max_stack_depth client_min_messages geqo_generations
+	debug_discard_caches client_encoding temp_buffers post_auth_delay log_statement_stats log_parser_stats log_planner_stats log_executor_stats);
 
 # What pg_settings does not show, or a plausible value for.
 my %strings = (
@@ -291,6 +297,7 @@ for my $round (0 .. 2)
 	try_round("round $round", %of_database);
 	my $whom = ("ROLE $user", "ROLE $user IN DATABASE $databases[0]", 'ROLE ALL')[$round];
 	try_round("round $round", $whom => [ $databases[0], @given ]);
+	try_round("round $round", SYSTEM => [ $databases[0], grep { !$not_system{ $_->[0] } } @given ]);
 }
 
 # The stack logs in as a role of its own

@@ -143,6 +143,17 @@ ok(wait_active($node, $db), '... and goes on when it is released');
 is(value('SELECT coalesce(waiting_for, q) FROM electric_cm_stat_manager, (SELECT $$nothing$$) s(q)'), 'nothing', '... waiting for nothing any more');
 is(value(q{SELECT handle FROM electric_cm_shapes}), $handle, 'the shape is still there');
 
+# A slot name that is somebody else's
+
+value(q{SELECT pg_create_physical_replication_slot('taken')}, "ALTER DATABASE $db SET electric_cm.slot_name = 'taken'", 'SELECT pg_reload_conf()');
+becomes("a slot name that is somebody else's: the stack fails", q{SELECT electric_cm_status() = 'failed'});
+my $fix = value(q{SELECT fix FROM electric_cm_check() WHERE name = 'slot'});
+like($fix, qr/SET electric_cm.slot_name = 'electric_cm_postgres'/, '... the fix is the slot that the shapes depend on');
+value($fix);
+value('SELECT pg_reload_conf()');
+ok(wait_active($node, $db), '... with which it is active');
+is(value(q{SELECT handle FROM electric_cm_shapes}), $handle, '... and the shape is still there');
+
 # Shapes that nobody makes
 
 value('CREATE TABLE u (id int PRIMARY KEY)', 'CREATE TABLE w (id int PRIMARY KEY)');
