@@ -320,6 +320,15 @@ assess_situation(void)
 	return s;
 }
 
+bool
+ecm_check_has_shapes(void)
+{
+	int			n;
+
+	(void) ecm_check_query(1, &n, "SELECT 1 FROM _electric_cm.shape LIMIT 1");
+	return n > 0;
+}
+
 char *
 ecm_check_start(const EcmSituation *s)
 {
@@ -467,6 +476,20 @@ check_databases(const EcmSituation *s, EcmFinding *f)
 		ecm_check_pass(f, "electric_cm.databases is %s", ecm_databases);
 }
 
+/*
+ * In a copy of another database, a start ends the shapes that were copied: the
+ * changes since belong to the other one.
+ */
+static bool
+start_costs_shapes(void)
+{
+	int			n;
+
+	(void) ecm_check_query(1, &n, "SELECT 1 FROM _electric_cm.stack WHERE database_oid <> %u",
+						   MyDatabaseId);
+	return n > 0 && ecm_check_has_shapes();
+}
+
 static void
 check_stopped(const EcmSituation *s, EcmFinding *f)
 {
@@ -476,7 +499,8 @@ check_stopped(const EcmSituation *s, EcmFinding *f)
 	if (n == 0)
 		ecm_check_fail(f, NULL, "table _electric_cm.stack has lost its row: only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone");
 	else if (!s->runs && (v[0][0] == 't' || s->stack->stop_requested))
-		ecm_check_fail(f, ecm_check_start(s), "the stack was stopped by electric_cm_stop()");
+		ecm_check_fail(f, start_costs_shapes() ? NULL : ecm_check_start(s),
+					   "the stack was stopped by electric_cm_stop()");
 	else
 		ecm_check_pass(f, "the stack was not stopped by electric_cm_stop()");
 }
@@ -487,11 +511,14 @@ check_copied(const EcmSituation *s, EcmFinding *f)
 	int			n;
 	char	  **v = ecm_check_query(1, &n, "SELECT database_oid FROM _electric_cm.stack");
 
-	if (n > 0 && !s->runs && strtoul(v[0], NULL, 10) != MyDatabaseId)
-		ecm_check_fail(f, ecm_check_start(s),
-					   "this database is a copy of another one: it has a stack of its own only when told so; the shapes that were copied end then, for the changes since belong to the other database");
-	else
+	if (n == 0 || s->runs || strtoul(v[0], NULL, 10) == MyDatabaseId)
 		ecm_check_pass(f, "this database is not a copy of another one");
+	else if (start_costs_shapes())
+		ecm_check_fail(f, NULL,
+					   "this database is a copy of another one: electric_cm_start() gives it a stack of its own, and ends the shapes that were copied");
+	else
+		ecm_check_fail(f, ecm_check_start(s),
+					   "this database is a copy of another one: it has a stack of its own only when told so");
 }
 
 /* --------------------------------------------------------- transactions -- */

@@ -89,6 +89,9 @@ extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
 /* The command that gives it another value. */
 extern char *ecm_check_set(const EcmSituation *s, const char *name, const char *value);
 
+/* Is there anything that could be lost? */
+extern bool ecm_check_has_shapes(void);
+
 /* The command that starts the stack. */
 extern char *ecm_check_start(const EcmSituation *s);
 

@@ -145,7 +145,7 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   "replication slot \"%s\" on this standby has been invalidated: after a promotion the stack makes a new one, and all shapes are thrown away",
 					   s->slot_name);
 	else if (facts.invalidated)
-		ecm_check_warn(f, s->runs || !s->preloaded ? NULL : ecm_check_start(s),
+		ecm_check_warn(f, NULL,
 					   "replication slot \"%s\" has been invalidated: the stack makes a new one, and all shapes are thrown away",
 					   s->slot_name);
 	else if (facts.active_pid != 0)
@@ -310,15 +310,6 @@ unfilter_command(const char *publication)
 	return n > 0 ? v[0] : NULL;
 }
 
-static bool
-has_shapes(void)
-{
-	int			n;
-
-	(void) ecm_check_query(1, &n, "SELECT 1 FROM _electric_cm.shape LIMIT 1");
-	return n > 0;
-}
-
 /* As poll_publication() in replication.c decides it. */
 void
 ecm_check_publication(const EcmSituation *s, EcmFinding *f)
@@ -352,7 +343,7 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
 	else if (v[2][0] == 't')
-		ecm_check_warn(f, has_shapes() ? NULL :
+		ecm_check_warn(f, ecm_check_has_shapes() ? NULL :
 					   ecm_check_set(s, "publication_name",
 									 free_name("electric_cm_publication",
 											   "pg_publication", "pubname")),

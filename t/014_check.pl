@@ -40,12 +40,12 @@ sub apply
 # A check complains, and has no fix, since that would destroy something.
 sub unspoiled
 {
-	my ($name, $verdict, $detail) = @_;
-	my ($given_verdict, $given) = whole_row($name);
+	my ($name, $verdict, $detail, $database) = @_;
+	my ($given_verdict, $given) = whole_row($name, $database);
 
 	is($given_verdict, $verdict, "$name: $verdict");
 	like($given, $detail, '... with the reason and what to do');
-	is(row($name, 'fix'), '', '... but no fix to run as it is');
+	is(row($name, 'fix', $database), '', '... but no fix to run as it is');
 	return;
 }
 
@@ -307,9 +307,13 @@ $locker->query_safe('ROLLBACK');
 $locker->quit;
 
 # A copy, and other ways of not being meant
+my $copied = value(q{SELECT electric_cm_create_shape('t')});
+value("SELECT count(*) FROM electric_cm_shape_log('$copied')");
 value('SELECT electric_cm_stop()');
 value("CREATE DATABASE copy TEMPLATE $db", 'template1');
-like(row('stopped', 'verdict', 'copy'), qr/FAIL/, 'a copy of a stopped database is stopped');
+unspoiled('stopped', 'FAIL', qr/stopped by electric_cm_stop/, 'copy');
+unspoiled('copied', 'FAIL', qr/copy of another one.*ends the shapes that were copied/, 'copy');
+value("SELECT electric_cm_drop_shape('$copied')", 'copy');
 mended('copied', 'FAIL', qr/copy of another one/, qr/electric_cm_start/, 'copy');
 ok(wait_active($node, 'copy'), 'the copy is active');
 value('ALTER DATABASE copy IS_TEMPLATE true');
