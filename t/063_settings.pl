@@ -81,6 +81,7 @@ my %strings = (
 	default_text_search_config => ['pg_catalog.german'],
 	local_preload_libraries => ['no_such_library'],
 	session_preload_libraries => [ 'no_such_library', 'auto_explain' ],
+	restrict_nonsystem_relation_kind => [ 'view', 'foreign-table', 'view, foreign-table' ],
 	backtrace_functions => ['errfinish,pg_re_throw'],
 	wal_consistency_checking => ['heap,btree']);
 
@@ -137,6 +138,9 @@ for (split /\n/, judge('postgres', q{SELECT concat_ws(E'\x01', name, vartype, bo
 	push @settings, [ $name, @values ] if @values;
 	push @without, $name unless @values;
 }
+
+# the views that this test looks at
+push @pinned, 'restrict_nonsystem_relation_kind=' if grep { $_->[0] eq 'restrict_nonsystem_relation_kind' } @settings;
 
 # The tables, each with a shape made before anything is set
 
@@ -223,7 +227,7 @@ sub give
 	my @refused;
 	my $sql = join '', map { my ($name, $value) = @$_;
 		"SELECT '$name' AS refused \\gset\nALTER $whom SET $name = " .
-		($name =~ /^(?:search_path|temp_tablespaces|local_preload_libraries|session_preload_libraries|DateStyle)$/ ?
+		($name =~ /^(?:search_path|temp_tablespaces|local_preload_libraries|session_preload_libraries|restrict_nonsystem_relation_kind|DateStyle)$/ ?
 			join(', ', map { literal($_) } split /, */, $value) : literal($value)) .
 		";\n\\if :ERROR\n\\echo :refused\n\\endif\n" } @given;
 
