@@ -187,7 +187,7 @@ my $as_reader = q{electric_cm_create_shape('s1.t') FROM set_config('role', 'read
 my $as_bypasser = q{electric_cm_create_shape('s1.t') FROM set_config('role', 'bypasser', false)};
 my $enable = 'ALTER TABLE s1.t ENABLE ROW LEVEL SECURITY';
 my $disable = 'ALTER TABLE s1.t DISABLE ROW LEVEL SECURITY';
-run_sql('GRANT SELECT ON s1.t TO reader, bypasser');
+run_sql('GRANT SELECT ON s1.t TO reader, bypasser', 'GRANT USAGE ON SCHEMA s1 TO reader, bypasser');
 keeps('ALTER POLICY p ON s1.t USING (true)', undef, $as_reader);
 keeps('ALTER TABLE s1.t FORCE ROW LEVEL SECURITY', undef, $as_reader, 'FORCE alone');
 ends($enable, $disable, $as_reader, 'ENABLE ROW LEVEL SECURITY, ordinary owner');
