@@ -337,7 +337,9 @@ retry_later(Batch *b, const char *reason)
 static void
 fail(Batch *b, const EcmError *err)
 {
-	const char *reason = pstrdup(ecm_error_for_public(err->sqlstate, err->message));
+	/* only the snapshot looks at rows */
+	const char *reason = b->step != CREATION_SNAPSHOT ? err->message :
+		pstrdup(ecm_error_for_public(err->sqlstate, err->message));
 
 	if (b->nshapes > 1 && !concerns_all(b, err))
 	{

@@ -211,7 +211,29 @@ my $later = value(q{SELECT electric_cm_create_shape('held', NULL, '{id}')});
 becomes($node, $db, "SELECT (" . state_of($later) . ") = 'live'", 'a shape whose number was named before becomes live');
 is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer has died of all that');
 
+# ... by somebody whose commit waits for a synchronous standby, for ever: he waits alone
+
+value(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
+$node->reload;
+becomes($node, $db, q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
+($id, $generation) = split /\|/, value("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$others'");
+my $waiting = $node->background_psql($db, extra_params => [ '-U', 'mallory' ]);
+$waiting->query_until(qr/emitting/, "\\echo emitting\nSELECT count(pg_logical_emit_message(true, 'electric_cm/$key', o || '$id $generation')) FROM unnest('{capture 1 ,live 1:1: ,drop x }'::text[]) o;\n");
+becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'mallory' AND wait_event = 'SyncRep'}, 'a forger waits for a synchronous standby');
+value(q{ALTER SYSTEM SET synchronous_commit = local});
+$node->reload;
+becomes($node, $db, q{SELECT current_setting('synchronous_commit') = 'local'});
+value(q{UPDATE other SET v = 'not waiting' WHERE id = 1}, q{SELECT electric_cm_await_flushed(timeout => '60 s')});
+($ok, $entries) = replay_equals($node, $db, $others, 'other', ['id']);
+ok($ok, "... and nobody else does ($entries entries)");
+value('ALTER SYSTEM RESET synchronous_standby_names');
+value('ALTER SYSTEM RESET synchronous_commit');
+$node->reload;
+becomes($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+$waiting->quit;
+
 # Logs are deleted only of what is gone.
+($id) = value("SELECT id FROM _electric_cm.shape WHERE handle = '$held'");
 value("SELECT _electric_cm.purge_shapes(ARRAY[$id, 1], 1000, 1000000000)");
 ($ok, $entries) = replay_equals($node, $db, $held, 'held', ['id']);
 ok($ok, "the log of a shape that is there is not deleted ($entries entries)");

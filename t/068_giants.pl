@@ -119,7 +119,7 @@ shape_is_right($handles[$_], "... and after lost streams, consumer " . ($_ + 1))
 # A committed transaction does not wait for the commit of a large one that has
 # nothing for us, whether that is in memory or on disk.
 
-for my $where ([ '256MB', 200000, 'in memory' ], [ '64kB', 100000, 'on disk' ])
+for my $where ([ '256MB', 500000, 'in memory' ], [ '64kB', 250000, 'on disk' ])
 {
 	my ($work_mem, $rows, $what) = @$where;
 	value("ALTER SYSTEM SET logical_decoding_work_mem = '$work_mem'");
