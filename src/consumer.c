@@ -388,13 +388,13 @@ give_back(char *data, Size len)
 static void
 show_busy(bool now)
 {
-	static bool busy = true;
+	static int	shown = -1;		/* at first, that we are starting */
 
-	if (busy == now)
+	if (shown == (int) now)
 		return;
-	busy = now;
-	pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE,
-						   busy ? "writing shape logs" : "waiting for changes");
+	shown = now;
+	pgstat_report_activity(now ? STATE_RUNNING : STATE_IDLE,
+						   now ? "writing shape logs" : "waiting for changes");
 }
 
 /*
