@@ -22,6 +22,7 @@
 
 #include "slot_owner.h"
 #include "wal.h"
+#include "wal_guard.h"
 
 /* Could it be, by what never changes in a slot? */
 static bool
@@ -44,16 +45,8 @@ is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
 
 	/* a lost slot has no position any more, and waits for nobody's order */
-	if (*another || XLogRecPtrIsInvalid(facts->restart_lsn))
-		return false;
-
-	/*
-	 * Ours may begin just there, if all that was written had been acknowledged.
-	 * One that was made there has confirmed the record that it began with.
-	 */
-	return facts->restart_lsn < seen ||
-		(!XLogRecPtrIsInvalid(facts->confirmed_flush_lsn) &&
-		 facts->confirmed_flush_lsn <= seen);
+	return !*another &&
+		ecm_wal_slot_is_older(facts->restart_lsn, facts->confirmed_flush_lsn, seen);
 }
 
 bool

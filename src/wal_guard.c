@@ -375,6 +375,20 @@ ecm_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
 	return allowance > 0 ? allowance : 0;
 }
 
+bool
+ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn, uint64_t seen)
+{
+	if (restart_lsn == 0)
+		return false;
+
+	/*
+	 * It may begin just there, if all that was written had been confirmed.  One
+	 * that was made there has confirmed the record that it began with as well.
+	 */
+	return restart_lsn < seen ||
+		(restart_lsn == seen && confirmed_lsn != 0 && confirmed_lsn <= seen);
+}
+
 void
 ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why)
 {

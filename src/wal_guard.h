@@ -147,6 +147,13 @@ extern unsigned ecm_wal_guard_step(EcmWalGuard *guard,
 extern int64_t ecm_wal_guard_allowance(const EcmWalFigures *figures,
 									   const EcmWalLimits *limits);
 
+/*
+ * Was a slot with these positions (0: unknown) there when all WAL that there was
+ * had been seen, up to "seen"?
+ */
+extern bool ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn,
+								  uint64_t seen);
+
 /* To be called when the slot has been dropped for that reason. */
 extern void ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why);
 

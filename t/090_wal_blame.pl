@@ -144,20 +144,5 @@ seen("NOT $exists", 'it is dropped as soon as that helps');
 value('ALTER SYSTEM SET electric_cm.min_wal_free_space = -1', 'SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
 ok(wait_active($node, $db), 'active');
 
-#
-# A stopped stack's own slot, with nothing to consume
-#
-value('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
-for (1 .. 20)
-{
-	value('INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t', 'CHECKPOINT', 'SELECT electric_cm_await_flushed()');
-	value('SELECT electric_cm_stop()');
-	last if value("SELECT restart_lsn = confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '$slot'") eq 't';
-	value('SELECT electric_cm_start()');
-	wait_active($node, $db);
-}
-write_some(60);
-seen("NOT $exists", 'a stopped stack\'s slot is its own, wherever it begins');
-
 $node->stop;
 done_testing();

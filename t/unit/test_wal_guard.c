@@ -341,6 +341,17 @@ test_being_made(void)
 }
 
 static void
+test_older(void)
+{
+	ok(ecm_wal_slot_is_older(99, 150, 100), "a slot that begins before was there");
+	ok(!ecm_wal_slot_is_older(101, 101, 100), "one that begins after was not");
+	ok(ecm_wal_slot_is_older(100, 100, 100), "ours may begin at what it has confirmed last");
+	ok(!ecm_wal_slot_is_older(100, 150, 100), "one that was made there has confirmed more");
+	ok(!ecm_wal_slot_is_older(100, 0, 100), "or nothing yet");
+	ok(!ecm_wal_slot_is_older(0, 0, 100), "a lost one can't be told");
+}
+
+static void
 test_rates(void)
 {
 	int			i;
@@ -522,6 +533,7 @@ test_wal_guard(void)
 	test_free();
 	test_blame();
 	test_being_made();
+	test_older();
 	test_rates();
 	test_first_rates();
 	test_catching_up();
