@@ -457,28 +457,6 @@ follow_stream(void)
 /* ---------------------------------------------------------------- errors -- */
 
 /*
- * Do messages of this kind quote no data?  Those of the machine and of the
- * server don't; what a function says of its arguments may be a row's contents.
- */
-static bool
-may_be_shown(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return true;
-		default:
-			return sqlerrcode == ERRCODE_DATA_CORRUPTED ||
-				sqlerrcode == ERRCODE_INDEX_CORRUPTED;
-	}
-}
-
-/*
  * Leaves for the manager what we end with.
  */
 static void
@@ -486,18 +464,13 @@ leave_error(int sqlerrcode, const char *message)
 {
 	EcmConsumerSlot *slot = my_slot();
 	const char *sqlstate = unpack_sql_state(sqlerrcode);
-	char		text[ECM_TEXT_LEN];
-
-	if (message != NULL && may_be_shown(sqlerrcode))
-		strlcpy(text, message,
-				pg_mbcliplen(message, strlen(message), sizeof(text) - 1) + 1);
-	else
-		snprintf(text, sizeof(text), "error %s", sqlstate);
+	const char *text = message != NULL ? ecm_error_for_public(sqlstate, message) :
+		ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
 	{
-		strlcpy(slot->last_error, text, sizeof(slot->last_error));
+		ecm_copy_text(slot->last_error, sizeof(slot->last_error), text);
 		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
 		slot->last_error_at = ecm_wall_clock();
 	}

@@ -326,6 +326,31 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 	return moved || !has_work;
 }
 
+/* Copies a consumer's slot, and notes whether it moves; false: there is none. */
+static bool
+look_at(int i, EcmTime now, EcmConsumerSlot *slot)
+{
+	FeedConsumer *c = &consumers[i];
+
+	if (c->handle == NULL)
+		return false;
+	ecm_lock(LW_SHARED);
+	*slot = *shared_slot(i);
+	ecm_unlock();
+	if (moves(c, slot))
+		c->moved_at = now;
+	return true;
+}
+
+static void
+describe(int i, const EcmConsumerSlot *slot, EcmStalledConsumer *stalled)
+{
+	stalled->worker = i;
+	stalled->pid = slot->pid;
+	stalled->shape = slot->working_on;
+	stalled->since = consumers[i].moved_at;
+}
+
 bool
 ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 					  EcmStalledConsumer *stalled)
@@ -334,25 +359,14 @@ ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 
 	for (int i = 0; i < nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
 		EcmConsumerSlot slot;
 
-		if (c->handle == NULL)
+		if (!look_at(i, now, &slot) || found ||
+			consumers[i].moved_at == now ||
+			!ecm_has_passed(consumers[i].moved_at, now, timeout_ms))
 			continue;
-		ecm_lock(LW_SHARED);
-		slot = *shared_slot(i);
-		ecm_unlock();
-		if (moves(c, &slot))
-			c->moved_at = now;
-		else if (!found &&
-				 ecm_has_passed(c->moved_at, now, timeout_ms))
-		{
-			stalled->worker = i;
-			stalled->pid = slot.pid;
-			stalled->shape = slot.working_on;
-			stalled->since = c->moved_at;
-			found = true;
-		}
+		describe(i, &slot, stalled);
+		found = true;
 	}
 	return found;
 }
@@ -365,24 +379,14 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 
 	for (int i = 0; i < nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
 		EcmConsumerSlot slot;
 
-		if (c->handle == NULL)
-			continue;
-		ecm_lock(LW_SHARED);
-		slot = *shared_slot(i);
-		ecm_unlock();
-		if (moves(c, &slot))
-			c->moved_at = now;
-		if ((!c->pending && slot.processed == c->sent &&
+		if (!look_at(i, now, &slot) ||
+			(!consumers[i].pending && slot.processed == consumers[i].sent &&
 			 slot.durable_lsn >= received_lsn) ||
 			(found && slot.durable_lsn >= *durable))
 			continue;
-		last->worker = i;
-		last->pid = slot.pid;
-		last->shape = slot.working_on;
-		last->since = c->moved_at;
+		describe(i, &slot, last);
 		*durable = slot.durable_lsn;
 		found = true;
 	}
