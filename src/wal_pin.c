@@ -33,8 +33,8 @@
 
 /* A transaction that is younger is nobody's fault. */
 #define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
-/* ... and one that is younger than this, not even worth a guess. */
-#define GUESS_TRANSACTION_US	(1 * USECS_PER_SEC)
+/* A walsender that has less to decode is as good as done. */
+#define MUCH_TO_DECODE			(1024 * 1024)
 /* A walsender that has not sent anything for so long does not come on. */
 #define SENDER_STANDS_US		(3 * USECS_PER_SEC)
 
@@ -101,7 +101,7 @@ describe_transaction(int pid, TransactionId xid, const EcmWalSample *sample,
 
 	if (open_us < min_us)
 		return;
-	if (!being_made &&
+	if (!being_made && min_us > 0 &&
 		(sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us))
 		return;
 	snprintf(pin->by, sizeof(pin->by),
@@ -217,15 +217,17 @@ ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
 		pin->since = ecm_shown_time(sender_since);
 		return;
 	}
-	find_open_transaction(sample, GUESS_TRANSACTION_US, pin);
-	if (pin->by[0] != '\0' || XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ||
-		sample->flush_lag_bytes <= sample->retained_wal_bytes / 2)
+	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ||
+		sender_at + MUCH_TO_DECODE > sample->current_lsn)
+	{
+		find_open_transaction(sample, 0, pin);
 		return;
+	}
 	snprintf(pin->by, sizeof(pin->by),
 			 "its walsender (PID %d), which has %s of WAL still to decode%s",
 			 walsender,
-			 ecm_size_text(XLogRecPtrIsInvalid(sender_at) || sender_at > sample->current_lsn ?
-						   sample->flush_lag_bytes : (int64) (sample->current_lsn - sender_at)),
+			 ecm_size_text(XLogRecPtrIsInvalid(sender_at) ? sample->flush_lag_bytes :
+						   (int64) (sample->current_lsn - sender_at)),
 			 name_wait(walsender));
 	pin->since = sample->sampled_at;
 }
