@@ -741,18 +741,26 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 		result = TM_Deleted;
 		if (index_getnext_slot(scan, ForwardScanDirection, slot))
 		{
+			ItemPointerData tid = slot->tts_tid;
+
 			spared = spare_own && is_own_row(slot);
+			/* a lock of our own is none, which only this can tell */
 			if (!spared)
-				result = table_tuple_delete(rel, &slot->tts_tid,
-											GetCurrentCommandId(true), snapshot,
-											InvalidSnapshot, false, &failure, false);
+				result = table_tuple_lock(rel, &tid, snapshot, slot,
+										  GetCurrentCommandId(true),
+										  LockTupleExclusive, LockWaitSkip, 0,
+										  &failure);
+			if (!spared && result == TM_Ok)
+				result = table_tuple_delete(rel, &tid, GetCurrentCommandId(true),
+											snapshot, InvalidSnapshot, true,
+											&failure, false);
 		}
 		index_endscan(scan);
 		ExecDropSingleTupleTableSlot(slot);
 		UnregisterSnapshot(snapshot);
 	} while (result == TM_Updated);
 	return spared ? ROW_SPARED : result == TM_Ok ? ROW_DELETED :
-		result == TM_BeingModified ? ROW_LOCKED : ROW_GONE;
+		result == TM_WouldBlock ? ROW_LOCKED : ROW_GONE;
 }
 
 /* What makes the message that says so one of ours: see ecm_fate_is_lost(). */
