@@ -50,6 +50,7 @@ for my $time (1 .. 4)
 
 	my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 	kill 'STOP', $consumer or die 'no consumer';
+	value("INSERT INTO t VALUES ($time * 1000 + 500, 'for the consumer')");
 	write_wal(60);
 	seen(count_of('retained_wal_limit') . " = $time", '... reaching the limit is an event');
 	like(value(q{SELECT message FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
