@@ -98,6 +98,7 @@ value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 take_space('theirs', 110);
 my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
+value(q{INSERT INTO t VALUES (-1, 'for the consumer')});
 write_wal(50);
 write_wal(60);
 seen(count_of('wal_free_space_limit') . ' = 1', 'too little is free, and our slot holds more than 64 MB: an event');
@@ -113,8 +114,11 @@ is( value(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_
 #
 # There is no room even without it
 #
+$handle = value(q{SELECT electric_cm_create_shape('t')});
+value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
+value(q{INSERT INTO t VALUES (-2, 'for the consumer')});
 write_wal(50);
 take_space('more', 60);
 write_wal(30);

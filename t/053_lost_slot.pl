@@ -40,7 +40,7 @@ for my $how ('stopped', 'streaming')
 	my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
 	if ($how eq 'stopped') { value('SELECT electric_cm_stop()'); }
 	else { kill 'STOP', $consumer or die 'no consumer'; }
-
+	value("INSERT INTO t VALUES ($is, 'for the consumer')");
 	value('SELECT electric_cm_report_retained_wal_size()');
 	write_wal(10);
 	is( value("SELECT electric_cm_report_retained_wal_size() > 10 * 1024 * 1024"), 't', "$how: some WAL");
