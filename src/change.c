@@ -24,6 +24,7 @@
 #include "shape_entry.h"
 
 static uint64 change_number;	/* tells one change's matches from another's */
+static uint64 last_number;		/* before the change that came last */
 
 /*
  * Scratch space for one change: what the table has of each tuple, what a shape
@@ -286,6 +287,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 
 	/* all of them begin with the relation's OID */
 	ecm_here->relation = peek_relation(in);
+	last_number = change_number;
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
@@ -344,11 +346,15 @@ ecm_change_unsendable(Oid relid, const char *column)
 		if (table == NULL)
 			continue;
 		foreach(lc2, table->layouts)
-			if (column[0] == '\0' || ecm_layout_has(table, lfirst(lc2), column))
-				ecm_match_foreach(table, lfirst(lc2), collect_wanting);
+			ecm_match_foreach(table, lfirst(lc2), collect_wanting);
 	}
 	foreach(lc, wanting)
-		if (!ecm_match_has_failed(lfirst(lc)))
-			ecm_match_fail(lfirst(lc), reason);
+	{
+		EcmShape   *shape = lfirst(lc);
+
+		if (!ecm_match_has_failed(shape) &&
+			(column[0] == '\0' || ecm_match_lacks(shape, column, last_number)))
+			ecm_match_fail(shape, reason);
+	}
 	wanting = NIL;
 }

@@ -490,16 +490,24 @@ ecm_match_free_gone(void)
 		pfree(dlist_container(EcmShape, node, dlist_pop_head_node(&gone)));
 }
 
-bool
-ecm_layout_has(const EcmTable *table, const EcmLayout *layout, const char *column)
+static bool
+has_column(const EcmTable *table, const int *columns, int n, const char *column)
 {
-	for (int i = 0; i < layout->ncolumns; i++)
-		if (strcmp(table->columns[layout->columns[i]].name, column) == 0)
-			return true;
-	for (int i = 0; i < layout->nfilter_columns; i++)
-		if (strcmp(table->columns[layout->filter_columns[i]].name, column) == 0)
+	for (int i = 0; i < n; i++)
+		if (strcmp(table->columns[columns[i]].name, column) == 0)
 			return true;
 	return false;
+}
+
+bool
+ecm_match_lacks(const EcmShape *shape, const char *column, uint64 since)
+{
+	const EcmLayout *layout = shape->layout;
+
+	if (has_column(shape->table, layout->filter_columns, layout->nfilter_columns, column))
+		return true;
+	return Max(shape->marks[ECM_OLD_TUPLE], shape->marks[ECM_NEW_TUPLE]) > since &&
+		has_column(shape->table, layout->columns, layout->ncolumns, column);
 }
 
 void

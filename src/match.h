@@ -156,9 +156,11 @@ extern EcmShape **ecm_match_tuple(EcmTable *table, const EcmValue *values,
 extern void ecm_match_fail(EcmShape *shape, const char *message);
 extern bool ecm_match_has_failed(const EcmShape *shape);
 
-/* Do shapes of this layout have a use for the column? */
-extern bool ecm_layout_has(const EcmTable *table, const EcmLayout *layout,
-						   const char *column);
+/*
+ * Has the shape a use for the column of a row that came with a change after
+ * that one?  If its where clause looks at it, that can't be told.
+ */
+extern bool ecm_match_lacks(const EcmShape *shape, const char *column, uint64 since);
 
 /* Calls fn for each shape of the table that has this layout. */
 extern void ecm_match_foreach(EcmTable *table, EcmLayout *layout,

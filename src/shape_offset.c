@@ -122,7 +122,7 @@ stored_progress(int worker, Snapshot snapshot)
 	ecm_spi_begin(&spi);
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("SELECT lsn FROM _electric_cm.progress WHERE worker = $1",
+		plan = SPI_prepare("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
 						   1, &type);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the look at progress");
@@ -132,9 +132,11 @@ stored_progress(int worker, Snapshot snapshot)
 	if (SPI_processed > 0)
 	{
 		bool		isnull;
+		Datum		max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull);
 
-		lsn = DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 1, &isnull));
+		if (!isnull)
+			lsn = DatumGetLSN(max);
 	}
 	ecm_spi_end(&spi);
 	PopActiveSnapshot();

@@ -65,6 +65,26 @@ like(error_of($all), qr/could not send .* column "b"/, 'a value that no reader c
 is(state_of($ids) . state_of($leaf), 'livelive', 'those who do without it live');
 ($ok) = replay_equals($node, $db, $leaf, 'huge1', ['id'], columns => ['id']);
 ok($ok, 'also those of the partition');
+
+# whose row it is counts
+value(q{CREATE TABLE parts (id int PRIMARY KEY, n int, b bytea); ALTER TABLE parts REPLICA IDENTITY FULL, ALTER b SET STORAGE EXTERNAL});
+my %of = map { $_ => value("SELECT electric_cm_create_shape('parts', '$_')") } 'n = 1', 'n > 1', 'n > 2', 'b IS NULL';
+becomes($node, $db, "SELECT count(*) = 4 FROM electric_cm_shapes WHERE state = 'live' AND relation = 'parts'::regclass");
+value(q{
+	BEGIN;
+	INSERT INTO parts VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'c');
+	UPDATE parts SET b = decode(repeat('ab', 150000000), 'hex') WHERE id = 1;
+	UPDATE parts SET n = 3 WHERE id = 3;
+	COMMIT;
+});
+flushed();
+is(join(' ', map { state_of($of{$_}) } 'n = 1', 'n > 1', 'n > 2', 'b IS NULL'), 'errored live live errored',
+	'a value that is not sent ends the shapes that have its row, or look at the value, and no others');
+($ok) = replay_equals($node, $db, $of{'n > 1'}, 'parts', ['id'], where => 'n > 1', columns => [qw(id n b)]);
+ok($ok, 'which go on');
+value('UPDATE parts SET n = 2 WHERE id = 1');
+flushed();
+is(join(' ', map { state_of($of{$_}) } 'n > 1', 'n > 2'), 'errored live', 'until they would have it');
 is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
 $node->stop;
 done_testing();

@@ -55,7 +55,7 @@ value('CREATE EXTENSION electric_cm',
 	'CREATE TABLE nothing (id int PRIMARY KEY)');
 wait_active($node, $db) or BAIL_OUT('no stack');
 my ($t, $u, $w, $nothing) = map { shape("'$_'") } qw(t u w nothing);
-is(value('SELECT count(DISTINCT worker) FROM _electric_cm.shape'), 2, 'shapes of two consumers');
+is(value('SELECT count(DISTINCT worker) FROM _electric_cm.shape_worker'), 2, 'shapes of two consumers');
 value(q{UPDATE t SET v = 'second'}, q{INSERT INTO u VALUES (21, 'second')}, q{INSERT INTO w VALUES (21, 'second')}, q{UPDATE t SET v = 'third' WHERE id = 1},
 	q{DELETE FROM t WHERE id = 20});
 settle();
@@ -199,6 +199,12 @@ $node->wait_for_catchup($standby);
 is(log_after($standby, $t, $later), '', '... and so does who was ahead');
 is(join("\n", entries_in_pages(300, $node, $standby)), value("SELECT * FROM electric_cm_shape_log('$t')"),
 	'the folded log can be read in pages, of two servers in turn');
+
+# A log without entries has nothing of what its consumer has come past.
+my ($past, @empty) = ($later, map { value("CREATE TABLE empty$_ (id int PRIMARY KEY)"); shape("'empty$_'") } 1 .. 2);
+value("INSERT INTO t VALUES ($_, 'past')", "INSERT INTO w VALUES ($_, 'past')", q{SELECT electric_cm_await_flushed(timeout => '60 s')}) for 4000 .. 4003;
+$node->wait_for_catchup($standby);
+fails($standby, qr/EC001/, 'a standby knows how far each consumer has come', "SELECT FROM electric_cm_await_shape_log('$_', '$past', '3 s')") for @empty;
 
 # Another server would have made another base of the same entries.
 my ($base_lsn, $base_op) = split /_/, $page[-1];
