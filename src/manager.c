@@ -849,11 +849,33 @@ sign_of_life_due(void)
 					 ecm_replication_feedback_interval());
 }
 
-/* A silent loss, or one by the way: what it has cost shall not cost the slot. */
+/*
+ * What a silent loss has cost shall not cost the slot: the next stream may catch
+ * up first.  But only if the slot has moved since the last time, for one that is
+ * lost again and again would put off the limit for ever.  False: it has not.
+ */
+static bool
+may_catch_up(EcmTime now)
+{
+	static XLogRecPtr restart_lsn = InvalidXLogRecPtr;
+	static XLogRecPtr confirmed_lsn = InvalidXLogRecPtr;
+	EcmSlotFacts facts;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+		(facts.restart_lsn == restart_lsn &&
+		 facts.confirmed_flush_lsn == confirmed_lsn))
+		return false;
+	restart_lsn = facts.restart_lsn;
+	confirmed_lsn = facts.confirmed_flush_lsn;
+	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	return true;
+}
+
+/* A silent loss, or one by the way. */
 static void
 lose_stream(EcmTime now, const EcmStepFailure *failure)
 {
-	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	(void) may_catch_up(now);
 	handle_event(ECM_EVENT_REPLICATION_LOST, failure);
 }
 
@@ -1362,8 +1384,9 @@ check_status(EcmTime now)
 }
 
 /*
- * A walsender that has been silent for a while gets a chance to answer.  False:
- * not yet (no error set), or not in time.
+ * A walsender that has been silent for a while gets a chance to answer; one that
+ * is at work, to come to an end of it.  False: not yet (no error set), or not in
+ * time.
  */
 static bool
 has_last_word(EcmTime now, EcmStepFailure *lost)
@@ -1374,10 +1397,14 @@ has_last_word(EcmTime now, EcmStepFailure *lost)
 	{
 		asked = now;
 		last_word = true;
+		ecm_replication_look_at_walsender();
+		SetLatch(MyLatch);		/* ask at once */
 		return false;
 	}
 	if (ecm_conn_heard_at(ecm_replication_conn()) >= asked)
 		return true;
+	if (ecm_replication_may_be_silent())
+		return !may_catch_up(now);
 	if (ecm_has_passed(asked, now, LAST_WORD_MS))
 		ecm_replication_set_silent(now - asked, lost);
 	return false;
@@ -1394,15 +1421,19 @@ enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
 	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
 
-	/* a stream that is cut off, or hangs, is put up again first */
+	/* a stream that is cut off, or hangs, is put up again first, once */
 	if (state.streaming_up &&
 		(ecm_replication_has_lost_slot(true, &lost) ||
 		 ((order->why & ECM_WAL_DROP_FREE) == 0 && !congested &&
 		  !has_last_word(now, &lost))))
 	{
-		if (lost.err.sqlstate[0] != '\0')
-			lose_stream(now, &lost);
-		return;
+		if (lost.err.sqlstate[0] == '\0')
+			return;
+		if (may_catch_up(now))
+		{
+			handle_event(ECM_EVENT_REPLICATION_LOST, &lost);
+			return;
+		}
 	}
 	if ((order->why & ECM_WAL_DROP_FREE) == 0 && now < catches_up_until)
 		return;

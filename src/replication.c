@@ -107,6 +107,7 @@ static EcmTime last_feedback;
 static EcmTime last_asked;
 static EcmTime asked_at;		/* for a sign of life; 0: there was one since */
 static EcmBackendLook asked_look;	/* the walsender then */
+static EcmBackendLook last_look;	/* ... and when its last word was asked for */
 static int	stream_pid;			/* who had the slot when the stream began */
 static EcmTime other_user_at;	/* that it isn't so any more; 0: it is */
 
@@ -986,13 +987,25 @@ ecm_replication_excuse_silence(void)
  * decodes a large transaction, and while somebody has locked a catalog.
  */
 static bool
-may_be_silent(void)
+may_be_silent_since(const EcmBackendLook *before)
 {
 	EcmBackendLook look;
 
 	if (!ecm_backend_look(stream_pid, &look))
 		return false;
-	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(&asked_look, &look);
+	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(before, &look);
+}
+
+void
+ecm_replication_look_at_walsender(void)
+{
+	(void) ecm_backend_look(stream_pid, &last_look);
+}
+
+bool
+ecm_replication_may_be_silent(void)
+{
+	return may_be_silent_since(&last_look);
 }
 
 void
@@ -1013,7 +1026,7 @@ ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure)
 		asked_at = 0;
 	if (asked_at == 0 || !ecm_has_passed(asked_at, now, rep_sender_timeout_ms))
 		return false;
-	if (may_be_silent())
+	if (may_be_silent_since(&asked_look))
 	{
 		asked_at = 0;			/* it will be asked again */
 		return false;
