@@ -418,7 +418,7 @@ next_to_look_into(EcmTime now, bool with_slot)
 
 /* How many workers must stay free for looking into other databases? */
 static int
-worker_reserve(TimestampTz now)
+worker_reserve(EcmTime now)
 {
 	return !entries_exhausted && next_to_look_into(now, false) != NULL ? 1 : 0;
 }
@@ -614,14 +614,14 @@ start_or_retry(int index, const Entry *entry, EcmTime now)
 		wait_for_workers(index, entry, 0);
 }
 
-/* Asks a manager to end, once. */
+/* Asks a manager to end, once; again if it was only since it hangs. */
 static void
 end_manager(int index, EcmEndReason reason)
 {
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
 
-	if (sup->asked_to_end)
+	if (sup->asked_to_end && stack->end_reason != ECM_END_NONE)
 		return;
 	sup->asked_to_end = true;
 

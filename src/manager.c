@@ -132,6 +132,7 @@ static bool closed_unread;		/* the stream's other side has gone meanwhile */
 static XLogRecPtr lost_at;		/* the farthest that was acknowledged by then */
 static XLogRecPtr lost_end;		/* the end of WAL, then */
 static bool last_word;			/* ask for it */
+static EcmTime last_word_asked; /* of this stream; 0: not yet */
 static EcmTime catches_up_until;	/* no limit on retained WAL before; 0: none */
 
 static char *settings_signature;
@@ -576,6 +577,7 @@ close_replication(void)
 	step_job = 0;
 	pause_until = 0;
 	congested = false;
+	last_word_asked = 0;
 	forget_wait();
 }
 
@@ -619,6 +621,30 @@ act(EcmAction action)
 	}
 }
 
+/* Do two texts differ in nothing but their numbers, such as PIDs? */
+static bool
+says_the_same(const char *a, const char *b)
+{
+	const char *digits = "0123456789";
+
+	for (;;)
+	{
+		size_t		a_digits = strspn(a, digits);
+		size_t		b_digits = strspn(b, digits);
+
+		if ((a_digits > 0) != (b_digits > 0))
+			return false;
+		a += a_digits;
+		b += b_digits;
+		if (*a != *b)
+			return false;
+		if (*a == '\0')
+			return true;
+		a++;
+		b++;
+	}
+}
+
 /*
  * Shows a failure, and logs it unless it is the same one again.
  */
@@ -631,7 +657,7 @@ report_failure(const EcmStepFailure *failure)
 	ecm_publish_error(err);
 	ecm_publish_connections();	/* while the one that failed is still there */
 	if (!fatal && strcmp(err->sqlstate, last_reported.sqlstate) == 0 &&
-		strcmp(err->message, last_reported.message) == 0)
+		says_the_same(err->message, last_reported.message))
 		return;
 	last_reported = *err;
 	event(fatal ? "config_error" :
@@ -849,11 +875,33 @@ sign_of_life_due(void)
 					 ecm_replication_feedback_interval());
 }
 
-/* A silent loss, or one by the way: what it has cost shall not cost the slot. */
+/*
+ * What a silent loss has cost shall not cost the slot: the next stream may catch
+ * up first.  But only if the slot has moved since the last time, for one that is
+ * lost again and again would put off the limit for ever.  False: it has not.
+ */
+static bool
+may_catch_up(EcmTime now)
+{
+	static XLogRecPtr restart_lsn = InvalidXLogRecPtr;
+	static XLogRecPtr confirmed_lsn = InvalidXLogRecPtr;
+	EcmSlotFacts facts;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+		(facts.restart_lsn == restart_lsn &&
+		 facts.confirmed_flush_lsn == confirmed_lsn))
+		return false;
+	restart_lsn = facts.restart_lsn;
+	confirmed_lsn = facts.confirmed_flush_lsn;
+	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	return true;
+}
+
+/* A silent loss, or one by the way. */
 static void
 lose_stream(EcmTime now, const EcmStepFailure *failure)
 {
-	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	(void) may_catch_up(now);
 	handle_event(ECM_EVENT_REPLICATION_LOST, failure);
 }
 
@@ -1362,22 +1410,27 @@ check_status(EcmTime now)
 }
 
 /*
- * A walsender that has been silent for a while gets a chance to answer.  False:
- * not yet (no error set), or not in time.
+ * A walsender that has been silent for a while gets a chance to answer; one that
+ * is at work, to come to an end of it.  False: not yet (no error set), or not in
+ * time.
  */
 static bool
 has_last_word(EcmTime now, EcmStepFailure *lost)
 {
-	static EcmTime asked = 0;
+	EcmTime		asked = last_word_asked;
 
-	if (now - asked > 2 * LAST_WORD_MS * INT64CONST(1000))
+	if (asked == 0 || now - asked > 2 * LAST_WORD_MS * INT64CONST(1000))
 	{
-		asked = now;
+		last_word_asked = now;
 		last_word = true;
+		ecm_replication_look_at_walsender();
+		SetLatch(MyLatch);		/* ask at once */
 		return false;
 	}
 	if (ecm_conn_heard_at(ecm_replication_conn()) >= asked)
 		return true;
+	if (ecm_replication_may_be_silent())
+		return !may_catch_up(now);
 	if (ecm_has_passed(asked, now, LAST_WORD_MS))
 		ecm_replication_set_silent(now - asked, lost);
 	return false;
@@ -1394,18 +1447,23 @@ enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
 	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
 
-	/* a stream that is cut off, or hangs, is put up again first */
+	if ((order->why & ECM_WAL_DROP_FREE) == 0 && now < catches_up_until)
+		return;
+
+	/* a stream that is cut off, or hangs, is put up again first, once */
 	if (state.streaming_up &&
 		(ecm_replication_has_lost_slot(true, &lost) ||
 		 ((order->why & ECM_WAL_DROP_FREE) == 0 && !congested &&
 		  !has_last_word(now, &lost))))
 	{
-		if (lost.err.sqlstate[0] != '\0')
-			lose_stream(now, &lost);
-		return;
+		if (lost.err.sqlstate[0] == '\0')
+			return;
+		if (may_catch_up(now))
+		{
+			handle_event(ECM_EVENT_REPLICATION_LOST, &lost);
+			return;
+		}
 	}
-	if ((order->why & ECM_WAL_DROP_FREE) == 0 && now < catches_up_until)
-		return;
 	if (!state.lock_held || !state.replication_up ||
 		ecm_replication_slot_is_held_up())
 	{

@@ -107,6 +107,7 @@ static EcmTime last_feedback;
 static EcmTime last_asked;
 static EcmTime asked_at;		/* for a sign of life; 0: there was one since */
 static EcmBackendLook asked_look;	/* the walsender then */
+static EcmBackendLook last_look;	/* ... and when its last word was asked for */
 static int	stream_pid;			/* who had the slot when the stream began */
 static EcmTime other_user_at;	/* that it isn't so any more; 0: it is */
 
@@ -618,6 +619,16 @@ slot_created(void)
 	record_slot();
 }
 
+/* What poll_slot() has sent, as step_query. */
+enum
+{
+	SLOT_LOOK,					/* nothing yet */
+	SLOT_TUNE,
+	SLOT_BEGIN,
+	SLOT_CREATE,
+	SLOT_RECORD
+};
+
 /*
  * While it creates the slot the server waits for the locks of transactions,
  * and whoever waits without being in a transaction himself may be ended at the
@@ -631,7 +642,7 @@ poll_slot(EcmStepFailure *failure)
 	bool		create;
 
 	step_deadline = 0;
-	if (step_query == 0)
+	if (step_query == SLOT_LOOK)
 	{
 		if (ecm_conn_poll(rep_conn) == ECM_CONN_FAILED)
 			return conn_failed(failure, ECM_CONTEXT_SLOT);
@@ -639,7 +650,7 @@ poll_slot(EcmStepFailure *failure)
 		if (result == ECM_RESULT_DONE && made_unheard && !create)
 		{
 			record_slot();
-			step_query = 3;
+			step_query = SLOT_RECORD;
 			return ECM_RESULT_PENDING;
 		}
 		if (result != ECM_RESULT_DONE || !create)
@@ -651,26 +662,26 @@ poll_slot(EcmStepFailure *failure)
 		ecm_conn_send(rep_conn, ecm_conn_idle_in_no_transaction(rep_conn) ?
 					  TUNE_WALSENDER : "ROLLBACK; " TUNE_WALSENDER,
 					  QUERY_TIMEOUT_MS);
-		step_query = 1;
+		step_query = SLOT_TUNE;
 		return ECM_RESULT_PENDING;
 	}
 
 	result = poll_query(failure, ECM_CONTEXT_SLOT);
-	creating_slot = result == ECM_RESULT_PENDING && step_query == 3;
-	if (step_query == 3 && ecm_conn_state(rep_conn) == ECM_CONN_FAILED)
+	creating_slot = result == ECM_RESULT_PENDING && step_query == SLOT_CREATE;
+	if (step_query == SLOT_CREATE && ecm_conn_state(rep_conn) == ECM_CONN_FAILED)
 		made_unheard = true;
 	if (result != ECM_RESULT_DONE)
 		return result;
 
 	switch (step_query++)
 	{
-		case 1:
+		case SLOT_TUNE:
 			ecm_conn_send(rep_conn, "BEGIN", QUERY_TIMEOUT_MS);
 			return ECM_RESULT_PENDING;
-		case 2:
+		case SLOT_BEGIN:
 			send_create_slot();
 			return ECM_RESULT_PENDING;
-		case 3:
+		case SLOT_CREATE:
 			slot_created();
 			return ECM_RESULT_PENDING;
 		default:
@@ -986,13 +997,25 @@ ecm_replication_excuse_silence(void)
  * decodes a large transaction, and while somebody has locked a catalog.
  */
 static bool
-may_be_silent(void)
+may_be_silent_since(const EcmBackendLook *before)
 {
 	EcmBackendLook look;
 
 	if (!ecm_backend_look(stream_pid, &look))
 		return false;
-	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(&asked_look, &look);
+	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(before, &look);
+}
+
+void
+ecm_replication_look_at_walsender(void)
+{
+	(void) ecm_backend_look(stream_pid, &last_look);
+}
+
+bool
+ecm_replication_may_be_silent(void)
+{
+	return may_be_silent_since(&last_look);
 }
 
 void
@@ -1013,7 +1036,7 @@ ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure)
 		asked_at = 0;
 	if (asked_at == 0 || !ecm_has_passed(asked_at, now, rep_sender_timeout_ms))
 		return false;
-	if (may_be_silent())
+	if (may_be_silent_since(&asked_look))
 	{
 		asked_at = 0;			/* it will be asked again */
 		return false;

@@ -135,6 +135,13 @@ extern EcmTime ecm_replication_last_feedback(void);
 extern bool ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure);
 extern void ecm_replication_excuse_silence(void);
 
+/*
+ * Has the walsender been at work, or does it wait for somebody's lock, since the
+ * last look at it?  Then it can't be expected to answer.
+ */
+extern void ecm_replication_look_at_walsender(void);
+extern bool ecm_replication_may_be_silent(void);
+
 /* The same for who has found out in another way, after so many microseconds. */
 extern void ecm_replication_set_silent(int64 us, EcmStepFailure *failure);
 

@@ -113,7 +113,7 @@ sample_decoding(const char *slot_name, EcmDecoding *decoding)
 }
 
 /* When the slot was first seen inactive; 0: it is active, or not there. */
-static EcmTime
+static TimestampTz
 note_activity(const char *slot_name)
 {
 	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
