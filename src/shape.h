@@ -225,6 +225,14 @@ extern int	ecm_shapes_delete_others(const char *condition, int nargs, Oid *types
 									 Datum *values, const char *reason);
 
 /*
+ * For a session that has seen a shape, and asks what is published: from here on
+ * it reads the catalogs.  A transaction's rows can be seen a moment before the
+ * caches of others are told what it has changed, and in that moment the table
+ * that it has taken out of the publication seems to be in it.
+ */
+extern void ecm_forget_catalogs(void);
+
+/*
  * Is the table in our publication, by itself or with an ancestor, its schema
  * or everything?  Within ecm_spi_begin/end.
  */

@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -347,6 +348,12 @@ ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
 }
 
 /* ----------------------------------------------------------- publication -- */
+
+void
+ecm_forget_catalogs(void)
+{
+	InvalidateSystemCaches();
+}
 
 /*
  * By itself, by an ancestor, by its schema, or as all tables are.

@@ -139,6 +139,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	if (!arg.any)
 		PG_RETURN_BOOL(false);
+	ecm_forget_catalogs();
 	ecm_spi_begin(&spi);
 	ecm_hold_published(relation);
 	if (arg.leaves != NIL)

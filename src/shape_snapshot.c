@@ -429,6 +429,7 @@ check_published(const EcmShapeDef *def)
 	EcmSpiState spi;
 	bool		published;
 
+	ecm_forget_catalogs();
 	ecm_spi_begin(&spi);
 	published = ecm_is_published(def->relation) && !ecm_is_filtered(def->relation) &&
 		ecm_publishes_everything();
