@@ -52,14 +52,15 @@ typedef enum NoteKind
 	NOTE_VOID,					/* a table's shapes */
 	NOTE_TYPE,
 	NOTE_OWNER,
+	NOTE_PERHAPS,				/* a table; without its key it leaves the
+								 * publication, too */
 	NOTE_PUBLICATION,
 	NOTE_PUBLISHED_SCHEMAS,		/* no object */
 	NOTE_MEMBER,				/* of a publication, a new one */
-	NOTE_PUBLISHED,				/* a table, and what is below it */
-	NOTE_PERHAPS				/* a table */
+	NOTE_PUBLISHED				/* a table, and what is below it */
 } NoteKind;
 
-#define NUM_NOTE_KINDS	(NOTE_PERHAPS + 1)
+#define NUM_NOTE_KINDS	(NOTE_PUBLISHED + 1)
 
 typedef struct NoteKey
 {
@@ -498,6 +499,8 @@ ecm_ddl_apply(void)
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
+		/* a transaction may have very many statements */
+		hash_destroy(notes);
 		ecm_ddl_forget();
 		return;
 	}
@@ -512,8 +515,8 @@ ecm_ddl_apply(void)
 	apply_void(&pending);
 	apply_types(&pending);
 	apply_owners(&pending);
-	apply_publication(&pending);
 	apply_perhaps(&pending);
+	apply_publication(&pending);
 	PopActiveSnapshot();
 	XactReadOnly = read_only;
 	MemoryContextSwitchTo(old);
