@@ -332,9 +332,10 @@ extern void ecm_shapes_verify_names(List *tables, List *schemas);
 /*
  * Deletes the followed shapes of tables that are not published any more: of
  * these, and of what is below and above them; of all.  The first returns which
- * of those below it are: the others are locked, so that nobody creates a shape.
+ * of those below it are, and sets *above to what they are below of: the others
+ * are locked, so that nobody creates a shape.
  */
-extern List *ecm_shapes_verify_published(List *changed);
+extern List *ecm_shapes_verify_published(List *changed, List **above);
 extern void ecm_shapes_verify_publication(void);
 
 /*
