@@ -230,7 +230,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		look_again = true;
 	}
 	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)
-		ecm_ddl_note_published_schemas();
+		ecm_ddl_note_published_schema(object_id);
 	else if ((class_id == DatabaseRelationId || class_id == ExtensionRelationId) &&
 			 changed)
 		look_again = true;

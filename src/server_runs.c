@@ -35,6 +35,7 @@
 #include "catalog/pg_statistic.h"
 #include "catalog/pg_statistic_ext_data.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -299,7 +300,7 @@ invalidate_all(XLogRecPtr since)
 {
 	Oid			type = TEXTOID;
 	Datum		reason = CStringGetTextDatum("the server ran without electric_cm in shared_preload_libraries");
-	char	   *datname = ecm_shared->stacks[ecm_stack_find(MyDatabaseId)].datname;
+	char	   *datname = get_database_name(MyDatabaseId);
 
 	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);

@@ -205,6 +205,9 @@ extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 /* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
 extern void ecm_shape_delete(int64 shape, const char *reason);
 
+/* Likewise, where this transaction has locked the row. */
+extern void ecm_shape_delete_locked(int64 shape, const char *reason);
+
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
@@ -337,9 +340,10 @@ extern void ecm_shapes_verify_names(List *tables, List *schemas);
 /*
  * Deletes the followed shapes of tables that are not published any more: of
  * these, and of what is below and above them; of all.  The first returns which
- * of those below it are: the others are locked, so that nobody creates a shape.
+ * of those below it are, and sets *above to what they are below of: the others
+ * are locked, so that nobody creates a shape.
  */
-extern List *ecm_shapes_verify_published(List *changed);
+extern List *ecm_shapes_verify_published(List *changed, List **above);
 extern void ecm_shapes_verify_publication(void);
 
 /*

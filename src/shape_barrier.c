@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/twophase.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
@@ -52,10 +53,7 @@ vxid_holder(VirtualTransactionId vxid)
 		proc : NULL;
 }
 
-/*
- * Our own lock: the server's on such objects has no objsubid.  One for all
- * types (object 0), since a transaction may change thousands.
- */
+/* Our own lock: the server's on such objects has no objsubid. */
 #define HOLD_SUBID	1
 
 void
@@ -98,30 +96,61 @@ collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
 	}
 }
 
+/* Of one of these objects, or of all. */
 static void
-collect_changers(EcmBarrier *barrier, Oid catalog, Oid object)
+collect_changers(EcmBarrier *barrier, Oid catalog, List *objects)
 {
 	LOCKTAG		tag;
+	ListCell   *lc;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, catalog, object, HOLD_SUBID);
-	collect_holders(barrier, &tag);
+	foreach(lc, lcons_oid(InvalidOid, objects))
+	{
+		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, catalog, lfirst_oid(lc), HOLD_SUBID);
+		collect_holders(barrier, &tag);
+	}
 }
 
+static void add_users_types(Oid relation, List **types);
+
 /* The server's own types change with the server only. */
-static bool
-has_users_types(Oid relation)
+static void
+add_users_type(Oid type, List **types)
+{
+	Oid			relation;
+
+	check_stack_depth();
+	if (!OidIsValid(type))		/* of a column that was dropped */
+		return;
+	type = getBaseType(type);
+	if (type < FirstNormalObjectId || list_member_oid(*types, type))
+		return;
+	*types = lappend_oid(*types, type);
+	if (OidIsValid(get_element_type(type)))
+		add_users_type(get_element_type(type), types);
+	else if (get_typtype(type) == TYPTYPE_RANGE)
+		add_users_type(get_range_subtype(type), types);
+	else if (get_typtype(type) == TYPTYPE_MULTIRANGE)
+		add_users_type(get_multirange_range(type), types);
+	else if (OidIsValid(relation = get_typ_typrelid(type)))
+		add_users_types(relation, types);
+}
+
+/*
+ * Those of a table's columns, or of a composite type's, and those that these are
+ * made of.  By the catalogs alone: somebody may have the type locked.
+ */
+static void
+add_users_types(Oid relation, List **types)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
 	int			natts;
 
 	if (!HeapTupleIsValid(tuple))
-		return false;			/* it is gone, and the shape with it */
+		return;					/* it is gone, and the shape with it */
 	natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
 	ReleaseSysCache(tuple);
 	for (int i = 1; i <= natts; i++)
-		if (get_atttype(relation, i) >= FirstNormalObjectId)
-			return true;
-	return false;
+		add_users_type(get_atttype(relation, i), types);
 }
 
 /*
@@ -132,19 +161,25 @@ static void
 collect_writers(void *arg)
 {
 	WritersWanted *wanted = arg;
+	Oid			relation = wanted->relation;
+	List	   *published = list_make1_oid(relation);
+	List	   *types = NIL;
 	LOCKTAG		tag;
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(wanted->relation, NoLock, NULL))
+	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
 	{
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
 		collect_holders(wanted->barrier, &tag);
 	}
+	if (get_rel_relispartition(relation))
+		published = list_concat(published, get_partition_ancestors(relation));
+	add_users_types(relation, &types);
 	collect_changers(wanted->barrier, NamespaceRelationId,
-					 get_rel_namespace(wanted->relation));
-	collect_changers(wanted->barrier, PublicationRelationId, InvalidOid);
-	if (has_users_types(wanted->relation))
-		collect_changers(wanted->barrier, TypeRelationId, InvalidOid);
+					 list_make1_oid(get_rel_namespace(relation)));
+	collect_changers(wanted->barrier, PublicationRelationId, published);
+	if (types != NIL)
+		collect_changers(wanted->barrier, TypeRelationId, types);
 }
 
 bool

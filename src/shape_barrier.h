@@ -24,10 +24,11 @@ typedef struct EcmBarrier
 /*
  * To be called by a transaction that changes what shapes are made of without a
  * lock on their tables, before it looks for shapes that it makes void: a schema's
- * name (NamespaceRelationId, and which), types (TypeRelationId, 0), or what is
- * published (PublicationRelationId, 0).  Until it is over, and be it prepared or
- * waiting for a standby, barriers wait for it: it does not see the shapes that
- * they are for.
+ * name (NamespaceRelationId, and which), a type (TypeRelationId, likewise), or
+ * what is published of all tables, or below one (PublicationRelationId, and 0 or
+ * the table).  In place of each, 0 stands for all.  Until it is over, and be it
+ * prepared or waiting for a standby, barriers wait for it: it does not see the
+ * shapes that they are for.
  */
 extern void ecm_barrier_hold(Oid catalog, Oid object);
 

@@ -134,8 +134,9 @@ ecm_message_prefix(void)
 		return pstrdup(prefix);
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
-				SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	/* a REPEATABLE READ transaction may have begun before the extension came */
+	ecm_shapes_query("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
+					 0, NULL, NULL);
 	if (SPI_processed != 1)
 		elog(ERROR, "table _electric_cm.stack has no row");
 	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
@@ -699,6 +700,19 @@ ecm_tables_with_shapes(List *relids)
 	return result;
 }
 
+/* To delete_row() a lock of our own is as good as somebody else's. */
+void
+ecm_shape_delete_locked(int64 shape, const char *reason)
+{
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape);
+
+	run_with_latest_snapshot("DELETE FROM _electric_cm.shape WHERE id = $1"
+							 " RETURNING id, handle",
+							 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	(void) announce_dropped(reason);
+}
+
 typedef enum DeleteResult
 {
 	ROW_DELETED,
@@ -763,8 +777,11 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 		result == TM_WouldBlock ? ROW_LOCKED : ROW_GONE;
 }
 
-/* What makes the message that says so one of ours: see ecm_fate_is_lost(). */
-static void
+/*
+ * What makes the message that says so one of ours: see ecm_fate_is_lost().
+ * False: it has been said already.
+ */
+static bool
 note_lost(int64 id)
 {
 	static SPIPlanPtr plan;
@@ -772,8 +789,11 @@ note_lost(int64 id)
 	Datum		value = Int64GetDatum(id);
 
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.lost_shape (shape, xid)"
-					 " VALUES ($1, pg_current_xact_id()) ON CONFLICT DO NOTHING",
+					 " SELECT $1, pg_current_xact_id() WHERE NOT EXISTS"
+					 " (SELECT FROM _electric_cm.shape_state WHERE shape = $1 AND state = 'gone')"
+					 " ON CONFLICT DO NOTHING",
 					 SPI_OK_INSERT, 1, &type, &value, NULL);
+	return SPI_processed > 0;
 }
 
 static int
@@ -809,11 +829,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 
 		if (result == ROW_DELETED)
 			add_to_drop_message(&dropped, id, handle);
-		else if (result == ROW_LOCKED)
-		{
-			note_lost(id);
+		else if (result == ROW_LOCKED && note_lost(id))
 			add_to_drop_message(&lost, id, handle);
-		}
 	}
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
@@ -875,10 +892,18 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 }
 
 /*
+ * By its mark, or by who has said so: of a shape that was given to a consumer
+ * at that very moment, each may have thought that it is another's to mark.
+ */
+#define IS_GONE_SQL \
+	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
+	" UNION SELECT shape FROM _electric_cm.lost_shape)"
+
+/*
  * _electric_cm.delete_gone() RETURNS bool
  *
- * Deletes what has been marked as gone, and which nobody has locked any more.
- * True: there are others.
+ * Deletes shapes that are gone, and which nobody has locked any more.  True:
+ * there are others.
  */
 Datum
 electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
@@ -888,14 +913,12 @@ electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
-				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE t.state = 'gone' FOR UPDATE OF s SKIP LOCKED)"
-				" RETURNING id, handle",
+				" FROM _electric_cm.shape s WHERE " IS_GONE_SQL
+				" FOR UPDATE OF s SKIP LOCKED) RETURNING id, handle",
 				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
 	(void) announce_dropped("");	/* why, has been said */
-	ecm_spi_run("SELECT FROM _electric_cm.shape s"
-				" JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE t.state = 'gone' LIMIT 1", SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
+				SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	others = SPI_processed > 0;
 	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
 				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",

@@ -29,6 +29,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
+#include "catalog/pg_publication_namespace.h"
 #include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -52,14 +53,14 @@ typedef enum NoteKind
 	NOTE_VOID,					/* a table's shapes */
 	NOTE_TYPE,
 	NOTE_OWNER,
+	NOTE_PERHAPS,				/* a table; without its key it leaves the
+								 * publication, too */
 	NOTE_PUBLICATION,
-	NOTE_PUBLISHED_SCHEMAS,		/* no object */
 	NOTE_MEMBER,				/* of a publication, a new one */
-	NOTE_PUBLISHED,				/* a table, and what is below it */
-	NOTE_PERHAPS				/* a table */
+	NOTE_PUBLISHED				/* a table, and what is below it */
 } NoteKind;
 
-#define NUM_NOTE_KINDS	(NOTE_PERHAPS + 1)
+#define NUM_NOTE_KINDS	(NOTE_PUBLISHED + 1)
 
 typedef struct NoteKey
 {
@@ -92,7 +93,12 @@ static List *renamed_tables = NIL;	/* with shapes; those are told apart by the
 									 * name that they have at the commit */
 static List *renamed_schemas = NIL;
 static List *changed_types = NIL;	/* for the second look */
-static List *unpublished_tables = NIL;	/* likewise */
+static List *unpublished_tables = NIL;	/* likewise, and ... */
+static List *unpublishers = NIL;	/* ... the tables above them at whose change
+									 * that was seen */
+
+/* Objects that are held one by one at the commit. */
+#define MAX_HOLDS	1000
 
 static int	statement_level = 0;
 
@@ -253,12 +259,6 @@ ecm_ddl_note_schema(Oid schema)
 }
 
 void
-ecm_ddl_note_published_schemas(void)
-{
-	(void) note(NOTE_PUBLISHED_SCHEMAS, InvalidOid, NULL);
-}
-
-void
 ecm_ddl_note_publication(Oid publication)
 {
 	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL);
@@ -266,6 +266,17 @@ ecm_ddl_note_publication(Oid publication)
 
 	if (entry != NULL && name != NULL)
 		namestrcpy(&entry->name, name);
+}
+
+void
+ecm_ddl_note_published_schema(Oid member)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(member));
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	ecm_ddl_note_publication(((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid);
+	ReleaseSysCache(tuple);
 }
 
 void
@@ -451,6 +462,7 @@ static void
 apply_publication(const Pending *pending)
 {
 	List	   *relids = pending->objects[NOTE_PUBLISHED];
+	List	   *above = NIL;
 	ListCell   *lc;
 
 	foreach(lc, pending->objects[NOTE_MEMBER])
@@ -460,14 +472,18 @@ apply_publication(const Pending *pending)
 		if (OidIsValid(relid))
 			relids = list_append_unique_oid(relids, relid);
 	}
-	if (pending->publication || pending->objects[NOTE_PUBLISHED_SCHEMAS] != NIL)
+	if (pending->publication)
 	{
 		ecm_barrier_hold(PublicationRelationId, InvalidOid);
 		ecm_shapes_verify_publication();
 	}
-	if (relids != NIL)
-		foreach(lc, ecm_shapes_verify_published(relids))
-			unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
+	if (relids == NIL)
+		return;
+	foreach(lc, ecm_shapes_verify_published(relids, &above))
+		unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
+	foreach(lc, above)
+		if (!is_remembered(unpublishers, lfirst_oid(lc)))
+			unpublishers = remember(unpublishers, lfirst_oid(lc), NULL);
 }
 
 static void
@@ -498,6 +514,8 @@ ecm_ddl_apply(void)
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
+		/* a transaction may have very many statements */
+		hash_destroy(notes);
 		ecm_ddl_forget();
 		return;
 	}
@@ -512,8 +530,8 @@ ecm_ddl_apply(void)
 	apply_void(&pending);
 	apply_types(&pending);
 	apply_owners(&pending);
-	apply_publication(&pending);
 	apply_perhaps(&pending);
+	apply_publication(&pending);
 	PopActiveSnapshot();
 	XactReadOnly = read_only;
 	MemoryContextSwitchTo(old);
@@ -532,6 +550,22 @@ objects_of(const List *remembered)
 	return objects;
 }
 
+/*
+ * One by one, so that a transaction that is prepared holds up nobody whom it does
+ * not concern; but not without end, since locks are few.
+ */
+static void
+hold_all(Oid catalog, const List *remembered)
+{
+	ListCell   *lc;
+
+	if (list_length(remembered) > MAX_HOLDS)
+		ecm_barrier_hold(catalog, InvalidOid);
+	else
+		foreach(lc, remembered)
+			ecm_barrier_hold(catalog, ((Remembered *) lfirst(lc))->object);
+}
+
 /* First hold, then look: who is not seen now will wait. */
 static void
 look_again_at_commit(void)
@@ -539,12 +573,9 @@ look_again_at_commit(void)
 	List	   *schemas = objects_of(renamed_schemas);
 	ListCell   *lc;
 
-	foreach(lc, schemas)
-		ecm_barrier_hold(NamespaceRelationId, lfirst_oid(lc));
-	if (changed_types != NIL)
-		ecm_barrier_hold(TypeRelationId, InvalidOid);
-	if (unpublished_tables != NIL)
-		ecm_barrier_hold(PublicationRelationId, InvalidOid);
+	hold_all(NamespaceRelationId, renamed_schemas);
+	hold_all(TypeRelationId, changed_types);
+	hold_all(PublicationRelationId, unpublishers);
 
 	ecm_shapes_verify_names(objects_of(renamed_tables), schemas);
 	foreach(lc, changed_types)
@@ -605,7 +636,7 @@ ecm_ddl_forget(void)
 {
 	notes = NULL;
 	touched = renamed_tables = renamed_schemas = NIL;
-	changed_types = unpublished_tables = NIL;
+	changed_types = unpublished_tables = unpublishers = NIL;
 }
 
 static List *
@@ -641,6 +672,7 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 	renamed_schemas = end_remembered(renamed_schemas, subid, parent, committed);
 	changed_types = end_remembered(changed_types, subid, parent, committed);
 	unpublished_tables = end_remembered(unpublished_tables, subid, parent, committed);
+	unpublishers = end_remembered(unpublishers, subid, parent, committed);
 	if (notes == NULL || hash_get_num_entries(notes) == 0)
 		return;
 	hash_seq_init(&seq, notes);

@@ -28,7 +28,7 @@ extern void ecm_ddl_note_row_type(Oid relid);
 extern void ecm_ddl_note_type(Oid type, const char *reason);
 
 extern void ecm_ddl_note_schema(Oid schema);	/* its name */
-extern void ecm_ddl_note_published_schemas(void);	/* there may be fewer */
+extern void ecm_ddl_note_published_schema(Oid member);	/* it is not any more */
 extern void ecm_ddl_note_publication(Oid publication);
 
 /* A table joins a publication, perhaps with a filter, or leaves it. */

@@ -36,6 +36,7 @@
 #include "await.h"
 #include "compat.h"
 #include "shape.h"
+#include "shape_ddl.h"
 #include "shape_filter.h"
 #include "shape_settings.h"
 #include "shmem.h"
@@ -456,6 +457,7 @@ find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
 	bool		isnull;
 
 	ecm_spi_run_kept(&plan, "SELECT s.handle, s.id, t.state IS NOT DISTINCT FROM 'gone'"
+					 " OR EXISTS (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id)"
 					 " FROM _electric_cm.shape s"
 					 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
 					 " WHERE s.owner = $1 AND s.relation = $2 AND s.definition = $3"
@@ -637,6 +639,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	int64		created;
 
 	ecm_require_shared();
+	ecm_ddl_apply();			/* of a command whose event trigger this is */
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -30,7 +30,6 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_publication_rel.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -46,6 +45,7 @@
 #include "utils/syscache.h"
 
 #include "shape.h"
+#include "shape_ddl.h"
 #include "shape_settings.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_unpublish_tables);
@@ -340,11 +340,8 @@ ecm_unpublish_keyless(void)
 	if (relations == NIL || !IsTransactionState())
 		return;
 	doubtful = NIL;
-	if (creating_extension)
-		return;
 	CommandCounterIncrement();
-	if (!OidIsValid(get_extension_oid("electric_cm", true)) ||
-		ecm_publishes_manually())
+	if (!ecm_ddl_has_extension() || ecm_publishes_manually())
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, relations)

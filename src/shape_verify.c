@@ -478,7 +478,7 @@ unpublished(List *relids)
 }
 
 List *
-ecm_shapes_verify_published(List *changed)
+ecm_shapes_verify_published(List *changed, List **above)
 {
 	List	   *relids = NIL;
 	List	   *below = NIL;
@@ -495,8 +495,10 @@ ecm_shapes_verify_published(List *changed)
 		foreach(lc2, unpublished(find_all_inheritors(relid, NoLock, NULL)))
 		{
 			relids = lappend_oid(relids, lfirst_oid(lc2));
-			if (lfirst_oid(lc2) != relid)
-				below = lappend_oid(below, lfirst_oid(lc2));
+			if (lfirst_oid(lc2) == relid)
+				continue;
+			below = lappend_oid(below, lfirst_oid(lc2));
+			*above = list_append_unique_oid(*above, relid);
 		}
 		if (get_rel_relispartition(relid))
 			relids = list_concat(relids, unpublished(get_partition_ancestors(relid)));

@@ -90,6 +90,10 @@ isnt($first, $second, 'the shape is declared before and after a command: it is a
 is_live($second, '... which lives');
 replays($second, 't', '... and is right');
 
+run_sql(q{CREATE FUNCTION again() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM electric_cm_create_shape('t'); END $$},
+	q{CREATE EVENT TRIGGER again ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION again()}, 'ALTER TABLE t DROP COLUMN z', 'DROP EVENT TRIGGER again');
+lives("the command's own event trigger", 't', q{SELECT 'handle=' || coalesce(max(handle), 'none') FROM electric_cm_shapes WHERE relation = 't'::regclass});
+
 #
 # First the shape, then the command
 #
@@ -234,5 +238,23 @@ lives('DROP and CREATE EXTENSION', 't2', 'BEGIN', 'DROP EXTENSION electric_cm', 
 	q{INSERT INTO t2 VALUES (1, 'a'), (2, 'a')}, 'ALTER TABLE t ADD COLUMN q int', "$created('t2')", 'COMMIT');
 
 ok(wait_active($node, $db), 'and the stack is active');
+
+#
+# Other databases
+#
+
+run_sql('CREATE DATABASE late');
+is($node->safe_psql('late', q{BEGIN; CREATE TABLE t (id int PRIMARY KEY, v text);
+	DO $$ BEGIN FOR i IN 1 .. 100 LOOP ALTER TABLE t ALTER v SET DEFAULT 'x', ENABLE ROW LEVEL SECURITY; END LOOP; END $$;
+	SELECT count(*) FROM pg_backend_memory_contexts WHERE name ~ 'electric_cm changes'; COMMIT}), 0, 'without the extension a transaction keeps nothing of its commands');
+my $old = $node->background_psql('late', on_error_stop => 1);
+$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+$node->safe_psql('late', 'CREATE EXTENSION electric_cm');
+wait_active($node, 'late');
+$late = $node->safe_psql('late', q{SELECT electric_cm_create_shape('t')});
+becomes($node, 'late', q{SELECT state = 'live' FROM electric_cm_shapes}, 'a shape in a database');
+$old->query_safe('TRUNCATE t; COMMIT');
+is($node->safe_psql('late', q{SELECT count(*) FROM electric_cm_shapes}), 0, '... where a transaction that is older than the extension can end it');
+$old->quit;
 $node->stop;
 done_testing();

@@ -150,6 +150,7 @@ for my $case (
 	run_sql('SET ROLE app', 'BEGIN', $command, q{UPDATE k SET v = 'c'}, q{DELETE FROM k WHERE v = 'c' AND ctid = (SELECT min(ctid) FROM k)}, 'COMMIT', q{UPDATE k SET v = 'd'}, 'DELETE FROM k');
 	is(exists_shape($handle), 0, "$what is gone: so is the shape, and UPDATE works at once");
 }
+becomes($node, $db, q{SELECT count(*) > 3 FROM electric_cm_events WHERE detail = 'the table''s key has changed'}, '... of which events tell the cause, not the consequence');
 
 my $handle = keyed($by_index);
 run_sql('DROP INDEX CONCURRENTLY ki');

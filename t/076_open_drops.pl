@@ -95,6 +95,17 @@ for my $case (
 }
 is(run_sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 1, 'an event says so once for each time');
 
+# ... however many commands there are
+run_sql('CREATE TABLE s.often (id int PRIMARY KEY)', 'GRANT SELECT ON s.often TO u');
+theirs('s.often');
+my $often = ours('s.often');
+my $open = open_drop($often);
+at_once("TRUNCATE, number $_,", 'BEGIN', 'TRUNCATE s.often', 'SAVEPOINT a', 'TRUNCATE s.often', 'COMMIT'),
+	becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$often'") for 1 .. 3;
+$open->('ROLLBACK');
+becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$often'");
+is(run_sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 2, '... nor for each command');
+
 # who declares the same again before it can be deleted
 run_sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', 'INSERT INTO s.t VALUES (1)', 'GRANT SELECT ON s.t TO u');
 theirs('s.t');
@@ -108,12 +119,34 @@ isnt($again, $some, 'declared again at once it has another handle');
 run_sql('INSERT INTO s.t VALUES (2)');
 ours_replays($again, 's.t', '... and is right');
 
+# ... in the transaction that has ended it
+$end = open_drop($again);
+my $creator = $node->background_psql($db, on_error_stop => 1);
+$creator->{stdin} .= "BEGIN; TRUNCATE s.t; SET LOCAL ROLE u; SELECT 'handle=' || electric_cm_create_shape('s.t', 'id > 0', '{id}'); COMMIT;\n";
+$creator->{run}->pump_nb;
+becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'create_shape' AND pid <> pg_backend_pid()}, 'who truncates and declares again waits in create_shape()');
+$end->('ROLLBACK');
+($again) = $creator->query_safe('SELECT 1') =~ /^handle=(.*)$/m;
+$creator->quit;
+is_live($again, '... whose handle is good');
+run_sql('INSERT INTO s.t VALUES (3)');
+ours_replays($again, 's.t', '... and right');
+
+# a consumer has not marked it
+run_sql('CREATE TABLE s.unmarked (id int PRIMARY KEY)');
+my $unmarked = theirs('s.unmarked');
+run_sql("INSERT INTO _electric_cm.lost_shape SELECT id, pg_current_xact_id() FROM _electric_cm.shape WHERE handle = '$unmarked'", 'SELECT _electric_cm.delete_gone()');
+is(run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$unmarked'") . run_sql('SELECT count(*) FROM _electric_cm.lost_shape'), '00', 'a shape that is lost is deleted, marked or not');
+
 # another owner
 run_sql('CREATE ROLE heir', 'GRANT USAGE ON SCHEMA s TO heir', 'GRANT SELECT ON s.t TO heir');
 $end = open_drop($again);
 at_once('REASSIGN OWNED', 'REASSIGN OWNED BY u TO heir');
 $end->('ROLLBACK');
 becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", '... and that shape ends');
+$again = ours('s.t');
+run_sql('CREATE ROLE stranger');
+is(run_sql('REASSIGN OWNED BY u TO stranger', 'SELECT count(*) FROM electric_cm_shapes WHERE owner IN (\'u\', \'stranger\')'), 0, "a new owner who may not read the table: the shape ends at once");
 $again = ours('s.t');
 
 # two that drop in opposite order to what others change
