@@ -12,9 +12,6 @@
  */
 #include "postgres.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -367,21 +364,6 @@ attach_queue(void)
 }
 
 /*
- * The queue's handle keeps a buffer for the largest message that there was, and
- * one of a gigabyte should not stay for ever.  What was in it is done with, so
- * the kernel may have its pages back.
- */
-static void
-give_back(char *data, Size len)
-{
-	char	   *start = (char *) TYPEALIGN(sysconf(_SC_PAGESIZE), data);
-	char	   *end = (char *) TYPEALIGN_DOWN(sysconf(_SC_PAGESIZE), data + len);
-
-	if (end > start)
-		(void) madvise(start, end - start, MADV_DONTNEED);
-}
-
-/*
  * Shows in pg_stat_activity whether there is work; each change takes the time
  * of a system call.
  */
@@ -429,8 +411,6 @@ follow_stream(void)
 			process(data, len);
 			slot->processed = ++processed;	/* mends what a predecessor left */
 			MemoryContextReset(message_context);
-			if (len > ECM_QUEUE_SIZE)	/* not where the manager writes */
-				give_back(data, len);
 			continue;
 		}
 

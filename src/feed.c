@@ -469,10 +469,6 @@ look_at_message(const char *data, int len)
 	}
 }
 
-/*
- * Sends without waiting.  A consumer that is gone takes everything: its death
- * is noticed elsewhere and what it missed comes again.
- */
 static bool
 send_pieces(FeedConsumer *c, const char *data, Size len)
 {
@@ -495,6 +491,10 @@ send_pieces(FeedConsumer *c, const char *data, Size len)
 	return true;
 }
 
+/*
+ * Sends without waiting.  A consumer that is gone takes everything: its death
+ * is noticed elsewhere and what it missed comes again.
+ */
 static bool
 send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 {

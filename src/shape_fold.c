@@ -276,6 +276,7 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	MemoryContext chunk_context;
+	MemoryContext entry_context;	/* a small chunk's entries may be large */
 	MemoryContext old_context;
 	EcmChunkScan cs;
 	EcmCompleter *completer = ecm_completer_begin(shape, fold->snapshot,
@@ -284,6 +285,9 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 
 	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 										  "electric_cm folded chunk",
+										  ALLOCSET_DEFAULT_SIZES);
+	entry_context = AllocSetContextCreate(CurrentMemoryContext,
+										  "electric_cm folded entry",
 										  ALLOCSET_DEFAULT_SIZES);
 	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
 						 fold->old_base.lsn, fold->old_base.op + 1,
@@ -299,6 +303,7 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 		ecm_chunk_scan_read(&cs, &r, new_values, old_values, shape->ncolumns);
 		while (ecm_entry_next(shape, &cs, &r))
 		{
+			MemoryContextSwitchTo(entry_context);
 			if (r.op == ECM_OP_INSERT &&
 				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
 				ecm_completer_fill(completer, &cs, &r, 0);
@@ -309,13 +314,16 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 			slot->tts_values[SORT_ENTRY - 1] = pack_entry(shape, &r);
 			ExecStoreVirtualTuple(slot);
 			tuplesort_puttupleslot(sort, slot);
+			ExecClearTuple(slot);
+			MemoryContextSwitchTo(chunk_context);
+			MemoryContextReset(entry_context);
 		}
 	}
-	ExecClearTuple(slot);
 	MemoryContextSwitchTo(old_context);
 	ecm_chunk_scan_end(&cs);
 	ecm_completer_end(completer);
 	MemoryContextDelete(chunk_context);
+	MemoryContextDelete(entry_context);
 }
 
 /* A row as it stands after the entries so far. */

@@ -205,6 +205,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	MemoryContext chunk_context;
+	MemoryContext entry_context;	/* a small chunk's entries may be large */
 	MemoryContext old_context;
 	EcmChunkScan cs;
 	EcmCompleter *completer = NULL;
@@ -224,6 +225,9 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 
 	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 										  "electric_cm chunk",
+										  ALLOCSET_DEFAULT_SIZES);
+	entry_context = AllocSetContextCreate(CurrentMemoryContext,
+										  "electric_cm entry",
 										  ALLOCSET_DEFAULT_SIZES);
 
 	ecm_log_base(shape->id, snapshot, &base);
@@ -248,6 +252,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 				continue;
 			if (!start.known)
 				break;
+			MemoryContextSwitchTo(entry_context);
 			if (r.op == ECM_OP_INSERT &&
 				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
 			{
@@ -256,7 +261,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 					MemoryContextSwitchTo(old_context);
 					completer = ecm_completer_begin(shape, snapshot,
 													PG_UINT64_MAX, PG_UINT64_MAX);
-					MemoryContextSwitchTo(chunk_context);
+					MemoryContextSwitchTo(entry_context);
 				}
 				ecm_completer_fill(completer, &cs, &r,
 								   request->max_entries > 0 ?
@@ -264,6 +269,8 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 				ecm_entry_check_readable(r.op, shape, r.new_values, NULL);
 			}
 			return_entry(&reader, &r, rsinfo);
+			MemoryContextSwitchTo(chunk_context);
+			MemoryContextReset(entry_context);
 			done = ++returned == request->max_entries;
 		}
 		done |= !start.known;	/* it would be in the first chunk */
@@ -274,6 +281,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	if (completer != NULL)
 		ecm_completer_end(completer);
 	MemoryContextDelete(chunk_context);
+	MemoryContextDelete(entry_context);
 
 	if (!start.known)
 	{

@@ -128,5 +128,24 @@ settle();
 my $nineteen = pages_read("SELECT count(*) FROM electric_cm_shape_log('$long', '$middle')");
 cmp_ok($nineteen, '<', 2 * $one, "what 19 rows lack costs as much as what one does: $nineteen and $one pages");
 
+# The entries of a small chunk may be large; each is done with before the next.
+value('CREATE TABLE large (id int PRIMARY KEY, v text)', 'ALTER TABLE large ALTER v SET STORAGE EXTERNAL');
+my $large = shape(q{'large'});
+value(q{INSERT INTO large SELECT i, repeat(md5(i::text), 60000) FROM generate_series(1, 60) i}, 'UPDATE large SET id = id + 1000');
+settle();
+my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s*(\d+)')::int / 1024};
+SKIP:
+{
+	skip 'memory is measured on Linux', 3 if !-e '/proc/self/status';
+	my (undef, $reading) = split /\n/, value("SELECT count(length(value->>'v')) FROM electric_cm_shape_log('$large')", $peak);
+	cmp_ok($reading, '<', 150, "who reads 120 rows of 2 MB needs memory for a few of them: $reading MB");
+	value(q{DELETE FROM large});
+	value(q{INSERT INTO large VALUES (1, 'small')});
+	settle();
+	my ($report, $folding) = split /\n/, value("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$large'), 1000)", $peak);
+	like($report, qr/oldest (18|24)\d entries/, 'all of it is folded');
+	cmp_ok($folding, '<', 250, "... with little memory: $folding MB");
+}
+
 $node->stop;
 done_testing();
