@@ -56,6 +56,9 @@
 /* Retries are due together, so that many are not as many wake-ups. */
 #define RETRY_GRAIN_MS		100
 
+/* Who locks the table after that is waited for by the next attempt's barrier. */
+#define SNAPSHOT_LOCK_TIMEOUT	"1s"
+
 /* So often a table is read for a shape, where that ends with an odd error. */
 #define MAX_SNAPSHOTS		5
 
@@ -421,6 +424,7 @@ start_snapshot(Batch *b)
 {
 	submit(b, CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
+					"SET LOCAL lock_timeout = '" SNAPSHOT_LOCK_TIMEOUT "';"
 					"SELECT _electric_cm.take_snapshot(%s, %s, %s); COMMIT",
 					array_literal(b, false), array_literal(b, true),
 					b->backoff.retries + 1 >= MAX_SNAPSHOTS ? "true" : "false"),

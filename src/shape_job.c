@@ -40,6 +40,12 @@ PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
  */
 #define IDENTITY_LOCK_TIMEOUT	"100ms"
 
+/*
+ * Nobody waits for that, but the pool has few sessions, and others' shapes need
+ * them.
+ */
+#define PUBLISH_LOCK_TIMEOUT	"1s"
+
 typedef struct LeavesArg
 {
 	MemoryContext context;
@@ -79,9 +85,9 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 
 /* Until ecm_spi_end(). */
 static void
-be_impatient(void)
+be_impatient(const char *timeout)
 {
-	(void) set_config_option("lock_timeout", IDENTITY_LOCK_TIMEOUT,
+	(void) set_config_option("lock_timeout", timeout,
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
 }
@@ -96,7 +102,7 @@ check_identities(Oid relation, ArrayType *shapes)
 	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation,
 		.lockmode = AccessShareLock};
 
-	be_impatient();
+	be_impatient(IDENTITY_LOCK_TIMEOUT);
 	CommandCounterIncrement();
 	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
 	if (arg.leaves != NIL)
@@ -141,10 +147,11 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	ecm_forget_catalogs();
 	ecm_spi_begin(&spi);
+	be_impatient(PUBLISH_LOCK_TIMEOUT);
 	ecm_hold_published(relation);
 	if (arg.leaves != NIL)
 	{
-		be_impatient();
+		be_impatient(IDENTITY_LOCK_TIMEOUT);
 		ecm_spi_run(ecm_fit_identity_commands(arg.leaves), SPI_OK_UTILITY,
 					0, NULL, NULL, NULL);
 	}

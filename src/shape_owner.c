@@ -42,8 +42,8 @@ ecm_shapes_invalidate_owner(Oid owner, const char *reason)
 /*
  * _electric_cm.invalidate_ownerless() RETURNS int4
  *
- * Deletes the shapes whose owner does not exist any more, except those that
- * somebody else is about to drop; returns how many there were.
+ * Deletes the shapes whose owner does not exist any more; returns how many there
+ * were.
  */
 Datum
 electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
@@ -52,9 +52,7 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	n = ecm_shapes_delete("id IN (SELECT id FROM _electric_cm.shape"
-						  " WHERE NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = owner)"
-						  " FOR UPDATE SKIP LOCKED)",
+	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
 						  0, NULL, NULL, NULL, "its owner was dropped");
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);

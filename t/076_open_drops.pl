@@ -138,6 +138,11 @@ my $unmarked = theirs('s.unmarked');
 run_sql("INSERT INTO _electric_cm.lost_shape SELECT id, pg_current_xact_id() FROM _electric_cm.shape WHERE handle = '$unmarked'", 'SELECT _electric_cm.delete_gone()');
 is(run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$unmarked'") . run_sql('SELECT count(*) FROM _electric_cm.lost_shape'), '00', 'a shape that is lost is deleted, marked or not');
 
+# an owner who was dropped in another database
+my $ownerless = theirs('s.unmarked');
+is(run_sql("UPDATE _electric_cm.shape SET owner = 4294967295 WHERE handle = '$ownerless'", 'SELECT _electric_cm.invalidate_ownerless()', 'SELECT count(*) FROM _electric_cm.lost_shape'), "1\n0",
+	'a shape without owner is not taken for one that somebody has locked');
+
 # another owner
 run_sql('CREATE ROLE heir', 'GRANT USAGE ON SCHEMA s TO heir', 'GRANT SELECT ON s.t TO heir');
 $end = open_drop($again);

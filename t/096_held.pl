@@ -1,5 +1,5 @@
 # A transaction that has changed a type, or what is published, and that stays
-# prepared, holds up shapes that it concerns, and no others.
+# prepared, holds up shapes that it concerns, and no others; so do locks.
 use strict;
 use warnings;
 
@@ -64,6 +64,18 @@ $dropper->query_safe('SET client_min_messages = warning; BEGIN; DROP SCHEMA s CA
 run_sql('DROP TABLE plain', 'CREATE TABLE plain (id int PRIMARY KEY)');
 is_live(shape('plain'), 'a schema being dropped holds up no shape, be it published elsewhere');
 $dropper->quit;
+
+# tables that their owner has locked, more than the pool has sessions
+run_sql((map { "CREATE TABLE locked_$_ (id int PRIMARY KEY)" } 1 .. 6), 'CREATE TABLE free (id int PRIMARY KEY)');
+my $locker = $node->background_psql($db, on_error_stop => 1);
+$locker->query_safe('BEGIN; LOCK TABLE ' . join(', ', map { "locked_$_" } 1 .. 6) . ' IN EXCLUSIVE MODE');
+my @locked = map { shape("locked_$_") } 1 .. 6;
+my $began = time;
+is_live(shape('free'), 'tables that somebody has locked hold up no shape of another one');
+cmp_ok(time - $began, '<', 20, '... for the time that a lock may be waited for');
+$locker->query_safe('COMMIT');
+$locker->quit;
+is_live($_, '... and have theirs when they are free') for @locked;
 
 $node->stop;
 done_testing();
