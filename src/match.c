@@ -506,7 +506,7 @@ ecm_match_lacks(const EcmShape *shape, const char *column, uint64 since)
 
 	if (has_column(shape->table, layout->filter_columns, layout->nfilter_columns, column))
 		return true;
-	return Max(shape->marks[ECM_OLD_TUPLE], shape->marks[ECM_NEW_TUPLE]) > since &&
+	return shape->marks[ECM_NEW_TUPLE] > since &&
 		has_column(shape->table, layout->columns, layout->ncolumns, column);
 }
 

@@ -158,7 +158,8 @@ extern bool ecm_match_has_failed(const EcmShape *shape);
 
 /*
  * Has the shape a use for the column of a row that came with a change after
- * that one?  If its where clause looks at it, that can't be told.
+ * that one?  If its where clause looks at it, that can't be told; of a row that
+ * it has no more, it needs the key only.
  */
 extern bool ecm_match_lacks(const EcmShape *shape, const char *column, uint64 since);
 

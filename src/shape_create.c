@@ -340,9 +340,18 @@ retry_later(Batch *b, const char *reason)
 static void
 fail(Batch *b, const EcmError *err)
 {
-	/* only the snapshot looks at rows */
-	const char *reason = b->step != CREATION_SNAPSHOT ? err->message :
-		pstrdup(ecm_error_for_public(err->sqlstate, err->message));
+	const char *reason = err->message;
+	const char *hint = err->hint;
+
+	/* only the snapshot looks at rows, with what types of extensions there are */
+	if (b->step == CREATION_SNAPSHOT)
+		reason = strncmp(err->sqlstate, "XX", 2) == 0 ? ecm_error_condition(err->sqlstate) :
+			ecm_error_for_public(err->sqlstate, err->message);
+	if (reason != err->message)
+	{
+		reason = pstrdup(reason);
+		hint = "";
+	}
 
 	if (b->nshapes > 1 && !concerns_all(b, err))
 	{
@@ -355,12 +364,12 @@ fail(Batch *b, const EcmError *err)
 		return;
 	if (b->nshapes == 1)
 		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, err->hint,
+				  ECM_SEVERITY_WARNING, hint,
 				  "could not create shape %s yet: %s", b->shapes[0]->handle,
 				  reason);
 	else
 		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, err->hint,
+				  ECM_SEVERITY_WARNING, hint,
 				  "could not create shape %s and %d others of its table yet: %s",
 				  b->shapes[0]->handle, b->nshapes - 1, reason);
 }

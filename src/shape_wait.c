@@ -44,6 +44,12 @@ ecm_log_wait_prepare(EcmLogWait *wait)
 	}
 
 	ecm_require_shared();
+	if (!IsUnderPostmaster)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for a shape in single-user mode"),
+				 errdetail("No stack runs there, so it would wait for ever."),
+				 errhint("Start the server.")));
 	if (wait->shape != 0)
 		ecm_waiters_join(wait->shape);
 	index = ecm_stack_find(MyDatabaseId);

@@ -170,5 +170,13 @@ for my $function ('electric_cm_restart()', 'electric_cm_stop()')
 }
 $locker->quit;
 
+# A log can be read without a stack, but not be waited for.
+my $quiet = value(q{SELECT handle FROM electric_cm_shapes WHERE state = 'live' LIMIT 1});
 $node->stop;
+my ($out, $err) = ('', '');
+IPC::Run::run([ 'postgres', '--single', '-D', $node->data_dir, $db ], '<',
+	\"SELECT 'read', count(*) FROM electric_cm_shape_log('$quiet')\nSELECT FROM electric_cm_await_shape_log('$quiet', '-1')\n",
+	'>', \$out, '2>', \$err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+like($out, qr/"read"/, 'single-user mode: a log is read');
+like($err, qr/cannot wait for a shape in single-user mode/, '... but nobody waits there');
 done_testing();
