@@ -144,6 +144,7 @@ static bool cleaned_up = false;
 static void handle_event(EcmEventType type, const EcmStepFailure *failure);
 static void report_failure(const EcmStepFailure *failure);
 static void note_loss(void);
+static bool may_catch_up(EcmTime now);
 static void clean_up(void);
 
 static void
@@ -705,7 +706,11 @@ handle_event(EcmEventType type, const EcmStepFailure *failure)
 	if (type == ECM_EVENT_REPLICATION_LOST && failure != NULL)
 		e.stuck = !ecm_error_may_pass(&failure->err);
 	if (failure != NULL && state.streaming_up)
+	{
 		note_loss();
+		if (e.kind == ECM_ERROR_RETRY && type != ECM_EVENT_POOL_LOST)
+			(void) may_catch_up(ecm_now());
+	}
 	action = ecm_state_step(&state, e, ecm_now());
 	if (e.kind == ECM_ERROR_RECREATE || action == ECM_ACTION_RECREATE)
 		sample_at = 0;			/* take a last look at the slot */
@@ -732,6 +737,29 @@ note_active(void)
 }
 
 /* --------------------------------------------------------------- stream -- */
+
+/*
+ * What a loss, or a restart, has cost shall not cost the slot: the next stream
+ * may catch up first.  But only if the slot has moved since the last time, for
+ * one that is lost again and again would put off the limit for ever.  False: it
+ * has not.
+ */
+static bool
+may_catch_up(EcmTime now)
+{
+	static XLogRecPtr restart_lsn = InvalidXLogRecPtr;
+	static XLogRecPtr confirmed_lsn = InvalidXLogRecPtr;
+	EcmSlotFacts facts;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+		(facts.restart_lsn == restart_lsn &&
+		 facts.confirmed_flush_lsn == confirmed_lsn))
+		return false;
+	restart_lsn = facts.restart_lsn;
+	confirmed_lsn = facts.confirmed_flush_lsn;
+	catches_up_until = ecm_later(now, CATCH_UP_MS);
+	return true;
+}
 
 /*
  * Notes how far the stream had come when it was lost.
@@ -875,36 +903,6 @@ sign_of_life_due(void)
 					 ecm_replication_feedback_interval());
 }
 
-/*
- * What a silent loss has cost shall not cost the slot: the next stream may catch
- * up first.  But only if the slot has moved since the last time, for one that is
- * lost again and again would put off the limit for ever.  False: it has not.
- */
-static bool
-may_catch_up(EcmTime now)
-{
-	static XLogRecPtr restart_lsn = InvalidXLogRecPtr;
-	static XLogRecPtr confirmed_lsn = InvalidXLogRecPtr;
-	EcmSlotFacts facts;
-
-	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
-		(facts.restart_lsn == restart_lsn &&
-		 facts.confirmed_flush_lsn == confirmed_lsn))
-		return false;
-	restart_lsn = facts.restart_lsn;
-	confirmed_lsn = facts.confirmed_flush_lsn;
-	catches_up_until = ecm_later(now, CATCH_UP_MS);
-	return true;
-}
-
-/* A silent loss, or one by the way. */
-static void
-lose_stream(EcmTime now, const EcmStepFailure *failure)
-{
-	(void) may_catch_up(now);
-	handle_event(ECM_EVENT_REPLICATION_LOST, failure);
-}
-
 /* Who says something anyway can ask a little earlier. */
 static bool
 must_hear(EcmTime now, bool early)
@@ -953,7 +951,7 @@ give_feedback(EcmTime now)
 		 !ecm_replication_feedback(received, flushed, ask, &failure)) ||
 		ecm_replication_is_silent(now, &failure))
 	{
-		lose_stream(now, &failure);
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 		return 0;
 	}
 	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
@@ -1336,7 +1334,7 @@ check_alive(EcmTime now)
 	if (ecm_replication_conn() != NULL)
 		ecm_conn_check(ecm_replication_conn());
 	if (state.streaming_up && ecm_replication_has_lost_slot(false, &failure))
-		lose_stream(now, &failure);
+		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 	if (state.consumers_up)
 		show_stalled(now);
 	forget_await();
@@ -1969,6 +1967,7 @@ start_up(void)
 	ecm_retention_init(stack_index);
 	ecm_state_init(&state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	state.running = true;
+	(void) may_catch_up(ecm_now());
 	run_step();
 }
 

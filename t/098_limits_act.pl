@@ -108,6 +108,25 @@ value("ALTER DATABASE $db RESET electric_cm.connection");
 $node->reload;
 seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'a direct connection: active');
 
+# Beyond a limit when the server starts, and about to catch up
+
+my $handle = value(q{SELECT electric_cm_create_shape('t')});
+seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
+value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = -1});
+$node->reload;
+seen(q{setting = '-1' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'no limit for a while');
+my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+kill 'STOP', $consumer or die 'no consumer';
+value('INSERT INTO t VALUES (1)');
+write_wal();
+value(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
+$node->stop('immediate');
+$node->start;
+ok(wait_active($node, $db), 'a server that starts with a slot beyond its limit: active');
+value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND occurred_at > pg_postmaster_start_time()}), 0, '... the limit waits for the stream');
+is(value("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'"), 1, '... and the shape goes on');
+
 $node->stop;
 kill 'KILL', $proxy;
 waitpid $proxy, 0;
