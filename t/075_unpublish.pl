@@ -126,6 +126,20 @@ replays($two, 'leaf', '... which go on');
 drop_shapes($two);
 leaves('root', '... and leaves after them');
 
+# named beside its root, which is enough
+$two = live_shape('leaf');
+$one = live_shape('root');
+is(join(' ', map { is_published($_) } qw(root leaf)), '1 1', 'a partition and its root are published');
+run_sql("ALTER PUBLICATION $pub DROP TABLE leaf", 'INSERT INTO root VALUES (3)');
+replays($one, 'root', "the user takes the partition out: the root's shape goes on");
+replays($two, 'leaf', q{... and the partition's own});
+drop_shapes($one);
+all_have_left();
+run_sql('INSERT INTO root VALUES (4)');
+replays($two, 'leaf', "... without the root's shape as well");
+run_sql("ALTER PUBLICATION $pub DROP TABLE root", 'INSERT INTO root VALUES (5)');
+is(exists_shape($two), 0, '... until nothing publishes it');
+
 #
 # What identifies the rows is gone
 #
