@@ -41,7 +41,7 @@
 #include "wait_event.h"
 #include "wal.h"
 
-/* How long electric_cm_stop(true) waits for the slot's walsender to go. */
+/* How long electric_cm_stop() waits for the slot's walsender to go. */
 #define SLOT_RELEASE_TIMEOUT	5000	/* ms */
 #define SLOT_RELEASE_POLL		10	/* ms */
 
@@ -489,25 +489,34 @@ slot_is_ours(const char *name, EcmSlotFacts *facts)
 }
 
 /*
- * Drops the slot, if it is ours.  The manager's walsender may still be about
- * to notice that its client has gone.
+ * The manager's walsender may still be about to notice that its client has
+ * gone.  With a pid, only that one is waited for.
  */
+static void
+await_slot_release(const char *name, int pid)
+{
+	EcmSlotFacts facts;
+
+	for (int waited = 0; waited < SLOT_RELEASE_TIMEOUT; waited += SLOT_RELEASE_POLL)
+	{
+		if (!slot_is_ours(name, &facts) || facts.active_pid == 0 ||
+			(pid != 0 && facts.active_pid != pid))
+			break;
+		ecm_sleep(SLOT_RELEASE_POLL, ECM_WAIT_SLOT_RELEASE);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Drops the slot, if it is ours. */
 static void
 drop_own_slot(const char *name)
 {
 	EcmSlotFacts facts;
 
-	for (int waited = 0; slot_is_ours(name, &facts); waited += SLOT_RELEASE_POLL)
-	{
-		if (facts.active_pid == 0 || waited >= SLOT_RELEASE_TIMEOUT)
-		{
-			ReplicationSlotDrop(name, true);
-			return;
-		}
-		ecm_sleep(SLOT_RELEASE_POLL, ECM_WAIT_SLOT_RELEASE);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
+	await_slot_release(name, 0);
+	if (slot_is_ours(name, &facts))
+		ReplicationSlotDrop(name, true);
 }
 
 /* Waits until no manager runs for this database. */
@@ -540,11 +549,11 @@ await_stopped(void)
 /*
  * electric_cm_stop(drop_slot bool) -> void
  *
- * Stops the stack and returns when its manager has gone.  It stays stopped,
- * also after a restart of the server, until electric_cm_start().  With
- * drop_slot, slot and publication are dropped, at once: that can't be rolled
- * back.  Without, a WARNING says so if a slot stays behind and goes on
- * retaining WAL.  If the transaction is rolled back, the stack starts again.
+ * Stops the stack and returns when its manager has gone, and its walsender has
+ * let go of the slot, which others may wait for.  It stays stopped, also after
+ * a restart of the server, until electric_cm_start().  With drop_slot, slot and
+ * publication are dropped, at once: that can't be rolled back.  Without, a
+ * WARNING says so if a slot stays behind and goes on retaining WAL.  If the transaction is rolled back, the stack starts again.
  * Its commit does not wait for synchronous standbys, and neither does that of
  * electric_cm_start().
  *
@@ -560,6 +569,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	EcmSlotFacts facts;
 	char	   *slot_name = NULL;
 	char	   *datname;
+	int			walsender = 0;
 	int			index;
 
 	ecm_check_may_wait("electric_cm_stop()");
@@ -577,6 +587,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 
 		if (!stack->stop_requested)
 			stop_subid = GetCurrentSubTransactionId();
+		walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
 		stack->registered = true;
 		stack->stop_requested = true;
 		stack->drop_slot_requested = drop_slot;
@@ -594,6 +605,8 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		await_stopped();
 		if (ecm_own_stack(stack) >= 0)
 			slot_name = ecm_own_slot_name(stack);
+		if (walsender != 0 && !drop_slot)
+			await_slot_release(slot_name, walsender);
 	}
 
 	ecm_spi_begin(&spi);

@@ -501,6 +501,10 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
 	stack->wal_guard = stack->former_guard;
 	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin, 0);
+	if (actions & ECM_WAL_SPARE_LIMIT)
+		report_spared(stack, ECM_WAL_DROP_LIMIT, &for_limit);
+	if (actions & ECM_WAL_SPARE_FREE)
+		report_spared(stack, ECM_WAL_DROP_FREE, &for_room);
 	give_order(stack, actions & ECM_WAL_DROP, limits, &pin, &order);
 	dropped = order.why != 0 && ecm_slot_drop(stack->slot_name, &err);
 	if (dropped)
