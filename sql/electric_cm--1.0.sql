@@ -479,7 +479,8 @@ CREATE VIEW electric_cm_shapes AS
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
 		 LATERAL _electric_cm.shape_log_stats(s.id) l
-	WHERE t.state IS DISTINCT FROM 'gone';
+	WHERE t.state IS DISTINCT FROM 'gone'
+		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id);
 
 --
 -- Privileges: control is the superuser's until granted, watching is

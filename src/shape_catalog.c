@@ -172,6 +172,10 @@ spi_column(int row, int column, bool *isnull)
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
 #define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
+/* for who asks for it by name: it ends with the transaction that says so */
+#define NOT_LOST_SQL \
+	NOT_GONE_SQL "AND NOT EXISTS" \
+	" (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id) "
 
 static char **
 text_array(Datum datum, int *n)
@@ -287,7 +291,7 @@ ecm_shape_by_handle(const char *handle)
 {
 	static SPIPlanPtr plan;
 
-	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_GONE_SQL,
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_LOST_SQL,
 						TEXTOID, CStringGetTextDatum(handle));
 }
 
@@ -305,7 +309,7 @@ ecm_shape_as_of(const char *handle, Snapshot snapshot)
 	ecm_spi_begin(&spi);
 	if (plan == NULL)
 	{
-		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_GONE_SQL, 1, &type);
+		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_LOST_SQL, 1, &type);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the look at a shape");
 	}
