@@ -553,9 +553,9 @@ await_stopped(void)
  * let go of the slot, which others may wait for.  It stays stopped, also after
  * a restart of the server, until electric_cm_start().  With drop_slot, slot and
  * publication are dropped, at once: that can't be rolled back.  Without, a
- * WARNING says so if a slot stays behind and goes on retaining WAL.  If the transaction is rolled back, the stack starts again.
- * Its commit does not wait for synchronous standbys, and neither does that of
- * electric_cm_start().
+ * WARNING says so if a slot stays behind and goes on retaining WAL.  If the
+ * transaction is rolled back, the stack starts again.  Its commit does not wait
+ * for synchronous standbys, and neither does that of electric_cm_start().
  *
  * 55006: somebody else uses the slot.  25006: read-only transaction.
  * 55000: the caller's transaction has made changes or is above READ COMMITTED;

@@ -22,10 +22,14 @@ sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE
 
 sub live_shapes
 {
-	my @handles = map { run_sql("SELECT electric_cm_create_shape('$_')") } @_;
-	is_live($_) for @handles;
+	my @handles = split /\n/, run_sql(map { "SELECT electric_cm_create_shape('$_')" } @_);
+	my $list = join ', ', map { "'$_'" } @handles;
+	becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($list)");
 	return @handles;
 }
+
+# For each of these shapes, 1 if it is there, else 0
+sub are_there { return join ',', split /\n/, run_sql(map { "SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_'" } @_); }
 
 sub replays
 {
@@ -50,9 +54,9 @@ sub round_trip
 	run_sql('BEGIN', 'SAVEPOINT a', @commands, 'ROLLBACK TO a', 'COMMIT',
 		'BEGIN', 'SAVEPOINT a', @commands[0 .. $#commands - 1], 'ROLLBACK TO a', 'COMMIT',
 		'BEGIN', 'SAVEPOINT a', 'SAVEPOINT b', @commands, 'RELEASE b', 'ROLLBACK TO a', 'COMMIT');
-	is(join(',', map { exists_shape($_) } @handles), join(',', map { 1 } @handles), "$what: rolled back, nothing has happened");
+	is(are_there(@handles), join(',', map { 1 } @handles), "$what: rolled back, nothing has happened");
 	run_sql('BEGIN', @commands, 'COMMIT');
-	is(join(',', map { exists_shape($_) } @handles), join(',', (map { 0 } @$gone), (map { 1 } @$kept)),
+	is(are_there(@handles), join(',', (map { 0 } @$gone), (map { 1 } @$kept)),
 		"$what: ends the shapes of (@$gone), leaves (@$kept) alone");
 	replays($handles[$_], $tables[$_], "... and $tables[$_] replays") for @$gone .. $#tables;
 	return;
