@@ -205,9 +205,6 @@ extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 /* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
 extern void ecm_shape_delete(int64 shape, const char *reason);
 
-/* Likewise, where this transaction has locked the row. */
-extern void ecm_shape_delete_locked(int64 shape, const char *reason);
-
 /* Deletes one shape; false if it is gone, or locked by whoever drops it. */
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 

@@ -704,19 +704,6 @@ ecm_tables_with_shapes(List *relids)
 	return result;
 }
 
-/* To delete_row() a lock of our own is as good as somebody else's. */
-void
-ecm_shape_delete_locked(int64 shape, const char *reason)
-{
-	Oid			type = INT8OID;
-	Datum		id = Int64GetDatum(shape);
-
-	run_with_latest_snapshot("DELETE FROM _electric_cm.shape WHERE id = $1"
-							 " RETURNING id, handle",
-							 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
-	(void) announce_dropped(reason);
-}
-
 typedef enum DeleteResult
 {
 	ROW_DELETED,

@@ -95,7 +95,8 @@ give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
 								 "its owner has changed while somebody was dropping it");
 	else if (!ecm_shape_may_read(shape, to))
-		ecm_shape_delete_locked(shape->id, "its new owner may not read the table");
+		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+								 "its new owner may not read the table");
 	else
 	{
 		ecm_shapes_update("UPDATE _electric_cm.shape s SET owner = $2 WHERE id = $1"
@@ -106,7 +107,8 @@ give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 		if (SPI_processed > 0)
 			ecm_emit_message(psprintf("owner " INT64_FORMAT " %u", shape->id, to));
 		else
-			ecm_shape_delete_locked(shape->id, "its new owner has the same shape");
+			(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+									 "its new owner has the same shape");
 	}
 	ecm_spi_end(&spi);
 }
