@@ -121,7 +121,10 @@ sub jump
 	set_clock($clock);
 	ok(wait_active($node, $db), "the clock goes by $seconds s: active");
 	seen($sampled, '... samples of retained WAL go on');
+
+	# The load may be over by now, and nothing more to acknowledge without this
 	my $lsn = value('SELECT pg_current_wal_lsn()');
+	value($insert);
 	seen("confirmed_flush_lsn > '$lsn' FROM pg_replication_slots", '... what is written is acknowledged');
 	$load->quit;
 	my ($rc) = $node->psql($db, q{SELECT electric_cm_await_flushed(NULL, '60 s')});
