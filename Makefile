@@ -12,7 +12,7 @@ MODULE_big = electric_cm
 EXTENSION = electric_cm
 PGFILEDESC = "electric_cm - logical replication connection manager"
 
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA = $(sort $(wildcard sql/electric_cm--*.sql))
 REGRESS = $(patsubst sql/%.sql,%,$(filter-out $(DATA),$(sort $(wildcard sql/*.sql))))
 EXTRA_CLEAN = $(UNIT) plugin/pgoutput$(DLSUFFIX)
@@ -21,7 +21,8 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
-PURE = src/state.c src/errors.c src/backoff.c src/shape_chunk.c src/wal_guard.c
+PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
+	src/slot/retained_wal_guard.c
 UNIT = t/unit/unit
 
 ifneq ($(filter setup check demo soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
@@ -53,7 +54,7 @@ $(error $(PG_CONFIG) does not lead to the PostgreSQL server's development files;
 endif
 
 # -isystem: our flags are stricter than the server's own headers
-PG_CPPFLAGS = -isystem $(SERVER_HEADERS) -isystem $(libpq_srcdir)
+PG_CPPFLAGS = -Isrc -isystem $(SERVER_HEADERS) -isystem $(libpq_srcdir)
 PG_CFLAGS = -Wall -Wextra -Werror
 SHLIB_LINK = $(libpq)
 
@@ -63,7 +64,7 @@ override with_llvm = no
 include $(PGXS)
 
 # PGXS tracks headers only if the server was configured to; there are few
-$(OBJS) $(UNIT): $(wildcard src/*.h) Makefile
+$(OBJS) $(UNIT): $(wildcard src/*.h src/*/*.h) Makefile
 
 # What our walsender loads in place of pgoutput: see there
 PLUGIN = plugin/pgoutput$(DLSUFFIX)
@@ -87,7 +88,7 @@ unit-tests: $(UNIT)
 	prove $(PROVE_FLAGS) --exec '' ./$(UNIT)
 
 $(UNIT): $(sort $(wildcard t/unit/*.c)) $(PURE) $(wildcard t/unit/*.h)
-	$(CC) $(CFLAGS) -DECM_UNIT_TEST -Isrc $(CPPFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS)
+	$(CC) $(CFLAGS) -DECM_UNIT_TEST $(CPPFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS)
 
 show-regress:
 	@echo $(REGRESS)

@@ -12,17 +12,18 @@
  */
 #include "postgres.h"
 
-#include "electric_cm.h"
-#include "hooks.h"
-#include "launcher.h"
 #include "miscadmin.h"
-#include "own_tables.h"
-#include "settings.h"
-#include "shmem.h"
-#include "slot_activity.h"
-#include "step_aside.h"
 #include "storage/ipc.h"
-#include "wal_history.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "electric_cm.h"
+#include "hooks/database_commands.h"
+#include "hooks/hooks.h"
+#include "hooks/own_tables.h"
+#include "launcher/launcher.h"
+#include "slot/retained_wal_history.h"
+#include "slot/slot_inactive.h"
 
 PG_MODULE_MAGIC;
 

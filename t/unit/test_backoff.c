@@ -7,7 +7,7 @@
  */
 #include <limits.h>
 
-#include "backoff.h"
+#include "base/backoff.h"
 #include "unit.h"
 
 #define SECOND	INT64_C(1000000)

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "errors.h"
+#include "base/errors.h"
 #include "unit.h"
 
 #define RETRY		ECM_ERROR_RETRY

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shape_chunk.h"
+#include "shape/shape_chunk.h"
 #include "unit.h"
 
 #define MAX_VALUES	300

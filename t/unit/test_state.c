@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "state.h"
+#include "base/state.h"
 #include "unit.h"
 
 #define SECOND	INT64_C(1000000)

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "unit.h"
-#include "wal_guard.h"
+#include "slot/retained_wal_guard.h"
 
 #define SECOND	INT64_C(1000000)
 #define MB		(INT64_C(1024) * 1024)

@@ -3,8 +3,9 @@
  * unit.c
  *	  Runs the unit tests; no server needed.  Exits with 1 if any has failed.
  *
- *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/state.c src/errors.c \
- *		  src/backoff.c src/shape_chunk.c src/wal_guard.c -o unit && ./unit
+ *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/base/state.c \
+ *		  src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
+ *		  src/slot/retained_wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
  */

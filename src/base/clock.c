@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * clock.c
+ *	  Two clocks: one to measure time with, and one to show.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "portability/instr_time.h"
+#include "utils/timestamp.h"
+
+#include "base/clock.h"
+
+/*
+ * The system counts from its own start, a moment ago perhaps.  Added to that,
+ * so that 0 is longer ago than any interval that somebody waits for.
+ */
+#define LONG_AGO	(365 * USECS_PER_DAY)
+
+EcmTime
+ecm_now(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return LONG_AGO + (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+TimestampTz
+ecm_wall_clock(void)
+{
+	return GetCurrentTimestamp();
+}
+
+TimestampTz
+ecm_shown_time(EcmTime time)
+{
+	return time == 0 ? 0 : GetCurrentTimestamp() + (time - ecm_now());
+}
+
+long
+ecm_ms_until(EcmTime now, EcmTime then)
+{
+	int64		ms = (then - now + 999) / 1000;
+
+	return then <= now ? 0 : (long) Min(ms, INT_MAX);
+}

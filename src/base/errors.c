@@ -1,0 +1,666 @@
+/*-------------------------------------------------------------------------
+ *
+ * errors.c
+ *	  What an error means for the stack: retry, recreate or fatal.
+ *
+ * One table.  What isn't in it is retried, since giving up for good on an
+ * error that nobody has thought of is worse than trying again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/errors.h"
+
+#define SQLSTATE_LEN	5
+#define ANY_CONTEXT		(-1)
+
+typedef struct ErrorRule
+{
+	const char *sqlstate;		/* five characters, or two: a whole class */
+	int			context;		/* EcmErrorContext, or ANY_CONTEXT */
+	const char *text;			/* in the message; NULL: whatever it says */
+	EcmErrorKind kind;
+	const char *hint;			/* may be NULL */
+} ErrorRule;
+
+/* Hints, by what they tell the reader to do. */
+#define HINT_ALLOW_CONNECTIONS \
+	"Run ALTER DATABASE ... ALLOW_CONNECTIONS true for the database."
+#define HINT_CERTIFICATE_NAME \
+	"The client certificate's common name must be the role's name, or be mapped" \
+	" to it in pg_ident.conf; correct sslcert in electric_cm.connection and" \
+	" reload."
+#define HINT_CLIENT_CERTIFICATE \
+	"sslcert and sslkey in electric_cm.connection must name a certificate that" \
+	" has not expired and whose issuer is in the server's ssl_ca_file, and its" \
+	" key with mode 0600; correct them and reload."
+#define HINT_CONNECTION \
+	"Correct electric_cm.connection, or leave it empty to connect to this" \
+	" server and database, and reload."
+#define HINT_ENABLE_TLS \
+	"Set ssl = on in postgresql.conf, or sslmode=prefer in" \
+	" electric_cm.connection, and reload."
+#define HINT_FREE_DISK \
+	"Free disk space on the server."
+#define HINT_GRANT \
+	"Grant the role what the message names and reload; or leave" \
+	" electric_cm.connection and electric_cm.pooled_connection empty."
+#define HINT_GRANT_CONNECT \
+	"Run ALTER ROLE ... REPLICATION for the role, grant it CONNECT on the" \
+	" database, and reload; or leave electric_cm.connection empty."
+#define HINT_GRANT_CREATE \
+	"Grant the role CREATE on the database, make it a member of the" \
+	" publication's owner, and reload; or leave electric_cm.connection empty."
+#define HINT_GRANT_REPLICATION \
+	"Run ALTER ROLE ... REPLICATION for the role and reload."
+#define HINT_HOST_NAME \
+	"Set host in electric_cm.connection to a name in the server's certificate" \
+	" (hostaddr may say where to connect to), or use sslmode=verify-ca, and" \
+	" reload."
+#define HINT_LOGIN \
+	"Run ALTER ROLE ... LOGIN for the role and reload."
+#define HINT_NO_POOLER \
+	"Set electric_cm.connection to the server itself, not to a connection" \
+	" pooler, and reload."
+#define HINT_NO_SUCH_ROLE \
+	"Create the role, or correct the user in electric_cm.connection, and" \
+	" reload."
+#define HINT_OPEN_TRANSACTIONS \
+	"A slot is created only when the transactions that run now have ended:" \
+	" see xact_start in pg_stat_activity, and pg_prepared_xacts."
+#define HINT_PASSWORD \
+	"Correct the password in the file that passfile in electric_cm.connection" \
+	" names (default: ~/.pgpass), or that of the role, and reload."
+#define HINT_ROOT_CERTIFICATE \
+	"sslrootcert in electric_cm.connection must name a file with the" \
+	" certificate of the authority that has issued the server's" \
+	" (ssl_cert_file), which must not have expired; correct it and reload."
+#define HINT_SESSIONS \
+	"Raise max_connections in postgresql.conf and restart the server, or end" \
+	" sessions that are not needed."
+#define HINT_SETTING \
+	"Correct the setting that the message names and reload."
+#define HINT_SLOT_IN_USE \
+	"Another session uses the slot: see active_pid in pg_replication_slots."
+#define HINT_SLOT_NAME \
+	"Correct electric_cm.slot_name and reload."
+#define HINT_SLOTS \
+	"Raise max_replication_slots in postgresql.conf and restart the server," \
+	" or drop a slot that is not needed."
+#define HINT_SLOTS_AND_WALSENDERS \
+	"Raise max_replication_slots and max_wal_senders in postgresql.conf and" \
+	" restart the server."
+#define HINT_TLS_VERSIONS \
+	"Let ssl_min_protocol_version and ssl_max_protocol_version of the server" \
+	" and of electric_cm.connection have a version in common, and reload."
+#define HINT_TOO_LARGE \
+	"A row, or a logical message, is too large to be decoded: PostgreSQL can" \
+	" send no more than 1 GB, as text. If this goes on, the slot is made anew" \
+	" behind it, and all shapes have to be created again."
+#define HINT_UNSUPPORTED \
+	"Set electric_cm.connection to a server that supports this: PostgreSQL" \
+	" 15 or later, not a standby."
+#define HINT_WAL_LEVEL \
+	"Set wal_level = logical in postgresql.conf and restart the server."
+#define HINT_WALSENDERS \
+	"Raise max_wal_senders in postgresql.conf and restart the server."
+
+/*
+ * The first rule that applies counts, so exceptions precede what they are
+ * exceptions from.
+ *
+ * 55000 and 58P01 in the stream can mean that the slot is invalidated, but the
+ * message doesn't say it reliably: they are retried unless the manager, having
+ * looked at the slot, knows better.
+ */
+#define ANY			ANY_CONTEXT
+#define CONNECT		ECM_CONTEXT_CONNECT
+#define PUBLICATION	ECM_CONTEXT_PUBLICATION
+#define SLOT		ECM_CONTEXT_SLOT
+#define STREAM		ECM_CONTEXT_STREAM
+#define RETRY		ECM_ERROR_RETRY
+#define RECREATE	ECM_ERROR_RECREATE
+#define FATAL		ECM_ERROR_FATAL
+
+static const ErrorRule rules[] = {
+	/* the connection */
+	{"08P01", ANY, NULL, FATAL, HINT_NO_POOLER},
+	{"08", ANY, NULL, RETRY, NULL},
+	{"28000", CONNECT, "is not permitted to log in", FATAL, HINT_LOGIN},
+	{"28000", CONNECT, "does not exist", FATAL, HINT_NO_SUCH_ROLE},
+	{"28000", ANY, "valid client certificate", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"28000", ANY, "ertificate authentication failed", FATAL,
+	HINT_CERTIFICATE_NAME},
+	{"28000", ANY, NULL, FATAL, NULL},
+	{"28P01", ANY, "password authentication failed", FATAL, HINT_PASSWORD},
+	{"28P01", ANY, NULL, FATAL, NULL},
+	{"3D000", ANY, NULL, FATAL, HINT_CONNECTION},
+	{"42704", CONNECT, NULL, FATAL, HINT_CONNECTION},
+	{"55000", CONNECT, "not currently accepting connections", RETRY,
+	HINT_ALLOW_CONNECTIONS},
+	{"57", ANY, NULL, RETRY, NULL},
+
+	/* what the role may do */
+	{"42501", CONNECT, NULL, FATAL, HINT_GRANT_CONNECT},
+	{"42501", PUBLICATION, NULL, FATAL, HINT_GRANT_CREATE},
+	{"42501", SLOT, NULL, FATAL, HINT_GRANT_REPLICATION},
+	{"42501", STREAM, NULL, FATAL, HINT_GRANT_REPLICATION},
+	{"42501", ANY, NULL, FATAL, HINT_GRANT},
+
+	/* publication or slot is gone */
+	{"42704", STREAM, NULL, RECREATE, NULL},
+
+	/* the database was moved: what was written before can't be decoded */
+	{"XX000", STREAM, "could not map file", RECREATE, NULL},
+
+	/* what the walsender can't decode or send */
+	{"XX000", STREAM, "invalid memory alloc request size", RETRY, HINT_TOO_LARGE},
+	{"54000", STREAM, NULL, RETRY, HINT_TOO_LARGE},
+
+	/* what can become free again */
+	{"53100", ANY, NULL, RETRY, HINT_FREE_DISK},
+	{"53300", CONNECT, "max_wal_senders", RETRY, HINT_WALSENDERS},
+	{"53300", ANY, NULL, RETRY, HINT_SESSIONS},
+	{"53400", SLOT, NULL, RETRY, HINT_SLOTS},
+	{"53400", ANY, NULL, RETRY, HINT_SLOTS_AND_WALSENDERS},
+	{"55006", SLOT, NULL, RETRY, HINT_SLOT_IN_USE},
+	{"55006", STREAM, NULL, RETRY, HINT_SLOT_IN_USE},
+	{"55P03", SLOT, NULL, RETRY, HINT_OPEN_TRANSACTIONS},
+
+	/* server settings that only a restart changes */
+	{"55000", SLOT, "wal_level", FATAL, HINT_WAL_LEVEL},
+	{"55000", SLOT, "max_replication_slots", FATAL, HINT_SLOTS},
+
+	/* what libpq itself refuses, see libpq_texts below */
+	{"F0000", ANY, "server does not support SSL", FATAL, HINT_ENABLE_TLS},
+	{"F0000", ANY, "certificate verify failed", FATAL, HINT_ROOT_CERTIFICATE},
+	{"F0000", ANY, "root certificate file", FATAL, HINT_ROOT_CERTIFICATE},
+	{"F0000", ANY, "does not match host name", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "host name must be specified", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "get server's host name", FATAL, HINT_HOST_NAME},
+	{"F0000", ANY, "protocol version", FATAL, HINT_TLS_VERSIONS},
+	{"F0000", ANY, "unsupported protocol", FATAL, HINT_TLS_VERSIONS},
+	{"F0000", ANY, "certificate", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"F0000", ANY, "private key", FATAL, HINT_CLIENT_CERTIFICATE},
+	{"F0000", ANY, "unknown ca", FATAL, HINT_CLIENT_CERTIFICATE},
+
+	/* our settings; an F0000 of our own has a hint of its own */
+	{"F0000", ANY, NULL, FATAL, HINT_CONNECTION},
+	{"42602", SLOT, NULL, FATAL, HINT_SLOT_NAME},
+	{"42622", SLOT, NULL, FATAL, HINT_SLOT_NAME},
+	{"0A000", ANY, NULL, FATAL, HINT_UNSUPPORTED},
+	{"22023", ANY, NULL, FATAL, HINT_SETTING}
+};
+
+#undef ANY
+#undef CONNECT
+#undef PUBLICATION
+#undef SLOT
+#undef STREAM
+#undef RETRY
+#undef RECREATE
+#undef FATAL
+
+/*
+ * What libpq says of its own accord, untranslated; the first match counts.
+ *
+ * The TLS handshake fails for good for what is in files and settings.  What
+ * isn't listed, an "SSL SYSCALL error" say, may be the network's fault.
+ * OpenSSL's texts for an alert that the server has sent begin differently from
+ * version to version, as in "sslv3 alert certificate expired".
+ */
+static const struct
+{
+	const char *text;
+	const char *sqlstate;
+}			libpq_texts[] =
+{
+	{"no password supplied", "28P01"},
+	{"server does not support SSL, but SSL was required", "F0000"},
+	{"server does not support GSSAPI encryption, but", "F0000"},
+	{"channel binding required", "F0000"},
+	{"channel binding is required", "F0000"},
+	{"authentication method requirement", "F0000"},
+	{"certificate verify failed", "F0000"},
+	{"certificate file \"", "F0000"},
+	{"locate root certificate file", "F0000"},
+	{"private key file", "F0000"},
+	{"private SSL key", "F0000"},
+	{"server certificate for \"", "F0000"},
+	{"host name must be specified for a verified SSL connection", "F0000"},
+	{"get server's host name from server certificate", "F0000"},
+	{"may not be used with sslrootcert", "F0000"},
+	{"SSL protocol version", "F0000"},
+	{"unsupported protocol", "F0000"},
+	{"alert protocol version", "F0000"},
+	{"alert certificate", "F0000"},
+	{"alert bad certificate", "F0000"},
+	{"alert unsupported certificate", "F0000"},
+	{"alert unknown ca", "F0000"},
+	{"when SSL support is not compiled in", "F0000"},
+	{"invalid connection option", "F0000"},
+	{"in connection info string", "F0000"},
+	{"for connection option", "F0000"},
+	{" value: \"", "F0000"},
+	{"definition of service", "F0000"},
+	{"service file", "F0000"},
+	{"server closed the connection", "08006"},
+	{"connection to server ", "08001"},
+	{"could not connect", "08001"},
+	{"could not translate host name", "08001"},
+	{"could not look up", "08001"},
+	{"Connection refused", "08001"},
+	{"No such file or directory", "08001"},
+	{"timeout expired", "08001"}
+};
+
+#define LENGTHOF(array)	((int) (sizeof(array) / sizeof((array)[0])))
+
+/*
+ * Copies n bytes, or what fits of them.  A text that is cut is cut before a
+ * UTF-8 character rather than in it.
+ */
+static void
+copy_text(char *to, const char *from, size_t n)
+{
+	if (n >= ECM_ERROR_TEXT_LEN)
+	{
+		size_t		cut = ECM_ERROR_TEXT_LEN - 1;
+
+		n = cut;
+		while (n > cut - 3 && ((unsigned char) from[n] & 0xC0) == 0x80)
+			n--;
+	}
+	memcpy(to, from, n);
+	to[n] = '\0';
+}
+
+static void
+copy_string(char *to, const char *from)
+{
+	copy_text(to, from != NULL ? from : "", from != NULL ? strlen(from) : 0);
+}
+
+static void
+copy_sqlstate(char *to, const char *from)
+{
+	size_t		n = 0;
+
+	while (from != NULL && n < SQLSTATE_LEN && from[n] != '\0')
+	{
+		to[n] = from[n];
+		n++;
+	}
+	to[n] = '\0';
+}
+
+void
+ecm_error_set(EcmError *err, const char *sqlstate, const char *message,
+			  const char *detail, const char *hint)
+{
+	copy_sqlstate(err->sqlstate, sqlstate);
+	copy_string(err->message, message);
+	copy_string(err->detail, detail);
+	copy_string(err->hint, hint);
+}
+
+static const ErrorRule *
+find_rule(const EcmError *err, EcmErrorContext context)
+{
+	int			i;
+
+	for (i = 0; i < LENGTHOF(rules); i++)
+	{
+		const ErrorRule *r = &rules[i];
+
+		if (strncmp(err->sqlstate, r->sqlstate, strlen(r->sqlstate)) == 0 &&
+			(r->context == ANY_CONTEXT || r->context == (int) context) &&
+			(r->text == NULL || strstr(err->message, r->text) != NULL))
+			return r;
+	}
+	return NULL;
+}
+
+EcmErrorKind
+ecm_error_kind(const EcmError *err, EcmErrorContext context)
+{
+	const ErrorRule *rule = find_rule(err, context);
+
+	return rule != NULL ? rule->kind : ECM_ERROR_RETRY;
+}
+
+bool
+ecm_error_may_pass(const EcmError *err)
+{
+	static const char *const classes[] = {"08", "40", "53", "55", "57", "58"};
+	int			i;
+
+	for (i = 0; i < LENGTHOF(classes); i++)
+		if (strncmp(err->sqlstate, classes[i], 2) == 0)
+			return true;
+	return false;
+}
+
+const char *
+ecm_error_hint(const EcmError *err, EcmErrorContext context)
+{
+	const ErrorRule *rule;
+
+	if (err->hint[0] != '\0')
+		return err->hint;
+	rule = find_rule(err, context);
+	return rule != NULL ? rule->hint : NULL;
+}
+
+static bool
+is_sqlstate(const char *text)
+{
+	int			i;
+
+	for (i = 0; i < SQLSTATE_LEN; i++)
+	{
+		if (!(text[i] >= '0' && text[i] <= '9') &&
+			!(text[i] >= 'A' && text[i] <= 'Z'))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Finds ":  28P01: ", which follows the severity.  The severity is skipped
+ * over unseen, as it may be translated.
+ */
+static const char *
+find_sqlstate(const char *text)
+{
+	const char *p = text;
+
+	while ((p = strstr(p, ":  ")) != NULL)
+	{
+		p += 3;
+		if (is_sqlstate(p) && strncmp(p + SQLSTATE_LEN, ": ", 2) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+/*
+ * Is this line the start of another field, such as "LOCATION:  auth_failed"?
+ * A label, in whatever language, is short and followed by two blanks.
+ */
+static bool
+is_labelled(const char *line, size_t len)
+{
+	size_t		i;
+
+	for (i = 0; i + 2 < len && i < 24; i++)
+	{
+		if (line[i] == ':')
+			return i > 0 && line[i + 1] == ' ' && line[i + 2] == ' ';
+		if (line[i] == '"')
+			return false;
+	}
+	return false;
+}
+
+static bool
+starts_with(const char *text, size_t len, const char *prefix)
+{
+	size_t		n = strlen(prefix);
+
+	return len >= n && memcmp(text, prefix, n) == 0;
+}
+
+/* Appends a line to a text, without what indents it. */
+static void
+append_line(char *to, const char *line, size_t len)
+{
+	char		joined[2 * ECM_ERROR_TEXT_LEN];
+	size_t		used = strlen(to);
+
+	while (len > 0 && (*line == '\t' || *line == ' '))
+	{
+		line++;
+		len--;
+	}
+	if (len == 0)
+		return;
+	memcpy(joined, to, used);
+	if (used > 0)
+		joined[used++] = ' ';
+	if (len > sizeof(joined) - used)
+		len = sizeof(joined) - used;
+	memcpy(joined + used, line, len);
+	copy_text(to, joined, used + len);
+}
+
+/*
+ * Sorts the lines after the message: DETAIL and HINT with the lines that
+ * continue them, and nothing else.  Indented lines, which come from libpq
+ * itself, count as detail.  What follows about attempts at other addresses is
+ * left out.
+ */
+static void
+parse_fields(EcmError *err, const char *text)
+{
+	char	   *field = NULL;
+
+	while (*text != '\0')
+	{
+		size_t		len = strcspn(text, "\n");
+
+		if (starts_with(text, len, "connection to server ") ||
+			starts_with(text, len, "server closed the connection"))
+			return;
+		if (starts_with(text, len, "DETAIL:  "))
+		{
+			field = err->detail;
+			append_line(field, text + 9, len - 9);
+		}
+		else if (starts_with(text, len, "HINT:  "))
+		{
+			field = err->hint;
+			append_line(field, text + 7, len - 7);
+		}
+		else if (is_labelled(text, len))
+			field = NULL;
+		else if (field != NULL)
+			append_line(field, text, len);
+		else if (text[0] == '\t' ||
+				 starts_with(text, len, "password retrieved from file "))
+			append_line(err->detail, text, len);
+
+		text += len;
+		if (*text == '\n')
+			text++;
+	}
+}
+
+void
+ecm_error_from_libpq(EcmError *err, const char *text)
+{
+	const char *sqlstate;
+	const char *message;
+	size_t		len;
+	int			i;
+
+	if (text == NULL || text[0] == '\0')
+	{
+		ecm_error_set(err, "08006", "connection lost", NULL, NULL);
+		return;
+	}
+
+	ecm_error_set(err, "08006", NULL, NULL, NULL);
+	sqlstate = find_sqlstate(text);
+	if (sqlstate != NULL)
+	{
+		copy_sqlstate(err->sqlstate, sqlstate);
+		message = sqlstate + SQLSTATE_LEN + 2;
+	}
+	else
+	{
+		for (i = 0; i < LENGTHOF(libpq_texts); i++)
+		{
+			if (strstr(text, libpq_texts[i].text) != NULL)
+			{
+				copy_sqlstate(err->sqlstate, libpq_texts[i].sqlstate);
+				break;
+			}
+		}
+		message = text;
+	}
+
+	len = strcspn(message, "\n");
+	copy_text(err->message, message, len);
+	parse_fields(err, message + len + (message[len] == '\n'));
+}
+
+/* -------------------------------------------------- what everybody may read */
+
+/*
+ * Names as in the manual's table of error codes, exceptions before their class.
+ * "quotes" may quote a value or a statement, at least from within a function
+ * that is given one.  What isn't listed may, too: functions raise what they
+ * like.
+ */
+static const struct
+{
+	const char *sqlstate;		/* or a class */
+	const char *name;
+	bool		quotes;
+}			conditions[] =
+{
+	{"08", "connection exception", false},
+	{"0A", "feature not supported", true},
+	{"21", "cardinality violation", true},
+	{"22001", "string data right truncation", true},
+	{"22003", "numeric value out of range", true},
+	{"22007", "invalid datetime format", true},
+	{"22008", "datetime field overflow", true},
+	{"22009", "invalid time zone displacement value", true},
+	{"2200M", "invalid XML document", true},
+	{"2200N", "invalid XML content", true},
+	{"22011", "substring error", true},
+	{"22012", "division by zero", true},
+	{"2201B", "invalid regular expression", true},
+	{"2201E", "invalid argument for logarithm", true},
+	{"2201F", "invalid argument for power function", true},
+	{"22021", "character not in repertoire", true},
+	{"22023", "invalid parameter value", true},
+	{"22025", "invalid escape sequence", true},
+	{"22032", "invalid JSON text", true},
+	{"2202E", "array subscript error", true},
+	{"22P02", "invalid text representation", true},
+	{"22P03", "invalid binary representation", true},
+	{"22P05", "untranslatable character", true},
+	{"22", "data exception", true},
+	{"23", "integrity constraint violation", true},
+	{"25", "invalid transaction state", false},
+	{"26", "invalid SQL statement name", false},
+	{"28", "invalid authorization specification", false},
+	{"3D", "invalid catalog name", false},
+	{"3F", "invalid schema name", false},
+	{"40", "transaction rollback", false},
+	{"42501", "insufficient privilege", false},
+	{"42601", "syntax error", true},
+	{"42602", "invalid name", true},
+	{"42704", "undefined object", true},
+	{"42703", "undefined column", true},
+	{"42883", "undefined function", true},
+	{"42P01", "undefined table", true},
+	{"42", "syntax error or access rule violation", true},
+	{"53100", "disk full", false},
+	{"53200", "out of memory", false},
+	{"53300", "too many connections", false},
+	{"53", "insufficient resources", false},
+	{"54", "program limit exceeded", true},
+	{"55P03", "lock not available", false},
+	{"55P04", "unsafe new enum value usage", true},
+	{"55", "object not in prerequisite state", false},
+	{"57014", "query canceled", false},
+	{"57", "operator intervention", false},
+	{"58", "system error", false},
+	{"F0", "configuration file error", false},
+	{"P0", "error raised by a function", true},
+	{"XX", "internal error", false}
+};
+
+/* The index of its row, -1: there is none. */
+static int
+find_condition(const char *sqlstate)
+{
+	int			i;
+
+	for (i = 0; i < LENGTHOF(conditions); i++)
+		if (strncmp(sqlstate, conditions[i].sqlstate,
+					strlen(conditions[i].sqlstate)) == 0)
+			return i;
+	return -1;
+}
+
+const char *
+ecm_error_condition(const char *sqlstate)
+{
+	static char text[80];
+	int			i = find_condition(sqlstate);
+
+	/* what looks like none may be anything */
+	if (strlen(sqlstate) != SQLSTATE_LEN || !is_sqlstate(sqlstate))
+		return "an error";
+	snprintf(text, sizeof(text), "%s (SQLSTATE %s)",
+			 i >= 0 ? conditions[i].name : "an error", sqlstate);
+	return text;
+}
+
+/* libpq's own texts have no SQLSTATE. */
+const char *
+ecm_error_for_public(const char *sqlstate, const char *message)
+{
+	int			i = find_condition(sqlstate);
+
+	if (sqlstate[0] == '\0' || (i >= 0 && !conditions[i].quotes))
+		return message;
+	return ecm_error_condition(sqlstate);
+}
+
+void
+ecm_error_hide_row(EcmError *err)
+{
+	static const char *const classes[] = {"21", "22", "23", "38", "39", "P0"};
+	int			i;
+
+	for (i = 0; i < LENGTHOF(classes); i++)
+		if (strncmp(err->sqlstate, classes[i], 2) == 0)
+			ecm_error_set(err, err->sqlstate,
+						  ecm_error_condition(err->sqlstate), NULL, NULL);
+}
+
+static bool
+is_tagged(const char *text)
+{
+	return strlen(text) >= SQLSTATE_LEN + 2 && is_sqlstate(text) &&
+		strncmp(text + SQLSTATE_LEN, ": ", 2) == 0;
+}
+
+const char *
+ecm_error_untagged(const char *text)
+{
+	return is_tagged(text) ? text + SQLSTATE_LEN + 2 : text;
+}
+
+const char *
+ecm_error_public_text(const char *text)
+{
+	char		sqlstate[SQLSTATE_LEN + 1];
+
+	if (strncmp(text, ECM_ERROR_OWN_TEXT, strlen(ECM_ERROR_OWN_TEXT)) == 0)
+		return ecm_error_untagged(text);
+	if (!is_tagged(text))
+		return ecm_error_condition("");
+	memcpy(sqlstate, text, SQLSTATE_LEN);
+	sqlstate[SQLSTATE_LEN] = '\0';
+	return ecm_error_condition(sqlstate);
+}

@@ -1,0 +1,560 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.c
+ *	  The one shared struct, its lock and condition variables.
+ *
+ * Nothing here may raise an ERROR once the struct exists: entries are
+ * allocated from commit callbacks, and events are recorded from exit paths.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "base/shmem.h"
+#include "base/waiters.h"
+
+#define TRANCHE_NAME	"electric_cm"
+
+EcmShared  *ecm_shared = NULL;
+
+static Size
+shared_size(void)
+{
+	return add_size(offsetof(EcmShared, stacks),
+					mul_size(ecm_max_managers, sizeof(EcmStack)));
+}
+
+void
+ecm_shmem_request(void)
+{
+	RequestAddinShmemSpace(add_size(shared_size(), ecm_waiters_size()));
+	RequestNamedLWLockTranche(TRANCHE_NAME, 1);
+}
+
+void
+ecm_shmem_startup(void)
+{
+	bool		found;
+	void	   *waiters;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	ecm_shared = ShmemInitStruct("electric_cm", shared_size(), &found);
+	if (!found)
+	{
+		memset(ecm_shared, 0, shared_size());
+		ecm_shared->lock = &GetNamedLWLockTranche(TRANCHE_NAME)->lock;
+		ecm_shared->nstacks = ecm_max_managers;
+		for (int i = 0; i < ECM_MAX_READS; i++)
+			SpinLockInit(&ecm_shared->reads[i].mutex);
+		ecm_shared->made_at = ecm_wall_clock();
+		pg_atomic_init_u32(&ecm_shared->run_marked, 0);
+		for (int i = 0; i < ecm_shared->nstacks; i++)
+			ConditionVariableInit(&ecm_shared->stacks[i].cv);
+	}
+	waiters = ShmemInitStruct("electric_cm waiters", ecm_waiters_size(), &found);
+	ecm_waiters_attach(waiters, found);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* The first line keeps the libraries that are loaded already. */
+char *
+ecm_preload_hint(void)
+{
+	const char *others = shared_preload_libraries_string;
+
+	if (others == NULL)
+		others = "";
+	return psprintf("Put these two lines into postgresql.conf and restart the server:\n"
+					"shared_preload_libraries = '%s%selectric_cm'\n"
+					"wal_level = logical",
+					others, others[0] != '\0' ? "," : "");
+}
+
+void
+ecm_require_shared(void)
+{
+	if (ecm_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("electric_cm must be loaded via shared_preload_libraries"),
+				 errhint("%s", ecm_preload_hint())));
+}
+
+int
+ecm_stack_find_locked(Oid dboid)
+{
+	Assert(LWLockHeldByMe(ecm_shared->lock));
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[i];
+
+		if (stack->in_use && stack->dboid == dboid)
+			return i;
+	}
+	return -1;
+}
+
+int
+ecm_stack_find(Oid dboid)
+{
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(dboid);
+	ecm_unlock();
+	return index;
+}
+
+int
+ecm_stack_alloc(Oid dboid, const char *datname)
+{
+	int			index = ecm_stack_find_locked(dboid);
+
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+
+	if (index >= 0)
+		return index;
+
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[i];
+
+		if (stack->in_use)
+			continue;
+
+		/* sleepers may still be on its condition variables: leave them alone */
+		memset(stack, 0, offsetof(EcmStack, cv));
+		stack->in_use = true;
+		stack->dboid = dboid;
+		strlcpy(stack->datname, datname, NAMEDATALEN);
+		stack->last_event = stack->events_done = ecm_shared->nevents;
+		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
+							 "start of the manager");
+		/* the launcher may not have heard of a new database */
+		ecm_shared->rescan_requested = true;
+		return i;
+	}
+	return -1;
+}
+
+/* Broadcast the condition variable after having released the lock. */
+void
+ecm_stack_free(int index)
+{
+	Oid			dboid = ecm_shared->stacks[index].dboid;
+
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+	memset(&ecm_shared->stacks[index], 0, offsetof(EcmStack, cv));
+	ecm_waiters_wake_all(dboid);
+}
+
+static EcmShapeRead *
+shape_read(int64 shape)
+{
+	uint64		place = (uint64) shape + hash_bytes_uint32(MyDatabaseId);
+
+	return &ecm_shared->reads[place % ECM_MAX_READS];
+}
+
+void
+ecm_note_read(int64 shape)
+{
+	TimestampTz now = ecm_wall_clock();
+	EcmShapeRead *read;
+
+	if (ecm_shared == NULL)
+		return;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	read->dboid = MyDatabaseId;
+	read->shape = shape;
+	read->at = now;
+	SpinLockRelease(&read->mutex);
+}
+
+TimestampTz
+ecm_last_read(int64 shape)
+{
+	EcmShapeRead *read;
+	TimestampTz at = 0;
+
+	if (ecm_shared == NULL)
+		return 0;
+	read = shape_read(shape);
+	SpinLockAcquire(&read->mutex);
+	if (read->dboid == MyDatabaseId && read->shape == shape)
+		at = read->at;
+	SpinLockRelease(&read->mutex);
+	return at;
+}
+
+bool
+ecm_manager_hangs(const EcmStack *stack)
+{
+	return stack->pid != 0 && stack->pid != MyProcPid &&
+		ecm_has_passed(stack->alive_at, ecm_now(), ECM_MANAGER_HANGS_MS);
+}
+
+bool
+ecm_launcher_hangs(void)
+{
+	return ecm_shared->launcher_pid != 0 &&
+		ecm_has_passed(ecm_shared->launcher_alive_at, ecm_now(),
+					   ECM_LAUNCHER_HANGS_MS);
+}
+
+static void
+reveal_hang(EcmStack *copy)
+{
+	if (!copy->in_use || !ecm_manager_hangs(copy))
+		return;
+	if (copy->status == ECM_STATUS_ACTIVE)
+	{
+		copy->status = ECM_STATUS_STARTING;
+		copy->status_at = copy->alive_at;
+		copy->status_since = ecm_shown_time(copy->alive_at);
+	}
+	snprintf(copy->waiting_for, sizeof(copy->waiting_for),
+			 "manager PID %d, which has not moved for %d s", copy->pid,
+			 (int) ((ecm_now() - copy->alive_at) / USECS_PER_SEC));
+	copy->blocking_pid = copy->pid;
+}
+
+static bool
+copy_entry(int index, EcmStack *copy, Size size)
+{
+	if (index < 0 || index >= ecm_shared->nstacks)
+		return false;
+
+	/* most entries are free, and an entry is large */
+	ecm_lock(LW_SHARED);
+	if (ecm_shared->stacks[index].in_use)
+		memcpy(copy, &ecm_shared->stacks[index], size);
+	else
+		copy->in_use = false;
+	ecm_unlock();
+	reveal_hang(copy);
+	return copy->in_use;
+}
+
+bool
+ecm_stack_copy(int index, EcmStack *copy)
+{
+	return copy_entry(index, copy, sizeof(EcmStack));
+}
+
+bool
+ecm_stack_copy_head(int index, EcmStack *copy)
+{
+	return copy_entry(index, copy, offsetof(EcmStack, conns));
+}
+
+/* before_shmem_exit callback of a manager */
+static void
+stack_release(int code pg_attribute_unused(), Datum arg)
+{
+	EcmStack   *stack = &ecm_shared->stacks[DatumGetInt32(arg)];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->pid == MyProcPid)
+	{
+		stack->pid = 0;
+		stack->latch = NULL;
+		stack->lock_acquired = false;
+		stack->pool_up = false;
+		stack->consumers_up = false;
+		stack->streaming_up = false;
+		stack->failing_at = 0;
+		stack->stalled[0] = '\0';
+		if (stack->end_reason != ECM_END_PAUSE)
+			stack->drop_on_stop = false;
+
+		/* what it showed last is not so any more; the launcher knows better */
+		if (stack->status == ECM_STATUS_ACTIVE ||
+			stack->status == ECM_STATUS_STARTING)
+			ecm_stack_set_status(stack, ECM_STATUS_WAITING,
+								 "start of the manager");
+	}
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	ecm_launcher_wake();
+}
+
+bool
+ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN])
+{
+	bool		taken = false;
+
+	if (ecm_shared == NULL)
+		return false;
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < ecm_shared->nstacks && !taken; i++)
+	{
+		const EcmStack *stack = &ecm_shared->stacks[i];
+
+		taken = stack->in_use && stack->dboid != MyDatabaseId &&
+			strcmp(stack->slot_name, slot_name) == 0;
+		if (taken)
+			strlcpy(datname, stack->datname, NAMEDATALEN);
+	}
+	ecm_unlock();
+	return taken;
+}
+
+int
+ecm_own_stack(EcmStack *copy)
+{
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+	ecm_unlock();
+	if (index >= 0)
+		reveal_hang(copy);
+	return index;
+}
+
+XLogRecPtr
+ecm_own_flushed_lsn(void)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	int			index;
+
+	if (ecm_shared == NULL)
+		return lsn;
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+		lsn = ecm_shared->stacks[index].flushed_lsn;
+	ecm_unlock();
+	return lsn;
+}
+
+bool
+ecm_stack_claim(int index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		claimed = false;
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->in_use && stack->pid == 0)
+	{
+		stack->pid = MyProcPid;
+		stack->latch = MyLatch;
+		stack->runs++;
+		stack->started_at = ecm_wall_clock();
+		stack->alive_at = ecm_now();
+		claimed = true;
+	}
+	ecm_unlock();
+
+	if (claimed)
+	{
+		before_shmem_exit(stack_release, Int32GetDatum(index));
+		ConditionVariableBroadcast(&stack->cv);
+	}
+	return claimed;
+}
+
+void
+ecm_stack_set_probe(int index, EcmProbe probe)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->probe = probe;
+	if (probe != ECM_PROBE_NO_EXTENSION)
+		stack->registered = true;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+	ecm_launcher_wake();
+}
+
+void
+ecm_stack_set_status(EcmStack *stack, EcmStatus status,
+					 const char *waiting_for)
+{
+	if (stack->status != status || stack->status_since == 0)
+	{
+		stack->status = status;
+		stack->status_since = ecm_wall_clock();
+		stack->status_at = ecm_now();
+		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
+			ecm_waiters_wake_all(stack->dboid);
+	}
+	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
+	stack->blocking_pid = 0;
+}
+
+void
+ecm_abandon_slot(Oid dboid, const char *slot_name)
+{
+	EcmAbandonedSlot *item = NULL;
+
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nabandoned && item == NULL; i++)
+		if (ecm_shared->abandoned[i].dboid == dboid &&
+			strcmp(ecm_shared->abandoned[i].slot_name, slot_name) == 0)
+			item = &ecm_shared->abandoned[i];
+	if (item == NULL && ecm_shared->nabandoned < ECM_MAX_ABANDONED)
+		item = &ecm_shared->abandoned[ecm_shared->nabandoned++];
+	if (item != NULL)
+	{
+		item->dboid = dboid;
+		strlcpy(item->slot_name, slot_name, NAMEDATALEN);
+		item->lsn = GetXLogInsertRecPtr();
+		item->at = ecm_now();
+		item->reported = false;
+	}
+	ecm_unlock();
+
+	if (item == NULL)
+		ecm_event(dboid, NULL, "warning", ECM_SEVERITY_WARNING,
+				  "Drop it with pg_drop_replication_slot().",
+				  "replication slot \"%s\" stays behind: too many are waiting to be dropped",
+				  slot_name);
+	ecm_launcher_wake();
+}
+
+void
+ecm_stack_wake(int index)
+{
+	ecm_lock(LW_SHARED);
+	if (ecm_shared->stacks[index].latch != NULL)
+		SetLatch(ecm_shared->stacks[index].latch);
+	ecm_unlock();
+}
+
+void
+ecm_launcher_wake(void)
+{
+	ecm_lock(LW_SHARED);
+	if (ecm_shared->launcher_latch != NULL)
+		SetLatch(ecm_shared->launcher_latch);
+	ecm_unlock();
+}
+
+void
+ecm_copy_text(char *to, size_t size, const char *from)
+{
+	int			len;
+
+	if (from == NULL)
+		from = "";
+	len = pg_mbcliplen(from, (int) strlen(from), (int) size - 1);
+	memmove(to, from, len);
+	to[len] = '\0';
+}
+
+char *
+ecm_valid_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+	int			client = pg_get_client_encoding();
+	bool		valid = pg_verifymbstr(copy, (int) strlen(copy), true);
+
+	/* a server that takes any bytes does not convert them either */
+	if (valid && GetDatabaseEncoding() == PG_SQL_ASCII && client != PG_SQL_ASCII)
+		valid = pg_verify_mbstr(client, copy, (int) strlen(copy), true);
+	if (!valid)
+		for (char *p = copy; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	return copy;
+}
+
+const char *
+ecm_severity_name(EcmSeverity severity)
+{
+	switch (severity)
+	{
+		case ECM_SEVERITY_LOG:
+			return "log";
+		case ECM_SEVERITY_WARNING:
+			return "warning";
+		case ECM_SEVERITY_ERROR:
+			return "error";
+	}
+	return NULL;
+}
+
+void
+ecm_event(Oid dboid, const char *datname, const char *event,
+		  EcmSeverity severity, const char *detail,
+		  const char *message_fmt,...)
+{
+	char		message[1024];
+	EcmEventRecord *record;
+	int			index;
+	va_list		args;
+
+	va_start(args, message_fmt);
+	pg_vsnprintf(message, sizeof(message), message_fmt, args);
+	va_end(args);
+
+	if (datname == NULL)
+		datname = "";
+
+	ecm_lock(LW_EXCLUSIVE);
+	record = &ecm_shared->events[ecm_shared->nevents % ECM_MAX_EVENTS];
+	record->number = ecm_shared->nevents;
+	record->dboid = dboid;
+	strlcpy(record->datname, datname, sizeof(record->datname));
+	record->occurred_at = ecm_wall_clock();
+	strlcpy(record->event, event, sizeof(record->event));
+	record->severity = severity;
+	ecm_copy_text(record->message, sizeof(record->message), message);
+	ecm_copy_text(record->detail, sizeof(record->detail), detail);
+	ecm_shared->nevents++;
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->last_event = ecm_shared->nevents;
+		if (stack->latch != NULL)
+			SetLatch(stack->latch); /* it has something to deliver */
+	}
+	ecm_unlock();
+
+	if (severity == ECM_SEVERITY_LOG)
+		return;
+
+	ereport(severity == ECM_SEVERITY_ERROR ? LOG : WARNING,
+			(datname[0] != '\0' ?
+			 errmsg("electric_cm in database \"%s\": %s", datname, message) :
+			 errmsg("electric_cm: %s", message),
+			 (detail != NULL && detail[0] != '\0') ?
+			 errdetail_internal("%s", detail) : 0));
+}
+
+int
+ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy, uint64 *end)
+{
+	int			n = 0;
+
+	ecm_lock(LW_SHARED);
+	*end = ecm_shared->nevents;
+	if (*end > ECM_MAX_EVENTS)
+		from = Max(from, *end - ECM_MAX_EVENTS);
+	for (uint64 i = from; i < *end; i++)
+	{
+		const EcmEventRecord *record = &ecm_shared->events[i % ECM_MAX_EVENTS];
+
+		if (!OidIsValid(dboid) || record->dboid == dboid)
+			copy[n++] = *record;
+	}
+	ecm_unlock();
+	return n;
+}

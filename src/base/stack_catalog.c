@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * stack_catalog.c
+ *	  What the stack remembers, and whether its shapes still belong here.
+ *
+ * A shape log continues a snapshot through one unbroken stream.  The stream is
+ * another one after a failover or a point-in-time recovery (the timeline
+ * differs), after a restore (the system identifier or the database's OID
+ * differs), with a new slot or by another publication, and when somebody else
+ * has consumed the slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/stack_catalog.h"
+#include "connection/conn.h"
+#include "shape/shape.h"
+#include "slot/slot.h"
+
+void
+ecm_timeline_read(EcmRemembered *remembered)
+{
+	EcmSpiState spi;
+	HeapTuple	row;
+	TupleDesc	desc;
+	Datum		datum;
+	bool		isnull;
+
+	memset(remembered, 0, sizeof(*remembered));
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
+					" clean_stop_lsn, slot_name, followed_publication, seen_lsn"
+					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table _electric_cm.stack has no row"),
+				 errhint("Only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone.")));
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+
+	remembered->database_oid = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
+	datum = SPI_getbinval(row, desc, 2, &isnull);
+	remembered->known = !isnull;
+	if (!isnull)
+	{
+		remembered->system_identifier = (uint64) DatumGetInt64(datum);
+		datum = SPI_getbinval(row, desc, 3, &isnull);
+		remembered->timeline_id = isnull ? 0 : (uint32) DatumGetInt32(datum);
+	}
+	remembered->stopped = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+	datum = SPI_getbinval(row, desc, 5, &isnull);
+	remembered->clean_stop_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	datum = SPI_getbinval(row, desc, 6, &isnull);
+	remembered->owns_slot = !isnull;
+	if (!isnull)
+		namestrcpy(&remembered->slot_name, NameStr(*DatumGetName(datum)));
+	datum = SPI_getbinval(row, desc, 7, &isnull);
+	if (!isnull)
+		namestrcpy(&remembered->publication, NameStr(*DatumGetName(datum)));
+	datum = SPI_getbinval(row, desc, 8, &isnull);
+	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	ecm_spi_end(&spi);
+	strlcpy(remembered->message_prefix, ecm_message_prefix(),
+			sizeof(remembered->message_prefix));
+}
+
+char *
+ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
+{
+	if (ecm_slot_name[0] != '\0')
+		return pstrdup(ecm_slot_name);
+	return ecm_timeline_default_slot_name(remembered, datname);
+}
+
+char *
+ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+							   const char *datname)
+{
+	EcmSlotFacts facts;
+	char		taken_by[NAMEDATALEN];
+	char	   *name = ecm_default_slot_name(datname);
+
+	if (remembered->owns_slot &&
+		ecm_slot_lookup(NameStr(remembered->slot_name), &facts) &&
+		facts.logical && facts.database == MyDatabaseId)
+		return pstrdup(NameStr(remembered->slot_name));
+
+	/*
+	 * Another database's stack has that name, though perhaps no slot yet: one
+	 * that had this database's name before, or whose name differs only in what
+	 * a slot's can't have.
+	 */
+	if (ecm_slot_name_is_taken(name, taken_by) ||
+		(ecm_slot_lookup(name, &facts) && facts.logical &&
+		 facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0))
+	{
+		char	   *suffix = psprintf("_%u", MyDatabaseId);
+
+		return psprintf("%.*s%s", NAMEDATALEN - 1 - (int) strlen(suffix), name,
+						suffix);
+	}
+	return name;
+}
+
+const char *
+ecm_timeline_mismatch(const EcmRemembered *remembered,
+					  const EcmReplicationInfo *info, Oid database_oid)
+{
+	if (remembered->known &&
+		remembered->system_identifier != info->system_identifier)
+		return "the system identifier has changed";
+	if (remembered->known && remembered->timeline_id != info->timeline_id)
+		return "the timeline has changed";
+	if (remembered->database_oid != database_oid)
+		return "the database is a copy of another one";
+	if (info->slot_created)
+		return "the replication slot is a new one";
+	if (!XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
+		info->confirmed_flush_lsn > remembered->clean_stop_lsn)
+		return "the replication slot was consumed by somebody else";
+	if (NameStr(remembered->publication)[0] != '\0' &&
+		strcmp(NameStr(remembered->publication), ecm_publication_name) != 0)
+		return "another publication is followed";
+	return NULL;
+}
+
+bool
+ecm_timeline_left(const EcmRemembered *remembered,
+				  const EcmReplicationInfo *info)
+{
+	return remembered->known &&
+		(remembered->system_identifier != info->system_identifier ||
+		 remembered->timeline_id != info->timeline_id);
+}
+
+char *
+ecm_timeline_record_sql(const EcmRemembered *remembered,
+						const EcmReplicationInfo *info, Oid database_oid,
+						const char *mismatch)
+{
+	StringInfoData sql;
+
+	if (mismatch == NULL && remembered->known && !remembered->stopped &&
+		XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
+		strcmp(NameStr(remembered->publication), ecm_publication_name) == 0)
+		return NULL;
+
+	initStringInfo(&sql);
+	if (mismatch != NULL)
+		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);"
+						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
+						 ecm_quote_literal(mismatch));
+	/* what pg_upgrade does not take along */
+	if (remembered->known &&
+		remembered->system_identifier != info->system_identifier)
+		appendStringInfoString(&sql,
+							   "SELECT _electric_cm.hide_from_decoding();"
+							   "SELECT _electric_cm.own_publication(p.pubname)"
+							   " FROM pg_catalog.pg_publication p JOIN _electric_cm.stack s"
+							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;"
+							   "INSERT INTO _electric_cm.published_table"
+							   " SELECT r.prrelid, r.prpubid, r.oid FROM pg_catalog.pg_publication_rel r"
+							   " JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) r.prpubid"
+							   " JOIN _electric_cm.stack s"
+							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name"
+							   " WHERE EXISTS (SELECT FROM _electric_cm.published_table t"
+							   " WHERE t.relation OPERATOR(pg_catalog.=) r.prrelid"
+							   " AND t.member OPERATOR(pg_catalog.<>) 0)"
+							   " ON CONFLICT (relation, publication) DO UPDATE SET member = excluded.member;");
+	appendStringInfo(&sql,
+					 "UPDATE _electric_cm.stack SET database_oid = %u,"
+					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
+					 " stopped = false, clean_stop_lsn = NULL,"
+					 " followed_publication = %s",
+					 database_oid, (int64) info->system_identifier,
+					 (int) info->timeline_id,
+					 ecm_quote_literal(ecm_publication_name));
+	return sql.data;
+}
+
+void
+ecm_timeline_drop_publications(void)
+{
+	char	   *names;
+
+	/* electric_cm_own_publication() has made them depend on the extension */
+	if (SPI_execute("SELECT string_agg(quote_ident(p.pubname), ', ')"
+					" FROM pg_publication p JOIN pg_depend d ON d.objid = p.oid"
+					" JOIN pg_extension e ON e.oid = d.refobjid"
+					" WHERE d.classid = 'pg_publication'::regclass"
+					" AND d.refclassid = 'pg_extension'::regclass"
+					" AND d.deptype = 'x' AND e.extname = 'electric_cm'",
+					false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read pg_publication");
+	names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (names != NULL &&
+		SPI_execute(psprintf("DROP PUBLICATION %s", names), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not drop publication %s", names);
+}
+
+void
+ecm_timeline_record_stop(XLogRecPtr lsn)
+{
+	EcmSpiState spi;
+	Oid			types[] = {LSNOID, LSNOID};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};
+
+	/* what nobody has looked at yet stays so */
+	ecm_spi_begin(&spi);
+	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1,"
+							  " seen_lsn = CASE WHEN seen_lsn >= $2"
+							  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not record the end of the stack");
+	ecm_spi_end(&spi);
+}
+
+char *
+ecm_own_slot_name(const EcmStack *stack)
+{
+	EcmRemembered remembered;
+
+	if (stack != NULL && stack->slot_name[0] != '\0')
+		return pstrdup(stack->slot_name);
+	ecm_timeline_read(&remembered);
+	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
+}

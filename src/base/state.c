@@ -1,0 +1,481 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.c
+ *	  The manager's state machine: (state, event) -> (state, action).
+ *
+ * Pure: no server, no I/O, the clock is passed in.  The rules:
+ *
+ * - Going forward, a step is passed over when what it brings up is up already
+ *	 (brings_up()); the others run again each time, so they are idempotent.
+ * - Going back, the machine stops at the step that brings the lost part up.
+ *	 So at any time everything that the steps before the current one bring up
+ *	 is up.
+ * - The first loss of a stream is mended at once, and so is each one after
+ *	 ECM_STREAMING_STABLE_US of undisturbed streaming; any other loss or failure
+ *	 waits for the backoff.  Hence nothing that keeps dying makes a hot loop.
+ * - A stream that was lost counts only when it has got beyond that place, for it
+ *	 may well run for a while each time before it fails there again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <string.h>
+
+#include "base/state.h"
+
+#define HOUR_US		INT64_C(3600000000)
+
+static const char *const step_names[ECM_NUM_STEPS] = {
+	[ECM_STEP_ACQUIRE_LOCK] = "acquire_lock",
+	[ECM_STEP_CONNECT_REPLICATION] = "connect_replication",
+	[ECM_STEP_IDENTIFY_SYSTEM] = "identify_system",
+	[ECM_STEP_PG_INFO] = "pg_info",
+	[ECM_STEP_CREATE_PUBLICATION] = "create_publication",
+	[ECM_STEP_CREATE_SLOT] = "create_slot",
+	[ECM_STEP_SET_DISPLAY_SETTINGS] = "set_display_settings",
+	[ECM_STEP_READY_TO_STREAM] = "ready_to_stream",
+	[ECM_STEP_START_POOL] = "start_pool",
+	[ECM_STEP_CHECK_TIMELINE] = "check_timeline",
+	[ECM_STEP_START_CONSUMERS] = "start_consumers",
+	[ECM_STEP_START_STREAMING] = "start_streaming",
+	[ECM_STEP_STREAMING] = "streaming"
+};
+
+static const char *const status_names[] = {
+	[ECM_STATUS_STOPPED] = "stopped",
+	[ECM_STATUS_WAITING] = "waiting",
+	[ECM_STATUS_STARTING] = "starting",
+	[ECM_STATUS_ACTIVE] = "active",
+	[ECM_STATUS_FAILED] = "failed"
+};
+
+/* The part that a step brings up, or NULL. */
+static bool *
+brings_up(EcmState *s, EcmStep step)
+{
+	switch (step)
+	{
+		case ECM_STEP_ACQUIRE_LOCK:
+			return &s->lock_held;
+		case ECM_STEP_CONNECT_REPLICATION:
+			return &s->replication_up;
+		case ECM_STEP_START_POOL:
+			return &s->pool_up;
+		case ECM_STEP_START_CONSUMERS:
+			return &s->consumers_up;
+		case ECM_STEP_START_STREAMING:
+			return &s->streaming_up;
+		default:
+			return NULL;
+	}
+}
+
+static bool
+can_pass_over(EcmState *s, EcmStep step)
+{
+	const bool *up = brings_up(s, step);
+
+	return step == ECM_STEP_READY_TO_STREAM || (up != NULL && *up);
+}
+
+/* Starts the first step, from the current one on, that has work to do. */
+static EcmAction
+run(EcmState *s, int64_t now)
+{
+	s->next_retry_at = 0;
+	s->running = true;
+	while (can_pass_over(s, s->step))
+		s->step++;
+	if (s->step != ECM_STEP_STREAMING)
+		return ECM_ACTION_RUN_STEP;
+
+	s->streaming_since = now;
+	s->ever_streamed = true;
+	return ECM_ACTION_NONE;
+}
+
+/*
+ * Has everything been up long enough to call what happens next a new failure
+ * rather than one more of the same?
+ */
+static bool
+is_stable(const EcmState *s, int64_t now)
+{
+	return s->streaming_since != 0 && !s->behind &&
+		now - s->streaming_since >= ECM_STREAMING_STABLE_US;
+}
+
+/* Has the current step's failure, or a loss before it, been noted already? */
+static bool
+retry_pending(const EcmState *s)
+{
+	return s->next_retry_at != 0;
+}
+
+static void
+schedule_retry(EcmState *s, int64_t now, bool at_once)
+{
+	s->running = false;
+	if (!retry_pending(s))
+		s->next_retry_at = at_once ? now : ecm_backoff_fail(&s->backoff, now);
+}
+
+static EcmAction
+step_done(EcmState *s, int64_t now)
+{
+	bool	   *up = brings_up(s, s->step);
+
+	if (retry_pending(s) || s->step == ECM_STEP_STREAMING)
+		return ECM_ACTION_NONE;
+	if (up != NULL)
+		*up = true;
+	s->step++;
+	return run(s, now);
+}
+
+static EcmAction
+step_failed(EcmState *s, int64_t now)
+{
+	schedule_retry(s, now, false);
+	return ECM_ACTION_NONE;
+}
+
+static void
+replication_down(EcmState *s, EcmStep back_to)
+{
+	s->replication_up = false;
+	s->streaming_up = false;
+	s->streaming_since = 0;
+	s->step = back_to;
+}
+
+static void
+everything_down_but_lock(EcmState *s)
+{
+	replication_down(s, s->step);
+	s->pool_up = false;
+	s->consumers_up = false;
+}
+
+/* A stream's first loss is mended at once, if nothing else has failed. */
+static bool
+may_reopen_at_once(const EcmState *s)
+{
+	return s->streaming_since != 0 && s->backoff.retries == 0 && !s->reopened;
+}
+
+/* Ends the replication connection, if there is one or one is being opened. */
+static EcmAction
+close_replication(EcmState *s, int64_t now)
+{
+	bool		at_once = may_reopen_at_once(s);
+
+	if (s->step < ECM_STEP_CONNECT_REPLICATION ||
+		(s->step == ECM_STEP_CONNECT_REPLICATION && retry_pending(s)))
+		return ECM_ACTION_NONE;
+
+	if (at_once)
+		s->reopened = true;
+	if (s->streaming_up)
+	{
+		s->doubtful = !at_once;
+		s->behind = true;
+	}
+	replication_down(s, ECM_STEP_CONNECT_REPLICATION);
+	schedule_retry(s, now, at_once);
+	return ECM_ACTION_CLOSE_REPLICATION;
+}
+
+/* Notes a consumer's death: were there too many of them lately? */
+static bool
+dies_too_often(EcmState *s, int64_t now)
+{
+	int64_t    *at = s->consumer_lost_at;
+	bool		too_often = at[0] != 0 && now - at[0] <= ECM_CONSUMER_DEATHS_US;
+
+	memmove(&at[0], &at[1], (ECM_MAX_CONSUMER_DEATHS - 1) * sizeof(at[0]));
+	at[ECM_MAX_CONSUMER_DEATHS - 1] = now;
+	if (too_often)
+		memset(at, 0, sizeof(s->consumer_lost_at));
+	return too_often;
+}
+
+/* Starting the consumer again has not helped: maybe starting all again does. */
+static EcmAction
+restart(EcmState *s, int64_t now)
+{
+	s->behind = s->doubtful = true;
+	everything_down_but_lock(s);
+	s->step = ECM_STEP_ACQUIRE_LOCK;
+	schedule_retry(s, now, false);
+	return ECM_ACTION_RESTART;
+}
+
+/* What was on its way to a consumer is gone unless the stream starts again. */
+static EcmAction
+consumer_lost(EcmState *s, int64_t now)
+{
+	if (s->streaming_up || s->step > ECM_STEP_START_CONSUMERS)
+		return dies_too_often(s, now) ? restart(s, now) :
+			close_replication(s, now);
+	if (s->step == ECM_STEP_START_CONSUMERS)
+		return step_failed(s, now);
+	return ECM_ACTION_NONE;
+}
+
+/* The stream doesn't need the pool and goes on while the pool comes back. */
+static EcmAction
+pool_lost(EcmState *s, int64_t now)
+{
+	bool		stable = is_stable(s, now);
+
+	if (s->step < ECM_STEP_START_POOL)
+		return ECM_ACTION_NONE;
+
+	/* Nobody can tell whether a stream that is being started runs. */
+	if (s->step == ECM_STEP_START_STREAMING && s->running)
+		return close_replication(s, now);
+
+	s->step = ECM_STEP_START_POOL;
+	s->streaming_since = 0;
+	if (stable)
+		return run(s, now);
+	return step_failed(s, now);
+}
+
+static EcmAction
+lock_lost(EcmState *s, int64_t now)
+{
+	everything_down_but_lock(s);
+	s->lock_held = false;
+	if (s->failed)
+		return ECM_ACTION_NONE;
+	s->step = ECM_STEP_ACQUIRE_LOCK;
+	s->running = false;
+	s->next_retry_at = now;
+	return ECM_ACTION_CLOSE_REPLICATION;
+}
+
+/* The step stays, to show where it failed; so does the lock. */
+static EcmAction
+fail(EcmState *s, int64_t now)
+{
+	everything_down_but_lock(s);
+	s->failed = true;
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
+	s->running = false;
+	s->next_retry_at = 0;
+	ecm_backoff_reset(&s->backoff, now);
+	return ECM_ACTION_FAIL;
+}
+
+/*
+ * Every recreation costs all shapes a new snapshot, so there is a limit: more
+ * of them than that won't help.
+ */
+static EcmAction
+recreate(EcmState *s, int64_t now)
+{
+	int64_t    *at = s->recreated_at;
+
+	if (s->recreations == ECM_MAX_RECREATIONS_PER_HOUR)
+	{
+		if (now - at[0] < HOUR_US)
+			return fail(s, now);
+		s->recreations--;
+		memmove(&at[0], &at[1], s->recreations * sizeof(at[0]));
+	}
+	at[s->recreations++] = now;
+
+	/* a new slot's stream begins elsewhere */
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
+	replication_down(s, ECM_STEP_CONNECT_REPLICATION);
+	schedule_retry(s, now, false);
+	return ECM_ACTION_RECREATE;
+}
+
+/* The stream runs, and what it failed at lies behind it. */
+static EcmAction
+progress(EcmState *s, int64_t now)
+{
+	if (s->behind && s->streaming_since != 0)
+		s->streaming_since = now;
+	s->behind = s->doubtful = false;
+	s->stuck = 0;
+	return ECM_ACTION_NONE;
+}
+
+/* Has it failed at the same place so often that it always will? */
+static bool
+is_stuck_for_good(EcmState *s, int64_t now)
+{
+	if (s->stuck == 0)
+		s->stuck_since = now;
+	s->stuck++;
+	return s->stuck >= ECM_MAX_STUCK && now - s->stuck_since >= ECM_STUCK_US;
+}
+
+/* Somebody has changed something: start afresh, whatever happened before. */
+static EcmAction
+reload(EcmState *s, int64_t now)
+{
+	if (s->failed)
+	{
+		s->failed = false;
+		s->recreations = 0;
+		s->step = ECM_STEP_ACQUIRE_LOCK;
+		return run(s, now);
+	}
+	return s->running ? ECM_ACTION_NONE : run(s, now);
+}
+
+static EcmAction
+tick(EcmState *s, int64_t now)
+{
+	if (s->running || now < s->next_retry_at)
+		return ECM_ACTION_NONE;
+	return run(s, now);
+}
+
+/* A problem of kind retry, by what it hit. */
+static EcmAction
+retry(EcmState *s, EcmEventType type, int64_t now)
+{
+	switch (type)
+	{
+		case ECM_EVENT_STEP_FAILED:
+			/* Streaming fails when its connection does. */
+			if (s->step == ECM_STEP_STREAMING)
+				return close_replication(s, now);
+			return step_failed(s, now);
+		case ECM_EVENT_REPLICATION_LOST:
+			return close_replication(s, now);
+		case ECM_EVENT_CONSUMER_LOST:
+			return consumer_lost(s, now);
+		case ECM_EVENT_POOL_LOST:
+			return pool_lost(s, now);
+		default:
+			return ECM_ACTION_NONE;
+	}
+}
+
+/*
+ * A RECREATE needs the lock, as the slot may be another's without it.  One
+ * that comes while the connection is already due to be opened again is the
+ * echo of an earlier report, or else step create_slot will find the same.
+ */
+static EcmAction
+problem(EcmState *s, EcmEvent event, int64_t now)
+{
+	if (event.type == ECM_EVENT_CONSUMER_LOST)
+		s->consumers_up = false;
+	if (event.type == ECM_EVENT_POOL_LOST)
+		s->pool_up = false;
+
+	if (event.kind == ECM_ERROR_FATAL)
+		return fail(s, now);
+	if (event.type == ECM_EVENT_REPLICATION_LOST && event.stuck &&
+		s->streaming_up && is_stuck_for_good(s, now))
+		return recreate(s, now);
+	if (event.kind == ECM_ERROR_RECREATE && s->lock_held &&
+		(s->replication_up || !retry_pending(s)))
+		return recreate(s, now);
+	return retry(s, event.type, now);
+}
+
+void
+ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
+			   int64_t reconnect_max_ms)
+{
+	memset(s, 0, sizeof(*s));
+	s->step = ECM_STEP_ACQUIRE_LOCK;
+	ecm_backoff_init(&s->backoff, reconnect_initial_ms, reconnect_max_ms);
+}
+
+EcmAction
+ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
+{
+	if (s->streaming_since != 0 && s->behind &&
+		now - s->streaming_since >= ECM_STREAMING_STABLE_US)
+		s->doubtful = true;
+	if (is_stable(s, now))
+	{
+		s->reopened = false;
+		if (s->backoff.retries > 0)
+			ecm_backoff_reset(&s->backoff, now);
+	}
+
+	/* In "failed", all is down and only two things make a difference. */
+	if (s->failed && event.type != ECM_EVENT_RELOAD &&
+		event.type != ECM_EVENT_LOCK_LOST)
+		return ECM_ACTION_NONE;
+
+	switch (event.type)
+	{
+		case ECM_EVENT_STEP_DONE:
+			return step_done(s, now);
+		case ECM_EVENT_STEP_FAILED:
+		case ECM_EVENT_REPLICATION_LOST:
+		case ECM_EVENT_CONSUMER_LOST:
+		case ECM_EVENT_POOL_LOST:
+			return problem(s, event, now);
+		case ECM_EVENT_LOCK_LOST:
+			return lock_lost(s, now);
+		case ECM_EVENT_PROGRESS:
+			return progress(s, now);
+		case ECM_EVENT_RELOAD:
+			return reload(s, now);
+		case ECM_EVENT_TICK:
+			return tick(s, now);
+	}
+	return ECM_ACTION_NONE;
+}
+
+int64_t
+ecm_state_deadline(const EcmState *s)
+{
+	if (retry_pending(s))
+		return s->next_retry_at;
+	if (s->streaming_since != 0 &&
+		(s->behind ? !s->doubtful : s->backoff.retries > 0))
+		return s->streaming_since + ECM_STREAMING_STABLE_US;
+	return 0;
+}
+
+EcmStatus
+ecm_state_status(const EcmState *s)
+{
+	if (s->failed)
+		return ECM_STATUS_FAILED;
+	if (!s->lock_held)
+		return ECM_STATUS_WAITING;
+	if (s->step == ECM_STEP_STREAMING && s->streaming_up && s->pool_up &&
+		s->consumers_up && !s->doubtful)
+		return ECM_STATUS_ACTIVE;
+	return ECM_STATUS_STARTING;
+}
+
+bool
+ecm_state_is_doubtful(const EcmState *s)
+{
+	return s->doubtful && s->step == ECM_STEP_STREAMING && s->streaming_up;
+}
+
+const char *
+ecm_status_name(EcmStatus status)
+{
+	return status_names[status];
+}
+
+const char *
+ecm_step_name(EcmStep step)
+{
+	return step_names[step];
+}
+
+const char *
+ecm_state_phase(const EcmState *s)
+{
+	return s->ever_streamed ? "running" : "connection_setup";
+}

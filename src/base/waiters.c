@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * waiters.c
+ *	  Who waits for what comes to which shape's log.
+ *
+ * Waiters are found by a hash of database and shape, whose buckets have lists
+ * of them.  A waiter is taken off its list by who wakes it, so that a second
+ * change before it looks again costs nothing.
+ *
+ * A change can't be missed: a waiter is on its list before it takes the
+ * snapshot that it looks with, and who commits looks at the list after the
+ * commit.  So the commit is seen by the one or the waiter by the other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+
+#include "base/compat.h"
+#include "base/waiters.h"
+
+#define NBUCKETS		1024	/* a power of two */
+#define NOBODY			(-1)
+
+/* Waiters are woken in groups of that many, without their bucket's lock. */
+#define WAKE_GROUP		64
+
+/*
+ * One for each backend, by its number.  Written by that backend while it is on
+ * no list; while it is, all of this is protected by its bucket's lock.
+ */
+typedef struct Waiter
+{
+	Oid			dboid;
+	int64		shape;
+	int			bucket;			/* NOBODY: on no list, and never was */
+	bool		listed;
+	int			previous;
+	int			next;
+} Waiter;
+
+typedef struct Bucket
+{
+	slock_t		mutex;
+	volatile int first;
+} Bucket;
+
+typedef struct Waiters
+{
+	pg_atomic_uint32 count;		/* backends that wait */
+	int			nwaiters;
+	Bucket		buckets[NBUCKETS];
+	Waiter		waiters[FLEXIBLE_ARRAY_MEMBER];
+} Waiters;
+
+static Waiters *shared;
+static bool joined = false;		/* this backend counts */
+static bool exit_callback_registered = false;
+
+Size
+ecm_waiters_size(void)
+{
+	return add_size(offsetof(Waiters, waiters),
+					mul_size(MaxBackends, sizeof(Waiter)));
+}
+
+void
+ecm_waiters_attach(void *space, bool found)
+{
+	shared = space;
+	if (found)
+		return;
+
+	pg_atomic_init_u32(&shared->count, 0);
+	shared->nwaiters = MaxBackends;
+	for (int i = 0; i < NBUCKETS; i++)
+	{
+		SpinLockInit(&shared->buckets[i].mutex);
+		shared->buckets[i].first = NOBODY;
+	}
+	for (int i = 0; i < shared->nwaiters; i++)
+	{
+		memset(&shared->waiters[i], 0, sizeof(Waiter));
+		shared->waiters[i].bucket = NOBODY;
+	}
+}
+
+static Bucket *
+bucket_of(Oid dboid, int64 shape)
+{
+	uint32		hash = hash_combine(murmurhash32((uint32) shape),
+									murmurhash32(dboid));
+
+	return &shared->buckets[hash % NBUCKETS];
+}
+
+/* Takes a waiter off its list; the caller has the bucket's lock. */
+static void
+unlist(Bucket *bucket, Waiter *waiter)
+{
+	if (waiter->previous == NOBODY)
+		bucket->first = waiter->next;
+	else
+		shared->waiters[waiter->previous].next = waiter->next;
+	if (waiter->next != NOBODY)
+		shared->waiters[waiter->next].previous = waiter->previous;
+	waiter->listed = false;
+}
+
+static void
+unlist_self(Waiter *waiter)
+{
+	Bucket	   *bucket;
+
+	if (waiter->bucket == NOBODY)
+		return;
+	bucket = &shared->buckets[waiter->bucket];
+	SpinLockAcquire(&bucket->mutex);
+	if (waiter->listed)
+		unlist(bucket, waiter);
+	SpinLockRelease(&bucket->mutex);
+}
+
+static void
+leave_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	ecm_waiters_leave();
+}
+
+void
+ecm_waiters_join(int64 shape)
+{
+	int			number = ecm_my_proc_number();
+	Waiter	   *waiter;
+	Bucket	   *bucket = bucket_of(MyDatabaseId, shape);
+
+	if (number < 0 || number >= shared->nwaiters)
+		elog(ERROR, "process has no place among those who may wait");
+	if (!exit_callback_registered)
+	{
+		on_shmem_exit(leave_at_exit, 0);
+		exit_callback_registered = true;
+	}
+
+	waiter = &shared->waiters[number];
+	unlist_self(waiter);
+	if (!joined)
+		pg_atomic_fetch_add_u32(&shared->count, 1);
+	joined = true;
+
+	waiter->dboid = MyDatabaseId;
+	waiter->shape = shape;
+	waiter->bucket = (int) (bucket - shared->buckets);
+	SpinLockAcquire(&bucket->mutex);
+	waiter->previous = NOBODY;
+	waiter->next = bucket->first;
+	if (waiter->next != NOBODY)
+		shared->waiters[waiter->next].previous = number;
+	bucket->first = number;
+	waiter->listed = true;
+	SpinLockRelease(&bucket->mutex);
+	pg_memory_barrier();
+}
+
+bool
+ecm_waiters_woken(void)
+{
+	Waiter	   *waiter = &shared->waiters[ecm_my_proc_number()];
+	Bucket	   *bucket = &shared->buckets[waiter->bucket];
+	bool		listed;
+
+	Assert(joined);
+	SpinLockAcquire(&bucket->mutex);
+	listed = waiter->listed;
+	SpinLockRelease(&bucket->mutex);
+	return !listed;
+}
+
+void
+ecm_waiters_leave(void)
+{
+	if (!joined)
+		return;
+	unlist_self(&shared->waiters[ecm_my_proc_number()]);
+	pg_atomic_fetch_sub_u32(&shared->count, 1);
+	joined = false;
+}
+
+/* Wakes a bucket's waiters for a shape, or, with shape 0, for any. */
+static void
+wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
+{
+	int			woken[WAKE_GROUP];
+	int			n;
+
+	do
+	{
+		int			next;
+
+		if (bucket->first == NOBODY)
+			return;
+
+		n = 0;
+		SpinLockAcquire(&bucket->mutex);
+		for (int i = bucket->first; i != NOBODY && n < WAKE_GROUP; i = next)
+		{
+			Waiter	   *waiter = &shared->waiters[i];
+
+			next = waiter->next;
+			if (waiter->dboid != dboid || (shape != 0 && waiter->shape != shape))
+				continue;
+			unlist(bucket, waiter);
+			woken[n++] = i;
+		}
+		SpinLockRelease(&bucket->mutex);
+
+		/* whoever has that place by now is woken for nothing at worst */
+		for (int i = 0; i < n; i++)
+			SetLatch(&ProcGlobal->allProcs[woken[i]].procLatch);
+	} while (n == WAKE_GROUP);
+}
+
+/* The commit, or whatever it is, comes before the look at who waits. */
+static bool
+anybody_waits(void)
+{
+	pg_memory_barrier();
+	return shared != NULL && pg_atomic_read_u32(&shared->count) > 0;
+}
+
+void
+ecm_waiters_wake(Oid dboid, const int64 *shapes, int nshapes)
+{
+	if (nshapes == 0 || !anybody_waits())
+		return;
+	for (int i = 0; i < nshapes; i++)
+		wake_bucket(bucket_of(dboid, shapes[i]), dboid, shapes[i]);
+}
+
+void
+ecm_waiters_wake_all(Oid dboid)
+{
+	if (!anybody_waits())
+		return;
+	for (int i = 0; i < NBUCKETS; i++)
+		wake_bucket(&shared->buckets[i], dboid, 0);
+}

@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply_change.c
+ *	  What an insert, update or delete is to the shapes that the row was in,
+ *	  and to those that it is in now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/partition.h"
+#include "libpq/pqformat.h"
+#include "nodes/bitmapset.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/errors.h"
+#include "consumer/apply_change.h"
+#include "consumer/followed_shapes.h"
+#include "consumer/log_batch.h"
+#include "consumer/relation.h"
+#include "consumer/shape_match.h"
+#include "shape/shape_blame.h"
+#include "shape/shape_entry.h"
+
+static uint64 change_number;	/* tells one change's matches from another's */
+static uint64 last_number;		/* before the change that came last */
+
+/*
+ * Scratch space for one change: what the table has of each tuple, what a shape
+ * takes of that.
+ */
+static EcmValue *table_values[2];
+static EcmValue *shape_values[2];
+static int	max_values;
+
+static void
+ensure_scratch(int ncolumns)
+{
+	if (ncolumns <= max_values)
+		return;
+	max_values = Max(16, ncolumns * 2);
+	for (int i = 0; i < 2; i++)
+	{
+		if (table_values[i] != NULL)
+		{
+			pfree(table_values[i]);
+			pfree(shape_values[i]);
+		}
+		table_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
+		shape_values[i] = MemoryContextAlloc(TopMemoryContext,
+											 sizeof(EcmValue) * max_values);
+	}
+}
+
+/*
+ * The table's columns of a tuple from the stream.  Columns that an old key
+ * does not carry are "unchanged", not null; so are those that the relation
+ * does not have (no shape that is served from it asks for them).
+ */
+static void
+read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
+		   bool old_key, EcmValue *values)
+{
+	for (int i = 0; i < binding->table->ncolumns; i++)
+	{
+		int			col = binding->map[i];
+		EcmValue   *value = &values[i];
+
+		value->text = NULL;
+		value->len = 0;
+		if (col >= tuple->ncols)
+			elog(ERROR, "tuple of relation %u has %d columns, need %d",
+				 entry->relid, tuple->ncols, col + 1);
+		if (col < 0 || (old_key && !bms_is_member(col, entry->rel->attkeys)))
+			value->kind = ECM_VALUE_UNCHANGED;
+		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_TEXT)
+		{
+			value->kind = ECM_VALUE_TEXT;
+			value->text = tuple->colvalues[col].data;
+			value->len = tuple->colvalues[col].len;
+		}
+		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_UNCHANGED)
+			value->kind = ECM_VALUE_UNCHANGED;
+		else
+			value->kind = ECM_VALUE_NULL;
+	}
+}
+
+/* The shape's columns of what the table has. */
+static const EcmValue *
+pick_columns(const EcmShape *shape, EcmWhich which)
+{
+	const EcmLayout *layout = shape->layout;
+
+	if (layout->whole)
+		return table_values[which];
+	for (int i = 0; i < layout->ncolumns; i++)
+		shape_values[which][i] = table_values[which][layout->columns[i]];
+	return shape_values[which];
+}
+
+static void
+emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
+{
+	const char *reason;
+
+	if (ecm_gather_is_past(shape->skip_until) || ecm_match_has_failed(shape))
+		return;
+	ecm_gather_work_on(shape->id);
+	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
+								  newv, oldv);
+	if (reason != NULL)
+	{
+		ecm_gather_enter_transaction();
+		ecm_match_fail(shape, psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
+		return;
+	}
+	ecm_gather_entry(&shape->buffer, op, newv, oldv);
+}
+
+/* Do two tuples of a shape have the same values? */
+static bool
+same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
+{
+	for (int i = 0; i < shape->layout->ncolumns; i++)
+		if (!ecm_same_value(&a[i], &b[i]))
+			return false;
+	return true;
+}
+
+/*
+ * A row stays in the shape.  An update that changes its key is a delete and an
+ * insert; one that is known to touch only columns that the shape leaves out is
+ * nothing.  has_old: the old tuple is known, as a whole or its key.
+ */
+static void
+emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
+{
+	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
+	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
+	bool		key_changed = false;
+
+	for (int i = 0; has_old && i < shape->layout->nkeys; i++)
+	{
+		int			k = shape->layout->keys[i];
+
+		key_changed |= !ecm_same_value(&newv[k], &oldv[k]);
+	}
+	if (key_changed)
+	{
+		emit(shape, ECM_OP_DELETE, NULL, oldv);
+		emit(shape, ECM_OP_INSERT, newv, NULL);
+	}
+	else if (!has_old || !entry->full)
+		emit(shape, ECM_OP_UPDATE, newv, NULL);
+	else if (shape->layout->ncolumns == entry->rel->natts ||
+			 !same_values(shape, newv, oldv))
+		emit(shape, ECM_OP_UPDATE, newv, oldv);
+}
+
+/*
+ * An update has moved a row into the shape, whose log has no earlier values of
+ * it.  Creating the shape, and commands on the table, saw to it that the stream
+ * has all of them; should it not be so, nobody could read the log from here on.
+ */
+static void
+emit_move_in(EcmShape *shape)
+{
+	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
+	const EcmLayout *layout = shape->layout;
+
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (newv[i].kind == ECM_VALUE_UNCHANGED)
+		{
+			ecm_match_fail(shape,
+						   psprintf(ECM_ERROR_OWN_TEXT "an update moved a row into the shape, and the stream lacks its value of column \"%s\"",
+									shape->table->columns[layout->columns[i]].name));
+			return;
+		}
+	emit(shape, ECM_OP_INSERT, newv, NULL);
+}
+
+/* Can this shape be served from that relation? */
+static bool
+is_usable(const EcmBinding *binding, const EcmShape *shape)
+{
+	return binding->usable[shape->layout->number];
+}
+
+/*
+ * Which shapes was the row in, which is it in now?
+ */
+static void
+match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtup,
+			 LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **were_in = NULL;
+	EcmShape  **are_in = NULL;
+	int			nwere = 0;
+	int			nare = 0;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	change_number++;
+
+	if (oldtup != NULL)
+		read_tuple(binding, entry, oldtup, !entry->full, table_values[ECM_OLD_TUPLE]);
+	if (newtup != NULL)
+	{
+		read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+
+		/* a TOASTed value that did not change is in a full old tuple only */
+		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
+			if (table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
+				table_values[ECM_NEW_TUPLE][i] = table_values[ECM_OLD_TUPLE][i];
+	}
+	if (oldtup != NULL)
+		were_in = ecm_match_tuple(table, table_values[ECM_OLD_TUPLE],
+								  ECM_OLD_TUPLE, change_number, &nwere);
+	if (newtup != NULL)
+		are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE],
+								 ECM_NEW_TUPLE, change_number, &nare);
+
+	for (int i = 0; i < nwere; i++)
+		if (were_in[i]->marks[ECM_NEW_TUPLE] != change_number &&
+			is_usable(binding, were_in[i]))
+			emit(were_in[i], ECM_OP_DELETE, NULL, pick_columns(were_in[i], ECM_OLD_TUPLE));
+	for (int i = 0; i < nare; i++)
+	{
+		EcmShape   *shape = are_in[i];
+
+		if (!is_usable(binding, shape))
+			continue;
+		if (shape->marks[ECM_OLD_TUPLE] == change_number)
+			emit_update(shape, entry, true);
+		else if (oldtup != NULL)
+			emit_move_in(shape);
+		else
+			emit(shape, ECM_OP_INSERT, pick_columns(shape, ECM_NEW_TUPLE), NULL);
+	}
+	ecm_gather_work_on(0);
+}
+
+/*
+ * Without an old tuple the replica identity did not change, and a where clause
+ * looks at nothing else: who has the row now had it before.
+ */
+static void
+match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *newtup)
+{
+	EcmTable   *table = binding->table;
+	EcmShape  **are_in;
+	int			n;
+
+	ensure_scratch(table->ncolumns);
+	if (table->any_filter)
+		ecm_gather_enter_transaction();
+	read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+	are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
+							 ++change_number, &n);
+	for (int i = 0; i < n; i++)
+		if (is_usable(binding, are_in[i]))
+			emit_update(are_in[i], entry, false);
+	ecm_gather_work_on(0);
+}
+
+static Oid
+peek_relation(StringInfo in)
+{
+	StringInfoData rest = *in;
+
+	return pq_getmsgint(&rest, 4);
+}
+
+void
+ecm_change_apply(StringInfo in, LogicalRepMsgType type)
+{
+	LogicalRepTupleData oldtup;
+	LogicalRepTupleData newtup;
+	EcmRelation   *entry;
+	bool		has_old = false;
+	ListCell   *lc;
+
+	/* all of them begin with the relation's OID */
+	ecm_here->relation = peek_relation(in);
+	last_number = change_number;
+	ecm_gather_figures.changes++;
+	if (type == LOGICAL_REP_MSG_INSERT)
+		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
+	else if (type == LOGICAL_REP_MSG_UPDATE)
+		entry = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
+	else
+		entry = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
+
+	foreach(lc, entry->bindings)
+	{
+		if (type == LOGICAL_REP_MSG_INSERT)
+			match_change(lfirst(lc), entry, NULL, &newtup);
+		else if (type == LOGICAL_REP_MSG_DELETE)
+			match_change(lfirst(lc), entry, &oldtup, NULL);
+		else if (has_old)
+			match_change(lfirst(lc), entry, &oldtup, &newtup);
+		else
+			match_update_in_place(lfirst(lc), entry, &newtup);
+	}
+	ecm_here->relation = InvalidOid;
+}
+
+/* Those that have to fail. */
+static List *wanting = NIL;
+
+static void
+collect_wanting(EcmShape *shape)
+{
+	wanting = lappend(wanting, shape);
+}
+
+void
+ecm_change_unsendable(Oid relid, const char *column)
+{
+	List	   *relations = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	const char *reason;
+
+	reason = column[0] == '\0' ?
+		"54000: the server could not send a change of the table: it is too large, or has no text form" :
+		psprintf("54000: the server could not send a change of the table with its value of column \"%s\", since it is too large",
+				 column);
+	ecm_gather_enter_transaction();
+	if (get_rel_relispartition(relid))
+		relations = get_partition_ancestors(relid);
+	relations = lappend_oid(relations, relid);
+	wanting = NIL;
+	foreach(lc, relations)
+	{
+		EcmTable   *table;
+
+		if (ecm_load_is_due(lfirst_oid(lc)))
+			ecm_load_table(lfirst_oid(lc));
+		table = ecm_match_table(lfirst_oid(lc));
+		if (table == NULL)
+			continue;
+		foreach(lc2, table->layouts)
+			ecm_match_foreach(table, lfirst(lc2), collect_wanting);
+	}
+	foreach(lc, wanting)
+	{
+		EcmShape   *shape = lfirst(lc);
+
+		if (!ecm_match_has_failed(shape) &&
+			(column[0] == '\0' || ecm_match_lacks(shape, column, last_number)))
+			ecm_match_fail(shape, reason);
+	}
+	wanting = NIL;
+}

@@ -1,0 +1,714 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.c
+ *	  The consumer worker: decodes what the manager feeds it, keeps what its
+ *	  shapes want, and appends it to their logs.
+ *
+ * This is the worker and its loop.  What it meets in the stream goes to
+ * relation.c, apply_change.c and shape_orders.c, which find shapes by shape_match.c and followed_shapes.c;
+ * all write by way of log_batch.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/logicalproto.h"
+#include "storage/dsm.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/shm_mq.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "base/bgworker.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/shmem.h"
+#include "base/wait_event.h"
+#include "base/waiters.h"
+#include "consumer/apply_change.h"
+#include "consumer/consumer.h"
+#include "consumer/followed_shapes.h"
+#include "consumer/log_batch.h"
+#include "consumer/relation.h"
+#include "consumer/shape_match.h"
+#include "consumer/shape_orders.h"
+#include "shape/shape.h"
+#include "shape/shape_blame.h"
+#include "slot/slot.h"
+
+static EcmConsumerArgs args;
+static char *message_prefix;	/* of our own messages in the stream */
+static shm_mq_handle *queue;
+
+static MemoryContext message_context;	/* reset after each message */
+static MemoryContext pieces_context;
+static char *whole;				/* the message that comes in pieces, or NULL */
+static Size whole_len;			/* so far */
+static bool skipping;			/* the transaction that is coming in was applied
+								 * before */
+
+static EcmConsumerSlot *
+my_slot(void)
+{
+	return &ecm_shared->stacks[args.stack_index].consumers[args.worker];
+}
+
+/* ------------------------------------------------------------- messages -- */
+
+static void
+handle_begin(StringInfo in)
+{
+	LogicalRepBeginData begin;
+	FullTransactionId next = ReadNextFullTransactionId();
+
+	logicalrep_read_begin(in, &begin);
+	skipping = begin.final_lsn < ecm_gather_position();
+	ecm_gather_begin(begin.final_lsn,
+					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
+	ecm_load_begin();
+	ecm_match_begin();
+}
+
+static void
+handle_commit(StringInfo in)
+{
+	LogicalRepCommitData commit;
+
+	logicalrep_read_commit(in, &commit);
+	if (skipping)
+		return;
+	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
+	if (ecm_orders_any())
+		ecm_orders_forget();
+	if (ecm_gather_is_empty())
+		ecm_match_free_gone();
+}
+
+/*
+ * The hook has invalidated the shapes of a truncated table already, in the
+ * same transaction; this is the check.
+ */
+static void
+handle_truncate(StringInfo in)
+{
+	bool		cascade;
+	bool		restart_seqs;
+	ListCell   *lc;
+
+	foreach(lc, logicalrep_read_truncate(in, &cascade, &restart_seqs))
+	{
+		EcmRelation   *entry = ecm_relation_find(lfirst_oid(lc));
+		ListCell   *lc2;
+
+		foreach(lc2, entry->bindings)
+			ecm_orders_add(psprintf("truncate %u", ((EcmBinding *) lfirst(lc2))->table->relid));
+	}
+}
+
+static void
+handle_message(StringInfo in)
+{
+	uint8		flags = pq_getmsgbyte(in);
+	const char *prefix;
+	int			size;
+
+	(void) pq_getmsgint64(in);	/* its LSN */
+	prefix = pq_getmsgrawstring(in);
+	size = pq_getmsgint(in, 4);
+	if ((flags & 1) != 0 && size <= ECM_MAX_MESSAGE &&
+		strcmp(prefix, message_prefix) == 0)
+	{
+		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
+		Oid			relid;
+		int			n = 0;
+
+		if (sscanf(text, ECM_UNSENDABLE_MESSAGE "%u%n", &relid, &n) == 1 && text[n] == ' ')
+			ecm_change_unsendable(relid, text + n + 1);
+		else if (strncmp(text, "create ", strlen("create ")) != 0)
+			ecm_orders_add_from_stream(text);	/* that one is the manager's */
+	}
+}
+
+/*
+ * The stream has been lost.  What is complete is kept, the rest comes again.
+ */
+static void
+obey_reset(uint32 number)
+{
+	EcmConsumerSlot *slot = my_slot();
+
+	ecm_orders_forget();
+	ecm_gather_reset();
+	ecm_relations_forget();
+	ecm_match_free_gone();
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation == args.generation)
+		slot->reset_done = number;
+	ecm_unlock();
+	ecm_stack_wake(args.stack_index);
+}
+
+static void process(char *data, Size len);
+
+static void
+forget_pieces(void)
+{
+	whole = NULL;
+	MemoryContextReset(pieces_context);
+}
+
+/* A message is processed with its last piece. */
+static void
+take_piece(const char *data, Size len)
+{
+	EcmControlFrame header;
+	Size		piece = len - sizeof(header);
+
+	if (len < sizeof(header))
+		elog(ERROR, "malformed piece of a message");
+	memcpy(&header, data, sizeof(header));
+	if (whole == NULL)
+	{
+		whole = MemoryContextAllocHuge(pieces_context, header.number);
+		whole_len = 0;
+	}
+	if (piece > header.number - whole_len)
+		elog(ERROR, "malformed piece of a message");
+	memcpy(whole + whole_len, data + sizeof(header), piece);
+	whole_len += piece;
+	if (whole_len < header.number)
+		return;
+	process(whole, whole_len);
+	forget_pieces();
+}
+
+static void
+process(char *data, Size len)
+{
+	StringInfoData in;
+
+	in.data = data;
+	in.len = len;
+	in.maxlen = -1;
+	in.cursor = 1;
+
+	if (len == 0)
+		return;
+	if (data[0] == ECM_FRAME_PIECE)
+	{
+		take_piece(data, len);
+		return;
+	}
+	if (data[0] == ECM_FRAME_RESET)
+	{
+		forget_pieces();
+		obey_reset(((EcmControlFrame *) data)->number);
+		return;
+	}
+	if (data[0] == LOGICAL_REP_MSG_BEGIN)
+	{
+		handle_begin(&in);
+		return;
+	}
+	if (data[0] == LOGICAL_REP_MSG_COMMIT)
+	{
+		handle_commit(&in);
+		return;
+	}
+	/* relations are described once, also inside what we skip */
+	if (data[0] == LOGICAL_REP_MSG_RELATION)
+	{
+		ecm_relation_describe(&in);
+		return;
+	}
+	if (skipping)
+		return;
+
+	switch (data[0])
+	{
+		case LOGICAL_REP_MSG_INSERT:
+		case LOGICAL_REP_MSG_UPDATE:
+		case LOGICAL_REP_MSG_DELETE:
+			ecm_change_apply(&in, data[0]);
+			break;
+		case LOGICAL_REP_MSG_TRUNCATE:
+			handle_truncate(&in);
+			break;
+		case LOGICAL_REP_MSG_MESSAGE:
+			handle_message(&in);
+			break;
+		default:				/* types, origins, FLUSH */
+			break;
+	}
+}
+
+/* ------------------------------------------------------------- starting -- */
+
+static void
+read_progress(void *arg)
+{
+	XLogRecPtr *position = arg;
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(args.worker);
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute_with_args("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
+							  1, &type, &value, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read progress");
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		lsn = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull);
+
+		if (!isnull)
+			*position = DatumGetLSN(lsn);
+	}
+	ecm_spi_end(&spi);
+	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+}
+
+/*
+ * A predecessor whose manager went away without a word may still be
+ * committing.  Two of us with the same progress row would log that twice, so
+ * we wait until it is gone.
+ */
+static void
+lock_progress(void *arg pg_attribute_unused())
+{
+	ecm_shape_lock_progress(args.worker, true);
+}
+
+/* In a transaction, at start. */
+static void
+note_all_shapes(void *arg pg_attribute_unused())
+{
+	ecm_load_start(args.worker);
+}
+
+/*
+ * Announces that we are ready to be fed, from the position that our progress
+ * row has.
+ */
+static void
+announce(XLogRecPtr position)
+{
+	EcmConsumerSlot *slot = my_slot();
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation != args.generation)
+	{
+		ecm_unlock();
+		proc_exit(0);			/* our successor waits for our end */
+	}
+	slot->pid = MyProcPid;
+	slot->shapes = ecm_load_count();
+	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
+	slot->attached = true;
+	ecm_unlock();
+	ecm_stack_wake(args.stack_index);
+}
+
+static void
+at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	EcmConsumerSlot *slot = my_slot();
+
+	ecm_blame_close();
+	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation == args.generation)
+	{
+		slot->pid = 0;
+		slot->attached = false;
+	}
+	ecm_unlock();
+	ecm_stack_wake(args.stack_index);
+}
+
+static void
+attach_queue(void)
+{
+	dsm_segment *segment;
+	dsm_handle	handle;
+	shm_mq	   *mq;
+
+	ecm_lock(LW_SHARED);
+	handle = my_slot()->generation == args.generation ? my_slot()->segment : 0;
+	ecm_unlock();
+	segment = handle ? dsm_attach(handle) : NULL;
+	if (segment == NULL)
+		proc_exit(0);			/* the manager has gone on without us */
+	dsm_pin_mapping(segment);
+	mq = dsm_segment_address(segment);
+	shm_mq_set_receiver(mq, MyProc);
+	queue = shm_mq_attach(mq, segment, NULL);
+}
+
+/*
+ * Shows in pg_stat_activity whether there is work; each change takes the time
+ * of a system call.
+ */
+static void
+show_busy(bool now)
+{
+	static int	shown = -1;		/* at first, that we are starting */
+
+	if (shown == (int) now)
+		return;
+	shown = now;
+	pgstat_report_activity(now ? STATE_RUNNING : STATE_IDLE,
+						   now ? "writing shape logs" : "waiting for changes");
+}
+
+/*
+ * Takes what the manager sends, until the manager is gone.
+ */
+static void
+follow_stream(void)
+{
+	EcmConsumerSlot *slot = my_slot();
+	uint64		processed = 0;
+
+	for (;;)
+	{
+		Size		len;
+		void	   *data;
+		shm_mq_result result;
+
+		if (ecm_got_sigterm)
+			proc_exit(0);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		MemoryContextSwitchTo(message_context);
+		result = shm_mq_receive(queue, &len, &data, true);
+		if (result == SHM_MQ_SUCCESS)
+		{
+			show_busy(true);
+			process(data, len);
+			slot->processed = ++processed;	/* mends what a predecessor left */
+			MemoryContextReset(message_context);
+			continue;
+		}
+
+		if (ecm_gather_unsettled())
+		{
+			if (ecm_gather_pace())
+				continue;		/* more has come in meanwhile */
+			/* an idle consumer owes nobody anything */
+			ecm_gather_settle();
+			if (!ecm_gather_in_transaction())
+				pgstat_report_stat(false);
+			continue;			/* more may have come in meanwhile */
+		}
+		if (result == SHM_MQ_DETACHED)
+			proc_exit(0);		/* the manager is gone; all is settled */
+
+		show_busy(false);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
+						 ecm_wait_event(ECM_WAIT_CONSUMER_MAIN));
+		ResetLatch(MyLatch);
+	}
+}
+
+/* ---------------------------------------------------------------- errors -- */
+
+/*
+ * Leaves for the manager what we end with.
+ */
+static void
+leave_error(int sqlerrcode, const char *message)
+{
+	EcmConsumerSlot *slot = my_slot();
+	const char *sqlstate = unpack_sql_state(sqlerrcode);
+	const char *text = message != NULL ? ecm_error_for_public(sqlstate, message) :
+		ecm_error_condition(sqlstate);
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (slot->generation == args.generation)
+	{
+		ecm_copy_text(slot->last_error, sizeof(slot->last_error), text);
+		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
+		slot->last_error_at = ecm_wall_clock();
+	}
+	ecm_unlock();
+}
+
+typedef struct FaultArg
+{
+	int64		shape;
+	const char *message;
+	char		handle[64];		/* "": it is gone */
+} FaultArg;
+
+static void
+record_fault(void *arg)
+{
+	FaultArg   *fault = arg;
+	EcmShapeDef *def = ecm_shape_by_id(fault->shape);
+
+	if (def == NULL)
+		return;
+	strlcpy(fault->handle, def->handle, sizeof(fault->handle));
+	ecm_shape_set_errored(fault->shape, def->generation, fault->message);
+}
+
+/*
+ * One shape that raises an error each time would hold all others back for
+ * ever, so it is left out from now on.  False: that could not be noted.
+ */
+static bool
+blame_shape(int64 shape, const char *message)
+{
+	FaultArg	fault = {shape, message, ""};
+	EcmError	err;
+
+	if (!ecm_worker_try(record_fault, &fault, &err))
+		return false;
+	if (fault.handle[0] == '\0')
+		return true;
+	ecm_waiters_wake(MyDatabaseId, &shape, 1);
+	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+			  "shape_errored", ECM_SEVERITY_WARNING,
+			  ecm_error_public_text(fault.message),
+			  "shape %s has failed and is not followed any more", fault.handle);
+	return true;
+}
+
+typedef struct AccusedArg
+{
+	EcmBlame	blame;
+	EcmPlace	place;
+	Oid			owner;			/* invalid: anybody's */
+	List	   *ids;			/* of int64, in TopMemoryContext */
+} AccusedArg;
+
+static void
+add_accused(const EcmShapeDef *def, void *arg)
+{
+	AccusedArg *accused = arg;
+	MemoryContext old;
+	int64	   *id;
+
+	if (OidIsValid(accused->owner) && def->owner != accused->owner)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	id = palloc(sizeof(int64));
+	*id = def->id;
+	accused->ids = lappend(accused->ids, id);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+find_accused(void *arg)
+{
+	AccusedArg *accused = arg;
+	EcmShapeDef *def = ecm_shape_by_id(accused->place.shape);
+	List	   *relations = NIL;
+	ListCell   *lc;
+
+	if (accused->blame == ECM_BLAME_TABLE)
+	{
+		if (get_rel_relispartition(accused->place.relation))
+			relations = get_partition_ancestors(accused->place.relation);
+		relations = lappend_oid(relations, accused->place.relation);
+	}
+	else if (def == NULL)
+		return;
+	else if (accused->blame == ECM_BLAME_OWNER)
+	{
+		accused->owner = def->owner;
+		relations = list_make1_oid(def->relation);
+	}
+	else
+		add_accused(def, accused);
+	foreach(lc, relations)
+		ecm_shapes_of_worker(args.worker, lfirst_oid(lc), add_accused, accused);
+}
+
+/*
+ * What a consumer has died of twice, it will die of again.
+ */
+static void
+blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
+{
+	AccusedArg	accused = {.blame = blame, .place = *place};
+	EcmError	err;
+	ListCell   *lc;
+
+	if (blame == ECM_BLAME_NOBODY || !ecm_worker_try(find_accused, &accused, &err))
+		return;
+	foreach(lc, accused.ids)
+		if (!blame_shape(*(int64 *) lfirst(lc), message))
+			return;
+	ecm_blame_settled(place);
+}
+
+/* Is such an error nobody's fault, however often it is raised? */
+static bool
+is_others_fault(int sqlerrcode)
+{
+	return !ecm_is_shapes_fault(sqlerrcode) && !ecm_is_want_of_memory(sqlerrcode);
+}
+
+/*
+ * A where clause has raised an error.  That is one shape's problem: what others
+ * have from this transaction goes with it.
+ */
+static void
+match_failed(EcmShape *shape, const char *message)
+{
+	EcmShapeDef *def;
+
+	if (ecm_gather_is_past(shape->skip_until))
+		return;
+	def = ecm_shape_by_id(shape->id);
+	ecm_orders_add(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
+						 shape->generation, message));
+	if (def != NULL)
+		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+				  "shape_errored", ECM_SEVERITY_WARNING,
+				  ecm_error_public_text(message),
+				  "shape %s has failed and is not followed any more", def->handle);
+}
+
+static int
+sqlstate_code(const char *sqlstate)
+{
+	if (strlen(sqlstate) != 5)
+		return ERRCODE_INTERNAL_ERROR;
+	return MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+}
+
+pg_noreturn static void
+end_starting(const EcmError *err)
+{
+	leave_error(sqlstate_code(err->sqlstate), err->message);
+	ereport(FATAL,
+			(errcode(sqlstate_code(err->sqlstate)),
+			 errmsg("could not start consumer: %s", err->message)));
+}
+
+/*
+ * An ERROR ends the consumer: its queue and what it had gathered are worth
+ * nothing any more, and a new one goes on from what is durable.
+ */
+static void
+end_by_error(void)
+{
+	int64		shape = ecm_gather_working_on();
+	EcmPlace	place;
+	EcmBlame	blame = ECM_BLAME_NOBODY;
+	ErrorData  *edata;
+	const char *text;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(TopMemoryContext);
+	EmitErrorReport();
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+
+	leave_error(edata->sqlerrcode, edata->message);
+	text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
+	if (shape != 0 && ecm_is_shapes_fault(edata->sqlerrcode))
+		(void) blame_shape(shape, text);
+	else if (!is_others_fault(edata->sqlerrcode))
+	{
+		blame = ecm_blame_death(&place);
+		blame_for_death(blame, &place, text);
+	}
+	proc_exit(1);
+}
+
+/* ----------------------------------------------------------------- main -- */
+
+void
+ecm_consumer_main(Datum arg pg_attribute_unused())
+{
+	EcmError	err;
+	EcmBlame	blame;
+	EcmPlace	place;
+	XLogRecPtr	position = InvalidXLogRecPtr;
+
+	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
+	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
+	ecm_worker_set("synchronous_commit", "off");
+	before_shmem_exit(at_exit, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_type);
+	pgstat_report_activity(STATE_RUNNING, "reading the shapes");
+	CurrentResourceOwner = NULL;
+	attach_queue();
+
+	message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
+											ALLOCSET_DEFAULT_SIZES);
+	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
+										   ALLOCSET_SMALL_SIZES);
+	ecm_orders_init(args.worker);
+	ecm_relations_forget();
+
+	if (!ecm_worker_try(lock_progress, NULL, &err) ||
+		!ecm_worker_try(read_progress, &position, &err))
+		end_starting(&err);
+	ecm_gather_init(args.stack_index, args.worker, position);
+	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, args.worker),
+						   SignalHandlerForCrashExit, &place);
+	blame_for_death(blame, &place,
+					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
+	ecm_gather_work_on(0);		/* whatever a predecessor was at */
+	ecm_match_init(match_failed);
+	if (!ecm_worker_try(note_all_shapes, NULL, &err))
+	{
+		if (ecm_gather_working_on() != 0 &&
+			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
+			(void) blame_shape(ecm_gather_working_on(),
+							   ecm_tag_error(err.sqlstate, err.message));
+		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
+		{
+			blame = ecm_blame_death(&place);
+			blame_for_death(blame, &place,
+							ecm_tag_error(err.sqlstate, err.message));
+		}
+		end_starting(&err);
+	}
+
+	ecm_gather_figures.shapes = ecm_load_count();
+
+	/* our predecessor committed asynchronously: what we read must be on disk */
+	XLogFlush(ecm_end_of_wal());
+	announce(position);
+
+	PG_TRY();
+	{
+		follow_stream();
+	}
+	PG_CATCH();
+	{
+		end_by_error();
+	}
+	PG_END_TRY();
+}

@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.c
+ *	  The relations that the stream has described, and the tables whose
+ *	  shapes want their changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/partition.h"
+#include "nodes/bitmapset.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/bgworker.h"
+#include "consumer/followed_shapes.h"
+#include "consumer/log_batch.h"
+#include "consumer/relation.h"
+#include "consumer/shape_orders.h"
+
+static MemoryContext relation_context;
+static HTAB *relations;
+
+void
+ecm_relations_forget(void)
+{
+	HASHCTL		ctl;
+
+	if (relation_context == NULL)
+		relation_context = AllocSetContextCreate(TopMemoryContext,
+												 "electric_cm relations",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(relation_context);
+	ctl.keysize = sizeof(LogicalRepRelId);
+	ctl.entrysize = sizeof(EcmRelation);
+	ctl.hcxt = relation_context;
+	relations = hash_create("electric_cm relations", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+void
+ecm_relation_describe(StringInfo in)
+{
+	MemoryContext context = AllocSetContextCreate(relation_context,
+												  "electric_cm relation",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	LogicalRepRelation *rel = logicalrep_read_rel(in);
+	EcmRelation   *entry;
+	bool		found;
+
+	entry = hash_search(relations, &rel->remoteid, HASH_ENTER, &found);
+	if (found)
+		MemoryContextDelete(entry->context);
+	entry->context = context;
+	entry->rel = rel;
+	entry->full = rel->replident == REPLICA_IDENTITY_FULL;
+	entry->tables_version = 0;
+	entry->bindings_context = AllocSetContextCreate(context, "electric_cm bindings",
+													ALLOCSET_SMALL_SIZES);
+	entry->bindings = NIL;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Maps a table's columns to a relation's by name (a partition may have its
+ * columns in another order).
+ */
+static int *
+map_columns(EcmTable *table, LogicalRepRelation *rel)
+{
+	int		   *map = palloc(sizeof(int) * Max(table->ncolumns, 1));
+
+	for (int i = 0; i < table->ncolumns; i++)
+	{
+		map[i] = -1;
+		for (int j = 0; j < rel->natts && map[i] < 0; j++)
+			if (table->columns[i].type == rel->atttyps[j] &&
+				strcmp(table->columns[i].name, rel->attnames[j]) == 0)
+				map[i] = j;
+	}
+	return map;
+}
+
+/*
+ * Does the relation have all columns that shapes of this layout need, and do
+ * its old tuples have their key and what their where clauses look at?  Should
+ * it not be so any more, their logs can't be continued.
+ */
+static bool
+layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *entry)
+{
+	for (int i = 0; i < layout->ncolumns; i++)
+		if (map[layout->columns[i]] < 0)
+			return false;
+	for (int i = 0; i < layout->nkeys; i++)
+		if (!entry->full &&
+			!bms_is_member(map[layout->columns[layout->keys[i]]], entry->rel->attkeys))
+			return false;
+	for (int i = 0; i < layout->nfilter_columns; i++)
+	{
+		int			col = map[layout->filter_columns[i]];
+
+		if (col < 0 || (!entry->full && !bms_is_member(col, entry->rel->attkeys)))
+			return false;
+	}
+	return true;
+}
+
+typedef struct AncestorsArg
+{
+	Oid			relid;
+	MemoryContext context;		/* of this: */
+	List	   *ancestors;
+} AncestorsArg;
+
+static void
+read_ancestors(void *arg)
+{
+	AncestorsArg *a = arg;
+	List	   *ancestors = NIL;
+
+	/* the relation may be gone by now; then so are its shapes */
+	if (get_rel_relispartition(a->relid))
+		ancestors = get_partition_ancestors(a->relid);
+	MemoryContextSwitchTo(a->context);
+	a->ancestors = lappend_oid(list_copy(ancestors), a->relid);
+}
+
+static EcmBinding *
+bind_table(EcmTable *table, EcmRelation *entry)
+{
+	EcmBinding    *binding = palloc(sizeof(EcmBinding));
+	ListCell   *lc;
+
+	binding->table = table;
+	binding->map = map_columns(table, entry->rel);
+	binding->usable = palloc(sizeof(bool) * Max(list_length(table->layouts), 1));
+	foreach(lc, table->layouts)
+	{
+		EcmLayout  *layout = lfirst(lc);
+
+		binding->usable[layout->number] = layout_is_usable(layout, binding->map, entry);
+		if (!binding->usable[layout->number])
+			/* comes again if this transaction does */
+			ecm_orders_add(psprintf("mismatch %u %d", table->relid, layout->number));
+	}
+	return binding;
+}
+
+/*
+ * Which tables' shapes want this relation's changes: those of its own, and of
+ * what it is a partition of.
+ */
+static void
+bind_relation(EcmRelation *entry)
+{
+	AncestorsArg arg = {entry->relid, CurrentMemoryContext, NIL};
+	ListCell   *lc;
+	MemoryContext old;
+
+	if (ecm_gather_in_transaction())
+		read_ancestors(&arg);
+	else
+	{
+		EcmError	err;
+
+		if (!ecm_worker_try(read_ancestors, &arg, &err))
+			ereport(ERROR,
+					(errcode(MAKE_SQLSTATE(err.sqlstate[0], err.sqlstate[1],
+										   err.sqlstate[2], err.sqlstate[3],
+										   err.sqlstate[4])),
+					 errmsg("could not look up relation %u: %s",
+							entry->relid, err.message)));
+	}
+	MemoryContextSwitchTo(arg.context);
+	foreach(lc, arg.ancestors)
+	{
+		if (!ecm_load_is_due(lfirst_oid(lc)))
+			continue;
+		ecm_gather_enter_transaction();
+		ecm_load_table(lfirst_oid(lc));
+	}
+	MemoryContextReset(entry->bindings_context);
+	old = MemoryContextSwitchTo(entry->bindings_context);
+	entry->bindings = NIL;
+	foreach(lc, arg.ancestors)
+	{
+		EcmTable   *table = ecm_match_table(lfirst_oid(lc));
+
+		if (table != NULL)
+			entry->bindings = lappend(entry->bindings, bind_table(table, entry));
+	}
+	MemoryContextSwitchTo(old);
+	entry->tables_version = ecm_tables_version;
+}
+
+EcmRelation *
+ecm_relation_find(LogicalRepRelId relid)
+{
+	EcmRelation   *entry = hash_search(relations, &relid, HASH_FIND, NULL);
+
+	if (entry == NULL)
+		elog(ERROR, "change of relation %u, which the stream has not described",
+			 relid);
+	if (entry->tables_version != ecm_tables_version)
+		bind_relation(entry);
+	return entry;
+}

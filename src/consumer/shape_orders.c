@@ -1,0 +1,633 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_orders.c
+ *	  Orders: what is to be done to shapes where the transaction that is
+ *	  coming in commits.
+ *
+ * They arrive as messages in transactions of the stack's own, or the consumer
+ * gives them to itself on what it meets in the stream.  They take effect where
+ * the transaction commits, neither earlier nor later: so consumers that start
+ * anew come to the same result.
+ *
+ * What comes in by the stream may be somebody else's who knows the prefix.  It is
+ * obeyed only where the catalog agrees, and what makes no sense is nobody's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/bgworker.h"
+#include "base/errors.h"
+#include "consumer/followed_shapes.h"
+#include "consumer/log_batch.h"
+#include "consumer/shape_match.h"
+#include "consumer/shape_orders.h"
+#include "shape/shape.h"
+
+typedef struct Order
+{
+	bool		own;			/* the consumer's */
+	const char *text;
+} Order;
+
+static int	worker;
+static MemoryContext orders_context;	/* reset after each transaction */
+static List *orders = NIL;		/* of Order, in orders_context */
+
+void
+ecm_orders_init(int worker_number)
+{
+	worker = worker_number;
+	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+										   ALLOCSET_SMALL_SIZES);
+}
+
+static void
+add_order(const char *text, bool own)
+{
+	MemoryContext old = MemoryContextSwitchTo(orders_context);
+	Order	   *order = palloc(sizeof(Order));
+
+	order->own = own;
+	order->text = pstrdup(text);
+	orders = lappend(orders, order);
+	MemoryContextSwitchTo(old);
+}
+
+void
+ecm_orders_add(const char *text)
+{
+	add_order(text, true);
+}
+
+void
+ecm_orders_add_from_stream(const char *text)
+{
+	add_order(text, false);
+}
+
+bool
+ecm_orders_any(void)
+{
+	return orders != NIL;
+}
+
+static void
+run_on_shape(const char *sql, int64 id, int generation)
+{
+	Oid			types[2] = {INT8OID, INT4OID};
+	Datum		values[2] = {Int64GetDatum(id), Int32GetDatum(generation)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute_with_args(sql, 2, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not update the state of shape " INT64_FORMAT, id);
+	ecm_spi_end(&spi);
+}
+
+/* Shapes and generations that an order names, or those that obey it. */
+typedef struct ShapeList
+{
+	int			n;
+	Datum	   *ids;
+	Datum	   *generations;
+} ShapeList;
+
+static ShapeList
+create_list(int max)
+{
+	ShapeList	list = {0};
+
+	list.ids = palloc(sizeof(Datum) * Max(max, 1));
+	list.generations = palloc(sizeof(Datum) * Max(max, 1));
+	return list;
+}
+
+static void
+add_to_list(ShapeList *list, int64 id, int generation)
+{
+	list->ids[list->n] = Int64GetDatum(id);
+	list->generations[list->n++] = Int32GetDatum(generation);
+}
+
+/* Reads pairs of numbers, up to what is none. */
+static ShapeList
+read_list(const char *text)
+{
+	int			max = strlen(text) / 3 + 1; /* "1 1" at least */
+	ShapeList	list = create_list(max);
+	char	   *p = unconstify(char *, text);
+
+	while (*p != '\0' && list.n < max)
+	{
+		int64		id = strtoi64(p, &p, 10);
+		char	   *end;
+		int			generation = strtol(p, &end, 10);
+
+		if (end == p)
+			break;
+		add_to_list(&list, id, generation);
+		p = end;
+	}
+	return list;
+}
+
+static ArrayType *
+list_ids(const ShapeList *list)
+{
+	return construct_array(list->ids, list->n, INT8OID, sizeof(int64),
+						   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+}
+
+static ArrayType *
+list_generations(const ShapeList *list)
+{
+	return construct_array(list->generations, list->n, INT4OID,
+						   sizeof(int32), true, TYPALIGN_INT);
+}
+
+static void
+set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
+{
+	Oid			types[2] = {INT8ARRAYOID, INT4ARRAYOID};
+	Datum		values[2];
+	EcmSpiState spi;
+
+	if (list->n == 0)
+		return;
+	values[0] = PointerGetDatum(list_ids(list));
+	values[1] = PointerGetDatum(list_generations(list));
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * A commit can be decoded a moment before others can see it.  The stack's own
+ * are never long about that, but somebody else's may wait for a synchronous
+ * standby, so only who has changed these rows is waited for.
+ */
+static void
+await_order(const ShapeList *list)
+{
+	TransactionId xid = ecm_gather_xid();
+	EcmFates	fates;
+	bool		changed = false;
+
+	if (!TransactionIdIsInProgress(xid))
+		return;
+	(void) ecm_fates_begin(&fates, xid, true);
+	for (int i = 0; i < list->n && !changed; i++)
+		changed = ecm_fate_of(&fates, DatumGetInt64(list->ids[i])).changed;
+	ecm_fates_end(&fates);
+	if (changed)
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+}
+
+/*
+ * Those of the list that this transaction was to give an order about, by what
+ * it has left in their rows.
+ */
+static ShapeList
+meant(const ShapeList *list)
+{
+	static struct _SPI_plan *plan;
+	ShapeList	result = create_list(list->n);
+	Oid			types[3] = {INT8ARRAYOID, INT4ARRAYOID, XIDOID};
+	Datum		values[3];
+	EcmSpiState spi;
+
+	if (list->n == 0)
+		return result;
+	await_order(list);
+	values[0] = PointerGetDatum(list_ids(list));
+	values[1] = PointerGetDatum(list_generations(list));
+	values[2] = TransactionIdGetDatum(ecm_gather_xid());
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan,
+					 "SELECT s.id, s.generation FROM unnest($1, $2) AS d (id, generation)"
+					 " JOIN _electric_cm.shape s ON s.id = d.id"
+					 " WHERE s.generation = d.generation AND s.order_xid::xid = $3",
+					 SPI_OK_SELECT, 3, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed && result.n < list->n; i++)
+	{
+		bool		isnull;
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		add_to_list(&result, DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)),
+					DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
+	}
+	ecm_spi_end(&spi);
+	return result;
+}
+
+typedef struct CaptureArg
+{
+	HTAB	   *wanted;			/* of WantedShape */
+	ShapeList	captured;
+} CaptureArg;
+
+typedef struct WantedShape
+{
+	int64		id;				/* hash key */
+	int			generation;
+} WantedShape;
+
+static void
+capture_shape(const EcmShapeDef *def, void *arg)
+{
+	CaptureArg *capture = arg;
+	WantedShape *wanted = hash_search(capture->wanted, &def->id, HASH_FIND, NULL);
+	EcmShape   *shape;
+
+	if (wanted == NULL || def->generation != wanted->generation ||
+		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
+		return;					/* a later attempt is coming, another's, or done */
+
+	shape = ecm_match_find(def->id);
+	if (shape != NULL)
+		ecm_match_remove(shape); /* an earlier attempt */
+	if (def->capturing != 0)
+		(void) ecm_log_delete(def->id);
+	ecm_load_shape(def);
+	add_to_list(&capture->captured, def->id, def->generation);
+}
+
+/*
+ * From here on the shapes' changes are logged, each transaction's in chunks of
+ * its own, since the snapshot decides later which of them count.
+ */
+static void
+obey_capture(const char *text)
+{
+	static struct _SPI_plan *plan;
+	ShapeList	named = read_list(text);
+	ShapeList	list = meant(&named);
+	CaptureArg	arg = {.captured = create_list(list.n)};
+	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
+		.hcxt = CurrentMemoryContext};
+
+	if (list.n == 0)
+		return;
+	arg.wanted = hash_create("electric_cm shapes to capture", list.n, &ctl,
+							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < list.n; i++)
+	{
+		int64		id = DatumGetInt64(list.ids[i]);
+		WantedShape *wanted = hash_search(arg.wanted, &id, HASH_ENTER, NULL);
+
+		wanted->generation = DatumGetInt32(list.generations[i]);
+	}
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	ecm_shapes_by_ids(list_ids(&list), capture_shape, &arg);
+	PopActiveSnapshot();
+	set_states(&plan,
+			   "INSERT INTO _electric_cm.shape_state (shape, state, generation)"
+			   " SELECT id, 'capturing', generation FROM unnest($1, $2) AS s (id, generation)"
+			   " ON CONFLICT (shape) DO UPDATE"
+			   " SET state = 'capturing', generation = excluded.generation",
+			   &arg.captured);
+	CommandCounterIncrement();
+	hash_destroy(arg.wanted);
+}
+
+/*
+ * What is dropped now has been counted in the log's running totals: its base
+ * says so, where there is anything.
+ */
+static void
+settle_captured(int64 id, int generation, const char *snapshot)
+{
+	EcmLogTotals origin = ecm_log_settle_captured(id, snapshot);
+
+	if (origin.entries > 0)
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
+							  " (shape, lsn, op, origin_entries, origin_bytes)"
+							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
+							  origin.entries, origin.bytes),
+					 id, generation);
+}
+
+/*
+ * The snapshot is committed.  This message came with that commit, so every
+ * transaction that the snapshot saw has been met before: what was captured of
+ * those is dropped, all else stays, and nothing later needs to be looked at.
+ */
+static void
+obey_live(const char *text)
+{
+	static struct _SPI_plan *plan;
+	const char *rest = strchr(text, ' ');
+	char	   *snapshot;
+	ShapeList	named;
+	ShapeList	list;
+	ShapeList	live;
+
+	if (rest == NULL)
+		return;
+	snapshot = pnstrdup(text, rest - text);
+	named = read_list(rest + 1);
+	list = meant(&named);
+	live = create_list(list.n);
+	for (int i = 0; i < list.n; i++)
+	{
+		int64		id = DatumGetInt64(list.ids[i]);
+		int			generation = DatumGetInt32(list.generations[i]);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (shape == NULL || !shape->buffer.capturing ||
+			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
+			continue;
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
+		settle_captured(id, generation, snapshot);
+		shape->buffer.capturing = false;
+		shape->buffer.totals_epoch = 0;
+		add_to_list(&live, id, generation);
+	}
+	ecm_gather_work_on(0);
+	set_states(&plan,
+			   "INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
+			   " SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
+			   " FROM unnest($1, $2) AS s (id, generation)"
+			   " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
+			   " generation = excluded.generation, live_at = excluded.live_at",
+			   &live);
+}
+
+void
+ecm_shape_set_errored(int64 id, int generation, const char *reason)
+{
+	static struct _SPI_plan *plan;
+	Oid			types[3] = {INT8OID, INT4OID, TEXTOID};
+	Datum		values[3] = {Int64GetDatum(id), Int32GetDatum(generation),
+		CStringGetTextDatum(reason)};
+	EcmSpiState spi;
+
+	/* the reason may quote a row, so it must not be part of a statement's text */
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_state"
+					 " (shape, state, generation, last_error)"
+					 " VALUES ($1, 'errored', $2, $3) ON CONFLICT (shape)"
+					 " DO UPDATE SET state = 'errored', last_error = excluded.last_error",
+					 SPI_OK_INSERT, 3, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * The stream shows that a shape's log can't be continued.  Usually the command
+ * that is to blame has invalidated it already.  Where its row is locked, by
+ * somebody who may yet change his mind, readers must learn of it all the same.
+ */
+static void
+give_up(int64 id, const char *reason)
+{
+	EcmShape   *shape = ecm_match_find(id);
+
+	if (shape == NULL || ecm_gather_is_past(shape->skip_until))
+		return;
+	ecm_shape_set_errored(id, shape->generation,
+						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
+	(void) ecm_shape_invalidate_nowait(id, reason);
+	ecm_match_remove(shape);
+}
+
+/*
+ * The snapshot can't be taken.  An attempt that was made since is another matter.
+ */
+static void
+obey_fail(int64 id, int generation, const char *reason)
+{
+	EcmShapeDef *def = ecm_shape_by_id(id);
+	EcmShape   *shape = ecm_match_find(id);
+
+	if (def == NULL || def->worker != worker ||
+		def->generation != generation || ecm_gather_is_past(def->skip_until))
+		return;
+	ecm_shape_set_errored(id, generation, reason);
+	if (shape != NULL)
+		ecm_match_remove(shape);
+}
+
+static void
+obey_drop(const char *ids)
+{
+	char	   *p = unconstify(char *, ids);
+	EcmFates	fates;
+
+	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
+	while (*p != '\0' && *p != ' ')
+	{
+		int64		id = strtoi64(p, &p, 10);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (!ecm_fate_of(&fates, id).exists)
+		{
+			ecm_gather_work_on(id);
+			ecm_gather_touch(id);
+			if (shape != NULL)
+				ecm_match_remove(shape);
+			else
+				ecm_load_forget(id);
+		}
+		if (*p == ',')
+			p++;
+		else if (*p != ' ')
+			break;
+	}
+	ecm_gather_work_on(0);
+	ecm_fates_end(&fates);
+}
+
+/*
+ * Invalidated while somebody had its row locked: it can't be deleted, but it
+ * ends here.
+ */
+static void
+obey_lost(const char *ids)
+{
+	char	   *p = unconstify(char *, ids);
+	const char *reason = strchr(ids, ' ');
+
+	reason = quote_literal_cstr(reason ? reason + 1 : "");
+	while (*p != '\0' && *p != ' ')
+	{
+		int64		id = strtoi64(p, &p, 10);
+		EcmShapeDef *def = ecm_shape_by_id(id);
+		EcmShape   *shape = ecm_match_find(id);
+
+		if (*p == ',')
+			p++;
+		else if (*p != ' ')
+			break;
+		if (def == NULL || def->worker != worker ||
+			ecm_gather_is_past(def->skip_until) ||
+			!ecm_fate_is_lost(ecm_gather_xid(), id))
+			continue;
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
+		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
+							  " (shape, state, generation, last_error)"
+							  " VALUES ($1, 'gone', $2, %s) ON CONFLICT (shape)"
+							  " DO UPDATE SET state = 'gone',"
+							  " last_error = excluded.last_error", reason),
+					 id, def->generation);
+		if (shape != NULL)
+			ecm_match_remove(shape);
+		else
+			ecm_load_forget(id);
+	}
+	ecm_gather_work_on(0);
+}
+
+static void
+obey_owner(int64 id)
+{
+	EcmShape   *shape = ecm_match_find(id);
+	EcmFates	fates;
+	EcmShapeFate fate;
+
+	if (shape == NULL)
+		return;
+	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
+	fate = ecm_fate_of(&fates, id);
+	ecm_fates_end(&fates);
+	if (fate.exists)
+		shape->owner = fate.owner;
+}
+
+static void
+obey_fail_order(const Order *order, int64 id, int generation, const char *reason)
+{
+	if (!order->own)
+	{
+		ShapeList	named = create_list(1);
+
+		add_to_list(&named, id, generation);
+		if (meant(&named).n == 0)
+			return;
+	}
+	ecm_gather_work_on(id);
+	ecm_gather_touch(id);
+	obey_fail(id, generation, reason);
+	ecm_gather_work_on(0);
+}
+
+static void
+obey_order(const Order *order)
+{
+	const char *text = order->text;
+	int64		id;
+	int			generation;
+	int			n = 0;
+	Oid			owner;
+
+	if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
+		n > 0)
+		obey_fail_order(order, id, generation, text + n);
+	else if (order->own)
+		return;					/* another round's */
+	else if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
+		obey_capture(text + n);
+	else if (strncmp(text, "live ", strlen("live ")) == 0)
+		obey_live(text + strlen("live "));
+	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
+		obey_drop(text + n);
+	else if (sscanf(text, "lost %*s %n", &n) >= 0 && n > 0)
+		obey_lost(text + n);
+	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
+		obey_owner(id);
+}
+
+/* Shapes to be given up. */
+static List *doubtful = NIL;
+
+static void
+collect_doubtful(EcmShape *shape)
+{
+	doubtful = lappend(doubtful, shape);
+}
+
+/*
+ * What the stream shows of a table, once all orders have been obeyed: usually
+ * the command that is to blame has invalidated its shapes, and told us.
+ */
+static void
+check_table(Oid relid, int layout_number, const char *reason)
+{
+	EcmTable   *table = ecm_match_table(relid);
+	ListCell   *lc;
+
+	doubtful = NIL;
+	if (table == NULL)
+		return;
+	foreach(lc, table->layouts)
+	{
+		EcmLayout  *layout = lfirst(lc);
+
+		if (layout_number < 0 || layout->number == layout_number)
+			ecm_match_foreach(table, layout, collect_doubtful);
+	}
+	foreach(lc, doubtful)
+	{
+		int64		id = ((EcmShape *) lfirst(lc))->id;
+
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
+		give_up(id, reason);
+		ecm_gather_work_on(0);
+	}
+	doubtful = NIL;
+}
+
+static void
+obey_checks(const Order *order)
+{
+	const char *text = order->text;
+	Oid			relid;
+	int			layout;
+
+	if (!order->own)
+		return;
+	if (sscanf(text, "mismatch %u %d", &relid, &layout) == 2)
+		check_table(relid, layout,
+					"the table's columns or its replica identity have changed");
+	else if (sscanf(text, "truncate %u", &relid) == 1)
+		check_table(relid, -1, "the table was truncated");
+}
+
+void
+ecm_orders_obey(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	void		(*const rounds[]) (const Order *order) = {obey_order, obey_checks};
+	ListCell   *lc;
+
+	for (size_t i = 0; i < lengthof(rounds); i++)
+		foreach(lc, orders)
+		{
+			rounds[i] (lfirst(lc));
+			MemoryContextSwitchTo(context);
+		}
+	ecm_gather_figures.shapes = ecm_load_count();
+}
+
+void
+ecm_orders_forget(void)
+{
+	orders = NIL;
+	MemoryContextReset(orders_context);
+}

@@ -1,0 +1,715 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *	  SQL functions that start and stop the stack, and what the ends of
+ *	  transactions and sessions have to do with that.
+ *
+ * They wait as those of status.c do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "commands/dbcommands.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/stack_catalog.h"
+#include "base/wait_event.h"
+#include "functions/await.h"
+#include "functions/check.h"
+#include "shape/shape.h"
+#include "slot/slot.h"
+
+/* How long electric_cm_stop() waits for the slot's walsender to go. */
+#define SLOT_RELEASE_TIMEOUT	5000	/* ms */
+#define SLOT_RELEASE_POLL		10	/* ms */
+
+/* Functions without arguments still get a fcinfo. */
+#define NO_ARGUMENTS	FunctionCallInfo fcinfo pg_attribute_unused()
+
+PG_FUNCTION_INFO_V1(electric_cm_start);
+PG_FUNCTION_INFO_V1(electric_cm_stop);
+PG_FUNCTION_INFO_V1(electric_cm_restart);
+PG_FUNCTION_INFO_V1(electric_cm_drop_replication_slot_on_stop);
+PG_FUNCTION_INFO_V1(electric_cm_register);
+
+/* What the end of the current transaction has to do. */
+static bool callbacks_registered = false;
+static bool register_pending = false;	/* at commit: this database's stack */
+static bool restoring = false;	/* ... which waits for the session's end */
+static char *no_room = NULL;	/* ... or for room, and what makes it */
+static char *no_room_fix;
+static char register_datname[NAMEDATALEN];
+static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
+																 * our stop */
+
+/* What the end of the session has to do. */
+static bool exit_callback_registered = false;
+static bool start_at_session_end = false;
+
+/* Waits until a manager runs that was started after the first 'runs'. */
+static void
+await_run(uint64 runs)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	for (;;)
+	{
+		int			index = ecm_own_stack(stack);
+
+		if (index < 0)
+			ecm_report_stack_gone();
+		if (stack->runs > runs && ecm_stack_is_running(stack))
+			break;
+		if (ecm_stack_is_stopped(stack))
+			ecm_report_stopped(stack);
+		if (stack->no_worker)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("the stack of database \"%s\" cannot be started: no background worker slot is free",
+							stack->datname),
+					 errdetail("The launcher goes on trying."),
+					 errhint("Raise max_worker_processes and restart the server.")));
+		(void) ecm_sleep_until_change(index, 0);
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+}
+
+/*
+ * At the end of the transaction
+ */
+
+/*
+ * A stack for this database, after CREATE EXTENSION.  We are past the commit
+ * and must not fail.
+ */
+static void
+register_at_commit(void)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, register_datname);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->registered = true;
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->reprobe_requested = true;
+	}
+	else
+		ecm_shared->reprobe_all_requested = true;
+	ecm_unlock();
+
+	if (index < 0)
+		ecm_event(MyDatabaseId, register_datname, "too_many_stacks",
+				  ECM_SEVERITY_WARNING,
+				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
+				  "no stack is started: all %d are taken",
+				  ecm_shared->nstacks);
+	ecm_launcher_wake();
+}
+
+/*
+ * Has this session switched electric_cm.enabled off for itself only?  Where
+ * the database's settings have it off, its manager will see that.
+ */
+static bool
+is_disabled_in_session(void)
+{
+	if (ecm_enabled)
+		return false;
+	if (SPI_execute("SELECT FROM pg_catalog.pg_settings"
+					" WHERE name = 'electric_cm.enabled' AND source NOT IN"
+					" ('default', 'configuration file', 'command line',"
+					" 'global', 'database')", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the source of electric_cm.enabled");
+	return SPI_processed > 0;
+}
+
+/*
+ * CREATE EXTENSION is about to commit.  Usually the stack starts at once.  Not
+ * while a dump is being restored, though: the stack would create the
+ * publication that the dump has, too.  Such sessions can be told by
+ * check_function_bodies, which pg_dump's scripts and pg_restore switch off.
+ * (CREATE EXTENSION does so as well, for itself, so that it takes until now to
+ * see the session's own.)
+ */
+static void
+register_before_commit(void)
+{
+	EcmSpiState spi;
+	bool		disabled;
+
+	restoring = false;
+	if (!OidIsValid(get_extension_oid("electric_cm", true)))
+		return;					/* it has been dropped again */
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ecm_spi_begin(&spi);
+	disabled = is_disabled_in_session();
+	restoring = !disabled && !check_function_bodies && ecm_shared != NULL;
+	if ((disabled || restoring) &&
+		SPI_execute("UPDATE _electric_cm.stack SET stopped = true",
+					false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+
+	if (disabled)
+		ereport(NOTICE,
+				(errmsg("no stack is started, since electric_cm.enabled is off in this session"),
+				 errhint("Start it with electric_cm_start().")));
+	else if (restoring)
+		ereport(NOTICE,
+				(errmsg("the stack starts when this session ends, since check_function_bodies is off, as while restoring a dump"),
+				 errhint("To start it earlier, use electric_cm_start().")));
+	else if (no_room != NULL)
+		ereport(NOTICE,
+				(errmsg("the stack may have to wait: %s", no_room),
+				 errhint("%s", no_room_fix)));
+}
+
+/*
+ * before_shmem_exit callback: whatever was being restored has been.  Nothing
+ * happens if the stack has been started, or stopped, by hand meanwhile.
+ */
+static void
+start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	int			index;
+
+	if (!start_at_session_end)
+		return;
+	start_at_session_end = false;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		if (!stack->stop_requested &&
+			(stack->probe == ECM_PROBE_UNKNOWN ||
+			 stack->probe == ECM_PROBE_NOT_STARTED))
+		{
+			stack->adopt_requested = true;
+			stack->reprobe_requested = true;
+		}
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
+/* The transaction that called electric_cm_stop() has not happened. */
+static void
+undo_stop(void)
+{
+	int			index;
+
+	stop_subid = InvalidSubTransactionId;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0 && ecm_shared->stacks[index].stop_requested)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->reprobe_requested = true;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
+static void
+at_xact_end(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (register_pending)
+				register_before_commit();
+			break;
+		case XACT_EVENT_COMMIT:
+			if (register_pending && ecm_shared != NULL)
+			{
+				register_at_commit();
+				start_at_session_end |= restoring;
+			}
+			register_pending = false;
+			stop_subid = InvalidSubTransactionId;
+			break;
+		case XACT_EVENT_ABORT:
+			register_pending = false;
+			if (stop_subid != InvalidSubTransactionId)
+				undo_stop();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			/* nobody would tell the launcher of COMMIT PREPARED */
+			if (register_pending || stop_subid != InvalidSubTransactionId)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has created the extension electric_cm or stopped its stack")));
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subxact_end(SubXactEvent event, SubTransactionId subid,
+			   SubTransactionId parent, void *arg pg_attribute_unused())
+{
+	if (stop_subid != subid)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		undo_stop();
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		stop_subid = parent;
+}
+
+static void
+register_callbacks(void)
+{
+	if (callbacks_registered)
+		return;
+	RegisterXactCallback(at_xact_end, NULL);
+	RegisterSubXactCallback(at_subxact_end, NULL);
+	callbacks_registered = true;
+}
+
+/*
+ * The commit says it, since during CREATE EXTENSION nobody hears of less than
+ * a warning.
+ */
+static void
+look_for_room(void)
+{
+	char	   *detail;
+	char	   *fix;
+
+	no_room = NULL;
+	if (ecm_shared == NULL || RecoveryInProgress() || ecm_check_room(&detail, &fix))
+		return;
+	no_room = MemoryContextStrdup(TopTransactionContext, detail);
+	no_room_fix = MemoryContextStrdup(TopTransactionContext, fix ? fix : "");
+}
+
+/*
+ * electric_cm_register() -> void
+ *
+ * Last line of the extension's script: gives this database a stack when the
+ * transaction commits, or, if that is a restore, when the session ends; not
+ * before electric_cm_start() if electric_cm.enabled is off in this session
+ * (only).  Only warns when the library isn't preloaded, so that CREATE
+ * EXTENSION (and a restore) works before postgresql.conf is right.
+ */
+Datum
+electric_cm_register(NO_ARGUMENTS)
+{
+	if (IsBinaryUpgrade)
+		PG_RETURN_VOID();
+
+	if (ecm_shared == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("electric_cm does nothing until it is loaded via shared_preload_libraries"),
+				 errhint("%s", ecm_preload_hint())));
+	else if (!exit_callback_registered)
+	{
+		before_shmem_exit(start_at_exit, 0);
+		exit_callback_registered = true;
+	}
+
+	register_callbacks();
+	look_for_room();
+	strlcpy(register_datname, get_database_name(MyDatabaseId), sizeof(register_datname));
+	register_pending = true;
+	PG_RETURN_VOID();
+}
+
+/*
+ * Control
+ */
+
+/*
+ * What has been recorded is about this server, and the stack waits for the row:
+ * so the commit that makes it known must not wait for a standby that may be
+ * dead.  Until the end of the caller's transaction.
+ */
+static void
+commit_locally(void)
+{
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* The transaction that is about to change the stack's row, if there is one. */
+static TransactionId
+find_row_changer(void)
+{
+	Relation	rel = table_open(get_relname_relid("stack",
+												   get_namespace_oid(ECM_SCHEMA, false)),
+								 AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TransactionId changer = InvalidTransactionId;
+	SnapshotData dirty;
+	TableScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	scan = table_beginscan(rel, &dirty, 0, NULL);
+	while (!TransactionIdIsValid(changer) &&
+		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		changer = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return changer;
+}
+
+/*
+ * Somebody else's electric_cm_stop() has not been committed yet.  A stack that
+ * is started now would wait for that, and then find that it is stopped; so it
+ * is waited for here, where it is seen and can be cancelled, with nothing held
+ * that the stack needs.
+ */
+static void
+await_row_changers(void)
+{
+	TransactionId changer;
+
+	while (TransactionIdIsValid(changer = find_row_changer()))
+		XactLockTableWait(changer, NULL, NULL, XLTW_None);
+}
+
+/*
+ * electric_cm_start() -> void
+ *
+ * Starts the stack, also one that was stopped, has failed, or belongs to a
+ * copied database; returns when its manager runs.  It will start with the
+ * server from now on.
+ *
+ * 55000: electric_cm.enabled is off, or the database is not listed in
+ * electric_cm.databases; else as electric_cm_await_active().
+ * 53400: no free background worker slot.  25006: read-only transaction.
+ */
+Datum
+electric_cm_start(NO_ARGUMENTS)
+{
+	EcmSpiState spi;
+	EcmStack   *stack;
+	uint64		runs;
+	int			index;
+	bool		changed;
+	Oid			argtypes[] = {OIDOID};
+	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
+
+	ecm_check_may_wait("electric_cm_start()");
+	PreventCommandIfReadOnly("electric_cm_start()");
+	ecm_ensure_own_stack();
+	await_row_changers();
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index < 0)
+	{
+		ecm_unlock();
+		ecm_report_stack_gone();
+	}
+	stack = &ecm_shared->stacks[index];
+	runs = stack->runs;
+	if (ecm_stack_is_running(stack) && stack->status != ECM_STATUS_FAILED)
+		runs--;					/* the current one will do */
+	else if (ecm_stack_is_running(stack))
+		stack->restart_requested = true;
+	else
+	{
+		stack->stop_requested = false;
+		stack->drop_slot_requested = false;
+		stack->adopt_requested = true;
+		stack->reprobe_requested = true;
+		if (stack->pid != 0 && stack->probe == ECM_PROBE_UNKNOWN)
+			runs--;				/* it is having a look: it may do, too */
+	}
+	stack->no_worker = false;	/* it is tried anew */
+	ecm_unlock();
+	ecm_launcher_wake();
+
+	await_run(runs);
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute_with_args("UPDATE _electric_cm.stack"
+							  " SET stopped = false, database_oid = $1"
+							  " WHERE stopped OR database_oid <> $1",
+							  1, argtypes, args, NULL,
+							  false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	changed = SPI_processed > 0;
+	ecm_spi_end(&spi);
+	if (changed)
+		commit_locally();
+	PG_RETURN_VOID();
+}
+
+/* Is there a slot of that name which can only be this database's stack's? */
+static bool
+slot_is_ours(const char *name, EcmSlotFacts *facts)
+{
+	return ecm_slot_lookup(name, facts) && facts->logical &&
+		facts->database == MyDatabaseId &&
+		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+/*
+ * The manager's walsender may still be about to notice that its client has
+ * gone.  With a pid, only that one is waited for.
+ */
+static void
+await_slot_release(const char *name, int pid)
+{
+	EcmSlotFacts facts;
+
+	for (int waited = 0; waited < SLOT_RELEASE_TIMEOUT; waited += SLOT_RELEASE_POLL)
+	{
+		if (!slot_is_ours(name, &facts) || facts.active_pid == 0 ||
+			(pid != 0 && facts.active_pid != pid))
+			break;
+		ecm_sleep(SLOT_RELEASE_POLL, ECM_WAIT_SLOT_RELEASE);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Drops the slot, if it is ours. */
+static void
+drop_own_slot(const char *name)
+{
+	EcmSlotFacts facts;
+
+	await_slot_release(name, 0);
+	if (slot_is_ours(name, &facts))
+		ReplicationSlotDrop(name, true);
+}
+
+/* Waits until no manager runs for this database. */
+static void
+await_stopped(void)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	for (;;)
+	{
+		int			index = ecm_own_stack(stack);
+
+		if (index < 0)
+			break;
+		if (!stack->stop_requested)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the stack of database \"%s\" was started by another session while it was being stopped",
+							stack->datname)));
+		/* the launcher sets STOPPED only while there is no manager */
+		if (stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
+			stack->stopped_runs == stack->runs)
+			break;
+		(void) ecm_sleep_until_change(index, 0);
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+}
+
+/*
+ * electric_cm_stop(drop_slot bool) -> void
+ *
+ * Stops the stack and returns when its manager has gone, and its walsender has
+ * let go of the slot, which others may wait for.  It stays stopped, also after
+ * a restart of the server, until electric_cm_start().  With drop_slot, slot and
+ * publication are dropped, at once: that can't be rolled back.  Without, a
+ * WARNING says so if a slot stays behind and goes on retaining WAL.  If the
+ * transaction is rolled back, the stack starts again.  Its commit does not wait
+ * for synchronous standbys, and neither does that of electric_cm_start().
+ *
+ * 55006: somebody else uses the slot.  25006: read-only transaction.
+ * 55000: the caller's transaction has made changes or is above READ COMMITTED;
+ * another session started the stack again meanwhile; recovery; not preloaded.
+ */
+Datum
+electric_cm_stop(PG_FUNCTION_ARGS)
+{
+	bool		drop_slot = PG_GETARG_BOOL(0);
+	EcmSpiState spi;
+	EcmSlotFacts facts;
+	char	   *slot_name = NULL;
+	char	   *datname;
+	int			walsender = 0;
+	int			index;
+
+	ecm_check_may_wait("electric_cm_stop()");
+	PreventCommandIfReadOnly("electric_cm_stop()");
+	register_callbacks();
+	datname = get_database_name(MyDatabaseId);
+	slot_name = ecm_own_slot_name(NULL);
+
+	/* without room for an entry no manager can be running or be started */
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, datname);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		if (!stack->stop_requested)
+			stop_subid = GetCurrentSubTransactionId();
+		walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+		stack->registered = true;
+		stack->stop_requested = true;
+		stack->drop_slot_requested = drop_slot;
+		stack->adopt_requested = false;
+		stack->restart_requested = false;
+		stack->reprobe_requested = false;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+
+	if (index >= 0)
+	{
+		EcmStack   *stack = palloc(sizeof(EcmStack));
+
+		await_stopped();
+		if (ecm_own_stack(stack) >= 0)
+			slot_name = ecm_own_slot_name(stack);
+		if (walsender != 0 && !drop_slot)
+			await_slot_release(slot_name, walsender);
+	}
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("UPDATE _electric_cm.stack SET stopped = true"
+					" WHERE NOT stopped", false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	if (drop_slot)
+	{
+		ecm_timeline_drop_publications();
+		if (SPI_execute("UPDATE _electric_cm.stack"
+						" SET slot_name = NULL, publication_name = NULL"
+						" WHERE slot_name IS NOT NULL"
+						" OR publication_name IS NOT NULL",
+						false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "could not update _electric_cm.stack");
+	}
+	ecm_spi_end(&spi);
+	commit_locally();
+
+	/* last, since it can't be undone */
+	if (drop_slot)
+		drop_own_slot(slot_name);
+	else if (slot_is_ours(slot_name, &facts))
+		ereport(WARNING,
+				(errmsg("replication slot \"%s\" stays behind and retains WAL",
+						slot_name),
+				 errhint("electric_cm_start() goes on from there. To drop it, and with it all shapes: SELECT electric_cm_stop(drop_slot => true)")));
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_restart() -> void
+ *
+ * Ends the stack's manager and returns when a new one runs.
+ *
+ * 55000: the stack is stopped; else as electric_cm_await_active().
+ * 53400: no free background worker slot.
+ */
+Datum
+electric_cm_restart(NO_ARGUMENTS)
+{
+	EcmStack   *copy = palloc(sizeof(EcmStack));
+	uint64		runs = 0;
+	int			index;
+
+	ecm_check_may_wait("electric_cm_restart()");
+	ecm_ensure_own_stack();
+
+	if (ecm_own_stack(copy) >= 0 && ecm_stack_is_stopped(copy) &&
+		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
+		 copy->probe == ECM_PROBE_NOT_STARTED ||
+		 copy->probe == ECM_PROBE_CLONED))
+		ecm_report_stopped(copy);
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		runs = ecm_shared->stacks[index].runs;
+		ecm_shared->stacks[index].restart_requested = true;
+		ecm_shared->stacks[index].no_worker = false;
+	}
+	ecm_unlock();
+	if (index < 0)
+		ecm_report_stack_gone();
+	ecm_launcher_wake();
+
+	await_run(runs);
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_drop_replication_slot_on_stop(enable bool) -> void
+ *
+ * Waits until the stack is active; then the end of this manager, by
+ * electric_cm_stop(), disabling or server shutdown, drops slot and
+ * publication.  The flag ends with the manager.
+ *
+ * Errors are those of electric_cm_await_active().
+ */
+Datum
+electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
+{
+	bool		enable = PG_GETARG_BOOL(0);
+	bool		done = false;
+
+	ecm_check_may_wait("electric_cm_drop_replication_slot_on_stop()");
+	while (!done)
+	{
+		int			index;
+
+		ecm_await_active(0);
+
+		/* unless it has ended since */
+		ecm_lock(LW_EXCLUSIVE);
+		index = ecm_stack_find_locked(MyDatabaseId);
+		if (index >= 0 && ecm_stack_is_running(&ecm_shared->stacks[index]))
+		{
+			ecm_shared->stacks[index].drop_on_stop = enable;
+			done = true;
+		}
+		ecm_unlock();
+	}
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,700 @@
+/*-------------------------------------------------------------------------
+ *
+ * create_shape.c
+ *	  electric_cm_create_shape(): what may be a shape, and its row.
+ *
+ * The caller's own rights are checked here, as himself; the tables are accessed
+ * as shape_catalog.c says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/shmem.h"
+#include "functions/await.h"
+#include "hooks/shape_ddl.h"
+#include "shape/shape.h"
+#include "shape/shape_filter.h"
+#include "shape/shape_settings.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_create_shape);
+
+/*
+ * Refuses what can't be followed faithfully, or only at the expense of the
+ * application's own writes.
+ */
+static void
+check_relation(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", name),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
+	if (!RelationIsPermanent(rel) || IsCatalogRelation(rel) ||
+		strcmp(get_namespace_name(RelationGetNamespace(rel)), ECM_SCHEMA) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of table \"%s\"", name),
+				 errdetail("Temporary, unlogged and system tables are not replicated.")));
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		has_subclass(RelationGetRelid(rel)) &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of inheritance parent \"%s\"", name),
+				 errhint("Create shapes of the child tables, or use declarative partitioning.")));
+	if (rel->rd_rel->relreplident == REPLICA_IDENTITY_NOTHING)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has no replica identity", name),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY DEFAULT",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)), name))));
+}
+
+/* The name of a primary key that is of no use, or NULL. */
+static char *
+deferrable_key(Relation rel)
+{
+	char	   *name = NULL;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary && !index->rd_index->indimmediate)
+			name = pstrdup(RelationGetRelationName(index));
+		index_close(index, AccessShareLock);
+	}
+	return name;
+}
+
+/*
+ * The index whose columns identify a row, as the stream will show it.
+ */
+static Oid
+key_index(Relation rel)
+{
+	Oid			index = ecm_fit_key_index(rel);
+	char	   *deferrable = OidIsValid(index) ? NULL : deferrable_key(rel);
+
+	if (deferrable != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the primary key of table \"%s\" is deferrable",
+						RelationGetRelationName(rel)),
+				 errdetail("Two rows can have the same key for a while, and the server does not identify rows by it in the stream."),
+				 errhint("Make constraint \"%s\" NOT DEFERRABLE by dropping it and adding it again, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX with another unique index on columns that are NOT NULL.",
+						 deferrable)));
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has neither a primary key nor a replica identity index",
+						RelationGetRelationName(rel)),
+				 errdetail("Once it is published, UPDATE and DELETE on it would fail."),
+				 errhint("Add a primary key, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX.")));
+	return index;
+}
+
+/* What is stored of a shape's columns. */
+typedef struct ShapeColumns
+{
+	ArrayType  *requested;		/* NULL: all */
+	ArrayType  *names;
+	ArrayType  *types;
+	ArrayType  *keys;
+	Bitmapset  *attnums;
+	Bitmapset  *key_attnums;
+} ShapeColumns;
+
+/*
+ * The columns that were asked for, as attribute numbers.
+ */
+static Bitmapset *
+requested_columns(Relation rel, ArrayType *columns)
+{
+	Bitmapset  *attnums = NULL;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			n;
+
+	if (ARR_NDIM(columns) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("columns must be a one-dimensional array")));
+	deconstruct_array(columns, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &n);
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("columns must not be empty"),
+				 errhint("Pass NULL for all columns of the table.")));
+	for (int i = 0; i < n; i++)
+	{
+		char	   *name;
+		AttrNumber	attnum;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("columns must not contain nulls")));
+		name = TextDatumGetCString(elems[i]);
+		attnum = get_attnum(RelationGetRelid(rel), name);
+		if (attnum == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" does not exist",
+							name, RelationGetRelationName(rel)),
+					 errhint("Names in columns are taken as they are: without quotes, and with the same case.")));
+		if (attnum < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("system column \"%s\" cannot be part of a shape", name)));
+		if (TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("generated column \"%s\" cannot be part of a shape", name),
+					 errdetail("Generated columns are not replicated.")));
+		if (bms_is_member(attnum, attnums))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" is named twice", name)));
+		attnums = bms_add_member(attnums, attnum);
+	}
+	return attnums;
+}
+
+/*
+ * Those that were asked for, in the table's order, or all (NULL); except
+ * generated columns, which the stream does not carry.
+ */
+static ShapeColumns
+shape_columns(Relation rel, ArrayType *columns)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Relation	index = index_open(key_index(rel), AccessShareLock);
+	Bitmapset  *requested = columns ? requested_columns(rel, columns) : NULL;
+	Datum	   *names = palloc(sizeof(Datum) * desc->natts);
+	Datum	   *types = palloc(sizeof(Datum) * desc->natts);
+	Datum	   *keys = palloc(sizeof(Datum) * index->rd_index->indnkeyatts);
+	int		   *position = palloc0(sizeof(int) * (desc->natts + 1));
+	int			n = 0;
+	bool		all = true;
+	ShapeColumns result = {0};
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		if (columns != NULL && !bms_is_member(att->attnum, requested))
+		{
+			all = false;
+			continue;
+		}
+		names[n] = CStringGetTextDatum(NameStr(att->attname));
+		types[n] = ObjectIdGetDatum(att->atttypid);
+		position[att->attnum] = ++n;
+		result.attnums = bms_add_member(result.attnums, att->attnum);
+	}
+	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+
+		if (att->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the key of table \"%s\" has generated column \"%s\"",
+							RelationGetRelationName(rel), NameStr(att->attname)),
+					 errdetail("The stream does not have generated columns, so that rows could not be told apart."),
+					 errhint("Use ALTER TABLE ... REPLICA IDENTITY USING INDEX with a unique index on other columns that are NOT NULL.")));
+		if (ecm_type_has_names(att->atttypid))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the key of table \"%s\" has column \"%s\" of type %s",
+							RelationGetRelationName(rel), NameStr(att->attname),
+							format_type_be(att->atttypid)),
+					 errdetail("The stream has names for its values, and a row could not be told by them after a change of the name."),
+					 errhint("Use ALTER TABLE ... REPLICA IDENTITY USING INDEX with other columns.")));
+		if (position[attnum] == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("columns must include \"%s\"", NameStr(att->attname)),
+					 errdetail("It is part of the key of table \"%s\", by which rows are told apart.",
+							   RelationGetRelationName(rel))));
+		keys[i] = Int16GetDatum(position[attnum]);
+		result.key_attnums = bms_add_member(result.key_attnums, attnum);
+	}
+	result.names = construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
+	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+	result.keys = construct_array(keys, index->rd_index->indnkeyatts, INT2OID,
+								  sizeof(int16), true, TYPALIGN_SHORT);
+	result.requested = all ? NULL : result.names;
+	index_close(index, NoLock);
+	return result;
+}
+
+/*
+ * Within ecm_spi_begin/end; the new one is there already.  Who declares many
+ * does not count them each time, but the more often the closer he is to the
+ * limit.  Several at a time may exceed it by a sixteenth of what was left.
+ */
+static void
+check_max_shapes(void)
+{
+	static int64 allowed = 0;	/* before it is time to count again */
+	static int	max_shapes;		/* the setting, when they were counted */
+	int			max_now = ecm_shapes_allowed();
+	int64		n;
+	bool		isnull;
+
+	if (max_shapes == max_now && allowed > 0)
+	{
+		allowed--;
+		return;
+	}
+	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
+				0, NULL, NULL, NULL);
+	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										  1, &isnull));
+	if (n > max_now)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("there are already %d shapes", max_now),
+				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
+	allowed = (max_now - n) / 16;
+	max_shapes = max_now;
+}
+
+/*
+ * Keys are compared as text by clients, so the names in them are quoted
+ * whether they need it or not.
+ */
+static char *
+quote_always(const char *name)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfoChar(&out, '"');
+	for (; *name; name++)
+	{
+		if (*name == '"')
+			appendStringInfoChar(&out, '"');
+		appendStringInfoChar(&out, *name);
+	}
+	appendStringInfoChar(&out, '"');
+	return out.data;
+}
+
+char *
+ecm_relation_name(Oid relation)
+{
+	char	   *schema = get_namespace_name(get_rel_namespace(relation));
+	char	   *name = get_rel_name(relation);
+
+	return schema == NULL || name == NULL ? NULL :
+		psprintf("%s.%s", quote_always(schema), quote_always(name));
+}
+
+/*
+ * DROP ROLE, which drops the role's shapes, must not overlook this one.
+ */
+static void
+lock_owner(Oid owner)
+{
+	LockSharedObject(AuthIdRelationId, owner, 0, AccessShareLock);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role %u was concurrently dropped", owner)));
+}
+
+/* A new shape, as it is to be stored. */
+typedef struct NewShape
+{
+	Oid			owner;
+	Oid			relation;
+	const char *relation_name;
+	ShapeColumns columns;
+	EcmFilterDef *filter;		/* NULL: no where clause */
+	Bitmapset  *where_attnums;
+} NewShape;
+
+static ArrayType *
+names_array(char **names, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = CStringGetTextDatum(names[i]);
+	return construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+static ArrayType *
+oids_array(const Oid *oids, int n)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		elems[i] = ObjectIdGetDatum(oids[i]);
+	return construct_array(elems, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+}
+
+static ArrayType *
+attnums_array(const Bitmapset *attnums)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * (bms_num_members(attnums) + 1));
+	int			n = 0;
+	int			attnum = -1;
+
+	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
+		elems[n++] = Int16GetDatum(attnum);
+	return construct_array(elems, n, INT2OID, sizeof(int16), true, TYPALIGN_SHORT);
+}
+
+static uint32
+hash_definition(const NewShape *shape)
+{
+	uint32		hash = hash_bytes((const unsigned char *) shape->relation_name,
+								  strlen(shape->relation_name)) ^ shape->owner;
+
+	if (shape->filter != NULL)
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) shape->filter->clause,
+											 strlen(shape->filter->clause)));
+	if (shape->columns.requested != NULL)
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) shape->columns.requested,
+											 VARSIZE(shape->columns.requested)));
+	return hash;
+}
+
+/*
+ * What two shapes of a table and an owner have in common if they are the same:
+ * too long for an index as it is.
+ */
+static Datum
+digest_definition(const NewShape *shape)
+{
+	StringInfoData text;
+	bytea	   *definition;
+
+	initStringInfo(&text);
+	appendStringInfoSpaces(&text, VARHDRSZ);
+	if (shape->filter != NULL)
+		appendStringInfoString(&text, shape->filter->clause);
+	appendStringInfoChar(&text, '\0');
+	if (shape->columns.requested != NULL)
+		appendBinaryStringInfo(&text, (char *) shape->columns.requested,
+							   VARSIZE(shape->columns.requested));
+	definition = (bytea *) text.data;
+	SET_VARSIZE(definition, text.len);
+	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
+}
+
+#define SHAPE_NVALUES	14
+
+/* The new shape's id, or 0 if there is one of that definition. */
+static int64
+insert_row(Oid *types, Datum *values, const char *nulls)
+{
+	static SPIPlanPtr plan;
+	bool		isnull;
+
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
+					 " requested_columns, where_clause, column_names, column_types,"
+					 " key_positions, where_attnums, where_names, where_types, where_collations,"
+					 " definition)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+					 " ON CONFLICT DO NOTHING RETURNING id",
+					 SPI_OK_INSERT_RETURNING, SHAPE_NVALUES, types, values, nulls);
+	return SPI_processed == 0 ? 0 :
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									1, &isnull));
+}
+
+/*
+ * The handle of the shape that has the same definition; NULL: it can't be seen,
+ * or its table has another name since.
+ */
+static char *
+find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
+{
+	static SPIPlanPtr plan;
+	Oid			types[] = {OIDOID, OIDOID, BYTEAOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(shape->owner),
+		ObjectIdGetDatum(shape->relation), definition,
+	CStringGetTextDatum(shape->relation_name)};
+
+	bool		isnull;
+
+	ecm_spi_run_kept(&plan, "SELECT s.handle, s.id, t.state IS NOT DISTINCT FROM 'gone'"
+					 " OR EXISTS (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id)"
+					 " FROM _electric_cm.shape s"
+					 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+					 " WHERE s.owner = $1 AND s.relation = $2 AND s.definition = $3"
+					 " AND s.relation_name = $4",
+					 SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	if (SPI_processed == 0)
+		return NULL;
+	*id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									  2, &isnull));
+	*gone = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									   3, &isnull));
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/*
+ * Inserts the row, or finds the one that has the same definition already.
+ * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
+ * the new shape's id, or 0.  One that is gone, but for its row, makes room.
+ */
+static char *
+insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
+			 bool may_replace)
+{
+	char	   *handle;
+	MemoryContext old;
+	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
+	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
+	Datum		values[SHAPE_NVALUES];
+	char		nulls[SHAPE_NVALUES];
+
+	StaticAssertStmt(lengthof(types) == SHAPE_NVALUES, "as many as the statement has");
+
+	/* unique by the clock, and by the hash where several share the moment */
+	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
+					  (int64) (ecm_wall_clock() +
+							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(handle);
+	values[1] = ObjectIdGetDatum(shape->owner);
+	values[2] = ObjectIdGetDatum(shape->relation);
+	values[3] = CStringGetTextDatum(shape->relation_name);
+	values[4] = PointerGetDatum(shape->columns.requested);
+	values[6] = PointerGetDatum(shape->columns.names);
+	values[7] = PointerGetDatum(shape->columns.types);
+	values[8] = PointerGetDatum(shape->columns.keys);
+	values[13] = digest_definition(shape);
+	if (shape->columns.requested == NULL)
+		nulls[4] = 'n';
+	if (shape->filter == NULL)
+	{
+		nulls[5] = nulls[9] = nulls[10] = nulls[11] = nulls[12] = 'n';
+		values[5] = values[9] = values[10] = values[11] = values[12] = (Datum) 0;
+	}
+	else
+	{
+		const EcmFilterDef *filter = shape->filter;
+
+		values[5] = CStringGetTextDatum(filter->clause);
+		values[9] = PointerGetDatum(attnums_array(shape->where_attnums));
+		values[10] = PointerGetDatum(names_array(filter->names, filter->ncolumns));
+		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
+		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
+	}
+	*created = insert_row(types, values, nulls);
+	if (*created == 0)
+	{
+		int64		id;
+		bool		gone = false;
+		char	   *found = find_same(shape, values[13], &id, &gone);
+
+		if (found != NULL && gone && may_replace)
+		{
+			ecm_shape_delete(id, "");
+			return insert_shape(shape, context, created, false);
+		}
+
+		if (found == NULL)
+		{
+			/* its table was renamed in this transaction */
+			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
+			*created = insert_row(types, values, nulls);
+		}
+		else
+			handle = found;
+		if (found == NULL && *created == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not create the shape because of a concurrent one"),
+					 errhint("Try again.")));
+	}
+	if (*created != 0)
+		check_max_shapes();
+	old = MemoryContextSwitchTo(context);
+	handle = pstrdup(handle);
+	MemoryContextSwitchTo(old);
+	return handle;
+}
+
+/*
+ * Publishing a table is its owner's right: every later UPDATE and DELETE on it
+ * depends on its replica identity.  The owner of the publication has to own the
+ * table, too; that is the bootstrap superuser.
+ */
+static void
+report_unpublished(Relation rel)
+{
+	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												   RelationGetRelationName(rel));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of table %s", RelationGetRelationName(rel)),
+			 errdetail("Table %s is not in publication \"%s\" yet, and only its owner can have it put in.",
+					   table, ecm_publication_name),
+			 errhint("Let its owner create a shape of it, for which electric_cm_create_shape() has to be granted, or a superuser run: ALTER PUBLICATION %s ADD TABLE %s",
+					 quote_identifier(ecm_publication_name), table)));
+}
+
+/*
+ * The handle is good, but nobody is there to make the shape.  In the
+ * transaction of CREATE EXTENSION, there is no stack yet.
+ */
+static void
+warn_if_nothing_runs(void)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+
+	if (ecm_own_stack(stack) < 0)
+	{
+		pfree(stack);
+		return;
+	}
+	if (stack->status == ECM_STATUS_FAILED)
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which has failed"),
+				 errhint("electric_cm_check() says why. When that is mended: SELECT electric_cm_start()")));
+	else if (ecm_stack_is_stopped(stack))
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which is stopped: %s",
+						stack->waiting_for),
+				 errhint("electric_cm_check() says what is missing; SELECT electric_cm_start() starts a stack that was stopped.")));
+	else if (stack->no_worker)
+		ereport(NOTICE,
+				(errmsg("the shape is not made before the stack runs, which waits for a free background worker slot"),
+				 errhint("Raise max_worker_processes and restart the server.")));
+	pfree(stack);
+}
+
+/*
+ * electric_cm_create_shape(relation regclass, where_clause text, columns text[])
+ *		RETURNS text
+ *
+ * Declares a shape of a table and returns its handle at once; the stack does
+ * the work after the caller's transaction has committed.  The same definition
+ * by the same owner gives the same handle.
+ *
+ * where_clause (NULL: all rows) follows the rules of a publication's row
+ * filter; columns (NULL: all but generated ones) must include the key's.
+ *
+ * Errors: 55000 not preloaded, or the replica identity must be FULL for the
+ * where clause; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
+ * inheritance parent, not replicated (be it a partition), row-level security, a generated column,
+ * something in the where clause that may not be there; 42601, 42703, 42804 and
+ * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
+ * SELECT right, or not the table's owner while it is not published yet or has
+ * to get another replica identity; 54000 over electric_cm.max_shapes.
+ */
+Datum
+electric_cm_create_shape(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	Relation	rel;
+	EcmSpiState spi;
+	MemoryContext context = CurrentMemoryContext;
+	NewShape	shape = {0};
+	EcmShapeNeeds needs;
+	char	   *handle;
+	int64		created;
+
+	ecm_require_shared();
+	ecm_ddl_apply();			/* of a command whose event trigger this is */
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null")));
+	relid = PG_GETARG_OID(0);
+
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	check_relation(rel);
+	ecm_fit_check_partitions(relid, AccessShareLock);
+
+	shape.owner = GetUserId();
+	lock_owner(shape.owner);
+	shape.relation = relid;
+	shape.relation_name = ecm_relation_name(relid);
+	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
+	if (!PG_ARGISNULL(1))
+		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
+										&shape.where_attnums);
+	ecm_fit_check_rights(relid, shape.owner,
+						 bms_union(shape.columns.attnums, shape.where_attnums));
+	needs.key = shape.columns.key_attnums;
+	needs.where = shape.where_attnums;
+	needs.columns = shape.columns.attnums;
+	(void) ecm_fit_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
+
+	ecm_spi_begin(&spi);
+	if (!ecm_is_published(relid))
+	{
+		char	   *publication = ecm_own_publication_name();
+
+		if (ecm_publishes_manually())
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" is not in publication \"%s\"",
+							RelationGetRelationName(rel), publication),
+					 errhint("ALTER PUBLICATION %s ADD TABLE %s",
+							 quote_identifier(publication),
+							 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+														RelationGetRelationName(rel)))));
+		if (!ecm_table_is_owned(relid, spi.save_userid) && !ecm_was_published(relid))
+			report_unpublished(rel);
+	}
+	handle = insert_shape(&shape, context, &created, true);
+	ecm_spi_end(&spi);
+
+	/* the stack is woken by the stream itself, when the transaction commits */
+	if (created != 0)
+		ecm_emit_message(psprintf("create " INT64_FORMAT " %u %s", created, relid, handle));
+
+	relation_close(rel, NoLock);
+	if (created != 0)
+		warn_if_nothing_runs();
+	PG_RETURN_TEXT_P(cstring_to_text(handle));
+}

@@ -1,0 +1,728 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_commands.c
+ *	  Commands that a running stack would be in the way of.
+ *
+ * DROP DATABASE, with FORCE and without, refuses to run while a logical slot
+ * in the database is active; RENAME, SET TABLESPACE and use as a TEMPLATE want
+ * to be alone in the database; DROP EXTENSION could meet a consumer in a
+ * deadlock.  So the stack concerned is asked to end before such a command runs
+ * ("pause"), and comes back when the command's transaction is over: after a
+ * failure, or because the database is still there.
+ *
+ * A utility hook runs before the command has checked anything.  Whoever could
+ * not run the command must not be able to disturb a stack by trying to, so the
+ * checks that matter for that are made here first.  What else is in the
+ * command's way (another session, say) is for the command to find out.
+ *
+ * A pause is undone in the callbacks at the end of its transaction, or
+ * subtransaction.  They are called at an ERROR as well as at a FATAL, so no
+ * backend can leave a stack paused.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/backend_status.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/shmem.h"
+#include "base/wait_event.h"
+#include "hooks/database_commands.h"
+#include "slot/slot.h"
+#include "slot/slot_owner.h"
+
+/*
+ * A manager ends within two seconds or so.  If it can't, the command says what
+ * is in its way.
+ */
+#define STEP_ASIDE_TIMEOUT_MS	10000
+#define STEP_ASIDE_POLL_MS		10
+
+/* As long as the server itself waits for other sessions to leave a database. */
+#define OTHERS_TIMEOUT_MS		5000
+
+/* A stack that this backend has asked to step aside. */
+typedef struct Pause
+{
+	Oid			dboid;
+	SubTransactionId subid;		/* until the end of which it lasts */
+} Pause;
+
+static List *pauses = NIL;		/* in TopMemoryContext */
+static bool commits_midway = false; /* the running command does */
+static bool exit_callback_registered = false;
+
+static ProcessUtility_hook_type next_process_utility = NULL;
+
+/* ---------------------------------------------------------------- pauses -- */
+
+/* Takes back what pause_stack() did. */
+static void
+resume_stack(Oid dboid)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0 && ecm_shared->stacks[index].pauses > 0)
+		ecm_shared->stacks[index].pauses--;
+	ecm_shared->rescan_requested = true;
+	ecm_unlock();
+	if (index >= 0)
+		ConditionVariableBroadcast(&ecm_shared->stacks[index].cv);
+	ecm_launcher_wake();
+}
+
+/* Ends this backend's pauses: all of them, or those of a subtransaction. */
+static void
+end_pauses(SubTransactionId subid)
+{
+	ListCell   *lc;
+
+	foreach(lc, pauses)
+	{
+		Pause	   *pause = lfirst(lc);
+
+		if (subid != InvalidSubTransactionId && pause->subid != subid)
+			continue;
+		resume_stack(pause->dboid);
+		pauses = foreach_delete_current(pauses, lc);
+		pfree(pause);
+	}
+}
+
+/* before_shmem_exit callback, in case that an abort has failed half-way */
+static void
+at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	end_pauses(InvalidSubTransactionId);
+}
+
+static bool
+is_paused_by_us(Oid dboid)
+{
+	ListCell   *lc;
+
+	foreach(lc, pauses)
+		if (((Pause *) lfirst(lc))->dboid == dboid)
+			return true;
+	return false;
+}
+
+/* Returns false if the database has no stack. */
+static bool
+pause_stack(Oid dboid, const char *command, bool drained)
+{
+	MemoryContext old;
+	Pause	   *pause;
+	int			index;
+
+	if (is_paused_by_us(dboid))
+		return true;
+	if (ecm_stack_find(dboid) < 0)
+		return false;
+
+	if (!exit_callback_registered)
+	{
+		before_shmem_exit(at_exit, 0);
+		exit_callback_registered = true;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	pause = palloc(sizeof(Pause));
+	pause->dboid = dboid;
+	pause->subid = GetCurrentSubTransactionId();
+	pauses = lappend(pauses, pause);
+	MemoryContextSwitchTo(old);
+
+	/* nothing can fail in here, so that list and entry agree */
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		/* nor may a second command take away what the first relies on */
+		stack->drained = drained || (stack->pauses > 0 && stack->drained);
+		stack->pauses++;
+		strlcpy(stack->paused_for, command, sizeof(stack->paused_for));
+	}
+	else
+	{
+		pauses = list_delete_ptr(pauses, pause);
+		pfree(pause);
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+	return index >= 0;
+}
+
+/* ---------------------------------------------------------------- waiting -- */
+
+static List *
+note_pid(List *pids, int pid)
+{
+	return pid != 0 ? list_append_unique_int(pids, pid) : pids;
+}
+
+/* The stack's own processes and sessions, as far as they have been seen. */
+static List *
+note_pids(List *pids, const EcmStack *stack)
+{
+	pids = note_pid(pids, stack->pid);
+	for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+		pids = note_pid(pids, stack->consumers[i].pid);
+	for (int i = 0; i < (int) lengthof(stack->conns); i++)
+		if (stack->conns[i].used)
+			pids = note_pid(pids, stack->conns[i].backend_pid);
+	return pids;
+}
+
+/* Is one of these processes still in the database? */
+static bool
+anybody_there(const List *pids, Oid dboid)
+{
+	ListCell   *lc;
+
+	foreach(lc, pids)
+	{
+		PGPROC	   *proc = BackendPidGetProc(lfirst_int(lc));
+
+		if (proc != NULL && proc->databaseId == dboid)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Adds the walsender that uses the stack's slot.  It may have been started, and
+ * given up, without our having seen it among the stack's connections.  Not if
+ * somebody else uses that slot: he does not leave.
+ */
+static List *
+note_slot_user(List *pids, const EcmStack *stack)
+{
+	EcmSlotFacts facts;
+	int			nbackends;
+
+	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid == 0 ||
+		facts.database != stack->dboid || list_member_int(pids, facts.active_pid))
+		return pids;
+	pgstat_clear_snapshot();
+	nbackends = pgstat_fetch_stat_numbackends();
+	for (int i = 1; i <= nbackends; i++)
+	{
+		PgBackendStatus *backend = ecm_backend_status(i);
+
+		if (backend->st_procpid == facts.active_pid &&
+			strcmp(backend->st_appname, "electric_cm replication") == 0)
+			return lappend_int(pids, facts.active_pid);
+	}
+	return pids;
+}
+
+/*
+ * Waits until no process of the stack is in the database, nor will be before
+ * the pause is over.  A walsender gives its slot up before it is gone.
+ */
+static void
+await_aside(Oid dboid)
+{
+	EcmTime		give_up =
+		ecm_later(ecm_now(), STEP_ASIDE_TIMEOUT_MS);
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+	List	   *pids = NIL;
+
+	for (;;)
+	{
+		int			index;
+		bool		launcher_runs;
+
+		ecm_lock(LW_SHARED);
+		launcher_runs = ecm_shared->launcher_pid != 0;
+		index = ecm_stack_find_locked(dboid);
+		if (index >= 0)
+			memcpy(stack, &ecm_shared->stacks[index], sizeof(EcmStack));
+		ecm_unlock();
+		if (index < 0)
+			break;
+
+		pids = note_slot_user(note_pids(pids, stack), stack);
+		if (stack->pid == 0 && (stack->aside || !launcher_runs) &&
+			!anybody_there(pids, dboid))
+			break;
+		if (ecm_now() >= give_up)
+			break;
+		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
+										   STEP_ASIDE_POLL_MS,
+										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
+	}
+	ConditionVariableCancelSleep();
+	list_free(pids);
+	pfree(stack);
+}
+
+/* --------------------------------------------------------- SET TABLESPACE -- */
+
+/*
+ * A change is decoded by the name of its file, and SET TABLESPACE gives every
+ * file of the database another one: a slot is lost that has not consumed what
+ * was written before.  So let nobody write any more, let the stack consume the
+ * rest, and skip what it writes itself while it ends.
+ */
+
+/* Is anybody in the database but the stack itself (and autovacuum)? */
+static bool
+others_there(const EcmStack *stack)
+{
+	List	   *pids = note_pids(NIL, stack);
+	bool		found = false;
+
+	for (uint32 i = 0; i < ProcGlobal->allProcCount && !found; i++)
+	{
+		PGPROC	   *proc = &ProcGlobal->allProcs[i];
+		int			pid = proc->pid;
+
+		found = pid != 0 && proc->databaseId == stack->dboid &&
+			!(proc->statusFlags & PROC_IS_AUTOVACUUM) &&
+			!list_member_int(pids, pid) && BackendPidGetProc(pid) == proc;
+	}
+	list_free(pids);
+	return found;
+}
+
+/* Copies the entry of a database, if it has an active stack. */
+static int
+active_stack(Oid dboid, EcmStack *copy)
+{
+	int			index = ecm_stack_find(dboid);
+
+	if (index < 0 || !ecm_stack_copy(index, copy) || copy->dboid != dboid ||
+		copy->pid == 0 || copy->status != ECM_STATUS_ACTIVE)
+		return -1;
+	return index;
+}
+
+/* Asks for everything before that position; false: not there yet. */
+static bool
+has_consumed(int index, const EcmStack *copy, XLogRecPtr target)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+
+	if (copy->flushed_lsn >= target)
+		return true;
+	if (copy->await_lsn >= target)
+		return false;
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->dboid == copy->dboid && stack->await_lsn < target)
+		stack->await_lsn = target;
+	ecm_unlock();
+	ecm_stack_wake(index);
+	return false;
+}
+
+/*
+ * Locks new sessions out of the database, as the command is about to do
+ * anyway, and has its stack consume what has been written.  False if it can't:
+ * then the stack will have to begin anew, should the command succeed.  It has
+ * no chance if others stay in the database.
+ */
+static bool
+drain_stack(Oid dboid, bool *hopeless)
+{
+	EcmTime		give_up;
+	EcmTime		alone_at = 0;
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+	XLogRecPtr	target = InvalidXLogRecPtr;
+	bool		drained = false;
+	int			index;
+
+	*hopeless = false;
+	LockSharedObject(DatabaseRelationId, dboid, 0, AccessExclusiveLock);
+	give_up = ecm_later(ecm_now(), OTHERS_TIMEOUT_MS);
+	while (!drained && (index = active_stack(dboid, stack)) >= 0)
+	{
+		if (alone_at == 0 && !others_there(stack))
+		{
+			alone_at = ecm_now();
+			give_up = ecm_later(alone_at, STEP_ASIDE_TIMEOUT_MS);
+			target = ecm_end_of_wal();
+			XLogFlush(target);
+		}
+		drained = alone_at != 0 && has_consumed(index, stack, target);
+		if (drained)
+			break;
+		if (ecm_now() >= give_up)
+		{
+			*hopeless = alone_at == 0;
+			break;
+		}
+		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
+										   STEP_ASIDE_POLL_MS,
+										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
+	}
+	ConditionVariableCancelSleep();
+	pfree(stack);
+	return drained;
+}
+
+/* Only the stack itself has written since it was drained: skip that. */
+static void
+skip_own_changes(Oid dboid)
+{
+	EcmStack   *stack = palloc(sizeof(EcmStack));
+	EcmSlotFacts facts;
+	int			index = ecm_stack_find(dboid);
+	XLogRecPtr	lsn = ecm_end_of_wal();
+
+	if (index >= 0 && ecm_stack_copy(index, stack) && stack->dboid == dboid &&
+		stack->pid == 0 && stack->aside && !others_there(stack) &&
+		ecm_slot_lookup(stack->slot_name, &facts) && facts.logical &&
+		facts.database == dboid && facts.active_pid == 0 &&
+		!facts.invalidated && facts.confirmed_flush_lsn < lsn)
+	{
+		XLogFlush(lsn);
+		ecm_slot_acquire(stack->slot_name);
+		ecm_slot_owner_moved(index, dboid, lsn);
+		LogicalConfirmReceivedLocation(lsn);
+		ReplicationSlotMarkDirty();
+		ReplicationSlotSave();
+		ReplicationSlotRelease();
+	}
+	pfree(stack);
+}
+
+static void
+step_aside(Oid dboid, const char *command, bool moves)
+{
+	bool		drained = false;
+	bool		hopeless = false;
+
+	if (ecm_stack_find(dboid) < 0)
+		return;
+	if (moves)
+		drained = drain_stack(dboid, &hopeless);
+	if (hopeless || !pause_stack(dboid, command, drained))
+		return;
+	await_aside(dboid);
+	if (drained)
+		skip_own_changes(dboid);
+}
+
+/* --------------------------------------------------------------- commands -- */
+
+/* A database that may be disturbed: the user's own. */
+static Oid
+owned_database(const char *name)
+{
+	Oid			dboid = get_database_oid(name, true);
+
+	if (!OidIsValid(dboid) || !ecm_database_is_owned(dboid, GetUserId()))
+		return InvalidOid;
+	return dboid;
+}
+
+/* The same for what can't be done to the database that one is in. */
+static Oid
+other_owned_database(const char *name)
+{
+	Oid			dboid = owned_database(name);
+
+	return dboid == MyDatabaseId ? InvalidOid : dboid;
+}
+
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		result;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+static Oid
+database_to_rename(const RenameStmt *stmt)
+{
+	if (stmt->renameType != OBJECT_DATABASE || !may_create_databases() ||
+		OidIsValid(get_database_oid(stmt->newname, true)))
+		return InvalidOid;
+	return other_owned_database(stmt->subname);
+}
+
+static Oid
+database_to_move(const AlterDatabaseStmt *stmt)
+{
+	DefElem    *option;
+
+	if (list_length(stmt->options) != 1)
+		return InvalidOid;
+	option = linitial_node(DefElem, stmt->options);
+	return strcmp(option->defname, "tablespace") == 0 ?
+		other_owned_database(stmt->dbname) : InvalidOid;
+}
+
+/*
+ * A database that is marked as a template may be copied by anybody who may
+ * create databases, but it has no stack anyway.
+ */
+static Oid
+database_to_copy(const CreatedbStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (!may_create_databases() ||
+		OidIsValid(get_database_oid(stmt->dbname, true)))
+		return InvalidOid;
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+			return owned_database(defGetString(option));
+	}
+	return owned_database("template1");
+}
+
+static Oid
+extension_schema(Oid extension)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * DROP of our extension, or of the schema that it is in.  Should a statement
+ * have escaped us, hooks.c still sees the extension go.
+ */
+static bool
+drops_extension(const DropStmt *stmt)
+{
+	Oid			extension;
+	ListCell   *lc;
+
+	if (stmt->removeType != OBJECT_EXTENSION &&
+		!(stmt->removeType == OBJECT_SCHEMA && stmt->behavior == DROP_CASCADE))
+		return false;
+	extension = get_extension_oid("electric_cm", true);
+	if (!OidIsValid(extension))
+		return false;
+
+	foreach(lc, stmt->objects)
+	{
+		const char *name = strVal(lfirst(lc));
+		Oid			schema;
+
+		if (stmt->removeType == OBJECT_EXTENSION)
+		{
+			if (strcmp(name, "electric_cm") == 0)
+				return ecm_extension_is_owned(extension, GetUserId());
+			continue;
+		}
+		schema = get_namespace_oid(name, true);
+		if (OidIsValid(schema) && schema == extension_schema(extension))
+			return ecm_schema_is_owned(schema, GetUserId());
+	}
+	return false;
+}
+
+static bool
+drops_extension_owned(const DropOwnedStmt *stmt)
+{
+	Oid			extension = get_extension_oid("electric_cm", true);
+	ListCell   *lc;
+
+	if (!OidIsValid(extension))
+		return false;
+	foreach(lc, stmt->roles)
+	{
+		Oid			role = get_rolespec_oid(lfirst(lc), true);
+
+		if (OidIsValid(role) && ecm_extension_is_owned(extension, role) &&
+			has_privs_of_role(GetUserId(), role))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The database whose stack would be in the command's way, if the command has a
+ * chance; and how to call the command.
+ */
+static Oid
+database_concerned(Node *stmt, bool top_level, const char **command)
+{
+	bool		alone;
+
+	if (XactReadOnly || RecoveryInProgress())
+		return InvalidOid;
+
+	switch (nodeTag(stmt))
+	{
+		case T_DropdbStmt:
+		case T_AlterDatabaseStmt:
+		case T_CreatedbStmt:
+			alone = !IsInTransactionBlock(top_level);
+			break;
+		default:
+			alone = false;
+			break;
+	}
+
+	switch (nodeTag(stmt))
+	{
+		case T_DropdbStmt:
+			*command = "DROP DATABASE";
+			return alone ? other_owned_database(((DropdbStmt *) stmt)->dbname) : InvalidOid;
+		case T_AlterDatabaseStmt:
+			*command = "ALTER DATABASE SET TABLESPACE";
+			return alone ? database_to_move((AlterDatabaseStmt *) stmt) : InvalidOid;
+		case T_CreatedbStmt:
+			*command = "CREATE DATABASE";
+			return alone ? database_to_copy((CreatedbStmt *) stmt) : InvalidOid;
+		case T_RenameStmt:
+			*command = "ALTER DATABASE RENAME";
+			return database_to_rename((RenameStmt *) stmt);
+		case T_DropStmt:
+			*command = "DROP EXTENSION";
+			return drops_extension((DropStmt *) stmt) ? MyDatabaseId : InvalidOid;
+		case T_DropOwnedStmt:
+			*command = "DROP OWNED";
+			return drops_extension_owned((DropOwnedStmt *) stmt) ? MyDatabaseId : InvalidOid;
+		default:
+			return InvalidOid;
+	}
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	const char *command = NULL;
+	Oid			dboid = InvalidOid;
+
+	if (ecm_shared != NULL && IsUnderPostmaster)
+		dboid = database_concerned(stmt, context == PROCESS_UTILITY_TOPLEVEL,
+								   &command);
+	if (OidIsValid(dboid))
+		step_aside(dboid, command, IsA(stmt, AlterDatabaseStmt));
+
+	commits_midway = IsA(stmt, AlterDatabaseStmt);
+	if (next_process_utility)
+		next_process_utility(pstmt, query, read_only_tree, context, params,
+							 query_env, dest, completion);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+								query_env, dest, completion);
+	commits_midway = false;
+}
+
+/* -------------------------------------------------- end of a transaction -- */
+
+static void
+on_xact_event(XactEvent event, void *arg pg_attribute_unused())
+{
+	ListCell   *lc;
+
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+
+			/*
+			 * SET TABLESPACE has moved the database and commits that, but is
+			 * still about to remove the old files.
+			 */
+			if (commits_midway)
+			{
+				foreach(lc, pauses)
+					((Pause *) lfirst(lc))->subid = TopSubTransactionId;
+				break;
+			}
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			commits_midway = false;
+			end_pauses(InvalidSubTransactionId);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+on_subxact_event(SubXactEvent event, SubTransactionId subid,
+				 SubTransactionId parent, void *arg pg_attribute_unused())
+{
+	ListCell   *lc;
+
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		end_pauses(subid);
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		foreach(lc, pauses)
+		{
+			Pause	   *pause = lfirst(lc);
+
+			if (pause->subid == subid)
+				pause->subid = parent;
+		}
+}
+
+void
+ecm_step_aside_init(void)
+{
+	next_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	RegisterXactCallback(on_xact_event, NULL);
+	RegisterSubXactCallback(on_subxact_event, NULL);
+}

@@ -1,0 +1,474 @@
+/*-------------------------------------------------------------------------
+ *
+ * hooks.c
+ *	  What other people's commands mean for the stacks of this server.
+ *
+ * What DDL does to shapes is noted by object_access_hook while the command runs,
+ * and dealt with when it is over, in its own transaction: see shape_ddl.c.  Some
+ * commands call that hook not at all, so their statements are looked at, too,
+ * once they have run.  Databases that come and go, and the extension's end, make
+ * the launcher look again after the commit.
+ *
+ * However the extension is dropped (DROP SCHEMA ... CASCADE and DROP OWNED do
+ * it as well), its table goes with it: the last moment to read which slot the
+ * stack has created.  The slot goes after the commit, since that can't be
+ * rolled back; the publication depends on the extension and goes by itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_namespace.h"
+#include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "hooks/hooks.h"
+#include "hooks/shape_ddl.h"
+#include "shape/shape.h"
+#include "slot/server_runs.h"
+#include "slot/slot.h"
+
+/* Our extension was dropped in this transaction. */
+typedef struct DroppedExtension
+{
+	NameData	slot_name;		/* empty: it has left none */
+	SubTransactionId subid;		/* where it happened */
+} DroppedExtension;
+
+/* In TopTransactionContext; reset at the end of each transaction. */
+static List *dropped_extensions = NIL;	/* usually one */
+static bool look_again = false; /* databases, the extension or a publication
+								 * changed */
+
+static object_access_hook_type next_object_access_hook = NULL;
+static ProcessUtility_hook_type next_process_utility = NULL;
+
+/* ------------------------------------------------- the extension's end -- */
+
+/* The slot that this database's stack says it has created, "" if none. */
+static void
+read_created_slot(Oid stack_table, NameData *slot_name)
+{
+	Relation	rel = table_open(stack_table, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	HeapTuple	tuple = heap_getnext(scan, ForwardScanDirection);
+	AttrNumber	column = get_attnum(stack_table, "slot_name");
+
+	memset(slot_name, 0, sizeof(*slot_name));
+	if (HeapTupleIsValid(tuple) && column != InvalidAttrNumber)
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, column, RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			namestrcpy(slot_name, NameStr(*DatumGetName(value)));
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The slot of the default name is ours even if nobody has come to record it;
+ * one that is named in the settings may have been made by the user.
+ */
+static void
+find_slot_to_drop(Oid stack_table, NameData *slot_name)
+{
+	EcmSlotFacts facts;
+
+	read_created_slot(stack_table, slot_name);
+	if (NameStr(*slot_name)[0] == '\0' && ecm_slot_name[0] == '\0')
+		namestrcpy(slot_name, ecm_effective_slot_name(get_database_name(MyDatabaseId)));
+	if (NameStr(*slot_name)[0] != '\0' &&
+		(!ecm_slot_lookup(NameStr(*slot_name), &facts) || !facts.logical ||
+		 facts.temporary || facts.database != MyDatabaseId ||
+		 strcmp(facts.plugin, "pgoutput") != 0))
+		memset(slot_name, 0, sizeof(*slot_name));
+}
+
+/* Is it _electric_cm.stack, which goes only together with the extension? */
+static bool
+is_stack_table(Oid relid)
+{
+	char	   *relation = get_rel_name(relid);
+	char	   *schema;
+	char	   *extension;
+
+	if (relation == NULL || strcmp(relation, "stack") != 0)
+		return false;
+	schema = get_namespace_name(get_rel_namespace(relid));
+	if (schema == NULL || strcmp(schema, "_electric_cm") != 0)
+		return false;
+	extension = get_extension_name(getExtensionOfObject(RelationRelationId, relid));
+	return extension != NULL && strcmp(extension, "electric_cm") == 0;
+}
+
+static void
+note_dropped_extension(Oid stack_table)
+{
+	MemoryContext old;
+	DroppedExtension *dropped;
+
+	if (ecm_shared == NULL)
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	dropped = palloc(sizeof(DroppedExtension));
+	dropped->subid = GetCurrentSubTransactionId();
+	find_slot_to_drop(stack_table, &dropped->slot_name);
+	dropped_extensions = lappend(dropped_extensions, dropped);
+	MemoryContextSwitchTo(old);
+
+	if (NameStr(dropped->slot_name)[0] != '\0')
+		ereport(NOTICE,
+				(errmsg("replication slot \"%s\" will be dropped after commit",
+						NameStr(dropped->slot_name))));
+}
+
+/* -------------------------------------------------------- object access -- */
+
+static void
+on_relation_access(ObjectAccessType access, Oid relid, int column)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
+	{
+		if (access == OAT_DROP)
+		{
+			ecm_ddl_note_index(relid);
+			ecm_unpublish_note_index(relid);
+		}
+	}
+	else if (access == OAT_TRUNCATE)
+		ecm_ddl_note_void(relid, "the table was truncated");
+	else if (access == OAT_DROP && column == 0)
+	{
+		ecm_ddl_note_void(relid, "the table was dropped");
+		if (is_stack_table(relid))
+			note_dropped_extension(relid);
+	}
+	else if (access == OAT_POST_ALTER && column != 0 && relkind != RELKIND_COMPOSITE_TYPE)
+		ecm_ddl_note_column(relid);
+	else if (column != 0 &&
+			 (access == OAT_DROP || access == OAT_POST_CREATE ||
+			  access == OAT_POST_ALTER))
+	{
+		ecm_ddl_note_void(relid, "the table's columns were changed");
+		ecm_ddl_note_row_type(relid);
+	}
+	else if (access == OAT_POST_ALTER)
+		ecm_ddl_note_altered(relid);
+}
+
+static void
+on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
+				 int sub_id, void *arg)
+{
+	bool		changed = access == OAT_POST_CREATE || access == OAT_DROP ||
+		access == OAT_POST_ALTER;
+
+	if (next_object_access_hook)
+		next_object_access_hook(access, class_id, object_id, sub_id, arg);
+
+	if (class_id == RelationRelationId && object_id >= FirstNormalObjectId)
+		on_relation_access(access, object_id, sub_id);
+	else if (class_id == IndexRelationId && access == OAT_POST_ALTER)
+		ecm_ddl_note_index(object_id);
+	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
+	{
+		ecm_ddl_note_void(((ObjectAccessPostAlter *) arg)->auxiliary_id,
+						  "partitions were attached or detached");
+		ecm_ddl_note_perhaps(object_id);
+		ecm_ddl_note_published(object_id);	/* with its parent only? */
+		ecm_unpublish_note(object_id);
+	}
+	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
+		ecm_ddl_note_schema(object_id);
+	else if (class_id == AuthIdRelationId && access == OAT_DROP)
+		ecm_ddl_note_owner(object_id, "its owner was dropped");
+	else if (class_id == PublicationRelationId && changed)
+	{
+		ecm_ddl_note_publication(object_id);
+		look_again = true;
+	}
+	else if (class_id == PublicationRelRelationId && changed && !ecm_is_unpublishing)
+	{
+		ecm_ddl_note_member(object_id);
+		look_again = true;
+	}
+	else if (class_id == PublicationNamespaceRelationId && access == OAT_DROP)
+		ecm_ddl_note_published_schema(object_id);
+	else if ((class_id == DatabaseRelationId || class_id == ExtensionRelationId) &&
+			 changed)
+		look_again = true;
+}
+
+/*
+ * The launcher looks for databases, this database's manager for the extension.
+ */
+static void
+request_look(void)
+{
+	ListCell   *lc;
+	int			index;
+
+	foreach(lc, dropped_extensions)
+	{
+		DroppedExtension *dropped = lfirst(lc);
+
+		if (NameStr(dropped->slot_name)[0] != '\0')
+			ecm_abandon_slot(MyDatabaseId, NameStr(dropped->slot_name));
+	}
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->rescan_requested = true;
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->check_requested = true;
+		if (dropped_extensions != NIL && stack->pid == 0)
+		{
+			/* nobody runs who could notice: the launcher has another look */
+			stack->stop_requested = false;
+			stack->reprobe_requested = true;
+		}
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+	if (index >= 0)
+		ecm_stack_wake(index);
+}
+
+static void
+on_xact_event(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			/* nobody would be told of COMMIT PREPARED */
+			if (dropped_extensions != NIL)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has dropped the extension electric_cm")));
+			/* FALLTHROUGH */
+		case XACT_EVENT_PRE_COMMIT:
+			ecm_unpublish_keyless();
+			ecm_ddl_apply_at_commit();
+			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				ecm_run_mark();
+			break;
+		case XACT_EVENT_COMMIT:
+			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
+				request_look();
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			ecm_ddl_forget();
+			ecm_unpublish_forget();
+			look_again = false;
+			dropped_extensions = NIL;
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * What a rolled-back subtransaction did has not happened.
+ */
+static void
+on_subxact_event(SubXactEvent event, SubTransactionId subid,
+				 SubTransactionId parent,
+				 void *arg pg_attribute_unused())
+{
+	ListCell   *lc;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	ecm_ddl_subxact_end(subid, parent, event == SUBXACT_EVENT_COMMIT_SUB);
+	foreach(lc, dropped_extensions)
+	{
+		DroppedExtension *dropped = lfirst(lc);
+
+		if (dropped->subid != subid)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			dropped->subid = parent;
+		else
+			dropped_extensions = foreach_delete_current(dropped_extensions, lc);
+	}
+}
+
+/* ------------------------------------------------------------ statements -- */
+
+/*
+ * After a command that object_access_hook says too little about.  It has done
+ * its own checks of rights, and the names in it are still good.
+ */
+static void
+after_statement(NodeTag tag, Node *stmt)
+{
+	ListCell   *lc;
+
+	switch (tag)
+	{
+		case T_AlterTableStmt:
+			{
+				/* REPLICA IDENTITY, ROW LEVEL SECURITY */
+				AlterTableStmt *alter = (AlterTableStmt *) stmt;
+
+				if (alter->objtype == OBJECT_TABLE)
+				{
+					Oid			relid = RangeVarGetRelid(alter->relation, NoLock, true);
+
+					ecm_ddl_note_perhaps(relid);
+					foreach(lc, alter->cmds)
+						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
+							ecm_unpublish_note(relid);
+				}
+				break;
+			}
+		case T_AlterEnumStmt:
+			{
+				AlterEnumStmt *alter = (AlterEnumStmt *) stmt;
+
+				if (alter->oldVal != NULL)
+					ecm_ddl_note_type(typenameTypeId(NULL, makeTypeNameFromNameList(alter->typeName)),
+									  "a value of a column's type was renamed");
+				break;
+			}
+		case T_DropOwnedStmt:
+			foreach(lc, ((DropOwnedStmt *) stmt)->roles)
+				ecm_ddl_note_owner(get_rolespec_oid(lfirst(lc), false),
+								   "all that its owner had was dropped");
+			break;
+		case T_ReassignOwnedStmt:
+			CommandCounterIncrement();
+			if (!ecm_ddl_has_extension())
+				break;
+			foreach(lc, ((ReassignOwnedStmt *) stmt)->roles)
+				ecm_shapes_reassign(get_rolespec_oid(lfirst(lc), false),
+									get_rolespec_oid(((ReassignOwnedStmt *) stmt)->newrole, false));
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * DETACH PARTITION CONCURRENTLY commits in the middle: the rows are not the
+ * parent's any more, and nothing is published by it.  Should it end there,
+ * nobody would come to say so.
+ */
+static void
+before_statement(Node *stmt)
+{
+	ListCell   *lc;
+
+	/* that commits before this statement's own transaction does */
+	if (IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+		ecm_run_mark();
+	if (!IsA(stmt, AlterTableStmt))
+		return;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	{
+		AlterTableCmd *cmd = lfirst(lc);
+		Oid			parent;
+		Oid			partition;
+
+		if (cmd->subtype != AT_DetachPartition ||
+			!((PartitionCmd *) cmd->def)->concurrent)
+			continue;
+		parent = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+		if (!OidIsValid(parent))
+			continue;
+		ecm_ddl_note_void(parent, "partitions were attached or detached");
+		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name, NoLock, true);
+		if (OidIsValid(partition))
+			ecm_ddl_note_published(partition);
+	}
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *query_env, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
+
+	/* a part of a statement, or the transaction's own end: nothing comes between */
+	bool		whole = context != PROCESS_UTILITY_SUBCOMMAND && tag != T_TransactionStmt;
+
+	if (whole)
+		ecm_ddl_apply();		/* what a command that isn't over yet has done */
+	before_statement(stmt);
+	ecm_ddl_enter_statement();
+	PG_TRY();
+	{
+		if (next_process_utility)
+			next_process_utility(pstmt, query, read_only_tree, context, params,
+								 query_env, dest, completion);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+									query_env, dest, completion);
+	}
+	PG_FINALLY();
+	{
+		ecm_ddl_leave_statement();
+	}
+	PG_END_TRY();
+	after_statement(tag, stmt);
+	if (context != PROCESS_UTILITY_SUBCOMMAND)	/* in the midst of another one */
+		ecm_unpublish_keyless();
+	if (whole)
+		ecm_ddl_apply();
+}
+
+void
+ecm_hooks_init(void)
+{
+	next_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	next_object_access_hook = object_access_hook;
+	object_access_hook = on_object_access;
+	RegisterXactCallback(on_xact_event, NULL);
+	RegisterSubXactCallback(on_subxact_event, NULL);
+}

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * own_tables.c
+ *	  Keeps others away from what our tables have out of line.
+ *
+ * Row-level security hides our tables' rows from roles that may read everything,
+ * such as members of pg_read_all_data.  The server has none for TOAST tables,
+ * where the rows' large values are: a table can be selected from by its name
+ * there.  So that is refused to all but superusers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+
+#include "base/compat.h"
+#include "base/table_writer.h"
+#include "hooks/own_tables.h"
+
+static ExecutorCheckPerms_hook_type next_hook;
+
+/* TOAST tables are called after the OID of the table that they are for. */
+static bool
+is_our_toast(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+	Oid			schema = get_namespace_oid(ECM_SCHEMA, true);
+	Oid			table;
+
+	return name != NULL && OidIsValid(schema) &&
+		sscanf(name, "pg_toast_%u", &table) == 1 &&
+		get_rel_namespace(table) == schema;
+}
+
+/* Costs others a look at each of a query's tables. */
+static bool
+check_perms(ECM_CHECK_PERMS_PARAMS)
+{
+	ListCell   *lc;
+
+	if (next_hook != NULL && !next_hook(ECM_CHECK_PERMS_ARGS))
+		return false;
+	foreach(lc, tables)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_RELATION || rte->relkind != RELKIND_TOASTVALUE ||
+			superuser() || !is_our_toast(rte->relid))
+			continue;
+		if (report)
+			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(rte->relid));
+		return false;
+	}
+	return true;
+}
+
+void
+ecm_own_tables_init(void)
+{
+	next_hook = ExecutorCheckPerms_hook;
+	ExecutorCheckPerms_hook = check_perms;
+}

@@ -1,0 +1,688 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_ddl.c
+ *	  What DDL does to shapes: noted while a command runs, dealt with after it.
+ *
+ * object_access_hook is called in the middle of a command, where running SQL is
+ * out of the question, so it only notes what has changed.  What that means for
+ * shapes is looked up as soon as the command is over, and before the next one:
+ * the stream has each change as the catalogs were at that moment, so what is
+ * true in between counts, even if it has been taken back by the commit.  And a
+ * shape that is declared after a command has nothing to do with it.
+ *
+ * Shapes that others declare meanwhile are not seen here, but their creation
+ * waits for us: by our lock on the table, or by ecm_barrier_hold().  Where there
+ * is no such lock, and others must not have to wait for a transaction that may
+ * last, there is a second look at the commit, which spares our own shapes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/indexing.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_namespace.h"
+#include "catalog/pg_publication_rel.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "hooks/shape_ddl.h"
+#include "manager/shape_barrier.h"
+#include "shape/shape.h"
+#include "shape/shape_settings.h"
+
+/* In the order in which they are dealt with, so that the plainest reason is told. */
+typedef enum NoteKind
+{
+	NOTE_VOID,					/* a table's shapes */
+	NOTE_TYPE,
+	NOTE_OWNER,
+	NOTE_PERHAPS,				/* a table; without its key it leaves the
+								 * publication, too */
+	NOTE_PUBLICATION,
+	NOTE_MEMBER,				/* of a publication, a new one */
+	NOTE_PUBLISHED				/* a table, and what is below it */
+} NoteKind;
+
+#define NUM_NOTE_KINDS	(NOTE_PUBLISHED + 1)
+
+typedef struct NoteKey
+{
+	NoteKind	kind;
+	Oid			object;
+} NoteKey;
+
+typedef struct Note
+{
+	NoteKey		key;
+	const char *reason;			/* a constant, or NULL */
+	NameData	name;			/* a publication's, before the change */
+	SubTransactionId subid;		/* where it happened */
+} Note;
+
+/* Something that is remembered for longer than the command. */
+typedef struct Remembered
+{
+	Oid			object;
+	const char *reason;			/* a constant, or NULL */
+	int			level;			/* of the statement */
+	SubTransactionId subid;
+} Remembered;
+
+/* All in TopTransactionContext; gone at the end of each transaction. */
+static HTAB *notes = NULL;
+static List *touched = NIL;		/* tables: a column of theirs was altered by a
+								 * command that is not over yet */
+static List *renamed_tables = NIL;	/* with shapes; those are told apart by the
+									 * name that they have at the commit */
+static List *renamed_schemas = NIL;
+static List *changed_types = NIL;	/* for the second look */
+static List *unpublished_tables = NIL;	/* likewise, and ... */
+static List *unpublishers = NIL;	/* ... the tables above them at whose change
+									 * that was seen */
+
+/* Objects that are held one by one at the commit. */
+#define MAX_HOLDS	1000
+
+static int	statement_level = 0;
+
+/* ------------------------------------------------------------- noting -- */
+
+static Note *
+note(NoteKind kind, Oid object, const char *reason)
+{
+	NoteKey		key;
+	Note	   *entry;
+	bool		found;
+
+	if (notes == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(NoteKey), .entrysize = sizeof(Note),
+			.hcxt = TopTransactionContext};
+
+		notes = hash_create("electric_cm changes by DDL", 64, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	memset(&key, 0, sizeof(key));
+	key.kind = kind;
+	key.object = object;
+	entry = hash_search(notes, &key, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->subid = GetCurrentSubTransactionId();
+		memset(&entry->name, 0, sizeof(entry->name));
+	}
+	/* of what a DROP TABLE does, it is the last that says so */
+	entry->reason = reason;
+	return found ? NULL : entry;
+}
+
+static List *
+remember(List *list, Oid object, const char *reason)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	Remembered *r = palloc(sizeof(Remembered));
+
+	r->object = object;
+	r->reason = reason;
+	r->level = statement_level;
+	r->subid = GetCurrentSubTransactionId();
+	list = lappend(list, r);
+	MemoryContextSwitchTo(old);
+	return list;
+}
+
+static bool
+is_remembered(const List *list, Oid object)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+		if (((Remembered *) lfirst(lc))->object == object)
+			return true;
+	return false;
+}
+
+static bool
+is_table(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+
+	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE;
+}
+
+/*
+ * A partition's change is a change of its ancestors' shapes, too.  They must
+ * be looked up now: a DROP takes that knowledge away.
+ */
+void
+ecm_ddl_note_void(Oid relid, const char *reason)
+{
+	ListCell   *lc;
+
+	/* others have no shapes, and may be changed in a read-only transaction */
+	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
+		return;
+	(void) note(NOTE_VOID, relid, reason);
+	if (get_rel_relispartition(relid))
+		foreach(lc, get_partition_ancestors(relid))
+			(void) note(NOTE_VOID, lfirst_oid(lc), reason);
+}
+
+/* Not only permanent ones: that may be what has changed. */
+void
+ecm_ddl_note_perhaps(Oid relid)
+{
+	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
+		(void) note(NOTE_PERHAPS, relid, NULL);
+}
+
+void
+ecm_ddl_note_published(Oid relid)
+{
+	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
+		(void) note(NOTE_PUBLISHED, relid, NULL);
+}
+
+/* The table that a row of pg_publication_rel is about, if it can be seen. */
+static Oid
+member_table(Oid member)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONREL, ObjectIdGetDatum(member));
+	Oid			relid = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		relid = ((Form_pg_publication_rel) GETSTRUCT(tuple))->prrelid;
+		ReleaseSysCache(tuple);
+	}
+	return relid;
+}
+
+/* One that has just come can't be seen yet, and one that goes not any more later. */
+void
+ecm_ddl_note_member(Oid member)
+{
+	Oid			relid = member_table(member);
+
+	if (OidIsValid(relid))
+		ecm_ddl_note_published(relid);
+	else
+		(void) note(NOTE_MEMBER, member, NULL);
+}
+
+void
+ecm_ddl_note_index(Oid index)
+{
+	Oid			table = IndexGetRelation(index, true);
+
+	if (OidIsValid(table))
+		ecm_ddl_note_perhaps(table);
+}
+
+void
+ecm_ddl_note_type(Oid type, const char *reason)
+{
+	(void) note(NOTE_TYPE, type, reason);
+}
+
+void
+ecm_ddl_note_row_type(Oid relid)
+{
+	Oid			type = get_rel_type_id(relid);
+
+	if (OidIsValid(type) && get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT)
+		ecm_ddl_note_type(type, "the type of a column was changed");
+}
+
+void
+ecm_ddl_note_schema(Oid schema)
+{
+	if (!is_remembered(renamed_schemas, schema))
+		renamed_schemas = remember(renamed_schemas, schema, NULL);
+}
+
+void
+ecm_ddl_note_publication(Oid publication)
+{
+	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL);
+	char	   *name = get_publication_name(publication, true);
+
+	if (entry != NULL && name != NULL)
+		namestrcpy(&entry->name, name);
+}
+
+void
+ecm_ddl_note_published_schema(Oid member)
+{
+	HeapTuple	tuple = SearchSysCache1(PUBLICATIONNAMESPACE, ObjectIdGetDatum(member));
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	ecm_ddl_note_publication(((Form_pg_publication_namespace) GETSTRUCT(tuple))->pnpubid);
+	ReleaseSysCache(tuple);
+}
+
+void
+ecm_ddl_note_owner(Oid role, const char *reason)
+{
+	(void) note(NOTE_OWNER, role, reason);
+}
+
+/*
+ * Most of what can be done to a column changes nothing in the rows, and what
+ * does shows in the column, or rewrites them.
+ */
+void
+ecm_ddl_note_column(Oid relid)
+{
+	ecm_ddl_note_perhaps(relid);
+	if (!is_remembered(touched, relid))
+		touched = remember(touched, relid, NULL);
+}
+
+/*
+ * What has become of a table's row in pg_class: the command's own change, which
+ * the syscaches don't show yet.
+ */
+void
+ecm_ddl_note_altered(Oid relid)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	HeapTuple	before;
+
+	if (!is_table(relid))
+		return;
+	ecm_ddl_note_perhaps(relid);
+	before = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(before))
+		return;
+	rel = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, ClassOidIndexId, true, SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_class was = (Form_pg_class) GETSTRUCT(before);
+		Form_pg_class is = (Form_pg_class) GETSTRUCT(tuple);
+
+		if (was->relnamespace != is->relnamespace)
+			ecm_ddl_note_published(relid);
+		if (was->relfilenode != is->relfilenode && is_remembered(touched, relid))
+			ecm_ddl_note_void(relid, "the table's columns were changed");
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	ReleaseSysCache(before);
+}
+
+/* ------------------------------------------------------ dealing with it -- */
+
+/*
+ * Other extensions' scripts are as good as any other.  pg_upgrade makes its
+ * parts one by one, and there are no shapes.
+ */
+bool
+ecm_ddl_has_extension(void)
+{
+	Oid			extension = get_extension_oid("electric_cm", true);
+
+	return OidIsValid(extension) && !IsBinaryUpgrade &&
+		!(creating_extension && CurrentExtensionObject == extension);
+}
+
+/* What there is of each kind; of publications, only ours. */
+typedef struct Pending
+{
+	List	   *objects[NUM_NOTE_KINDS];
+	List	   *reasons[NUM_NOTE_KINDS];	/* of NOTE_VOID, NOTE_TYPE, NOTE_OWNER */
+	bool		publication;
+} Pending;
+
+/* Is this ours, or was it before the command? */
+static bool
+is_own_publication(const Note *entry, const char *own)
+{
+	char	   *name = get_publication_name(entry->key.object, true);
+
+	return strcmp(NameStr(entry->name), own) == 0 ||
+		(name != NULL && strcmp(name, own) == 0);
+}
+
+/*
+ * Takes what has happened in this subtransaction.  What happened before it
+ * began is to be looked at again when it has ended, in whichever way.
+ */
+static void
+take_notes(Pending *pending)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	HASH_SEQ_STATUS seq;
+	Note	   *entry;
+	char	   *own = NULL;
+
+	memset(pending, 0, sizeof(*pending));
+	hash_seq_init(&seq, notes);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		NoteKind	kind = entry->key.kind;
+
+		if (kind == NOTE_PUBLICATION)
+		{
+			if (own == NULL)
+				own = ecm_own_publication_name();
+			pending->publication |= is_own_publication(entry, own);
+		}
+		pending->objects[kind] = lappend_oid(pending->objects[kind], entry->key.object);
+		pending->reasons[kind] = lappend(pending->reasons[kind],
+										 unconstify(char *, entry->reason));
+		if (entry->subid == subid)
+			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+	}
+}
+
+/*
+ * Those of the tables that have shapes, each reason's for themselves: there are
+ * few reasons, and they are constants.
+ */
+static void
+apply_void(const Pending *pending)
+{
+	List	   *told = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	ListCell   *lc3;
+
+	foreach(lc, pending->reasons[NOTE_VOID])
+	{
+		List	   *relids = NIL;
+
+		if (list_member_ptr(told, lfirst(lc)))
+			continue;
+		told = lappend(told, lfirst(lc));
+		forboth(lc2, pending->objects[NOTE_VOID], lc3, pending->reasons[NOTE_VOID])
+			if (lfirst(lc3) == lfirst(lc))
+				relids = lappend_oid(relids, lfirst_oid(lc2));
+		relids = ecm_tables_with_shapes(relids);
+		if (relids != NIL)
+			(void) ecm_shapes_invalidate(relids, lfirst(lc));
+	}
+}
+
+static void
+apply_types(const Pending *pending)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, pending->objects[NOTE_TYPE], lc2, pending->reasons[NOTE_TYPE])
+	{
+		Oid			type = lfirst_oid(lc);
+		char		relkind = get_rel_relkind(get_typ_typrelid(type));
+
+		/* every table has a type, which hardly ever is a column's */
+		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
+			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
+			!is_remembered(changed_types, type))
+			changed_types = remember(changed_types, type, lfirst(lc2));
+	}
+}
+
+static void
+apply_owners(const Pending *pending)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, pending->objects[NOTE_OWNER], lc2, pending->reasons[NOTE_OWNER])
+		ecm_shapes_invalidate_owner(lfirst_oid(lc), lfirst(lc2));
+}
+
+static void
+apply_publication(const Pending *pending)
+{
+	List	   *relids = pending->objects[NOTE_PUBLISHED];
+	List	   *above = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pending->objects[NOTE_MEMBER])
+	{
+		Oid			relid = member_table(lfirst_oid(lc));
+
+		if (OidIsValid(relid))
+			relids = list_append_unique_oid(relids, relid);
+	}
+	if (pending->publication)
+	{
+		ecm_barrier_hold(PublicationRelationId, InvalidOid);
+		ecm_shapes_verify_publication();
+	}
+	if (relids == NIL)
+		return;
+	foreach(lc, ecm_shapes_verify_published(relids, &above))
+		unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
+	foreach(lc, above)
+		if (!is_remembered(unpublishers, lfirst_oid(lc)))
+			unpublishers = remember(unpublishers, lfirst_oid(lc), NULL);
+}
+
+static void
+apply_perhaps(const Pending *pending)
+{
+	List	   *renamed;
+	ListCell   *lc;
+
+	if (pending->objects[NOTE_PERHAPS] == NIL)
+		return;
+	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
+	foreach(lc, renamed)
+		if (!is_remembered(renamed_tables, lfirst_oid(lc)))
+			renamed_tables = remember(renamed_tables, lfirst_oid(lc), NULL);
+}
+
+void
+ecm_ddl_apply(void)
+{
+	bool		read_only = XactReadOnly;
+	MemoryContext context;
+	MemoryContext old;
+	Pending		pending;
+
+	if (notes == NULL || hash_get_num_entries(notes) == 0 || !IsTransactionState())
+		return;
+
+	CommandCounterIncrement();
+	if (!ecm_ddl_has_extension())
+	{
+		/* a transaction may have very many statements */
+		hash_destroy(notes);
+		ecm_ddl_forget();
+		return;
+	}
+	context = AllocSetContextCreate(CurrentMemoryContext, "electric_cm DDL",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+
+	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
+	XactReadOnly = false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	take_notes(&pending);
+	apply_void(&pending);
+	apply_types(&pending);
+	apply_owners(&pending);
+	apply_perhaps(&pending);
+	apply_publication(&pending);
+	PopActiveSnapshot();
+	XactReadOnly = read_only;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	CommandCounterIncrement();
+}
+
+static List *
+objects_of(const List *remembered)
+{
+	List	   *objects = NIL;
+	ListCell   *lc;
+
+	foreach(lc, remembered)
+		objects = lappend_oid(objects, ((Remembered *) lfirst(lc))->object);
+	return objects;
+}
+
+/*
+ * One by one, so that a transaction that is prepared holds up nobody whom it does
+ * not concern; but not without end, since locks are few.
+ */
+static void
+hold_all(Oid catalog, const List *remembered)
+{
+	ListCell   *lc;
+
+	if (list_length(remembered) > MAX_HOLDS)
+		ecm_barrier_hold(catalog, InvalidOid);
+	else
+		foreach(lc, remembered)
+			ecm_barrier_hold(catalog, ((Remembered *) lfirst(lc))->object);
+}
+
+/* First hold, then look: who is not seen now will wait. */
+static void
+look_again_at_commit(void)
+{
+	List	   *schemas = objects_of(renamed_schemas);
+	ListCell   *lc;
+
+	hold_all(NamespaceRelationId, renamed_schemas);
+	hold_all(TypeRelationId, changed_types);
+	hold_all(PublicationRelationId, unpublishers);
+
+	ecm_shapes_verify_names(objects_of(renamed_tables), schemas);
+	foreach(lc, changed_types)
+	{
+		Remembered *r = lfirst(lc);
+
+		ecm_shapes_invalidate_type_of_others(r->object, r->reason);
+	}
+	ecm_shapes_invalidate_unpublished_of_others(objects_of(unpublished_tables));
+}
+
+/*
+ * A name that is another one only meanwhile changes nothing: what a log has of
+ * it is the shape's.
+ */
+void
+ecm_ddl_apply_at_commit(void)
+{
+	bool		read_only = XactReadOnly;
+
+	ecm_ddl_apply();
+	if (renamed_tables == NIL && renamed_schemas == NIL && changed_types == NIL &&
+		unpublished_tables == NIL)
+		return;
+	CommandCounterIncrement();
+	if (ecm_ddl_has_extension())
+	{
+		XactReadOnly = false;
+		PushActiveSnapshot(GetTransactionSnapshot());
+		look_again_at_commit();
+		PopActiveSnapshot();
+		XactReadOnly = read_only;
+	}
+	ecm_ddl_forget();
+}
+
+/* ---------------------------------------------------- ends and levels -- */
+
+void
+ecm_ddl_enter_statement(void)
+{
+	statement_level++;
+}
+
+void
+ecm_ddl_leave_statement(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, touched)
+		if (((Remembered *) lfirst(lc))->level >= statement_level)
+			touched = foreach_delete_current(touched, lc);
+	statement_level--;
+}
+
+void
+ecm_ddl_forget(void)
+{
+	notes = NULL;
+	touched = renamed_tables = renamed_schemas = NIL;
+	changed_types = unpublished_tables = unpublishers = NIL;
+}
+
+static List *
+end_remembered(List *list, SubTransactionId subid, SubTransactionId parent,
+			   bool committed)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		Remembered *r = lfirst(lc);
+
+		if (r->subid != subid)
+			continue;
+		if (committed)
+			r->subid = parent;
+		else
+			list = foreach_delete_current(list, lc);
+	}
+	return list;
+}
+
+/* What a rolled-back subtransaction did has not happened. */
+void
+ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
+					bool committed)
+{
+	HASH_SEQ_STATUS seq;
+	Note	   *entry;
+
+	touched = end_remembered(touched, subid, parent, committed);
+	renamed_tables = end_remembered(renamed_tables, subid, parent, committed);
+	renamed_schemas = end_remembered(renamed_schemas, subid, parent, committed);
+	changed_types = end_remembered(changed_types, subid, parent, committed);
+	unpublished_tables = end_remembered(unpublished_tables, subid, parent, committed);
+	unpublishers = end_remembered(unpublishers, subid, parent, committed);
+	if (notes == NULL || hash_get_num_entries(notes) == 0)
+		return;
+	hash_seq_init(&seq, notes);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		if (entry->subid != subid)
+			continue;
+		if (committed)
+			entry->subid = parent;
+		else
+			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+	}
+}

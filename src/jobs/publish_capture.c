@@ -1,0 +1,349 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish_capture.c
+ *	  What pool sessions do for shapes, except reading tables.
+ *
+ * The manager can't wait for locks, so it lets a session of its pool do what
+ * may have to: publish a table, begin to capture, free what is left of dropped
+ * shapes.  shape_creation.c and shape_purge.c call these functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "shape/shape.h"
+#include "shape/shape_settings.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_publish_table);
+PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
+PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
+
+/*
+ * Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too;
+ * and with one lock held, waiting for another one may be a deadlock.
+ */
+#define IDENTITY_LOCK_TIMEOUT	"100ms"
+
+/*
+ * Nobody waits for that, but the pool has few sessions, and others' shapes need
+ * them.
+ */
+#define PUBLISH_LOCK_TIMEOUT	"1s"
+
+typedef struct LeavesArg
+{
+	MemoryContext context;
+	Oid			relation;
+	bool		any;			/* are there any of these shapes? */
+	LOCKMODE	lockmode;		/* on the leaves */
+	List	   *leaves;
+} LeavesArg;
+
+/* Leaves of the table that must get another replica identity for the shape. */
+static void
+collect_leaves(const EcmShapeDef *def, void *arg)
+{
+	LeavesArg  *a = arg;
+	EcmShapeNeeds needs = {0};
+	bool		missing = false;
+	List	   *leaves;
+	MemoryContext old;
+
+	if (def->relation != a->relation)
+		return;
+	a->any = true;
+	needs.columns = ecm_fit_attnums(def->relation, def->column_names,
+									def->ncolumns, NULL, &missing);
+	for (int i = 0; i < def->nkeys; i++)
+		needs.key = ecm_fit_attnums(def->relation,
+									&def->column_names[def->key_positions[i]],
+									1, needs.key, &missing);
+	if (def->filter != NULL)
+		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
+									  def->filter->ncolumns, NULL, &missing);
+	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
+	old = MemoryContextSwitchTo(a->context);
+	a->leaves = list_concat_unique_oid(a->leaves, leaves);
+	MemoryContextSwitchTo(old);
+}
+
+/* Until ecm_spi_end(). */
+static void
+be_impatient(const char *timeout)
+{
+	(void) set_config_option("lock_timeout", timeout,
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+/*
+ * Nobody takes a leaf's identity away now before he can see that the table is
+ * published.  Did somebody just before?
+ */
+static void
+check_identities(Oid relation, ArrayType *shapes)
+{
+	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation,
+		.lockmode = AccessShareLock};
+
+	be_impatient(IDENTITY_LOCK_TIMEOUT);
+	CommandCounterIncrement();
+	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
+	if (arg.leaves != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the replica identity of table \"%s\" has changed",
+						get_rel_name(linitial_oid(arg.leaves)))));
+}
+
+/*
+ * _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
+ *
+ * Makes the stream have what shapes of a table need: sets the replica identity,
+ * if that is not enough and for us to do, and adds the table to the publication
+ * unless it is published already.  False if there was nothing to do: the table
+ * is gone, say, or none of these are shapes of it (any more).
+ *
+ * Errors: 55000 the table is not published and
+ * electric_cm.manual_table_publishing is on, or the replica identity is not
+ * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
+ * the owner of a table that needs another one, 0A000 another publication forbids
+ * that, 55P03 the table is busy; 0A000 a partition is unlogged; and what ALTER
+ * PUBLICATION raises.
+ */
+Datum
+electric_cm_publish_table(PG_FUNCTION_ARGS)
+{
+	Oid			relation = PG_GETARG_OID(0);
+	char	   *name = get_rel_name(relation);
+	char	   *publication = ecm_own_publication_name();
+	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation};
+	bool		publish;
+	EcmSpiState spi;
+
+	if (name == NULL)
+		PG_RETURN_BOOL(false);
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
+
+	ecm_fit_check_partitions(relation, NoLock);
+	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
+	if (!arg.any)
+		PG_RETURN_BOOL(false);
+	ecm_forget_catalogs();
+	ecm_spi_begin(&spi);
+	be_impatient(PUBLISH_LOCK_TIMEOUT);
+	ecm_hold_published(relation);
+	if (arg.leaves != NIL)
+	{
+		be_impatient(IDENTITY_LOCK_TIMEOUT);
+		ecm_spi_run(ecm_fit_identity_commands(arg.leaves), SPI_OK_UTILITY,
+					0, NULL, NULL, NULL);
+	}
+	publish = !ecm_is_published(relation);
+	if (publish)
+	{
+		/* as ALTER PUBLICATION does; another session may be at the same */
+		LockRelationOid(relation, ShareUpdateExclusiveLock);
+		publish = !ecm_is_published(relation);
+	}
+	if (publish && ecm_publishes_manually())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is not in publication \"%s\"",
+						name, publication)));
+	if (publish)
+		ecm_spi_run(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
+							 quote_identifier(publication),
+							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
+							 name),
+					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
+	if (publish)
+	{
+		ecm_note_published(relation);
+		check_identities(relation, PG_GETARG_ARRAYTYPE_P(1));
+	}
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(publish || arg.leaves != NIL);
+}
+
+/*
+ * A shape whose attempt may begin anew gets the next generation.  A row that
+ * somebody has locked is left alone; so a snapshot in doubt, of a session that
+ * is not quite gone, is over where there is an answer.
+ */
+#define CAPTURE_SQL \
+	"WITH locked AS MATERIALIZED (SELECT s.id, s.generation, s.snapshot_generation" \
+	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2" \
+	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
+	" SELECT s.id, l.generation, CASE WHEN s.relation <> $2 THEN 'other'" \
+	"  WHEN l.id IS NULL THEN 'locked'" \
+	"  WHEN t.state IN ('live', 'errored', 'gone') OR" \
+	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
+	"  ELSE 'capture' END, s.relation" \
+	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
+	"  LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
+	" WHERE s.id = ANY ($1)"
+
+/*
+ * _electric_cm.capture_shapes(number int8, relation oid, shapes int8[],
+ *		OUT shape int8, OUT generation int4, OUT action text,
+ *		OUT shape_relation oid, OUT xid xid) RETURNS SETOF record
+ *
+ * Begins an attempt to create shapes, by the message that lets the consumers
+ * capture their changes, and which has that number.  action is what becomes of
+ * each of them: 'capture', 'done' (live, errored, or its snapshot is committed),
+ * 'locked' (by somebody else; nothing was done) or 'other' (it is one of that
+ * relation instead; likewise).  Those that are gone are left out.  xid: where
+ * the message is.
+ */
+Datum
+electric_cm_capture_shapes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			types[2] = {INT8ARRAYOID, OIDOID};
+	Datum		args[2] = {PG_GETARG_DATUM(2), PG_GETARG_DATUM(1)};
+	TransactionId xid = GetTopTransactionId();
+	StringInfoData message;
+	Datum	   *ids;
+	int			nids = 0;
+	EcmSpiState spi;
+
+	InitMaterializedSRF(fcinfo, 0);
+	initStringInfo(&message);
+	appendStringInfo(&message, "capture " INT64_FORMAT, PG_GETARG_INT64(0));
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 2, types, args, NULL);
+	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		Datum		values[5];
+		bool		nulls[5];
+
+		values[4] = TransactionIdGetDatum(xid);
+		nulls[4] = false;
+		for (int column = 0; column < 4; column++)
+			values[column] = SPI_getbinval(row, desc, column + 1, &nulls[column]);
+		if (strcmp(SPI_getvalue(row, desc, 3), "capture") == 0)
+		{
+			values[1] = Int32GetDatum(DatumGetInt32(values[1]) + 1);
+			ids[nids++] = values[0];
+			appendStringInfo(&message, " " INT64_FORMAT " %d",
+							 DatumGetInt64(values[0]), DatumGetInt32(values[1]));
+		}
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	if (nids > 0)
+	{
+		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
+												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
+					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
+					SPI_OK_UPDATE, 1, types, args, NULL);
+		types[1] = INT4OID;
+		args[1] = Int32GetDatum(ecm_shape_workers_running());
+		ecm_spi_run("INSERT INTO _electric_cm.shape_worker AS w (shape, worker)"
+					" SELECT id, id % $2 FROM unnest($1) AS id"
+					" ON CONFLICT (shape) DO UPDATE SET worker = excluded.worker"
+					" WHERE w.worker <> excluded.worker",
+					SPI_OK_INSERT, 2, types, args, NULL);
+		ecm_emit_message(message.data);
+	}
+	ecm_spi_end(&spi);
+	return (Datum) 0;
+}
+
+static Datum
+int8_array(Datum *elems, int n)
+{
+	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
+ *		OUT done int4, OUT postponed int8[])
+ *
+ * Frees what dropped shapes have left behind, in this order, until that many
+ * chunks of their logs have been deleted, or that many bytes of WAL written.
+ * done: how many of them are dealt with.  postponed: those of them whose rows
+ * are there as far as others can see, while somebody is about to delete them;
+ * what nobody deletes is left alone for good.  Not with SQL: a consumer may be
+ * deleting the same, and one of them suffices.
+ */
+Datum
+electric_cm_purge_shapes(PG_FUNCTION_ARGS)
+{
+	ArrayType  *shapes = PG_GETARG_ARRAYTYPE_P(0);
+	int64		max_chunks = PG_GETARG_INT32(1);
+	uint64		wal_end = pgWalUsage.wal_bytes + Max(PG_GETARG_INT64(2), 1);
+	Oid			type = INT8ARRAYOID;
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	Datum	   *ids;
+	Datum	   *freed;
+	Datum	   *postponed;
+	Datum		done;
+	int			n;
+	int			ndone = 0;
+	int			nfreed = 0;
+	int			npostponed = 0;
+	EcmFates	fates;
+	EcmSpiState spi;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &ids, NULL, &n);
+	freed = palloc(sizeof(Datum) * Max(n, 1));
+	postponed = palloc(sizeof(Datum) * Max(n, 1));
+	(void) ecm_fates_begin(&fates, InvalidTransactionId, true);
+	for (; ndone < n; ndone++)
+	{
+		EcmShapeFate fate = ecm_fate_of(&fates, DatumGetInt64(ids[ndone]));
+
+		if (fate.in_doubt)
+			postponed[npostponed++] = ids[ndone];
+		else if (!fate.exists)
+		{
+			if (!ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
+				break;
+			freed[nfreed++] = ids[ndone];
+		}
+	}
+	ecm_fates_end(&fates);
+	if (nfreed > 0)
+	{
+		done = int8_array(freed, nfreed);
+		ecm_spi_begin(&spi);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_end(&spi);
+	}
+	values[0] = Int32GetDatum(ndone);
+	values[1] = int8_array(postponed, npostponed);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}

@@ -1,0 +1,682 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer_queues.c
+ *	  The manager's side of its consumers.
+ *
+ * Each consumer has a queue in a DSM segment of its own.  The queue's bytes
+ * die with the consumer, and pgoutput describes a relation only once per
+ * session, so the death of one consumer costs the stream for all of them: the
+ * dead one gets a new queue, the survivors a RESET, and the stream starts
+ * again from the minimum of what is durable everywhere.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "replication/logicalproto.h"
+#include "storage/dsm.h"
+#include "storage/shm_mq.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "consumer/consumer.h"
+#include "manager/consumer_queues.h"
+#include "shape/shape.h"
+
+/* A worker that has not attached after this long is given up. */
+#define ATTACH_TIMEOUT_MS	10000
+
+typedef struct FeedConsumer
+{
+	BackgroundWorkerHandle *handle; /* NULL: not running */
+	dsm_segment *segment;
+	shm_mq_handle *queue;
+	bool		pending;		/* the kept message is still to be sent to it */
+	Size		piece_at;		/* what precedes has been sent, in pieces */
+	bool		unflushed;		/* messages sent since the last FLUSH */
+	bool		control_pending;	/* this order is to be sent */
+	EcmControlFrame control;
+
+	/* does it make progress? */
+	uint64		sent;			/* messages sent to this worker */
+	uint64		seen_processed; /* as of the last look ... */
+	XLogRecPtr	seen_durable;
+	EcmTime		moved_at;		/* ... that found progress, or no work */
+} FeedConsumer;
+
+static int	stack_index;
+static const char *stack_datname;
+static MemoryContext feed_context;	/* queue handles live here */
+static const char *message_prefix;	/* of our messages */
+static EcmFeedMessageCallback message_callback;
+
+static int	nconsumers;
+static FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
+static uint32 reset_number = 0;
+static EcmTime start_began;
+
+/* the message that a full queue has refused */
+static StringInfoData kept;
+static bool any_pending;
+
+/* what is worth a new stream */
+static bool giant_coming;		/* in the transaction that is coming in */
+static XLogRecPtr giant_lsn;	/* the last one precedes this; invalid: none */
+
+/* where the stream is */
+static bool in_transaction;
+static TransactionId current_xid;
+static XLogRecPtr received_lsn;
+static TimestampTz last_commit_at;
+
+void
+ecm_feed_init(int index, const char *datname)
+{
+	stack_index = index;
+	stack_datname = datname;
+	nconsumers = ecm_shape_workers;
+	feed_context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(feed_context);
+	initStringInfo(&kept);
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+void
+ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
+{
+	message_prefix = prefix;
+	message_callback = callback;
+}
+
+/* ------------------------------------------------------------- starting -- */
+
+static EcmConsumerSlot *
+shared_slot(int i)
+{
+	return &ecm_shared->stacks[stack_index].consumers[i];
+}
+
+/*
+ * Creates the queue and registers the worker.  False: no worker slot is free.
+ */
+static bool
+launch_consumer(int i)
+{
+	FeedConsumer *c = &consumers[i];
+	BackgroundWorker worker;
+	EcmConsumerArgs args;
+	EcmConsumerSlot *slot = shared_slot(i);
+	MemoryContext old;
+	shm_mq	   *mq;
+
+	c->segment = dsm_create(ECM_QUEUE_SIZE, 0);
+	dsm_pin_mapping(c->segment);
+	mq = shm_mq_create(dsm_segment_address(c->segment), ECM_QUEUE_SIZE);
+	shm_mq_set_sender(mq, MyProc);
+
+	ecm_lock(LW_EXCLUSIVE);
+	slot->used = true;
+	if (slot->generation++ > 0)
+		slot->restarts++;
+	slot->segment = dsm_segment_handle(c->segment);
+	slot->pid = 0;
+	slot->attached = false;
+	slot->reset_done = reset_number;	/* it has nothing to forget */
+	slot->processed = 0;
+	slot->working_on = 0;
+	slot->last_error[0] = slot->last_error_sqlstate[0] = '\0';
+	slot->last_error_at = 0;
+	args.generation = slot->generation;
+	ecm_unlock();
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
+			 stack_datname, i + 1);
+	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
+	args.stack_index = stack_index;
+	args.worker = i;
+	memcpy(worker.bgw_extra, &args, sizeof(args));
+
+	old = MemoryContextSwitchTo(feed_context);
+	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
+	{
+		MemoryContextSwitchTo(old);
+		c->handle = NULL;
+		dsm_detach(c->segment);
+		c->segment = NULL;
+		return false;
+	}
+	c->queue = shm_mq_attach(mq, c->segment, c->handle);
+	MemoryContextSwitchTo(old);
+	c->pending = false;
+	c->unflushed = false;
+	c->control_pending = false;
+	c->sent = 0;
+	c->moved_at = ecm_now();
+	return true;
+}
+
+static bool
+consumer_is_running(FeedConsumer *c)
+{
+	pid_t		pid;
+
+	if (c->handle == NULL)
+		return false;
+	switch (GetBackgroundWorkerPid(c->handle, &pid))
+	{
+		case BGWH_STARTED:
+		case BGWH_NOT_YET_STARTED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+discard_consumer(FeedConsumer *c)
+{
+	if (c->queue)
+		shm_mq_detach(c->queue);
+	if (c->segment)
+		dsm_detach(c->segment);
+	if (c->handle)
+		pfree(c->handle);
+	memset(c, 0, sizeof(*c));
+}
+
+char *
+ecm_feed_assign_sql(void)
+{
+	for (int i = 0; i < nconsumers; i++)
+		if (consumers[i].handle != NULL)
+			return NULL;
+	return psprintf("SELECT _electric_cm.assign_shapes(%d)", nconsumers);
+}
+
+void
+ecm_feed_start(void)
+{
+	start_began = ecm_now();
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
+	ecm_unlock();
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		if (consumer_is_running(&consumers[i]))
+			continue;
+		discard_consumer(&consumers[i]);
+		(void) launch_consumer(i);
+	}
+}
+
+/*
+ * The error of a consumer that has ended.  One that was killed leaves none.
+ */
+static void
+get_end(int i, const char *what, EcmError *err)
+{
+	EcmConsumerSlot slot;
+
+	ecm_lock(LW_SHARED);
+	slot = *shared_slot(i);
+	ecm_unlock();
+	if (slot.last_error_at == 0)
+		ecm_error_set(err, "57P01", psprintf("consumer %d %s", i + 1, what), "",
+					  "The server log has its reason.");
+	else
+		ecm_error_set(err, slot.last_error_sqlstate,
+					  psprintf("consumer %d %s: %s", i + 1, what, slot.last_error),
+					  "", "The server log has the whole error.");
+}
+
+EcmStepResult
+ecm_feed_poll_start(EcmStepFailure *failure)
+{
+	int			missing = -1;	/* the first that is not ready */
+	pid_t		pid = 0;
+
+	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		EcmConsumerSlot slot;
+
+		if (consumers[i].handle == NULL)
+		{
+			ecm_error_set(&failure->err, "53000",
+						  "no background worker slot is free for a consumer", "",
+						  "Raise max_worker_processes and restart the server.");
+			failure->kind = ECM_ERROR_RETRY;
+			return ECM_RESULT_FAILED;
+		}
+		if (!consumer_is_running(&consumers[i]))
+		{
+			get_end(i, "ended while starting", &failure->err);
+			failure->kind = ECM_ERROR_RETRY;
+			return ECM_RESULT_FAILED;
+		}
+		ecm_lock(LW_SHARED);
+		slot = *shared_slot(i);
+		ecm_unlock();
+		if ((!slot.attached || slot.reset_done != reset_number) && missing < 0)
+		{
+			missing = i;
+			if (GetBackgroundWorkerPid(consumers[i].handle, &pid) != BGWH_STARTED)
+				pid = 0;
+		}
+	}
+	if (missing < 0)
+		return ECM_RESULT_DONE;
+	if (ecm_has_passed(start_began, ecm_now(),
+								   ATTACH_TIMEOUT_MS))
+	{
+		ecm_error_set(&failure->err, "57014",
+					  psprintf("consumer %d (PID %d) did not become ready in time",
+							   missing + 1, pid),
+					  "It waits for a lock, or has not obeyed yet, or hangs.",
+					  pid == 0 ? "" :
+					  psprintf("See what it waits for in pg_stat_activity; SELECT pg_terminate_backend(%d) restarts it, and if it is stopped, kill -CONT %d does. Nothing is lost.",
+							   pid, pid));
+		failure->kind = ECM_ERROR_RETRY;
+		return ECM_RESULT_FAILED;
+	}
+	return ECM_RESULT_PENDING;
+}
+
+bool
+ecm_feed_consumer_died(EcmError *err)
+{
+	for (int i = 0; i < nconsumers; i++)
+		if (consumers[i].handle != NULL && !consumer_is_running(&consumers[i]))
+		{
+			get_end(i, "has ended", err);
+			return true;
+		}
+	return false;
+}
+
+/* Has it done something since the last look, or nothing to do? */
+static bool
+moves(FeedConsumer *c, const EcmConsumerSlot *slot)
+{
+	bool		has_work = c->pending || slot->processed != c->sent ||
+		slot->durable_lsn < received_lsn;
+	bool		moved = slot->processed != c->seen_processed ||
+		slot->durable_lsn != c->seen_durable;
+
+	c->seen_processed = slot->processed;
+	c->seen_durable = slot->durable_lsn;
+	return moved || !has_work;
+}
+
+/* Copies a consumer's slot, and notes whether it moves; false: there is none. */
+static bool
+look_at(int i, EcmTime now, EcmConsumerSlot *slot)
+{
+	FeedConsumer *c = &consumers[i];
+
+	if (c->handle == NULL)
+		return false;
+	ecm_lock(LW_SHARED);
+	*slot = *shared_slot(i);
+	ecm_unlock();
+	if (moves(c, slot))
+		c->moved_at = now;
+	return true;
+}
+
+static void
+describe(int i, const EcmConsumerSlot *slot, EcmStalledConsumer *stalled)
+{
+	stalled->worker = i;
+	stalled->pid = slot->pid;
+	stalled->shape = slot->working_on;
+	stalled->since = consumers[i].moved_at;
+}
+
+bool
+ecm_feed_find_stalled(EcmTime now, int timeout_ms,
+					  EcmStalledConsumer *stalled)
+{
+	bool		found = false;
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		EcmConsumerSlot slot;
+
+		if (!look_at(i, now, &slot) || found ||
+			consumers[i].moved_at == now ||
+			!ecm_has_passed(consumers[i].moved_at, now, timeout_ms))
+			continue;
+		describe(i, &slot, stalled);
+		found = true;
+	}
+	return found;
+}
+
+bool
+ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
+				   XLogRecPtr *durable)
+{
+	bool		found = false;
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		EcmConsumerSlot slot;
+
+		if (!look_at(i, now, &slot) ||
+			(!consumers[i].pending && slot.processed == consumers[i].sent &&
+			 slot.durable_lsn >= received_lsn) ||
+			(found && slot.durable_lsn >= *durable))
+			continue;
+		describe(i, &slot, last);
+		*durable = slot.durable_lsn;
+		found = true;
+	}
+	return found;
+}
+
+/* -------------------------------------------------------------- feeding -- */
+
+/* One is coming in, or has been dropped at that LSN. */
+static void
+note_giant(XLogRecPtr lsn)
+{
+	if (in_transaction)
+		giant_coming = true;
+	else
+		giant_lsn = Max(giant_lsn, lsn);
+}
+
+/*
+ * Follows transaction boundaries, and picks out our own messages.
+ */
+static void
+look_at_message(const char *data, int len)
+{
+	StringInfoData in;
+
+	in.data = unconstify(char *, data);
+	in.len = len;
+	in.maxlen = -1;
+	in.cursor = 1;
+
+	switch (data[0])
+	{
+		case LOGICAL_REP_MSG_BEGIN:
+			{
+				LogicalRepBeginData begin;
+
+				logicalrep_read_begin(&in, &begin);
+				in_transaction = true;
+				current_xid = begin.xid;
+				break;
+			}
+		case LOGICAL_REP_MSG_COMMIT:
+			{
+				LogicalRepCommitData commit;
+
+				logicalrep_read_commit(&in, &commit);
+				in_transaction = false;
+				received_lsn = commit.end_lsn;
+				if (giant_coming)
+					giant_lsn = commit.end_lsn;
+				giant_coming = false;
+				last_commit_at = commit.committime;
+				break;
+			}
+		case LOGICAL_REP_MSG_MESSAGE:
+			{
+				uint8		flags = pq_getmsgbyte(&in);
+				const char *prefix;
+				int			size;
+				char	   *text;
+				XLogRecPtr	lsn;
+
+				lsn = pq_getmsgint64(&in);
+				prefix = pq_getmsgrawstring(&in);
+				size = pq_getmsgint(&in, 4);
+				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
+					strcmp(prefix, message_prefix) != 0)
+					break;
+				text = pnstrdup(pq_getmsgbytes(&in, size), size);
+				if (strcmp(text, ECM_GIANT_MESSAGE) == 0)
+					note_giant(lsn);
+				else if (message_callback)
+					message_callback(text, current_xid, received_lsn);
+				pfree(text);
+				break;
+			}
+		default:
+			break;
+	}
+}
+
+static bool
+send_pieces(FeedConsumer *c, const char *data, Size len)
+{
+	EcmControlFrame header = {.type = ECM_FRAME_PIECE, .number = (uint32) len};
+
+	while (c->piece_at < len)
+	{
+		Size		n = Min(len - c->piece_at, ECM_PIECE_BYTES);
+		shm_mq_iovec iov[2] = {
+			{(char *) &header, sizeof(header)},
+			{data + c->piece_at, n}
+		};
+
+		if (shm_mq_sendv(c->queue, iov, 2, true, true) == SHM_MQ_WOULD_BLOCK)
+			return false;
+		c->sent++;
+		c->piece_at += n;
+	}
+	c->piece_at = 0;
+	return true;
+}
+
+/*
+ * Sends without waiting.  A consumer that is gone takes everything: its death
+ * is noticed elsewhere and what it missed comes again.
+ */
+static bool
+send_to(FeedConsumer *c, const char *data, Size len, bool flush)
+{
+	if (c->queue == NULL)
+		return true;
+	if (len > ECM_PIECE_BYTES)
+		return send_pieces(c, data, len);
+	if (shm_mq_send(c->queue, len, data, true, flush) == SHM_MQ_WOULD_BLOCK)
+		return false;
+	c->sent++;
+	return true;
+}
+
+bool
+ecm_feed_message(const char *data, int len)
+{
+	Assert(!any_pending);
+
+	if (len == 0)
+		return true;
+	look_at_message(data, len);
+	if (len >= ECM_GIANT_BYTES)
+		note_giant(InvalidXLogRecPtr);
+
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		c->pending = !send_to(c, data, len, false);
+		c->unflushed = true;
+		any_pending |= c->pending;
+	}
+	if (any_pending)
+	{
+		resetStringInfo(&kept);
+		appendBinaryStringInfo(&kept, data, len);
+	}
+	return !any_pending;
+}
+
+/* A large message's memory is not kept for the next one. */
+static void
+free_kept(void)
+{
+	MemoryContext old;
+
+	if (kept.maxlen <= ECM_GIANT_BYTES)
+		return;
+	pfree(kept.data);
+	old = MemoryContextSwitchTo(feed_context);
+	initStringInfo(&kept);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A message that a queue has taken in part must be completed, with the same
+ * bytes, before anything else is sent.
+ */
+bool
+ecm_feed_flush(void)
+{
+	any_pending = false;
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		if (c->pending)
+			c->pending = !send_to(c, kept.data, kept.len, true);
+		if (!c->pending && c->unflushed && !c->control_pending)
+		{
+			c->control.type = ECM_FRAME_FLUSH;
+			c->control_pending = true;
+		}
+		if (!c->pending && c->control_pending)
+		{
+			c->control_pending = !send_to(c, (char *) &c->control,
+										  sizeof(c->control), true);
+			c->unflushed = c->control_pending;
+		}
+		any_pending |= c->pending || c->control_pending;
+	}
+	if (!any_pending)
+		free_kept();
+	return !any_pending;
+}
+
+void
+ecm_feed_stream_lost(void)
+{
+	in_transaction = false;
+	giant_coming = false;
+	giant_lsn = InvalidXLogRecPtr;
+	received_lsn = InvalidXLogRecPtr;	/* of this stream */
+	reset_number++;
+	for (int i = 0; i < nconsumers; i++)
+	{
+		FeedConsumer *c = &consumers[i];
+
+		if (c->handle == NULL)
+			continue;
+		c->control.type = ECM_FRAME_RESET;
+		c->control.number = reset_number;
+		c->control_pending = true;
+	}
+	(void) ecm_feed_flush();
+}
+
+/* ------------------------------------------------------------- progress -- */
+
+/*
+ * The smallest position over all consumers, by field.
+ */
+static XLogRecPtr
+minimum_lsn(size_t field)
+{
+	XLogRecPtr	min = InvalidXLogRecPtr;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < nconsumers; i++)
+	{
+		XLogRecPtr	lsn = *(XLogRecPtr *) ((char *) shared_slot(i) + field);
+
+		if (i == 0 || lsn < min)
+			min = lsn;
+	}
+	ecm_unlock();
+	return min;
+}
+
+XLogRecPtr
+ecm_feed_start_lsn(void)
+{
+	return minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
+}
+
+XLogRecPtr
+ecm_feed_applied_lsn(void)
+{
+	return minimum_lsn(offsetof(EcmConsumerSlot, applied_lsn));
+}
+
+XLogRecPtr
+ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
+{
+	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
+
+	if (!in_transaction && !any_pending && durable >= received_lsn)
+		durable = Max(durable, keepalive_lsn);
+	return durable;
+}
+
+XLogRecPtr
+ecm_feed_received_lsn(void)
+{
+	return received_lsn;
+}
+
+TimestampTz
+ecm_feed_last_commit_at(void)
+{
+	return last_commit_at;
+}
+
+bool
+ecm_feed_in_transaction(void)
+{
+	return in_transaction;
+}
+
+XLogRecPtr
+ecm_feed_giant_lsn(void)
+{
+	return giant_lsn;
+}
+
+void
+ecm_feed_stop(void)
+{
+	for (int i = 0; i < nconsumers; i++)
+	{
+		if (consumers[i].handle != NULL)
+			TerminateBackgroundWorker(consumers[i].handle);
+		discard_consumer(&consumers[i]);
+	}
+}

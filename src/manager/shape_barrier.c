@@ -1,0 +1,243 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_barrier.c
+ *	  Who was writing to a table at a moment, and who of them still is.
+ *
+ * Asks, and never waits: the manager calls this.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/twophase.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "base/bgworker.h"
+#include "base/compat.h"
+#include "manager/shape_barrier.h"
+
+/* What collect_writers() is asked for. */
+typedef struct WritersWanted
+{
+	EcmBarrier *barrier;
+	Oid			relation;
+} WritersWanted;
+
+/*
+ * The process that runs a virtual transaction.  NULL if it has left it: a
+ * prepared transaction keeps the number that it was prepared under, while its
+ * former process goes on to others.
+ */
+static PGPROC *
+vxid_holder(VirtualTransactionId vxid)
+{
+	PGPROC	   *proc = ecm_vxid_is_prepared(vxid) ? NULL : ecm_vxid_proc(vxid);
+
+	return proc != NULL && ecm_proc_lxid(proc) == vxid.localTransactionId ?
+		proc : NULL;
+}
+
+/* Our own lock: the server's on such objects has no objsubid. */
+#define HOLD_SUBID	1
+
+void
+ecm_barrier_hold(Oid catalog, Oid object)
+{
+	LockDatabaseObject(catalog, object, HOLD_SUBID, RowExclusiveLock);
+}
+
+static void
+add_writer(EcmBarrier *barrier, VirtualTransactionId vxid)
+{
+	if (barrier->nwriters >= barrier->max_writers)
+	{
+		barrier->max_writers = barrier->max_writers ? barrier->max_writers * 2 : 16;
+		barrier->writers = barrier->writers ?
+			repalloc(barrier->writers, barrier->max_writers * sizeof(VirtualTransactionId)) :
+			MemoryContextAlloc(TopMemoryContext,
+							   barrier->max_writers * sizeof(VirtualTransactionId));
+	}
+	barrier->writers[barrier->nwriters++] = vxid;
+}
+
+/*
+ * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
+ * that a shape could miss, and may take hours.  So may autovacuum's ANALYZE.
+ */
+static void
+collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
+{
+	int			n;
+	VirtualTransactionId *vxids = GetLockConflicts(tag, ShareLock, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		PGPROC	   *proc = vxid_holder(vxids[i]);
+
+		if (proc == NULL ||
+			(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) == 0)
+			add_writer(barrier, vxids[i]);
+	}
+}
+
+/* Of one of these objects, or of all. */
+static void
+collect_changers(EcmBarrier *barrier, Oid catalog, List *objects)
+{
+	LOCKTAG		tag;
+	ListCell   *lc;
+
+	foreach(lc, lcons_oid(InvalidOid, objects))
+	{
+		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, catalog, lfirst_oid(lc), HOLD_SUBID);
+		collect_holders(barrier, &tag);
+	}
+}
+
+static void add_users_types(Oid relation, List **types);
+
+/* The server's own types change with the server only. */
+static void
+add_users_type(Oid type, List **types)
+{
+	Oid			relation;
+
+	check_stack_depth();
+	if (!OidIsValid(type))		/* of a column that was dropped */
+		return;
+	type = getBaseType(type);
+	if (type < FirstNormalObjectId || list_member_oid(*types, type))
+		return;
+	*types = lappend_oid(*types, type);
+	if (OidIsValid(get_element_type(type)))
+		add_users_type(get_element_type(type), types);
+	else if (get_typtype(type) == TYPTYPE_RANGE)
+		add_users_type(get_range_subtype(type), types);
+	else if (get_typtype(type) == TYPTYPE_MULTIRANGE)
+		add_users_type(get_multirange_range(type), types);
+	else if (OidIsValid(relation = get_typ_typrelid(type)))
+		add_users_types(relation, types);
+}
+
+/*
+ * Those of a table's columns, or of a composite type's, and those that these are
+ * made of.  By the catalogs alone: somebody may have the type locked.
+ */
+static void
+add_users_types(Oid relation, List **types)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	int			natts;
+
+	if (!HeapTupleIsValid(tuple))
+		return;					/* it is gone, and the shape with it */
+	natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+	ReleaseSysCache(tuple);
+	for (int i = 1; i <= natts; i++)
+		add_users_type(get_atttype(relation, i), types);
+}
+
+/*
+ * Everybody who holds a lock on the relation that a writer needs, or has
+ * changed something else that matters to it.
+ */
+static void
+collect_writers(void *arg)
+{
+	WritersWanted *wanted = arg;
+	Oid			relation = wanted->relation;
+	List	   *published = list_make1_oid(relation);
+	List	   *types = NIL;
+	LOCKTAG		tag;
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
+	{
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
+		collect_holders(wanted->barrier, &tag);
+	}
+	if (get_rel_relispartition(relation))
+		published = list_concat(published, get_partition_ancestors(relation));
+	add_users_types(relation, &types);
+	collect_changers(wanted->barrier, NamespaceRelationId,
+					 list_make1_oid(get_rel_namespace(relation)));
+	collect_changers(wanted->barrier, PublicationRelationId, published);
+	if (types != NIL)
+		collect_changers(wanted->barrier, TypeRelationId, types);
+}
+
+bool
+ecm_barrier_start(EcmBarrier *barrier, Oid relation, EcmError *err)
+{
+	WritersWanted wanted = {barrier, relation};
+
+	ecm_barrier_end(barrier);
+	return ecm_worker_try(collect_writers, &wanted, err);
+}
+
+bool
+ecm_barrier_poll(EcmBarrier *barrier)
+{
+	int			left = 0;
+
+	for (int i = 0; i < barrier->nwriters; i++)
+		if (!VirtualXactLock(barrier->writers[i], false))
+			barrier->writers[left++] = barrier->writers[i];
+	if (left == barrier->nwriters)
+		return false;
+	barrier->nwriters = left;
+	return true;
+}
+
+char *
+ecm_barrier_text(const EcmBarrier *barrier)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "transactions that were writing to the table, or changing it:");
+	for (int i = 0; i < barrier->nwriters && i < 8; i++)
+	{
+		VirtualTransactionId writer = barrier->writers[i];
+		PGPROC	   *proc = vxid_holder(writer);
+		bool		have_more;
+		TransactionId xid;
+
+		if (proc != NULL)
+			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc->pid);
+		else
+		{
+			xid = ecm_vxid_is_prepared(writer) ? writer.localTransactionId :
+				TwoPhaseGetXidByVirtualXID(writer, &have_more);
+			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "", xid);
+		}
+	}
+	if (barrier->nwriters > 8)
+		appendStringInfo(&text, ", and %d more", barrier->nwriters - 8);
+	return text.data;
+}
+
+void
+ecm_barrier_end(EcmBarrier *barrier)
+{
+	if (barrier->writers != NULL)
+		pfree(barrier->writers);
+	barrier->writers = NULL;
+	barrier->nwriters = barrier->max_writers = 0;
+}

@@ -1,0 +1,459 @@
+/*-------------------------------------------------------------------------
+ *
+ * stack_report.c
+ *	  What the manager shows of itself.
+ *
+ * The manager is the only writer of the public part of its entry, so it may
+ * read that without the lock; it takes the lock to write.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "base/bgworker.h"
+#include "base/settings.h"
+#include "connection/conn.h"
+#include "connection/pool.h"
+#include "manager/replication.h"
+#include "manager/stack_report.h"
+#include "shape/shape.h"
+
+static EcmStack *stack;
+
+bool
+ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
+				 XLogRecPtr seen_lsn, bool unique)
+{
+	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; unique && i < ecm_shared->nstacks; i++)
+		if (i != stack_index && ecm_shared->stacks[i].in_use &&
+			strcmp(ecm_shared->stacks[i].slot_name, slot_name) == 0)
+		{
+			ecm_unlock();
+			return false;
+		}
+	if (strcmp(entry->slot_name, slot_name) != 0)
+		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
+	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
+	entry->slot_owned = owned;
+	entry->slot_seen_lsn = seen_lsn;
+	ecm_unlock();
+	if (owned)
+		ecm_launcher_wake();	/* it takes a note */
+	return true;
+}
+
+void
+ecm_publish_former_slot(int stack_index, const char *slot_name,
+						XLogRecPtr seen_lsn)
+{
+	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(entry->former_slot, slot_name) != 0)
+	{
+		memset(&entry->former_guard, 0, sizeof(entry->former_guard));
+		entry->former_drop_reported = false;
+	}
+	ecm_copy_text(entry->former_slot, sizeof(entry->former_slot), slot_name);
+	entry->former_seen_lsn = seen_lsn;
+	ecm_unlock();
+}
+
+void
+ecm_publish_init(int stack_index)
+{
+	char	   *stack_id;
+
+	stack = &ecm_shared->stacks[stack_index];
+	stack_id = ecm_effective_stack_id(stack->datname);
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->stack_id, sizeof(stack->stack_id), stack_id);
+	ecm_copy_text(stack->publication_name, sizeof(stack->publication_name),
+				  ecm_publication_name);
+	stack->last_error[0] = '\0';
+	stack->last_error_hint[0] = '\0';
+	stack->last_error_sqlstate[0] = '\0';
+	stack->last_error_at = 0;
+	stack->received_lsn = stack->flushed_lsn = InvalidXLogRecPtr;
+	stack->acknowledged_lsn = InvalidXLogRecPtr;
+	stack->shape_log_bytes = -1;
+	memset(stack->conns, 0, sizeof(stack->conns));
+	memset(stack->creations, 0, sizeof(stack->creations));
+	ecm_unlock();
+}
+
+/* ------------------------------------------------------------- settings -- */
+
+void
+ecm_publish_options(void)
+{
+	const char *name;
+	const char *source;
+	char	   *value;
+	int			n = 0;
+
+	while (n < ECM_MAX_OPTIONS &&
+		   ecm_setting_at(n, stack->datname, &name, &value, &source))
+	{
+		EcmOption  *option = &stack->options[n++];
+
+		/* after a rename it may be none of the database's present name */
+		if (strcmp(name, "electric_cm.slot_name") == 0)
+			value = stack->slot_name;
+
+		ecm_lock(LW_EXCLUSIVE);
+		ecm_copy_text(option->name, sizeof(option->name), name);
+		ecm_copy_text(option->setting, sizeof(option->setting), value);
+		ecm_copy_text(option->source, sizeof(option->source), source);
+		stack->noptions = Max(stack->noptions, n);
+		ecm_unlock();
+	}
+}
+
+typedef struct SettingsText
+{
+	char	   *text;
+	MemoryContext context;
+	bool		disabled;
+} SettingsText;
+
+/* Our settings in ALTER DATABASE ... SET, as "name=value"; within SPI. */
+static void
+find_database_settings(void)
+{
+	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
+					" WHERE (s.setdatabase, s.setrole) ="
+					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
+					" AND starts_with(c, 'electric_cm.') ORDER BY c",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the database's settings");
+}
+
+static bool
+is_set_for_database(const char *name)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+
+		if (pg_strncasecmp(setting, name, strlen(name)) == 0 &&
+			setting[strlen(name)] == '=')
+			return true;
+	}
+	return false;
+}
+
+static void
+apply_database_settings(void *arg)
+{
+	bool	   *one_is_gone = arg;
+	EcmSpiState spi;
+	const char *name;
+	const char *source;
+	char	   *value;
+
+	ecm_spi_begin(&spi);
+	find_database_settings();
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+
+		value = strchr(setting, '=');
+		if (value == NULL)
+			continue;
+		*value++ = '\0';
+		(void) set_config_option(setting, value, PGC_SUSET, PGC_S_DATABASE,
+								 GUC_ACTION_SET, true, WARNING, false);
+	}
+	for (int i = 0; ecm_setting_at(i, "", &name, &value, &source); i++)
+		if (strcmp(source, GucSource_Names[PGC_S_DATABASE]) == 0 &&
+			!is_set_for_database(name))
+			*one_is_gone = true;
+	ecm_spi_end(&spi);
+}
+
+/*
+ * The settings that this process was started with may have changed before it
+ * could read the catalog; a later reload would find no difference then.
+ */
+bool
+ecm_settings_catch_up(EcmError *err, bool *one_is_gone)
+{
+	*one_is_gone = false;
+	return ecm_worker_try(apply_database_settings, one_is_gone, err);
+}
+
+/*
+ * A running worker does not see changes of the database's own settings, so
+ * they are read from the catalog.
+ */
+static void
+read_database_settings(void *arg)
+{
+	SettingsText *result = arg;
+	EcmSpiState spi;
+	StringInfoData text;
+
+	initStringInfo(&text);
+	ecm_spi_begin(&spi);
+	find_database_settings();
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1);
+		const char *enabled = "electric_cm.enabled=";
+		bool		value;
+
+		appendStringInfo(&text, "%s\n", setting);
+		if (strncmp(setting, enabled, strlen(enabled)) == 0 &&
+			parse_bool(setting + strlen(enabled), &value))
+			result->disabled = !value;
+	}
+	result->text = MemoryContextStrdup(result->context, text.data);
+	ecm_spi_end(&spi);
+}
+
+char *
+ecm_settings_signature(void)
+{
+	SettingsText database = {NULL, CurrentMemoryContext, false};
+	EcmError	err;
+
+	if (!ecm_worker_try(read_database_settings, &database, &err))
+	{
+		ereport(WARNING,
+				(errmsg("could not read the settings of database \"%s\": %s",
+						stack->datname, err.message)));
+		return NULL;
+	}
+	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
+					ecm_enabled, ecm_stack_id, ecm_connection,
+					ecm_pooled_connection, ecm_slot_name,
+					ecm_publication_name, ecm_slot_temporary,
+					ecm_create_publication, ecm_shape_workers, database.text);
+}
+
+bool
+ecm_settings_disable(void)
+{
+	SettingsText database = {NULL, CurrentMemoryContext, !ecm_enabled};
+	EcmError	err;
+
+	return ecm_worker_try(read_database_settings, &database, &err) &&
+		database.disabled;
+}
+
+/* ---------------------------------------------------------------- state -- */
+
+void
+ecm_publish_state(const EcmState *state, const char *waiting_for,
+				  int blocking_pid)
+{
+	EcmStatus	status = ecm_state_status(state);
+	const char *step = ecm_step_name(state->step);
+	static EcmTime shown_retry_at = 0;
+	bool		changed;
+
+	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
+		strcmp(stack->waiting_for, waiting_for) != 0 ||
+		shown_retry_at != state->next_retry_at ||
+		stack->failing_at != state->backoff.first_failure ||
+		stack->retry_count != state->backoff.retries ||
+		stack->lock_acquired != state->lock_held ||
+		stack->pool_up != state->pool_up ||
+		stack->consumers_up != state->consumers_up ||
+		stack->streaming_up != state->streaming_up;
+	if (!changed)
+		return;
+
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_stack_set_status(stack, status, waiting_for);
+	stack->blocking_pid = blocking_pid;
+	strlcpy(stack->phase, ecm_state_phase(state), sizeof(stack->phase));
+	strlcpy(stack->step, step, sizeof(stack->step));
+	stack->retry_count = state->backoff.retries;
+	stack->next_retry_at = ecm_shown_time(state->next_retry_at);
+	shown_retry_at = state->next_retry_at;
+	stack->failing_at = state->backoff.first_failure;
+	stack->total_retry_us = ecm_backoff_total(&state->backoff, ecm_now());
+	stack->lock_acquired = state->lock_held;
+	stack->pool_up = state->pool_up;
+	stack->consumers_up = state->consumers_up;
+	stack->streaming_up = state->streaming_up;
+	ecm_unlock();
+	ConditionVariableBroadcast(&stack->cv);
+
+	/* not as "active": who looks for long-running queries doesn't mean us */
+	pgstat_report_activity(STATE_IDLE,
+						   psprintf("%s, step %s%s%s", ecm_status_name(status), step,
+									waiting_for[0] ? ": waiting for " : "",
+									waiting_for));
+}
+
+void
+ecm_publish_error(const EcmError *err)
+{
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
+	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), err->hint);
+	strlcpy(stack->last_error_sqlstate, err->sqlstate,
+			sizeof(stack->last_error_sqlstate));
+	stack->last_error_at = ecm_wall_clock();
+	ecm_unlock();
+}
+
+void
+ecm_publish_lookup(void)
+{
+	const EcmReplicationInfo *info = ecm_replication_info();
+
+	ecm_lock(LW_EXCLUSIVE);
+	stack->server_version_num = info->server_version_num;
+	stack->system_identifier = info->system_identifier;
+	stack->timeline_id = info->timeline_id;
+	stack->looked_up_at = info->looked_up_at;
+	ecm_unlock();
+}
+
+/* ---------------------------------------------------------- connections -- */
+
+static const char *
+replication_state(EcmConn *conn)
+{
+	switch (ecm_conn_state(conn))
+	{
+		case ECM_CONN_CONNECTING:
+			return "connecting";
+		case ECM_CONN_IDLE:
+			return "idle";
+		case ECM_CONN_BUSY:
+			return "busy";
+		case ECM_CONN_COPY_BOTH:
+			return "streaming";
+		case ECM_CONN_FAILED:
+			break;
+	}
+	return "failed";
+}
+
+/*
+ * last_error stays after the connection has gone.
+ */
+static void
+describe(EcmConnInfo *info, EcmConn *conn, const char *state)
+{
+	info->used = true;
+	strlcpy(info->state, state, sizeof(info->state));
+	if (conn == NULL)
+	{
+		info->backend_pid = 0;
+		info->connected_since = 0;
+		return;
+	}
+	if (ecm_conn_state(conn) == ECM_CONN_FAILED)
+		ecm_copy_text(info->last_error, sizeof(info->last_error),
+					  ecm_conn_error(conn)->message);
+	if (ecm_conn_state(conn) == ECM_CONN_CONNECTING)
+		return;
+	info->backend_pid = ecm_conn_backend_pid(conn);
+	info->ssl = ecm_conn_ssl(conn);
+	ecm_copy_text(info->address, sizeof(info->address), ecm_conn_address(conn));
+	info->connected_since = ecm_conn_connected_since(conn);
+}
+
+void
+ecm_publish_connections(void)
+{
+	EcmConn    *conn = ecm_replication_conn();
+
+	ecm_lock(LW_EXCLUSIVE);
+	describe(&stack->conns[0], conn, conn ? replication_state(conn) : "closed");
+	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
+	{
+		EcmConn    *session = ecm_pool_session(i);
+		const EcmError *err = ecm_pool_session_error(i);
+		EcmConnInfo *info = &stack->conns[1 + i];
+
+		/* places that were never used are not shown */
+		if (session != NULL || err != NULL || info->used)
+			describe(info, session, ecm_pool_session_state(i));
+
+		/* the pool closes what has failed before anybody could see it */
+		if (err != NULL)
+			ecm_copy_text(info->last_error, sizeof(info->last_error),
+						  err->message);
+	}
+	ecm_unlock();
+}
+
+/* ------------------------------------------------------------ positions -- */
+
+void
+ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
+					  XLogRecPtr acknowledged, TimestampTz last_commit_at)
+{
+	bool		flushed_moved = flushed > stack->flushed_lsn;
+
+	if (!flushed_moved && received <= stack->received_lsn &&
+		acknowledged <= stack->acknowledged_lsn)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->received_lsn = Max(stack->received_lsn, received);
+	stack->flushed_lsn = Max(stack->flushed_lsn, flushed);
+	stack->acknowledged_lsn = Max(stack->acknowledged_lsn, acknowledged);
+	if (last_commit_at != 0)
+		stack->last_commit_at = last_commit_at;
+	ecm_unlock();
+	if (flushed_moved)
+		ConditionVariableBroadcast(&stack->cv);
+}
+
+/* -1: its table is locked just now. */
+static void
+measure_shape_log(void *arg)
+{
+	int64	   *bytes = arg;
+	Oid			relation = get_relname_relid("shape_log",
+											 get_namespace_oid("_electric_cm", false));
+
+	*bytes = -1;
+	if (!ConditionalLockRelationOid(relation, AccessShareLock))
+		return;
+	*bytes = DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											   ObjectIdGetDatum(relation)));
+}
+
+/* What the shape logs take on disk, with their index. */
+void
+ecm_publish_shape_log_size(void)
+{
+	int64		bytes;
+	EcmError	err;
+
+	/* what can't be measured now has been about the same before */
+	if (!ecm_worker_try(measure_shape_log, &bytes, &err) || bytes < 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	stack->shape_log_bytes = bytes;
+	ecm_unlock();
+}

@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * waitset.c
+ *	  The manager's one wait: latch, sockets that come and go, a deadline.
+ *
+ * A WaitEventSet can't forget a socket, so it is made anew when the sockets
+ * have changed, and kept while they are the same.  A socket's number says
+ * nothing (the kernel reuses it), hence ecm_conn_socket_id().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/wait_event.h"
+#include "connection/pool.h"
+#include "manager/waitset.h"
+
+#define MAX_SOCKETS		(1 + ECM_MAX_POOL_SIZE)
+#define FIRST_SOCKET	2		/* position in the set: after latch and death */
+
+typedef struct WaitItem
+{
+	uint64		id;
+	pgsocket	fd;
+	int			events;
+} WaitItem;
+
+static WaitItem wanted[MAX_SOCKETS];
+static int	nwanted;
+static WaitItem current[MAX_SOCKETS];
+static int	ncurrent;
+static WaitEventSet *set = NULL;
+
+void
+ecm_waitset_begin(void)
+{
+	nwanted = 0;
+}
+
+static void
+add(const EcmConn *conn, int events)
+{
+	WaitItem   *item = &wanted[nwanted];
+
+	if (conn == NULL || ecm_conn_socket(conn) == PGINVALID_SOCKET || events == 0)
+		return;
+	Assert(nwanted < MAX_SOCKETS);
+	item->id = ecm_conn_socket_id(conn);
+	item->fd = ecm_conn_socket(conn);
+	item->events = events;
+	nwanted++;
+}
+
+void
+ecm_waitset_add(const EcmConn *conn)
+{
+	add(conn, conn ? ecm_conn_wait_events(conn) : 0);
+}
+
+void
+ecm_waitset_add_end(const EcmConn *conn)
+{
+	add(conn, WaitEventSetCanReportClosed() ? WL_SOCKET_CLOSED : 0);
+}
+
+static bool
+same_sockets(void)
+{
+	if (set == NULL || nwanted != ncurrent)
+		return false;
+	for (int i = 0; i < nwanted; i++)
+		if (wanted[i].id != current[i].id || wanted[i].fd != current[i].fd)
+			return false;
+	return true;
+}
+
+static void
+build_set(void)
+{
+	if (set != NULL)
+		FreeWaitEventSet(set);
+	set = ecm_create_wait_event_set(FIRST_SOCKET + MAX_SOCKETS);
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < nwanted; i++)
+		AddWaitEventToSet(set, wanted[i].events, wanted[i].fd, NULL, NULL);
+}
+
+bool
+ecm_waitset_wait(EcmTime deadline)
+{
+	WaitEvent	event;
+	long		timeout_ms = -1;
+	int			n;
+
+	if (!same_sockets())
+		build_set();
+	else
+		for (int i = 0; i < nwanted; i++)
+			if (wanted[i].events != current[i].events)
+				ModifyWaitEvent(set, FIRST_SOCKET + i, wanted[i].events, NULL);
+	memcpy(current, wanted, sizeof(wanted));
+	ncurrent = nwanted;
+
+	if (deadline != 0)
+		timeout_ms = ecm_ms_until(ecm_now(), deadline);
+
+	n = WaitEventSetWait(set, timeout_ms, &event, 1,
+						 ecm_wait_event(ECM_WAIT_MANAGER_MAIN));
+	ResetLatch(MyLatch);
+	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;
+}
+
+EcmTime
+ecm_earlier(EcmTime a, EcmTime b)
+{
+	if (a == 0 || b == 0)
+		return Max(a, b);
+	return Min(a, b);
+}

@@ -1,0 +1,993 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_catalog.c
+ *	  Shapes as SQL sees them: looked up, dropped, invalidated; and how our
+ *	  tables are accessed.
+ *
+ * The tables belong to the extension's owner and nobody else may touch them,
+ * so every statement here runs as the bootstrap superuser with search_path
+ * pinned, after the caller's own rights have been checked.
+ *
+ * A user who drops a shape locks its row until the end of a transaction that
+ * may last for days, and nobody must wait for that: neither the stack, nor who
+ * has truncated the table and is about to commit, with all his locks.  A shape
+ * that is to end then is not deleted.  The stream says that it is lost, its
+ * consumer marks it as gone, which for everybody it is from then on, and the
+ * row is deleted when it can be.  Until the consumer comes to that, the log has
+ * nothing of what followed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "replication/message.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "shape/shape.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
+PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
+PG_FUNCTION_INFO_V1(electric_cm_shape_error);
+
+/* That one message names. */
+#define SHAPES_PER_MESSAGE	1000
+
+/* Fetched at a time, where there may be very many. */
+#define FETCH_SHAPES		500
+
+/* ------------------------------------------------------------------ SPI -- */
+
+void
+ecm_spi_begin(EcmSpiState *state)
+{
+	GetUserIdAndSecContext(&state->save_userid, &state->save_sec_context);
+	state->save_nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   state->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+ecm_spi_end(EcmSpiState *state)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(state->save_userid, state->save_sec_context);
+	AtEOXact_GUC(false, state->save_nestlevel);
+}
+
+void
+ecm_spi_run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
+			const char *nulls)
+{
+	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
+										   false, 0);
+
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+void
+ecm_spi_run_kept(SPIPlanPtr *kept, const char *sql, int expected, int nargs,
+				 Oid *types, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	if (*kept == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		*kept = plan;
+	}
+	rc = SPI_execute_plan(*kept, values, nulls, false, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+/*
+ * Kept as long as the extension is the same; it does not change meanwhile.
+ */
+char *
+ecm_message_prefix(void)
+{
+	static char prefix[64];
+	static Oid	prefix_of;
+	Oid			stack_table = get_relname_relid("stack", get_namespace_oid(ECM_SCHEMA, true));
+	EcmSpiState spi;
+
+	if (OidIsValid(stack_table) && stack_table == prefix_of)
+		return pstrdup(prefix);
+
+	ecm_spi_begin(&spi);
+	/* a REPEATABLE READ transaction may have begun before the extension came */
+	ecm_shapes_query("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
+					 0, NULL, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "table _electric_cm.stack has no row");
+	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+			sizeof(prefix));
+	prefix_of = stack_table;
+	ecm_spi_end(&spi);
+	return pstrdup(prefix);
+}
+
+void
+ecm_emit_message(const char *text)
+{
+	(void) ecm_log_message(ecm_message_prefix(), text);
+}
+
+static Datum
+spi_column(int row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 column, isnull);
+}
+
+/* -------------------------------------------------------------- lookups -- */
+
+#define SHAPE_COLUMNS_SQL \
+	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
+	" s.column_names, s.column_types, s.key_positions," \
+	" coalesce(w.worker, 0), t.state," \
+	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
+	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
+	" w.skip_until" \
+	" FROM _electric_cm.shape s" \
+	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
+	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+#define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
+/* for who asks for it by name: it ends with the transaction that says so */
+#define NOT_LOST_SQL \
+	NOT_GONE_SQL "AND NOT EXISTS" \
+	" (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id) "
+
+static char **
+text_array(Datum datum, int *n)
+{
+	Datum	   *elems;
+	char	  **result;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, NULL, n);
+	result = palloc(sizeof(char *) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		result[i] = TextDatumGetCString(elems[i]);
+	return result;
+}
+
+static Oid *
+oid_array(Datum datum)
+{
+	Datum	   *elems;
+	int			n;
+	Oid		   *result;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), OIDOID, sizeof(Oid), true,
+					  TYPALIGN_INT, &elems, NULL, &n);
+	result = palloc(sizeof(Oid) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		result[i] = DatumGetObjectId(elems[i]);
+	return result;
+}
+
+static EcmShapeDef *
+shape_from_row(int row, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EcmShapeDef *def = palloc0(sizeof(EcmShapeDef));
+	bool		isnull;
+	Datum	   *elems;
+	Datum		datum;
+
+	def->id = DatumGetInt64(spi_column(row, 1, &isnull));
+	def->handle = TextDatumGetCString(spi_column(row, 2, &isnull));
+	def->owner = DatumGetObjectId(spi_column(row, 3, &isnull));
+	def->relation = DatumGetObjectId(spi_column(row, 4, &isnull));
+	def->relation_name = TextDatumGetCString(spi_column(row, 5, &isnull));
+
+	def->column_names = text_array(spi_column(row, 6, &isnull), &def->ncolumns);
+	def->column_types = oid_array(spi_column(row, 7, &isnull));
+
+	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 8, &isnull)),
+					  INT2OID, sizeof(int16), true, TYPALIGN_SHORT,
+					  &elems, NULL, &def->nkeys);
+	def->key_positions = palloc(sizeof(int16) * def->nkeys);
+	for (int i = 0; i < def->nkeys; i++)
+		def->key_positions[i] = DatumGetInt16(elems[i]) - 1;
+
+	def->worker = DatumGetInt32(spi_column(row, 9, &isnull));
+	def->generation = DatumGetInt32(spi_column(row, 11, &isnull));
+
+	def->state = ECM_SHAPE_CREATING;
+	datum = spi_column(row, 10, &isnull);
+	if (!isnull)
+	{
+		char	   *state = TextDatumGetCString(datum);
+
+		if (strcmp(state, "live") == 0)
+			def->state = ECM_SHAPE_LIVE;
+		else if (strcmp(state, "errored") == 0)
+			def->state = ECM_SHAPE_ERRORED;
+		else
+			def->capturing = DatumGetInt32(spi_column(row, 12, &isnull));
+	}
+	datum = spi_column(row, 13, &isnull);
+	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
+	datum = spi_column(row, 14, &isnull);
+	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
+
+	datum = spi_column(row, 15, &isnull);
+	if (!isnull)
+	{
+		def->filter = palloc0(sizeof(EcmFilterDef));
+		def->filter->clause = TextDatumGetCString(datum);
+		def->filter->names = text_array(spi_column(row, 16, &isnull),
+										&def->filter->ncolumns);
+		def->filter->types = oid_array(spi_column(row, 17, &isnull));
+		def->filter->collations = oid_array(spi_column(row, 18, &isnull));
+	}
+
+	datum = spi_column(row, 19, &isnull);
+	def->skip_until = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+
+	MemoryContextSwitchTo(old);
+	return def;
+}
+
+/* The statement is planned once: readers come here all the time. */
+static EcmShapeDef *
+lookup_shape(SPIPlanPtr *plan, const char *where, Oid type, Datum value)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	EcmShapeDef *def = NULL;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(plan, where, SPI_OK_SELECT, 1, &type, &value, NULL);
+	if (SPI_processed > 0)
+		def = shape_from_row(0, context);
+	ecm_spi_end(&spi);
+	return def;
+}
+
+EcmShapeDef *
+ecm_shape_by_handle(const char *handle)
+{
+	static SPIPlanPtr plan;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_LOST_SQL,
+						TEXTOID, CStringGetTextDatum(handle));
+}
+
+EcmShapeDef *
+ecm_shape_as_of(const char *handle, Snapshot snapshot)
+{
+	static SPIPlanPtr plan;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(handle);
+	EcmShapeDef *def = NULL;
+	EcmSpiState spi;
+
+	PushActiveSnapshot(snapshot);
+	ecm_spi_begin(&spi);
+	if (plan == NULL)
+	{
+		plan = SPI_prepare(SHAPE_COLUMNS_SQL "WHERE s.handle = $1" NOT_LOST_SQL, 1, &type);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the look at a shape");
+	}
+	/* read-only: with the active snapshot */
+	if (SPI_execute_plan(plan, &value, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at shape \"%s\"", handle);
+	if (SPI_processed > 0)
+		def = shape_from_row(0, context);
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+	return def;
+}
+
+EcmShapeDef *
+ecm_shape_by_id(int64 id)
+{
+	static SPIPlanPtr plan;
+
+	return lookup_shape(&plan, SHAPE_COLUMNS_SQL "WHERE s.id = $1" NOT_GONE_SQL,
+						INT8OID, Int64GetDatum(id));
+}
+
+/*
+ * Hands the rows of a query to fn, as definitions that are gone after it.
+ */
+static void
+foreach_shape(const char *sql, int nargs, Oid *types, Datum *values,
+			  EcmShapeCallback fn, void *arg)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "electric_cm shape definition",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
+	EcmSpiState spi;
+	Portal		portal;
+
+	ecm_spi_begin(&spi);
+	portal = SPI_cursor_open_with_args(NULL, sql, nargs, types, values, NULL,
+									   true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_SHAPES);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0, n = SPI_processed; i < n; i++)
+		{
+			EcmShapeDef *def = shape_from_row(i, context);
+
+			old = MemoryContextSwitchTo(context);
+			fn(def, arg);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(context);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	ecm_spi_end(&spi);
+	MemoryContextDelete(context);
+}
+
+void
+ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn, void *arg)
+{
+	Oid			types[] = {INT4OID, OIDOID};
+	Datum		values[] = {Int32GetDatum(worker), ObjectIdGetDatum(relation)};
+
+	if (OidIsValid(relation))
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE w.worker = $1 AND s.relation = $2 AND (t.state = 'live' OR"
+					  " (t.state = 'capturing' AND t.generation = s.generation))"
+					  " ORDER BY s.id", 2, types, values, fn, arg);
+	else
+		foreach_shape(SHAPE_COLUMNS_SQL
+					  "WHERE w.worker = $1 AND t.state = 'capturing' AND t.generation = s.generation"
+					  " ORDER BY s.id", 1, types, values, fn, arg);
+}
+
+void
+ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg)
+{
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(worker);
+	EcmSpiState spi;
+	Portal		portal;
+	bool		isnull;
+
+	ecm_spi_begin(&spi);
+	portal = SPI_cursor_open_with_args(NULL,
+									   "SELECT s.id, s.relation, t.state = 'live'"
+									   " FROM _electric_cm.shape s"
+									   " JOIN _electric_cm.shape_worker w ON w.shape = s.id"
+									   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
+									   " WHERE w.worker = $1 AND t.state IN ('capturing', 'live')",
+									   1, &type, &value, NULL, true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_SHAPES);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+			fn(DatumGetInt64(spi_column(i, 1, &isnull)),
+			   DatumGetObjectId(spi_column(i, 2, &isnull)),
+			   DatumGetBool(spi_column(i, 3, &isnull)), arg);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
+{
+	Oid			type = INT8ARRAYOID;
+	Datum		value = PointerGetDatum(ids);
+
+	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1)" NOT_GONE_SQL "ORDER BY s.id",
+				  1, &type, &value, fn, arg);
+}
+
+List *
+ecm_shapes_of_owner(Oid owner)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(owner);
+	List	   *result = NIL;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run(SHAPE_COLUMNS_SQL "WHERE s.owner = $1" NOT_GONE_SQL "ORDER BY s.id",
+				SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		EcmShapeDef *def = shape_from_row(i, context);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend(result, def);
+		MemoryContextSwitchTo(old);
+	}
+	ecm_spi_end(&spi);
+	return result;
+}
+
+/* --------------------------------------------------------------- rights -- */
+
+static void
+check_shape_owner(const EcmShapeDef *shape)
+{
+	if (!has_privs_of_role(GetUserId(), shape->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for shape \"%s\"", shape->handle),
+				 errhint("Only its owner, and members of that role, may use a shape.")));
+}
+
+/* The columns whose values a shape shows, or tells something about. */
+static Bitmapset *
+columns_read(const EcmShapeDef *shape)
+{
+	bool		missing = false;
+	Bitmapset  *attnums;
+
+	attnums = ecm_fit_attnums(shape->relation, shape->column_names,
+							  shape->ncolumns, NULL, &missing);
+	if (shape->filter != NULL)
+		attnums = ecm_fit_attnums(shape->relation, shape->filter->names,
+								  shape->filter->ncolumns, attnums, &missing);
+	return missing ? NULL : attnums;
+}
+
+bool
+ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
+{
+	return ecm_fit_has_rights(shape->relation, role, columns_read(shape));
+}
+
+void
+ecm_shape_check_read(const EcmShapeDef *shape)
+{
+	check_shape_owner(shape);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of shape \"%s\" does not exist any more",
+						shape->handle),
+				 errhint("Create a shape of your own with electric_cm_create_shape().")));
+	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
+
+	/* membership does not pass on BYPASSRLS */
+	if (GetUserId() != shape->owner && !superuser())
+		ecm_fit_check_rights(shape->relation, GetUserId(), columns_read(shape));
+}
+
+/*
+ * _electric_cm.shape_error(shape int8, last_error text) RETURNS text
+ *
+ * What the caller may know of a shape's error: its text may quote a row, and
+ * is only for those who may read the shape.
+ */
+Datum
+electric_cm_shape_error(PG_FUNCTION_ARGS)
+{
+	EcmShapeDef *shape = ecm_shape_by_id(PG_GETARG_INT64(0));
+	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (superuser() ||
+		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
+		 ecm_shape_may_read(shape, shape->owner) &&
+		 ecm_shape_may_read(shape, GetUserId())))
+		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
+	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
+}
+
+/* ------------------------------------------------------------- dropping -- */
+
+/* What tells the stack about shapes that have been deleted. */
+typedef struct DropMessage
+{
+	StringInfoData text;
+	const char *prefix;
+	const char *order;			/* "drop", or "lost" */
+	const char *reason;
+	int			n;
+} DropMessage;
+
+static void
+begin_drop_message(DropMessage *message, const char *order, const char *reason)
+{
+	initStringInfo(&message->text);
+	message->order = order;
+	message->prefix = ecm_message_prefix();
+	message->reason = reason;
+	message->n = 0;
+}
+
+static void
+flush_drop_message(DropMessage *message)
+{
+	if (message->text.len == 0)
+		return;
+	appendStringInfo(&message->text, " %s", message->reason);
+	(void) ecm_log_message(message->prefix, message->text.data);
+	resetStringInfo(&message->text);
+}
+
+static void
+add_to_drop_message(DropMessage *message, int64 id, const char *handle)
+{
+	if (message->text.len == 0)
+		appendStringInfo(&message->text, "%s %s ", message->order, handle);
+	else
+		appendStringInfoChar(&message->text, ',');
+	appendStringInfo(&message->text, INT64_FORMAT, id);
+	if (++message->n % SHAPES_PER_MESSAGE == 0)
+		flush_drop_message(message);
+}
+
+static int
+end_drop_message(DropMessage *message)
+{
+	flush_drop_message(message);
+	return message->n;
+}
+
+/*
+ * About the rows that the last statement has deleted (RETURNING id, handle).
+ */
+static int
+announce_dropped(const char *reason)
+{
+	uint64		n = SPI_processed;
+	SPITupleTable *rows = SPI_tuptable;
+	DropMessage message;
+
+	if (n == 0)
+		return 0;
+	begin_drop_message(&message, "drop", reason);
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		add_to_drop_message(&message,
+							DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+														1, &isnull)),
+							SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+	}
+	return end_drop_message(&message);
+}
+
+void
+ecm_shape_delete(int64 shape, const char *reason)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape);
+
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
+					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
+	(void) announce_dropped(reason);
+}
+
+/*
+ * electric_cm_drop_shape(handle text) RETURNS void
+ *
+ * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
+ */
+Datum
+electric_cm_drop_shape(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmShapeDef *def;
+	EcmSpiState spi;
+
+	ecm_require_shared();
+	def = ecm_shape_by_handle(handle);
+	if (def == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("shape \"%s\" does not exist", handle)));
+	check_shape_owner(def);
+
+	ecm_spi_begin(&spi);
+	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
+	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
+}
+
+/*
+ * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
+ * must not overlook a shape only because it was created after it began.
+ */
+static void
+run_with_latest_snapshot(const char *sql, int expected, int nargs, Oid *types,
+						 Datum *values, const char *nulls)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+	int			rc = SPI_result;
+
+	if (plan != NULL)
+		rc = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
+								  InvalidSnapshot, false, true, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result %s of \"%s\"",
+			 SPI_result_code_string(rc), sql);
+}
+
+void
+ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_SELECT, nargs, types, values, NULL);
+}
+
+void
+ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
+}
+
+List *
+ecm_tables_with_shapes(List *relids)
+{
+	List	   *result = NIL;
+	Relation	rel;
+	Relation	index;
+	Snapshot	snapshot;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+	ListCell   *lc;
+
+	if (relids == NIL)
+		return NIL;
+	rel = table_open(ecm_own_relid("shape"), AccessShareLock);
+	index = index_open(ecm_own_relid("shape_definition"), AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	slot = table_slot_create(rel, NULL);
+	scan = ecm_index_beginscan(rel, index, snapshot, 1);
+	foreach(lc, relids)
+	{
+		ScanKeyData key;
+
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(lfirst_oid(lc)));
+		index_rescan(scan, &key, 1, NULL, 0);
+		if (index_getnext_slot(scan, ForwardScanDirection, slot))
+			result = list_append_unique_oid(result, lfirst_oid(lc));
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+typedef enum DeleteResult
+{
+	ROW_DELETED,
+	ROW_GONE,					/* somebody else has deleted it */
+	ROW_LOCKED,					/* somebody may, or changes it */
+	ROW_SPARED
+} DeleteResult;
+
+/* Was it declared in this transaction? */
+static bool
+is_own_row(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return !isnull && TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+/*
+ * Not with SQL, since that would fail in a REPEATABLE READ transaction if the
+ * row has been updated since it began, by the stack itself for instance.
+ */
+static DeleteResult
+delete_row(Relation rel, Relation index, int64 id, bool spare_own)
+{
+	TM_Result	result;
+	bool		spared = false;
+
+	do
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		TupleTableSlot *slot = table_slot_create(rel, NULL);
+		IndexScanDesc scan = ecm_index_beginscan(rel, index, snapshot, 1);
+		ScanKeyData key;
+		TM_FailureData failure;
+
+		CHECK_FOR_INTERRUPTS();
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+		index_rescan(scan, &key, 1, NULL, 0);
+		result = TM_Deleted;
+		if (index_getnext_slot(scan, ForwardScanDirection, slot))
+		{
+			ItemPointerData tid = slot->tts_tid;
+
+			spared = spare_own && is_own_row(slot);
+			/* a lock of our own is none, which only this can tell */
+			if (!spared)
+				result = table_tuple_lock(rel, &tid, snapshot, slot,
+										  GetCurrentCommandId(true),
+										  LockTupleExclusive, LockWaitSkip, 0,
+										  &failure);
+			if (!spared && result == TM_Ok)
+				result = table_tuple_delete(rel, &tid, GetCurrentCommandId(true),
+											snapshot, InvalidSnapshot, true,
+											&failure, false);
+		}
+		index_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
+		UnregisterSnapshot(snapshot);
+	} while (result == TM_Updated);
+	return spared ? ROW_SPARED : result == TM_Ok ? ROW_DELETED :
+		result == TM_WouldBlock ? ROW_LOCKED : ROW_GONE;
+}
+
+/*
+ * What makes the message that says so one of ours: see ecm_fate_is_lost().
+ * False: it has been said already.
+ */
+static bool
+note_lost(int64 id)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.lost_shape (shape, xid)"
+					 " SELECT $1, pg_current_xact_id() WHERE NOT EXISTS"
+					 " (SELECT FROM _electric_cm.shape_state WHERE shape = $1 AND state = 'gone')"
+					 " ON CONFLICT DO NOTHING",
+					 SPI_OK_INSERT, 1, &type, &value, NULL);
+	return SPI_processed > 0;
+}
+
+static int
+delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
+			  const char *nulls, bool spare_own, const char *reason)
+{
+	SPITupleTable *rows;
+	uint64		nrows;
+	Relation	rel;
+	Relation	index;
+	DropMessage dropped;
+	DropMessage lost;
+
+	/* in an order that is the same for all, lest they wait for each other */
+	run_with_latest_snapshot(psprintf("SELECT id, handle FROM _electric_cm.shape s"
+									  " WHERE %s ORDER BY id", condition),
+							 SPI_OK_SELECT, nargs, types, values, nulls);
+	if (SPI_processed == 0)
+		return 0;
+	rows = SPI_tuptable;
+	nrows = SPI_processed;
+	begin_drop_message(&dropped, "drop", reason);
+	begin_drop_message(&lost, "lost", reason);
+	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
+	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+													 1, &isnull));
+		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
+		DeleteResult result = delete_row(rel, index, id, spare_own);
+
+		if (result == ROW_DELETED)
+			add_to_drop_message(&dropped, id, handle);
+		else if (result == ROW_LOCKED && note_lost(id))
+			add_to_drop_message(&lost, id, handle);
+	}
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+	return end_drop_message(&dropped) + end_drop_message(&lost);
+}
+
+int
+ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
+{
+	return delete_shapes(condition, nargs, types, values, nulls, false, reason);
+}
+
+int
+ecm_shapes_delete_others(const char *condition, int nargs, Oid *types, Datum *values,
+						 const char *reason)
+{
+	return delete_shapes(condition, nargs, types, values, NULL, true, reason);
+}
+
+int
+ecm_shapes_invalidate(List *relations, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = OIDARRAYOID;
+	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(relations), 1));
+	Datum		value;
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, relations)
+		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	value = PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
+											TYPALIGN_INT));
+	ecm_spi_begin(&spi);
+	n = ecm_shapes_delete(relations != NIL ? "relation = ANY ($1)" : "$1 = '{}'",
+						  1, &type, &value, NULL, reason);
+	ecm_spi_end(&spi);
+	return n;
+}
+
+bool
+ecm_shape_invalidate_nowait(int64 id, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+	int			n;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
+				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
+				" RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
+	n = announce_dropped(reason);
+	ecm_spi_end(&spi);
+	return n > 0;
+}
+
+/*
+ * By its mark, or by who has said so: of a shape that was given to a consumer
+ * at that very moment, each may have thought that it is another's to mark.
+ */
+#define IS_GONE_SQL \
+	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
+	" UNION SELECT shape FROM _electric_cm.lost_shape)"
+
+/*
+ * _electric_cm.delete_gone() RETURNS bool
+ *
+ * Deletes shapes that are gone, and which nobody has locked any more.  True:
+ * there are others.
+ */
+Datum
+electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	EcmSpiState spi;
+	bool		others;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s WHERE " IS_GONE_SQL
+				" FOR UPDATE OF s SKIP LOCKED) RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+	(void) announce_dropped("");	/* why, has been said */
+	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
+				SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	others = SPI_processed > 0;
+	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
+				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(others);
+}
+
+/*
+ * _electric_cm.invalidate_all(reason text) RETURNS int4
+ *
+ * Throws shapes away before streaming starts, because the stream that begins
+ * does not continue the one that they were made from.  Shapes that are still
+ * being created have nothing to lose: their creation starts again.  The
+ * consumers' progress goes as well, since after a PITR it lies in a future
+ * that never happened.  Where somebody has locked a shape's row, it is marked
+ * as gone.  Returns the number of shapes thrown away.
+ */
+Datum
+electric_cm_invalidate_all(PG_FUNCTION_ARGS)
+{
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmSpiState spi;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(reason);
+	int			n;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
+				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE t.state <> 'capturing' FOR UPDATE OF s SKIP LOCKED)"
+				" RETURNING id, handle",
+				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
+	n = announce_dropped(reason);
+	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
+				" (SELECT s.id FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE s.snapshot_generation IS NOT NULL"
+				" AND coalesce(t.state, 'capturing') = 'capturing'"
+				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
+				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	/* what is left of those is locked */
+	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
+				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
+				" OR s.snapshot_generation IS NOT NULL"
+				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
+				" last_error = excluded.last_error",
+				SPI_OK_INSERT, 1, &type, &value, NULL);
+	n += (int) SPI_processed;
+	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+char *
+ecm_tag_error(const char *sqlstate, const char *message)
+{
+	return psprintf("%s: %s", sqlstate, message ? message : "unknown error");
+}
+
+void
+ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
+{
+	EcmSpiState spi;
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(shape->id);
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
+				SPI_OK_SELECT, 1, &type, &id, NULL);
+	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
+				SPI_OK_UPDATE, 1, &type, &id, NULL);
+	ecm_spi_end(&spi);
+	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
+							  shape->generation, error));
+}

@@ -1,0 +1,455 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_fit.c
+ *	  Do a shape and its table go together?
+ *
+ * What the shape's owner may read, what identifies the table's rows, and what
+ * the stream will have of them.  Asked when a shape is created and, since the
+ * answer can change, after each command that alters the table: shape_verify.c.
+ *
+ * That second time somebody else may hold a lock on the table, or on one of its
+ * ancestors, and wait for ours; so it takes none, and looks at nothing but the
+ * catalogs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_publication_rel.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "shape/shape.h"
+#include "shape/shape_settings.h"
+
+/* --------------------------------------------------------------- columns -- */
+
+Bitmapset *
+ecm_fit_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
+				bool *missing)
+{
+	for (int i = 0; i < nnames; i++)
+	{
+		AttrNumber	attnum = get_attnum(relation, names[i]);
+
+		if (attnum > 0)
+			attnums = bms_add_member(attnums, attnum);
+		else
+			*missing = true;
+	}
+	return attnums;
+}
+
+/* ---------------------------------------------------------------- rights -- */
+
+static bool
+may_select(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	int			attnum = -1;
+
+	if (ecm_table_acl_select(relation, role))
+		return true;
+	if (bms_is_empty(attnums))
+		return false;
+	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
+		if (pg_attribute_aclcheck(relation, attnum, role, ACL_SELECT) != ACLCHECK_OK)
+			return false;
+	return true;
+}
+
+/* Who may not name the table can't select from it either. */
+static bool
+may_use_schema(Oid relation, Oid role)
+{
+	return ecm_schema_acl_usage(get_rel_namespace(relation), role);
+}
+
+bool
+ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)) &&
+		may_use_schema(relation, role) &&
+		may_select(relation, role, attnums) &&
+		check_enable_rls(relation, role, true) != RLS_ENABLED;
+}
+
+/*
+ * The rows of a shape are read by a superuser's process, so everything that
+ * would have filtered them for the role itself must be refused.
+ */
+void
+ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the shape's table does not exist any more")));
+	if (!may_use_schema(relation, role))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA,
+					   get_namespace_name(get_rel_namespace(relation)));
+	if (!may_select(relation, role, attnums))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
+	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
+						GetUserNameFromId(role, false), get_rel_name(relation)),
+				 errdetail("A shape would show rows that the policies hide."),
+				 errhint("Let a role that the policies don't apply to own the shape.")));
+}
+
+/* ------------------------------------------------------------------- key -- */
+
+Relation
+ecm_fit_open_unlocked(Oid relid)
+{
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ?
+		RelationIdGetRelation(relid) : NULL;
+}
+
+Oid
+ecm_fit_key_index(Relation rel)
+{
+	list_free(RelationGetIndexList(rel));	/* fills the fields below */
+	return rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
+		rel->rd_pkindex : rel->rd_replidindex;
+}
+
+int
+ecm_fit_index_columns(Oid index, AttrNumber *attnums)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	Form_pg_index form;
+	int			n;
+
+	if (!HeapTupleIsValid(tuple))
+		return 0;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	n = form->indnkeyatts;
+	for (int i = 0; i < n; i++)
+		attnums[i] = form->indkey.values[i];
+	ReleaseSysCache(tuple);
+	return n;
+}
+
+/* ------------------------------------------------------ replica identity -- */
+
+/* The columns that old rows have in the stream, unless they have all. */
+static Bitmapset *
+identity_columns(Relation rel)
+{
+	AttrNumber	attnums[INDEX_MAX_KEYS];
+	Bitmapset  *result = NULL;
+	int			n;
+
+	list_free(RelationGetIndexList(rel));
+	n = ecm_fit_index_columns(rel->rd_replidindex, attnums);
+	for (int i = 0; i < n; i++)
+		result = bms_add_member(result, attnums[i]);
+	return result;
+}
+
+/*
+ * An old row has only the columns of the identity: so these must include the
+ * key, by which the row is told apart, and what the where clause refers to;
+ * and a row that an update moves into the shape comes without those TOASTed
+ * values that the update left alone.
+ */
+const char *
+ecm_fit_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
+{
+	Bitmapset  *identity;
+	Bitmapset  *all;
+	int			attnum = -1;
+
+	if (leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL)
+		return NULL;
+	identity = identity_columns(leaf);
+	all = bms_union(needs->key, needs->where);
+	if (needs->where != NULL)
+		all = bms_add_members(all, needs->columns);
+	while ((attnum = bms_next_member(all, attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(root), attnum - 1);
+		AttrNumber	in_leaf = get_attnum(RelationGetRelid(leaf), NameStr(att->attname));
+
+		if (bms_is_member(in_leaf, identity))
+			continue;
+		if (bms_is_member(attnum, needs->where))
+			return psprintf("The where clause refers to column \"%s\", which the replica identity does not have.",
+							NameStr(att->attname));
+		if (bms_is_member(attnum, needs->key))
+			return psprintf("The replica identity of \"%s\" does not have the key's column \"%s\".",
+							RelationGetRelationName(leaf), NameStr(att->attname));
+		/* the column's storage says nothing of older rows, or of the leaf's */
+		if (get_typstorage(att->atttypid) != TYPSTORAGE_PLAIN)
+			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
+							NameStr(att->attname));
+	}
+	return NULL;
+}
+
+/* The leaves whose replica identity is not enough, and *why. */
+static List *
+lacking_leaves(Relation rel, const EcmShapeNeeds *needs, LOCKMODE lockmode,
+			   const char **why)
+{
+	List	   *lacking = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), lockmode, NULL))
+	{
+		Relation	leaf = ecm_fit_open_unlocked(lfirst_oid(lc));
+		const char *reason = NULL;
+
+		if (leaf == NULL)
+			continue;
+		if (leaf->rd_rel->relkind == RELKIND_RELATION)
+			reason = ecm_fit_identity_lacks(leaf, rel, needs);
+		if (reason != NULL)
+		{
+			*why = reason;
+			lacking = lappend_oid(lacking, RelationGetRelid(leaf));
+		}
+		RelationClose(leaf);
+	}
+	return lacking;
+}
+
+char *
+ecm_fit_identity_commands(List *leaves)
+{
+	StringInfoData commands;
+	ListCell   *lc;
+
+	initStringInfo(&commands);
+	foreach(lc, leaves)
+	{
+		char	   *schema = get_namespace_name(get_rel_namespace(lfirst_oid(lc)));
+		char	   *name = get_rel_name(lfirst_oid(lc));
+
+		if (schema != NULL && name != NULL) /* else it has just been dropped */
+			appendStringInfo(&commands, "%sALTER TABLE %s REPLICA IDENTITY FULL",
+							 commands.len > 0 ? "; " : "",
+							 quote_qualified_identifier(schema, name));
+	}
+	return commands.data;
+}
+
+/*
+ * With REPLICA IDENTITY FULL a table's key is its primary key, which the shape
+ * may not have been declared with.
+ */
+static bool
+full_changes_key(Relation rel)
+{
+	list_free(RelationGetIndexList(rel));
+	return rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relreplident == REPLICA_IDENTITY_INDEX &&
+		rel->rd_replidindex != rel->rd_pkindex;
+}
+
+/*
+ * A publication with a column list makes updates of a table with REPLICA
+ * IDENTITY FULL fail.
+ */
+static void
+check_column_lists(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetRelationPublications(relid))
+	{
+		Publication *publication = GetPublication(lfirst_oid(lc));
+		HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		bool		has_no_list = true;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
+								   Anum_pg_publication_rel_prattrs, &has_no_list);
+			ReleaseSysCache(tuple);
+		}
+		if (!has_no_list &&
+			(publication->pubactions.pubupdate || publication->pubactions.pubdelete))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot set replica identity FULL on table \"%s\"",
+							get_rel_name(relid)),
+					 errdetail("Publication \"%s\" has a column list for it, so UPDATE and DELETE on it would fail.",
+							   publication->name),
+					 errhint("Let that publication publish all columns, or leave out what in the shape needs the old values of other columns than the key's.")));
+	}
+}
+
+/* May we set it?  ERROR if not. */
+static void
+check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
+				Oid owner, const char *why)
+{
+	ListCell   *lc;
+
+	if (!ecm_may_set_identity() || ecm_publishes_manually() ||
+		full_changes_key(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 needs->where != NULL ?
+				 errmsg("table \"%s\" needs replica identity FULL for this where clause",
+						RelationGetRelationName(rel)) :
+				 errmsg("table \"%s\" needs replica identity FULL for a shape",
+						RelationGetRelationName(rel)),
+				 errdetail("%s", why),
+				 errhint("%s", ecm_fit_identity_commands(leaves))));
+	foreach(lc, leaves)
+	{
+		Oid			leaf = lfirst_oid(lc);
+		ListCell   *lc2;
+
+		if (!ecm_table_is_owned(leaf, owner))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(leaf));
+		check_column_lists(leaf);
+		if (get_rel_relispartition(leaf))
+			foreach(lc2, get_partition_ancestors(leaf))
+				check_column_lists(lfirst_oid(lc2));
+	}
+}
+
+List *
+ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
+						LOCKMODE lockmode)
+{
+	Relation	rel = ecm_fit_open_unlocked(relation);
+	const char *why = NULL;
+	List	   *leaves;
+
+	if (rel == NULL)
+		return NIL;
+	leaves = lacking_leaves(rel, needs, lockmode, &why);
+	if (leaves != NIL)
+		check_may_alter(rel, leaves, needs, owner, why);
+	RelationClose(rel);
+	return leaves;
+}
+
+/* ----------------------------------------------------------- publication -- */
+
+void
+ecm_forget_catalogs(void)
+{
+	InvalidateSystemCaches();
+}
+
+/*
+ * By itself, by an ancestor, by its schema, or as all tables are.
+ */
+bool
+ecm_is_published(Oid relation)
+{
+	Publication *publication = GetPublicationByName(ecm_own_publication_name(), true);
+	List	   *relations = list_make1_oid(relation);
+	ListCell   *lc;
+
+	if (publication == NULL)
+		return false;
+	if (publication->alltables)
+		return true;
+	if (get_rel_relispartition(relation))
+		relations = list_concat(relations, get_partition_ancestors(relation));
+	foreach(lc, relations)
+		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
+			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
+							publication->oid))
+			return true;
+	return false;
+}
+
+/* Does the publication have a row filter or a column list for this table? */
+static bool
+has_filter(Oid publication, Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relation),
+										ObjectIdGetDatum(publication));
+	bool		no_rows;
+	bool		no_columns;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual,
+						   &no_rows);
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs,
+						   &no_columns);
+	ReleaseSysCache(tuple);
+	return !no_rows || !no_columns;
+}
+
+bool
+ecm_is_filtered(Oid relation)
+{
+	Oid			publication = get_publication_oid(ecm_own_publication_name(), true);
+	List	   *relations = find_all_inheritors(relation, NoLock, NULL);
+	ListCell   *lc;
+
+	if (!OidIsValid(publication))
+		return false;
+	if (get_rel_relispartition(relation))
+		relations = list_concat(relations, get_partition_ancestors(relation));
+	foreach(lc, relations)
+		if (has_filter(publication, lfirst_oid(lc)))
+			return true;
+	return false;
+}
+
+bool
+ecm_publishes_everything(void)
+{
+	Publication *publication = GetPublicationByName(ecm_own_publication_name(), true);
+
+	return publication != NULL &&
+		publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
+		publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
+		!publication->pubviaroot;
+}
+
+/* ------------------------------------------------------------ partitions -- */
+
+/*
+ * The server keeps temporary tables and foreign ones out.
+ */
+void
+ecm_fit_check_partitions(Oid relation, LOCKMODE lockmode)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relation, lockmode, NULL))
+	{
+		Oid			leaf = lfirst_oid(lc);
+		char	   *name = get_rel_name(leaf);
+
+		if (name == NULL || get_rel_persistence(leaf) != RELPERSISTENCE_UNLOGGED)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of table \"%s\"", get_rel_name(relation)),
+				 errdetail("Its partition \"%s\" is unlogged, and changes of unlogged tables are not replicated.",
+						   name),
+				 errhint("ALTER TABLE %s SET LOGGED",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf)),
+													name))));
+	}
+}

@@ -1,0 +1,591 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_log.c
+ *	  Writes, scans and deletes chunks of shape logs.
+ *
+ * All logs are in one table, _electric_cm.shape_log, in the order of its
+ * primary key (shape, first_lsn, first_op).  It is written below SQL: inserts
+ * must stay out of logical decoding, or the stack's own slot would decode its
+ * own output.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "common/pg_prng.h"
+#include "executor/executor.h"
+#include "executor/instrument.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "base/compat.h"
+#include "base/table_writer.h"
+#include "shape/shape.h"
+#include "shape/shape_log.h"
+
+/* columns of _electric_cm.shape_log; the index has the first three */
+#define LOG_SHAPE			1
+#define LOG_FIRST_LSN		2
+#define LOG_FIRST_OP		3
+#define LOG_ENTRIES			4
+#define LOG_CAPTURED_XID	5
+#define LOG_TOTAL_ENTRIES	6
+#define LOG_TOTAL_BYTES		7
+#define LOG_DATA			8
+#define LOG_NATTS			8
+
+/* columns of _electric_cm.shape_base */
+#define BASE_SHAPE			1
+#define BASE_LSN			2
+#define BASE_OP				3
+#define BASE_ORIGIN_ENTRIES	4
+#define BASE_ORIGIN_BYTES	5
+
+/* ----------------------------------------------------------------
+ * Writing
+ * ----------------------------------------------------------------
+ */
+
+struct EcmLogWriter
+{
+	EcmTableWriter table;
+	MemoryContext chunk_context;	/* reset after each chunk */
+};
+
+EcmLogWriter *
+ecm_log_writer_begin(void)
+{
+	EcmLogWriter *writer = palloc(sizeof(EcmLogWriter));
+
+	ecm_table_writer_begin(&writer->table, "shape_log", RowExclusiveLock);
+	writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext,
+												  "electric_cm chunk",
+												  ALLOCSET_DEFAULT_SIZES);
+	return writer;
+}
+
+/*
+ * A chunk of up to ECM_CHUNK_TARGET bytes is stored in line, a larger one is
+ * TOASTed; the insert options go along, so neither is decoded.
+ */
+void
+ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
+				   XLogRecPtr first_lsn, int64 first_op, int32 entries,
+				   FullTransactionId captured_xid, const char *data, Size len,
+				   EcmLogTotals *totals)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
+	bytea	   *bytes = palloc(VARHDRSZ + len);
+
+	MemoryContextSwitchTo(old_context);
+	SET_VARSIZE(bytes, VARHDRSZ + len);
+	memcpy(VARDATA(bytes), data, len);
+	ecm_log_writer_put_bytes(writer, shape, first_lsn, first_op, entries,
+							 captured_xid, bytes, totals);
+}
+
+void
+ecm_log_writer_put_bytes(EcmLogWriter *writer, int64 shape,
+						 XLogRecPtr first_lsn, int64 first_op, int32 entries,
+						 FullTransactionId captured_xid, bytea *bytes,
+						 EcmLogTotals *totals)
+{
+	TupleTableSlot *slot = writer->table.slot;
+	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, false, LOG_NATTS * sizeof(bool));
+	slot->tts_values[LOG_SHAPE - 1] = Int64GetDatum(shape);
+	slot->tts_values[LOG_FIRST_LSN - 1] = LSNGetDatum(first_lsn);
+	slot->tts_values[LOG_FIRST_OP - 1] = Int64GetDatum(first_op);
+	slot->tts_values[LOG_ENTRIES - 1] = Int32GetDatum(entries);
+	slot->tts_values[LOG_CAPTURED_XID - 1] =
+		FullTransactionIdGetDatum(captured_xid);
+	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
+		!FullTransactionIdIsValid(captured_xid);
+	totals->entries += entries;
+	totals->bytes += (int64) VARSIZE(bytes) - VARHDRSZ;
+	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
+	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
+	slot->tts_values[LOG_DATA - 1] = PointerGetDatum(bytes);
+	ecm_table_writer_put(&writer->table);
+	MemoryContextSwitchTo(old_context);
+	MemoryContextReset(writer->chunk_context);
+}
+
+/* Makes what was written visible to the rest of the transaction, too. */
+void
+ecm_log_writer_end(EcmLogWriter *writer)
+{
+	ecm_table_writer_end(&writer->table);
+	MemoryContextDelete(writer->chunk_context);
+	pfree(writer);
+}
+
+/* A buffer that one large row has blown up beyond this is not kept. */
+#define MAX_KEPT_BUFFER	(64 * 1024)
+
+static uint64
+random_identity(void)
+{
+	uint32		number;
+
+	if (!pg_strong_random(&number, sizeof(number)))
+		number = pg_prng_uint32(&pg_global_prng_state);
+	return ECM_IDENTITY_BIT | (number & (ECM_IDENTITY_BIT - 1));
+}
+
+int64
+ecm_new_base_identity(void)
+{
+	return (int64) (random_identity() << ECM_IDENTITY_SHIFT);
+}
+
+int64
+ecm_new_snapshot_identity(void)
+{
+	return GetWALInsertionTimeLine() == 1 ? 0 : ecm_new_base_identity();
+}
+
+struct EcmRowPacker
+{
+	EcmLogWriter *writer;
+	int64		shape;
+	XLogRecPtr	lsn;
+	int64		op;				/* the last row's */
+	int32		entries;		/* rows in the buffer */
+	StringInfoData buffer;
+	EcmLogTotals totals;
+};
+
+EcmRowPacker *
+ecm_row_packer_begin(EcmLogWriter *writer, int64 shape, XLogRecPtr lsn, int64 op)
+{
+	EcmRowPacker *packer = palloc0(sizeof(EcmRowPacker));
+
+	packer->writer = writer;
+	packer->shape = shape;
+	packer->lsn = lsn;
+	packer->op = op;
+	initStringInfo(&packer->buffer);
+	return packer;
+}
+
+static void
+packer_flush(EcmRowPacker *packer)
+{
+	if (packer->entries == 0)
+		return;
+
+	ecm_log_writer_put(packer->writer, packer->shape, packer->lsn,
+					   packer->op - packer->entries + 1, packer->entries,
+					   InvalidFullTransactionId,
+					   packer->buffer.data, packer->buffer.len,
+					   &packer->totals);
+	packer->entries = 0;
+	resetStringInfo(&packer->buffer);
+	if (packer->buffer.maxlen > MAX_KEPT_BUFFER)
+	{
+		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(packer));
+
+		pfree(packer->buffer.data);
+		initStringInfo(&packer->buffer);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+void
+ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
+{
+	StringInfo	buf = &packer->buffer;
+	Size		size = 1 + ecm_chunk_values_size(values, nvalues);
+	char	   *to;
+
+	if (buf->len + size > ECM_CHUNK_TARGET)
+		packer_flush(packer);
+
+	/* reports a row beyond 1 GB, which the stream could not send either */
+	if (size > MaxAllocSize - ECM_CHUNK_TXN_SIZE - 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row of %zu bytes is too large for a shape", size)));
+	enlargeStringInfo(buf, (int) (ECM_CHUNK_TXN_SIZE + size));
+
+	packer->op++;
+	to = buf->data + buf->len;
+	if (packer->entries++ == 0)
+		to = ecm_chunk_put_txn(to, packer->lsn, 0, (uint64) packer->op);
+	to = ecm_chunk_put_op(to, ECM_OP_INSERT);
+	to = ecm_chunk_put_values(to, values, nvalues);
+	buf->len = to - buf->data;
+}
+
+int64
+ecm_row_packer_end(EcmRowPacker *packer)
+{
+	int64		rows;
+
+	packer_flush(packer);
+	rows = packer->totals.entries;
+	pfree(packer->buffer.data);
+	pfree(packer);
+	return rows;
+}
+
+/* ----------------------------------------------------------------
+ * Scanning the chunks of a shape
+ * ----------------------------------------------------------------
+ */
+
+void
+ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
+					 uint64 lsn, uint64 op, Snapshot snapshot, LOCKMODE lockmode)
+{
+	ScanKeyData keys[2];
+	int			nkeys = 1;
+
+	cs->context = CurrentMemoryContext;
+	cs->rel = table_open(ecm_own_relid("shape_log"), lockmode);
+	cs->index = index_open(ecm_own_relid("shape_log_pkey"), lockmode);
+	cs->slot = table_slot_create(cs->rel, NULL);
+	cs->direction =
+		(strategy == BTLessStrategyNumber ||
+		 strategy == BTLessEqualStrategyNumber) ?
+		BackwardScanDirection : ForwardScanDirection;
+
+	ScanKeyInit(&keys[0], LOG_SHAPE, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(shape));
+
+	/* ROW(first_lsn, first_op) <strategy> ROW(lsn, op): see skey.h */
+	if (strategy != InvalidStrategy)
+	{
+		op = Min(op, (uint64) PG_INT64_MAX);	/* the column is signed */
+
+		ScanKeyInit(&cs->bound[0], LOG_FIRST_LSN, strategy, F_PG_LSN_CMP,
+					LSNGetDatum(lsn));
+		cs->bound[0].sk_flags = SK_ROW_MEMBER;
+		ScanKeyInit(&cs->bound[1], LOG_FIRST_OP, strategy, F_BTINT8CMP,
+					Int64GetDatum((int64) op));
+		cs->bound[1].sk_flags = SK_ROW_MEMBER | SK_ROW_END;
+
+		MemSet(&keys[1], 0, sizeof(ScanKeyData));
+		keys[1].sk_flags = SK_ROW_HEADER;
+		keys[1].sk_attno = LOG_FIRST_LSN;
+		keys[1].sk_strategy = strategy;
+		keys[1].sk_argument = PointerGetDatum(cs->bound);
+		nkeys = 2;
+	}
+
+	cs->scan = ecm_index_beginscan(cs->rel, cs->index, snapshot, nkeys);
+	index_rescan(cs->scan, keys, nkeys, NULL, 0);
+}
+
+static void
+take_chunk(EcmChunkScan *cs)
+{
+	TupleTableSlot *slot = cs->slot;
+
+	slot_getallattrs(slot);
+	cs->first_lsn = DatumGetLSN(slot->tts_values[LOG_FIRST_LSN - 1]);
+	cs->first_op = DatumGetInt64(slot->tts_values[LOG_FIRST_OP - 1]);
+	cs->entries = DatumGetInt32(slot->tts_values[LOG_ENTRIES - 1]);
+	cs->captured_xid = slot->tts_isnull[LOG_CAPTURED_XID - 1] ?
+		InvalidFullTransactionId :
+		DatumGetFullTransactionId(slot->tts_values[LOG_CAPTURED_XID - 1]);
+	cs->totals.entries = DatumGetInt64(slot->tts_values[LOG_TOTAL_ENTRIES - 1]);
+	cs->totals.bytes = DatumGetInt64(slot->tts_values[LOG_TOTAL_BYTES - 1]);
+	cs->data = slot->tts_values[LOG_DATA - 1];
+}
+
+bool
+ecm_chunk_scan_next(EcmChunkScan *cs)
+{
+	TupleTableSlot *slot = cs->slot;
+	MemoryContext caller_context;
+	bool		found;
+
+	CHECK_FOR_INTERRUPTS();
+
+	/* the caller's context may be one that is reset for each chunk */
+	caller_context = MemoryContextSwitchTo(cs->context);
+	found = index_getnext_slot(cs->scan, cs->direction, slot);
+	MemoryContextSwitchTo(caller_context);
+	if (!found)
+		return false;
+	take_chunk(cs);
+	return true;
+}
+
+bool
+ecm_chunk_scan_fetch(EcmChunkScan *cs, ItemPointer tid)
+{
+	if (!table_tuple_fetch_row_version(cs->rel, tid, cs->scan->xs_snapshot,
+									   cs->slot))
+		return false;
+	take_chunk(cs);
+	return true;
+}
+
+void
+ecm_chunk_scan_end(EcmChunkScan *cs)
+{
+	index_endscan(cs->scan);
+	ExecDropSingleTupleTableSlot(cs->slot);
+	index_close(cs->index, NoLock);
+	table_close(cs->rel, NoLock);
+}
+
+void
+ecm_chunk_scan_read(EcmChunkScan *cs, EcmChunkReader *reader, EcmValue *new_values,
+					EcmValue *old_values, int max_values)
+{
+	struct varlena *bytes = PG_DETOAST_DATUM_PACKED(cs->data);
+
+	ecm_chunk_reader_init(reader, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes),
+						  new_values, old_values, max_values);
+}
+
+int64
+ecm_chunk_scan_bytes(const EcmChunkScan *cs)
+{
+	return (int64) toast_raw_datum_size(cs->data) - VARHDRSZ;
+}
+
+void
+ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn, uint64 *op)
+{
+	EcmValue   *new_values;
+	EcmValue   *old_values;
+	EcmChunkReader r;
+	EcmChunkResult result;
+
+	*lsn = cs->first_lsn;
+	*op = (uint64) cs->first_op;
+	if (cs->entries == 1)
+		return;
+
+	new_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
+	old_values = palloc(MaxHeapAttributeNumber * sizeof(EcmValue));
+	ecm_chunk_scan_read(cs, &r, new_values, old_values, MaxHeapAttributeNumber);
+	while ((result = ecm_chunk_next(&r)) == ECM_CHUNK_ENTRY)
+	{
+		*lsn = r.lsn;
+		*op = r.opno;
+	}
+	pfree(new_values);
+	pfree(old_values);
+	if (result == ECM_CHUNK_CORRUPT)
+	{
+		char		offset[ECM_OFFSET_LEN];
+
+		ecm_offset_format(offset, *lsn, *op);
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("log of shape " INT64_FORMAT " is corrupt after offset %s",
+						shape, offset)));
+	}
+}
+
+/*
+ * The log of a shape that is gone may be deleted by several at a time: by a
+ * job that its end has started, by one that a new stream has started, by the
+ * consumer that has not heard of its end yet.  One of them suffices.
+ */
+bool
+ecm_chunk_scan_delete(EcmChunkScan *cs)
+{
+	TM_FailureData failure;
+	TM_Result	result = table_tuple_delete(cs->rel, &cs->slot->tts_tid,
+											GetCurrentCommandId(true),
+											InvalidSnapshot, InvalidSnapshot,
+											true, &failure, false);
+
+	if (result != TM_Ok && result != TM_Deleted)
+		elog(ERROR, "could not delete a chunk of a shape log: result %d",
+			 (int) result);
+	return result == TM_Ok;
+}
+
+/*
+ * The snapshot is taken now, to find all that was committed so far.
+ */
+bool
+ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end)
+{
+	EcmChunkScan cs;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		more = true;
+
+	ecm_chunk_scan_begin(&cs, shape, InvalidStrategy, 0, 0, snapshot,
+						 RowExclusiveLock);
+	while (*max_chunks > 0 && pgWalUsage.wal_bytes < wal_end &&
+		   (more = ecm_chunk_scan_next(&cs)))
+	{
+		if (ecm_chunk_scan_delete(&cs))
+			(*max_chunks)--;
+	}
+	ecm_chunk_scan_end(&cs);
+	UnregisterSnapshot(snapshot);
+	CommandCounterIncrement();
+
+	return !more;
+}
+
+int64
+ecm_log_delete(int64 shape)
+{
+	int64		left = PG_INT64_MAX;
+
+	(void) ecm_log_delete_some(shape, &left, PG_UINT64_MAX);
+	return PG_INT64_MAX - left;
+}
+
+/*
+ * Snapshot rows have LSN 0, and there may be many: they are passed over.  The
+ * stream's running totals go on from the last chunk that is kept, and have
+ * counted what is deleted before that.
+ */
+EcmLogTotals
+ecm_log_settle_captured(int64 shape, const char *snapshot_text)
+{
+	EcmChunkScan cs;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Datum		shape_snapshot;
+	EcmLogTotals deleted = {0, 0};
+	EcmLogTotals origin = {0, 0};
+
+	shape_snapshot = DirectFunctionCall1(pg_snapshot_in,
+										 CStringGetDatum(snapshot_text));
+
+	ecm_chunk_scan_begin(&cs, shape, BTGreaterEqualStrategyNumber, 1, 0, snapshot,
+						 RowExclusiveLock);
+	while (ecm_chunk_scan_next(&cs))
+	{
+		if (FullTransactionIdIsValid(cs.captured_xid) &&
+			DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
+											 FullTransactionIdGetDatum(cs.captured_xid),
+											 shape_snapshot)))
+		{
+			(void) ecm_chunk_scan_delete(&cs);
+			deleted.entries += cs.entries;
+			deleted.bytes += ecm_chunk_scan_bytes(&cs);
+		}
+		else
+			origin = deleted;
+	}
+	ecm_chunk_scan_end(&cs);
+	UnregisterSnapshot(snapshot);
+	CommandCounterIncrement();
+
+	return origin;
+}
+
+/* ----------------------------------------------------------------
+ * Where a log begins, and how large it is
+ * ----------------------------------------------------------------
+ */
+
+void
+ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base)
+{
+	Relation	rel = table_open(ecm_own_relid("shape_base"), AccessShareLock);
+	Relation	index = index_open(ecm_own_relid("shape_base_pkey"), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = ecm_index_beginscan(rel, index, snapshot, 1);
+	ScanKeyData key;
+
+	memset(base, 0, sizeof(EcmLogBase));
+	ScanKeyInit(&key, BASE_SHAPE, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(shape));
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		slot_getallattrs(slot);
+		base->lsn = DatumGetLSN(slot->tts_values[BASE_LSN - 1]);
+		base->op = DatumGetInt64(slot->tts_values[BASE_OP - 1]);
+		base->origin.entries =
+			DatumGetInt64(slot->tts_values[BASE_ORIGIN_ENTRIES - 1]);
+		base->origin.bytes =
+			DatumGetInt64(slot->tts_values[BASE_ORIGIN_BYTES - 1]);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The running totals of the last chunk that begins after an offset, and not
+ * above an LSN; zero if there is none.
+ */
+static EcmLogTotals
+last_totals(int64 shape, XLogRecPtr after_lsn, int64 after_op, XLogRecPtr up_to,
+			Snapshot snapshot)
+{
+	EcmChunkScan cs;
+	EcmLogTotals totals = {0, 0};
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, up_to,
+						 PG_INT64_MAX, snapshot, AccessShareLock);
+	if (ecm_chunk_scan_next(&cs) &&
+		ecm_offset_cmp(cs.first_lsn, cs.first_op, after_lsn, after_op) > 0)
+		totals = cs.totals;
+	ecm_chunk_scan_end(&cs);
+	return totals;
+}
+
+bool
+ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
+{
+	EcmChunkScan cs;
+	bool		found;
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
+						 PG_INT64_MAX, snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs);
+	if (found)
+		ecm_chunk_scan_last(&cs, shape, lsn, op);
+	ecm_chunk_scan_end(&cs);
+	return found;
+}
+
+/* A base with an LSN other than 0 is followed by a chunk of the stream's. */
+EcmLogTotals
+ecm_log_stream_totals(int64 shape)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmLogTotals totals;
+
+	totals = last_totals(shape, 0, PG_INT64_MAX, PG_UINT64_MAX, snapshot);
+	UnregisterSnapshot(snapshot);
+	return totals;
+}
+
+void
+ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
+			  EcmLogTotals *base_size, EcmLogTotals *stream_size)
+{
+	*base_size = last_totals(shape, base->lsn, base->op, base->lsn, snapshot);
+	*stream_size = last_totals(shape, base->lsn, PG_INT64_MAX, PG_UINT64_MAX,
+							   snapshot);
+	if (stream_size->entries > 0)
+	{
+		stream_size->entries -= base->origin.entries;
+		stream_size->bytes -= base->origin.bytes;
+	}
+}

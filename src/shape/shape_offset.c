@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_offset.c
+ *	  Where in a log an offset is, if it is one of this log's.
+ *
+ * A reader who goes on from an offset that he was not given for this log would
+ * miss entries and never know.  He may have it from another shape; from before
+ * the oldest part was folded; from a base or a snapshot that another server
+ * has made, or this one before it was recovered to an earlier point; or from a
+ * primary that is ahead of this standby.  So an offset must be that of an entry
+ * (or of the last one that was folded, which the log's base remembers).
+ *
+ * There is one offset without an entry that is right: one that the log will
+ * have, again, since what a crash has taken from it comes back by the stream,
+ * or has, but not here yet.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "shape/shape_log.h"
+#include "shape/shape_offset.h"
+
+#define READ_AGAIN_HINT \
+	"Read the log from its beginning, after_offset => '-1', in place of what has been read so far."
+
+pg_noreturn static void
+report_folded(const EcmShapeDef *shape, const EcmLogBase *base,
+			  const EcmOffset *after)
+{
+	char		offset[ECM_OFFSET_LEN];
+	char		base_offset[ECM_OFFSET_LEN];
+
+	ecm_offset_format(offset, after->lsn, after->op);
+	ecm_offset_format(base_offset, base->lsn, base->op);
+	ereport(ERROR,
+			(errcode(ECM_ERRCODE_OFFSET),
+			 errmsg("offset %s is not in the log of shape \"%s\" any more",
+					offset, shape->handle),
+			 errdetail("What came before %s has been folded: see electric_cm.shape_log_retention.",
+					   base_offset),
+			 errhint(READ_AGAIN_HINT)));
+}
+
+void
+ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
+				 const EcmLogBase *base, const EcmOffset *after,
+				 EcmLogStart *start)
+{
+	EcmChunkScan cs;
+	int			cmp;
+
+	/* what is before the base is about to be deleted */
+	start->lsn = base->lsn;
+	start->op = base->op + 1;
+	start->known = after->before_all;
+	if (after->before_all)
+		return;
+
+	cmp = ecm_offset_cmp(after->lsn, after->op, base->lsn, base->op);
+	if (cmp < 0)
+		report_folded(shape, base, after);
+	if (cmp == 0)
+	{
+		/*
+		 * Who has read up to where the base is now, in the log as it was
+		 * before, has all that the base is made of.  At 0_0 nobody has
+		 * anything: it does for the offset of a log without entries.
+		 */
+		start->known = true;
+		if (base->lsn != 0)
+		{
+			start->lsn = base->lsn + 1;
+			start->op = 0;
+		}
+		return;
+	}
+
+	/* the chunk that it falls into is the last one not to begin after it */
+	ecm_chunk_scan_begin(&cs, shape->id, BTLessEqualStrategyNumber,
+						 after->lsn, after->op, snapshot, AccessShareLock);
+	if (ecm_chunk_scan_next(&cs) &&
+		ecm_offset_cmp(cs.first_lsn, cs.first_op, start->lsn, start->op) >= 0)
+	{
+		start->lsn = cs.first_lsn;
+		start->op = cs.first_op;
+
+		/* a chunk of one entry, which may be large, need not be read again */
+		if (cs.entries == 1 &&
+			ecm_offset_cmp(cs.first_lsn, cs.first_op, after->lsn, after->op) == 0)
+		{
+			start->op++;
+			start->known = true;
+		}
+	}
+	ecm_chunk_scan_end(&cs);
+}
+
+/*
+ * How far the log is known to be complete by the progress of its consumer,
+ * which is stored along with entries.
+ */
+static XLogRecPtr
+stored_progress(int worker, Snapshot snapshot)
+{
+	static SPIPlanPtr plan;
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(worker);
+	EcmSpiState spi;
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+
+	PushActiveSnapshot(snapshot);
+	ecm_spi_begin(&spi);
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
+						   1, &type);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the look at progress");
+	}
+	if (SPI_execute_plan(plan, &value, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at progress");
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+										1, &isnull);
+
+		if (!isnull)
+			lsn = DatumGetLSN(max);
+	}
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+	return lsn;
+}
+
+/*
+ * What is read is flushed at the primary, and so is what an entry is made of.
+ * Transactions come to the log in the order of their LSNs, each as a whole.
+ */
+static bool
+may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
+		 const EcmOffset *after, XLogRecPtr logged_lsn)
+{
+	bool		standby = RecoveryInProgress();
+	uint64		last_lsn;
+	uint64		last_op;
+
+	/* a base that others have made may be on its way to a standby */
+	if (ecm_op_is_base(after->op))
+		return standby && after->lsn > base->lsn;
+	if (after->lsn == 0)
+		return false;
+	if (ecm_log_last_offset(shape->id, snapshot, &last_lsn, &last_op) &&
+		after->lsn <= last_lsn)
+		return false;
+	if (!standby &&
+		(after->lsn >= GetFlushRecPtr(NULL) || after->lsn < logged_lsn))
+		return false;
+	return after->lsn >= stored_progress(shape->worker, snapshot);
+}
+
+void
+ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
+						  const EcmLogBase *base, const EcmOffset *after,
+						  XLogRecPtr logged_lsn)
+{
+	bool		beyond;
+	char		offset[ECM_OFFSET_LEN];
+
+	if (may_come(shape, snapshot, base, after, logged_lsn))
+		return;
+	beyond = !RecoveryInProgress() && after->lsn >= GetFlushRecPtr(NULL);
+	ecm_offset_format(offset, after->lsn, after->op);
+	ereport(ERROR,
+			(errcode(ECM_ERRCODE_OFFSET),
+			 errmsg("offset %s is not in the log of shape \"%s\"",
+					offset, shape->handle),
+			 beyond ? errdetail("It is beyond the end of this server's WAL.") :
+			 errdetail("It is an offset of another shape, or of this log as another server has it, or had it."),
+			 errhint(READ_AGAIN_HINT)));
+}
+
+void
+ecm_offset_report_not_yet(const char *handle, const EcmOffset *after)
+{
+	bool		standby = RecoveryInProgress();
+	char		offset[ECM_OFFSET_LEN];
+
+	ecm_offset_format(offset, after->lsn, after->op);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("offset %s is not in the log of shape \"%s\" yet",
+					offset, handle),
+			 standby ?
+			 errdetail("This standby has replayed WAL up to %X/%X.",
+					   LSN_FORMAT_ARGS(GetXLogReplayRecPtr(NULL))) :
+			 errdetail("The stack has not come that far in the stream."),
+			 standby ?
+			 errhint("Try again, or go on reading at the primary.") :
+			 errhint("Try again; see electric_cm_status().")));
+}

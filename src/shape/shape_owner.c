@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_owner.c
+ *	  What becomes of shapes when their owners go.
+ *
+ * A shape's owner is not a dependency that the server knows of, and roles are
+ * shared by all databases: a role can be dropped elsewhere while it has shapes
+ * here.  Nobody can read those any more, and the next stream removes them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+
+#include "base/clock.h"
+#include "base/wait_event.h"
+#include "shape/shape.h"
+
+/* How long REASSIGN OWNED waits for shapes that somebody has locked. */
+#define LOCK_WAIT_MS	3000
+#define LOCK_POLL_MS	50
+
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
+
+void
+ecm_shapes_invalidate_owner(Oid owner, const char *reason)
+{
+	EcmSpiState spi;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(owner);
+
+	ecm_spi_begin(&spi);
+	(void) ecm_shapes_delete("owner = $1", 1, &type, &value, NULL, reason);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * _electric_cm.invalidate_ownerless() RETURNS int4
+ *
+ * Deletes the shapes whose owner does not exist any more; returns how many there
+ * were.
+ */
+Datum
+electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
+{
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
+						  0, NULL, NULL, NULL, "its owner was dropped");
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+/*
+ * Folding locks a shape's row for some seconds, whoever drops it perhaps for
+ * days: he is not waited for.
+ */
+static bool
+lock_shape(int64 id, EcmTime until)
+{
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(id);
+
+	for (;;)
+	{
+		ecm_shapes_query("SELECT FROM _electric_cm.shape WHERE id = $1"
+						 " FOR UPDATE SKIP LOCKED", 1, &type, &value);
+		if (SPI_processed > 0)
+			return true;
+		if (ecm_now() >= until)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_POLL_MS, ecm_wait_event(ECM_WAIT_STACK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(to)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (!lock_shape(shape->id, until))
+		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+								 "its owner has changed while somebody was dropping it");
+	else if (!ecm_shape_may_read(shape, to))
+		(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+								 "its new owner may not read the table");
+	else
+	{
+		ecm_shapes_update("UPDATE _electric_cm.shape s SET owner = $2 WHERE id = $1"
+						  " AND NOT EXISTS (SELECT FROM _electric_cm.shape o"
+						  " WHERE o.owner = $2 AND o.relation = s.relation"
+						  " AND o.definition = s.definition)",
+						  2, types, values);
+		if (SPI_processed > 0)
+			ecm_emit_message(psprintf("owner " INT64_FORMAT " %u", shape->id, to));
+		else
+			(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
+									 "its new owner has the same shape");
+	}
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shapes_reassign(Oid from, Oid to)
+{
+	EcmTime until = ecm_later(ecm_now(), LOCK_WAIT_MS);
+	ListCell   *lc;
+
+	if (from == to)
+		return;
+	foreach(lc, ecm_shapes_of_owner(from))
+		give_shape(lfirst(lc), to, until);
+}

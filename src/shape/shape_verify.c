@@ -1,0 +1,642 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_verify.c
+ *	  Which shapes do not go with their tables any more?
+ *
+ * Asked after each command that may be to blame.  First of all it is found out
+ * which tables that have shapes are concerned at all: usually none.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "shape/shape.h"
+#include "shape/shape_settings.h"
+
+/* Does a consumer follow it already, be it to create it? */
+#define FOLLOWED_SQL \
+	"EXISTS (SELECT FROM _electric_cm.shape_state t WHERE t.shape = s.id)"
+
+/* ---------------------------------------------------------------- kinds -- */
+
+/* What many shapes of a table have in common, and what must still be so. */
+typedef enum KindColumn
+{
+	KIND_OWNER,
+	KIND_NAME,
+	KIND_COLUMNS,
+	KIND_TYPES,
+	KIND_KEY,
+	KIND_ALL_COLUMNS,
+	KIND_WHERE_COLUMNS,
+	KIND_WHERE_TYPES,
+	KIND_WHERE_COLLATIONS
+} KindColumn;
+
+#define KIND_NCOLUMNS	(KIND_WHERE_COLLATIONS + 1)
+
+static const struct
+{
+	const char *expression;
+	Oid			type;
+}			kind_columns[KIND_NCOLUMNS] =
+{
+	[KIND_OWNER] = {"owner", OIDOID},
+	[KIND_NAME] = {"relation_name", TEXTOID},
+	[KIND_COLUMNS] = {"column_names", TEXTARRAYOID},
+	[KIND_TYPES] = {"column_types", OIDARRAYOID},
+	[KIND_KEY] = {"key_positions", INT2ARRAYOID},
+	[KIND_ALL_COLUMNS] = {"(requested_columns IS NULL)", BOOLOID},
+	[KIND_WHERE_COLUMNS] = {"where_names", TEXTARRAYOID},
+	[KIND_WHERE_TYPES] = {"where_types", OIDARRAYOID},
+	[KIND_WHERE_COLLATIONS] = {"where_collations", OIDARRAYOID}
+};
+
+typedef struct ShapeKind
+{
+	Datum		values[KIND_NCOLUMNS];
+	bool		nulls[KIND_NCOLUMNS];
+} ShapeKind;
+
+/* All kinds of a table's shapes; within ecm_spi_begin/end. */
+static ShapeKind *
+shape_kinds(Oid relid, int *n)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relid);
+	StringInfoData sql;
+	ShapeKind  *kinds;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < KIND_NCOLUMNS; i++)
+		appendStringInfo(&sql, "%s%s", i == 0 ? "SELECT DISTINCT " : ", ",
+						 kind_columns[i].expression);
+	appendStringInfoString(&sql, " FROM _electric_cm.shape WHERE relation = $1");
+	ecm_shapes_query(sql.data, 1, &type, &value);
+	*n = (int) SPI_processed;
+	kinds = palloc(sizeof(ShapeKind) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		for (int j = 0; j < KIND_NCOLUMNS; j++)
+			kinds[i].values[j] = SPI_getbinval(SPI_tuptable->vals[i],
+											   SPI_tuptable->tupdesc, j + 1,
+											   &kinds[i].nulls[j]);
+	return kinds;
+}
+
+static void
+delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *reason)
+{
+	Oid			types[KIND_NCOLUMNS + 1];
+	Datum		values[KIND_NCOLUMNS + 1];
+	char		nulls[KIND_NCOLUMNS + 1];
+	StringInfoData condition;
+
+	initStringInfo(&condition);
+	for (int i = 0; i < KIND_NCOLUMNS; i++)
+	{
+		types[i] = kind_columns[i].type;
+		values[i] = kind->values[i];
+		nulls[i] = kind->nulls[i] ? 'n' : ' ';
+		appendStringInfo(&condition, "%s IS NOT DISTINCT FROM $%d AND ",
+						 kind_columns[i].expression, i + 1);
+	}
+	types[KIND_NCOLUMNS] = OIDOID;
+	values[KIND_NCOLUMNS] = ObjectIdGetDatum(relid);
+	nulls[KIND_NCOLUMNS] = ' ';
+	appendStringInfo(&condition, "relation = $%d AND %s", KIND_NCOLUMNS + 1,
+					 followed_only ? FOLLOWED_SQL : "true");
+	(void) ecm_shapes_delete(condition.data, lengthof(types), types, values, nulls,
+							 reason);
+}
+
+/* ---------------------------------------------------- a table's columns -- */
+
+static char **
+names_of(Datum array, int *n)
+{
+	Datum	   *elems;
+	char	  **names;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, NULL, n);
+	names = palloc(sizeof(char *) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		names[i] = TextDatumGetCString(elems[i]);
+	return names;
+}
+
+static Datum *
+oids_of(Datum array)
+{
+	Datum	   *elems;
+	int			n;
+
+	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true,
+					  TYPALIGN_INT, &elems, NULL, &n);
+	return elems;
+}
+
+/* A table's column by name, or NULL. */
+static Form_pg_attribute
+find_column(Relation rel, const char *name)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
+			return att;
+	}
+	return NULL;
+}
+
+/*
+ * Are the columns what they were?  Their number is what tells that all of the
+ * table's are in shapes that want all.
+ */
+static bool
+same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	int			n;
+	int			nlogged = 0;
+	char	  **names = names_of(kind->values[KIND_COLUMNS], &n);
+	Datum	   *types = oids_of(kind->values[KIND_TYPES]);
+	Datum	   *collations;
+
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att = find_column(rel, names[i]);
+
+		if (att == NULL || att->attgenerated ||
+			att->atttypid != DatumGetObjectId(types[i]))
+			return false;
+		needs->columns = bms_add_member(needs->columns, att->attnum);
+	}
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped && !TupleDescAttr(desc, i)->attgenerated)
+			nlogged++;
+	if (DatumGetBool(kind->values[KIND_ALL_COLUMNS]) && nlogged != n)
+		return false;
+	if (kind->nulls[KIND_WHERE_COLUMNS])
+		return true;
+
+	names = names_of(kind->values[KIND_WHERE_COLUMNS], &n);
+	types = oids_of(kind->values[KIND_WHERE_TYPES]);
+	collations = oids_of(kind->values[KIND_WHERE_COLLATIONS]);
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att = find_column(rel, names[i]);
+
+		if (att == NULL || att->attgenerated ||
+			att->atttypid != DatumGetObjectId(types[i]) ||
+			att->attcollation != DatumGetObjectId(collations[i]))
+			return false;
+		needs->where = bms_add_member(needs->where, att->attnum);
+	}
+	return true;
+}
+
+/* Is the key what it was, column by column? */
+static bool
+same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
+{
+	AttrNumber	attnums[INDEX_MAX_KEYS];
+	char	  **names;
+	int			nnames;
+	Datum	   *positions;
+	int			nkeys;
+	Oid			index = ecm_fit_key_index(rel);
+
+	names = names_of(kind->values[KIND_COLUMNS], &nnames);
+	deconstruct_array(DatumGetArrayTypeP(kind->values[KIND_KEY]), INT2OID, sizeof(int16),
+					  true, TYPALIGN_SHORT, &positions, NULL, &nkeys);
+	if (!OidIsValid(index) || ecm_fit_index_columns(index, attnums) != nkeys)
+		return false;
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (get_attnum(RelationGetRelid(rel),
+					   names[DatumGetInt16(positions[i]) - 1]) != attnums[i])
+			return false;
+		*key = bms_add_member(*key, attnums[i]);
+	}
+	return true;
+}
+
+/* -------------------------------------------------------- altered tables -- */
+
+/*
+ * What does not fit any more between shapes of a kind and their table?  NULL if
+ * their logs can go on.
+ */
+static const char *
+misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
+{
+	if (!RelationIsPermanent(rel))
+		return "the table is not logged any more";
+	if (!same_columns(rel, kind, needs))
+		return "the table's columns were changed";
+	if (!same_key(rel, kind, &needs->key))
+		return "the table's key has changed";
+	if (check_enable_rls(RelationGetRelid(rel),
+						 DatumGetObjectId(kind->values[KIND_OWNER]), true) == RLS_ENABLED)
+		return "row-level security applies to the shape's owner";
+	return NULL;
+}
+
+/*
+ * ... and between these and what has become of the table itself, or of one of
+ * its partitions.  *mendable: the attempt to create a shape could mend it.
+ */
+static const char *
+misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mendable)
+{
+	Relation	leaf = ecm_fit_open_unlocked(changed);
+	const char *reason = NULL;
+
+	*mendable = false;
+	if (leaf == NULL)
+		return NULL;
+	if (!RelationIsPermanent(leaf))
+		reason = "the table is not logged any more";
+	else if (leaf->rd_rel->relkind == RELKIND_RELATION &&
+			 ecm_fit_identity_lacks(leaf, rel, needs) != NULL)
+	{
+		reason = "the table's replica identity has changed";
+		*mendable = true;
+	}
+	RelationClose(leaf);
+	return reason;
+}
+
+/* True: the table has another name than when its shapes were declared. */
+static bool
+verify_shapes_of(Relation rel, List *changed)
+{
+	Oid			relid = RelationGetRelid(rel);
+	char	   *name = ecm_relation_name(relid);
+	bool		renamed = false;
+	EcmSpiState spi;
+	ShapeKind  *kinds;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	kinds = shape_kinds(relid, &n);
+	for (int i = 0; i < n; i++)
+	{
+		EcmShapeNeeds needs = {0};
+		bool		mendable = false;
+		const char *reason = misfit(&kinds[i], rel, &needs);
+		ListCell   *lc;
+
+		foreach(lc, changed)
+			if (reason == NULL)
+				reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
+		if (reason != NULL)
+			delete_kind(relid, &kinds[i], mendable, reason);
+		if (name == NULL ||
+			strcmp(TextDatumGetCString(kinds[i].values[KIND_NAME]), name) != 0)
+			renamed = true;
+	}
+	ecm_spi_end(&spi);
+	return renamed;
+}
+
+/* A table at stake, and which of itself and its partitions have changed. */
+typedef struct StakeEntry
+{
+	Oid			relid;			/* hash key */
+	List	   *changed;
+} StakeEntry;
+
+static void
+add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
+{
+	bool		found;
+	StakeEntry *entry = hash_search(stakes, &relid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		entry->changed = NIL;
+		*relids = lappend_oid(*relids, relid);
+	}
+	entry->changed = lappend_oid(entry->changed, changed);
+}
+
+/*
+ * What is at stake: a table's own shapes, and those of the tables that it is a
+ * partition of.
+ */
+List *
+ecm_shapes_verify(List *changed)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(StakeEntry),
+		.hcxt = CurrentMemoryContext};
+	HTAB	   *stakes = hash_create("electric_cm tables at stake", 64, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	List	   *relids = NIL;
+	List	   *renamed = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, changed)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		add_stake(stakes, &relids, relid, relid);
+		if (get_rel_relispartition(relid))
+			foreach(lc2, get_partition_ancestors(relid))
+				add_stake(stakes, &relids, lfirst_oid(lc2), relid);
+	}
+	foreach(lc, ecm_tables_with_shapes(relids))
+	{
+		Oid			relid = lfirst_oid(lc);
+		Relation	rel = ecm_fit_open_unlocked(relid);
+		StakeEntry *entry = hash_search(stakes, &relid, HASH_FIND, NULL);
+
+		if (rel == NULL)
+			continue;
+		if (verify_shapes_of(rel, entry->changed))
+			renamed = lappend_oid(renamed, relid);
+		RelationClose(rel);
+	}
+	hash_destroy(stakes);
+	return renamed;
+}
+
+/* Tables that have shapes; within ecm_spi_begin/end. */
+static List *
+query_tables(const char *sql, Oid type, Datum value)
+{
+	List	   *relids = NIL;
+
+	ecm_shapes_query(sql, 1, &type, &value);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		relids = lappend_oid(relids, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+																	SPI_tuptable->tupdesc,
+																	1, &isnull)));
+	}
+	return relids;
+}
+
+static Datum
+oid_array(List *oids)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(oids), 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, oids)
+		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	return PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
+										   TYPALIGN_INT));
+}
+
+void
+ecm_shapes_verify_names(List *tables, List *schemas)
+{
+	EcmSpiState spi;
+	ListCell   *lc;
+
+	ecm_spi_begin(&spi);
+	if (schemas != NIL)
+		tables = list_concat_unique_oid(query_tables("SELECT c.oid FROM pg_class c"
+													 " WHERE c.relnamespace = ANY ($1)"
+													 " AND c.oid IN (SELECT relation FROM _electric_cm.shape)",
+													 OIDARRAYOID, oid_array(schemas)),
+										tables);
+	foreach(lc, tables)
+	{
+		char	   *name = ecm_relation_name(lfirst_oid(lc));
+		Oid			types[] = {OIDOID, TEXTOID};
+		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(lc)), (Datum) 0};
+
+		if (name == NULL)
+			continue;			/* it is gone, and its shapes with it */
+		values[1] = CStringGetTextDatum(name);
+		(void) ecm_shapes_delete("relation = $1 AND relation_name <> $2",
+								 lengthof(types), types, values, NULL,
+								 "the table was renamed");
+	}
+	ecm_spi_end(&spi);
+}
+
+/* ---------------------------------------------------------- publication -- */
+
+/*
+ * Of those that are not followed yet, the table may be published yet.
+ */
+static void
+delete_followed(List *relids, const char *reason)
+{
+	Oid			type = OIDARRAYOID;
+	Datum		value = oid_array(relids);
+
+	(void) ecm_shapes_delete("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type, &value,
+							 NULL, reason);
+}
+
+/* Those that are not published, whole. */
+static List *
+unpublished(List *relids)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		if (!ecm_is_published(lfirst_oid(lc)) || ecm_is_filtered(lfirst_oid(lc)))
+			result = lappend_oid(result, lfirst_oid(lc));
+	return result;
+}
+
+List *
+ecm_shapes_verify_published(List *changed, List **above)
+{
+	List	   *relids = NIL;
+	List	   *below = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	EcmSpiState spi;
+
+	foreach(lc, changed)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			continue;			/* it was dropped */
+		foreach(lc2, unpublished(find_all_inheritors(relid, NoLock, NULL)))
+		{
+			relids = lappend_oid(relids, lfirst_oid(lc2));
+			if (lfirst_oid(lc2) == relid)
+				continue;
+			below = lappend_oid(below, lfirst_oid(lc2));
+			*above = list_append_unique_oid(*above, relid);
+		}
+		if (get_rel_relispartition(relid))
+			relids = list_concat(relids, unpublished(get_partition_ancestors(relid)));
+	}
+	relids = ecm_tables_with_shapes(relids);
+	if (relids != NIL)
+	{
+		ecm_spi_begin(&spi);
+		delete_followed(relids, "the table has left the publication");
+		ecm_spi_end(&spi);
+	}
+	return below;
+}
+
+void
+ecm_shapes_invalidate_unpublished_of_others(List *relids)
+{
+	EcmSpiState spi;
+	Oid			type = OIDARRAYOID;
+	Datum		value;
+
+	relids = ecm_tables_with_shapes(relids);
+	if (relids == NIL)
+		return;
+	ecm_spi_begin(&spi);
+	value = oid_array(relids);
+	(void) ecm_shapes_delete_others("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type,
+									&value, "the table has left the publication");
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shapes_verify_publication(void)
+{
+	EcmSpiState spi;
+	List	   *relids;
+
+	ecm_spi_begin(&spi);
+	relids = query_tables("SELECT DISTINCT relation FROM _electric_cm.shape"
+						  " WHERE relation <> $1", OIDOID, ObjectIdGetDatum(InvalidOid));
+	if (relids == NIL)
+		 /* nothing to lose */ ;
+	else if (!OidIsValid(get_publication_oid(ecm_own_publication_name(), true)))
+		delete_followed(relids, "the publication was dropped");
+	else if (!ecm_publishes_everything())
+		(void) ecm_shapes_invalidate(NIL,
+									 "the publication does not publish everything any more");
+	else if ((relids = unpublished(relids)) != NIL)
+		delete_followed(relids, "the table has left the publication");
+	ecm_spi_end(&spi);
+}
+
+/* ---------------------------------------------------------------- types -- */
+
+/*
+ * Adds the type, and all that are made of it (arrays, domains, ranges, composite
+ * types and tables' row types), and the tables that have columns of those.
+ */
+static void
+find_type_users(Oid type, List **types, List **tables)
+{
+	Relation	depend;
+	SysScanDesc scan;
+	ScanKeyData key[2];
+	HeapTuple	tuple;
+	List	   *users = NIL;
+	ListCell   *lc;
+
+	if (list_member_oid(*types, type))
+		return;
+	check_stack_depth();
+	*types = lappend_oid(*types, type);
+	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&key[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(TypeRelationId));
+	ScanKeyInit(&key[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(type));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend user = (Form_pg_depend) GETSTRUCT(tuple);
+
+		if (user->classid == TypeRelationId)
+			users = list_append_unique_oid(users, user->objid);
+		else if (user->classid == RelationRelationId && user->objsubid != 0)
+		{
+			char		relkind = get_rel_relkind(user->objid);
+			Oid			row_type = get_rel_type_id(user->objid);
+
+			if (relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE)
+				*tables = list_append_unique_oid(*tables, user->objid);
+			if (OidIsValid(row_type))
+				users = list_append_unique_oid(users, row_type);
+		}
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	foreach(lc, users)
+		find_type_users(lfirst_oid(lc), types, tables);
+}
+
+static bool
+invalidate_type(Oid type, bool spare_own, const char *reason)
+{
+	const char *condition = "relation = ANY ($1) AND column_types && $2";
+	List	   *types = NIL;
+	List	   *tables = NIL;
+	Oid			argtypes[] = {OIDARRAYOID, OIDARRAYOID};
+	Datum		values[lengthof(argtypes)];
+	bool		is_used;
+	EcmSpiState spi;
+
+	find_type_users(type, &types, &tables);
+	is_used = tables != NIL;
+	tables = ecm_tables_with_shapes(tables);
+	if (tables == NIL)
+		return is_used;
+	ecm_spi_begin(&spi);
+	values[0] = oid_array(tables);
+	values[1] = oid_array(types);
+	if (spare_own)
+		(void) ecm_shapes_delete_others(condition, lengthof(argtypes), argtypes,
+										values, reason);
+	else
+		(void) ecm_shapes_delete(condition, lengthof(argtypes), argtypes, values,
+								 NULL, reason);
+	ecm_spi_end(&spi);
+	return true;
+}
+
+bool
+ecm_shapes_invalidate_type(Oid type, const char *reason)
+{
+	return invalidate_type(type, false, reason);
+}
+
+void
+ecm_shapes_invalidate_type_of_others(Oid type, const char *reason)
+{
+	(void) invalidate_type(type, true, reason);
+}

@@ -1,0 +1,372 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.c
+ *	  Samples of the WAL that a replication slot holds back.
+ *
+ * The figures are those of pg_replication_slots, computed the same way, but
+ * for one slot, outside SQL.  The slot's shared struct may change as soon as
+ * its spinlock is released, so everything is computed from one copy.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "access/timeline.h"
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecovery.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "replication/walreceiver.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "base/bgworker.h"
+#include "base/compat.h"
+#include "slot/slot.h"
+
+/*
+ * Copies the slot of that name.  The control lock is held exclusively only
+ * for moments (slot creation does its I/O under other locks), so this doesn't
+ * block.
+ */
+static bool
+copy_slot(const char *name, ReplicationSlot *copy)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		if (slot->in_use && strcmp(NameStr(slot->data.name), name) == 0)
+		{
+			SpinLockAcquire(&slot->mutex);
+			*copy = *slot;
+			SpinLockRelease(&slot->mutex);
+			found = true;
+		}
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	return found;
+}
+
+/* As pg_get_replication_slots() decides it. */
+static WALAvailability
+wal_availability(ReplicationSlot *slot)
+{
+	WALAvailability result;
+
+	if (ecm_slot_is_invalidated(slot))
+		return WALAVAIL_REMOVED;
+
+	result = GetWALAvailability(slot->data.restart_lsn);
+
+	/*
+	 * The file may have gone since the copy was taken, because the walsender
+	 * moved on.  While one is alive, the slot isn't lost yet.
+	 */
+	if (result == WALAVAIL_REMOVED && slot->active_pid != 0)
+		result = WALAVAIL_UNRESERVED;
+
+	return result;
+}
+
+static const char *
+wal_status_name(WALAvailability availability)
+{
+	switch (availability)
+	{
+		case WALAVAIL_INVALID_LSN:
+			return "";
+		case WALAVAIL_RESERVED:
+			return "reserved";
+		case WALAVAIL_EXTENDED:
+			return "extended";
+		case WALAVAIL_UNRESERVED:
+			return "unreserved";
+		case WALAVAIL_REMOVED:
+			return "lost";
+	}
+	return "";
+}
+
+/*
+ * How much more WAL can be written before the slot is in danger of being
+ * lost, 0 if it is already; -1 if the server sets no limit, or if the slot
+ * holds nothing yet.
+ */
+static int64
+safe_wal_size(XLogRecPtr restart_lsn, XLogRecPtr current_lsn)
+{
+	XLogSegNo	restart_seg;
+	uint64		kept_segs;
+	XLogRecPtr	fail_lsn;
+
+	if (max_slot_wal_keep_size_mb < 0 || XLogRecPtrIsInvalid(restart_lsn))
+		return -1;
+
+	XLByteToSeg(restart_lsn, restart_seg, wal_segment_size);
+	kept_segs = Max(XLogMBVarToSegs(max_slot_wal_keep_size_mb, wal_segment_size),
+					XLogMBVarToSegs(wal_keep_size_mb, wal_segment_size));
+	XLogSegNoOffsetToRecPtr(restart_seg + kept_segs + 1, 0, wal_segment_size,
+							fail_lsn);
+	if (fail_lsn < restart_lsn)
+		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the range */
+
+	return fail_lsn > current_lsn ? (int64) (fail_lsn - current_lsn) : 0;
+}
+
+/* Bytes from one position to a later one; 0 if either is unknown. */
+static int64
+wal_distance(XLogRecPtr from, XLogRecPtr to)
+{
+	if (XLogRecPtrIsInvalid(from) || from >= to)
+		return 0;
+	return (int64) (to - from);
+}
+
+/* As age(xid) has it, but without a transaction. */
+static int32
+age_of_xid(TransactionId xid)
+{
+	int32		age;
+
+	if (!TransactionIdIsNormal(xid))
+		return -1;
+	age = (int32) (ReadNextTransactionId() - xid);
+	return Max(age, 0);
+}
+
+/*
+ * What unprivileged users could still write to the file system of a directory
+ * (or of what it is a link to).  -1: nobody knows.
+ */
+static int64
+free_space(const char *path)
+{
+	struct statvfs fs;
+
+	if (statvfs(path, &fs) != 0)
+		return -1;
+	return (int64) fs.f_bavail * (int64) fs.f_frsize;
+}
+
+XLogRecPtr
+ecm_current_lsn(void)
+{
+	if (!RecoveryInProgress())
+		return GetXLogWriteRecPtr();
+	return Max(GetWalRcvFlushRecPtr(NULL, NULL), GetXLogReplayRecPtr(NULL));
+}
+
+char *
+ecm_size_text(int64 bytes)
+{
+	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
+															  Int64GetDatum(bytes))));
+}
+
+int64
+ecm_max_slot_wal_keep_bytes(void)
+{
+	return max_slot_wal_keep_size_mb < 0 ? -1 :
+		(int64) max_slot_wal_keep_size_mb * 1024 * 1024;
+}
+
+static void
+sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
+{
+	WALAvailability availability = wal_availability(slot);
+
+	sample->slot_exists = true;
+	sample->active = slot->active_pid != 0;
+	sample->active_pid = slot->active_pid;
+	sample->catalog_xmin = slot->data.catalog_xmin;
+	sample->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
+	strlcpy(sample->wal_status, wal_status_name(availability),
+			sizeof(sample->wal_status));
+	if (availability == WALAVAIL_REMOVED)
+		return;
+
+	sample->sizes_known = true;
+	sample->restart_lsn = slot->data.restart_lsn;
+	sample->confirmed_flush_lsn = slot->data.confirmed_flush;
+	sample->retained_wal_bytes = wal_distance(slot->data.restart_lsn,
+											  sample->current_lsn);
+	sample->flush_lag_bytes = wal_distance(slot->data.confirmed_flush,
+										   sample->current_lsn);
+	sample->safe_wal_size = safe_wal_size(slot->data.restart_lsn,
+										  sample->current_lsn);
+}
+
+bool
+ecm_wal_sample(const char *slot_name, EcmWalSample *sample)
+{
+	ReplicationSlot slot;
+	bool		exists = copy_slot(slot_name, &slot);
+
+	if (!exists)
+	{
+		memset(sample, 0, sizeof(*sample));
+		sample->flush_lag_us = -1;
+		sample->safe_wal_size = -1;
+		sample->catalog_xmin_age = -1;
+	}
+
+	/* after the copy, so that it can't be behind the slot's positions */
+	sample->current_lsn = ecm_current_lsn();
+	sample->sampled_at = ecm_wall_clock();
+	sample->taken_at = ecm_now();
+	sample->wal_free_bytes = free_space(XLOGDIR);
+	sample->data_free_bytes = free_space(DataDir);
+	if (exists)
+		sample_slot(&slot, sample);
+	return exists;
+}
+
+int
+ecm_slots_read(EcmSlotRow *rows)
+{
+	ReplicationSlot *copies = palloc(sizeof(ReplicationSlot) * max_replication_slots);
+	XLogRecPtr	current_lsn;
+	int			n = 0;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		if (!slot->in_use)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		copies[n++] = *slot;
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+
+	current_lsn = ecm_current_lsn();
+	for (int i = 0; i < n; i++)
+	{
+		ReplicationSlot *slot = &copies[i];
+		EcmSlotRow *row = &rows[i];
+		WALAvailability availability = wal_availability(slot);
+		XLogRecPtr	restart_lsn = availability == WALAVAIL_REMOVED ?
+			InvalidXLogRecPtr : slot->data.restart_lsn;
+
+		strlcpy(row->name, NameStr(slot->data.name), NAMEDATALEN);
+		strlcpy(row->plugin, NameStr(slot->data.plugin), NAMEDATALEN);
+		row->database = slot->data.database;
+		row->temporary = slot->data.persistency == RS_TEMPORARY;
+		row->active_pid = slot->active_pid;
+		row->wal_status = wal_status_name(availability);
+		row->restart_lsn = restart_lsn;
+		row->confirmed_flush_lsn = slot->data.confirmed_flush;
+		row->retained_wal_bytes = wal_distance(restart_lsn, current_lsn);
+		row->safe_wal_size = safe_wal_size(restart_lsn, current_lsn);
+		row->xmin_age = age_of_xid(slot->data.xmin);
+		row->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
+		row->inactive_since = row->active_pid != 0 ? 0 :
+			ecm_slot_inactive_since(slot);
+	}
+	pfree(copies);
+	return n;
+}
+
+bool
+ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
+{
+	ReplicationSlot slot;
+
+	memset(facts, 0, sizeof(*facts));
+	if (!copy_slot(name, &slot))
+		return false;
+
+	facts->exists = true;
+	facts->logical = SlotIsLogical(&slot);
+	facts->temporary = slot.data.persistency == RS_TEMPORARY;
+	facts->two_phase = slot.data.two_phase;
+	facts->invalidated = ecm_slot_is_invalidated(&slot);
+	facts->database = slot.data.database;
+	strlcpy(facts->plugin, NameStr(slot.data.plugin), sizeof(facts->plugin));
+	facts->active_pid = slot.active_pid;
+	facts->restart_lsn = slot.data.restart_lsn;
+	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
+
+	return true;
+}
+
+bool
+ecm_database_has_slot(Oid dboid)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		/* these never change while the slot is in use */
+		found = slot->in_use && slot->data.database == dboid &&
+			strcmp(NameStr(slot->data.plugin), "pgoutput") == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
+static void
+drop_slot(void *arg)
+{
+	ReplicationSlotDrop(arg, true);
+}
+
+bool
+ecm_slot_drop(const char *name, EcmError *err)
+{
+	if (ecm_worker_try(drop_slot, unconstify(char *, name), err))
+		return true;
+	/* the end of a transaction does not see to that */
+	if (MyReplicationSlot != NULL)
+		ReplicationSlotRelease();
+	return false;
+}
+
+bool
+ecm_wal_is_gone(XLogRecPtr lsn)
+{
+	XLogSegNo	segment;
+	ListCell   *lc;
+
+	XLByteToSeg(lsn, segment, wal_segment_size);
+	foreach(lc, readTimeLineHistory(GetWALInsertionTimeLine()))
+	{
+		char		path[MAXPGPATH];
+		struct stat st;
+
+		XLogFilePath(path, ((TimeLineHistoryEntry *) lfirst(lc))->tli, segment,
+					 wal_segment_size);
+		if (stat(path, &st) == 0 || errno != ENOENT)
+			return false;
+	}
+	return true;
+}
+
+XLogRecPtr
+ecm_end_of_wal(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}

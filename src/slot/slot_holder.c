@@ -1,0 +1,233 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_holder.c
+ *	  What holds a replication slot back, in words.
+ *
+ * A slot can't move past the beginning of a transaction that is still open, in
+ * whatever database, for its changes are still to be decoded.  So if everything
+ * has been decoded and confirmed that is younger than the oldest transaction
+ * with an ID, that one is what the slot waits for.  A slot that is being made
+ * has nothing confirmed, and waits for all that were running.
+ *
+ * When a warning is due, there is no time to be certain.  Then the likeliest
+ * cause is named, and called that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "pgstat.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/spin.h"
+#include "utils/backend_status.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "slot/slot.h"
+#include "slot/slot_holder.h"
+
+/* A transaction that is younger is nobody's fault. */
+#define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
+/* A walsender that has less to decode is as good as done. */
+#define MUCH_TO_DECODE			(1024 * 1024)
+/* A walsender that has not sent anything for so long does not come on. */
+#define SENDER_STANDS_US		(3 * USECS_PER_SEC)
+
+/* Since when the oldest transaction has been the oldest, as far as was seen. */
+static TransactionId oldest_xid;
+static TimestampTz oldest_since;
+
+/* Since when a walsender has been where it is. */
+static int	sender_pid;
+static XLogRecPtr sender_at;
+static EcmTime sender_since;
+
+static PgBackendStatus *
+find_backend(int pid)
+{
+	int			nbackends;
+
+	pgstat_clear_snapshot();
+	nbackends = pgstat_fetch_stat_numbackends();
+	for (int i = 1; i <= nbackends; i++)
+	{
+		PgBackendStatus *backend = ecm_backend_status(i);
+
+		if (backend->st_procpid == pid)
+			return backend;
+	}
+	return NULL;
+}
+
+/* "PID 123 (name)", palloc'd. */
+static char *
+name_backend(int pid, const PgBackendStatus *backend)
+{
+	char		appname[NAMEDATALEN] = "";
+
+	if (backend != NULL)
+		ecm_copy_text(appname, sizeof(appname), backend->st_appname);
+	return psprintf("PID %d%s%s%s", pid, appname[0] ? " (" : "", appname,
+					appname[0] ? ")" : "");
+}
+
+/* When it began; with track_activities = off, when it was first seen. */
+static TimestampTz
+transaction_began(TransactionId xid, const PgBackendStatus *backend,
+				  TimestampTz now)
+{
+	if (xid != oldest_xid || oldest_since > now)
+		oldest_since = now;
+	oldest_xid = xid;
+	if (backend != NULL && backend->st_xact_start_timestamp != 0)
+		return backend->st_xact_start_timestamp;
+	return oldest_since;
+}
+
+static void
+describe_transaction(int pid, TransactionId xid, const EcmWalSample *sample,
+					 int64 min_us, EcmPin *pin)
+{
+	PgBackendStatus *backend = find_backend(pid);
+	TimestampTz began = transaction_began(xid, backend, sample->sampled_at);
+	int64		open_us = sample->sampled_at - began;
+	int64		seconds = open_us / USECS_PER_SEC;
+	bool		being_made = XLogRecPtrIsInvalid(sample->confirmed_flush_lsn);
+
+	if (open_us < min_us)
+		return;
+	if (!being_made && min_us > 0 &&
+		(sample->flush_lag_us < 0 || sample->flush_lag_us >= open_us))
+		return;
+	snprintf(pin->by, sizeof(pin->by),
+			 "an open transaction of %s, for " INT64_FORMAT ":%02d:%02d",
+			 name_backend(pid, backend),
+			 seconds / 3600, (int) (seconds / 60 % 60), (int) (seconds % 60));
+	pin->since = began;
+}
+
+/* One that has been open for less than that is nobody's fault. */
+static void
+find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
+{
+	TransactionId oldest;
+	int			pid;
+
+	if (RecoveryInProgress() || !TransactionIdIsNormal(sample->catalog_xmin))
+		return;
+	oldest = GetOldestActiveTransactionId();
+	if (TransactionIdFollowsOrEquals(oldest, ReadNextTransactionId()))
+		return;					/* none has an ID */
+	pid = BackendXidGetPid(oldest);
+	if (pid != 0)
+		describe_transaction(pid, oldest, sample, min_us, pin);
+	else if (TransactionIdIsInProgress(oldest))
+	{
+		/* since when, only its state file knows: the caller remembers */
+		snprintf(pin->by, sizeof(pin->by),
+				 "a prepared transaction, with ID %u in pg_prepared_xacts", oldest);
+		pin->since = sample->sampled_at;
+	}
+}
+
+void
+ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
+				 int walsender, EcmPin *pin)
+{
+	memset(pin, 0, sizeof(*pin));
+	pin->certain = true;
+	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0)
+		return;
+	if (!sample->active)
+	{
+		strlcpy(pin->by, "nobody is connected to the slot", sizeof(pin->by));
+		pin->since = inactive_since;
+		return;
+	}
+	if (sample->active_pid != walsender)
+	{
+		/* since when, nobody knows: the caller remembers */
+		snprintf(pin->by, sizeof(pin->by), "%s, which uses the slot",
+				 name_backend(sample->active_pid, find_backend(sample->active_pid)));
+		pin->since = sample->sampled_at;
+		return;
+	}
+	find_open_transaction(sample, OPEN_TRANSACTION_US, pin);
+}
+
+/* Where a walsender is, and since when; false: there is none of that PID. */
+static bool
+look_at_sender(int pid, EcmTime now)
+{
+	XLogRecPtr	sent = InvalidXLogRecPtr;
+
+	for (int i = 0; i < max_wal_senders && XLogRecPtrIsInvalid(sent); i++)
+	{
+		WalSnd	   *sender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&sender->mutex);
+		if (sender->pid == pid)
+			sent = sender->sentPtr;
+		SpinLockRelease(&sender->mutex);
+	}
+	if (pid != sender_pid || sent != sender_at)
+		sender_since = now;
+	sender_pid = pid;
+	sender_at = sent;
+	return !XLogRecPtrIsInvalid(sent);
+}
+
+/* What a process waits for, as in pg_stat_activity; palloc'd, "": nothing. */
+static char *
+name_wait(int pid)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+	uint32		info = proc != NULL ? proc->wait_event_info : 0;
+	const char *type = pgstat_get_wait_event_type(info);
+	const char *event = pgstat_get_wait_event(info);
+
+	/* when it has nothing to do, it is not what others wait for */
+	if (type == NULL || event == NULL ||
+		pg_strcasecmp(event, "WalSenderWaitForWAL") == 0 ||
+		pg_strcasecmp(event, "WalSenderMain") == 0)
+		return "";
+	return psprintf(" and waits for %s (%s)", event, type);
+}
+
+void
+ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
+{
+	memset(pin, 0, sizeof(*pin));
+	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0 ||
+		!sample->active || sample->active_pid != walsender)
+		return;
+	if (look_at_sender(walsender, sample->taken_at) &&
+		sender_at < sample->current_lsn &&
+		sample->taken_at - sender_since >= SENDER_STANDS_US)
+	{
+		snprintf(pin->by, sizeof(pin->by),
+				 "its walsender (PID %d), which has sent nothing for " INT64_FORMAT " s%s",
+				 walsender, (sample->taken_at - sender_since) / USECS_PER_SEC,
+				 name_wait(walsender));
+		pin->since = ecm_shown_time(sender_since);
+		return;
+	}
+	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ||
+		sender_at + MUCH_TO_DECODE > sample->current_lsn)
+	{
+		find_open_transaction(sample, 0, pin);
+		return;
+	}
+	snprintf(pin->by, sizeof(pin->by),
+			 "its walsender (PID %d), which has %s of WAL still to decode%s",
+			 walsender,
+			 ecm_size_text(XLogRecPtrIsInvalid(sender_at) ? sample->flush_lag_bytes :
+						   (int64) (sample->current_lsn - sender_at)),
+			 name_wait(walsender));
+	pin->since = sample->sampled_at;
+}

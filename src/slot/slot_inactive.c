@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_inactive.c
+ *	  Since when each replication slot of the server has been inactive.
+ *
+ * Anybody may write; under the lock of the shared struct.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "base/shmem.h"
+#include "slot/slot_inactive.h"
+
+typedef struct InactiveSlot
+{
+	char		name[NAMEDATALEN];	/* "": a free entry */
+	TimestampTz since;
+	bool		seen;			/* while taking note */
+} InactiveSlot;
+
+static InactiveSlot *inactive = NULL;	/* max_replication_slots of them */
+
+static Size
+shared_size(void)
+{
+	return mul_size(max_replication_slots, sizeof(InactiveSlot));
+}
+
+void
+ecm_slot_activity_request(void)
+{
+	RequestAddinShmemSpace(shared_size());
+}
+
+void
+ecm_slot_activity_startup(void)
+{
+	bool		found;
+
+	if (max_replication_slots == 0)
+		return;
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	inactive = ShmemInitStruct("electric_cm inactive slots", shared_size(), &found);
+	if (!found)
+		memset(inactive, 0, shared_size());
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* The slot's entry, or a free one, or NULL: slots were made and dropped since. */
+static InactiveSlot *
+find_entry(const char *name)
+{
+	InactiveSlot *free_entry = NULL;
+
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		if (strcmp(inactive[i].name, name) == 0)
+			return &inactive[i];
+		if (free_entry == NULL && inactive[i].name[0] == '\0')
+			free_entry = &inactive[i];
+	}
+	return free_entry;
+}
+
+static void
+note_inactive(EcmSlotRow *row, TimestampTz now)
+{
+	InactiveSlot *entry = find_entry(row->name);
+
+	if (entry != NULL && entry->name[0] == '\0')
+	{
+		strlcpy(entry->name, row->name, NAMEDATALEN);
+		entry->since = now;
+	}
+	if (entry != NULL)
+		entry->seen = true;
+	if (row->inactive_since == 0)
+		row->inactive_since = entry != NULL ? entry->since : now;
+}
+
+void
+ecm_slot_activity_note(EcmSlotRow *rows, int nrows)
+{
+	TimestampTz now = ecm_wall_clock();
+
+	if (inactive == NULL)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < max_replication_slots; i++)
+		inactive[i].seen = false;
+	for (int i = 0; i < nrows; i++)
+		if (rows[i].active_pid == 0)
+			note_inactive(&rows[i], now);
+
+	/* active again, or dropped */
+	for (int i = 0; i < max_replication_slots; i++)
+		if (!inactive[i].seen)
+			inactive[i].name[0] = '\0';
+	ecm_unlock();
+}

@@ -1,0 +1,226 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_notes.c
+ *	  A durable note of the slots that we have created.
+ *
+ * The table that says which slot is ours goes with the extension.  If it goes
+ * while nobody can drop the slot (it is in use, the server crashes; nobody looks,
+ * in single-user mode or without the library), the slot would be nobody's, and
+ * hold back WAL for ever.  So the launcher keeps a list of them in a file, and
+ * when it next looks into a database and finds no extension, it knows what was
+ * left there.
+ *
+ * A note is no proof: somebody may have dropped the slot, and made another of the
+ * same name.  But one that is older than the server's start, and of our kind, in
+ * a database that had our slot of that name when the server ended, is ours for all
+ * that anybody can tell.  Of what looks like ours without that there is only a
+ * warning.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/xlog.h"
+#include "replication/slot.h"
+#include "storage/fd.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "slot/slot.h"
+#include "slot/slot_notes.h"
+
+#define NOTES_FILE		"electric_cm.slots"
+#define NOTES_TEMP		NOTES_FILE ".tmp"
+#define MAX_NOTES		256
+
+typedef struct Note
+{
+	Oid			dboid;
+	char		slot_name[NAMEDATALEN];
+} Note;
+
+static Note notes[MAX_NOTES];	/* as in the file */
+static int	nnotes = 0;
+
+static bool
+is_noted(const Note *list, int n, Oid dboid, const char *slot_name)
+{
+	for (int i = 0; i < n; i++)
+		if (list[i].dboid == dboid && strcmp(list[i].slot_name, slot_name) == 0)
+			return true;
+	return false;
+}
+
+static void
+add_note(Note *list, int *n, Oid dboid, const char *slot_name)
+{
+	if (slot_name[0] == '\0' || *n >= MAX_NOTES ||
+		is_noted(list, *n, dboid, slot_name))
+		return;
+	list[*n].dboid = dboid;
+	strlcpy(list[*n].slot_name, slot_name, NAMEDATALEN);
+	(*n)++;
+}
+
+/* Is there a slot of that name which we could have created? */
+static bool
+slot_exists(Oid dboid, const char *slot_name, EcmSlotFacts *facts)
+{
+	return ecm_slot_lookup(slot_name, facts) && facts->logical &&
+		!facts->temporary && facts->database == dboid &&
+		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+void
+ecm_slot_notes_load(void)
+{
+	FILE	   *file = AllocateFile(NOTES_FILE, "r");
+	char		line[256];
+
+	nnotes = 0;
+	if (file == NULL)
+	{
+		if (errno != ENOENT)
+			ereport(LOG,
+					(errcode_for_file_access(),
+					 errmsg("could not open file \"%s\": %m", NOTES_FILE)));
+		return;
+	}
+	while (fgets(line, sizeof(line), file) != NULL)
+	{
+		unsigned	dboid;
+		char		slot_name[NAMEDATALEN];
+
+		/* a slot's name has only lower-case letters, digits and underscores */
+		if (sscanf(line, "%u %63[a-z0-9_]", &dboid, slot_name) == 2)
+			add_note(notes, &nnotes, dboid, slot_name);
+	}
+	FreeFile(file);
+}
+
+/* All or nothing; a failure is logged, and the next change tries again. */
+static bool
+write_notes(const Note *list, int n)
+{
+	FILE	   *file = AllocateFile(NOTES_TEMP, "w");
+	bool		ok = file != NULL;
+
+	for (int i = 0; i < n && ok; i++)
+		ok = fprintf(file, "%u %s\n", list[i].dboid, list[i].slot_name) > 0;
+	if (file != NULL && FreeFile(file) != 0)
+		ok = false;
+	if (!ok)
+	{
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", NOTES_TEMP)));
+		(void) unlink(NOTES_TEMP);
+		return false;
+	}
+	return durable_rename(NOTES_TEMP, NOTES_FILE, LOG) == 0;
+}
+
+/* Does that database's stack know, and say, which slot is its own? */
+static bool
+is_settled(Oid dboid)
+{
+	bool		settled = false;
+	int			index;
+
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+		settled = ecm_shared->stacks[index].probe != ECM_PROBE_UNKNOWN &&
+			ecm_shared->stacks[index].probe != ECM_PROBE_NO_EXTENSION;
+	ecm_unlock();
+	return settled;
+}
+
+void
+ecm_slot_notes_update(void)
+{
+	Note	   *now = palloc(sizeof(notes));
+	int			n = 0;
+	bool		same;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		const EcmStack *stack = &ecm_shared->stacks[i];
+
+		if (!stack->in_use)
+			continue;
+		if (stack->slot_owned)
+			add_note(now, &n, stack->dboid, stack->slot_name);
+		add_note(now, &n, stack->dboid, stack->former_slot);
+	}
+	for (int i = 0; i < ecm_shared->nabandoned; i++)
+		add_note(now, &n, ecm_shared->abandoned[i].dboid,
+				 ecm_shared->abandoned[i].slot_name);
+	ecm_unlock();
+
+	/* those of databases of which it is not known yet what is there */
+	for (int i = 0; i < nnotes; i++)
+	{
+		EcmSlotFacts facts;
+
+		if (!is_settled(notes[i].dboid) &&
+			slot_exists(notes[i].dboid, notes[i].slot_name, &facts))
+			add_note(now, &n, notes[i].dboid, notes[i].slot_name);
+	}
+
+	same = n == nnotes;
+	for (int i = 0; i < n && same; i++)
+		same = is_noted(notes, nnotes, now[i].dboid, now[i].slot_name);
+	if (!same && write_notes(now, n))
+	{
+		memcpy(notes, now, sizeof(Note) * n);
+		nnotes = n;
+	}
+	pfree(now);
+}
+
+/* Nobody has taken a note of it, but it is called as ours would be. */
+static void
+report_left(Oid dboid, const char *datname, const char *slot_name,
+			const EcmSlotFacts *facts)
+{
+	XLogRecPtr	end = ecm_current_lsn();
+
+	ecm_event(dboid, datname, "replication_slot_left", ECM_SEVERITY_WARNING,
+			  psprintf("It holds back %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
+					   ecm_size_text(facts->restart_lsn < end &&
+									 !XLogRecPtrIsInvalid(facts->restart_lsn) ?
+									 (int64) (end - facts->restart_lsn) : 0),
+					   slot_name),
+			  "replication slot \"%s\" of database \"%s\" seems to have been left by electric_cm, which is not there any more",
+			  slot_name, datname);
+}
+
+void
+ecm_slot_notes_abandon(Oid dboid, const char *datname)
+{
+	EcmSlotFacts facts;
+	const char *default_name = ecm_default_slot_name(datname);
+	bool		noted = false;
+	int			kept = 0;
+
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (notes[i].dboid != dboid)
+			notes[kept++] = notes[i];
+		else if (slot_exists(dboid, notes[i].slot_name, &facts) &&
+				 (XLogRecPtrIsInvalid(facts.restart_lsn) ||
+				  facts.restart_lsn < ecm_shared->first_lsn))
+		{
+			noted |= strcmp(notes[i].slot_name, default_name) == 0;
+			ecm_abandon_slot(dboid, notes[i].slot_name);
+		}
+	}
+	nnotes = kept;				/* what waits to be dropped comes back */
+	if (!noted && slot_exists(dboid, default_name, &facts) &&
+		facts.active_pid == 0)
+		report_left(dboid, datname, default_name, &facts);
+}

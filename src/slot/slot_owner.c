@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_owner.c
+ *	  Is the slot of a stack's name the one that the stack has made?
+ *
+ * Anybody may drop a slot and make another one of the same name, also between
+ * two looks, and slots have no identity.  But a slot begins where the WAL ends
+ * when it is made.  So one that begins before the place where the WAL ended
+ * when ours was last seen has been there then: it is ours.  While we stream,
+ * nobody else can touch it, and it never begins after what we have
+ * acknowledged.
+ *
+ * In a table, that place is the position recorded at a clean stop.  Without
+ * one, the stack ran until the server ended, and a slot that is older than the
+ * server's start is ours.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+
+#include "slot/retained_wal_guard.h"
+#include "slot/slot.h"
+#include "slot/slot_owner.h"
+
+/* Could it be, by what never changes in a slot? */
+static bool
+is_of_our_kind(const EcmStack *stack, const EcmSlotFacts *facts)
+{
+	return facts->exists && facts->logical && !facts->temporary &&
+		facts->database == stack->dboid &&
+		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+/*
+ * Is it the one that was there when the WAL ended at "seen"?  *another: if not,
+ * that is certain.
+ */
+static bool
+is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
+			bool *another)
+{
+	*another = !is_of_our_kind(stack, facts) ||
+		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
+
+	/* a lost slot has no position any more, and waits for nobody's order */
+	return !*another &&
+		ecm_wal_slot_is_older(facts->restart_lsn, facts->confirmed_flush_lsn, seen);
+}
+
+bool
+ecm_slot_owner_look_former(int stack_index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
+	EcmSlotFacts facts;
+	char		name[NAMEDATALEN];
+	XLogRecPtr	seen;
+	bool		same;
+	bool		another;
+
+	ecm_lock(LW_SHARED);
+	strlcpy(name, stack->former_slot, sizeof(name));
+	seen = stack->former_seen_lsn;
+	ecm_unlock();
+	if (name[0] == '\0')
+		return false;
+	(void) ecm_slot_lookup(name, &facts);
+	same = is_the_same(stack, &facts, seen, &another);
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (strcmp(stack->former_slot, name) == 0)
+	{
+		if (another)
+			stack->former_slot[0] = '\0';
+		else if (same)
+			stack->former_seen_lsn = Max(seen, end);
+	}
+	ecm_unlock();
+	return same;
+}
+
+bool
+ecm_slot_owner_look(int stack_index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
+	EcmSlotFacts facts;
+	char		name[NAMEDATALEN];
+	uint64		runs;
+	XLogRecPtr	seen;
+	bool		in_use;
+	bool		same;
+	bool		another;
+
+	ecm_lock(LW_SHARED);
+	strlcpy(name, stack->slot_name, sizeof(name));
+	runs = stack->runs;
+	seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
+	in_use = stack->streaming_up;
+	same = stack->slot_owned;
+	ecm_unlock();
+	if (!same)
+		return false;
+
+	(void) ecm_slot_lookup(name, &facts);
+	if (in_use && facts.active_pid != 0 && is_of_our_kind(stack, &facts))
+		another = false;
+	else
+		same = is_the_same(stack, &facts, seen, &another);
+
+	ecm_lock(LW_EXCLUSIVE);
+	/* a manager that has started meanwhile knows better */
+	if (stack->runs == runs && strcmp(stack->slot_name, name) == 0)
+	{
+		if (another)
+			stack->slot_owned = false;
+		else if (same)
+			stack->slot_seen_lsn = Max(seen, end);
+	}
+	ecm_unlock();
+	return same;
+}
+
+void
+ecm_slot_owner_moved(int stack_index, Oid dboid, XLogRecPtr lsn)
+{
+	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (stack->in_use && stack->dboid == dboid)
+		stack->slot_seen_lsn = Max(stack->slot_seen_lsn, lsn);
+	ecm_unlock();
+}
