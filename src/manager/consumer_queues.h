@@ -15,8 +15,7 @@
 #include "datatype/timestamp.h"
 
 #include "base/clock.h"
-#include "base/errors.h"
-#include "manager/replication.h"
+#include "base/failure.h"
 
 extern void ecm_feed_init(int stack_index, const char *datname);
 

@@ -11,7 +11,7 @@
 #include "postgres.h"
 
 #include "base/clock.h"
-#include "manager/replication.h"
+#include "base/failure.h"
 
 extern void ecm_exclusive_lock_init(const char *datname, const char *slot_name);
 

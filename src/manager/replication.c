@@ -107,7 +107,8 @@ static EcmTime last_feedback;
 static EcmTime last_asked;
 static EcmTime asked_at;		/* for a sign of life; 0: there was one since */
 static EcmBackendLook asked_look;	/* the walsender then */
-static EcmBackendLook last_look;	/* ... and when its last word was asked for */
+static EcmBackendLook last_look;	/* ... and when its last word was asked
+									 * for */
 static int	stream_pid;			/* who had the slot when the stream began */
 static EcmTime other_user_at;	/* that it isn't so any more; 0: it is */
 
@@ -149,27 +150,6 @@ ecm_replication_deadline(void)
 }
 
 /* ---------------------------------------------------------------- steps -- */
-
-static EcmStepResult
-step_failed(EcmStepFailure *failure, EcmErrorKind kind, const char *sqlstate,
-			const char *message, const char *detail, const char *hint)
-{
-	ecm_error_set(&failure->err, sqlstate, message, detail, hint);
-	failure->kind = kind;
-	return ECM_RESULT_FAILED;
-}
-
-void
-ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
-				EcmErrorContext context)
-{
-	const char *hint = ecm_error_hint(err, context);
-
-	failure->err = *err;
-	failure->kind = ecm_error_kind(err, context);
-	if (err->hint[0] == '\0' && hint != NULL)
-		strlcpy(failure->err.hint, hint, sizeof(failure->err.hint));
-}
 
 /* The failure of the connection or of the query that has just ended. */
 static EcmStepResult
@@ -243,18 +223,18 @@ poll_identify_system(EcmStepFailure *failure)
 	if (result != ECM_RESULT_DONE)
 		return result;
 	if (ecm_conn_nrows(rep_conn) != 1)
-		return step_failed(failure, ECM_ERROR_RETRY, "08P01",
-						   "IDENTIFY_SYSTEM returned no row", "", "");
+		return ecm_failure_make(failure, ECM_ERROR_RETRY, "08P01",
+								"IDENTIFY_SYSTEM returned no row", "", "");
 
 	rep_info.system_identifier =
 		strtou64(ecm_conn_value(rep_conn, 0, 0), NULL, 10);
 	rep_info.timeline_id =
 		(uint32) strtoul(ecm_conn_value(rep_conn, 0, 1), NULL, 10);
 	if (rep_info.system_identifier != GetSystemIdentifier())
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   "the configured connection leads to another server",
-						   "Its system identifier differs from this server's.",
-						   "Correct electric_cm.connection, or leave it empty.");
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								"the configured connection leads to another server",
+								"Its system identifier differs from this server's.",
+								"Correct electric_cm.connection, or leave it empty.");
 	return ECM_RESULT_DONE;
 }
 
@@ -276,18 +256,18 @@ ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure)
 	const char *start = ecm_conn_value(conn, 0, 0);
 	const char *database = ecm_conn_value(conn, 0, 1);
 	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		USECS_PER_DAY;
+	USECS_PER_DAY;
 
 	if (start == NULL || strtoi64(start, NULL, 10) - epoch_us != PgStartTime)
-		(void) step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   "the configured connection leads to another server",
-						   "Its start time differs from this server's.",
-						   "Correct electric_cm.connection and electric_cm.pooled_connection, or leave them empty.");
+		(void) ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								"the configured connection leads to another server",
+								"Its start time differs from this server's.",
+								"Correct electric_cm.connection and electric_cm.pooled_connection, or leave them empty.");
 	else if (database == NULL || strtoul(database, NULL, 10) != MyDatabaseId)
-		(void) step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   "the configured connection leads to another database",
-						   "Each database's stack needs a connection to that database.",
-						   "Take dbname out of electric_cm.connection and electric_cm.pooled_connection, or set it for each database.");
+		(void) ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								"the configured connection leads to another database",
+								"Each database's stack needs a connection to that database.",
+								"Take dbname out of electric_cm.connection and electric_cm.pooled_connection, or set it for each database.");
 	else
 		return true;
 	return false;
@@ -325,22 +305,22 @@ judge_publication(const char *publishes_everything, const char *filters,
 				  const char *via_root, EcmStepFailure *failure)
 {
 	if (strcmp(publishes_everything, "t") != 0)
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
-									rep_publication), "",
-						   psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
-									quote_identifier(rep_publication)));
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
+										 rep_publication), "",
+								psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
+										 quote_identifier(rep_publication)));
 	if (strcmp(filters, "f") != 0)
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   psprintf("publication \"%s\" filters rows or columns",
-									rep_publication), "",
-						   "Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" filters rows or columns",
+										 rep_publication), "",
+								"Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
 	if (strcmp(via_root, "f") != 0)
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   psprintf("publication \"%s\" publishes partitions as changes of their root",
-									rep_publication), "",
-						   psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
-									quote_identifier(rep_publication)));
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" publishes partitions as changes of their root",
+										 rep_publication), "",
+								psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
+										 quote_identifier(rep_publication)));
 	return ECM_RESULT_DONE;
 }
 
@@ -365,11 +345,11 @@ poll_publication(EcmStepFailure *failure)
 								 ecm_conn_value(rep_conn, 0, 2), failure);
 
 	if (!ecm_create_publication)
-		return step_failed(failure, ECM_ERROR_FATAL, "F0000",
-						   psprintf("publication \"%s\" does not exist and electric_cm.create_publication is off",
-									rep_publication), "",
-						   psprintf("CREATE PUBLICATION %s",
-									quote_identifier(rep_publication)));
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" does not exist and electric_cm.create_publication is off",
+										 rep_publication), "",
+								psprintf("CREATE PUBLICATION %s",
+										 quote_identifier(rep_publication)));
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
@@ -398,10 +378,10 @@ look_at_publication(void *arg)
 	if (SPI_execute(publication_facts_sql(), true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look up publication \"%s\"", rep_publication);
 	if (SPI_processed == 0)
-		(void) step_failed(failure, ECM_ERROR_RECREATE, "42704",
-						   psprintf("publication \"%s\" has been dropped",
-									rep_publication),
-						   "Changes made since then are missing from the stream.", "");
+		(void) ecm_failure_make(failure, ECM_ERROR_RECREATE, "42704",
+								psprintf("publication \"%s\" has been dropped",
+										 rep_publication),
+								"Changes made since then are missing from the stream.", "");
 	else
 		(void) judge_publication(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
@@ -472,16 +452,16 @@ wait_for_slot_user(EcmStepFailure *failure, int pid)
 	}
 	if (ecm_has_passed(step_started, now, SLOT_BUSY_TIMEOUT_MS))
 		return ours ?
-			step_failed(failure, ECM_ERROR_RETRY, "55006",
-						psprintf("walsender PID %d, of the connection before, does not answer and does not end",
-								 pid),
-						psprintf("It still has replication slot \"%s\".", rep_slot),
-						psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
-								 pid)) :
-			step_failed(failure, ECM_ERROR_RETRY, "55006",
-						psprintf("replication slot \"%s\" is active for PID %d",
-								 rep_slot, pid), "",
-						"Stop the other consumer, or set electric_cm.slot_name to another name.");
+			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
+							 psprintf("walsender PID %d, of the connection before, does not answer and does not end",
+									  pid),
+							 psprintf("It still has replication slot \"%s\".", rep_slot),
+							 psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
+									  pid)) :
+			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
+							 psprintf("replication slot \"%s\" is active for PID %d",
+									  rep_slot, pid), "",
+							 "Stop the other consumer, or set electric_cm.slot_name to another name.");
 	slot_user = pid;
 	snprintf(waiting_for, sizeof(waiting_for),
 			 ours ? "replication slot \"%s\", which walsender PID %d, of the connection before, has not given up" :
@@ -495,7 +475,7 @@ wait_for_leave(void)
 {
 	held_up = true;
 	step_deadline = ecm_later(ecm_now(),
-												HOLD_POLL_MS);
+							  HOLD_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -556,9 +536,9 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 
 	if (!facts.logical || facts.database != MyDatabaseId ||
 		strcmp(facts.plugin, "pgoutput") != 0)
-		return step_failed(failure, ECM_ERROR_FATAL, "42710",
-						   psprintf("replication slot \"%s\" belongs to another database or plugin",
-									rep_slot), "", foreign_slot_hint(&facts));
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "42710",
+								psprintf("replication slot \"%s\" belongs to another database or plugin",
+										 rep_slot), "", foreign_slot_hint(&facts));
 	if (facts.active_pid != 0)
 		return wait_for_slot_user(failure, facts.active_pid);
 	if (drop_slot_first)
@@ -571,10 +551,10 @@ look_at_slot(EcmStepFailure *failure, bool *create)
 		return result;
 	}
 	if (facts.invalidated)
-		return step_failed(failure, ECM_ERROR_RECREATE, "55000",
-						   psprintf("replication slot \"%s\" has been invalidated",
-									rep_slot),
-						   "The WAL that it needed has been removed.", "");
+		return ecm_failure_make(failure, ECM_ERROR_RECREATE, "55000",
+								psprintf("replication slot \"%s\" has been invalidated",
+										 rep_slot),
+								"The WAL that it needed has been removed.", "");
 	rep_info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
 	if (made_unheard)
 		rep_info.slot_created = true;
@@ -655,6 +635,7 @@ poll_slot(EcmStepFailure *failure)
 		}
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
+
 		/*
 		 * While it creates the slot, too, the walsender looks whether it is a
 		 * synchronous standby.  A failed attempt has left its transaction.
@@ -1021,12 +1002,12 @@ ecm_replication_may_be_silent(void)
 void
 ecm_replication_set_silent(int64 us, EcmStepFailure *failure)
 {
-	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
-					   psprintf("walsender PID %d has not answered for %d s",
-								stream_pid, (int) (us / USECS_PER_SEC)),
-					   "It hangs, or something between server and server has stopped forwarding.",
-					   ecm_connection[0] != '\0' ?
-					   "See what electric_cm.connection leads through, if this happens again." : "");
+	(void) ecm_failure_make(failure, ECM_ERROR_RETRY, "08006",
+							psprintf("walsender PID %d has not answered for %d s",
+									 stream_pid, (int) (us / USECS_PER_SEC)),
+							"It hangs, or something between server and server has stopped forwarding.",
+							ecm_connection[0] != '\0' ?
+							"See what electric_cm.connection leads through, if this happens again." : "");
 }
 
 bool
@@ -1060,12 +1041,12 @@ ecm_replication_has_lost_slot(bool at_once, EcmStepFailure *failure)
 		other_user_at = now;
 	if (!at_once && !ecm_has_passed(other_user_at, now, OTHER_USER_MS))
 		return false;
-	(void) step_failed(failure, ECM_ERROR_RETRY, "08006",
-					   psprintf("walsender PID %d has gone, and nothing was heard of that",
-								stream_pid),
-					   "Something between server and server has stopped forwarding.",
-					   ecm_connection[0] != '\0' ?
-					   "See what electric_cm.connection leads through, if this happens again." : "");
+	(void) ecm_failure_make(failure, ECM_ERROR_RETRY, "08006",
+							psprintf("walsender PID %d has gone, and nothing was heard of that",
+									 stream_pid),
+							"Something between server and server has stopped forwarding.",
+							ecm_connection[0] != '\0' ?
+							"See what electric_cm.connection leads through, if this happens again." : "");
 	return true;
 }
 
@@ -1136,7 +1117,7 @@ bool
 ecm_replication_wait_slot_free(int timeout_ms)
 {
 	EcmTime		give_up =
-		ecm_later(ecm_now(), timeout_ms);
+	ecm_later(ecm_now(), timeout_ms);
 
 	while (!ecm_replication_slot_is_free())
 	{

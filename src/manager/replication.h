@@ -14,29 +14,12 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
 
 #include "base/clock.h"
-#include "base/errors.h"
+#include "base/failure.h"
+#include "base/server_info.h"
 #include "base/state.h"
 #include "connection/conn.h"
-
-typedef enum EcmStepResult
-{
-	ECM_RESULT_PENDING,
-	ECM_RESULT_DONE,
-	ECM_RESULT_FAILED			/* err and kind are filled */
-} EcmStepResult;
-
-typedef struct EcmStepFailure
-{
-	EcmError	err;
-	EcmErrorKind kind;
-} EcmStepFailure;
-
-/* An error by what was being done: fills kind, and the hint if there is none. */
-extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
-							EcmErrorContext context);
 
 /*
  * A query that tells which server and database a connection leads to, and
@@ -44,17 +27,6 @@ extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
  */
 extern const char *ecm_whereabouts_sql(void);
 extern bool ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure);
-
-/* What the setup steps found out; valid once their step is done. */
-typedef struct EcmReplicationInfo
-{
-	uint64		system_identifier;
-	uint32		timeline_id;
-	int			server_version_num;
-	TimestampTz looked_up_at;
-	bool		slot_created;	/* by this process, so the shapes are stale */
-	XLogRecPtr	confirmed_flush_lsn;	/* of the slot, before streaming */
-} EcmReplicationInfo;
 
 extern void ecm_replication_init(const char *dbname, const char *slot_name,
 								 const char *publication_name);
@@ -64,6 +36,7 @@ extern void ecm_replication_init(const char *dbname, const char *slot_name,
 extern void ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn);
 extern EcmStepResult ecm_replication_poll_step(EcmStep step,
 											   EcmStepFailure *failure);
+
 /* When a pending step wants to be polled again without socket activity. */
 extern EcmTime ecm_replication_deadline(void);
 
@@ -109,6 +82,7 @@ extern void ecm_replication_slot_settled(void);
  */
 extern int	ecm_replication_next(const char **data, int *len,
 								 EcmStepFailure *failure);
+
 /* Takes what the socket has; false: connection lost (failure filled). */
 extern bool ecm_replication_read(EcmStepFailure *failure);
 
