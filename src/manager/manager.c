@@ -141,7 +141,7 @@ static Oid	extension_oid;		/* another one means: dropped and created again */
 static bool extension_gone = false;
 static bool cleaned_up = false;
 
-static void handle_event(EcmEventType type, const EcmStepFailure *failure);
+static void handle_event(EcmInputType type, const EcmStepFailure *failure);
 static void report_failure(const EcmStepFailure *failure);
 static void note_loss(void);
 static bool may_catch_up(EcmTime now);
@@ -524,7 +524,7 @@ poll_step(void)
 		if (result == ECM_RESULT_DONE)
 		{
 			step_completed(step);
-			handle_event(ECM_EVENT_STEP_DONE, NULL);
+			handle_event(ECM_INPUT_STEP_DONE, NULL);
 			continue;
 		}
 
@@ -536,9 +536,9 @@ poll_step(void)
 		/* a step that fails with its connection is a lost connection */
 		if (step > ECM_STEP_CONNECT_REPLICATION && functions->poll == NULL &&
 			ecm_conn_state(ecm_replication_conn()) == ECM_CONN_FAILED)
-			handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+			handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 		else
-			handle_event(ECM_EVENT_STEP_FAILED, &failure);
+			handle_event(ECM_INPUT_STEP_FAILED, &failure);
 	}
 }
 
@@ -558,7 +558,7 @@ poll_idle_replication(void)
 	if (ecm_conn_poll(conn) != ECM_CONN_FAILED)
 		return;
 	ecm_failure_set(&failure, ecm_conn_error(conn), ECM_CONTEXT_OTHER);
-	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+	handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 }
 
 /* -------------------------------------------------------------- actions -- */
@@ -696,19 +696,19 @@ report_stuck(const EcmError *err)
 }
 
 static void
-handle_event(EcmEventType type, const EcmStepFailure *failure)
+handle_event(EcmInputType type, const EcmStepFailure *failure)
 {
-	EcmEvent	e = {type, failure ? failure->kind : ECM_ERROR_RETRY, false};
+	EcmInput	e = {type, failure ? failure->kind : ECM_ERROR_RETRY, false};
 	EcmAction	action;
 
 	if (failure != NULL)
 		report_failure(failure);
-	if (type == ECM_EVENT_REPLICATION_LOST && failure != NULL)
+	if (type == ECM_INPUT_REPLICATION_LOST && failure != NULL)
 		e.stuck = !ecm_error_may_pass(&failure->err);
 	if (failure != NULL && state.streaming_up)
 	{
 		note_loss();
-		if (e.kind == ECM_ERROR_RETRY && type != ECM_EVENT_POOL_LOST)
+		if (e.kind == ECM_ERROR_RETRY && type != ECM_INPUT_POOL_LOST)
 			(void) may_catch_up(ecm_now());
 	}
 	action = ecm_state_step(&state, e, ecm_now());
@@ -801,7 +801,7 @@ read_stream(EcmTime now)
 		ecm_error_set(&failure.err, "08006", "the replication stream has ended",
 					  "It was not read from, since a consumer was behind.", "");
 		failure.kind = ECM_ERROR_RETRY;
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 		return;
 	}
 	if (congested || now < pause_until)
@@ -841,7 +841,7 @@ read_stream(EcmTime now)
 	}
 	if (lost)
 	{
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 		return;
 	}
 	if (!congested)
@@ -943,7 +943,7 @@ give_feedback(EcmTime now)
 	received = Max(ecm_feed_received_lsn(), keepalive);
 	received = Max(received, flushed);
 	if (state.behind && !congested && is_beyond_loss(flushed))
-		handle_event(ECM_EVENT_PROGRESS, NULL);
+		handle_event(ECM_INPUT_PROGRESS, NULL);
 	due = now >= feedback_due(flushed) || ecm_replication_reply_requested();
 	ask = must_ask(now, flushed) || must_hear(now, due) || last_word;
 	last_word = false;
@@ -951,7 +951,7 @@ give_feedback(EcmTime now)
 		 !ecm_replication_feedback(received, flushed, ask, &failure)) ||
 		ecm_replication_is_silent(now, &failure))
 	{
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 		return 0;
 	}
 	ecm_publish_positions(received, flushed, ecm_replication_acknowledged(),
@@ -998,7 +998,7 @@ renew_stream(EcmTime now)
 				(errmsg("electric_cm in database \"%s\": the replication connection is opened anew, since a row or message of more than %d MB has made it large",
 						stack->datname, ECM_GIANT_BYTES / (1024 * 1024))));
 		renewed_at = now;
-		handle_event(ECM_EVENT_REPLICATION_LOST, NULL);
+		handle_event(ECM_INPUT_REPLICATION_LOST, NULL);
 		return 0;
 	}
 	return look_at;
@@ -1325,7 +1325,7 @@ check_alive(EcmTime now)
 		ecm_error_set(&failure.err, err.sqlstate,
 					  psprintf("no session of the pool can be opened: %s", err.message),
 					  err.detail, err.hint);
-		handle_event(ECM_EVENT_POOL_LOST, &failure);
+		handle_event(ECM_INPUT_POOL_LOST, &failure);
 	}
 	if (now < alive_check_at)
 		return alive_check_at;
@@ -1334,7 +1334,7 @@ check_alive(EcmTime now)
 	if (ecm_replication_conn() != NULL)
 		ecm_conn_check(ecm_replication_conn());
 	if (state.streaming_up && ecm_replication_has_lost_slot(false, &failure))
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 	if (state.consumers_up)
 		show_stalled(now);
 	forget_await();
@@ -1389,10 +1389,10 @@ check_status(EcmTime now)
 		ecm_exclusive_lock_check(now);
 	check_extension();
 	if (requested && state.failed && !too_many_recreations)
-		handle_event(ECM_EVENT_RELOAD, NULL);	/* it may have been mended */
+		handle_event(ECM_INPUT_RELOAD, NULL);	/* it may have been mended */
 	check_consumers(now);
 	if (state.streaming_up && !ecm_replication_publication_is_good(&failure))
-		handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+		handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 	if (state.streaming_up)
 		retire_former_slot();
 	ecm_publish_shape_log_size();
@@ -1458,7 +1458,7 @@ enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 			return;
 		if (may_catch_up(now))
 		{
-			handle_event(ECM_EVENT_REPLICATION_LOST, &lost);
+			handle_event(ECM_INPUT_REPLICATION_LOST, &lost);
 			return;
 		}
 	}
@@ -1473,7 +1473,7 @@ enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
 	last_reported = order->reason;	/* the event says more */
 	slot_horizon = ReadNextTransactionId();
 	ecm_wal_slot_goes(stack_index, order);
-	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+	handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 }
 
 /*
@@ -1488,7 +1488,7 @@ end_slot_creation(const EcmWalOrder *order)
 	last_reported = order->reason;
 	slot_horizon = ReadNextTransactionId();
 	ecm_wal_creation_ends(stack_index, order);
-	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+	handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 }
 
 /*
@@ -1537,7 +1537,7 @@ let_go_of_slot(EcmTime now)
 				  psprintf("replication slot \"%s\" will be lost at the next checkpoint",
 						   stack->slot_name),
 				  "The stream is not read, since a consumer hangs.", "");
-	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
+	handle_event(ECM_INPUT_REPLICATION_LOST, &failure);
 }
 
 /*
@@ -1620,7 +1620,7 @@ reload(void)
 	ecm_wal_publish_settings(stack_index);
 	sample_at = 0;
 	too_many_recreations = false;
-	handle_event(ECM_EVENT_RELOAD, NULL);
+	handle_event(ECM_INPUT_RELOAD, NULL);
 }
 
 /* -------------------------------------------------------------- the end -- */
@@ -1985,10 +1985,10 @@ do_round(void)
 		reload();
 	ecm_pool_poll(now);
 	if (state.consumers_up && ecm_feed_consumer_died(&failure.err))
-		handle_event(ECM_EVENT_CONSUMER_LOST, &failure);
+		handle_event(ECM_INPUT_CONSUMER_LOST, &failure);
 	poll_idle_replication();
 	deadline = check_alive(now);
-	handle_event(ECM_EVENT_TICK, NULL);
+	handle_event(ECM_INPUT_TICK, NULL);
 
 	/*
 	 * A consumer whose queue was full when the stream was lost has not been
