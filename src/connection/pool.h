@@ -62,11 +62,6 @@ extern const char *ecm_pool_session_state(int ordinal);
  */
 extern const EcmError *ecm_pool_session_error(int ordinal);
 
-/* The last error met in opening a session, or NULL since a success. */
-extern const EcmError *ecm_pool_last_error(void);
-
-extern int	ecm_pool_queued(void);
-
 /*
  * No session works, and none could be opened several times in a row; err says
  * why.

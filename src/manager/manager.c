@@ -48,6 +48,7 @@
 #include "base/state.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
+#include "connection/server_identity.h"
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/exclusive_lock.h"
@@ -104,6 +105,7 @@ static EcmStack *stack;			/* our entry; read freely, write under lock */
 static EcmState state;
 static MemoryContext loop_context;	/* reset each time round */
 static EcmRemembered remembered;
+static SlotLock lock;
 
 /* the running step */
 static uint64 step_job;			/* pool job of the step, 0: none */
@@ -389,6 +391,18 @@ retire_former_slot(void)
 
 /* ---------------------------------------------------------------- steps -- */
 
+static void
+start_lock(void)
+{
+	ecm_exclusive_lock_start(&lock);
+}
+
+static EcmStepResult
+poll_lock(EcmStepFailure *failure)
+{
+	return ecm_exclusive_lock_poll(&lock, failure);
+}
+
 /*
  * What runs a step.  Steps without functions of their own belong to the
  * replication connection.
@@ -400,7 +414,7 @@ typedef struct StepFunctions
 } StepFunctions;
 
 static const StepFunctions step_functions[ECM_NUM_STEPS] = {
-	[ECM_STEP_ACQUIRE_LOCK] = {ecm_exclusive_lock_start, ecm_exclusive_lock_poll},
+	[ECM_STEP_ACQUIRE_LOCK] = {start_lock, poll_lock},
 	[ECM_STEP_START_POOL] = {start_pool, poll_step_job},
 	[ECM_STEP_CHECK_TIMELINE] = {start_timeline, poll_timeline},
 	[ECM_STEP_START_CONSUMERS] = {ecm_feed_start, ecm_feed_poll_start},
@@ -1097,7 +1111,7 @@ show_blocker(void)
 	static bool shown = false;
 	int			pid;
 	const char *text = state.step == ECM_STEP_ACQUIRE_LOCK ?
-		ecm_exclusive_lock_waiting_for(&pid) : ecm_replication_waiting_for(&pid);
+		ecm_exclusive_lock_waiting_for(&lock, &pid) : ecm_replication_waiting_for(&pid);
 
 	if (text != NULL)
 	{
@@ -1386,7 +1400,7 @@ check_status(EcmTime now)
 	else if (state.step == ECM_STEP_CREATE_SLOT)
 		hold_slot();
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
-		ecm_exclusive_lock_check(now);
+		ecm_exclusive_lock_check(&lock, now);
 	check_extension();
 	if (requested && state.failed && !too_many_recreations)
 		handle_event(ECM_INPUT_RELOAD, NULL);	/* it may have been mended */
@@ -1958,7 +1972,7 @@ start_up(void)
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 
-	ecm_exclusive_lock_init(stack->datname, stack->slot_name);
+	ecm_exclusive_lock_init(&lock, stack->datname, stack->slot_name);
 	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
 	ecm_pool_init(stack->datname);
 	ecm_feed_init(stack_index, stack->datname);
@@ -2023,7 +2037,7 @@ do_round(void)
 	deadline = ecm_earlier(deadline, ecm_replication_deadline());
 	deadline = ecm_earlier(deadline, pause_until);
 	if (state.step == ECM_STEP_ACQUIRE_LOCK && state.running)
-		deadline = ecm_earlier(deadline, ecm_exclusive_lock_deadline());
+		deadline = ecm_earlier(deadline, ecm_exclusive_lock_deadline(&lock));
 	if (ecm_replication_conn() != NULL)
 		deadline = ecm_earlier(deadline, ecm_conn_deadline(ecm_replication_conn()));
 

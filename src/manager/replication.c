@@ -15,10 +15,6 @@
 #include <signal.h>
 
 #include "access/xlog.h"
-#include "catalog/dependency.h"
-#include "catalog/pg_extension.h"
-#include "catalog/pg_publication.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -41,11 +37,10 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/wait_event.h"
+#include "connection/server_identity.h"
 #include "manager/replication.h"
 #include "shape/shape.h"
 #include "slot/slot.h"
-
-PG_FUNCTION_INFO_V1(electric_cm_own_publication);
 
 #define QUERY_TIMEOUT_MS	30000
 
@@ -236,41 +231,6 @@ poll_identify_system(EcmStepFailure *failure)
 								"Its system identifier differs from this server's.",
 								"Correct electric_cm.connection, or leave it empty.");
 	return ECM_RESULT_DONE;
-}
-
-/*
- * A physical copy of this server has the same system identifier; it does not
- * have the same start time.
- */
-const char *
-ecm_whereabouts_sql(void)
-{
-	return "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())"
-		" * 1000000)::pg_catalog.int8, (SELECT oid FROM pg_catalog.pg_database"
-		" WHERE datname = pg_catalog.current_database())";
-}
-
-bool
-ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure)
-{
-	const char *start = ecm_conn_value(conn, 0, 0);
-	const char *database = ecm_conn_value(conn, 0, 1);
-	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-	USECS_PER_DAY;
-
-	if (start == NULL || strtoi64(start, NULL, 10) - epoch_us != PgStartTime)
-		(void) ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
-								"the configured connection leads to another server",
-								"Its start time differs from this server's.",
-								"Correct electric_cm.connection and electric_cm.pooled_connection, or leave them empty.");
-	else if (database == NULL || strtoul(database, NULL, 10) != MyDatabaseId)
-		(void) ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
-								"the configured connection leads to another database",
-								"Each database's stack needs a connection to that database.",
-								"Take dbname out of electric_cm.connection and electric_cm.pooled_connection, or set it for each database.");
-	else
-		return true;
-	return false;
 }
 
 static EcmStepResult
@@ -732,32 +692,6 @@ start_streaming(XLogRecPtr start_lsn)
 					 PROTO_VERSION,
 					 replication_literal(quote_identifier(rep_publication)));
 	ecm_conn_send(rep_conn, sql.data, QUERY_TIMEOUT_MS);
-}
-
-/*
- * _electric_cm.own_publication(name name) RETURNS void
- *
- * Makes a publication that we have created go with the extension, as
- * ALTER ... DEPENDS ON EXTENSION does for the kinds of objects that it knows.
- * It can still be dropped by itself, and pg_dump dumps it.
- *
- * 42704: there is no such publication.
- */
-Datum
-electric_cm_own_publication(PG_FUNCTION_ARGS)
-{
-	ObjectAddress publication;
-	ObjectAddress extension;
-
-	ObjectAddressSet(publication, PublicationRelationId,
-					 get_publication_oid(NameStr(*PG_GETARG_NAME(0)), false));
-	ObjectAddressSet(extension, ExtensionRelationId,
-					 get_extension_oid("electric_cm", false));
-	if (!list_member_oid(getAutoExtensionsOfObject(PublicationRelationId,
-												   publication.objectId),
-						 extension.objectId))
-		recordDependencyOn(&publication, &extension, DEPENDENCY_AUTO_EXTENSION);
-	PG_RETURN_VOID();
 }
 
 void

@@ -21,13 +21,6 @@
 #include "base/state.h"
 #include "connection/conn.h"
 
-/*
- * A query that tells which server and database a connection leads to, and
- * whether its answer says: here.  If not, failure is FATAL.
- */
-extern const char *ecm_whereabouts_sql(void);
-extern bool ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure);
-
 extern void ecm_replication_init(const char *dbname, const char *slot_name,
 								 const char *publication_name);
 
