@@ -28,15 +28,15 @@
 #include "base/settings.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
-#include "manager/replication.h"
 #include "manager/stack_report.h"
 #include "shape/shape.h"
 
 static EcmStack *stack;
+static EcmTime shown_retry_at;	/* what next_retry_at was made from */
 
 bool
-ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
-				 XLogRecPtr seen_lsn, bool unique)
+ecm_report_slot(int stack_index, const char *slot_name, bool owned,
+				XLogRecPtr seen_lsn, bool unique)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -60,8 +60,8 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 }
 
 void
-ecm_publish_former_slot(int stack_index, const char *slot_name,
-						XLogRecPtr seen_lsn)
+ecm_report_former_slot(int stack_index, const char *slot_name,
+					   XLogRecPtr seen_lsn)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -77,7 +77,7 @@ ecm_publish_former_slot(int stack_index, const char *slot_name,
 }
 
 void
-ecm_publish_init(int stack_index)
+ecm_report_init(int stack_index)
 {
 	char	   *stack_id;
 
@@ -103,7 +103,7 @@ ecm_publish_init(int stack_index)
 /* ------------------------------------------------------------- settings -- */
 
 void
-ecm_publish_options(void)
+ecm_report_options(void)
 {
 	const char *name;
 	const char *source;
@@ -266,12 +266,11 @@ ecm_settings_disable(void)
 /* ---------------------------------------------------------------- state -- */
 
 void
-ecm_publish_state(const EcmState *state, const char *waiting_for,
-				  int blocking_pid)
+ecm_report_state(const EcmState *state, const char *waiting_for,
+				 int blocking_pid)
 {
 	EcmStatus	status = ecm_state_status(state);
 	const char *step = ecm_step_name(state->step);
-	static EcmTime shown_retry_at = 0;
 	bool		changed;
 
 	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
@@ -311,7 +310,7 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 }
 
 void
-ecm_publish_error(const EcmError *err)
+ecm_report_error(const EcmError *err)
 {
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
@@ -323,10 +322,8 @@ ecm_publish_error(const EcmError *err)
 }
 
 void
-ecm_publish_lookup(void)
+ecm_report_lookup(const EcmReplicationInfo *info)
 {
-	const EcmReplicationInfo *info = ecm_replication_info();
-
 	ecm_lock(LW_EXCLUSIVE);
 	stack->server_version_num = info->server_version_num;
 	stack->system_identifier = info->system_identifier;
@@ -338,7 +335,7 @@ ecm_publish_lookup(void)
 /* ---------------------------------------------------------- connections -- */
 
 static const char *
-replication_state(EcmConn *conn)
+replication_state(const EcmConn *conn)
 {
 	switch (ecm_conn_state(conn))
 	{
@@ -360,7 +357,7 @@ replication_state(EcmConn *conn)
  * last_error stays after the connection has gone.
  */
 static void
-describe(EcmConnInfo *info, EcmConn *conn, const char *state)
+describe(EcmConnInfo *info, const EcmConn *conn, const char *state)
 {
 	info->used = true;
 	strlcpy(info->state, state, sizeof(info->state));
@@ -382,12 +379,11 @@ describe(EcmConnInfo *info, EcmConn *conn, const char *state)
 }
 
 void
-ecm_publish_connections(void)
+ecm_report_connections(const EcmConn *replication)
 {
-	EcmConn    *conn = ecm_replication_conn();
-
 	ecm_lock(LW_EXCLUSIVE);
-	describe(&stack->conns[0], conn, conn ? replication_state(conn) : "closed");
+	describe(&stack->conns[0], replication,
+			 replication ? replication_state(replication) : "closed");
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		EcmConn    *session = ecm_pool_session(i);
@@ -409,8 +405,8 @@ ecm_publish_connections(void)
 /* ------------------------------------------------------------ positions -- */
 
 void
-ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
-					  XLogRecPtr acknowledged, TimestampTz last_commit_at)
+ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,
+					 XLogRecPtr acknowledged, TimestampTz last_commit_at)
 {
 	bool		flushed_moved = flushed > stack->flushed_lsn;
 
@@ -445,7 +441,7 @@ measure_shape_log(void *arg)
 
 /* What the shape logs take on disk, with their index. */
 void
-ecm_publish_shape_log_size(void)
+ecm_report_shape_log_size(void)
 {
 	int64		bytes;
 	EcmError	err;
