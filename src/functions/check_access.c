@@ -25,7 +25,7 @@
 #include "utils/varlena.h"
 
 #include "base/compat.h"
-#include "connection/conn.h"
+#include "connection/conninfo.h"
 #include "functions/check.h"
 
 /* A line of pg_hba.conf; line 0: there is none that is met. */
