@@ -232,43 +232,6 @@ note_active(Manager *m)
 
 /* ---------------------------------------------------------------- round -- */
 
-/*
- * Changes that need a new manager are left to the launcher; all others take
- * effect by themselves.
- */
-static bool
-reload(Manager *m, EcmTime now pg_attribute_unused(), RoundInput *in)
-{
-	MemoryContext old;
-	char	   *signature;
-
-	if (!ConfigReloadPending)
-		return false;
-	ConfigReloadPending = false;
-	ProcessConfigFile(PGC_SIGHUP);
-	signature = ecm_settings_signature();
-	m->reload_again = signature == NULL;
-	if (signature != NULL && strcmp(signature, m->settings_signature) != 0)
-	{
-		ecm_manager_event(m, "settings_changed", ECM_SEVERITY_LOG, "",
-						  "settings have changed: the stack restarts");
-		old = MemoryContextSwitchTo(TopMemoryContext);
-		m->settings_signature = pstrdup(signature);
-		MemoryContextSwitchTo(old);
-		ecm_lock(LW_EXCLUSIVE);
-		m->stack->restart_requested = true;
-		ecm_unlock();
-		ecm_launcher_wake();
-		return false;
-	}
-	ecm_report_options();
-	ecm_wal_publish_settings(m->stack_index);
-	m->wal.sample_at = 0;
-	m->too_many_recreations = false;
-	in->type = ECM_INPUT_RELOAD;
-	return true;
-}
-
 static bool
 poll_pool(Manager *m pg_attribute_unused(), EcmTime now,
 		  RoundInput *in pg_attribute_unused())
@@ -323,7 +286,7 @@ poll_events(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 
 /* The parts of a round, in order. */
 static const RoundPart parts[] = {
-	reload,
+	ecm_manager_reload,
 	poll_pool,
 	ecm_manager_find_dead_consumer,
 	ecm_manager_poll_idle_replication,

@@ -201,6 +201,24 @@ extern void ecm_manager_start_up(Manager *m);
 /* Reads the row of _electric_cm.stack; arg is the manager. */
 extern void ecm_manager_read_remembered(void *arg);
 
+/* ------------------------------------------------- manager_settings.c -- */
+
+/*
+ * At start: takes the database's settings as the catalog has them now.  False:
+ * that can't be read (err).  A setting that this process was started with may
+ * have been reset since: then another process has to start without it.
+ */
+extern bool ecm_manager_catch_up_with_settings(EcmError *err, bool *one_is_gone);
+
+/* Notes the settings whose change needs a new manager. */
+extern void ecm_manager_note_settings(Manager *m);
+
+/* Part of the round. */
+extern bool ecm_manager_reload(Manager *m, EcmTime now, RoundInput *in);
+
+/* Would the settings, as they are now, disable the stack? */
+extern bool ecm_manager_is_disabled(void);
+
 /* ---------------------------------------------------- manager_steps.c -- */
 
 /* Starts the state machine's current step. */

@@ -161,7 +161,7 @@ end_unless_wanted(Manager *m)
 
 	arg.m = m;
 	arg.override = m->stack->adopt_requested;
-	if (!ecm_settings_catch_up(&err, &one_is_gone) ||
+	if (!ecm_manager_catch_up_with_settings(&err, &one_is_gone) ||
 		!ecm_worker_try(probe, &arg, &err))
 		ereport(FATAL,
 				(errmsg("could not look into database \"%s\": %s",
@@ -194,9 +194,7 @@ ecm_manager_start_up(Manager *m)
 	ecm_worker_set("lock_timeout", "100ms");
 
 	/* first: what changes after this is found out by the next reload */
-	m->settings_signature = ecm_settings_signature();
-	m->settings_signature = MemoryContextStrdup(TopMemoryContext,
-												m->settings_signature ? m->settings_signature : "");
+	ecm_manager_note_settings(m);
 
 	end_unless_wanted(m);
 

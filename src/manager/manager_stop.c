@@ -141,7 +141,7 @@ ecm_manager_clean_up(Manager *m)
 	m->cleaned_up = true;
 	ecm_worker_leave();
 
-	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our
+	disabled = ecm_manager_is_disabled();	/* by now; ecm_enabled is from our
 										 * start */
 	ecm_lock(LW_EXCLUSIVE);
 	reason = m->stack->end_reason;

@@ -49,19 +49,4 @@ extern void ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,
 								 TimestampTz last_commit_at);
 extern void ecm_report_shape_log_size(void);
 
-/*
- * At start: takes the database's settings as the catalog has them now.  False:
- * that can't be read (err).  One that this process was started with may have
- * been reset since: then another process has to start without it.
- */
-extern bool ecm_settings_catch_up(EcmError *err, bool *one_is_gone);
-
-/*
- * The effective settings whose change needs a new manager, as one text (NULL:
- * the catalog can't be read now); and whether the database's settings would
- * disable the stack.
- */
-extern char *ecm_settings_signature(void);
-extern bool ecm_settings_disable(void);
-
 #endif							/* ECM_STACK_REPORT_H */
