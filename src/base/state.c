@@ -210,7 +210,7 @@ restart(EcmState *s, int64_t now)
 	return ECM_ACTION_RESTART;
 }
 
-/* What was on its way to a consumer is gone unless the stream starts again. */
+/* Changes on their way to a consumer are lost unless the stream starts again. */
 static EcmAction
 consumer_lost(EcmState *s, int64_t now)
 {
@@ -231,7 +231,7 @@ pool_lost(EcmState *s, int64_t now)
 	if (s->step < ECM_STEP_START_POOL)
 		return ECM_ACTION_NONE;
 
-	/* Nobody can tell whether a stream that is being started runs. */
+	/* A stream that is being started may or may not run. */
 	if (s->step == ECM_STEP_START_STREAMING && s->running)
 		return close_replication(s, now);
 
@@ -348,9 +348,9 @@ retry(EcmState *s, EcmInputType type, int64_t now)
 }
 
 /*
- * A RECREATE needs the lock, as the slot may be another's without it.  One
- * that comes while the connection is already due to be opened again is the
- * echo of an earlier report, or else step create_slot will find the same.
+ * A RECREATE needs the lock, as the slot may be another's without it.  A RECREATE
+ * that comes while the connection is already due to be opened again is the echo
+ * of an earlier report, or else step create_slot will find the same.
  */
 static EcmAction
 problem(EcmState *s, EcmInput input, int64_t now)

@@ -32,7 +32,7 @@
 #include "connection/conn_internal.h"
 
 /*
- * What earlier connections with the same conninfo have taught this process.
+ * Experience of this process with earlier connections of the same conninfo.
  * The list has one element per different conninfo, that is, two or three.
  */
 typedef struct ConnMemory
@@ -430,7 +430,7 @@ deadline_passed(EcmConn *conn)
 	}
 	else
 	{
-		/* nobody is going to read its answer */
+		/* its answer will not be read */
 		ecm_conn_cancel(conn);
 		snprintf(detail, sizeof(detail), "No answer within %d ms.",
 				 conn->timeout_ms);

@@ -71,7 +71,7 @@ extern EcmConnState ecm_conn_poll(EcmConn *conn);
 extern EcmConnState ecm_conn_state(const EcmConn *conn);
 
 /*
- * What the wait loop needs: socket (PGINVALID_SOCKET when FAILED), WL_SOCKET_*
+ * For the wait loop: socket (PGINVALID_SOCKET when FAILED), WL_SOCKET_*
  * mask, deadline (0: none).  The mask changes without the socket changing.
  */
 extern pgsocket ecm_conn_socket(const EcmConn *conn);

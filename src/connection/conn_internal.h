@@ -54,7 +54,7 @@ struct EcmConn
 	bool		local;			/* its backend was seen in this database */
 	EcmTime		unanswered_at;	/* the backend was seen not to work on our
 								 * query any more; 0: no */
-	EcmBackendLook seen;		/* what it did when it was seen to move ... */
+	EcmBackendLook seen;		/* the backend, when it was seen to move ... */
 	EcmTime		seen_at;		/* ... or first; 0: not seen with this query */
 	EcmTime		heard_at;		/* something came in, in COPY BOTH */
 
@@ -83,7 +83,7 @@ extern bool ecm_conn_socket_is_ready(PGconn *pg, int wait_events);
 
 /* --------------------------------------------------------- conn_error.c -- */
 
-/* Only the first error counts: what follows it is a consequence. */
+/* Only the first error counts: those that follow are consequences. */
 extern void ecm_conn_note_error(EcmConn *conn, const char *sqlstate,
 								const char *message, const char *detail,
 								const char *hint);

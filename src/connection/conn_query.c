@@ -227,7 +227,7 @@ give_up_query(EcmConn *conn, const char *message, const char *detail,
 	ecm_conn_become_failed(conn);
 }
 
-/* It works, or waits for somebody's lock, or hangs. */
+/* Does the backend work, or wait for a lock, or does it hang? */
 static void
 check_motion(EcmConn *conn, const EcmBackendLook *look, EcmTime now)
 {

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * conninfo.c
- *	  Connection strings: what they leave to us, and what is made of them.
+ *	  Connection strings, and libpq's parameters that are made of them.
  *
- * A connection leads back into this server, so whatever a string does not say
- * is known: its sockets, its port, the bootstrap superuser.  libpq itself is
- * only asked to take strings apart.
+ * A connection leads back into this server, so the parameters that a string leaves
+ * out are known: sockets, port, the bootstrap superuser.  libpq itself is only
+ * asked to take strings apart.
  *
  *-------------------------------------------------------------------------
  */
@@ -132,7 +132,7 @@ ecm_loopback_user_renamed(void)
 }
 
 /*
- * What is pinned in our sessions, besides how values are written as text.
+ * Settings that are pinned in our sessions, besides those of text formats.
  */
 static const char *const session_settings[][2] = {
 	{"search_path", ""},
@@ -160,7 +160,7 @@ read_server_settings(void *arg)
 {
 	ServerSettings *settings = arg;
 
-	/* locked: what is pinned by name must do */
+	/* if the catalog is locked, the settings pinned by name must do */
 	(void) ecm_append_server_settings(settings->options, settings->any_role);
 }
 
@@ -246,8 +246,8 @@ find_candidates(EcmConninfo *info, const PQconninfoOption *options)
 /*
  * The value to use for a parameter, or NULL for libpq's default.
  *
- * What the user gave is kept, except for what our protocol with the server
- * depends on.  With a service, the service file fills in the rest, and only
+ * Parameters that the user gave are kept, except for those that our protocol with
+ * the server depends on.  With a service, the service file fills in the rest, and only
  * the database is ours, because one entry serves all databases.
  */
 static const char *

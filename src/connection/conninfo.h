@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * conninfo.h
- *	  Connection strings: what they leave to us, and what is made of them.
+ *	  Connection strings, and libpq's parameters that are made of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@ typedef struct EcmConninfo
 	int			ncandidates;
 } EcmConninfo;
 
-/* What libpq is started with */
+/* libpq is started with these */
 typedef struct EcmConnParameters
 {
 	const char **keywords;		/* both end with NULL */
@@ -55,8 +55,8 @@ extern void ecm_conninfo_clean_environment(void);
 extern bool ecm_conninfo_find_candidates(EcmConninfo *info, char **problem);
 
 /*
- * What to start libpq with on that candidate; allocates in the current context.
- * False: out of memory.
+ * The parameters for that candidate; allocates in the current context.  False: out
+ * of memory.
  */
 extern bool ecm_conninfo_parameters(const EcmConninfo *info, int candidate,
 									bool without_tls,

@@ -350,7 +350,8 @@ start_job(void)
 
 			if (!ecm_conn_has_backend(pool.sessions[i].conn))
 			{
-				close_session(&pool.sessions[i]);	/* it has ended unheard */
+				close_session(&pool.sessions[i]);	/* its backend has ended
+													 * unheard */
 				continue;
 			}
 			job = dequeue();

@@ -57,8 +57,8 @@ extern EcmTime ecm_pool_deadline(void);
 extern const char *ecm_pool_session_state(int ordinal);
 
 /*
- * What the place's last session ended with, or could not be opened for, or
- * NULL.  It stays when there is another session, as it says what happened.
+ * The error that the place's last session ended with, or could not be opened for,
+ * or NULL.  It stays when there is another session, as it tells what happened.
  */
 extern const EcmError *ecm_pool_session_error(int ordinal);
 

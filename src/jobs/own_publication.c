@@ -24,7 +24,7 @@ PG_FUNCTION_INFO_V1(electric_cm_own_publication);
  *
  * Makes a publication that we have created go with the extension, as
  * ALTER ... DEPENDS ON EXTENSION does for the kinds of objects that it knows.
- * It can still be dropped by itself, and pg_dump dumps it.
+ * The publication can still be dropped by itself, and pg_dump dumps it.
  *
  * 42704: there is no such publication.
  */

@@ -188,8 +188,8 @@ identify_lock_holder(void *arg)
 }
 
 /*
- * One statement looks whether that very process still holds that very lock,
- * and sends the signal.
+ * Ends the holder.  The statement that sends the signal also looks whether that
+ * very process still holds that very lock.
  */
 static void
 terminate_lock_holder(void *arg)

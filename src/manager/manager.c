@@ -68,7 +68,10 @@ close_replication(Manager *m)
 	ecm_manager_forget_wait(m);
 }
 
-/* From the beginning: whatever may be wrong with them, nothing is kept. */
+/*
+ * Consumers, pool and connection start from the beginning: nothing that may be
+ * wrong with them is kept.
+ */
 static void
 close_everything(Manager *m)
 {
@@ -159,7 +162,7 @@ ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure)
 					  psprintf("%s: %s", ecm_step_name(m->state.step), err->message));
 }
 
-/* Each one costs all shapes, so there is an end to it. */
+/* Each recreation of the slot costs all shapes, so there is a limit. */
 static void
 report_too_many_recreations(Manager *m, const EcmError *last)
 {
@@ -174,7 +177,10 @@ report_too_many_recreations(Manager *m, const EcmError *last)
 	m->too_many_recreations = true;
 }
 
-/* There is no way past what the walsender fails at, but to begin behind it. */
+/*
+ * The walsender fails at the same place each time, so the stream can only go on
+ * behind it, with a new slot.
+ */
 static void
 report_stuck(Manager *m, const EcmError *err)
 {
@@ -186,8 +192,8 @@ report_stuck(Manager *m, const EcmError *err)
 }
 
 /*
- * Steps the state machine with what a part of the round has found out, and does
- * what it says.
+ * Steps the state machine with the input that a part of the round has found, and
+ * carries out the action.
  */
 static void
 step_machine(Manager *m, const RoundInput *in)
@@ -314,7 +320,7 @@ ecm_manager_wake_at(Manager *m, EcmTime at)
 	m->deadline = ecm_earlier(m->deadline, at);
 }
 
-/* The deadlines of those that don't set theirs when they are polled. */
+/* The deadlines of the modules that don't call ecm_manager_wake_at(). */
 static void
 collect_deadlines(Manager *m)
 {

@@ -38,15 +38,15 @@ typedef struct StepJob
 	EcmStepFailure failure;
 } StepJob;
 
-/* What the stack waits for, and which of manager_waiting.c's functions said so */
+/* The stack waits for this; see manager_waiting.c */
 typedef struct Waiting
 {
 	char		text[ECM_TEXT_LEN];
-	int			pid;			/* of who is to blame; 0: nobody known */
-	bool		blocker_shown;
-	bool		doubt_shown;
-	bool		lock_shown;
-	EcmStep		lock_step;		/* the step that waits for a lock */
+	int			pid;			/* of the process to blame; 0: none known */
+	bool		blocker_shown;	/* the text is show_blocker()'s */
+	bool		doubt_shown;	/* ... show_doubt()'s */
+	bool		lock_shown;		/* ... show_lock_blocker()'s, of this step: */
+	EcmStep		lock_step;
 	EcmTime		lock_look_at;	/* 0: no need to */
 	bool		creation_reported;	/* that the slot's creation is blocked */
 } Waiting;
@@ -68,13 +68,16 @@ typedef struct StreamFlow
 	EcmTime		last_word_asked;	/* of this stream; 0: not yet */
 } StreamFlow;
 
-/* Where the stream was lost: it counts again when it has got beyond that */
+/* The place where the stream was lost: it counts again once it is beyond that */
 typedef struct StreamLoss
 {
 	XLogRecPtr	at;				/* the farthest that was acknowledged by then */
 	XLogRecPtr	end;			/* the end of WAL, then */
 
-	/* it may catch up first, if the slot has moved since the last loss */
+	/*
+	 * the stream may catch up first, if the slot has moved since the last
+	 * loss
+	 */
 	XLogRecPtr	slot_restart_lsn;
 	XLogRecPtr	slot_confirmed_lsn;
 	EcmTime		catches_up_until;	/* no limit on retained WAL before */
@@ -83,7 +86,7 @@ typedef struct StreamLoss
 /* Opening the replication connection anew behind a giant row or message */
 typedef struct StreamRenewal
 {
-	XLogRecPtr	giant;			/* that it waits to get behind */
+	XLogRecPtr	giant;			/* its end; invalid: none is waited for */
 	EcmTime		look_at;
 	int			delay_ms;
 	EcmTime		renewed_at;		/* last; 0: never */
@@ -94,9 +97,9 @@ typedef struct Checks
 {
 	EcmTime		status_at;
 	EcmTime		alive_at;
-	EcmTime		reported_stall; /* since when the consumer stalls that was
-								 * reported; 0: none */
-	EcmTime		shown_stall;	/* ... that is shown */
+	EcmTime		reported_stall; /* begin of the stall that was reported as an
+								 * event; 0: none */
+	EcmTime		shown_stall;	/* ... of the one that is shown */
 } Checks;
 
 /* The WAL that the slot retains */
@@ -140,10 +143,10 @@ typedef struct Manager
 	Checks		checks;
 	RetainedWal wal;
 
-	/* what was reported */
+	/* reported so far */
 	EcmError	last_reported;
 	bool		was_active;
-	bool		too_many_recreations;	/* that is why it has failed */
+	bool		too_many_recreations;	/* the reason why it has failed */
 
 	/* the end */
 	bool		extension_gone;
@@ -151,8 +154,8 @@ typedef struct Manager
 } Manager;
 
 /*
- * What a part of the round has found out: an input for the state machine, and
- * the reason if it is that something has failed or was lost.
+ * An input for the state machine that a part of the round has found, and the
+ * reason if it says that a part has failed or was lost.
  */
 typedef struct RoundInput
 {
@@ -164,8 +167,8 @@ typedef struct RoundInput
 } RoundInput;
 
 /*
- * A part of the round.  True: it has an input for the machine, which is stepped
- * before the next part runs.  So each part finds the state as those before it
+ * A part of the round.  True: 'in' is filled, and the machine is stepped with it
+ * before the next part runs.  So each part finds the state as the parts before it
  * have left it, and none uses a stream that was lost.
  */
 typedef bool (*RoundPart) (Manager *m, EcmTime now, RoundInput *in);

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * manager_checks.c
- *	  The manager's checks: what is gone, hangs, or has been changed, without
- *	  having told.
+ *	  The manager's checks, for parts that hang, have gone, or have been
+ *	  changed, without having told.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ typedef struct StalledArg
 	char		text[ECM_TEXT_LEN];
 } StalledArg;
 
-/* Adds what can be found out about why it is stuck. */
+/* Adds the shape that the consumer works on, and the processes that block it. */
 static void
 describe_stalled(void *arg)
 {
@@ -80,9 +80,9 @@ describe_stalled(void *arg)
 }
 
 /*
- * A consumer that hangs pins the slot for all of them.  It is not ended: what
- * blocks it would block the next one, too, and a stopped process can't even be
- * ended.  But it is named.
+ * A consumer that hangs pins the slot for all of them.  It is named, but not
+ * ended: its blocker would block the next consumer, too, and a stopped process
+ * can't even be ended.
  */
 static void
 check_consumers(Manager *m, EcmTime now)
@@ -161,8 +161,9 @@ find_stalled(Manager *m, EcmTime now)
 }
 
 /*
- * Whoever waits for a position says so again when he is woken; who has left
- * does not, and nobody else would take his word back.
+ * Forgets the position that sessions wait for.  A session that still waits sets it
+ * again when it is woken; for one that has left, the walsender would be asked for
+ * ever.
  */
 static void
 forget_await(Manager *m)
@@ -179,8 +180,8 @@ forget_await(Manager *m)
 }
 
 /*
- * Are those still there that we believe to be?  A part that hangs, or is cut
- * off, does not tell.
+ * Looks whether sessions, walsender and consumers are still there and move: a
+ * process that hangs, or a connection that is cut off, does not tell.
  */
 bool
 ecm_manager_check_alive(Manager *m, EcmTime now, RoundInput *in)
@@ -213,8 +214,8 @@ find_extension(void *arg)
 }
 
 /*
- * Ends the manager if the extension has been dropped.  What goes with it goes
- * without us; if it was created again, the next manager starts afresh.
+ * Ends the manager if the extension has been dropped.  Its objects need no
+ * clean-up; if it was created again, the next manager starts afresh.
  */
 static void
 check_extension(Manager *m)
@@ -236,7 +237,7 @@ check_extension(Manager *m)
 	proc_exit(0);
 }
 
-/* Has somebody asked for a check?  That takes the request. */
+/* Takes the request for a check, if there is one. */
 static bool
 check_is_requested(Manager *m)
 {
@@ -268,7 +269,7 @@ ecm_manager_check_status(Manager *m, EcmTime now, RoundInput *in)
 	check_extension(m);
 	if (requested && m->state.failed && !m->too_many_recreations)
 	{
-		in->type = ECM_INPUT_RELOAD;	/* it may have been mended */
+		in->type = ECM_INPUT_RELOAD;	/* the cause may be mended */
 		found = true;
 	}
 	check_consumers(m, now);

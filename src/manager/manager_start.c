@@ -36,7 +36,10 @@ typedef struct ProbeArg
 	bool		override;		/* electric_cm_start() has asked */
 } ProbeArg;
 
-/* The launcher has a look at those that aren't, too, for their slots' sake. */
+/*
+ * Does the database take connections?  The launcher sends a manager to those that
+ * don't, too, for their slots' sake.
+ */
 static bool
 database_is_open(void)
 {
@@ -115,13 +118,14 @@ recorded_slot_is_ours(Manager *m, XLogRecPtr *seen)
 	else if (XLogRecPtrIsInvalid(m->remembered.clean_stop_lsn))
 		*seen = ecm_shared->first_lsn;
 	else
-		*seen = m->remembered.clean_stop_lsn + 1;	/* it may begin just there */
+		*seen = m->remembered.clean_stop_lsn + 1;	/* another one may begin
+													 * there */
 	return true;
 }
 
 /*
- * Which slot, and what may be done about it: also by others when we are gone.
- * A change of electric_cm.slot_name leaves another one behind.
+ * Shows the stack's slot and whether it is ours: others go by that, too, when this
+ * process is gone.  A change of electric_cm.slot_name leaves a former slot behind.
  */
 static void
 show_slot(Manager *m)
@@ -178,7 +182,7 @@ end_unless_wanted(Manager *m)
 	{
 		m->cleaned_up = true;
 
-		/* for those who look after a stopped stack's slot */
+		/* the launcher looks after a stopped stack's slot, and views show it */
 		if (arg.result != ECM_PROBE_NO_EXTENSION &&
 			ecm_worker_try(ecm_manager_read_remembered, m, &err))
 			show_slot(m);
@@ -193,12 +197,12 @@ ecm_manager_start_up(Manager *m)
 	/* nothing that the manager does itself may wait long for a lock */
 	ecm_worker_set("lock_timeout", "100ms");
 
-	/* first: what changes after this is found out by the next reload */
+	/* first: the next reload finds all changes that are made after this */
 	ecm_manager_note_settings(m);
 
 	end_unless_wanted(m);
 
-	/* before anybody can believe that we run, and change them */
+	/* before the probe's result says that a stack runs */
 	ecm_lock(LW_EXCLUSIVE);
 	m->stack->shape_workers = ecm_shape_workers;
 	ecm_unlock();
@@ -214,7 +218,8 @@ ecm_manager_start_up(Manager *m)
 	ecm_stack_set_probe(m->stack_index, ECM_PROBE_RUN);
 
 	ecm_exclusive_lock_init(&m->lock, m->stack->datname, m->stack->slot_name);
-	ecm_replication_init(&m->replication, m->stack->datname, m->stack->slot_name, m->stack->publication_name);
+	ecm_replication_init(&m->replication, m->stack->datname,
+						 m->stack->slot_name, m->stack->publication_name);
 	ecm_pool_init(m->stack->datname);
 	ecm_feed_init(m->stack_index, m->stack->datname);
 	ecm_feed_set_message_callback(m->remembered.message_prefix, ecm_creations_message);

@@ -3,9 +3,9 @@
  * manager_steps.c
  *	  The steps that bring a stack up, one after the other.
  *
- * A step is started, then polled each time round.  Those that concern the
- * replication connection are in replication_setup.c; the lock's are in
- * exclusive_lock.c, the consumers' in consumer_queues.c.
+ * A step is started, then polled each time round.  The steps of the replication
+ * connection are in replication_setup.c, the lock's in exclusive_lock.c, the
+ * consumers' in consumer_queues.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -131,7 +131,7 @@ count_shapes(void *arg)
 }
 
 /*
- * Who had shapes has to create them again.  Not everybody sees an event, so
+ * Clients have to create their shapes again.  Few of them see events, so
  * electric_cm_health() goes on saying so for a while.
  */
 static void
@@ -236,9 +236,9 @@ ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts)
 }
 
 /*
- * electric_cm.slot_name was changed, and nobody else would look after the slot
- * that we have created under the former name.  It stays as long as somebody
- * uses it, or we don't get the new one.
+ * Drops the slot that was created under the former electric_cm.slot_name, which
+ * no other process would look after.  The slot stays as long as it is in use, and
+ * until the new name is known to be usable.
  */
 void
 ecm_manager_retire_former_slot(Manager *m)
@@ -314,8 +314,7 @@ ecm_manager_run_step(Manager *m)
 		return;
 	}
 	if (m->state.step == ECM_STEP_CONNECT_REPLICATION)
-		ecm_replication_close(&m->replication); /* what a failed attempt has
-												 * left */
+		ecm_replication_close(&m->replication); /* a failed attempt's */
 	if (m->state.step == ECM_STEP_CREATE_SLOT)
 	{
 		ecm_manager_retire_former_slot(m);
@@ -325,7 +324,7 @@ ecm_manager_run_step(Manager *m)
 }
 
 /*
- * The step that was just completed has told us something worth showing.
+ * Shows what the step that was just completed has found out or made.
  */
 static void
 step_completed(Manager *m, EcmStep step)
@@ -357,8 +356,8 @@ step_completed(Manager *m, EcmStep step)
 
 /*
  * Consumers get no background worker: others have been faster.  Rather than keep
- * one with which another stack could run, this one ends, and is started again
- * when there are enough.
+ * its own worker, with which another stack could run, the manager ends; the
+ * launcher starts it again when there are enough.
  */
 static void
 give_way(Manager *m, const EcmStepFailure *failure)
@@ -404,7 +403,7 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 }
 
 /*
- * Polls the running step.  One that is done is followed by the next at once.
+ * Polls the running step.  A step that is done is followed by the next at once.
  */
 bool
 ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
@@ -441,8 +440,8 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 }
 
 /*
- * While other steps run, or a retry is due, nobody else would notice that the
- * replication session has ended.
+ * Notices that the replication session has ended while steps of other parts run,
+ * or a retry is pending.
  */
 bool
 ecm_manager_poll_idle_replication(Manager *m,

@@ -142,7 +142,7 @@ ecm_manager_clean_up(Manager *m)
 	ecm_worker_leave();
 
 	disabled = ecm_manager_is_disabled();	/* by now; ecm_enabled is from our
-										 * start */
+											 * start */
 	ecm_lock(LW_EXCLUSIVE);
 	reason = m->stack->end_reason;
 	drop = m->stack->drop_on_stop &&

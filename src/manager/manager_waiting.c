@@ -118,14 +118,18 @@ ecm_manager_hold_slot(Manager *m)
 	ecm_replication_hold_slot(&m->replication, why, pid);
 }
 
-/* Somebody else has the lock, or uses the slot that we are about to take. */
+/* Another process has the lock, or uses the slot that we are about to take. */
 bool
 ecm_manager_show_blocker(Manager *m, EcmTime now pg_attribute_unused(),
 						 RoundInput *in pg_attribute_unused())
 {
 	int			pid;
-	const char *text = m->state.step == ECM_STEP_ACQUIRE_LOCK ?
-	ecm_exclusive_lock_waiting_for(&m->lock, &pid) : ecm_replication_waiting_for(&m->replication, &pid);
+	const char *text;
+
+	if (m->state.step == ECM_STEP_ACQUIRE_LOCK)
+		text = ecm_exclusive_lock_waiting_for(&m->lock, &pid);
+	else
+		text = ecm_replication_waiting_for(&m->replication, &pid);
 
 	if (text != NULL)
 	{
@@ -138,7 +142,7 @@ ecm_manager_show_blocker(Manager *m, EcmTime now pg_attribute_unused(),
 	return false;
 }
 
-/* Who has locked what one of our sessions waits for? */
+/* Finds the process that has the lock which one of our sessions waits for. */
 static void
 find_lock_blocker(void *arg)
 {
@@ -154,7 +158,7 @@ find_lock_blocker(void *arg)
 			appendStringInfo(&pids, "%s%d", pids.len > 0 ? "," : "",
 							 ecm_conn_backend_pid(ecm_pool_session(i)));
 	ecm_spi_begin(&spi);
-	/* whoever waits before us in the same queue is not to blame */
+	/* processes that wait before us in the same queue are not to blame */
 	if (SPI_execute(psprintf("WITH RECURSIVE ours(pid) AS (SELECT unnest('{%s}'::int[])),"
 							 " queue(pid) AS (SELECT pid FROM ours"
 							 "  UNION SELECT unnest(pg_blocking_pids(pid)) FROM queue WHERE pid <> 0)"
@@ -214,7 +218,7 @@ ecm_manager_show_lock_blocker(Manager *m, EcmTime now,
 	return false;
 }
 
-/* It streams, but has not got beyond where it has failed before. */
+/* The stream runs, but is not beyond the place where it has failed before. */
 void
 ecm_manager_show_doubt(Manager *m)
 {

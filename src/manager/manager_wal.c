@@ -31,9 +31,9 @@
 #define SLOT_STANDS_MS			60000
 
 /*
- * A walsender that has been silent for a while gets a chance to answer; one that
- * is at work, to come to an end of it.  False: not yet (no error set), or not in
- * time.
+ * A walsender that has been silent for a while gets a chance to answer, and a busy
+ * one to finish its work.  False: it has not answered yet (no error set), or not
+ * in time.
  */
 static bool
 has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
@@ -102,8 +102,8 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *order,
 }
 
 /*
- * The slot that is being made holds back too much.  It goes with the session
- * that makes it.  No shape depends on it yet, so this is no recreation.
+ * The slot that is being created holds back too much, and goes with the session
+ * that creates it.  No shape depends on it yet, so this is no recreation.
  */
 static bool
 end_slot_creation(Manager *m, const EcmWalOrder *order, RoundInput *in)
@@ -135,7 +135,7 @@ suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
 	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
 		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
 				 (now - last.since) / USECS_PER_SEC);
-	/* it need not be fed what does not concern it */
+	/* changes that concern no shape of its own are not fed to it */
 	durable = Min(Max(durable, m->replication.stream.acknowledged_lsn), end);
 	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
 			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));

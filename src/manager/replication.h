@@ -31,17 +31,17 @@ typedef struct SetupStep
 								 * none */
 } SetupStep;
 
-/* What step create_slot has to do, and how far it is */
+/* Step create_slot: its task, and how far it is */
 typedef struct SlotCreation
 {
 	bool		drop_first;		/* the slot that is there is of no use any
 								 * more: check_timeline then throws the shapes
 								 * away */
 	char		hold_why[256];	/* why no slot may be created now, or "" */
-	int			hold_pid;		/* who is to blame for that; 0: nobody known */
+	int			hold_pid;		/* of the process to blame; 0: none known */
 	bool		held_up;		/* the step waits for that */
 	bool		running;		/* the server is at it */
-	bool		made_unheard;	/* it was at it when the connection was lost */
+	bool		made_unheard;	/* it was, when the connection was lost */
 	int			user_pid;		/* another process that uses the slot, 0: none */
 	char		waiting_for[256];	/* the same in words */
 } SlotCreation;
@@ -75,7 +75,7 @@ typedef struct Replication
 	int			former_pid;		/* of an earlier one: it still has the slot */
 	EcmTime		former_asked_at;	/* to end */
 
-	EcmReplicationInfo info;	/* what the setup steps found out */
+	EcmReplicationInfo info;	/* found out by the setup steps */
 	SetupStep	step;
 	SlotCreation creation;
 	StreamState stream;
@@ -97,8 +97,8 @@ extern EcmStepResult ecm_replication_poll_step(Replication *rep, EcmStep step,
 											   EcmStepFailure *failure);
 
 /*
- * Lets create_slot wait instead of making one; NULL: not any more.  pid: who is
- * to blame for that, 0: nobody known.
+ * Lets create_slot wait instead of creating a slot; NULL: not any more.  pid: the
+ * process to blame for that, 0: none known.
  */
 extern void ecm_replication_hold_slot(Replication *rep, const char *why, int pid);
 
@@ -113,12 +113,12 @@ extern bool ecm_replication_publication_is_good(Replication *rep,
 												EcmStepFailure *failure);
 
 /*
- * What create_slot waits for, in words, or NULL; and the PID of whoever uses the
- * slot that it wants, or 0.
+ * The reason why create_slot waits, in words, or NULL; and the PID of the process
+ * to blame, or 0.
  */
 extern const char *ecm_replication_waiting_for(const Replication *rep, int *pid);
 
-/* Who uses the slot; 0: nobody. */
+/* The process that uses the slot; 0: none. */
 extern int	ecm_replication_slot_pid(const Replication *rep);
 
 /* Does a walsender of an earlier connection still have the slot? */

@@ -72,7 +72,6 @@ ecm_replication_init(Replication *rep, const char *dbname,
 	MemoryContextSwitchTo(old);
 }
 
-/* Who uses the slot; 0: nobody. */
 int
 ecm_replication_slot_pid(const Replication *rep)
 {
@@ -198,8 +197,8 @@ publication_facts_sql(const Replication *rep)
 
 /* Is a publication that exists good for us?  All are "t" or "f". */
 static EcmStepResult
-judge_publication(const Replication *rep, const char *publishes_everything, const char *filters,
-				  const char *via_root, EcmStepFailure *failure)
+judge_publication(const Replication *rep, const char *publishes_everything,
+				  const char *filters, const char *via_root, EcmStepFailure *failure)
 {
 	if (strcmp(publishes_everything, "t") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
@@ -322,16 +321,21 @@ ecm_replication_creates_slot(const Replication *rep)
 const char *
 ecm_replication_waiting_for(const Replication *rep, int *pid)
 {
-	*pid = rep->creation.held_up && rep->creation.hold_why[0] != '\0' ? rep->creation.hold_pid : rep->creation.user_pid;
-	if (rep->creation.held_up && rep->creation.hold_why[0] != '\0')
-		return rep->creation.hold_why;
-	return rep->creation.user_pid != 0 ? rep->creation.waiting_for : NULL;
+	const SlotCreation *creation = &rep->creation;
+
+	if (creation->held_up && creation->hold_why[0] != '\0')
+	{
+		*pid = creation->hold_pid;
+		return creation->hold_why;
+	}
+	*pid = creation->user_pid;
+	return creation->user_pid != 0 ? creation->waiting_for : NULL;
 }
 
 /*
- * Somebody uses the slot.  If it is a walsender of ours, on its way out, it is
- * reminded.  One that is stopped, or hangs in the kernel, can't be ended by
- * anything that would not restart the whole server.
+ * Another process uses the slot.  A walsender of ours, on its way out, is
+ * reminded to end.  A walsender that is stopped, or hangs in the kernel, can't be
+ * ended by anything that would not restart the whole server.
  */
 static EcmStepResult
 wait_for_slot_user(Replication *rep, EcmStepFailure *failure, int pid)
@@ -493,10 +497,10 @@ slot_created(Replication *rep)
 	record_slot(rep);
 }
 
-/* What poll_slot(rep) has sent, as rep->step.query. */
+/* The last command that poll_slot() has sent, as rep->step.query. */
 enum
 {
-	SLOT_LOOK,					/* nothing yet */
+	SLOT_LOOK,					/* none yet */
 	SLOT_TUNE,
 	SLOT_BEGIN,
 	SLOT_CREATE,

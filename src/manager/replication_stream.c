@@ -25,7 +25,7 @@
 #include "shape/shape.h"
 #include "slot/slot.h"
 
-/* Whose slot is in other hands for so long has lost it. */
+/* A stream whose slot is in other hands for so long has lost it. */
 #define OTHER_USER_MS		1000
 /*
  * The walsender hears from us after a third of its timeout, but at least this
@@ -294,10 +294,10 @@ flushed_lsn(const Manager *m)
 }
 
 /*
- * What a loss, or a restart, has cost shall not cost the slot: the next stream
- * may catch up first.  But only if the slot has moved since the last time, for
- * one that is lost again and again would put off the limit for ever.  False: it
- * has not.
+ * Time that a loss, or a restart, has cost shall not cost the slot: the next stream
+ * may catch up first.  But only if the slot has moved since the last time, for a
+ * stream that is lost again and again would put off the limit for ever.  False:
+ * the slot has not moved.
  */
 bool
 ecm_manager_may_catch_up(Manager *m, EcmTime now)
@@ -378,7 +378,7 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 	}
 	if (flow->congested && flow->closed_unread)
 	{
-		/* what is in the socket comes again */
+		/* the server sends again what is left in the socket */
 		(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "08006",
 								"the replication stream has ended",
 								"It was not read from, since a consumer was behind.",
@@ -409,8 +409,8 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 }
 
 /*
- * Somebody waits for a position that a silent stream would not reach by
- * itself: ask the walsender how far it is, gently.
+ * A session waits for a position that a silent stream would not reach by itself:
+ * the walsender is asked how far it is, at first after 1 ms, at last each 100 ms.
  */
 static bool
 must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
@@ -420,7 +420,7 @@ must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 	if (m->state.behind)
 		target = Max(target, m->loss.end);
 
-	/* the target may lie in the future, and whoever set it may have left */
+	/* the target may lie in the future, set by a session that has left since */
 	if (Min(target, GetFlushRecPtr(NULL)) <= flushed)
 	{
 		m->flow.ask_at = 0;
@@ -461,7 +461,7 @@ sign_of_life_due(const Replication *rep)
 					 feedback_interval(rep));
 }
 
-/* Who says something anyway can ask a little earlier. */
+/* With feedback that is due anyway, the question goes out a little earlier. */
 static bool
 must_hear(const Replication *rep, EcmTime now, bool early)
 {

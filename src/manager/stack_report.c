@@ -26,7 +26,7 @@
 #include "manager/stack_report.h"
 
 static EcmStack *stack;
-static EcmTime shown_retry_at;	/* what next_retry_at was made from */
+static EcmTime shown_retry_at;	/* the same as next_retry_at by our clock */
 
 bool
 ecm_report_slot(int stack_index, const char *slot_name, bool owned,
@@ -298,14 +298,14 @@ measure_shape_log(void *arg)
 											   ObjectIdGetDatum(relation)));
 }
 
-/* What the shape logs take on disk, with their index. */
+/* The size of the shape logs on disk, with their index. */
 void
 ecm_report_shape_log_size(void)
 {
 	int64		bytes;
 	EcmError	err;
 
-	/* what can't be measured now has been about the same before */
+	/* if the size can't be measured now, the last one is about right */
 	if (!ecm_worker_try(measure_shape_log, &bytes, &err) || bytes < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
