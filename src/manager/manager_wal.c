@@ -63,11 +63,11 @@ has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
  * and the stack will find none when it comes to that.
  */
 static bool
-enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *order,
+enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *action,
 				  RoundInput *in)
 {
 	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
-	bool		urgent = (order->why & ECM_WAL_DROP_FREE) != 0;
+	bool		urgent = (action->why & ECM_WAL_DROP_FREE) != 0;
 
 	if (!urgent && now < m->loss.catches_up_until)
 		return false;
@@ -88,15 +88,15 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *order,
 	if (!m->state.lock_held || !m->state.replication_up ||
 		ecm_replication_slot_is_held_up(&m->replication))
 	{
-		ecm_wal_drop_slot(m->stack_index, order);
+		ecm_wal_drop_slot(m->stack_index, action);
 		return false;
 	}
 	if (m->replication.creation.drop_first)
 		return false;			/* it is about to be dropped */
-	m->last_reported = order->reason;	/* the event says more */
+	m->last_reported = action->reason;	/* the event says more */
 	m->wal.slot_horizon = ReadNextTransactionId();
-	ecm_wal_slot_goes(m->stack_index, order);
-	in->failure.err = order->reason;
+	ecm_wal_slot_goes(m->stack_index, action);
+	in->failure.err = action->reason;
 	in->failure.kind = ECM_ERROR_RECREATE;
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 }
@@ -106,12 +106,12 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *order,
  * that creates it.  No shape depends on it yet, so this is no recreation.
  */
 static bool
-end_slot_creation(Manager *m, const EcmWalOrder *order, RoundInput *in)
+end_slot_creation(Manager *m, const EcmWalOrder *action, RoundInput *in)
 {
-	m->last_reported = order->reason;
+	m->last_reported = action->reason;
 	m->wal.slot_horizon = ReadNextTransactionId();
-	ecm_wal_creation_ends(m->stack_index, order);
-	in->failure.err = order->reason;
+	ecm_wal_creation_ends(m->stack_index, action);
+	in->failure.err = action->reason;
 	in->failure.kind = ECM_ERROR_RETRY;
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 }
@@ -190,7 +190,7 @@ help_slot_on(Manager *m, EcmTime now)
 bool
 ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 {
-	EcmWalOrder order;
+	EcmWalOrder action;
 	EcmPin		pin;
 	bool		found = false;
 
@@ -202,14 +202,14 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	}
 	ecm_report_connections(m->replication.conn);	/* whose walsender it is */
 	suspect_consumer(m, now, &pin);
-	m->wal.sample_at = ecm_wal_watch(m->stack_index, &pin, &order);
+	m->wal.sample_at = ecm_wal_watch(m->stack_index, &pin, &action);
 	ecm_manager_wake_at(m, m->wal.sample_at);
-	if (order.why != 0 && ecm_replication_creates_slot(&m->replication))
-		found = end_slot_creation(m, &order, in);
-	else if (order.why != 0 && (m->stack->slot_owned || ecm_slot_temporary))
-		found = enforce_wal_limit(m, now, &order, in);
-	else if (order.why != 0)
-		ecm_wal_drop_slot(m->stack_index, &order);	/* says that it stays */
+	if (action.why != 0 && ecm_replication_creates_slot(&m->replication))
+		found = end_slot_creation(m, &action, in);
+	else if (action.why != 0 && (m->stack->slot_owned || ecm_slot_temporary))
+		found = enforce_wal_limit(m, now, &action, in);
+	else if (action.why != 0)
+		ecm_wal_drop_slot(m->stack_index, &action);	/* says that it stays */
 	else if (m->state.streaming_up && m->flow.congested &&
 			 strcmp(m->stack->wal.wal_status, "unreserved") == 0)
 		found = let_go_of_slot(m, now, in);
