@@ -40,7 +40,6 @@
 #include "manager/stack_report.h"
 #include "manager/waitset.h"
 #include "shape/shape.h"
-#include "slot/retained_wal.h"
 
 void
 ecm_manager_event(const Manager *m, const char *name, EcmSeverity severity,

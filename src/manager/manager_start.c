@@ -27,7 +27,6 @@
 #include "manager/stack_report.h"
 #include "shape/shape.h"
 #include "slot/retained_wal.h"
-#include "slot/slot.h"
 
 typedef struct ProbeArg
 {

@@ -25,7 +25,6 @@
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/manager.h"
-#include "manager/stack_report.h"
 #include "shape/shape.h"
 #include "slot/slot.h"
 #include "slot/slot_owner.h"

@@ -17,7 +17,6 @@
 
 #include "base/backend.h"
 #include "base/settings.h"
-#include "base/shmem.h"
 #include "connection/conn.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
