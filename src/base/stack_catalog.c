@@ -23,6 +23,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "connection/conn.h"
 #include "shape/shape.h"

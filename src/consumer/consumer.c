@@ -40,6 +40,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/apply_change.h"

@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/waiters.h"
 #include "consumer/log_batch.h"
 #include "manager/shape_retention.h"

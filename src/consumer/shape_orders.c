@@ -29,6 +29,7 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/spi.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/shape_match.h"

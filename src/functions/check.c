@@ -36,9 +36,9 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "functions/check.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_check);

@@ -35,6 +35,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/wait_event.h"
 #include "functions/await.h"

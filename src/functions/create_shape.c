@@ -35,6 +35,7 @@
 
 #include "base/compat.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"

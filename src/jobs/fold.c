@@ -43,6 +43,7 @@
 #include "utils/tuplesort.h"
 
 #include "base/errors.h"
+#include "base/spi.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
 

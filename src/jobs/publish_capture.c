@@ -27,6 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 

@@ -42,6 +42,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_entry.h"

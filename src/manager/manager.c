@@ -44,6 +44,7 @@
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/state.h"
 #include "connection/conn.h"

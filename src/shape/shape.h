@@ -115,34 +115,6 @@ typedef struct EcmShapeDef
 
 /* ---- shape_catalog.c ---- */
 
-/*
- * Runs SPI as the bootstrap superuser with search_path pinned, whoever calls;
- * end restores everything.  An ERROR in between restores it too.
- */
-typedef struct EcmSpiState
-{
-	Oid			save_userid;
-	int			save_sec_context;
-	int			save_nestlevel;
-} EcmSpiState;
-
-extern void ecm_spi_begin(EcmSpiState *state);
-extern void ecm_spi_end(EcmSpiState *state);
-
-/*
- * Run one statement, within these two, and check that it did what was meant;
- * the latter keeps its plan for as long as the process lives.
- */
-struct _SPI_plan;
-extern void ecm_spi_run(const char *sql, int expected, int nargs, Oid *types,
-						Datum *values, const char *nulls);
-extern void ecm_spi_run_kept(struct _SPI_plan **kept, const char *sql,
-							 int expected, int nargs, Oid *types,
-							 Datum *values, const char *nulls);
-
-/* Is the table in our publication? */
-extern bool ecm_table_is_published(Oid relation);
-
 /* Prefix of the stack's own messages; in a transaction; palloc'd. */
 extern char *ecm_message_prefix(void);
 

@@ -1,12 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shape_catalog.c
- *	  Shapes as SQL sees them: looked up, dropped, invalidated; and how our
- *	  tables are accessed.
- *
- * The tables belong to the extension's owner and nobody else may touch them,
- * so every statement here runs as the bootstrap superuser with search_path
- * pinned, after the caller's own rights have been checked.
+ *	  Shapes as SQL sees them: looked up, dropped, invalidated.
  *
  * A user who drops a shape locks its row until the end of a transaction that
  * may last for days, and nobody must wait for that: neither the stack, nor who
@@ -27,7 +22,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -38,7 +32,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -50,6 +43,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
@@ -62,62 +56,6 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
-
-/* ------------------------------------------------------------------ SPI -- */
-
-void
-ecm_spi_begin(EcmSpiState *state)
-{
-	GetUserIdAndSecContext(&state->save_userid, &state->save_sec_context);
-	state->save_nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   state->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-void
-ecm_spi_end(EcmSpiState *state)
-{
-	SPI_finish();
-	SetUserIdAndSecContext(state->save_userid, state->save_sec_context);
-	AtEOXact_GUC(false, state->save_nestlevel);
-}
-
-void
-ecm_spi_run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-			const char *nulls)
-{
-	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
-										   false, 0);
-
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
-
-void
-ecm_spi_run_kept(SPIPlanPtr *kept, const char *sql, int expected, int nargs,
-				 Oid *types, Datum *values, const char *nulls)
-{
-	int			rc;
-
-	if (*kept == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\"", sql);
-		*kept = plan;
-	}
-	rc = SPI_execute_plan(*kept, values, nulls, false, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
 
 /*
  * Kept as long as the extension is the same; it does not change meanwhile.
@@ -637,35 +575,16 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
- * must not overlook a shape only because it was created after it began.
- */
-static void
-run_with_latest_snapshot(const char *sql, int expected, int nargs, Oid *types,
-						 Datum *values, const char *nulls)
-{
-	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
-	int			rc = SPI_result;
-
-	if (plan != NULL)
-		rc = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
-								  InvalidSnapshot, false, true, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
-
 void
 ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	run_with_latest_snapshot(sql, SPI_OK_SELECT, nargs, types, values, NULL);
+	ecm_spi_run_latest(sql, SPI_OK_SELECT, nargs, types, values, NULL);
 }
 
 void
 ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
+	ecm_spi_run_latest(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
 }
 
 List *
@@ -799,7 +718,7 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 	DropMessage lost;
 
 	/* in an order that is the same for all, lest they wait for each other */
-	run_with_latest_snapshot(psprintf("SELECT id, handle FROM _electric_cm.shape s"
+	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
 									  " WHERE %s ORDER BY id", condition),
 							 SPI_OK_SELECT, nargs, types, values, nulls);
 	if (SPI_processed == 0)

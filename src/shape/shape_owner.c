@@ -18,6 +18,7 @@
 #include "storage/latch.h"
 
 #include "base/clock.h"
+#include "base/spi.h"
 #include "base/wait_event.h"
 #include "shape/shape.h"
 
