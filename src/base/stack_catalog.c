@@ -25,6 +25,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "shape/shape.h"
 #include "slot/slot.h"

@@ -1490,12 +1490,6 @@ ecm_conn_close(EcmConn *conn)
 	MemoryContextDelete(conn->context);
 }
 
-char *
-ecm_quote_literal(const char *text)
-{
-	return quote_literal_cstr(text);
-}
-
 static char *
 copy_option(const PQconninfoOption *options, const char *keyword)
 {

@@ -41,6 +41,7 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/text.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/apply_change.h"

@@ -38,6 +38,7 @@
 #include "base/settings.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "functions/check.h"
 #include "slot/slot.h"
 

@@ -36,6 +36,7 @@
 #include "base/compat.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/text.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"
@@ -294,37 +295,6 @@ check_max_shapes(void)
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
 	allowed = (max_now - n) / 16;
 	max_shapes = max_now;
-}
-
-/*
- * Keys are compared as text by clients, so the names in them are quoted
- * whether they need it or not.
- */
-static char *
-quote_always(const char *name)
-{
-	StringInfoData out;
-
-	initStringInfo(&out);
-	appendStringInfoChar(&out, '"');
-	for (; *name; name++)
-	{
-		if (*name == '"')
-			appendStringInfoChar(&out, '"');
-		appendStringInfoChar(&out, *name);
-	}
-	appendStringInfoChar(&out, '"');
-	return out.data;
-}
-
-char *
-ecm_relation_name(Oid relation)
-{
-	char	   *schema = get_namespace_name(get_rel_namespace(relation));
-	char	   *name = get_rel_name(relation);
-
-	return schema == NULL || name == NULL ? NULL :
-		psprintf("%s.%s", quote_always(schema), quote_always(name));
 }
 
 /*

@@ -27,6 +27,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "functions/check.h"
 #include "slot/slot.h"
 

@@ -43,6 +43,7 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/text.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_entry.h"

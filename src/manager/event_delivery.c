@@ -42,6 +42,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/table_writer.h"
+#include "base/text.h"
 #include "connection/pool.h"
 #include "manager/event_delivery.h"
 

@@ -41,6 +41,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/text.h"
 #include "base/wait_event.h"
 #include "manager/replication.h"
 #include "slot/slot.h"

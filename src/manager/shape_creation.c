@@ -38,6 +38,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"

@@ -27,6 +27,7 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/spi.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/replication.h"

@@ -224,9 +224,6 @@ extern bool ecm_is_filtered(Oid relation);
  */
 extern bool ecm_publishes_everything(void);
 
-/* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
-extern char *ecm_relation_name(Oid relation);
-
 /* Has the role the rights on the table that it takes to own the shape? */
 extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
 

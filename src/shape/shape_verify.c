@@ -34,6 +34,7 @@
 #include "utils/syscache.h"
 
 #include "base/spi.h"
+#include "base/text.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 
