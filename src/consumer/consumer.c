@@ -38,6 +38,7 @@
 
 #include "base/bgworker.h"
 #include "base/compat.h"
+#include "base/consumer_queue.h"
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"

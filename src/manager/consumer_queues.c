@@ -23,9 +23,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/consumer_queue.h"
 #include "base/settings.h"
 #include "base/shmem.h"
-#include "consumer/consumer.h"
 #include "manager/consumer_queues.h"
 #include "shape/shape.h"
 
