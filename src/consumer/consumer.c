@@ -42,6 +42,7 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stack_catalog.h"
 #include "base/text.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"

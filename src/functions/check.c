@@ -41,6 +41,7 @@
 #include "base/text.h"
 #include "functions/check.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_check);
 

@@ -42,6 +42,7 @@
 #include "functions/check.h"
 #include "shape/shape.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 /* How long electric_cm_stop() waits for the slot's walsender to go. */
 #define SLOT_RELEASE_TIMEOUT	5000	/* ms */

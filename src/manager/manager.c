@@ -63,6 +63,7 @@
 #include "slot/retained_wal.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 #include "slot/slot_owner.h"
 
 /* How often a slot creation that waits for old transactions is helped. */

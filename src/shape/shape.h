@@ -68,6 +68,7 @@
 #include "utils/snapshot.h"
 
 #include "base/clock.h"
+#include "base/stack_catalog.h"
 #include "base/table_writer.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_filter.h"
@@ -114,9 +115,6 @@ typedef struct EcmShapeDef
 } EcmShapeDef;
 
 /* ---- shape_catalog.c ---- */
-
-/* Prefix of the stack's own messages; in a transaction; palloc'd. */
-extern char *ecm_message_prefix(void);
 
 /* A longer one is none of ours. */
 #define ECM_MAX_MESSAGE		(1024 * 1024)

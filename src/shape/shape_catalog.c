@@ -44,6 +44,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stack_catalog.h"
 #include "shape/shape.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
@@ -56,33 +57,6 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
-
-/*
- * Kept as long as the extension is the same; it does not change meanwhile.
- */
-char *
-ecm_message_prefix(void)
-{
-	static char prefix[64];
-	static Oid	prefix_of;
-	Oid			stack_table = get_relname_relid("stack", get_namespace_oid(ECM_SCHEMA, true));
-	EcmSpiState spi;
-
-	if (OidIsValid(stack_table) && stack_table == prefix_of)
-		return pstrdup(prefix);
-
-	ecm_spi_begin(&spi);
-	/* a REPEATABLE READ transaction may have begun before the extension came */
-	ecm_shapes_query("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
-					 0, NULL, NULL);
-	if (SPI_processed != 1)
-		elog(ERROR, "table _electric_cm.stack has no row");
-	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
-			sizeof(prefix));
-	prefix_of = stack_table;
-	ecm_spi_end(&spi);
-	return pstrdup(prefix);
-}
 
 void
 ecm_emit_message(const char *text)

@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 
 #include "base/compat.h"
+#include "base/stack_catalog.h"
 #include "shape/shape.h"
 #include "walsender/unsendable.h"
 

@@ -50,6 +50,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/stack_catalog.h"
 #include "shape/shape.h"
 
 #include "walsender/unsendable.h"
