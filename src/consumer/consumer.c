@@ -43,6 +43,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/stream_message_io.h"
 #include "base/text.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
@@ -122,7 +123,7 @@ handle_truncate(StringInfo in)
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
-			ecm_orders_add(psprintf("truncate %u", ((EcmBinding *) lfirst(lc2))->table->relid));
+			ecm_orders_add_truncated(((EcmBinding *) lfirst(lc2))->table->relid);
 	}
 }
 
@@ -132,21 +133,31 @@ handle_message(StringInfo in)
 	uint8		flags = pq_getmsgbyte(in);
 	const char *prefix;
 	int			size;
+	EcmStreamMessage *message = NULL;
 
 	(void) pq_getmsgint64(in);	/* its LSN */
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
-	if ((flags & 1) != 0 && size <= ECM_MAX_MESSAGE &&
-		strcmp(prefix, message_prefix) == 0)
+	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+		message = ecm_message_read(pq_getmsgbytes(in, size), size);
+	if (message == NULL)
+		return;
+	switch (message->kind)
 	{
-		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
-		Oid			relid;
-		int			n = 0;
-
-		if (sscanf(text, ECM_UNSENDABLE_MESSAGE "%u%n", &relid, &n) == 1 && text[n] == ' ')
-			ecm_change_unsendable(relid, text + n + 1);
-		else if (strncmp(text, "create ", strlen("create ")) != 0)
-			ecm_orders_add_from_stream(text);	/* that one is the manager's */
+		case ECM_MESSAGE_UNSENDABLE:
+			ecm_change_unsendable(message->relation, message->text);
+			break;
+		case ECM_MESSAGE_CAPTURE:
+		case ECM_MESSAGE_LIVE:
+		case ECM_MESSAGE_FAIL:
+		case ECM_MESSAGE_DROP:
+		case ECM_MESSAGE_LOST:
+		case ECM_MESSAGE_OWNER:
+			ecm_orders_add_message(message);
+			break;
+		case ECM_MESSAGE_CREATE:
+		case ECM_MESSAGE_GIANT:
+			break;				/* the manager's */
 	}
 }
 
@@ -590,8 +601,7 @@ match_failed(EcmShape *shape, const char *message)
 	if (ecm_gather_is_past(shape->skip_until))
 		return;
 	def = ecm_shape_by_id(shape->id);
-	ecm_orders_add(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
-						 shape->generation, message));
+	ecm_orders_add_errored(shape->id, shape->generation, message);
 	if (def != NULL)
 		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
 				  "shape_errored", ECM_SEVERITY_WARNING,

@@ -43,6 +43,7 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stream_message_io.h"
 #include "base/text.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
@@ -488,7 +489,8 @@ static void
 store_snapshot(const Member *members, int n, const char *snapshot)
 {
 	EcmSpiState spi;
-	StringInfoData message;
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_LIVE, .snapshot = snapshot,
+		.snapshot_len = strlen(snapshot)};
 	Oid			types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTOID};
 	Datum		args[4];
 	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
@@ -496,8 +498,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	Datum	   *rows = palloc(sizeof(Datum) * Max(n, 1));
 	int			ndone = 0;
 
-	initStringInfo(&message);
-	appendStringInfo(&message, "live %s", snapshot);
+	message.shapes = palloc(sizeof(EcmMessageShape) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		const Member *member = &members[i];
@@ -507,8 +508,8 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 		ids[ndone] = Int64GetDatum(member->def->id);
 		generations[ndone] = Int32GetDatum(member->def->generation);
 		rows[ndone++] = Int64GetDatum(member->rows);
-		appendStringInfo(&message, " " INT64_FORMAT " %d", member->def->id,
-						 member->def->generation);
+		message.shapes[message.nshapes++] =
+			(EcmMessageShape) {member->def->id, member->def->generation};
 	}
 	if (ndone == 0)
 		return;
@@ -529,7 +530,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	if (SPI_processed != (uint64) ndone)
 		elog(ERROR, "could not update all shapes");
 	ecm_spi_end(&spi);
-	ecm_emit_message(message.data);
+	ecm_message_emit(&message);
 }
 
 static int

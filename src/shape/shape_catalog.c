@@ -25,9 +25,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "replication/message.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -44,7 +42,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
-#include "base/stack_catalog.h"
+#include "base/stream_message_io.h"
 #include "shape/shape.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
@@ -57,12 +55,6 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
-
-void
-ecm_emit_message(const char *text)
-{
-	(void) ecm_log_message(ecm_message_prefix(), text);
-}
 
 static Datum
 spi_column(int row, int column, bool *isnull)
@@ -437,53 +429,58 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------- dropping -- */
 
-/* What tells the stack about shapes that have been deleted. */
+/* Tells the stack about shapes that have been deleted, some at a time. */
 typedef struct DropMessage
 {
-	StringInfoData text;
-	const char *prefix;
-	const char *order;			/* "drop", or "lost" */
-	const char *reason;
-	int			n;
+	EcmStreamMessage message;
+	EcmMessageShape shapes[SHAPES_PER_MESSAGE];
+	int			n;				/* altogether */
 } DropMessage;
 
-static void
-begin_drop_message(DropMessage *message, const char *order, const char *reason)
+/* 'kind': drop, or lost. */
+static DropMessage *
+begin_drop_message(EcmMessageKind kind, const char *reason)
 {
-	initStringInfo(&message->text);
-	message->order = order;
-	message->prefix = ecm_message_prefix();
-	message->reason = reason;
-	message->n = 0;
+	DropMessage *drop = palloc(sizeof(DropMessage));
+
+	memset(&drop->message, 0, sizeof(drop->message));
+	drop->message.kind = kind;
+	drop->message.shapes = drop->shapes;
+	drop->message.text = reason;
+	drop->n = 0;
+	return drop;
 }
 
 static void
-flush_drop_message(DropMessage *message)
+flush_drop_message(DropMessage *drop)
 {
-	if (message->text.len == 0)
+	if (drop->message.nshapes == 0)
 		return;
-	appendStringInfo(&message->text, " %s", message->reason);
-	(void) ecm_log_message(message->prefix, message->text.data);
-	resetStringInfo(&message->text);
+	ecm_message_emit(&drop->message);
+	drop->message.nshapes = 0;
 }
 
 static void
-add_to_drop_message(DropMessage *message, int64 id, const char *handle)
+add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
 {
-	if (message->text.len == 0)
-		appendStringInfo(&message->text, "%s %s ", message->order, handle);
-	else
-		appendStringInfoChar(&message->text, ',');
-	appendStringInfo(&message->text, INT64_FORMAT, id);
-	if (++message->n % SHAPES_PER_MESSAGE == 0)
-		flush_drop_message(message);
+	EcmStreamMessage *message = &drop->message;
+
+	if (message->nshapes == 0)
+		strlcpy(message->handle, handle, sizeof(message->handle));
+	message->shapes[message->nshapes++] = (EcmMessageShape) {.id = id};
+	drop->n++;
+	if (message->nshapes == SHAPES_PER_MESSAGE)
+		flush_drop_message(drop);
 }
 
 static int
-end_drop_message(DropMessage *message)
+end_drop_message(DropMessage *drop)
 {
-	flush_drop_message(message);
-	return message->n;
+	int			n = drop->n;
+
+	flush_drop_message(drop);
+	pfree(drop);
+	return n;
 }
 
 /*
@@ -494,21 +491,21 @@ announce_dropped(const char *reason)
 {
 	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
-	DropMessage message;
+	DropMessage *drop;
 
 	if (n == 0)
 		return 0;
-	begin_drop_message(&message, "drop", reason);
+	drop = begin_drop_message(ECM_MESSAGE_DROP, reason);
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
 
-		add_to_drop_message(&message,
+		add_to_drop_message(drop,
 							DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 														1, &isnull)),
 							SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
 	}
-	return end_drop_message(&message);
+	return end_drop_message(drop);
 }
 
 void
@@ -688,8 +685,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 	uint64		nrows;
 	Relation	rel;
 	Relation	index;
-	DropMessage dropped;
-	DropMessage lost;
+	DropMessage *dropped;
+	DropMessage *lost;
 
 	/* in an order that is the same for all, lest they wait for each other */
 	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
@@ -699,8 +696,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		return 0;
 	rows = SPI_tuptable;
 	nrows = SPI_processed;
-	begin_drop_message(&dropped, "drop", reason);
-	begin_drop_message(&lost, "lost", reason);
+	dropped = begin_drop_message(ECM_MESSAGE_DROP, reason);
+	lost = begin_drop_message(ECM_MESSAGE_LOST, reason);
 	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
 	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
 	for (uint64 i = 0; i < nrows; i++)
@@ -712,14 +709,14 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		DeleteResult result = delete_row(rel, index, id, spare_own);
 
 		if (result == ROW_DELETED)
-			add_to_drop_message(&dropped, id, handle);
+			add_to_drop_message(dropped, id, handle);
 		else if (result == ROW_LOCKED && note_lost(id))
-			add_to_drop_message(&lost, id, handle);
+			add_to_drop_message(lost, id, handle);
 	}
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
-	return end_drop_message(&dropped) + end_drop_message(&lost);
+	return end_drop_message(dropped) + end_drop_message(lost);
 }
 
 int
@@ -874,6 +871,8 @@ ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
 	EcmSpiState spi;
 	Oid			type = INT8OID;
 	Datum		id = Int64GetDatum(shape->id);
+	EcmMessageShape named = {shape->id, shape->generation};
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_FAIL};
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
@@ -881,6 +880,8 @@ ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
 	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
 				SPI_OK_UPDATE, 1, &type, &id, NULL);
 	ecm_spi_end(&spi);
-	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
-							  shape->generation, error));
+	message.shapes = &named;
+	message.nshapes = 1;
+	message.text = error;
+	ecm_message_emit(&message);
 }

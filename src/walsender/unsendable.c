@@ -33,7 +33,7 @@
 
 #include "base/compat.h"
 #include "base/stack_catalog.h"
-#include "shape/shape.h"
+#include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 
 /* A smaller value is not worth leaving out. */
@@ -174,7 +174,9 @@ static void
 tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	 Relation rel, const char *column)
 {
-	char	   *text = psprintf(ECM_UNSENDABLE_MESSAGE "%u %s", RelationGetRelid(rel), column);
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_UNSENDABLE,
+		.relation = RelationGetRelid(rel), .text = column};
+	char	   *text = ecm_message_text(&message);
 
 	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
 }
@@ -313,10 +315,7 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 		   bool transactional, const char *prefix, Size size, const char *message)
 {
 	if (strcmp(prefix, message_prefix) == 0 &&
-		((size == strlen(ECM_GIANT_MESSAGE) &&
-		  memcmp(message, ECM_GIANT_MESSAGE, size) == 0) ||
-		 (size >= strlen(ECM_UNSENDABLE_MESSAGE) &&
-		  memcmp(message, ECM_UNSENDABLE_MESSAGE, strlen(ECM_UNSENDABLE_MESSAGE)) == 0)))
+		ecm_message_is_walsenders(message, size))
 		return;
 	send_message(ctx, txn, lsn, transactional, prefix, size, message);
 }
