@@ -582,11 +582,25 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 	ecm_blame_settled(place);
 }
 
-/* Is such an error nobody's fault, however often it is raised? */
-static bool
-is_others_fault(int sqlerrcode)
+/*
+ * Blames an error that ends the consumer on the shape that was at work, or else,
+ * if it has been raised there before, on what was.
+ */
+static void
+blame_for_error(int64 shape, const char *sqlstate, const char *message)
 {
-	return !ecm_is_shapes_fault(sqlerrcode) && !ecm_is_want_of_memory(sqlerrcode);
+	EcmFault	fault = ecm_error_fault(sqlstate, message, ECM_WORK_FOLLOW);
+	const char *text = ecm_tag_error(sqlstate, message);
+	EcmPlace	place;
+	EcmBlame	blame;
+
+	if (fault == ECM_FAULT_OF_IT && shape != 0)
+		(void) blame_shape(shape, text);
+	else if (fault != ECM_FAULT_OF_NONE)
+	{
+		blame = ecm_blame_death(&place);
+		blame_for_death(blame, &place, text);
+	}
 }
 
 /*
@@ -634,10 +648,7 @@ static void
 end_by_error(void)
 {
 	int64		shape = ecm_gather_working_on();
-	EcmPlace	place;
-	EcmBlame	blame = ECM_BLAME_NOBODY;
 	ErrorData  *edata;
-	const char *text;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -648,14 +659,7 @@ end_by_error(void)
 	RESUME_INTERRUPTS();
 
 	leave_error(edata->sqlerrcode, edata->message);
-	text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
-	if (shape != 0 && ecm_is_shapes_fault(edata->sqlerrcode))
-		(void) blame_shape(shape, text);
-	else if (!is_others_fault(edata->sqlerrcode))
-	{
-		blame = ecm_blame_death(&place);
-		blame_for_death(blame, &place, text);
-	}
+	blame_for_error(shape, unpack_sql_state(edata->sqlerrcode), edata->message);
 	proc_exit(1);
 }
 
@@ -697,16 +701,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		if (ecm_gather_working_on() != 0 &&
-			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
-			(void) blame_shape(ecm_gather_working_on(),
-							   ecm_tag_error(err.sqlstate, err.message));
-		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
-		{
-			blame = ecm_blame_death(&place);
-			blame_for_death(blame, &place,
-							ecm_tag_error(err.sqlstate, err.message));
-		}
+		blame_for_error(ecm_gather_working_on(), err.sqlstate, err.message);
 		end_starting(&err);
 	}
 

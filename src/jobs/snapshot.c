@@ -575,36 +575,14 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 
 /* ------------------------------------------------------------- failures -- */
 
-/*
- * Is it of no use to read the table once more?  Only what is wrong with the
- * table's rows, or with the owner's rights, is for ever; whoever mends that can
- * create the shape again.  Other errors that no other shape would have met get
- * some more attempts.
- */
+/* Is it of no use to read the table once more? */
 static bool
 is_final(const ErrorData *edata, bool last_attempt)
 {
-	if (last_attempt && (edata->sqlerrcode == ERRCODE_OUT_OF_MEMORY ||
-						 edata->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED))
-		return true;
-	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
-	{
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-			return true;
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_INVALID_TRANSACTION_STATE:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return false;		/* another time, or another shape's, too */
-		default:
-			return last_attempt;
-	}
+	EcmFault	fault = ecm_error_fault(unpack_sql_state(edata->sqlerrcode),
+										edata->message, ECM_WORK_SNAPSHOT);
+
+	return fault == ECM_FAULT_OF_IT || (fault == ECM_FAULT_IF_AGAIN && last_attempt);
 }
 
 /*

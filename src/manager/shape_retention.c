@@ -120,18 +120,13 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	const char *value;
 
 	job = 0;
-	if (err != NULL && (strcmp(err->sqlstate, "42704") == 0 ||
-						strcmp(err->sqlstate, "55P03") == 0))
-	{
-		/* it was dropped, or is about to be: or else it goes on growing */
-		forget_first();
-		return;
-	}
 	if (err != NULL)
 	{
-		report(err, "could not fold a shape's log");
-		if (strncmp(err->sqlstate, "XX", 2) != 0 &&
-			strncmp(err->sqlstate, "54", 2) != 0)
+		EcmFault	fault = ecm_error_fault(err->sqlstate, err->message, ECM_WORK_FOLD);
+
+		if (fault != ECM_FAULT_IT_IS_GONE)
+			report(err, "could not fold a shape's log");
+		if (fault == ECM_FAULT_OF_NONE)
 			add_last(*(int64 *) linitial(candidates));	/* once more, then */
 		forget_first();
 		return;

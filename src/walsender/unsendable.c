@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 
 #include "base/compat.h"
+#include "base/errors.h"
 #include "base/stack_catalog.h"
 #include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
@@ -55,18 +56,8 @@ static LogicalDecodeMessageCB send_message;
 static bool
 is_unsendable(const ErrorData *edata)
 {
-	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-		case ERRCODE_PLPGSQL_ERROR:
-		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
-			return true;
-		default:
-			return edata->sqlerrcode == ERRCODE_INTERNAL_ERROR &&
-				strncmp(edata->message, "invalid memory alloc request size",
-						strlen("invalid memory alloc request size")) == 0;
-	}
+	return ecm_error_fault(unpack_sql_state(edata->sqlerrcode), edata->message,
+						   ECM_WORK_SEND) == ECM_FAULT_OF_IT;
 }
 
 /* False: there was an error, of that kind; it is reported. */
