@@ -25,24 +25,28 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/shape/shape_chu
 	src/slot/retained_wal_guard.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check demo demo-% soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
 .PHONY: setup check demo soak fuzz monitoring-check bench
 setup:
-	@.ci/setup
+	@tools/setup
 check:
-	@.ci/sandbox .ci/check
-demo soak fuzz:
-	@.ci/sandbox bench/$@
+	@tools/sandbox tools/check
+demo:
+	@tools/sandbox demo/demo
+demo-%:
+	@tools/sandbox demo/$*
+soak fuzz:
+	@tools/sandbox stress/$@
 bench:
 	@bench/all
 monitoring-check:
-	@.ci/sandbox monitoring/check
+	@tools/sandbox monitoring/check
 bench-%:
-	@.ci/sandbox bench/$*
+	@tools/sandbox bench/$*
 
 else
 
