@@ -225,7 +225,7 @@ retry_after_failure(EcmConn *conn)
 	finish_libpq(conn);
 
 	/* Refused, perhaps for what this process remembers from better days. */
-	if (strncmp(conn->error.sqlstate, "28", 2) == 0)
+	if (ecm_error_is_refusal(conn->error.sqlstate))
 	{
 		if (conn->without_tls)
 		{
@@ -554,10 +554,4 @@ ecm_conn_close(EcmConn *conn)
 	if (conn->fd_reserved)
 		ReleaseExternalFD();
 	MemoryContextDelete(conn->context);
-}
-
-char *
-ecm_quote_literal(const char *text)
-{
-	return quote_literal_cstr(text);
 }

@@ -152,10 +152,4 @@ extern EcmTime ecm_conn_heard_at(const EcmConn *conn);
 /* Closes without blocking, in whatever state; frees everything. */
 extern void ecm_conn_close(EcmConn *conn);
 
-/*
- * Quoting for SQL, palloc'd in the current context.  Not for replication
- * commands, whose grammar knows no E'...'.
- */
-extern char *ecm_quote_literal(const char *text);
-
 #endif							/* ECM_CONN_H */

@@ -40,7 +40,7 @@ hint_pg_hba(EcmConn *conn)
 	/* some of these have nothing to do with pg_hba.conf: see errors.c */
 	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)
 		return;
-	if (strncmp(conn->error.sqlstate, "28", 2) != 0 ||
+	if (!ecm_error_is_refusal(conn->error.sqlstate) ||
 		conn->error.hint[0] != '\0' || user == NULL)
 		return;
 	if (addr == NULL || addr[0] == '\0')
@@ -67,7 +67,7 @@ void
 ecm_conn_hint_setting(EcmConn *conn)
 {
 	if (conn->state != ECM_CONN_CONNECTING || conn->info.conninfo[0] == '\0' ||
-		strncmp(conn->error.sqlstate, "08", 2) != 0 || conn->error.hint[0] != '\0')
+		!ecm_error_is_connection(conn->error.sqlstate) || conn->error.hint[0] != '\0')
 		return;
 	snprintf(conn->error.hint, sizeof(conn->error.hint),
 			 "%s says where to connect to; it is set %s. Correct it there, or leave it empty, and reload.",
@@ -126,14 +126,6 @@ calling_function(const PGresult *res)
 	return NULL;
 }
 
-/* Names that are not qualified are found in other sessions. */
-static bool
-may_be_unqualified(const char *sqlstate)
-{
-	return strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42883") == 0 ||
-		strcmp(sqlstate, "42704") == 0;
-}
-
 void
 ecm_conn_note_result_error(EcmConn *conn, const PGresult *res)
 {
@@ -152,7 +144,8 @@ ecm_conn_note_result_error(EcmConn *conn, const PGresult *res)
 	if (function != NULL && message != NULL)
 	{
 		message = psprintf("%s, in %s", message, function);
-		if (may_be_unqualified(sqlstate))
+		/* a name that is not qualified is found in other sessions */
+		if (ecm_error_is_name_not_found(sqlstate))
 			hint = "The stack's sessions have an empty search_path: give that function its own (ALTER FUNCTION ... SET search_path), or qualify the names in it.";
 	}
 	ecm_conn_note_error(conn, sqlstate, message,

@@ -20,12 +20,13 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 
 /* A consumer without progress for so long is shown. */
 #define CONSUMER_STALLED_MS		10000

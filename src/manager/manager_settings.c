@@ -21,9 +21,9 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "manager/manager.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 #include "slot/retained_wal.h"
 
 typedef struct SettingsText

@@ -27,6 +27,7 @@
 #include "manager/stack_report.h"
 #include "shape/shape.h"
 #include "slot/retained_wal.h"
+#include "slot/slot_name.h"
 
 typedef struct ProbeArg
 {

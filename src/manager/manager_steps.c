@@ -19,7 +19,9 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "connection/server_identity.h"
@@ -29,6 +31,7 @@
 #include "shape/shape.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 #include "slot/slot_owner.h"
 
 /* A manager gives way when it has tried so often to get consumers in vain. */

@@ -20,12 +20,12 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/manager.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 

@@ -17,10 +17,10 @@
 
 #include "base/bgworker.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/manager.h"
-#include "shape/shape.h"
 #include "slot/retained_wal.h"
 
 void

@@ -17,6 +17,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
@@ -209,7 +210,7 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	else if (action.why != 0 && (m->stack->slot_owned || ecm_slot_temporary))
 		found = enforce_wal_limit(m, now, &action, in);
 	else if (action.why != 0)
-		ecm_wal_drop_slot(m->stack_index, &action);	/* says that it stays */
+		ecm_wal_drop_slot(m->stack_index, &action); /* says that it stays */
 	else if (m->state.streaming_up && m->flow.congested &&
 			 strcmp(m->stack->wal.wal_status, "unreserved") == 0)
 		found = let_go_of_slot(m, now, in);

@@ -28,11 +28,12 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/text.h"
 #include "base/wait_event.h"
 #include "connection/conn.h"
 #include "connection/server_identity.h"
 #include "manager/replication.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 
 #define QUERY_TIMEOUT_MS	30000

@@ -21,7 +21,6 @@
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 
 /* A stream whose slot is in other hands for so long has lost it. */

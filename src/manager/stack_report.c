@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/stack_report.h"
