@@ -46,8 +46,8 @@ typedef struct ConnMemory
 static ConnMemory *memories = NULL;
 static uint64 last_socket_id = 0;
 
-uint64
-ecm_conn_next_socket_id(void)
+static uint64
+next_socket_id(void)
 {
 	return ++last_socket_id;
 }
@@ -58,7 +58,7 @@ ecm_conn_become_failed(EcmConn *conn)
 {
 	Assert(conn->has_error);
 	conn->state = ECM_CONN_FAILED;
-	conn->socket_id = ecm_conn_next_socket_id();
+	conn->socket_id = next_socket_id();
 	conn->wait_events = 0;
 	conn->flush_pending = false;
 	conn->deadline = 0;
@@ -166,7 +166,7 @@ finish_libpq(EcmConn *conn)
 		PQfinish(conn->pg);
 	}
 	conn->pg = NULL;
-	conn->socket_id = ecm_conn_next_socket_id();
+	conn->socket_id = next_socket_id();
 }
 
 /* Starts libpq on the current candidate; false if it can't be. */
@@ -206,7 +206,7 @@ open_libpq(EcmConn *conn)
 
 	note_reached(conn);
 	set_address(conn);
-	conn->socket_id = ecm_conn_next_socket_id();
+	conn->socket_id = next_socket_id();
 	conn->wait_events = WL_SOCKET_WRITEABLE;
 	return true;
 }
@@ -360,7 +360,7 @@ become_connected(EcmConn *conn)
 	conn->server_version = PQserverVersion(conn->pg);
 	conn->ssl = PQsslInUse(conn->pg);
 	conn->connected_since = ecm_wall_clock();
-	conn->socket_id = ecm_conn_next_socket_id();
+	conn->socket_id = next_socket_id();
 	conn->deadline = 0;
 	conn->state = ECM_CONN_IDLE;
 	ecm_conn_forget_error(conn);
@@ -392,7 +392,7 @@ poll_connect(EcmConn *conn)
 	 * libpq may close the socket and open another one, with the same number,
 	 * in any of these calls.
 	 */
-	conn->socket_id = ecm_conn_next_socket_id();
+	conn->socket_id = next_socket_id();
 	switch (PQconnectPoll(conn->pg))
 	{
 		case PGRES_POLLING_READING:

@@ -73,8 +73,6 @@ struct EcmConn
 
 /* --------------------------------------------------------------- conn.c -- */
 
-extern uint64 ecm_conn_next_socket_id(void);
-
 /* The connection is dead; the caller has noted why. */
 extern void ecm_conn_become_failed(EcmConn *conn);
 

@@ -135,38 +135,7 @@ extern bool ecm_replication_wait_slot_free(Replication *rep, int timeout_ms);
 
 /* ------------------------------------------------ replication_stream.c -- */
 
-/*
- * Next XLogData payload (1; valid until the next call), nothing for now (0), or
- * the stream has ended (-1; failure filled).  Keepalives are taken care of
- * inside.
- */
-extern int	ecm_replication_next(Replication *rep, const char **data, int *len,
-								 EcmStepFailure *failure);
-
-/* Takes what the socket has; false: connection lost (failure filled). */
-extern bool ecm_replication_read(Replication *rep, EcmStepFailure *failure);
-
-/*
- * Standby status update.  ask: let the walsender answer with a keepalive.
- * False: connection lost (failure filled).
- */
-extern bool ecm_replication_feedback(Replication *rep, XLogRecPtr received,
-									 XLogRecPtr flushed, bool ask,
-									 EcmStepFailure *failure);
-
-/* The walsender wants to hear from us at least this often, in ms. */
-extern int	ecm_replication_feedback_interval(const Replication *rep);
-
-/*
- * Has the walsender been asked for a sign of life longer than
- * wal_sender_timeout ago, and nothing has come since, though it does not seem
- * to be at work?  (failure filled.)  A caller that does not read the stream
- * must excuse the silence: reset asked_at.  The deadline is when it counts as
- * silent; 0: it is not asked.
- */
-extern bool ecm_replication_is_silent(Replication *rep, EcmTime now,
-									  EcmStepFailure *failure);
-extern EcmTime ecm_replication_silence_deadline(const Replication *rep);
+/* Reading and feedback are parts of the manager's round: see manager.h. */
 
 /*
  * Has the walsender been at work, or does it wait for somebody's lock, since the
