@@ -130,7 +130,7 @@ my $failed = 0;
 for (1 .. 600)
 {
 	last if $failed = as_nobody('SELECT electric_cm_status()') eq 'failed';
-	select undef, undef, undef, 0.1;
+	usleep(100_000);
 }
 ok($failed, 'no entry in pg_hba.conf: failed');
 my $last_error = as_nobody('SELECT last_error FROM electric_cm_stat_manager');

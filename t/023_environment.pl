@@ -8,6 +8,7 @@ use ElectricCM qw(new_node wait_active replay_equals);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = new_node('main', conf => q{
 wal_sender_timeout = '2 s'
@@ -105,7 +106,7 @@ sub locked
 	{
 		$result = $holder->query_safe(sprintf $seen, $since, $since);
 		last if $result eq 'active true true';
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	is($result, 'active true true', "$what locked: the manager answers, samples and feeds back");
 	$holder->query_safe('COMMIT');

@@ -7,6 +7,7 @@ use ElectricCM qw(new_node wait_active becomes replay_equals);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 plan skip_all => 'needs /proc' unless -r '/proc/self/status';
 
@@ -47,7 +48,7 @@ sub become_small
 	{
 		my %pid = pids();
 		%mb = map { $_ => $pid{$_} ne '' ? memory($pid{$_}, 'RssAnon') : 999 } keys %pid;
-		select undef, undef, undef, 0.2;
+		usleep(200_000);
 	} while ((grep { $_ > 30 } values %mb) && time < $deadline);
 	return ok(!(grep { $_ > 30 } values %mb), "$what: " . join ', ', map { "$_ $mb{$_} MB" } sort keys %mb);
 }

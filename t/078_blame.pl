@@ -7,6 +7,7 @@ use warnings;
 use ElectricCM qw(new_node wait_active becomes);
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
 my $node = new_node('main', conf => qq{
@@ -33,7 +34,7 @@ sub is_up
 	{
 		my ($rc) = $node->psql($db, 'SELECT 1');
 		return 1 if defined $rc and $rc == 0;
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	return 0;
 }
@@ -91,7 +92,7 @@ sub becomes_gone
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return 1 unless kill 0, $gone;
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	return 0;
 }

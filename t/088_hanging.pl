@@ -8,6 +8,7 @@ use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = new_node('main', conf => q{
 wal_sender_timeout = '2 s'
@@ -102,7 +103,7 @@ sub mine_seen
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return ok(1, $what) if mine("SELECT $query") eq 't';
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	diag(mine('SELECT electric_cm_health()'));
 	return ok(0, $what);
