@@ -10,6 +10,7 @@
 #   make lint                         shellcheck and perlcritic over the scripts
 #   make sanitize, make valgrind      the tests with a server that finds more mistakes
 #   make coverage                     how much of the code they run
+#   make docs-check                   code and documentation agree; the documentation's SQL does what it says
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
@@ -26,16 +27,19 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
-PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
-	src/slot/retained_wal_guard.c
+PURE = src/base/state.c src/base/errors.c src/base/backoff.c \
+	src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check lint sanitize valgrind coverage indent indent-check demo demo-% soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+SANDBOXED = setup check docs-check lint indent indent-check sanitize valgrind coverage \
+	demo soak fuzz bench monitoring-check
+
+ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check lint sanitize valgrind coverage indent indent-check demo soak fuzz monitoring-check bench
+.PHONY: $(SANDBOXED)
 setup:
 	@tools/setup
 check:
@@ -54,6 +58,8 @@ soak fuzz:
 	@tools/sandbox stress/$@
 bench:
 	@bench/all
+docs-check:
+	@tools/sandbox tools/docs-check
 monitoring-check:
 	@tools/sandbox monitoring/check
 bench-%:
