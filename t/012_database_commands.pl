@@ -1,5 +1,5 @@
 # DROP, RENAME, SET TABLESPACE and TEMPLATE of a database whose stack is
-# active: the stack steps aside, and comes back if the database is still there.
+# active: the stack is paused, and resumed if the database is still there.
 use strict;
 use warnings;
 
@@ -106,7 +106,7 @@ refused('', 'ALTER DATABASE app RENAME TO postgres',
 	'app', qr/already exists/, 'RENAME to a name that is taken');
 refused('', 'DROP DATABASE postgres', 'postgres', qr/currently open database/,
 	"DROP of one's own database");
-is(events('app', 'stepping_aside'), 0, 'the stack has never stepped aside');
+is(events('app', 'stack_paused'), 0, 'the stack has never been paused');
 
 # RENAME
 
@@ -127,7 +127,7 @@ value('shop', 'SELECT electric_cm_stop()');
 like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... also while stopped');
 value('shop', 'SELECT electric_cm_start()');
 ok(wait_active($node, 'shop'), 'active');
-is(events('app', 'stepping_aside') . events('shop', 'stepping_back'), '11', 'events tell of it');
+is(events('app', 'stack_paused') . events('shop', 'stack_resumed'), '11', 'events tell of it');
 $node->restart;
 ok(wait_active($node, 'shop'), 'active after a restart of the server');
 shape_intact('shop', $handle, 'RENAME and restart');

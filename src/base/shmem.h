@@ -29,6 +29,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/event_name.h"
 #include "base/settings.h"
 #include "base/state.h"
 #include "slot/retained_wal_guard.h"
@@ -44,22 +45,13 @@
 /* Why a standby's stacks are stopped. */
 #define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
 
-/* Severity of an event. */
-typedef enum EcmSeverity
-{
-	ECM_SEVERITY_LOG,
-	ECM_SEVERITY_WARNING,
-	ECM_SEVERITY_ERROR
-} EcmSeverity;
-
 typedef struct EcmEventRecord
 {
 	uint64		number;			/* since shared memory was made */
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	TimestampTz occurred_at;
-	char		event[64];
-	EcmSeverity severity;
+	EcmEventName event;
 	char		message[ECM_TEXT_LEN];
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
@@ -491,12 +483,6 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 								 const char *waiting_for);
 
 /*
- * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
- * that is too much for the launcher, an event says what is left to do by hand.
- */
-extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
-
-/*
  * A shape of this database is being read; and when one was last (0: unknown).
  * A standby's server may not have preloaded us: then nothing is known.
  */
@@ -505,24 +491,5 @@ extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
-
-extern const char *ecm_severity_name(EcmSeverity severity);
-
-/*
- * Appends to the ring, wakes the database's manager, which delivers it, and
- * logs it if it is a warning (WARNING) or worse (LOG: it never raises).  Takes
- * the lock, so don't hold it.  detail and datname may be NULL.
- */
-extern void ecm_event(Oid dboid, const char *datname, const char *event,
-					  EcmSeverity severity, const char *detail,
-					  const char *message_fmt,...) pg_attribute_printf(6, 7);
-
-/*
- * Copies what the ring still has of a database (InvalidOid: of all), from an
- * event on, the oldest first.  "copy" has room for ECM_MAX_EVENTS.  Returns how
- * many there are; *end becomes the number that the next event will get.
- */
-extern int	ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy,
-							uint64 *end);
 
 #endif							/* ECM_SHMEM_H */

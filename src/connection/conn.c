@@ -41,6 +41,7 @@
 #include "base/backend.h"
 #include "base/bgworker.h"
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/pinned_settings.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -950,8 +951,7 @@ become_connected(EcmConn *conn)
 	{
 		conn->memory->without_tls = true;
 		if (conn->sslmode_given)
-			ecm_event(MyDatabaseId, conn->dbname, "warning",
-					  ECM_SEVERITY_WARNING,
+			ecm_event_in(MyDatabaseId, conn->dbname, ECM_EVENT_WARNING,
 					  "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
 					  "connection to %s is not encrypted", conn->address);
 	}

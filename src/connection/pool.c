@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "base/backoff.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/pool.h"
@@ -208,8 +209,7 @@ report_small_pool(const EcmError *err)
 {
 	if (has_last_error && strcmp(err->sqlstate, last_error.sqlstate) == 0)
 		return;
-	ecm_event(MyDatabaseId, pool_dbname, "connection_error",
-			  ECM_SEVERITY_WARNING, err->hint,
+	ecm_event_in(MyDatabaseId, pool_dbname, ECM_EVENT_CONNECTION_ERROR, err->hint,
 			  "could not open another pool session: %s", err->message);
 }
 

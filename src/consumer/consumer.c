@@ -40,6 +40,7 @@
 #include "base/compat.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
@@ -506,8 +507,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-			  "shape_errored", ECM_SEVERITY_WARNING,
+	ecm_event(&ecm_shared->stacks[args.stack_index], ECM_EVENT_SHAPE_ERRORED,
 			  ecm_error_public_text(fault.message),
 			  "shape %s has failed and is not followed any more", fault.handle);
 	return true;
@@ -617,8 +617,7 @@ match_failed(EcmShape *shape, const char *message)
 	def = ecm_shape_by_id(shape->id);
 	ecm_orders_add_errored(shape->id, shape->generation, message);
 	if (def != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
-				  "shape_errored", ECM_SEVERITY_WARNING,
+		ecm_event(&ecm_shared->stacks[args.stack_index], ECM_EVENT_SHAPE_ERRORED,
 				  ecm_error_public_text(message),
 				  "shape %s has failed and is not followed any more", def->handle);
 }

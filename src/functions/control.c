@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -129,8 +130,7 @@ register_at_commit(void)
 	ecm_unlock();
 
 	if (index < 0)
-		ecm_event(MyDatabaseId, register_datname, "too_many_stacks",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, register_datname, ECM_EVENT_TOO_MANY_STACKS,
 				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
 				  "no stack is started: all %d are taken",
 				  ecm_shared->nstacks);

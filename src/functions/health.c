@@ -28,6 +28,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"

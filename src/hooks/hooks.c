@@ -56,6 +56,7 @@
 #include "hooks/hooks.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"
+#include "slot/abandoned_slot.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 

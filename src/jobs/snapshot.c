@@ -41,6 +41,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stream_message_io.h"
@@ -601,8 +602,7 @@ emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 			(errcode(edata->sqlerrcode),
 			 errmsg("could not create shape %s: %s", def->handle,
 					ecm_error_untagged(text))));
-	ecm_event(MyDatabaseId, get_database_name(MyDatabaseId), "shape_errored",
-			  ECM_SEVERITY_WARNING, ecm_error_public_text(text),
+	ecm_event_in(MyDatabaseId, get_database_name(MyDatabaseId), ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(text),
 			  "could not create shape %s", def->handle);
 }
 

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "base/consumer_queue.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stream_message_io.h"
@@ -415,8 +416,7 @@ report_unknown_message(void)
 	static bool reported = false;
 
 	if (!reported)
-		ecm_event(MyDatabaseId, stack_datname, "unknown_message",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, stack_datname, ECM_EVENT_UNKNOWN_MESSAGE,
 				  "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
 				  "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
 	reported = true;

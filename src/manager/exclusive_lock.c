@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -50,10 +51,10 @@ ecm_exclusive_lock_init(const char *datname, const char *slot_name)
 }
 
 static void
-event(const char *name, EcmSeverity severity, const char *detail,
+event(EcmEventName name, const char *detail,
 	  const char *message)
 {
-	ecm_event(MyDatabaseId, lock_datname, name, severity, detail, "%s", message);
+	ecm_event_in(MyDatabaseId, lock_datname, name, detail, "%s", message);
 }
 
 /*
@@ -148,12 +149,12 @@ ecm_exclusive_lock_poll(EcmStepFailure *failure)
 	if (acquired)
 	{
 		waiting_for[0] = '\0';
-		event("connection_lock_acquired", ECM_SEVERITY_LOG, "",
+		event(ECM_EVENT_CONNECTION_LOCK_ACQUIRED, "",
 			  "exclusive lock acquired");
 		return ECM_RESULT_DONE;
 	}
 	if (retry_at == 0)
-		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
+		event(ECM_EVENT_WAITING_FOR_CONNECTION_LOCK, "",
 			  "waiting for the exclusive lock");
 	(void) ecm_worker_try(find_lock_holder, NULL, &err);
 	retry_at = ecm_later(now, LOCK_POLL_MS);
@@ -260,7 +261,7 @@ ecm_exclusive_lock_check(EcmTime now)
 		return;					/* a check that somebody has asked for */
 
 	if (ecm_worker_try(terminate_lock_holder, holder, &err) && holder[0] != '\0')
-		event("lock_holder_terminated", ECM_SEVERITY_WARNING,
+		event(ECM_EVENT_LOCK_HOLDER_TERMINATED,
 			  "It held the exclusive lock and did not use the slot.",
 			  psprintf("lock holder terminated: %s", holder));
 	holder_pid = 0;

@@ -43,6 +43,7 @@
 #include "base/bgworker.h"
 #include "base/clock.h"
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -60,6 +61,7 @@
 #include "manager/stack_report.h"
 #include "manager/waitset.h"
 #include "shape/shape.h"
+#include "slot/abandoned_slot.h"
 #include "slot/retained_wal.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
@@ -159,10 +161,10 @@ forget_wait(void)
 }
 
 static void
-event(const char *name, EcmSeverity severity, const char *detail,
+event(EcmEventName name, const char *detail,
 	  const char *message)
 {
-	ecm_event(MyDatabaseId, stack->datname, name, severity, detail, "%s", message);
+	ecm_event(stack, name, detail, "%s", message);
 }
 
 /* ----------------------------------------------------- pool and timeline -- */
@@ -263,9 +265,9 @@ report_lost_shapes(const char *reason)
 
 	(void) ecm_worker_try(count_shapes, &n, &err);
 	if (n == 0)
-		event("shapes_invalidated", ECM_SEVERITY_LOG, reason, "there were no shapes");
+		event(ECM_EVENT_NO_SHAPES_INVALIDATED, reason, "there were no shapes");
 	else
-		event("shapes_invalidated", ECM_SEVERITY_WARNING, reason,
+		event(ECM_EVENT_SHAPES_INVALIDATED, reason,
 			  n < 0 ? "all shapes of this database are gone: create them again" :
 			  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
 	if (n == 0)
@@ -381,7 +383,7 @@ retire_former_slot(void)
 		if (!ecm_slot_drop(name, &err))
 			return;
 		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
-		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
+		event(ECM_EVENT_REPLICATION_SLOT_DROPPED,
 			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
 			  psprintf("dropped replication slot \"%s\"", name));
 	}
@@ -441,7 +443,7 @@ step_completed(EcmStep step)
 	if (step == ECM_STEP_PG_INFO)
 	{
 		ecm_publish_lookup();
-		event("pg_info_looked_up", ECM_SEVERITY_LOG, "",
+		event(ECM_EVENT_PG_INFO_LOOKED_UP, "",
 			  psprintf("server version %d, timeline %u",
 					   ecm_replication_info()->server_version_num,
 					   ecm_replication_info()->timeline_id));
@@ -450,7 +452,7 @@ step_completed(EcmStep step)
 	{
 		(void) ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
 								ecm_replication_info()->confirmed_flush_lsn, false);
-		event("replication_slot_created", ECM_SEVERITY_LOG, "",
+		event(ECM_EVENT_REPLICATION_SLOT_CREATED, "",
 			  psprintf("created replication slot \"%s\"", stack->slot_name));
 	}
 	else if (step == ECM_STEP_START_STREAMING)
@@ -499,7 +501,7 @@ takes_another_name(const EcmStepFailure *failure)
 		return false;
 	if (stack->restart_requested)
 		return true;
-	event("slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
+	event(ECM_EVENT_SLOT_NAME_TAKEN, failure->err.message,
 		  psprintf("the stack restarts to use replication slot \"%s\"", name));
 	ecm_lock(LW_EXCLUSIVE);
 	stack->restart_requested = true;
@@ -616,7 +618,7 @@ act(EcmAction action)
 			break;
 		case ECM_ACTION_RESTART:
 			close_everything();
-			event("stack_restarting", ECM_SEVERITY_WARNING,
+			event(ECM_EVENT_STACK_RESTARTING,
 				  "Its consumers keep dying. The server log has their reasons.",
 				  "the stack restarts from the beginning");
 			break;
@@ -665,10 +667,9 @@ report_failure(const EcmStepFailure *failure)
 		says_the_same(err->message, last_reported.message))
 		return;
 	last_reported = *err;
-	event(fatal ? "config_error" :
+	event(fatal ? ECM_EVENT_CONFIG_ERROR :
 		  state.step == ECM_STEP_ACQUIRE_LOCK ?
-		  "failed_to_acquire_connection_lock" : "connection_error",
-		  fatal ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+		  ECM_EVENT_FAILED_TO_ACQUIRE_CONNECTION_LOCK : ECM_EVENT_CONNECTION_ERROR,
 		  err->hint[0] ? err->hint : err->detail,
 		  psprintf("%s: %s", ecm_step_name(state.step), err->message));
 }
@@ -692,7 +693,7 @@ report_too_many_recreations(const EcmError *last)
 static void
 report_stuck(const EcmError *err)
 {
-	event("stream_given_up", ECM_SEVERITY_ERROR,
+	event(ECM_EVENT_STREAM_GIVEN_UP,
 		  psprintf("%s%sAll shapes of this database have to be created again.",
 				   err->hint, err->hint[0] != '\0' ? " " : ""),
 		  psprintf("the stream fails again and again at the same place, after %X/%X, and begins anew behind it: %s",
@@ -735,7 +736,7 @@ note_active(void)
 	if (active && !was_active)
 	{
 		memset(&last_reported, 0, sizeof(last_reported));	/* news again */
-		event("ready", ECM_SEVERITY_LOG, "", "streaming");
+		event(ECM_EVENT_READY, "", "streaming");
 	}
 	was_active = active;
 }
@@ -1051,8 +1052,7 @@ help_slot_creation(void)
 	(void) ecm_worker_try(find_slot_blocker, NULL, &err);
 	if (!blocker_reported && waiting_for[0] != '\0')
 	{
-		event("replication_slot_creation_blocked_by_pending_transactions",
-			  ECM_SEVERITY_WARNING,
+		event(ECM_EVENT_REPLICATION_SLOT_CREATION_BLOCKED,
 			  "The slot is created when all transactions that run now have ended.",
 			  psprintf("waiting for %s", waiting_for));
 		blocker_reported = true;
@@ -1242,7 +1242,7 @@ check_consumers(EcmTime now)
 	if (!ecm_feed_find_stalled(now, ecm_consumer_stall_timeout, &arg.consumer))
 	{
 		if (stalled_since != 0)
-			event("consumer_resumed", ECM_SEVERITY_LOG, "",
+			event(ECM_EVENT_CONSUMER_RESUMED, "",
 				  "all consumers make progress again");
 		if (consumer_pin.by[0] != '\0')
 			sample_at = 0;		/* shows that it is over */
@@ -1258,7 +1258,7 @@ check_consumers(EcmTime now)
 	consumer_pin.certain = true;
 	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
-		event("consumer_stalled", ECM_SEVERITY_WARNING,
+		event(ECM_EVENT_CONSUMER_STALLED,
 			  "It has work to do and holds back the replication slot.",
 			  psprintf("%s makes no progress since %s", arg.text,
 					   timestamptz_to_str(consumer_pin.since)));
@@ -1610,7 +1610,7 @@ reload(void)
 	reload_again = signature == NULL;
 	if (signature != NULL && strcmp(signature, settings_signature) != 0)
 	{
-		event("settings_changed", ECM_SEVERITY_LOG, "", "settings have changed: the stack restarts");
+		event(ECM_EVENT_SETTINGS_CHANGED, "", "settings have changed: the stack restarts");
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		settings_signature = pstrdup(signature);
 		MemoryContextSwitchTo(old);
@@ -1689,10 +1689,10 @@ drop_slot(void)
 	if (!slot_is_usable(stack->slot_name, &facts) || facts.temporary)
 		return;
 	if (ecm_slot_drop(stack->slot_name, &err))
-		event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
+		event(ECM_EVENT_REPLICATION_SLOT_DROPPED, "",
 			  psprintf("dropped replication slot \"%s\"", stack->slot_name));
 	else
-		event("warning", ECM_SEVERITY_WARNING, err.message,
+		event(ECM_EVENT_WARNING, err.message,
 			  psprintf("could not drop replication slot \"%s\"", stack->slot_name));
 }
 
@@ -1707,13 +1707,13 @@ leave_slot(bool drop, bool drained)
 	{
 		drop_slot();
 		if (!ecm_worker_try(drop_publication, NULL, &err))
-			event("warning", ECM_SEVERITY_WARNING, err.message,
+			event(ECM_EVENT_WARNING, err.message,
 				  "could not drop the publication");
 	}
 	else if (!drained && slot_is_usable(stack->slot_name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
-			event("warning", ECM_SEVERITY_WARNING, err.message,
+			event(ECM_EVENT_WARNING, err.message,
 				  "could not record the end of the stack");
 	}
 	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index) &&

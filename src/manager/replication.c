@@ -38,6 +38,7 @@
 #include "base/backend.h"
 #include "base/bgworker.h"
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -509,8 +510,7 @@ drop_useless_slot(EcmStepFailure *failure)
 		return ECM_RESULT_FAILED;
 	}
 	drop_slot_first = false;
-	ecm_event(MyDatabaseId, rep_dbname, "replication_slot_dropped",
-			  ECM_SEVERITY_WARNING,
+	ecm_event_in(MyDatabaseId, rep_dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
 			  "The shapes that were made with it are invalid.",
 			  "dropped replication slot \"%s\", to make a new one", rep_slot);
 	return ECM_RESULT_DONE;

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "base/backoff.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -121,10 +122,10 @@ static void
 report_gone(void)
 {
 	if (ngone == 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
 				  gone_reason, "shape %s is gone: %s", gone_handle, gone_reason);
 	else if (ngone > 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
 				  gone_reason, "%d shapes are gone, %s and others: %s",
 				  ngone, gone_handle, gone_reason);
 	ngone = 0;
@@ -198,7 +199,7 @@ job_failed(const char *what, const EcmError *err)
 {
 	next_at = ecm_backoff_fail(&backoff, ecm_now());
 	if (backoff.retries == 1)
-		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_WARNING,
 				  err->hint, "could not %s yet: %s", what,
 				  ecm_error_for_public(err->sqlstate, err->message));
 }

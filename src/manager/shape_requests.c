@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "connection/pool.h"
 #include "manager/shape_requests.h"
@@ -250,7 +251,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	if (err != NULL)
 	{
 		/* without it shapes could stay "creating" unseen: try again */
-		ecm_event(MyDatabaseId, datname, "warning", ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, datname, ECM_EVENT_WARNING,
 				  err->hint, "could not look for shapes to create: %s",
 				  ecm_error_for_public(err->sqlstate, err->message));
 		scan_retry_at = ecm_later(ecm_now(),

@@ -47,6 +47,7 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "slot/server_runs.h"
@@ -304,7 +305,7 @@ invalidate_all(XLogRecPtr since)
 
 	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);
-	ecm_event(MyDatabaseId, datname, "shapes_invalidated", ECM_SEVERITY_WARNING,
+	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_INVALIDATED,
 			  psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
 					   LSN_FORMAT_ARGS(since)),
 			  "all shapes made so far are invalid");
