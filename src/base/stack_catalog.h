@@ -28,7 +28,8 @@ typedef struct EcmRemembered
 	XLogRecPtr	seen_lsn;		/* see server_runs.c; invalid: never looked */
 	bool		owns_slot;		/* we created a slot ... */
 	NameData	slot_name;
-	NameData	publication;	/* that the stream was read by; empty: none yet */
+	NameData	publication;	/* that the stream was read by; empty: none
+								 * yet */
 	char		message_prefix[64];
 } EcmRemembered;
 

@@ -68,8 +68,8 @@ typedef struct EcmEvent
 {
 	EcmEventType type;
 	EcmErrorKind kind;			/* for *_FAILED and *_LOST */
-	bool		stuck;			/* for REPLICATION_LOST: an error at something in
-								 * the stream, which will be there again */
+	bool		stuck;			/* for REPLICATION_LOST: an error at something
+								 * in the stream, which will be there again */
 } EcmEvent;
 
 typedef enum EcmAction
@@ -135,8 +135,8 @@ typedef struct EcmState
 	int64_t		stuck_since;	/* ... for the first time at */
 	int64_t		recreated_at[ECM_MAX_RECREATIONS_PER_HOUR]; /* oldest first */
 	int			recreations;	/* how many of them are valid */
-	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first;
-															 * 0: never */
+	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first; 0:
+															 * never */
 } EcmState;
 
 extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
@@ -163,11 +163,13 @@ extern int64_t ecm_state_deadline(const EcmState *s);
 extern EcmStatus ecm_state_status(const EcmState *s);
 extern const char *ecm_status_name(EcmStatus status);
 extern const char *ecm_step_name(EcmStep step);
+
 /*
  * Does the stream run, but without having got beyond where it was lost before?
  * Then it is not "active" yet.
  */
 extern bool ecm_state_is_doubtful(const EcmState *s);
+
 /* "connection_setup" until the first streaming, "running" after it. */
 extern const char *ecm_state_phase(const EcmState *s);
 

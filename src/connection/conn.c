@@ -914,7 +914,7 @@ ecm_conn_start(const EcmConnParams *params)
 
 	if (conn->connect_timeout_ms > 0)
 		conn->deadline = ecm_later(ecm_now(),
-													 conn->connect_timeout_ms);
+								   conn->connect_timeout_ms);
 	conn->timeout_ms = conn->connect_timeout_ms;
 	try_candidates(conn);
 	return conn;
@@ -952,8 +952,8 @@ become_connected(EcmConn *conn)
 		conn->memory->without_tls = true;
 		if (conn->sslmode_given)
 			ecm_event_in(MyDatabaseId, conn->dbname, ECM_EVENT_WARNING,
-					  "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
-					  "connection to %s is not encrypted", conn->address);
+						 "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
+						 "connection to %s is not encrypted", conn->address);
 	}
 }
 
@@ -1250,7 +1250,7 @@ static void
 check_motion(EcmConn *conn, const EcmBackendLook *look, EcmTime now)
 {
 	int			hangs_ms = wal_sender_timeout > 0 ?
-		Min(Max(wal_sender_timeout, MIN_HANG_MS), MAX_HANG_MS) : MAX_HANG_MS;
+	Min(Max(wal_sender_timeout, MIN_HANG_MS), MAX_HANG_MS) : MAX_HANG_MS;
 
 	if (conn->seen_at == 0 || !ecm_backend_stands_still(&conn->seen, look))
 	{

@@ -112,7 +112,8 @@ extern bool ecm_conn_idle_in_no_transaction(const EcmConn *conn);
 extern int	ecm_conn_backend_pid(const EcmConn *conn);
 extern int	ecm_conn_server_version(const EcmConn *conn);
 extern bool ecm_conn_ssl(const EcmConn *conn);
-extern const char *ecm_conn_address(const EcmConn *conn);	/* "socket dir:port" or "host:port" */
+extern const char *ecm_conn_address(const EcmConn *conn);	/* "socket dir:port" or
+															 * "host:port" */
 extern TimestampTz ecm_conn_connected_since(const EcmConn *conn);
 
 /*

@@ -60,7 +60,7 @@ static uint64 pool_generation = 0;	/* tells that the pool was closed */
 static bool polling = false;
 
 static EcmBackoff backoff;
-static EcmTime retry_at;	/* no new session before; 0: at once */
+static EcmTime retry_at;		/* no new session before; 0: at once */
 static bool has_last_error;
 static EcmError last_error;
 
@@ -210,7 +210,7 @@ report_small_pool(const EcmError *err)
 	if (has_last_error && strcmp(err->sqlstate, last_error.sqlstate) == 0)
 		return;
 	ecm_event_in(MyDatabaseId, pool_dbname, ECM_EVENT_CONNECTION_ERROR, err->hint,
-			  "could not open another pool session: %s", err->message);
+				 "could not open another pool session: %s", err->message);
 }
 
 /*
@@ -419,7 +419,7 @@ close_idle_sessions(EcmTime now)
 	{
 		if (session_is_free(&sessions[i]) &&
 			now >= ecm_later(sessions[i].idle_since,
-											   ecm_pool_idle_timeout))
+							 ecm_pool_idle_timeout))
 			close_session(&sessions[i]);
 	}
 }
@@ -490,7 +490,7 @@ ecm_pool_deadline(void)
 		if (session_is_free(session))
 			keep_earlier(&deadline, nqueued > 0 ? 1 :
 						 ecm_later(session->idle_since,
-													 ecm_pool_idle_timeout));
+								   ecm_pool_idle_timeout));
 	}
 	if (session_wanted() != NULL)
 		keep_earlier(&deadline, Max(retry_at, 1));

@@ -67,8 +67,8 @@ static MemoryContext message_context;	/* reset after each message */
 static MemoryContext pieces_context;
 static char *whole;				/* the message that comes in pieces, or NULL */
 static Size whole_len;			/* so far */
-static bool skipping;			/* the transaction that is coming in was applied
-								 * before */
+static bool skipping;			/* the transaction that is coming in was
+								 * applied before */
 
 static EcmConsumerSlot *
 my_slot(void)
@@ -120,7 +120,7 @@ handle_truncate(StringInfo in)
 
 	foreach(lc, logicalrep_read_truncate(in, &cascade, &restart_seqs))
 	{
-		EcmRelation   *entry = ecm_relation_find(lfirst_oid(lc));
+		EcmRelation *entry = ecm_relation_find(lfirst_oid(lc));
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
@@ -461,7 +461,7 @@ leave_error(int sqlerrcode, const char *message)
 	EcmConsumerSlot *slot = my_slot();
 	const char *sqlstate = unpack_sql_state(sqlerrcode);
 	const char *text = message != NULL ? ecm_error_for_public(sqlstate, message) :
-		ecm_error_condition(sqlstate);
+	ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
@@ -578,7 +578,7 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 		return;
 	foreach(lc, accused.ids)
 		if (!blame_shape(*(int64 *) lfirst(lc), message))
-			return;
+		return;
 	ecm_blame_settled(place);
 }
 
