@@ -65,8 +65,8 @@ static bool restoring = false;	/* ... which waits for the session's end */
 static char *no_room = NULL;	/* ... or for room, and what makes it */
 static char *no_room_fix;
 static char register_datname[NAMEDATALEN];
-static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
-																 * our stop */
+static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo our
+																 * stop */
 
 /* What the end of the session has to do. */
 static bool exit_callback_registered = false;
@@ -131,9 +131,9 @@ register_at_commit(void)
 
 	if (index < 0)
 		ecm_event_in(MyDatabaseId, register_datname, ECM_EVENT_TOO_MANY_STACKS,
-				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
-				  "no stack is started: all %d are taken",
-				  ecm_shared->nstacks);
+					 "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
+					 "no stack is started: all %d are taken",
+					 ecm_shared->nstacks);
 	ecm_launcher_wake();
 }
 

@@ -159,7 +159,8 @@ static EcmTime probe_retry_at = 0;	/* no free worker when last tried */
 static bool probe_postponed = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
 static EcmTime abandoned_at = 0;	/* look again for slots to drop; 0: none */
-static EcmTime unattended_at = 0;	/* a slot without a manager is due; 0: none */
+static EcmTime unattended_at = 0;	/* a slot without a manager is due; 0:
+									 * none */
 
 void
 ecm_launcher_register(void)
@@ -330,7 +331,7 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	{
 		sup->announced = reason;
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_STOPPED, NULL,
-				  "stopped: %s", reason);
+					 "stopped: %s", reason);
 	}
 }
 
@@ -503,9 +504,9 @@ report_no_worker(int index, const Entry *entry, int nfree)
 		return;
 	sup->short_reported = true;
 	ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_NO_FREE_WORKER,
-			  "Raise max_worker_processes and restart the server. It is tried again until then.",
-			  "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
-			  workers_of(entry), Max(nfree, 0), max_worker_processes);
+				 "Raise max_worker_processes and restart the server. It is tried again until then.",
+				 "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
+				 workers_of(entry), Max(nfree, 0), max_worker_processes);
 }
 
 /*
@@ -701,7 +702,7 @@ manager_ended(int index, Entry *entry)
 	{
 		sup->stepped_aside = true;
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_STACK_PAUSED, NULL, "stack paused for %s",
-				  entry->paused_for);
+					 entry->paused_for);
 	}
 
 	if (entry->stop_requested || entry->reprobe_requested)
@@ -719,7 +720,7 @@ manager_ended(int index, Entry *entry)
 	{
 		ecm_backoff_reset(&sup->backoff, now);
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING, NULL,
-				  "the manager is restarted by request");
+					 "the manager is restarted by request");
 		return;
 	}
 
@@ -882,7 +883,7 @@ pause_is_over(int index, const Entry *entry)
 	database = find_database(entry->dboid);
 	if (sup->stepped_aside && database != NULL)
 		ecm_event_in(entry->dboid, NameStr(database->datname), ECM_EVENT_STACK_RESUMED, NULL, "stack resumed after %s",
-				  entry->paused_for);
+					 entry->paused_for);
 	sup->stepped_aside = false;
 }
 
@@ -1005,12 +1006,12 @@ report_too_many_stacks(const Database *first, EcmTime now)
 							 rows[i].name);
 	}
 	ecm_event_in(InvalidOid, NULL, ECM_EVENT_TOO_MANY_STACKS,
-			  psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
-					   slots.len == 0 ? "" :
-					   psprintf("No limit on retained WAL is watched for slots %s. ",
-								slots.data)),
-			  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
-			  ecm_shared->nstacks, NameStr(first->datname));
+				 psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+						  slots.len == 0 ? "" :
+						  psprintf("No limit on retained WAL is watched for slots %s. ",
+								   slots.data)),
+				 "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+				 ecm_shared->nstacks, NameStr(first->datname));
 }
 
 /* Is there a stack that is to run as soon as it can?  It was here first. */
@@ -1140,16 +1141,16 @@ drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
 		{
 			item->reported = true;
 			ecm_event_in(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
-					  ECM_EVENT_REPLICATION_SLOT_LEFT,
-					  "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
-					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
-					  item->slot_name, facts.active_pid);
+						 ECM_EVENT_REPLICATION_SLOT_LEFT,
+						 "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
+						 "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+						 item->slot_name, facts.active_pid);
 		}
 		return false;
 	}
 	ecm_event_in(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
-			  ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
-			  "dropped replication slot \"%s\"", item->slot_name);
+				 ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
+				 "dropped replication slot \"%s\"", item->slot_name);
 	return true;
 }
 
@@ -1267,9 +1268,9 @@ note_hang(int index, const Entry *entry, EcmTime now)
 	ecm_unattended_forget(index);
 	if (hangs)
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_HANGS,
-				  psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
-						   entry->pid),
-				  "manager PID %d has not moved for %d s", entry->pid, seconds);
+					 psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
+							  entry->pid),
+					 "manager PID %d has not moved for %d s", entry->pid, seconds);
 	else
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESUMED, NULL, "manager PID %d goes on", entry->pid);
 }
@@ -1304,8 +1305,8 @@ static long
 sleep_time(void)
 {
 	EcmTime		now = ecm_now();
-	EcmTime wake_at = Min(scanned_at + RESCAN_INTERVAL,
-						  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
+	EcmTime		wake_at = Min(scanned_at + RESCAN_INTERVAL,
+							  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
 
 	if (probe_retry_at != 0)
 		wake_at = Min(wake_at, probe_retry_at);

@@ -73,7 +73,7 @@ static uint64 delivering;
 
 /* the manager's job */
 static uint64 job;				/* 0: none runs */
-static EcmTime retry_at;	/* not before */
+static EcmTime retry_at;		/* not before */
 static bool failing;			/* the last one has failed */
 
 /* ---------------------------------------------------------------- table -- */
@@ -313,7 +313,7 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 	if (err != NULL)
 	{
 		retry_at = ecm_later(ecm_now(),
-											   ecm_status_check_interval);
+							 ecm_status_check_interval);
 		if (!failing)
 			ereport(LOG,
 					(errmsg("electric_cm in database \"%s\": could not store events: %s",

@@ -40,7 +40,7 @@ static int	blocking_pid;
 /* somebody who holds it and does nothing with the slot */
 static int	holder_pid;			/* 0: nobody */
 static TimestampTz holder_started;	/* tells it from a later namesake */
-static EcmTime idle_since;	/* seen so at a status check */
+static EcmTime idle_since;		/* seen so at a status check */
 static XLogRecPtr idle_lsn;		/* the slot's confirmed_flush_lsn then */
 
 void
@@ -66,8 +66,8 @@ try_lock(void *arg)
 {
 	bool	   *acquired = arg;
 	int32		hash =
-		DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
-											  CStringGetTextDatum(lock_slot)));
+	DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
+										  CStringGetTextDatum(lock_slot)));
 
 	lock_key = hash;
 	*acquired =
@@ -207,8 +207,8 @@ terminate_lock_holder(void *arg)
 {
 	EcmSpiState spi;
 	char	   *started =
-		DatumGetCString(DirectFunctionCall1(timestamptz_out,
-											TimestampTzGetDatum(holder_started)));
+	DatumGetCString(DirectFunctionCall1(timestamptz_out,
+										TimestampTzGetDatum(holder_started)));
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute(psprintf("SELECT a.application_name, pg_terminate_backend(a.pid)"

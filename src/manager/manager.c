@@ -139,11 +139,13 @@ static XLogRecPtr lost_at;		/* the farthest that was acknowledged by then */
 static XLogRecPtr lost_end;		/* the end of WAL, then */
 static bool last_word;			/* ask for it */
 static EcmTime last_word_asked; /* of this stream; 0: not yet */
-static EcmTime catches_up_until;	/* no limit on retained WAL before; 0: none */
+static EcmTime catches_up_until;	/* no limit on retained WAL before; 0:
+									 * none */
 
 static char *settings_signature;
 static bool reload_again;		/* the catalog could not be read */
-static Oid	extension_oid;		/* another one means: dropped and created again */
+static Oid	extension_oid;		/* another one means: dropped and created
+								 * again */
 static bool extension_gone = false;
 static bool cleaned_up = false;
 
@@ -181,7 +183,10 @@ step_job_done(void *arg pg_attribute_unused(),
 	}
 	ecm_failure_set(&step_job_failure, err, ECM_CONTEXT_POOL);
 
-	/* the stream goes on without a pool that has been there, and will be again */
+	/*
+	 * the stream goes on without a pool that has been there, and will be
+	 * again
+	 */
 	if (state.streaming_up && step_job_failure.kind == ECM_ERROR_FATAL)
 		step_job_failure.kind = ECM_ERROR_RETRY;
 	step_job_result = ECM_RESULT_FAILED;
@@ -1101,7 +1106,7 @@ show_blocker(void)
 	static bool shown = false;
 	int			pid;
 	const char *text = state.step == ECM_STEP_ACQUIRE_LOCK ?
-		ecm_exclusive_lock_waiting_for(&pid) : ecm_replication_waiting_for(&pid);
+	ecm_exclusive_lock_waiting_for(&pid) : ecm_replication_waiting_for(&pid);
 
 	if (text != NULL)
 	{
@@ -1739,7 +1744,8 @@ clean_up(void)
 	cleaned_up = true;
 	ecm_worker_leave();
 
-	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our start */
+	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our
+										 * start */
 	ecm_lock(LW_EXCLUSIVE);
 	reason = stack->end_reason;
 	drop = stack->drop_on_stop &&
@@ -2045,7 +2051,11 @@ wait_for_something(EcmTime deadline)
 	EcmConn    *replication = ecm_replication_conn();
 
 	ecm_waitset_begin();
-	/* a stream that we can't, or don't want to, read from now must not wake us */
+
+	/*
+	 * a stream that we can't, or don't want to, read from now must not wake
+	 * us
+	 */
 	if (state.streaming_up && congested)
 		ecm_waitset_add_end(replication);
 	else if (!state.streaming_up || pause_until == 0)

@@ -109,7 +109,8 @@ static EcmTime last_feedback;
 static EcmTime last_asked;
 static EcmTime asked_at;		/* for a sign of life; 0: there was one since */
 static EcmBackendLook asked_look;	/* the walsender then */
-static EcmBackendLook last_look;	/* ... and when its last word was asked for */
+static EcmBackendLook last_look;	/* ... and when its last word was asked
+									 * for */
 static int	stream_pid;			/* who had the slot when the stream began */
 static EcmTime other_user_at;	/* that it isn't so any more; 0: it is */
 
@@ -278,7 +279,7 @@ ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure)
 	const char *start = ecm_conn_value(conn, 0, 0);
 	const char *database = ecm_conn_value(conn, 0, 1);
 	const int64 epoch_us = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		USECS_PER_DAY;
+	USECS_PER_DAY;
 
 	if (start == NULL || strtoi64(start, NULL, 10) - epoch_us != PgStartTime)
 		(void) step_failed(failure, ECM_ERROR_FATAL, "F0000",
@@ -497,7 +498,7 @@ wait_for_leave(void)
 {
 	held_up = true;
 	step_deadline = ecm_later(ecm_now(),
-												HOLD_POLL_MS);
+							  HOLD_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -511,8 +512,8 @@ drop_useless_slot(EcmStepFailure *failure)
 	}
 	drop_slot_first = false;
 	ecm_event_in(MyDatabaseId, rep_dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-			  "The shapes that were made with it are invalid.",
-			  "dropped replication slot \"%s\", to make a new one", rep_slot);
+				 "The shapes that were made with it are invalid.",
+				 "dropped replication slot \"%s\", to make a new one", rep_slot);
 	return ECM_RESULT_DONE;
 }
 
@@ -656,6 +657,7 @@ poll_slot(EcmStepFailure *failure)
 		}
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
+
 		/*
 		 * While it creates the slot, too, the walsender looks whether it is a
 		 * synchronous standby.  A failed attempt has left its transaction.
@@ -1137,7 +1139,7 @@ bool
 ecm_replication_wait_slot_free(int timeout_ms)
 {
 	EcmTime		give_up =
-		ecm_later(ecm_now(), timeout_ms);
+	ecm_later(ecm_now(), timeout_ms);
 
 	while (!ecm_replication_slot_is_free())
 	{

@@ -39,7 +39,7 @@ static int	scanned_for = -1;	/* retention for which all shapes have been
 static int	scanning_for;
 static int64 scanned_to = 0;	/* shape id */
 static uint64 job = 0;
-static EcmTime look_at = 0; /* at what consumers have to say */
+static EcmTime look_at = 0;		/* at what consumers have to say */
 static bool paused = false;		/* until then, because of an error */
 
 void
@@ -66,7 +66,7 @@ add_candidate(int64 shape)
 
 	foreach(lc, candidates)
 		if (*(int64 *) lfirst(lc) == shape)
-			return;
+		return;
 	add_last(shape);
 }
 
@@ -168,7 +168,7 @@ static void
 submit_scan(void)
 {
 	int64		smallest = ecm_shape_log_retention > 0 ?
-		ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
+	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
 	if (scanning_for != ecm_shape_log_retention)
 		scanned_to = 0;

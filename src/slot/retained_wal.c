@@ -150,7 +150,11 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->connected = sample->active;
 	figures->being_made = is_being_made(sample);
 	figures->pinned = pinned;
-	/* of a slot that is still being made, or that nobody reads from, it is real */
+
+	/*
+	 * of a slot that is still being made, or that nobody reads from, it is
+	 * real
+	 */
 	figures->flush_lag = sample->active &&
 		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
 		sample->flush_lag_bytes : -1;

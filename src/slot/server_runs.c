@@ -131,7 +131,7 @@ static HTAB *
 create_changers(void)
 {
 	HASHCTL		ctl = {.keysize = sizeof(TransactionId), .entrysize = sizeof(TransactionId),
-		.hcxt = CurrentMemoryContext};
+	.hcxt = CurrentMemoryContext};
 
 	return hash_create("electric_cm unseen transactions", 64, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -275,11 +275,11 @@ check_prepared(const RunScan *scan)
 
 	foreach(lc, scan->prepared)
 		if (TransactionIdIsInProgress(lfirst_oid(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
-					 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
-					 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
+				 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
+				 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
 }
 
 static XLogRecPtr
@@ -306,9 +306,9 @@ invalidate_all(XLogRecPtr since)
 	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);
 	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_INVALIDATED,
-			  psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
-					   LSN_FORMAT_ARGS(since)),
-			  "all shapes made so far are invalid");
+				 psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
+						  LSN_FORMAT_ARGS(since)),
+				 "all shapes made so far are invalid");
 }
 
 /*
