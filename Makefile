@@ -7,6 +7,7 @@
 #                                     whatever tables; see how fast
 #   make indent, make indent-check    format the C files; say whether they are
 #   make typedefs                     the list of types that this needs, anew
+#   make docs-check                   code and documentation agree; the documentation's SQL does what it says
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
@@ -27,12 +28,12 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 	src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check indent indent-check demo demo-% soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check indent indent-check demo demo-% soak fuzz docs-check monitoring-check bench bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check indent indent-check demo soak fuzz monitoring-check bench
+.PHONY: setup check indent indent-check demo soak fuzz docs-check monitoring-check bench
 setup:
 	@tools/setup
 check:
@@ -49,6 +50,8 @@ soak fuzz:
 	@tools/sandbox stress/$@
 bench:
 	@bench/all
+docs-check:
+	@tools/sandbox tools/docs-check
 monitoring-check:
 	@tools/sandbox monitoring/check
 bench-%:
