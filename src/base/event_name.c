@@ -76,7 +76,7 @@ static const struct
 	[ECM_EVENT_SHAPE_CREATION_FAILED] = {"shape_creation_failed", WARNING,
 	"a shape could not be created yet"},
 	[ECM_EVENT_SHAPE_ERRORED] = {"shape_errored", WARNING,
-	"a shape has failed"},
+	"a shape is errored"},
 	[ECM_EVENT_SHAPE_INVALIDATED] = {"shape_invalidated", LOG,
 	"shapes are gone"},
 	[ECM_EVENT_SHAPE_LOG_FOLDED] = {"shape_log_folded", LOG,

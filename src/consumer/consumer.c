@@ -40,7 +40,6 @@
 #include "base/compat.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
-#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
@@ -102,7 +101,7 @@ handle_commit(StringInfo in)
 		return;
 	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
-		ecm_orders_forget();
+		ecm_orders_committed();
 	if (ecm_gather_is_empty())
 		ecm_match_free_gone();
 }
@@ -507,9 +506,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(&ecm_shared->stacks[args.stack_index], ECM_EVENT_SHAPE_ERRORED,
-			  ecm_error_public_text(fault.message),
-			  "shape %s has failed and is not followed any more", fault.handle);
+	ecm_shape_report_errored(fault.handle, fault.message);
 	return true;
 }
 
@@ -610,16 +607,8 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 static void
 match_failed(EcmShape *shape, const char *message)
 {
-	EcmShapeDef *def;
-
-	if (ecm_gather_is_past(shape->skip_until))
-		return;
-	def = ecm_shape_by_id(shape->id);
-	ecm_orders_add_errored(shape->id, shape->generation, message);
-	if (def != NULL)
-		ecm_event(&ecm_shared->stacks[args.stack_index], ECM_EVENT_SHAPE_ERRORED,
-				  ecm_error_public_text(message),
-				  "shape %s has failed and is not followed any more", def->handle);
+	if (!ecm_gather_is_past(shape->skip_until))
+		ecm_orders_add_errored(shape->id, shape->generation, message);
 }
 
 static int
@@ -685,7 +674,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 											ALLOCSET_DEFAULT_SIZES);
 	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 										   ALLOCSET_SMALL_SIZES);
-	ecm_orders_init(args.worker);
+	ecm_orders_init(args.stack_index, args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||

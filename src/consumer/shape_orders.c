@@ -29,6 +29,7 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/spi.h"
 #include "base/stream_message_io.h"
 #include "consumer/followed_shapes.h"
@@ -54,19 +55,22 @@ typedef struct Order
 	int64		shape;
 	int			generation;
 	const char *reason;
+	const char *handle;			/* once it is obeyed, if it made a difference */
 
 	/* truncated, mismatch */
 	Oid			table;
 	int			layout;
 } Order;
 
+static int	stack_index;
 static int	worker;
 static MemoryContext orders_context;	/* reset after each transaction */
 static List *orders = NIL;		/* of Order, in orders_context */
 
 void
-ecm_orders_init(int worker_number)
+ecm_orders_init(int index, int worker_number)
 {
+	stack_index = index;
 	worker = worker_number;
 	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
 										   ALLOCSET_SMALL_SIZES);
@@ -426,13 +430,14 @@ give_up(int64 id, const char *reason)
 
 /*
  * The shape can't be created, or followed.  An attempt that was made since is
- * another matter.
+ * another matter: then there is no handle to be returned.
  */
-static void
+static const char *
 end_errored(int64 id, int generation, const char *reason)
 {
 	EcmShapeDef *def;
 	EcmShape   *shape = ecm_match_find(id);
+	const char *handle = NULL;
 
 	ecm_gather_work_on(id);
 	ecm_gather_touch(id);
@@ -443,8 +448,10 @@ end_errored(int64 id, int generation, const char *reason)
 		ecm_shape_set_errored(id, generation, reason);
 		if (shape != NULL)
 			ecm_match_remove(shape);
+		handle = def->handle;
 	}
 	ecm_gather_work_on(0);
+	return handle;
 }
 
 static void
@@ -453,7 +460,7 @@ obey_fail(const EcmStreamMessage *message)
 	ShapeList	named = named_shapes(message);
 
 	if (meant(&named).n > 0)
-		end_errored(message->shapes[0].id, message->shapes[0].generation,
+		(void) end_errored(message->shapes[0].id, message->shapes[0].generation,
 					message->text);
 }
 
@@ -563,15 +570,19 @@ obey_message(const EcmStreamMessage *message)
 }
 
 static void
-obey_order(const Order *order)
+obey_order(Order *order)
 {
+	const char *handle;
+
 	switch (order->kind)
 	{
 		case ORDER_MESSAGE:
 			obey_message(order->message);
 			break;
 		case ORDER_ERRORED:
-			end_errored(order->shape, order->generation, order->reason);
+			handle = end_errored(order->shape, order->generation, order->reason);
+			if (handle != NULL)
+				order->handle = MemoryContextStrdup(orders_context, handle);
 			break;
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
@@ -621,7 +632,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 }
 
 static void
-obey_checks(const Order *order)
+obey_checks(Order *order)
 {
 	if (order->kind == ORDER_MISMATCH)
 		check_table(order->table, order->layout,
@@ -634,7 +645,7 @@ void
 ecm_orders_obey(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	void		(*const rounds[]) (const Order *order) = {obey_order, obey_checks};
+	void		(*const rounds[]) (Order *order) = {obey_order, obey_checks};
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
@@ -644,6 +655,33 @@ ecm_orders_obey(void)
 			MemoryContextSwitchTo(context);
 		}
 	ecm_gather_figures.shapes = ecm_load_count();
+}
+
+/*
+ * Only now, when it is so: a transaction that is lost before its commit comes
+ * again, and its errors with it.
+ */
+void
+ecm_orders_committed(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, orders)
+	{
+		const Order *order = lfirst(lc);
+
+		if (order->handle != NULL)
+			ecm_shape_report_errored(order->handle, order->reason);
+	}
+	ecm_orders_forget();
+}
+
+void
+ecm_shape_report_errored(const char *handle, const char *reason)
+{
+	ecm_event(&ecm_shared->stacks[stack_index], ECM_EVENT_SHAPE_ERRORED,
+			  ecm_error_public_text(reason),
+			  "shape %s is errored, and not followed any more", handle);
 }
 
 void
