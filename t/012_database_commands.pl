@@ -148,7 +148,7 @@ my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
 is(stack('shop', 'status || $$: $$ || waiting_for'),
-	'stopped: stepping aside for ALTER DATABASE RENAME',
+	'stopped: paused for ALTER DATABASE RENAME',
 	'the stack is aside until the end of the transaction, and says why');
 $session->query_safe('ROLLBACK');
 ok(wait_active($node, 'shop'), 'active after ROLLBACK');
@@ -205,7 +205,7 @@ for my $end (qw(pg_cancel_backend pg_terminate_backend))
 	$dropper->{stdin} .= "DROP DATABASE shop;\n";
 	$dropper->{run}->pump_nb;
 	become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
-		WHERE datname = 'shop' AND waiting_for = 'stepping aside for DROP DATABASE')},
+		WHERE datname = 'shop' AND waiting_for = 'paused for DROP DATABASE')},
 		"DROP waits for another session");
 	value('postgres', "SELECT $end($dropper_pid)");
 	ok(wait_active($node, 'shop'), "active again after $end() of who runs DROP");

@@ -373,8 +373,8 @@ become_connected(EcmConn *conn)
 		conn->memory->without_tls = true;
 		if (conn->sslmode_given)
 			ecm_event_in(MyDatabaseId, conn->info.dbname, ECM_EVENT_WARNING,
-					  "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
-					  "connection to %s is not encrypted", conn->address);
+						 "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
+						 "connection to %s is not encrypted", conn->address);
 	}
 }
 

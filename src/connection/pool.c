@@ -219,7 +219,7 @@ report_small_pool(const EcmError *err)
 	if (pool.has_last_error && strcmp(err->sqlstate, pool.last_error.sqlstate) == 0)
 		return;
 	ecm_event_in(MyDatabaseId, pool.dbname, ECM_EVENT_CONNECTION_ERROR, err->hint,
-			  "could not open another pool session: %s", err->message);
+				 "could not open another pool session: %s", err->message);
 }
 
 /*

@@ -44,7 +44,7 @@ typedef enum OrderKind
 	ORDER_ERRORED,				/* a shape ends with an error */
 	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
 	ORDER_MISMATCH				/* likewise, those of one layout */
-} OrderKind;
+}			OrderKind;
 
 typedef struct Order
 {
@@ -95,27 +95,35 @@ add_order(const Order *order)
 void
 ecm_orders_add_truncated(Oid table)
 {
-	add_order(&(Order) {.kind = ORDER_TRUNCATED, .table = table});
+	Order		order = {.kind = ORDER_TRUNCATED, .table = table};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_mismatch(Oid table, int layout)
 {
-	add_order(&(Order) {.kind = ORDER_MISMATCH, .table = table, .layout = layout});
+	Order		order = {.kind = ORDER_MISMATCH, .table = table, .layout = layout};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_errored(int64 shape, int generation, const char *reason)
 {
-	add_order(&(Order) {.kind = ORDER_ERRORED, .shape = shape,
-			  .generation = generation, .reason = reason});
+	Order		order = {.kind = ORDER_ERRORED, .shape = shape,
+	.generation = generation, .reason = reason};
+
+	add_order(&order);
 }
 
 void
-ecm_orders_add_message(const EcmStreamMessage *message)
+ecm_orders_add_message(const EcmStreamMessage * message)
 {
-	add_order(&(Order) {.kind = ORDER_MESSAGE,
-			  .message = unconstify(EcmStreamMessage *, message)});
+	Order		order = {.kind = ORDER_MESSAGE,
+	.message = unconstify(EcmStreamMessage *, message)};
+
+	add_order(&order);
 }
 
 bool
@@ -164,7 +172,7 @@ add_to_list(ShapeList *list, int64 id, int generation)
 
 /* Those that a message names. */
 static ShapeList
-named_shapes(const EcmStreamMessage *message)
+named_shapes(const EcmStreamMessage * message)
 {
 	ShapeList	list = create_list(message->nshapes);
 
@@ -284,11 +292,12 @@ capture_shape(const EcmShapeDef *def, void *arg)
 
 	if (wanted == NULL || def->generation != wanted->generation ||
 		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
-		return;					/* a later attempt is coming, another's, or done */
+		return;					/* a later attempt is coming, another's, or
+								 * done */
 
 	shape = ecm_match_find(def->id);
 	if (shape != NULL)
-		ecm_match_remove(shape); /* an earlier attempt */
+		ecm_match_remove(shape);	/* an earlier attempt */
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
 	ecm_load_shape(def);
@@ -300,14 +309,14 @@ capture_shape(const EcmShapeDef *def, void *arg)
  * its own, since the snapshot decides later which of them count.
  */
 static void
-obey_capture(const EcmStreamMessage *message)
+obey_capture(const EcmStreamMessage * message)
 {
 	static struct _SPI_plan *plan;
 	ShapeList	named = named_shapes(message);
 	ShapeList	list = meant(&named);
 	CaptureArg	arg = {.captured = create_list(list.n)};
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
-		.hcxt = CurrentMemoryContext};
+	.hcxt = CurrentMemoryContext};
 
 	if (list.n == 0)
 		return;
@@ -357,7 +366,7 @@ settle_captured(int64 id, int generation, const char *snapshot)
  * those is dropped, all else stays, and nothing later needs to be looked at.
  */
 static void
-obey_live(const EcmStreamMessage *message)
+obey_live(const EcmStreamMessage * message)
 {
 	static struct _SPI_plan *plan;
 	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
@@ -397,10 +406,13 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 	static struct _SPI_plan *plan;
 	Oid			types[3] = {INT8OID, INT4OID, TEXTOID};
 	Datum		values[3] = {Int64GetDatum(id), Int32GetDatum(generation),
-		CStringGetTextDatum(reason)};
+	CStringGetTextDatum(reason)};
 	EcmSpiState spi;
 
-	/* the reason may quote a row, so it must not be part of a statement's text */
+	/*
+	 * the reason may quote a row, so it must not be part of a statement's
+	 * text
+	 */
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_state"
 					 " (shape, state, generation, last_error)"
@@ -455,17 +467,17 @@ end_errored(int64 id, int generation, const char *reason)
 }
 
 static void
-obey_fail(const EcmStreamMessage *message)
+obey_fail(const EcmStreamMessage * message)
 {
 	ShapeList	named = named_shapes(message);
 
 	if (meant(&named).n > 0)
 		(void) end_errored(message->shapes[0].id, message->shapes[0].generation,
-					message->text);
+						   message->text);
 }
 
 static void
-obey_drop(const EcmStreamMessage *message)
+obey_drop(const EcmStreamMessage * message)
 {
 	EcmFates	fates;
 
@@ -493,7 +505,7 @@ obey_drop(const EcmStreamMessage *message)
  * ends here.
  */
 static void
-obey_lost(const EcmStreamMessage *message)
+obey_lost(const EcmStreamMessage * message)
 {
 	const char *reason = quote_literal_cstr(message->text);
 
@@ -540,7 +552,7 @@ obey_owner(int64 id)
 }
 
 static void
-obey_message(const EcmStreamMessage *message)
+obey_message(const EcmStreamMessage * message)
 {
 	switch (message->kind)
 	{
@@ -650,10 +662,10 @@ ecm_orders_obey(void)
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
 		foreach(lc, orders)
-		{
-			rounds[i] (lfirst(lc));
-			MemoryContextSwitchTo(context);
-		}
+	{
+		rounds[i] (lfirst(lc));
+		MemoryContextSwitchTo(context);
+	}
 	ecm_gather_figures.shapes = ecm_load_count();
 }
 

@@ -854,7 +854,7 @@ mark_aside(int index, const Entry *entry)
 	supervised[index].paused = true;
 	if (entry->aside)
 		return;
-	snprintf(reason, sizeof(reason), "stepping aside for %s", entry->paused_for);
+	snprintf(reason, sizeof(reason), "paused for %s", entry->paused_for);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == entry->dboid)

@@ -61,6 +61,7 @@ static void
 disown_slot(void *arg)
 {
 	Manager    *m = arg;
+
 	ecm_stack_row_disown_slot(m->stack->slot_name);
 }
 
