@@ -472,6 +472,30 @@ ecm_error_is_refusal(const char *sqlstate)
 }
 
 bool
+ecm_error_is_password(const char *sqlstate)
+{
+	return strcmp(sqlstate, "28P01") == 0;
+}
+
+bool
+ecm_error_is_name_taken(const char *sqlstate)
+{
+	return strcmp(sqlstate, "42710") == 0;
+}
+
+bool
+ecm_error_is_file_missing(const char *sqlstate)
+{
+	return strcmp(sqlstate, "58P01") == 0;
+}
+
+bool
+ecm_error_is_no_worker(const char *sqlstate)
+{
+	return strcmp(sqlstate, ECM_SQLSTATE_NO_WORKER) == 0;
+}
+
+bool
 ecm_error_is_connection(const char *sqlstate)
 {
 	return has_class(sqlstate, "08");

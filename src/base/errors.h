@@ -84,12 +84,21 @@ typedef enum EcmFault
 extern EcmFault ecm_error_fault(const char *sqlstate, const char *message,
 								EcmShapeWork work);
 
-/* The server has refused a connection's role; nothing has answered, or no more. */
+/*
+ * Single kinds.  A connection's role was refused; for want of the right
+ * password; nothing has answered, or not any more; a name was not found, which
+ * may be one that lacks its schema; a name is taken; a file is missing, of WAL
+ * perhaps; no background worker was free, an error of our own.
+ */
 extern bool ecm_error_is_refusal(const char *sqlstate);
+extern bool ecm_error_is_password(const char *sqlstate);
 extern bool ecm_error_is_connection(const char *sqlstate);
-
-/* A name was not found, which may be one that lacks its schema. */
 extern bool ecm_error_is_name_not_found(const char *sqlstate);
+extern bool ecm_error_is_name_taken(const char *sqlstate);
+extern bool ecm_error_is_file_missing(const char *sqlstate);
+extern bool ecm_error_is_no_worker(const char *sqlstate);
+
+#define ECM_SQLSTATE_NO_WORKER	"53000"
 
 /*
  * Of an error in the stream: may it pass by itself?  What is short may become

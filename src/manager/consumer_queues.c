@@ -262,7 +262,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 
 		if (consumers[i].handle == NULL)
 		{
-			ecm_error_set(&failure->err, "53000",
+			ecm_error_set(&failure->err, ECM_SQLSTATE_NO_WORKER,
 						  "no background worker slot is free for a consumer", "",
 						  "Raise max_worker_processes and restart the server.");
 			failure->kind = ECM_ERROR_RETRY;

@@ -358,7 +358,7 @@ step_completed(Manager *m, EcmStep step)
 static void
 give_way(Manager *m, const EcmStepFailure *failure)
 {
-	if (strcmp(failure->err.sqlstate, "53000") == 0)
+	if (ecm_error_is_no_worker(failure->err.sqlstate))
 		m->worker_failures++;
 	else
 		m->worker_failures = 0;
@@ -382,7 +382,7 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 	const char *name;
 
 	if (m->state.step != ECM_STEP_CREATE_SLOT || ecm_slot_name[0] != '\0' ||
-		strcmp(failure->err.sqlstate, "42710") != 0)
+		!ecm_error_is_name_taken(failure->err.sqlstate))
 		return false;
 	name = ecm_timeline_slot_name(&m->remembered, m->stack->datname);
 	if (strcmp(name, m->stack->slot_name) == 0)
