@@ -60,7 +60,7 @@ ensure_scratch(int ncolumns)
  * does not have (no shape that is served from it asks for them).
  */
 static void
-read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
+read_tuple(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *tuple,
 		   bool old_key, EcmValue *values)
 {
 	for (int i = 0; i < binding->table->ncolumns; i++)
@@ -72,8 +72,8 @@ read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
 		value->len = 0;
 		if (col >= tuple->ncols)
 			elog(ERROR, "tuple of relation %u has %d columns, need %d",
-				 entry->relid, tuple->ncols, col + 1);
-		if (col < 0 || (old_key && !bms_is_member(col, entry->rel->attkeys)))
+				 relation->relid, tuple->ncols, col + 1);
+		if (col < 0 || (old_key && !bms_is_member(col, relation->rel->attkeys)))
 			value->kind = ECM_VALUE_UNCHANGED;
 		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_TEXT)
 		{
@@ -136,7 +136,7 @@ same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
  * nothing.  has_old: the old tuple is known, as a whole or its key.
  */
 static void
-emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
+emit_update(EcmShape *shape, EcmRelation *relation, bool has_old)
 {
 	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
 	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
@@ -153,9 +153,9 @@ emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
 		emit(shape, ECM_OP_DELETE, NULL, oldv);
 		emit(shape, ECM_OP_INSERT, newv, NULL);
 	}
-	else if (!has_old || !entry->full)
+	else if (!has_old || !relation->full)
 		emit(shape, ECM_OP_UPDATE, newv, NULL);
-	else if (shape->layout->ncolumns == entry->rel->natts ||
+	else if (shape->layout->ncolumns == relation->rel->natts ||
 			 !same_values(shape, newv, oldv))
 		emit(shape, ECM_OP_UPDATE, newv, oldv);
 }
@@ -193,7 +193,7 @@ is_usable(const EcmBinding *binding, const EcmShape *shape)
  * Which shapes was the row in, which is it in now?
  */
 static void
-match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtup,
+match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *oldtup,
 			 LogicalRepTupleData *newtup)
 {
 	EcmTable   *table = binding->table;
@@ -208,10 +208,10 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 	change_number++;
 
 	if (oldtup != NULL)
-		read_tuple(binding, entry, oldtup, !entry->full, table_values[ECM_OLD_TUPLE]);
+		read_tuple(binding, relation, oldtup, !relation->full, table_values[ECM_OLD_TUPLE]);
 	if (newtup != NULL)
 	{
-		read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+		read_tuple(binding, relation, newtup, false, table_values[ECM_NEW_TUPLE]);
 
 		/* a TOASTed value that did not change is in a full old tuple only */
 		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
@@ -236,7 +236,7 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 		if (!is_usable(binding, shape))
 			continue;
 		if (shape->marks[ECM_OLD_TUPLE] == change_number)
-			emit_update(shape, entry, true);
+			emit_update(shape, relation, true);
 		else if (oldtup != NULL)
 			emit_move_in(shape);
 		else
@@ -250,7 +250,7 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
  * looks at nothing else: who has the row now had it before.
  */
 static void
-match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *newtup)
+match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *newtup)
 {
 	EcmTable   *table = binding->table;
 	EcmShape  **are_in;
@@ -259,12 +259,12 @@ match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleDa
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
 		ecm_gather_enter_transaction();
-	read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+	read_tuple(binding, relation, newtup, false, table_values[ECM_NEW_TUPLE]);
 	are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
 							 ++change_number, &n);
 	for (int i = 0; i < n; i++)
 		if (is_usable(binding, are_in[i]))
-			emit_update(are_in[i], entry, false);
+			emit_update(are_in[i], relation, false);
 	ecm_gather_work_on(0);
 }
 
@@ -281,7 +281,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 {
 	LogicalRepTupleData oldtup;
 	LogicalRepTupleData newtup;
-	EcmRelation   *entry;
+	EcmRelation *relation;
 	bool		has_old = false;
 	ListCell   *lc;
 
@@ -290,22 +290,22 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	last_number = change_number;
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
-		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
+		relation = ecm_relation_find(logicalrep_read_insert(in, &newtup));
 	else if (type == LOGICAL_REP_MSG_UPDATE)
-		entry = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
+		relation = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
 	else
-		entry = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
+		relation = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
 
-	foreach(lc, entry->bindings)
+	foreach(lc, relation->bindings)
 	{
 		if (type == LOGICAL_REP_MSG_INSERT)
-			match_change(lfirst(lc), entry, NULL, &newtup);
+			match_change(lfirst(lc), relation, NULL, &newtup);
 		else if (type == LOGICAL_REP_MSG_DELETE)
-			match_change(lfirst(lc), entry, &oldtup, NULL);
+			match_change(lfirst(lc), relation, &oldtup, NULL);
 		else if (has_old)
-			match_change(lfirst(lc), entry, &oldtup, &newtup);
+			match_change(lfirst(lc), relation, &oldtup, &newtup);
 		else
-			match_update_in_place(lfirst(lc), entry, &newtup);
+			match_update_in_place(lfirst(lc), relation, &newtup);
 	}
 	ecm_here->relation = InvalidOid;
 }

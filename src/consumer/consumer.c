@@ -114,10 +114,10 @@ handle_truncate(StringInfo in)
 
 	foreach(lc, logicalrep_read_truncate(in, &cascade, &restart_seqs))
 	{
-		EcmRelation   *entry = ecm_relation_find(lfirst_oid(lc));
+		EcmRelation *relation = ecm_relation_find(lfirst_oid(lc));
 		ListCell   *lc2;
 
-		foreach(lc2, entry->bindings)
+		foreach(lc2, relation->bindings)
 			ecm_orders_add(psprintf("truncate %u", ((EcmBinding *) lfirst(lc2))->table->relid));
 	}
 }

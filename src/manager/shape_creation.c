@@ -91,7 +91,7 @@ typedef struct EcmBatch
 	uint64		job;			/* running pool job, 0: none */
 	Oid			relation;
 	int			nshapes;
-	EcmRequest **shapes;
+	EcmShapeRequest **shapes;
 	TransactionId capture_xid;	/* of the capture message, once it is known */
 	bool		met;			/* the message was, in the stream ... */
 	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
@@ -101,7 +101,7 @@ typedef struct EcmBatch
 	EcmBarrier	barrier;
 	EcmBackoff	backoff;
 	EcmTime		retry_at;
-} Batch;
+} EcmBatch;
 
 static int	stack_index;
 static MemoryContext creations_context;
@@ -133,7 +133,7 @@ ecm_creations_init(int index)
 /* -------------------------------------------------------- what is shown -- */
 
 static void
-show(Batch *b, const char *waiting_for)
+show(EcmBatch *b, const char *waiting_for)
 {
 	EcmCreation *shared;
 
@@ -154,7 +154,7 @@ show(Batch *b, const char *waiting_for)
 }
 
 static void
-hide(Batch *b)
+hide(EcmBatch *b)
 {
 	if (b->place < 0)
 		return;
@@ -165,7 +165,7 @@ hide(Batch *b)
 }
 
 static bool
-take_place(Batch *b)
+take_place(EcmBatch *b)
 {
 	EcmCreation *places = ecm_shared->stacks[stack_index].creations;
 
@@ -184,7 +184,7 @@ take_place(Batch *b)
  * attempt, maybe for ever, can do without.
  */
 static void
-make_place(Batch *b)
+make_place(EcmBatch *b)
 {
 	dlist_iter	iter;
 
@@ -192,7 +192,7 @@ make_place(Batch *b)
 		return;
 	dlist_foreach(iter, &retrying)
 	{
-		Batch	   *other = dlist_container(Batch, node, iter.cur);
+		EcmBatch   *other = dlist_container(EcmBatch, node, iter.cur);
 
 		if (other->place >= 0)
 		{
@@ -206,12 +206,12 @@ make_place(Batch *b)
 /* -------------------------------------------------------------- batches -- */
 
 /* With room for so many shapes. */
-static Batch *
+static EcmBatch *
 create_batch(Oid relation, int max_shapes)
 {
-	Batch	   *b = MemoryContextAllocZero(creations_context, sizeof(Batch));
+	EcmBatch   *b = MemoryContextAllocZero(creations_context, sizeof(EcmBatch));
 
-	b->shapes = MemoryContextAlloc(creations_context, sizeof(EcmRequest *) * max_shapes);
+	b->shapes = MemoryContextAlloc(creations_context, sizeof(EcmShapeRequest *) * max_shapes);
 	b->relation = relation;
 	b->place = -1;
 	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay,
@@ -221,7 +221,7 @@ create_batch(Oid relation, int max_shapes)
 }
 
 static void
-put_in_batch(Batch *b, EcmRequest *request)
+put_in_batch(EcmBatch *b, EcmShapeRequest *request)
 {
 	request->batch = b;
 	b->shapes[b->nshapes++] = request;
@@ -232,7 +232,7 @@ put_in_batch(Batch *b, EcmRequest *request)
  * that wait for another attempt.
  */
 static void
-free_batch(Batch *b, bool retries)
+free_batch(EcmBatch *b, bool retries)
 {
 	hide(b);
 	if (b->job != 0)
@@ -246,7 +246,7 @@ free_batch(Batch *b, bool retries)
 
 /* An active one; all its shapes are dealt with. */
 static void
-end_batch(Batch *b)
+end_batch(EcmBatch *b)
 {
 	for (int i = 0; i < b->nshapes; i++)
 		ecm_request_end(b->shapes[i]);
@@ -256,7 +256,7 @@ end_batch(Batch *b)
 
 /* Leaves out the shapes that are not in this batch any more. */
 static void
-close_gaps(Batch *b)
+close_gaps(EcmBatch *b)
 {
 	int			n = 0;
 
@@ -273,7 +273,7 @@ close_gaps(Batch *b)
  * not for us to set?
  */
 static bool
-lacks_identity(const Batch *b, const EcmError *err)
+lacks_identity(const EcmBatch *b, const EcmError *err)
 {
 	return b->step == CREATION_PUBLISH &&
 		(strcmp(err->sqlstate, "55000") == 0 ||
@@ -290,7 +290,7 @@ wants_memory(const EcmError *err)
 
 /* Would it have hit any other shape as well? */
 static bool
-concerns_all(const Batch *b, const EcmError *err)
+concerns_all(const EcmBatch *b, const EcmError *err)
 {
 	return (b->step == CREATION_PUBLISH && !lacks_identity(b, err)) ||
 		b->step == CREATION_BARRIER ||
@@ -303,10 +303,10 @@ concerns_all(const Batch *b, const EcmError *err)
 
 /* In halves, which begin with capturing if the table is published. */
 static void
-split(Batch *b)
+split(EcmBatch *b)
 {
 	int			middle = b->nshapes / 2;
-	Batch	   *halves[2];
+	EcmBatch   *halves[2];
 
 	halves[0] = create_batch(b->relation, b->nshapes);
 	halves[1] = create_batch(b->relation, b->nshapes);
@@ -323,7 +323,7 @@ split(Batch *b)
 
 /* Another attempt, later.  The caller has taken it off its list. */
 static void
-retry_later(Batch *b, const char *reason)
+retry_later(EcmBatch *b, const char *reason)
 {
 	b->retry_at = ecm_backoff_fail(&b->backoff, ecm_now());
 	b->retry_at += RETRY_GRAIN_MS * INT64CONST(1000) -
@@ -338,7 +338,7 @@ retry_later(Batch *b, const char *reason)
 }
 
 static void
-fail(Batch *b, const EcmError *err)
+fail(EcmBatch *b, const EcmError *err)
 {
 	const char *reason = err->message;
 	const char *hint = err->hint;
@@ -379,7 +379,7 @@ fail(Batch *b, const EcmError *err)
 static void job_done(void *arg, EcmConn *conn, const EcmError *err);
 
 static void
-submit(Batch *b, CreationStep step, const char *sql, int timeout_ms,
+submit(EcmBatch *b, CreationStep step, const char *sql, int timeout_ms,
 	   const char *waiting_for)
 {
 	b->step = step;
@@ -389,7 +389,7 @@ submit(Batch *b, CreationStep step, const char *sql, int timeout_ms,
 
 /* An array constant: of the shapes' ids, or of their generations. */
 static char *
-array_literal(const Batch *b, bool generations)
+array_literal(const EcmBatch *b, bool generations)
 {
 	StringInfoData text;
 
@@ -402,7 +402,7 @@ array_literal(const Batch *b, bool generations)
 }
 
 static void
-start_publish(Batch *b)
+start_publish(EcmBatch *b)
 {
 	submit(b, CREATION_PUBLISH,
 		   psprintf("SELECT _electric_cm.publish_table(%u, %s)", b->relation,
@@ -414,7 +414,7 @@ start_publish(Batch *b)
  * In a transaction of its own, after the one that published the table.
  */
 static void
-start_capture(Batch *b)
+start_capture(EcmBatch *b)
 {
 	b->number = ++last_number;
 	b->capture_xid = InvalidTransactionId;
@@ -429,7 +429,7 @@ start_capture(Batch *b)
 }
 
 static void
-start_snapshot(Batch *b)
+start_snapshot(EcmBatch *b)
 {
 	submit(b, CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
@@ -442,7 +442,7 @@ start_snapshot(Batch *b)
 
 /* The message with the batch's number, if it is in the right transaction. */
 static void
-note_met(Batch *b, TransactionId xid, XLogRecPtr after)
+note_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 {
 	if (b->met || xid != b->capture_xid)
 		return;
@@ -452,7 +452,7 @@ note_met(Batch *b, TransactionId xid, XLogRecPtr after)
 
 /* The answer that has the right transaction has not come yet. */
 static void
-note_early(Batch *b, TransactionId xid, XLogRecPtr after)
+note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 {
 	for (int i = 0; i < b->nearly; i++)
 		if (b->early[i].xid == xid)
@@ -476,7 +476,7 @@ relation_of(EcmConn *conn, int64 id)
  * somebody has forged.
  */
 static void
-request_again(EcmRequest *request, Oid relation)
+request_again(EcmShapeRequest *request, Oid relation)
 {
 	int64		id = request->id;
 	char		handle[sizeof(request->handle)];
@@ -492,16 +492,16 @@ request_again(EcmRequest *request, Oid relation)
  * again later, without the others.
  */
 static void
-captured(Batch *b, EcmConn *conn)
+captured(EcmBatch *b, EcmConn *conn)
 {
-	Batch	   *locked = NULL;
+	EcmBatch   *locked = NULL;
 	int			nall = b->nshapes;
 
 	for (int i = 0; i < b->nshapes; i++)
 		b->shapes[i]->generation = 0;
 	for (int row = 0; row < ecm_conn_nrows(conn); row++)
 	{
-		EcmRequest *request = ecm_request_find(strtoi64(ecm_conn_value(conn, row, 0), NULL, 10));
+		EcmShapeRequest *request = ecm_request_find(strtoi64(ecm_conn_value(conn, row, 0), NULL, 10));
 		const char *action = ecm_conn_value(conn, row, 2);
 
 		b->capture_xid = strtoul(ecm_conn_value(conn, row, 4), NULL, 10);
@@ -522,7 +522,7 @@ captured(Batch *b, EcmConn *conn)
 		note_met(b, b->early[i].xid, b->early[i].after);
 	for (int i = 0; i < b->nshapes; i++)
 	{
-		EcmRequest *request = b->shapes[i];
+		EcmShapeRequest *request = b->shapes[i];
 
 		if (request->batch == b && request->generation > 0)
 			continue;
@@ -554,7 +554,7 @@ captured(Batch *b, EcmConn *conn)
  * Looks who of the writers is still there.
  */
 static void
-poll_barrier(Batch *b)
+poll_barrier(EcmBatch *b)
 {
 	if ((ecm_barrier_poll(&b->barrier) || b->retry_at == 0) && b->barrier.nwriters > 0)
 		show(b, ecm_barrier_text(&b->barrier));
@@ -565,7 +565,7 @@ poll_barrier(Batch *b)
 }
 
 static void
-start_barrier(Batch *b)
+start_barrier(EcmBatch *b)
 {
 	EcmError	err;
 
@@ -582,7 +582,7 @@ start_barrier(Batch *b)
  * snapshot.  What was captured for them is good for that one, too.
  */
 static void
-snapshot_taken(Batch *b, EcmConn *conn)
+snapshot_taken(EcmBatch *b, EcmConn *conn)
 {
 	const char *answer = ecm_conn_value(conn, 0, 0);
 	int			before = b->nshapes;
@@ -590,7 +590,7 @@ snapshot_taken(Batch *b, EcmConn *conn)
 
 	while (p != NULL && *p != '\0' && *p != '}')
 	{
-		EcmRequest *request = ecm_request_find(strtoi64(p + 1, &p, 10));
+		EcmShapeRequest *request = ecm_request_find(strtoi64(p + 1, &p, 10));
 
 		if (request != NULL && request->batch == b)
 			request->batch = NULL;
@@ -613,7 +613,7 @@ snapshot_taken(Batch *b, EcmConn *conn)
 static void
 job_done(void *arg, EcmConn *conn, const EcmError *err)
 {
-	Batch	   *b = arg;
+	EcmBatch   *b = arg;
 
 	b->job = 0;
 	if (err != NULL)
@@ -632,8 +632,8 @@ job_done(void *arg, EcmConn *conn, const EcmError *err)
 static void
 drop_request(int64 id)
 {
-	EcmRequest *request = ecm_request_find(id);
-	Batch	   *b = request ? request->batch : NULL;
+	EcmShapeRequest *request = ecm_request_find(id);
+	EcmBatch   *b = request ? request->batch : NULL;
 
 	if (request == NULL)
 		return;
@@ -718,7 +718,7 @@ capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 
 	dlist_foreach(iter, &active)
 	{
-		Batch	   *b = dlist_container(Batch, node, iter.cur);
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (b->number != number)
 			continue;
@@ -760,12 +760,12 @@ ecm_creations_scan(void)
 /* --------------------------------------------------------- moving it on -- */
 
 /* Of one table; NULL: there is nothing to be done now. */
-static Batch *
+static EcmBatch *
 form_batch(EcmTime now)
 {
-	EcmRequest *taken[BATCH_SHAPES];
+	EcmShapeRequest *taken[BATCH_SHAPES];
 	int			n = ecm_requests_take(now, MAX_OF_TABLE, taken, BATCH_SHAPES);
-	Batch	   *b;
+	EcmBatch   *b;
 
 	if (n == 0)
 		return NULL;
@@ -782,7 +782,7 @@ poll_active(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 
 	dlist_foreach_modify(iter, &active)
 	{
-		Batch	   *b = dlist_container(Batch, node, iter.cur);
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (b->met && XLogRecPtrIsInvalid(b->capture_lsn) &&
 			received_lsn > b->capture_after)
@@ -806,7 +806,7 @@ poll_retries(EcmTime now)
 	next_retry_at = 0;
 	dlist_foreach_modify(iter, &retrying)
 	{
-		Batch	   *b = dlist_container(Batch, node, iter.cur);
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (now >= b->retry_at)
 		{
@@ -828,7 +828,7 @@ count_working(void)
 	int			n = 0;
 
 	dlist_foreach(iter, &active)
-		if (dlist_container(Batch, node, iter.cur)->step != CREATION_BARRIER)
+		if (dlist_container(EcmBatch, node, iter.cur)->step != CREATION_BARRIER)
 			n++;
 	return n;
 }
@@ -838,10 +838,10 @@ start_batches(EcmTime now)
 {
 	for (int n = count_working(); n < MAX_WORKING; n++)
 	{
-		Batch	   *b;
+		EcmBatch   *b;
 
 		if (!dlist_is_empty(&waiting))
-			b = dlist_container(Batch, node, dlist_pop_head_node(&waiting));
+			b = dlist_container(EcmBatch, node, dlist_pop_head_node(&waiting));
 		else if ((b = form_batch(now)) == NULL)
 			return;
 		dlist_push_tail(&active, &b->node);
@@ -873,7 +873,7 @@ ecm_creations_deadline(void)
 	deadline = ecm_sooner(deadline, next_retry_at);
 	dlist_foreach(iter, &active)
 	{
-		Batch	   *b = dlist_container(Batch, node, iter.cur);
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (b->step == CREATION_BARRIER)
 			deadline = ecm_sooner(deadline, b->retry_at);
@@ -886,7 +886,7 @@ forget_batches(dlist_head *list)
 {
 	while (!dlist_is_empty(list))
 	{
-		Batch	   *b = dlist_container(Batch, node, dlist_pop_head_node(list));
+		EcmBatch   *b = dlist_container(EcmBatch, node, dlist_pop_head_node(list));
 
 		for (int i = 0; i < b->nshapes; i++)
 			ecm_request_end(b->shapes[i]);

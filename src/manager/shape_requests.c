@@ -82,7 +82,7 @@ create_hash(const char *name, Size keysize, Size entrysize)
 static void
 create_hashes(void)
 {
-	requests = create_hash("electric_cm requests", sizeof(int64), sizeof(EcmRequest));
+	requests = create_hash("electric_cm requests", sizeof(int64), sizeof(EcmShapeRequest));
 	queues = create_hash("electric_cm queues", sizeof(Oid), sizeof(Queue));
 }
 
@@ -121,7 +121,7 @@ remove_queue_if_empty(Queue *queue)
 	(void) hash_search(queues, &queue->relation, HASH_REMOVE, NULL);
 }
 
-EcmRequest *
+EcmShapeRequest *
 ecm_request_find(int64 id)
 {
 	return hash_search(requests, &id, HASH_FIND, NULL);
@@ -131,7 +131,7 @@ void
 ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId created_by)
 {
 	bool		found;
-	EcmRequest *request = hash_search(requests, &id, HASH_ENTER, &found);
+	EcmShapeRequest *request = hash_search(requests, &id, HASH_ENTER, &found);
 	Queue	   *queue;
 
 	if (found)
@@ -151,7 +151,7 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 }
 
 void
-ecm_request_end(EcmRequest *request)
+ecm_request_end(EcmShapeRequest *request)
 {
 	if (request->queued)
 	{
@@ -175,7 +175,7 @@ ecm_request_batches(Oid relation, int change)
 
 /* Takes what can be created now out of a queue. */
 static int
-take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
+take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 {
 	int			n = Min(queue->nrequests, max);
 	int			ntaken = 0;
@@ -183,7 +183,7 @@ take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
 
 	for (int i = 0; i < n; i++)
 	{
-		EcmRequest *request = dlist_container(EcmRequest, node,
+		EcmShapeRequest *request = dlist_container(EcmShapeRequest, node,
 											  dlist_pop_head_node(&queue->requests));
 
 		/*
@@ -212,7 +212,7 @@ take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
 }
 
 int
-ecm_requests_take(EcmTime now, int max_batches, EcmRequest **taken, int max)
+ecm_requests_take(EcmTime now, int max_batches, EcmShapeRequest **taken, int max)
 {
 	dlist_mutable_iter iter;
 
@@ -403,7 +403,7 @@ void
 ecm_requests_forget(void)
 {
 	HASH_SEQ_STATUS seq;
-	EcmRequest *request;
+	EcmShapeRequest *request;
 
 	hash_seq_init(&seq, requests);
 	while ((request = hash_seq_search(&seq)) != NULL)
