@@ -21,6 +21,7 @@
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
 
 static uint64 change_number;	/* tells one change's matches from another's */

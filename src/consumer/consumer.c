@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
@@ -51,6 +52,9 @@
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
+#include "shape/shape_worker.h"
 #include "slot/slot.h"
 
 static EcmConsumerArgs args;

@@ -21,6 +21,8 @@
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/shape_match.h"
+#include "shape/shape.h"
+#include "shape/shape_catalog.h"
 
 typedef struct NotedShape
 {

@@ -14,8 +14,8 @@
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
-#include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_log.h"
 
 /* What has been gathered for one shape; zeroed at first. */
 typedef struct EcmShapeBuffer

@@ -18,6 +18,7 @@
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
+#include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
 
 static MemoryContext relation_context;

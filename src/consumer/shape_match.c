@@ -16,8 +16,12 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "consumer/log_batch.h"
 #include "consumer/shape_match.h"
+#include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_chunk.h"
+#include "shape/shape_filter.h"
 
 /* Those that ask for a constant in a column; chained by hash value. */
 typedef struct IndexMember

@@ -23,6 +23,7 @@
 #include "consumer/log_batch.h"
 #include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_filter.h"
 
 /*
  * A column of a table that some shape has use for.  Told apart by name and

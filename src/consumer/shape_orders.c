@@ -34,6 +34,9 @@
 #include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_fate.h"
+#include "shape/shape_log.h"
 
 typedef struct Order
 {

@@ -36,6 +36,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stack_catalog.h"
+#include "base/table_writer.h"
 #include "base/wait_event.h"
 #include "functions/await.h"
 #include "functions/check.h"

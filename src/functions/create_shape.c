@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * create_shape.c
- *	  electric_cm_create_shape(): what may be a shape, and its row.
+ *	  electric_cm_create_shape(): what may be a shape, and its row;
+ *	  electric_cm_drop_shape().
  *
  * The caller's own rights are checked here, as himself; the tables are accessed
  * as shape_catalog.c says.
@@ -33,15 +34,23 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/shmem.h"
+#include "base/table_writer.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
+#include "shape/publication.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
 #include "shape/shape_filter.h"
+#include "shape/shape_requirements.h"
+#include "shape/shape_rights.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
+PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 
 /*
  * Refuses what can't be followed faithfully, or only at the expense of the
@@ -103,7 +112,7 @@ deferrable_key(Relation rel)
 static Oid
 key_index(Relation rel)
 {
-	Oid			index = ecm_fit_key_index(rel);
+	Oid			index = ecm_key_index(rel);
 	char	   *deferrable = OidIsValid(index) ? NULL : deferrable_key(rel);
 
 	if (deferrable != NULL)
@@ -293,37 +302,6 @@ check_max_shapes(void)
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
 	allowed = (max_now - n) / 16;
 	max_shapes = max_now;
-}
-
-/*
- * Keys are compared as text by clients, so the names in them are quoted
- * whether they need it or not.
- */
-static char *
-quote_always(const char *name)
-{
-	StringInfoData out;
-
-	initStringInfo(&out);
-	appendStringInfoChar(&out, '"');
-	for (; *name; name++)
-	{
-		if (*name == '"')
-			appendStringInfoChar(&out, '"');
-		appendStringInfoChar(&out, *name);
-	}
-	appendStringInfoChar(&out, '"');
-	return out.data;
-}
-
-char *
-ecm_relation_name(Oid relation)
-{
-	char	   *schema = get_namespace_name(get_rel_namespace(relation));
-	char	   *name = get_rel_name(relation);
-
-	return schema == NULL || name == NULL ? NULL :
-		psprintf("%s.%s", quote_always(schema), quote_always(name));
 }
 
 /*
@@ -652,7 +630,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
-	ecm_fit_check_partitions(relid, AccessShareLock);
+	ecm_check_partitions(relid, AccessShareLock);
 
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);
@@ -662,12 +640,12 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										&shape.where_attnums);
-	ecm_fit_check_rights(relid, shape.owner,
+	ecm_check_may_read_columns(relid, shape.owner,
 						 bms_union(shape.columns.attnums, shape.where_attnums));
 	needs.key = shape.columns.key_attnums;
 	needs.where = shape.where_attnums;
 	needs.columns = shape.columns.attnums;
-	(void) ecm_fit_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
+	(void) ecm_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
 
 	ecm_spi_begin(&spi);
 	if (!ecm_is_published(relid))
@@ -697,4 +675,30 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	if (created != 0)
 		warn_if_nothing_runs();
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
+}
+
+/*
+ * electric_cm_drop_shape(handle text) RETURNS void
+ *
+ * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
+ */
+Datum
+electric_cm_drop_shape(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmShapeDef *def;
+	EcmSpiState spi;
+
+	ecm_require_shared();
+	def = ecm_shape_by_handle(handle);
+	if (def == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("shape \"%s\" does not exist", handle)));
+	ecm_shape_check_owner(def);
+
+	ecm_spi_begin(&spi);
+	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
+	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
 }

@@ -31,10 +31,13 @@
 #include "functions/await.h"
 #include "functions/wait_shape.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
+#include "shape/shape_rights.h"
 
 /* How long a log is waited for that has not come up to an offset. */
 #define NOT_YET_MS			5000

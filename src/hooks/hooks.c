@@ -55,7 +55,9 @@
 #include "base/shmem.h"
 #include "hooks/hooks.h"
 #include "hooks/shape_ddl.h"
-#include "shape/shape.h"
+#include "hooks/unpublish.h"
+#include "jobs/unpublish_tables.h"
+#include "shape/shape_owner.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 

@@ -44,8 +44,10 @@
 
 #include "hooks/shape_ddl.h"
 #include "manager/shape_barrier.h"
-#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_owner.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 /* In the order in which they are dealt with, so that the plainest reason is told. */
 typedef enum NoteKind

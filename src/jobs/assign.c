@@ -19,39 +19,12 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "miscadmin.h"
-#include "storage/lock.h"
 
 #include "base/shmem.h"
 #include "shape/shape.h"
+#include "shape/shape_worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_assign_shapes);
-
-/* A class of advisory locks that SQL's functions don't use. */
-#define CONSUMER_LOCK_CLASS	3
-
-void
-ecm_shape_lock_progress(int worker, bool until_exit)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, worker, CONSUMER_LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, until_exit, false);
-}
-
-int
-ecm_shape_workers_running(void)
-{
-	int			index = ecm_stack_find(MyDatabaseId);
-	int			n;
-
-	if (index < 0)
-		return 1;
-	ecm_lock(LW_SHARED);
-	n = ecm_shared->stacks[index].nconsumers;
-	ecm_unlock();
-	return Max(n, 1);
-}
 
 static void
 run(const char *sql, int expected, int workers)

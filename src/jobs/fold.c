@@ -43,8 +43,12 @@
 #include "utils/tuplesort.h"
 
 #include "base/errors.h"
+#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_log.h"
 
 /* The default retention: this, or twice the table's size. */
 #define MIN_AUTO_RETENTION	(INT64CONST(1024) * 1024 * 1024)

@@ -39,12 +39,19 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_filter.h"
+#include "shape/shape_log.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
 /* What is kept of an error. */
@@ -550,7 +557,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 	if (n > 0)
 	{
 		check_published(members[0].def);
-		ecm_fit_check_partitions(members[0].def->relation, AccessShareLock);
+		ecm_check_partitions(members[0].def->relation, AccessShareLock);
 	}
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{

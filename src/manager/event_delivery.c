@@ -38,6 +38,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/table_writer.h"

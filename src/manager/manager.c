@@ -41,6 +41,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -53,6 +54,7 @@
 #include "manager/exclusive_lock.h"
 #include "manager/manager.h"
 #include "manager/replication.h"
+#include "manager/shape_creation.h"
 #include "manager/shape_retention.h"
 #include "manager/stack_report.h"
 #include "manager/waitset.h"

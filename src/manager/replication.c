@@ -37,6 +37,7 @@
 
 #include "base/backend.h"
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"

@@ -35,15 +35,17 @@
 
 #include "base/backoff.h"
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
+#include "manager/shape_creation.h"
 #include "manager/shape_purge.h"
 #include "manager/shape_requests.h"
-#include "shape/shape.h"
+#include "shape/shape_fate.h"
 
 #define JOB_TIMEOUT_MS		60000
 #define BARRIER_POLL_MS		20

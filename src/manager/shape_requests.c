@@ -22,10 +22,11 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/shmem.h"
+#include "base/table_writer.h"
 #include "connection/pool.h"
 #include "manager/shape_requests.h"
-#include "shape/shape.h"
 
 /* How long to leave a creator alone whose commit can't be seen yet. */
 #define CREATOR_MIN_MS		5

@@ -18,12 +18,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_retention.h"
-#include "shape/shape.h"
 
 /* With the default retention: what a log grows by before it is looked at. */
 #define AUTO_STEP			(INT64CONST(64) * 1024 * 1024)

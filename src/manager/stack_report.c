@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/settings.h"
 #include "connection/conn.h"
 #include "connection/pool.h"

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shape_catalog.c
- *	  Shapes as SQL sees them: looked up, dropped, invalidated; and how our
- *	  tables are accessed.
+ *	  Shapes as SQL sees them: looked up, deleted; and how our tables are
+ *	  accessed.
  *
  * The tables belong to the extension's owner and nobody else may touch them,
  * so every statement here runs as the bootstrap superuser with search_path
@@ -21,7 +21,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -30,11 +29,9 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replication/message.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -44,18 +41,15 @@
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/table_writer.h"
 #include "shape/shape.h"
-
-PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
-PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
-PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
-PG_FUNCTION_INFO_V1(electric_cm_shape_error);
+#include "shape/shape_catalog.h"
+#include "shape/shape_filter.h"
 
 /* That one message names. */
 #define SHAPES_PER_MESSAGE	1000
@@ -453,76 +447,6 @@ ecm_shapes_of_owner(Oid owner)
 	return result;
 }
 
-/* --------------------------------------------------------------- rights -- */
-
-static void
-check_shape_owner(const EcmShapeDef *shape)
-{
-	if (!has_privs_of_role(GetUserId(), shape->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for shape \"%s\"", shape->handle),
-				 errhint("Only its owner, and members of that role, may use a shape.")));
-}
-
-/* The columns whose values a shape shows, or tells something about. */
-static Bitmapset *
-columns_read(const EcmShapeDef *shape)
-{
-	bool		missing = false;
-	Bitmapset  *attnums;
-
-	attnums = ecm_fit_attnums(shape->relation, shape->column_names,
-							  shape->ncolumns, NULL, &missing);
-	if (shape->filter != NULL)
-		attnums = ecm_fit_attnums(shape->relation, shape->filter->names,
-								  shape->filter->ncolumns, attnums, &missing);
-	return missing ? NULL : attnums;
-}
-
-bool
-ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
-{
-	return ecm_fit_has_rights(shape->relation, role, columns_read(shape));
-}
-
-void
-ecm_shape_check_read(const EcmShapeDef *shape)
-{
-	check_shape_owner(shape);
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the owner of shape \"%s\" does not exist any more",
-						shape->handle),
-				 errhint("Create a shape of your own with electric_cm_create_shape().")));
-	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
-
-	/* membership does not pass on BYPASSRLS */
-	if (GetUserId() != shape->owner && !superuser())
-		ecm_fit_check_rights(shape->relation, GetUserId(), columns_read(shape));
-}
-
-/*
- * _electric_cm.shape_error(shape int8, last_error text) RETURNS text
- *
- * What the caller may know of a shape's error: its text may quote a row, and
- * is only for those who may read the shape.
- */
-Datum
-electric_cm_shape_error(PG_FUNCTION_ARGS)
-{
-	EcmShapeDef *shape = ecm_shape_by_id(PG_GETARG_INT64(0));
-	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
-
-	if (superuser() ||
-		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
-		 ecm_shape_may_read(shape, shape->owner) &&
-		 ecm_shape_may_read(shape, GetUserId())))
-		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
-	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
-}
-
 /* ------------------------------------------------------------- dropping -- */
 
 /* What tells the stack about shapes that have been deleted. */
@@ -609,32 +533,6 @@ ecm_shape_delete(int64 shape, const char *reason)
 	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
 					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
 	(void) announce_dropped(reason);
-}
-
-/*
- * electric_cm_drop_shape(handle text) RETURNS void
- *
- * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
- */
-Datum
-electric_cm_drop_shape(PG_FUNCTION_ARGS)
-{
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmShapeDef *def;
-	EcmSpiState spi;
-
-	ecm_require_shared();
-	def = ecm_shape_by_handle(handle);
-	if (def == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("shape \"%s\" does not exist", handle)));
-	check_shape_owner(def);
-
-	ecm_spi_begin(&spi);
-	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
-	ecm_spi_end(&spi);
-	PG_RETURN_VOID();
 }
 
 /*
@@ -864,6 +762,17 @@ ecm_shapes_invalidate(List *relations, const char *reason)
 	return n;
 }
 
+int
+ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types, Datum *values,
+						   const char *reason)
+{
+	ecm_spi_run(psprintf("DELETE FROM _electric_cm.shape WHERE id IN"
+						 " (SELECT s.id %s FOR UPDATE OF s SKIP LOCKED)"
+						 " RETURNING id, handle", from),
+				SPI_OK_DELETE_RETURNING, nargs, types, values, NULL);
+	return announce_dropped(reason);
+}
+
 bool
 ecm_shape_invalidate_nowait(int64 id, const char *reason)
 {
@@ -873,100 +782,10 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
-				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
-				" RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
-	n = announce_dropped(reason);
+	n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE id = $1",
+								   1, &type, &value, reason);
 	ecm_spi_end(&spi);
 	return n > 0;
-}
-
-/*
- * By its mark, or by who has said so: of a shape that was given to a consumer
- * at that very moment, each may have thought that it is another's to mark.
- */
-#define IS_GONE_SQL \
-	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
-	" UNION SELECT shape FROM _electric_cm.lost_shape)"
-
-/*
- * _electric_cm.delete_gone() RETURNS bool
- *
- * Deletes shapes that are gone, and which nobody has locked any more.  True:
- * there are others.
- */
-Datum
-electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
-{
-	EcmSpiState spi;
-	bool		others;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
-				" FROM _electric_cm.shape s WHERE " IS_GONE_SQL
-				" FOR UPDATE OF s SKIP LOCKED) RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
-	(void) announce_dropped("");	/* why, has been said */
-	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
-				SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	others = SPI_processed > 0;
-	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
-				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",
-				SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_BOOL(others);
-}
-
-/*
- * _electric_cm.invalidate_all(reason text) RETURNS int4
- *
- * Throws shapes away before streaming starts, because the stream that begins
- * does not continue the one that they were made from.  Shapes that are still
- * being created have nothing to lose: their creation starts again.  The
- * consumers' progress goes as well, since after a PITR it lies in a future
- * that never happened.  Where somebody has locked a shape's row, it is marked
- * as gone.  Returns the number of shapes thrown away.
- */
-Datum
-electric_cm_invalidate_all(PG_FUNCTION_ARGS)
-{
-	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmSpiState spi;
-	Oid			type = TEXTOID;
-	Datum		value = CStringGetTextDatum(reason);
-	int			n;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
-				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE t.state <> 'capturing' FOR UPDATE OF s SKIP LOCKED)"
-				" RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
-	n = announce_dropped(reason);
-	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
-				" (SELECT s.id FROM _electric_cm.shape s"
-				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE s.snapshot_generation IS NOT NULL"
-				" AND coalesce(t.state, 'capturing') = 'capturing'"
-				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
-				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	/* what is left of those is locked */
-	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
-				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
-				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
-				" OR s.snapshot_generation IS NOT NULL"
-				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
-				" last_error = excluded.last_error",
-				SPI_OK_INSERT, 1, &type, &value, NULL);
-	n += (int) SPI_processed;
-	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
-				SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_INT32(n);
 }
 
 char *

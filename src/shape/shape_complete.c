@@ -26,8 +26,11 @@
 #include "storage/itemptr.h"
 #include "utils/memutils.h"
 
+#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_log.h"
 
 /* As many inserts share a walk as can be noted in that many bytes. */
 #define MAX_NOTED_BYTES		(16 * 1024 * 1024)

@@ -35,7 +35,7 @@
 
 #include "base/compat.h"
 #include "base/table_writer.h"
-#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */

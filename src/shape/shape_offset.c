@@ -27,6 +27,8 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 

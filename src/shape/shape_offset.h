@@ -16,6 +16,10 @@
 #include "base/compat.h"
 #include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_log.h"
+
+/* The SQLSTATE of an offset that a log doesn't have, or has no more. */
+#define ECM_ERRCODE_OFFSET	MAKE_SQLSTATE('E', 'C', '0', '0', '1')
 
 /*
  * What is after an offset begins in the chunk with that first offset, or the

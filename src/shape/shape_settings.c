@@ -18,6 +18,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
 #include "shape/shape_settings.h"
 
 /*

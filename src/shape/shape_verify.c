@@ -33,8 +33,12 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "shape/publication.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 /* Does a consumer follow it already, be it to create it? */
 #define FOLLOWED_SQL \
@@ -231,12 +235,12 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 	int			nnames;
 	Datum	   *positions;
 	int			nkeys;
-	Oid			index = ecm_fit_key_index(rel);
+	Oid			index = ecm_key_index(rel);
 
 	names = names_of(kind->values[KIND_COLUMNS], &nnames);
 	deconstruct_array(DatumGetArrayTypeP(kind->values[KIND_KEY]), INT2OID, sizeof(int16),
 					  true, TYPALIGN_SHORT, &positions, NULL, &nkeys);
-	if (!OidIsValid(index) || ecm_fit_index_columns(index, attnums) != nkeys)
+	if (!OidIsValid(index) || ecm_index_columns(index, attnums) != nkeys)
 		return false;
 	for (int i = 0; i < nkeys; i++)
 	{
@@ -276,7 +280,7 @@ misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
 static const char *
 misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mendable)
 {
-	Relation	leaf = ecm_fit_open_unlocked(changed);
+	Relation	leaf = ecm_open_unlocked(changed);
 	const char *reason = NULL;
 
 	*mendable = false;
@@ -285,7 +289,7 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
 	if (!RelationIsPermanent(leaf))
 		reason = "the table is not logged any more";
 	else if (leaf->rd_rel->relkind == RELKIND_RELATION &&
-			 ecm_fit_identity_lacks(leaf, rel, needs) != NULL)
+			 ecm_identity_lacks(leaf, rel, needs) != NULL)
 	{
 		reason = "the table's replica identity has changed";
 		*mendable = true;
@@ -376,7 +380,7 @@ ecm_shapes_verify(List *changed)
 	foreach(lc, ecm_tables_with_shapes(relids))
 	{
 		Oid			relid = lfirst_oid(lc);
-		Relation	rel = ecm_fit_open_unlocked(relid);
+		Relation	rel = ecm_open_unlocked(relid);
 		StakeEntry *entry = hash_search(stakes, &relid, HASH_FIND, NULL);
 
 		if (rel == NULL)

@@ -50,9 +50,10 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "shape/shape.h"
-
 #include "walsender/unsendable.h"
+
 
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 
