@@ -49,6 +49,7 @@
 #include "base/state.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
+#include "jobs/deliver_events.h"
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/exclusive_lock.h"
