@@ -4,9 +4,10 @@
  *	  The consumer worker: decodes what the manager feeds it, keeps what its
  *	  shapes want, and appends it to their logs.
  *
- * This is the worker and its loop.  What it meets in the stream goes to
- * relation.c, apply_change.c and shape_orders.c, which find shapes by shape_match.c and followed_shapes.c;
- * all write by way of log_batch.c.
+ * This is the worker, its loop, and what becomes of its errors.  What it meets
+ * in the stream goes to relation.c, apply_change.c and shape_orders.c, which find
+ * shapes by shape_match.c and followed_shapes.c; all write by way of log_batch.c.
+ * Whom an error is blamed on: current_shape.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,6 +46,7 @@
 #include "base/waiters.h"
 #include "consumer/apply_change.h"
 #include "consumer/consumer.h"
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
@@ -57,21 +59,33 @@
 #include "shape/shape_worker.h"
 #include "slot/slot.h"
 
-static EcmConsumerArgs args;
-static char *message_prefix;	/* of our own messages in the stream */
-static shm_mq_handle *queue;
+/* This process. */
+static struct
+{
+	EcmConsumerArgs args;		/* which consumer it is */
+	char	   *message_prefix; /* of our own messages in the stream */
+	shm_mq_handle *queue;
+	MemoryContext message_context;	/* reset after each message */
+	bool		skipping;		/* the transaction that is coming in was
+								 * applied before */
+	int			shown;			/* in pg_stat_activity: busy? -1: neither yet */
 
-static MemoryContext message_context;	/* reset after each message */
-static MemoryContext pieces_context;
-static char *whole;				/* the message that comes in pieces, or NULL */
-static Size whole_len;			/* so far */
-static bool skipping;			/* the transaction that is coming in was applied
-								 * before */
+	/* the message that comes in pieces */
+	struct
+	{
+		MemoryContext context;	/* reset after it */
+		char	   *whole;		/* NULL: there is none */
+		Size		len;		/* so far */
+	}			pieces;
+}			consumer =
+{
+	.shown = -1
+};
 
 static EcmConsumerSlot *
 my_slot(void)
 {
-	return &ecm_shared->stacks[args.stack_index].consumers[args.worker];
+	return &ecm_shared->stacks[consumer.args.stack_index].consumers[consumer.args.worker];
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -83,10 +97,10 @@ handle_begin(StringInfo in)
 	FullTransactionId next = ReadNextFullTransactionId();
 
 	logicalrep_read_begin(in, &begin);
-	skipping = begin.final_lsn < ecm_gather_position();
+	consumer.skipping = begin.final_lsn < ecm_gather_position();
 	ecm_gather_begin(begin.final_lsn,
 					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
-	ecm_load_begin();
+	ecm_followed_begin();
 	ecm_match_begin();
 }
 
@@ -96,13 +110,13 @@ handle_commit(StringInfo in)
 	LogicalRepCommitData commit;
 
 	logicalrep_read_commit(in, &commit);
-	if (skipping)
+	if (consumer.skipping)
 		return;
 	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
 		ecm_orders_forget();
 	if (ecm_gather_is_empty())
-		ecm_match_free_gone();
+		ecm_followed_free_gone();
 }
 
 /*
@@ -137,7 +151,7 @@ handle_message(StringInfo in)
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
 	if ((flags & 1) != 0 && size <= ECM_MAX_MESSAGE &&
-		strcmp(prefix, message_prefix) == 0)
+		strcmp(prefix, consumer.message_prefix) == 0)
 	{
 		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
 		Oid			relid;
@@ -161,13 +175,13 @@ obey_reset(uint32 number)
 	ecm_orders_forget();
 	ecm_gather_reset();
 	ecm_relations_forget();
-	ecm_match_free_gone();
+	ecm_followed_free_gone();
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 		slot->reset_done = number;
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void process(char *data, Size len);
@@ -175,8 +189,8 @@ static void process(char *data, Size len);
 static void
 forget_pieces(void)
 {
-	whole = NULL;
-	MemoryContextReset(pieces_context);
+	consumer.pieces.whole = NULL;
+	MemoryContextReset(consumer.pieces.context);
 }
 
 /* A message is processed with its last piece. */
@@ -189,18 +203,18 @@ take_piece(const char *data, Size len)
 	if (len < sizeof(header))
 		elog(ERROR, "malformed piece of a message");
 	memcpy(&header, data, sizeof(header));
-	if (whole == NULL)
+	if (consumer.pieces.whole == NULL)
 	{
-		whole = MemoryContextAllocHuge(pieces_context, header.number);
-		whole_len = 0;
+		consumer.pieces.whole = MemoryContextAllocHuge(consumer.pieces.context, header.number);
+		consumer.pieces.len = 0;
 	}
-	if (piece > header.number - whole_len)
+	if (piece > header.number - consumer.pieces.len)
 		elog(ERROR, "malformed piece of a message");
-	memcpy(whole + whole_len, data + sizeof(header), piece);
-	whole_len += piece;
-	if (whole_len < header.number)
+	memcpy(consumer.pieces.whole + consumer.pieces.len, data + sizeof(header), piece);
+	consumer.pieces.len += piece;
+	if (consumer.pieces.len < header.number)
 		return;
-	process(whole, whole_len);
+	process(consumer.pieces.whole, consumer.pieces.len);
 	forget_pieces();
 }
 
@@ -243,7 +257,7 @@ process(char *data, Size len)
 		ecm_relation_describe(&in);
 		return;
 	}
-	if (skipping)
+	if (consumer.skipping)
 		return;
 
 	switch (data[0])
@@ -271,7 +285,7 @@ read_progress(void *arg)
 {
 	XLogRecPtr *position = arg;
 	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(args.worker);
+	Datum		value = Int32GetDatum(consumer.args.worker);
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
@@ -288,7 +302,7 @@ read_progress(void *arg)
 			*position = DatumGetLSN(lsn);
 	}
 	ecm_spi_end(&spi);
-	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+	consumer.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
 }
 
 /*
@@ -299,14 +313,14 @@ read_progress(void *arg)
 static void
 lock_progress(void *arg pg_attribute_unused())
 {
-	ecm_shape_lock_progress(args.worker, true);
+	ecm_shape_lock_progress(consumer.args.worker, true);
 }
 
 /* In a transaction, at start. */
 static void
 note_all_shapes(void *arg pg_attribute_unused())
 {
-	ecm_load_start(args.worker);
+	ecm_followed_start(consumer.args.worker);
 }
 
 /*
@@ -319,17 +333,17 @@ announce(XLogRecPtr position)
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation != args.generation)
+	if (slot->generation != consumer.args.generation)
 	{
 		ecm_unlock();
 		proc_exit(0);			/* our successor waits for our end */
 	}
 	slot->pid = MyProcPid;
-	slot->shapes = ecm_load_count();
+	slot->shapes = ecm_followed_count();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void
@@ -339,13 +353,13 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 
 	ecm_blame_close();
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 	{
 		slot->pid = 0;
 		slot->attached = false;
 	}
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void
@@ -356,7 +370,7 @@ attach_queue(void)
 	shm_mq	   *mq;
 
 	ecm_lock(LW_SHARED);
-	handle = my_slot()->generation == args.generation ? my_slot()->segment : 0;
+	handle = my_slot()->generation == consumer.args.generation ? my_slot()->segment : 0;
 	ecm_unlock();
 	segment = handle ? dsm_attach(handle) : NULL;
 	if (segment == NULL)
@@ -364,7 +378,7 @@ attach_queue(void)
 	dsm_pin_mapping(segment);
 	mq = dsm_segment_address(segment);
 	shm_mq_set_receiver(mq, MyProc);
-	queue = shm_mq_attach(mq, segment, NULL);
+	consumer.queue = shm_mq_attach(mq, segment, NULL);
 }
 
 /*
@@ -374,11 +388,9 @@ attach_queue(void)
 static void
 show_busy(bool now)
 {
-	static int	shown = -1;		/* at first, that we are starting */
-
-	if (shown == (int) now)
+	if (consumer.shown == (int) now)
 		return;
-	shown = now;
+	consumer.shown = now;
 	pgstat_report_activity(now ? STATE_RUNNING : STATE_IDLE,
 						   now ? "writing shape logs" : "waiting for changes");
 }
@@ -407,14 +419,14 @@ follow_stream(void)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		MemoryContextSwitchTo(message_context);
-		result = shm_mq_receive(queue, &len, &data, true);
+		MemoryContextSwitchTo(consumer.message_context);
+		result = shm_mq_receive(consumer.queue, &len, &data, true);
 		if (result == SHM_MQ_SUCCESS)
 		{
 			show_busy(true);
 			process(data, len);
 			slot->processed = ++processed;	/* mends what a predecessor left */
-			MemoryContextReset(message_context);
+			MemoryContextReset(consumer.message_context);
 			continue;
 		}
 
@@ -452,7 +464,7 @@ leave_error(int sqlerrcode, const char *message)
 		ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 	{
 		ecm_copy_text(slot->last_error, sizeof(slot->last_error), text);
 		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
@@ -495,7 +507,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+	ecm_event(MyDatabaseId, ecm_shared->stacks[consumer.args.stack_index].datname,
 			  "shape_errored", ECM_SEVERITY_WARNING,
 			  ecm_error_public_text(fault.message),
 			  "shape %s has failed and is not followed any more", fault.handle);
@@ -550,7 +562,7 @@ find_accused(void *arg)
 	else
 		add_accused(def, accused);
 	foreach(lc, relations)
-		ecm_shapes_of_worker(args.worker, lfirst_oid(lc), add_accused, accused);
+		ecm_shapes_of_worker(consumer.args.worker, lfirst_oid(lc), add_accused, accused);
 }
 
 /*
@@ -593,7 +605,7 @@ match_failed(EcmShape *shape, const char *message)
 	ecm_orders_add(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
 						 shape->generation, message));
 	if (def != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+		ecm_event(MyDatabaseId, ecm_shared->stacks[consumer.args.stack_index].datname,
 				  "shape_errored", ECM_SEVERITY_WARNING,
 				  ecm_error_public_text(message),
 				  "shape %s has failed and is not followed any more", def->handle);
@@ -623,7 +635,7 @@ end_starting(const EcmError *err)
 static void
 end_by_error(void)
 {
-	int64		shape = ecm_gather_working_on();
+	int64		shape = ecm_working_on();
 	EcmPlace	place;
 	EcmBlame	blame = ECM_BLAME_NOBODY;
 	ErrorData  *edata;
@@ -659,8 +671,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	EcmPlace	place;
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
-	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
+	memcpy(&consumer.args, MyBgworkerEntry->bgw_extra, sizeof(consumer.args));
+	ecm_worker_init(ecm_shared->stacks[consumer.args.stack_index].dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
@@ -668,28 +680,28 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	CurrentResourceOwner = NULL;
 	attach_queue();
 
-	message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
+	consumer.message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
 											ALLOCSET_DEFAULT_SIZES);
-	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
+	consumer.pieces.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 										   ALLOCSET_SMALL_SIZES);
-	ecm_orders_init(args.worker);
+	ecm_orders_init(consumer.args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
 		!ecm_worker_try(read_progress, &position, &err))
 		end_starting(&err);
-	ecm_gather_init(args.stack_index, args.worker, position);
-	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, args.worker),
+	ecm_gather_init(consumer.args.stack_index, consumer.args.worker, position);
+	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, consumer.args.worker),
 						   SignalHandlerForCrashExit, &place);
 	blame_for_death(blame, &place,
 					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
-	ecm_gather_work_on(0);		/* whatever a predecessor was at */
+	ecm_work_init(consumer.args.stack_index, consumer.args.worker);	/* a predecessor's may be shown */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		if (ecm_gather_working_on() != 0 &&
+		if (ecm_working_on() != 0 &&
 			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
-			(void) blame_shape(ecm_gather_working_on(),
+			(void) blame_shape(ecm_working_on(),
 							   ecm_tag_error(err.sqlstate, err.message));
 		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
 		{
@@ -700,7 +712,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		end_starting(&err);
 	}
 
-	ecm_gather_figures.shapes = ecm_load_count();
+	ecm_gather_figures.shapes = ecm_followed_count();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());

@@ -80,13 +80,6 @@ extern void ecm_gather_settle(void);
  */
 extern bool ecm_gather_pace(void);
 
-/*
- * Names the shape (0: none) that what follows is about: an ERROR from here on
- * is its fault.
- */
-extern void ecm_gather_work_on(int64 shape);
-extern int64 ecm_gather_working_on(void);
-
 /* The next commit has something to tell those who wait for that shape's log. */
 extern void ecm_gather_touch(int64 shape);
 

@@ -18,7 +18,6 @@
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
-#include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
 
 static MemoryContext relation_context;
@@ -179,17 +178,17 @@ bind_relation(EcmRelation *relation)
 	MemoryContextSwitchTo(arg.context);
 	foreach(lc, arg.ancestors)
 	{
-		if (!ecm_load_is_due(lfirst_oid(lc)))
+		if (!ecm_follow_is_due(lfirst_oid(lc)))
 			continue;
 		ecm_gather_enter_transaction();
-		ecm_load_table(lfirst_oid(lc));
+		ecm_follow_table(lfirst_oid(lc));
 	}
 	MemoryContextReset(relation->bindings_context);
 	old = MemoryContextSwitchTo(relation->bindings_context);
 	relation->bindings = NIL;
 	foreach(lc, arg.ancestors)
 	{
-		EcmTable   *table = ecm_match_table(lfirst_oid(lc));
+		EcmTable   *table = ecm_followed_table(lfirst_oid(lc));
 
 		if (table != NULL)
 			relation->bindings = lappend(relation->bindings, bind_table(table, relation));

@@ -15,7 +15,7 @@
 #include "nodes/pg_list.h"
 #include "replication/logicalproto.h"
 
-#include "consumer/shape_match.h"
+#include "consumer/followed_shapes.h"
 
 /* A table's view of a relation in the stream. */
 typedef struct EcmBinding

@@ -29,9 +29,9 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
-#include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
@@ -44,27 +44,30 @@ typedef struct Order
 	const char *text;
 } Order;
 
-static int	worker;
-static MemoryContext orders_context;	/* reset after each transaction */
-static List *orders = NIL;		/* of Order, in orders_context */
+static struct
+{
+	int			worker;			/* whose shapes are meant */
+	MemoryContext context;		/* reset after each transaction */
+	List	   *list;			/* of Order, in 'context' */
+}			orders;
 
 void
 ecm_orders_init(int worker_number)
 {
-	worker = worker_number;
-	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+	orders.worker = worker_number;
+	orders.context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
 										   ALLOCSET_SMALL_SIZES);
 }
 
 static void
 add_order(const char *text, bool own)
 {
-	MemoryContext old = MemoryContextSwitchTo(orders_context);
+	MemoryContext old = MemoryContextSwitchTo(orders.context);
 	Order	   *order = palloc(sizeof(Order));
 
 	order->own = own;
 	order->text = pstrdup(text);
-	orders = lappend(orders, order);
+	orders.list = lappend(orders.list, order);
 	MemoryContextSwitchTo(old);
 }
 
@@ -83,7 +86,7 @@ ecm_orders_add_from_stream(const char *text)
 bool
 ecm_orders_any(void)
 {
-	return orders != NIL;
+	return orders.list != NIL;
 }
 
 static void
@@ -256,15 +259,15 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	EcmShape   *shape;
 
 	if (wanted == NULL || def->generation != wanted->generation ||
-		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
+		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_gather_is_past(def->skip_until))
 		return;					/* a later attempt is coming, another's, or done */
 
-	shape = ecm_match_find(def->id);
+	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
-		ecm_match_remove(shape); /* an earlier attempt */
+		ecm_unfollow(shape); /* an earlier attempt */
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
-	ecm_load_shape(def);
+	ecm_follow_shape(def);
 	add_to_list(&capture->captured, def->id, def->generation);
 }
 
@@ -349,19 +352,19 @@ obey_live(const char *text)
 	{
 		int64		id = DatumGetInt64(list.ids[i]);
 		int			generation = DatumGetInt32(list.generations[i]);
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
 		if (shape == NULL || !shape->buffer.capturing ||
 			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
 			continue;
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		settle_captured(id, generation, snapshot);
 		shape->buffer.capturing = false;
 		shape->buffer.totals_epoch = 0;
 		add_to_list(&live, id, generation);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	set_states(&plan,
 			   "INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 			   " SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
@@ -398,14 +401,14 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 static void
 give_up(int64 id, const char *reason)
 {
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 
 	if (shape == NULL || ecm_gather_is_past(shape->skip_until))
 		return;
 	ecm_shape_set_errored(id, shape->generation,
 						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
 	(void) ecm_shape_invalidate_nowait(id, reason);
-	ecm_match_remove(shape);
+	ecm_unfollow(shape);
 }
 
 /*
@@ -415,14 +418,14 @@ static void
 obey_fail(int64 id, int generation, const char *reason)
 {
 	EcmShapeDef *def = ecm_shape_by_id(id);
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 
-	if (def == NULL || def->worker != worker ||
+	if (def == NULL || def->worker != orders.worker ||
 		def->generation != generation || ecm_gather_is_past(def->skip_until))
 		return;
 	ecm_shape_set_errored(id, generation, reason);
 	if (shape != NULL)
-		ecm_match_remove(shape);
+		ecm_unfollow(shape);
 }
 
 static void
@@ -435,23 +438,23 @@ obey_drop(const char *ids)
 	while (*p != '\0' && *p != ' ')
 	{
 		int64		id = strtoi64(p, &p, 10);
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
 		if (!ecm_fate_of(&fates, id).exists)
 		{
-			ecm_gather_work_on(id);
+			ecm_work_on(id);
 			ecm_gather_touch(id);
 			if (shape != NULL)
-				ecm_match_remove(shape);
+				ecm_unfollow(shape);
 			else
-				ecm_load_forget(id);
+				ecm_unfollow_noted(id);
 		}
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	ecm_fates_end(&fates);
 }
 
@@ -470,17 +473,17 @@ obey_lost(const char *ids)
 	{
 		int64		id = strtoi64(p, &p, 10);
 		EcmShapeDef *def = ecm_shape_by_id(id);
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
 		if (*p == ',')
 			p++;
 		else if (*p != ' ')
 			break;
-		if (def == NULL || def->worker != worker ||
+		if (def == NULL || def->worker != orders.worker ||
 			ecm_gather_is_past(def->skip_until) ||
 			!ecm_fate_is_lost(ecm_gather_xid(), id))
 			continue;
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
 							  " (shape, state, generation, last_error)"
@@ -489,17 +492,17 @@ obey_lost(const char *ids)
 							  " last_error = excluded.last_error", reason),
 					 id, def->generation);
 		if (shape != NULL)
-			ecm_match_remove(shape);
+			ecm_unfollow(shape);
 		else
-			ecm_load_forget(id);
+			ecm_unfollow_noted(id);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 }
 
 static void
 obey_owner(int64 id)
 {
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 	EcmFates	fates;
 	EcmShapeFate fate;
 
@@ -523,10 +526,10 @@ obey_fail_order(const Order *order, int64 id, int generation, const char *reason
 		if (meant(&named).n == 0)
 			return;
 	}
-	ecm_gather_work_on(id);
+	ecm_work_on(id);
 	ecm_gather_touch(id);
 	obey_fail(id, generation, reason);
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 }
 
 static void
@@ -555,15 +558,6 @@ obey_order(const Order *order)
 		obey_owner(id);
 }
 
-/* Shapes to be given up. */
-static List *doubtful = NIL;
-
-static void
-collect_doubtful(EcmShape *shape)
-{
-	doubtful = lappend(doubtful, shape);
-}
-
 /*
  * What the stream shows of a table, once all orders have been obeyed: usually
  * the command that is to blame has invalidated its shapes, and told us.
@@ -571,29 +565,27 @@ collect_doubtful(EcmShape *shape)
 static void
 check_table(Oid relid, int layout_number, const char *reason)
 {
-	EcmTable   *table = ecm_match_table(relid);
+	EcmTable   *table = ecm_followed_table(relid);
+	EcmLayout  *layout = NULL;
 	ListCell   *lc;
 
-	doubtful = NIL;
 	if (table == NULL)
 		return;
-	foreach(lc, table->layouts)
+	if (layout_number >= 0)
 	{
-		EcmLayout  *layout = lfirst(lc);
-
-		if (layout_number < 0 || layout->number == layout_number)
-			ecm_match_foreach(table, layout, collect_doubtful);
+		if (layout_number >= list_length(table->layouts))
+			return;
+		layout = list_nth(table->layouts, layout_number);
 	}
-	foreach(lc, doubtful)
+	foreach(lc, ecm_followed_list(table, layout))
 	{
 		int64		id = ((EcmShape *) lfirst(lc))->id;
 
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		give_up(id, reason);
-		ecm_gather_work_on(0);
+		ecm_work_on(0);
 	}
-	doubtful = NIL;
 }
 
 static void
@@ -620,17 +612,17 @@ ecm_orders_obey(void)
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
-		foreach(lc, orders)
+		foreach(lc, orders.list)
 		{
 			rounds[i] (lfirst(lc));
 			MemoryContextSwitchTo(context);
 		}
-	ecm_gather_figures.shapes = ecm_load_count();
+	ecm_gather_figures.shapes = ecm_followed_count();
 }
 
 void
 ecm_orders_forget(void)
 {
-	orders = NIL;
-	MemoryContextReset(orders_context);
+	orders.list = NIL;
+	MemoryContextReset(orders.context);
 }

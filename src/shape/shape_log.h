@@ -36,6 +36,16 @@ typedef struct EcmLogTotals
 	int64		bytes;			/* of packed data */
 } EcmLogTotals;
 
+/* A chunk's row, but for its data and the running totals. */
+typedef struct EcmLogChunk
+{
+	int64		shape;
+	XLogRecPtr	first_lsn;		/* of its first entry ... */
+	int64		first_op;
+	int32		entries;
+	FullTransactionId captured_xid; /* invalid: was not captured */
+} EcmLogChunk;
+
 /*
  * Inserts chunk tuples into _electric_cm.shape_log without logical decoding.
  * Needs an open transaction; one writer serves any number of chunks in it.
@@ -45,14 +55,10 @@ typedef struct EcmLogTotals
 typedef struct EcmLogWriter EcmLogWriter;
 
 extern EcmLogWriter *ecm_log_writer_begin(void);
-extern void ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
-							   XLogRecPtr first_lsn, int64 first_op,
-							   int32 entries, FullTransactionId captured_xid,
+extern void ecm_log_writer_put(EcmLogWriter *writer, const EcmLogChunk *chunk,
 							   const char *data, Size len,
 							   EcmLogTotals *totals);
-extern void ecm_log_writer_put_bytes(EcmLogWriter *writer, int64 shape,
-									 XLogRecPtr first_lsn, int64 first_op,
-									 int32 entries, FullTransactionId captured_xid,
+extern void ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *chunk,
 									 bytea *bytes, EcmLogTotals *totals);
 extern void ecm_log_writer_end(EcmLogWriter *writer);
 
