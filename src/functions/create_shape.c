@@ -52,6 +52,13 @@
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 
+/* What this session knows of the number of shapes: check_max_shapes(). */
+static struct
+{
+	int64		allowed;		/* so many before it is time to count again */
+	int			max_shapes;		/* the setting, when they were counted */
+}			counted;
+
 /*
  * Refuses what can't be followed faithfully, or only at the expense of the
  * application's own writes.
@@ -280,15 +287,13 @@ shape_columns(Relation rel, ArrayType *columns)
 static void
 check_max_shapes(void)
 {
-	static int64 allowed = 0;	/* before it is time to count again */
-	static int	max_shapes;		/* the setting, when they were counted */
 	int			max_now = ecm_shapes_allowed();
 	int64		n;
 	bool		isnull;
 
-	if (max_shapes == max_now && allowed > 0)
+	if (counted.max_shapes == max_now && counted.allowed > 0)
 	{
-		allowed--;
+		counted.allowed--;
 		return;
 	}
 	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
@@ -300,8 +305,8 @@ check_max_shapes(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	allowed = (max_now - n) / 16;
-	max_shapes = max_now;
+	counted.allowed = (max_now - n) / 16;
+	counted.max_shapes = max_now;
 }
 
 /*
@@ -398,22 +403,122 @@ digest_definition(const NewShape *shape)
 	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
 }
 
-#define SHAPE_NVALUES	14
+/* The columns of _electric_cm.shape that a new row has. */
+typedef enum RowColumn
+{
+	ROW_HANDLE,
+	ROW_OWNER,
+	ROW_RELATION,
+	ROW_RELATION_NAME,
+	ROW_REQUESTED_COLUMNS,
+	ROW_COLUMN_NAMES,
+	ROW_COLUMN_TYPES,
+	ROW_KEY_POSITIONS,
+	ROW_WHERE_CLAUSE,
+	ROW_WHERE_ATTNUMS,
+	ROW_WHERE_NAMES,
+	ROW_WHERE_TYPES,
+	ROW_WHERE_COLLATIONS,
+	ROW_DEFINITION
+} RowColumn;
+
+#define ROW_NCOLUMNS	(ROW_DEFINITION + 1)
+
+static const struct
+{
+	const char *name;
+	Oid			type;
+}			row_columns[ROW_NCOLUMNS] =
+{
+	[ROW_HANDLE] = {"handle", TEXTOID},
+	[ROW_OWNER] = {"owner", OIDOID},
+	[ROW_RELATION] = {"relation", OIDOID},
+	[ROW_RELATION_NAME] = {"relation_name", TEXTOID},
+	[ROW_REQUESTED_COLUMNS] = {"requested_columns", TEXTARRAYOID},
+	[ROW_COLUMN_NAMES] = {"column_names", TEXTARRAYOID},
+	[ROW_COLUMN_TYPES] = {"column_types", OIDARRAYOID},
+	[ROW_KEY_POSITIONS] = {"key_positions", INT2ARRAYOID},
+	[ROW_WHERE_CLAUSE] = {"where_clause", TEXTOID},
+	[ROW_WHERE_ATTNUMS] = {"where_attnums", INT2ARRAYOID},
+	[ROW_WHERE_NAMES] = {"where_names", TEXTARRAYOID},
+	[ROW_WHERE_TYPES] = {"where_types", OIDARRAYOID},
+	[ROW_WHERE_COLLATIONS] = {"where_collations", OIDARRAYOID},
+	[ROW_DEFINITION] = {"definition", BYTEAOID}
+};
+
+typedef struct NewRow
+{
+	Datum		values[ROW_NCOLUMNS];
+	char		nulls[ROW_NCOLUMNS];	/* as for SPI */
+} NewRow;
+
+static void
+set_column(NewRow *row, RowColumn column, Datum value)
+{
+	row->values[column] = value;
+	row->nulls[column] = ' ';
+}
+
+static void
+fill_row(NewRow *row, const NewShape *shape, const char *handle)
+{
+	const EcmFilterDef *filter = shape->filter;
+
+	memset(row->values, 0, sizeof(row->values));
+	memset(row->nulls, 'n', sizeof(row->nulls));
+	set_column(row, ROW_HANDLE, CStringGetTextDatum(handle));
+	set_column(row, ROW_OWNER, ObjectIdGetDatum(shape->owner));
+	set_column(row, ROW_RELATION, ObjectIdGetDatum(shape->relation));
+	set_column(row, ROW_RELATION_NAME, CStringGetTextDatum(shape->relation_name));
+	if (shape->columns.requested != NULL)
+		set_column(row, ROW_REQUESTED_COLUMNS, PointerGetDatum(shape->columns.requested));
+	set_column(row, ROW_COLUMN_NAMES, PointerGetDatum(shape->columns.names));
+	set_column(row, ROW_COLUMN_TYPES, PointerGetDatum(shape->columns.types));
+	set_column(row, ROW_KEY_POSITIONS, PointerGetDatum(shape->columns.keys));
+	if (filter != NULL)
+	{
+		set_column(row, ROW_WHERE_CLAUSE, CStringGetTextDatum(filter->clause));
+		set_column(row, ROW_WHERE_ATTNUMS,
+				   PointerGetDatum(attnums_array(shape->where_attnums)));
+		set_column(row, ROW_WHERE_NAMES,
+				   PointerGetDatum(names_array(filter->names, filter->ncolumns)));
+		set_column(row, ROW_WHERE_TYPES,
+				   PointerGetDatum(oids_array(filter->types, filter->ncolumns)));
+		set_column(row, ROW_WHERE_COLLATIONS,
+				   PointerGetDatum(oids_array(filter->collations, filter->ncolumns)));
+	}
+	set_column(row, ROW_DEFINITION, digest_definition(shape));
+}
+
+static char *
+insert_sql(void)
+{
+	StringInfoData names;
+	StringInfoData values;
+
+	initStringInfo(&names);
+	initStringInfo(&values);
+	for (int i = 0; i < ROW_NCOLUMNS; i++)
+	{
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", row_columns[i].name);
+		appendStringInfo(&values, "%s$%d", i > 0 ? ", " : "", i + 1);
+	}
+	return psprintf("INSERT INTO _electric_cm.shape (%s) VALUES (%s)"
+					" ON CONFLICT DO NOTHING RETURNING id", names.data, values.data);
+}
 
 /* The new shape's id, or 0 if there is one of that definition. */
 static int64
-insert_row(Oid *types, Datum *values, const char *nulls)
+insert_row(NewRow *row)
 {
 	static SPIPlanPtr plan;
+	Oid			types[ROW_NCOLUMNS];
 	bool		isnull;
 
-	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-					 " requested_columns, where_clause, column_names, column_types,"
-					 " key_positions, where_attnums, where_names, where_types, where_collations,"
-					 " definition)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-					 " ON CONFLICT DO NOTHING RETURNING id",
-					 SPI_OK_INSERT_RETURNING, SHAPE_NVALUES, types, values, nulls);
+	for (int i = 0; i < ROW_NCOLUMNS; i++)
+		types[i] = row_columns[i].type;
+	ecm_spi_run_kept(&plan, plan == NULL ? insert_sql() : "INSERT INTO _electric_cm.shape",
+					 SPI_OK_INSERT_RETURNING, ROW_NCOLUMNS, types, row->values, row->nulls);
 	return SPI_processed == 0 ? 0 :
 		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 									1, &isnull));
@@ -461,51 +566,19 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 {
 	char	   *handle;
 	MemoryContext old;
-	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
-		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
-	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
-	Datum		values[SHAPE_NVALUES];
-	char		nulls[SHAPE_NVALUES];
-
-	StaticAssertStmt(lengthof(types) == SHAPE_NVALUES, "as many as the statement has");
+	NewRow		row;
 
 	/* unique by the clock, and by the hash where several share the moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
 					  (int64) (ecm_wall_clock() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(handle);
-	values[1] = ObjectIdGetDatum(shape->owner);
-	values[2] = ObjectIdGetDatum(shape->relation);
-	values[3] = CStringGetTextDatum(shape->relation_name);
-	values[4] = PointerGetDatum(shape->columns.requested);
-	values[6] = PointerGetDatum(shape->columns.names);
-	values[7] = PointerGetDatum(shape->columns.types);
-	values[8] = PointerGetDatum(shape->columns.keys);
-	values[13] = digest_definition(shape);
-	if (shape->columns.requested == NULL)
-		nulls[4] = 'n';
-	if (shape->filter == NULL)
-	{
-		nulls[5] = nulls[9] = nulls[10] = nulls[11] = nulls[12] = 'n';
-		values[5] = values[9] = values[10] = values[11] = values[12] = (Datum) 0;
-	}
-	else
-	{
-		const EcmFilterDef *filter = shape->filter;
-
-		values[5] = CStringGetTextDatum(filter->clause);
-		values[9] = PointerGetDatum(attnums_array(shape->where_attnums));
-		values[10] = PointerGetDatum(names_array(filter->names, filter->ncolumns));
-		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
-		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
-	}
-	*created = insert_row(types, values, nulls);
+	fill_row(&row, shape, handle);
+	*created = insert_row(&row);
 	if (*created == 0)
 	{
 		int64		id;
 		bool		gone = false;
-		char	   *found = find_same(shape, values[13], &id, &gone);
+		char	   *found = find_same(shape, row.values[ROW_DEFINITION], &id, &gone);
 
 		if (found != NULL && gone && may_replace)
 		{
@@ -517,7 +590,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 		{
 			/* its table was renamed in this transaction */
 			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
-			*created = insert_row(types, values, nulls);
+			*created = insert_row(&row);
 		}
 		else
 			handle = found;

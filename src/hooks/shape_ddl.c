@@ -87,22 +87,27 @@ typedef struct Remembered
 	SubTransactionId subid;
 } Remembered;
 
-/* All in TopTransactionContext; gone at the end of each transaction. */
-static HTAB *notes = NULL;
-static List *touched = NIL;		/* tables: a column of theirs was altered by a
+/*
+ * All in TopTransactionContext; gone at the end of each transaction, except for
+ * the level.  The lists are of Remembered.
+ */
+static struct
+{
+	HTAB	   *notes;			/* of Note; NULL: none was made yet */
+	List	   *touched;		/* tables: a column of theirs was altered by a
 								 * command that is not over yet */
-static List *renamed_tables = NIL;	/* with shapes; those are told apart by the
-									 * name that they have at the commit */
-static List *renamed_schemas = NIL;
-static List *changed_types = NIL;	/* for the second look */
-static List *unpublished_tables = NIL;	/* likewise, and ... */
-static List *unpublishers = NIL;	/* ... the tables above them at whose change
-									 * that was seen */
+	List	   *renamed_tables; /* with shapes; those are told apart by the name
+								 * that they have at the commit */
+	List	   *renamed_schemas;
+	List	   *changed_types;	/* for the second look */
+	List	   *unpublished_tables; /* likewise, and ... */
+	List	   *unpublishers;	/* ... the tables above them at whose change that
+								 * was seen */
+	int			statement_level;
+}			ddl;
 
 /* Objects that are held one by one at the commit. */
 #define MAX_HOLDS	1000
-
-static int	statement_level = 0;
 
 /* ------------------------------------------------------------- noting -- */
 
@@ -113,18 +118,18 @@ note(NoteKind kind, Oid object, const char *reason)
 	Note	   *entry;
 	bool		found;
 
-	if (notes == NULL)
+	if (ddl.notes == NULL)
 	{
 		HASHCTL		ctl = {.keysize = sizeof(NoteKey), .entrysize = sizeof(Note),
 			.hcxt = TopTransactionContext};
 
-		notes = hash_create("electric_cm changes by DDL", 64, &ctl,
+		ddl.notes = hash_create("electric_cm changes by DDL", 64, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	memset(&key, 0, sizeof(key));
 	key.kind = kind;
 	key.object = object;
-	entry = hash_search(notes, &key, HASH_ENTER, &found);
+	entry = hash_search(ddl.notes, &key, HASH_ENTER, &found);
 	if (!found)
 	{
 		entry->subid = GetCurrentSubTransactionId();
@@ -143,7 +148,7 @@ remember(List *list, Oid object, const char *reason)
 
 	r->object = object;
 	r->reason = reason;
-	r->level = statement_level;
+	r->level = ddl.statement_level;
 	r->subid = GetCurrentSubTransactionId();
 	list = lappend(list, r);
 	MemoryContextSwitchTo(old);
@@ -256,8 +261,8 @@ ecm_ddl_note_row_type(Oid relid)
 void
 ecm_ddl_note_schema(Oid schema)
 {
-	if (!is_remembered(renamed_schemas, schema))
-		renamed_schemas = remember(renamed_schemas, schema, NULL);
+	if (!is_remembered(ddl.renamed_schemas, schema))
+		ddl.renamed_schemas = remember(ddl.renamed_schemas, schema, NULL);
 }
 
 void
@@ -295,8 +300,8 @@ void
 ecm_ddl_note_column(Oid relid)
 {
 	ecm_ddl_note_perhaps(relid);
-	if (!is_remembered(touched, relid))
-		touched = remember(touched, relid, NULL);
+	if (!is_remembered(ddl.touched, relid))
+		ddl.touched = remember(ddl.touched, relid, NULL);
 }
 
 /*
@@ -330,7 +335,7 @@ ecm_ddl_note_altered(Oid relid)
 
 		if (was->relnamespace != is->relnamespace)
 			ecm_ddl_note_published(relid);
-		if (was->relfilenode != is->relfilenode && is_remembered(touched, relid))
+		if (was->relfilenode != is->relfilenode && is_remembered(ddl.touched, relid))
 			ecm_ddl_note_void(relid, "the table's columns were changed");
 	}
 	systable_endscan(scan);
@@ -384,7 +389,7 @@ take_notes(Pending *pending)
 	char	   *own = NULL;
 
 	memset(pending, 0, sizeof(*pending));
-	hash_seq_init(&seq, notes);
+	hash_seq_init(&seq, ddl.notes);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		NoteKind	kind = entry->key.kind;
@@ -399,7 +404,7 @@ take_notes(Pending *pending)
 		pending->reasons[kind] = lappend(pending->reasons[kind],
 										 unconstify(char *, entry->reason));
 		if (entry->subid == subid)
-			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+			(void) hash_search(ddl.notes, &entry->key, HASH_REMOVE, NULL);
 	}
 }
 
@@ -445,8 +450,8 @@ apply_types(const Pending *pending)
 		/* every table has a type, which hardly ever is a column's */
 		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
-			!is_remembered(changed_types, type))
-			changed_types = remember(changed_types, type, lfirst(lc2));
+			!is_remembered(ddl.changed_types, type))
+			ddl.changed_types = remember(ddl.changed_types, type, lfirst(lc2));
 	}
 }
 
@@ -482,10 +487,10 @@ apply_publication(const Pending *pending)
 	if (relids == NIL)
 		return;
 	foreach(lc, ecm_shapes_verify_published(relids, &above))
-		unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
+		ddl.unpublished_tables = remember(ddl.unpublished_tables, lfirst_oid(lc), NULL);
 	foreach(lc, above)
-		if (!is_remembered(unpublishers, lfirst_oid(lc)))
-			unpublishers = remember(unpublishers, lfirst_oid(lc), NULL);
+		if (!is_remembered(ddl.unpublishers, lfirst_oid(lc)))
+			ddl.unpublishers = remember(ddl.unpublishers, lfirst_oid(lc), NULL);
 }
 
 static void
@@ -498,8 +503,8 @@ apply_perhaps(const Pending *pending)
 		return;
 	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
 	foreach(lc, renamed)
-		if (!is_remembered(renamed_tables, lfirst_oid(lc)))
-			renamed_tables = remember(renamed_tables, lfirst_oid(lc), NULL);
+		if (!is_remembered(ddl.renamed_tables, lfirst_oid(lc)))
+			ddl.renamed_tables = remember(ddl.renamed_tables, lfirst_oid(lc), NULL);
 }
 
 void
@@ -510,14 +515,14 @@ ecm_ddl_apply(void)
 	MemoryContext old;
 	Pending		pending;
 
-	if (notes == NULL || hash_get_num_entries(notes) == 0 || !IsTransactionState())
+	if (ddl.notes == NULL || hash_get_num_entries(ddl.notes) == 0 || !IsTransactionState())
 		return;
 
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
 		/* a transaction may have very many statements */
-		hash_destroy(notes);
+		hash_destroy(ddl.notes);
 		ecm_ddl_forget();
 		return;
 	}
@@ -572,21 +577,21 @@ hold_all(Oid catalog, const List *remembered)
 static void
 look_again_at_commit(void)
 {
-	List	   *schemas = objects_of(renamed_schemas);
+	List	   *schemas = objects_of(ddl.renamed_schemas);
 	ListCell   *lc;
 
-	hold_all(NamespaceRelationId, renamed_schemas);
-	hold_all(TypeRelationId, changed_types);
-	hold_all(PublicationRelationId, unpublishers);
+	hold_all(NamespaceRelationId, ddl.renamed_schemas);
+	hold_all(TypeRelationId, ddl.changed_types);
+	hold_all(PublicationRelationId, ddl.unpublishers);
 
-	ecm_shapes_verify_names(objects_of(renamed_tables), schemas);
-	foreach(lc, changed_types)
+	ecm_shapes_verify_names(objects_of(ddl.renamed_tables), schemas);
+	foreach(lc, ddl.changed_types)
 	{
 		Remembered *r = lfirst(lc);
 
 		ecm_shapes_invalidate_type_of_others(r->object, r->reason);
 	}
-	ecm_shapes_invalidate_unpublished_of_others(objects_of(unpublished_tables));
+	ecm_shapes_invalidate_unpublished_of_others(objects_of(ddl.unpublished_tables));
 }
 
 /*
@@ -599,8 +604,8 @@ ecm_ddl_apply_at_commit(void)
 	bool		read_only = XactReadOnly;
 
 	ecm_ddl_apply();
-	if (renamed_tables == NIL && renamed_schemas == NIL && changed_types == NIL &&
-		unpublished_tables == NIL)
+	if (ddl.renamed_tables == NIL && ddl.renamed_schemas == NIL && ddl.changed_types == NIL &&
+		ddl.unpublished_tables == NIL)
 		return;
 	CommandCounterIncrement();
 	if (ecm_ddl_has_extension())
@@ -619,7 +624,7 @@ ecm_ddl_apply_at_commit(void)
 void
 ecm_ddl_enter_statement(void)
 {
-	statement_level++;
+	ddl.statement_level++;
 }
 
 void
@@ -627,18 +632,18 @@ ecm_ddl_leave_statement(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, touched)
-		if (((Remembered *) lfirst(lc))->level >= statement_level)
-			touched = foreach_delete_current(touched, lc);
-	statement_level--;
+	foreach(lc, ddl.touched)
+		if (((Remembered *) lfirst(lc))->level >= ddl.statement_level)
+			ddl.touched = foreach_delete_current(ddl.touched, lc);
+	ddl.statement_level--;
 }
 
 void
 ecm_ddl_forget(void)
 {
-	notes = NULL;
-	touched = renamed_tables = renamed_schemas = NIL;
-	changed_types = unpublished_tables = unpublishers = NIL;
+	ddl.notes = NULL;
+	ddl.touched = ddl.renamed_tables = ddl.renamed_schemas = NIL;
+	ddl.changed_types = ddl.unpublished_tables = ddl.unpublishers = NIL;
 }
 
 static List *
@@ -669,15 +674,15 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 	HASH_SEQ_STATUS seq;
 	Note	   *entry;
 
-	touched = end_remembered(touched, subid, parent, committed);
-	renamed_tables = end_remembered(renamed_tables, subid, parent, committed);
-	renamed_schemas = end_remembered(renamed_schemas, subid, parent, committed);
-	changed_types = end_remembered(changed_types, subid, parent, committed);
-	unpublished_tables = end_remembered(unpublished_tables, subid, parent, committed);
-	unpublishers = end_remembered(unpublishers, subid, parent, committed);
-	if (notes == NULL || hash_get_num_entries(notes) == 0)
+	ddl.touched = end_remembered(ddl.touched, subid, parent, committed);
+	ddl.renamed_tables = end_remembered(ddl.renamed_tables, subid, parent, committed);
+	ddl.renamed_schemas = end_remembered(ddl.renamed_schemas, subid, parent, committed);
+	ddl.changed_types = end_remembered(ddl.changed_types, subid, parent, committed);
+	ddl.unpublished_tables = end_remembered(ddl.unpublished_tables, subid, parent, committed);
+	ddl.unpublishers = end_remembered(ddl.unpublishers, subid, parent, committed);
+	if (ddl.notes == NULL || hash_get_num_entries(ddl.notes) == 0)
 		return;
-	hash_seq_init(&seq, notes);
+	hash_seq_init(&seq, ddl.notes);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		if (entry->subid != subid)
@@ -685,6 +690,6 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 		if (committed)
 			entry->subid = parent;
 		else
-			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+			(void) hash_search(ddl.notes, &entry->key, HASH_REMOVE, NULL);
 	}
 }

@@ -51,49 +51,54 @@ typedef struct FeedConsumer
 	EcmTime		moved_at;		/* ... that found progress, or no work */
 } FeedConsumer;
 
-static int	stack_index;
-static const char *stack_datname;
-static MemoryContext feed_context;	/* queue handles live here */
-static const char *message_prefix;	/* of our messages */
-static EcmFeedMessageCallback message_callback;
+static struct
+{
+	int			stack_index;
+	const char *datname;
+	MemoryContext context;		/* of the queues' handles, and of 'kept' */
+	const char *message_prefix; /* of our messages */
+	EcmFeedMessageCallback message_callback;
 
-static int	nconsumers;
-static FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
-static uint32 reset_number = 0;
-static EcmTime start_began;
+	int			nconsumers;
+	FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
+	uint32		reset_number;	/* of the last order to forget a stream */
+	EcmTime		start_began;
 
-/* the message that a full queue has refused */
-static StringInfoData kept;
-static bool any_pending;
+	StringInfoData kept;		/* the message that a full queue has refused */
+	bool		any_pending;	/* some consumer has not got it, or an order */
 
-/* what is worth a new stream */
-static bool giant_coming;		/* in the transaction that is coming in */
-static XLogRecPtr giant_lsn;	/* the last one precedes this; invalid: none */
+	/* where the stream is */
+	struct
+	{
+		bool		in_transaction;
+		TransactionId xid;		/* of that */
+		XLogRecPtr	received_lsn;	/* end of the last complete one */
+		TimestampTz last_commit_at; /* its time */
 
-/* where the stream is */
-static bool in_transaction;
-static TransactionId current_xid;
-static XLogRecPtr received_lsn;
-static TimestampTz last_commit_at;
+		/* what is worth a new stream */
+		bool		giant_coming;	/* in the transaction that is coming in */
+		XLogRecPtr	giant_lsn;	/* the last one precedes this; invalid: none */
+	}			stream;
+}			feed;
 
 void
 ecm_feed_init(int index, const char *datname)
 {
-	stack_index = index;
-	stack_datname = datname;
-	nconsumers = ecm_shape_workers;
-	feed_context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
+	feed.stack_index = index;
+	feed.datname = datname;
+	feed.nconsumers = ecm_shape_workers;
+	feed.context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
 										 ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(feed_context);
-	initStringInfo(&kept);
+	MemoryContextSwitchTo(feed.context);
+	initStringInfo(&feed.kept);
 	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 void
 ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
 {
-	message_prefix = prefix;
-	message_callback = callback;
+	feed.message_prefix = prefix;
+	feed.message_callback = callback;
 }
 
 /* ------------------------------------------------------------- starting -- */
@@ -101,7 +106,7 @@ ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callbac
 static EcmConsumerSlot *
 shared_slot(int i)
 {
-	return &ecm_shared->stacks[stack_index].consumers[i];
+	return &ecm_shared->stacks[feed.stack_index].consumers[i];
 }
 
 /*
@@ -110,7 +115,7 @@ shared_slot(int i)
 static bool
 launch_consumer(int i)
 {
-	FeedConsumer *c = &consumers[i];
+	FeedConsumer *c = &feed.consumers[i];
 	BackgroundWorker worker;
 	EcmConsumerArgs args;
 	EcmConsumerSlot *slot = shared_slot(i);
@@ -129,7 +134,7 @@ launch_consumer(int i)
 	slot->segment = dsm_segment_handle(c->segment);
 	slot->pid = 0;
 	slot->attached = false;
-	slot->reset_done = reset_number;	/* it has nothing to forget */
+	slot->reset_done = feed.reset_number;	/* it has nothing to forget */
 	slot->processed = 0;
 	slot->working_on = 0;
 	slot->last_error[0] = slot->last_error_sqlstate[0] = '\0';
@@ -146,13 +151,13 @@ launch_consumer(int i)
 	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
-			 stack_datname, i + 1);
+			 feed.datname, i + 1);
 	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
-	args.stack_index = stack_index;
+	args.stack_index = feed.stack_index;
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
-	old = MemoryContextSwitchTo(feed_context);
+	old = MemoryContextSwitchTo(feed.context);
 	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
 	{
 		MemoryContextSwitchTo(old);
@@ -203,26 +208,26 @@ discard_consumer(FeedConsumer *c)
 char *
 ecm_feed_assign_sql(void)
 {
-	for (int i = 0; i < nconsumers; i++)
-		if (consumers[i].handle != NULL)
+	for (int i = 0; i < feed.nconsumers; i++)
+		if (feed.consumers[i].handle != NULL)
 			return NULL;
-	return psprintf("SELECT _electric_cm.assign_shapes(%d)", nconsumers);
+	return psprintf("SELECT _electric_cm.assign_shapes(%d)", feed.nconsumers);
 }
 
 void
 ecm_feed_start(void)
 {
-	start_began = ecm_now();
+	feed.start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
+	ecm_shared->stacks[feed.stack_index].nconsumers = feed.nconsumers;
 	ecm_unlock();
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		if (consumer_is_running(&consumers[i]))
+		if (consumer_is_running(&feed.consumers[i]))
 			continue;
-		discard_consumer(&consumers[i]);
+		discard_consumer(&feed.consumers[i]);
 		(void) launch_consumer(i);
 	}
 }
@@ -255,11 +260,11 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 
 	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
-		if (consumers[i].handle == NULL)
+		if (feed.consumers[i].handle == NULL)
 		{
 			ecm_error_set(&failure->err, "53000",
 						  "no background worker slot is free for a consumer", "",
@@ -267,7 +272,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 			failure->kind = ECM_ERROR_RETRY;
 			return ECM_RESULT_FAILED;
 		}
-		if (!consumer_is_running(&consumers[i]))
+		if (!consumer_is_running(&feed.consumers[i]))
 		{
 			get_end(i, "ended while starting", &failure->err);
 			failure->kind = ECM_ERROR_RETRY;
@@ -276,17 +281,16 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		ecm_lock(LW_SHARED);
 		slot = *shared_slot(i);
 		ecm_unlock();
-		if ((!slot.attached || slot.reset_done != reset_number) && missing < 0)
+		if ((!slot.attached || slot.reset_done != feed.reset_number) && missing < 0)
 		{
 			missing = i;
-			if (GetBackgroundWorkerPid(consumers[i].handle, &pid) != BGWH_STARTED)
+			if (GetBackgroundWorkerPid(feed.consumers[i].handle, &pid) != BGWH_STARTED)
 				pid = 0;
 		}
 	}
 	if (missing < 0)
 		return ECM_RESULT_DONE;
-	if (ecm_has_passed(start_began, ecm_now(),
-								   ATTACH_TIMEOUT_MS))
+	if (ecm_has_passed(feed.start_began, ecm_now(), ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
 					  psprintf("consumer %d (PID %d) did not become ready in time",
@@ -304,8 +308,8 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 bool
 ecm_feed_consumer_died(EcmError *err)
 {
-	for (int i = 0; i < nconsumers; i++)
-		if (consumers[i].handle != NULL && !consumer_is_running(&consumers[i]))
+	for (int i = 0; i < feed.nconsumers; i++)
+		if (feed.consumers[i].handle != NULL && !consumer_is_running(&feed.consumers[i]))
 		{
 			get_end(i, "has ended", err);
 			return true;
@@ -318,7 +322,7 @@ static bool
 moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 {
 	bool		has_work = c->pending || slot->processed != c->sent ||
-		slot->durable_lsn < received_lsn;
+		slot->durable_lsn < feed.stream.received_lsn;
 	bool		moved = slot->processed != c->seen_processed ||
 		slot->durable_lsn != c->seen_durable;
 
@@ -331,7 +335,7 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 static bool
 look_at(int i, EcmTime now, EcmConsumerSlot *slot)
 {
-	FeedConsumer *c = &consumers[i];
+	FeedConsumer *c = &feed.consumers[i];
 
 	if (c->handle == NULL)
 		return false;
@@ -349,7 +353,7 @@ describe(int i, const EcmConsumerSlot *slot, EcmStalledConsumer *stalled)
 	stalled->worker = i;
 	stalled->pid = slot->pid;
 	stalled->shape = slot->working_on;
-	stalled->since = consumers[i].moved_at;
+	stalled->since = feed.consumers[i].moved_at;
 }
 
 bool
@@ -358,13 +362,13 @@ ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 {
 	bool		found = false;
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) || found ||
-			consumers[i].moved_at == now ||
-			!ecm_has_passed(consumers[i].moved_at, now, timeout_ms))
+			feed.consumers[i].moved_at == now ||
+			!ecm_has_passed(feed.consumers[i].moved_at, now, timeout_ms))
 			continue;
 		describe(i, &slot, stalled);
 		found = true;
@@ -378,13 +382,13 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 {
 	bool		found = false;
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) ||
-			(!consumers[i].pending && slot.processed == consumers[i].sent &&
-			 slot.durable_lsn >= received_lsn) ||
+			(!feed.consumers[i].pending && slot.processed == feed.consumers[i].sent &&
+			 slot.durable_lsn >= feed.stream.received_lsn) ||
 			(found && slot.durable_lsn >= *durable))
 			continue;
 		describe(i, &slot, last);
@@ -400,10 +404,10 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 static void
 note_giant(XLogRecPtr lsn)
 {
-	if (in_transaction)
-		giant_coming = true;
+	if (feed.stream.in_transaction)
+		feed.stream.giant_coming = true;
 	else
-		giant_lsn = Max(giant_lsn, lsn);
+		feed.stream.giant_lsn = Max(feed.stream.giant_lsn, lsn);
 }
 
 /*
@@ -426,8 +430,8 @@ look_at_message(const char *data, int len)
 				LogicalRepBeginData begin;
 
 				logicalrep_read_begin(&in, &begin);
-				in_transaction = true;
-				current_xid = begin.xid;
+				feed.stream.in_transaction = true;
+				feed.stream.xid = begin.xid;
 				break;
 			}
 		case LOGICAL_REP_MSG_COMMIT:
@@ -435,12 +439,12 @@ look_at_message(const char *data, int len)
 				LogicalRepCommitData commit;
 
 				logicalrep_read_commit(&in, &commit);
-				in_transaction = false;
-				received_lsn = commit.end_lsn;
-				if (giant_coming)
-					giant_lsn = commit.end_lsn;
-				giant_coming = false;
-				last_commit_at = commit.committime;
+				feed.stream.in_transaction = false;
+				feed.stream.received_lsn = commit.end_lsn;
+				if (feed.stream.giant_coming)
+					feed.stream.giant_lsn = commit.end_lsn;
+				feed.stream.giant_coming = false;
+				feed.stream.last_commit_at = commit.committime;
 				break;
 			}
 		case LOGICAL_REP_MSG_MESSAGE:
@@ -455,13 +459,13 @@ look_at_message(const char *data, int len)
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
 				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
-					strcmp(prefix, message_prefix) != 0)
+					strcmp(prefix, feed.message_prefix) != 0)
 					break;
 				text = pnstrdup(pq_getmsgbytes(&in, size), size);
 				if (strcmp(text, ECM_GIANT_MESSAGE) == 0)
 					note_giant(lsn);
-				else if (message_callback)
-					message_callback(text, current_xid, received_lsn);
+				else if (feed.message_callback)
+					feed.message_callback(text, feed.stream.xid, feed.stream.received_lsn);
 				pfree(text);
 				break;
 			}
@@ -512,7 +516,7 @@ send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 bool
 ecm_feed_message(const char *data, int len)
 {
-	Assert(!any_pending);
+	Assert(!feed.any_pending);
 
 	if (len == 0)
 		return true;
@@ -520,20 +524,20 @@ ecm_feed_message(const char *data, int len)
 	if (len >= ECM_GIANT_BYTES)
 		note_giant(InvalidXLogRecPtr);
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		c->pending = !send_to(c, data, len, false);
 		c->unflushed = true;
-		any_pending |= c->pending;
+		feed.any_pending |= c->pending;
 	}
-	if (any_pending)
+	if (feed.any_pending)
 	{
-		resetStringInfo(&kept);
-		appendBinaryStringInfo(&kept, data, len);
+		resetStringInfo(&feed.kept);
+		appendBinaryStringInfo(&feed.kept, data, len);
 	}
-	return !any_pending;
+	return !feed.any_pending;
 }
 
 /* A large message's memory is not kept for the next one. */
@@ -542,11 +546,11 @@ free_kept(void)
 {
 	MemoryContext old;
 
-	if (kept.maxlen <= ECM_GIANT_BYTES)
+	if (feed.kept.maxlen <= ECM_GIANT_BYTES)
 		return;
-	pfree(kept.data);
-	old = MemoryContextSwitchTo(feed_context);
-	initStringInfo(&kept);
+	pfree(feed.kept.data);
+	old = MemoryContextSwitchTo(feed.context);
+	initStringInfo(&feed.kept);
 	MemoryContextSwitchTo(old);
 }
 
@@ -557,13 +561,13 @@ free_kept(void)
 bool
 ecm_feed_flush(void)
 {
-	any_pending = false;
-	for (int i = 0; i < nconsumers; i++)
+	feed.any_pending = false;
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		if (c->pending)
-			c->pending = !send_to(c, kept.data, kept.len, true);
+			c->pending = !send_to(c, feed.kept.data, feed.kept.len, true);
 		if (!c->pending && c->unflushed && !c->control_pending)
 		{
 			c->control.type = ECM_FRAME_FLUSH;
@@ -575,29 +579,29 @@ ecm_feed_flush(void)
 										  sizeof(c->control), true);
 			c->unflushed = c->control_pending;
 		}
-		any_pending |= c->pending || c->control_pending;
+		feed.any_pending |= c->pending || c->control_pending;
 	}
-	if (!any_pending)
+	if (!feed.any_pending)
 		free_kept();
-	return !any_pending;
+	return !feed.any_pending;
 }
 
 void
 ecm_feed_stream_lost(void)
 {
-	in_transaction = false;
-	giant_coming = false;
-	giant_lsn = InvalidXLogRecPtr;
-	received_lsn = InvalidXLogRecPtr;	/* of this stream */
-	reset_number++;
-	for (int i = 0; i < nconsumers; i++)
+	feed.stream.in_transaction = false;
+	feed.stream.giant_coming = false;
+	feed.stream.giant_lsn = InvalidXLogRecPtr;
+	feed.stream.received_lsn = InvalidXLogRecPtr;	/* of this stream */
+	feed.reset_number++;
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		if (c->handle == NULL)
 			continue;
 		c->control.type = ECM_FRAME_RESET;
-		c->control.number = reset_number;
+		c->control.number = feed.reset_number;
 		c->control_pending = true;
 	}
 	(void) ecm_feed_flush();
@@ -614,7 +618,7 @@ minimum_lsn(size_t field)
 	XLogRecPtr	min = InvalidXLogRecPtr;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		XLogRecPtr	lsn = *(XLogRecPtr *) ((char *) shared_slot(i) + field);
 
@@ -642,7 +646,7 @@ ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
 {
 	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
 
-	if (!in_transaction && !any_pending && durable >= received_lsn)
+	if (!feed.stream.in_transaction && !feed.any_pending && durable >= feed.stream.received_lsn)
 		durable = Max(durable, keepalive_lsn);
 	return durable;
 }
@@ -650,34 +654,34 @@ ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
 XLogRecPtr
 ecm_feed_received_lsn(void)
 {
-	return received_lsn;
+	return feed.stream.received_lsn;
 }
 
 TimestampTz
 ecm_feed_last_commit_at(void)
 {
-	return last_commit_at;
+	return feed.stream.last_commit_at;
 }
 
 bool
 ecm_feed_in_transaction(void)
 {
-	return in_transaction;
+	return feed.stream.in_transaction;
 }
 
 XLogRecPtr
 ecm_feed_giant_lsn(void)
 {
-	return giant_lsn;
+	return feed.stream.giant_lsn;
 }
 
 void
 ecm_feed_stop(void)
 {
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		if (consumers[i].handle != NULL)
-			TerminateBackgroundWorker(consumers[i].handle);
-		discard_consumer(&consumers[i]);
+		if (feed.consumers[i].handle != NULL)
+			TerminateBackgroundWorker(feed.consumers[i].handle);
+		discard_consumer(&feed.consumers[i]);
 	}
 }
