@@ -33,6 +33,7 @@
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/shape_orders.h"
+#include "shape/arrays.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
@@ -149,20 +150,6 @@ read_list(const char *text)
 	return list;
 }
 
-static ArrayType *
-list_ids(const ShapeList *list)
-{
-	return construct_array(list->ids, list->n, INT8OID, sizeof(int64),
-						   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
-}
-
-static ArrayType *
-list_generations(const ShapeList *list)
-{
-	return construct_array(list->generations, list->n, INT4OID,
-						   sizeof(int32), true, TYPALIGN_INT);
-}
-
 static void
 set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 {
@@ -172,8 +159,8 @@ set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 
 	if (list->n == 0)
 		return;
-	values[0] = PointerGetDatum(list_ids(list));
-	values[1] = PointerGetDatum(list_generations(list));
+	values[0] = ecm_array_of_int8(list->ids, list->n);
+	values[1] = ecm_array_of_int4(list->generations, list->n);
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
 	ecm_spi_end(&spi);
@@ -217,8 +204,8 @@ meant(const ShapeList *list)
 	if (list->n == 0)
 		return result;
 	await_order(list);
-	values[0] = PointerGetDatum(list_ids(list));
-	values[1] = PointerGetDatum(list_generations(list));
+	values[0] = ecm_array_of_int8(list->ids, list->n);
+	values[1] = ecm_array_of_int4(list->generations, list->n);
 	values[2] = TransactionIdGetDatum(ecm_gather_xid());
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan,
@@ -298,7 +285,7 @@ obey_capture(const char *text)
 	}
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	ecm_shapes_by_ids(list_ids(&list), capture_shape, &arg);
+	ecm_shapes_by_ids(DatumGetArrayTypeP(ecm_array_of_int8(list.ids, list.n)), capture_shape, &arg);
 	PopActiveSnapshot();
 	set_states(&plan,
 			   "INSERT INTO _electric_cm.shape_state (shape, state, generation)"

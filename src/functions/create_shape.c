@@ -40,6 +40,7 @@
 #include "base/table_writer.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
+#include "shape/arrays.h"
 #include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
@@ -333,38 +334,6 @@ typedef struct NewShape
 	Bitmapset  *where_attnums;
 } NewShape;
 
-static ArrayType *
-names_array(char **names, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = CStringGetTextDatum(names[i]);
-	return construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
-}
-
-static ArrayType *
-oids_array(const Oid *oids, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = ObjectIdGetDatum(oids[i]);
-	return construct_array(elems, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
-}
-
-static ArrayType *
-attnums_array(const Bitmapset *attnums)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * (bms_num_members(attnums) + 1));
-	int			n = 0;
-	int			attnum = -1;
-
-	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
-		elems[n++] = Int16GetDatum(attnum);
-	return construct_array(elems, n, INT2OID, sizeof(int16), true, TYPALIGN_SHORT);
-}
-
 static uint32
 hash_definition(const NewShape *shape)
 {
@@ -479,13 +448,13 @@ fill_row(NewRow *row, const NewShape *shape, const char *handle)
 	{
 		set_column(row, ROW_WHERE_CLAUSE, CStringGetTextDatum(filter->clause));
 		set_column(row, ROW_WHERE_ATTNUMS,
-				   PointerGetDatum(attnums_array(shape->where_attnums)));
+				   ecm_array_of_attnums(shape->where_attnums));
 		set_column(row, ROW_WHERE_NAMES,
-				   PointerGetDatum(names_array(filter->names, filter->ncolumns)));
+				   ecm_array_of_names(filter->names, filter->ncolumns));
 		set_column(row, ROW_WHERE_TYPES,
-				   PointerGetDatum(oids_array(filter->types, filter->ncolumns)));
+				   ecm_array_of_oids(filter->types, filter->ncolumns));
 		set_column(row, ROW_WHERE_COLLATIONS,
-				   PointerGetDatum(oids_array(filter->collations, filter->ncolumns)));
+				   ecm_array_of_oids(filter->collations, filter->ncolumns));
 	}
 	set_column(row, ROW_DEFINITION, digest_definition(shape));
 }

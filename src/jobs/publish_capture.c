@@ -25,6 +25,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "shape/arrays.h"
 #include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
@@ -254,8 +255,7 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	}
 	if (nids > 0)
 	{
-		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
-												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		args[0] = ecm_array_of_int8(ids, nids);
 		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
 					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
 					SPI_OK_UPDATE, 1, types, args, NULL);

@@ -18,6 +18,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "shape/arrays.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
@@ -134,13 +135,6 @@ electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
 
 /* -------------------------------------------------- what they leave behind -- */
 
-static Datum
-int8_array(Datum *elems, int n)
-{
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
 /*
  * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
  *		OUT done int4, OUT postponed int8[])
@@ -196,7 +190,7 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 	ecm_fates_end(&fates);
 	if (nfreed > 0)
 	{
-		done = int8_array(freed, nfreed);
+		done = ecm_array_of_int8(freed, nfreed);
 		ecm_spi_begin(&spi);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
@@ -207,6 +201,6 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 		ecm_spi_end(&spi);
 	}
 	values[0] = Int32GetDatum(ndone);
-	values[1] = int8_array(postponed, npostponed);
+	values[1] = ecm_array_of_int8(postponed, npostponed);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

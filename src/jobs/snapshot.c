@@ -43,6 +43,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "shape/arrays.h"
 #include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
@@ -477,13 +478,6 @@ find_member(int64 id, int generation, Member *member)
 
 /* --------------------------------------------------------------- result -- */
 
-static Datum
-int8_array(Datum *elems, int n)
-{
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
 /*
  * Notes the snapshot in the shapes' rows, and tells the consumers.  Whoever
  * has a row locked may be waiting for our lock on the table: he is not waited
@@ -517,10 +511,9 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	}
 	if (ndone == 0)
 		return;
-	args[0] = int8_array(ids, ndone);
-	args[1] = PointerGetDatum(construct_array(generations, ndone, INT4OID,
-											  sizeof(int32), true, TYPALIGN_INT));
-	args[2] = int8_array(rows, ndone);
+	args[0] = ecm_array_of_int8(ids, ndone);
+	args[1] = ecm_array_of_int4(generations, ndone);
+	args[2] = ecm_array_of_int8(rows, ndone);
 	args[3] = CStringGetTextDatum(snapshot);
 
 	ecm_spi_begin(&spi);
@@ -721,5 +714,5 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	done = palloc(sizeof(Datum) * Max(nids, 1));
 	ndone = nids == 1 ? take_or_fail(ids[0], generations[0], PG_GETARG_BOOL(2), done) :
 		take(ids, generations, nids, done);
-	PG_RETURN_DATUM(int8_array(done, ndone));
+	PG_RETURN_DATUM(ecm_array_of_int8(done, ndone));
 }

@@ -16,9 +16,9 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "storage/lock.h"
-#include "utils/array.h"
 
 #include "jobs/unpublish_tables.h"
+#include "shape/arrays.h"
 #include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
@@ -35,17 +35,9 @@ bool		ecm_is_unpublishing = false;
 static bool
 has_shapes(Oid relation)
 {
-	List	   *relids = find_all_inheritors(relation, NoLock, NULL);
-	Datum	   *elems = palloc(sizeof(Datum) * list_length(relids));
 	Oid			type = OIDARRAYOID;
-	Datum		value;
-	int			n = 0;
-	ListCell   *lc;
+	Datum		value = ecm_array_of_oid_list(find_all_inheritors(relation, NoLock, NULL));
 
-	foreach(lc, relids)
-		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
-	value = PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
-											TYPALIGN_INT));
 	ecm_shapes_query("SELECT FROM _electric_cm.shape WHERE relation = ANY ($1) LIMIT 1",
 					 1, &type, &value);
 	return SPI_processed > 0;

@@ -32,7 +32,6 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replication/message.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -47,6 +46,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/table_writer.h"
+#include "shape/arrays.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_filter.h"
@@ -155,13 +155,14 @@ spi_column(int row, int column, bool *isnull)
 
 /* -------------------------------------------------------------- lookups -- */
 
+/* What a shape is read by; the columns in this order. */
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions," \
-	" coalesce(w.worker, 0), t.state," \
-	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
-	" w.skip_until" \
+	" s.generation, s.snapshot_generation," \
+	" t.state, t.generation, t.last_error," \
+	" coalesce(w.worker, 0), w.skip_until" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
@@ -171,65 +172,57 @@ spi_column(int row, int column, bool *isnull)
 	NOT_GONE_SQL "AND NOT EXISTS" \
 	" (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id) "
 
-static char **
-text_array(Datum datum, int *n)
+typedef enum ShapeColumn
 {
-	Datum	   *elems;
-	char	  **result;
-
-	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elems, NULL, n);
-	result = palloc(sizeof(char *) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-		result[i] = TextDatumGetCString(elems[i]);
-	return result;
-}
-
-static Oid *
-oid_array(Datum datum)
-{
-	Datum	   *elems;
-	int			n;
-	Oid		   *result;
-
-	deconstruct_array(DatumGetArrayTypeP(datum), OIDOID, sizeof(Oid), true,
-					  TYPALIGN_INT, &elems, NULL, &n);
-	result = palloc(sizeof(Oid) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-		result[i] = DatumGetObjectId(elems[i]);
-	return result;
-}
+	SHAPE_ID = 1,
+	SHAPE_HANDLE,
+	SHAPE_OWNER,
+	SHAPE_RELATION,
+	SHAPE_RELATION_NAME,
+	SHAPE_COLUMN_NAMES,
+	SHAPE_COLUMN_TYPES,
+	SHAPE_KEY_POSITIONS,
+	SHAPE_WHERE_CLAUSE,
+	SHAPE_WHERE_NAMES,
+	SHAPE_WHERE_TYPES,
+	SHAPE_WHERE_COLLATIONS,
+	SHAPE_GENERATION,
+	SHAPE_SNAPSHOT_GENERATION,
+	SHAPE_STATE,
+	SHAPE_STATE_GENERATION,
+	SHAPE_LAST_ERROR,
+	SHAPE_WORKER,
+	SHAPE_SKIP_UNTIL
+} ShapeColumn;
 
 static EcmShapeDef *
 shape_from_row(int row, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	EcmShapeDef *def = palloc0(sizeof(EcmShapeDef));
-	bool		isnull;
-	Datum	   *elems;
+	int			n;
 	Datum		datum;
+	bool		isnull;
 
-	def->id = DatumGetInt64(spi_column(row, 1, &isnull));
-	def->handle = TextDatumGetCString(spi_column(row, 2, &isnull));
-	def->owner = DatumGetObjectId(spi_column(row, 3, &isnull));
-	def->relation = DatumGetObjectId(spi_column(row, 4, &isnull));
-	def->relation_name = TextDatumGetCString(spi_column(row, 5, &isnull));
+	def->id = DatumGetInt64(spi_column(row, SHAPE_ID, &isnull));
+	def->handle = TextDatumGetCString(spi_column(row, SHAPE_HANDLE, &isnull));
+	def->owner = DatumGetObjectId(spi_column(row, SHAPE_OWNER, &isnull));
+	def->relation = DatumGetObjectId(spi_column(row, SHAPE_RELATION, &isnull));
+	def->relation_name = TextDatumGetCString(spi_column(row, SHAPE_RELATION_NAME, &isnull));
 
-	def->column_names = text_array(spi_column(row, 6, &isnull), &def->ncolumns);
-	def->column_types = oid_array(spi_column(row, 7, &isnull));
-
-	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 8, &isnull)),
-					  INT2OID, sizeof(int16), true, TYPALIGN_SHORT,
-					  &elems, NULL, &def->nkeys);
-	def->key_positions = palloc(sizeof(int16) * def->nkeys);
+	def->column_names = ecm_array_names(spi_column(row, SHAPE_COLUMN_NAMES, &isnull),
+										&def->ncolumns);
+	def->column_types = ecm_array_oids(spi_column(row, SHAPE_COLUMN_TYPES, &isnull), &n);
+	def->key_positions = ecm_array_int2(spi_column(row, SHAPE_KEY_POSITIONS, &isnull),
+										&def->nkeys);
 	for (int i = 0; i < def->nkeys; i++)
-		def->key_positions[i] = DatumGetInt16(elems[i]) - 1;
+		def->key_positions[i]--;
 
-	def->worker = DatumGetInt32(spi_column(row, 9, &isnull));
-	def->generation = DatumGetInt32(spi_column(row, 11, &isnull));
+	def->worker = DatumGetInt32(spi_column(row, SHAPE_WORKER, &isnull));
+	def->generation = DatumGetInt32(spi_column(row, SHAPE_GENERATION, &isnull));
 
 	def->state = ECM_SHAPE_CREATING;
-	datum = spi_column(row, 10, &isnull);
+	datum = spi_column(row, SHAPE_STATE, &isnull);
 	if (!isnull)
 	{
 		char	   *state = TextDatumGetCString(datum);
@@ -239,25 +232,26 @@ shape_from_row(int row, MemoryContext context)
 		else if (strcmp(state, "errored") == 0)
 			def->state = ECM_SHAPE_ERRORED;
 		else
-			def->capturing = DatumGetInt32(spi_column(row, 12, &isnull));
+			def->capturing = DatumGetInt32(spi_column(row, SHAPE_STATE_GENERATION, &isnull));
 	}
-	datum = spi_column(row, 13, &isnull);
+	datum = spi_column(row, SHAPE_SNAPSHOT_GENERATION, &isnull);
 	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
-	datum = spi_column(row, 14, &isnull);
+	datum = spi_column(row, SHAPE_LAST_ERROR, &isnull);
 	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
 
-	datum = spi_column(row, 15, &isnull);
+	datum = spi_column(row, SHAPE_WHERE_CLAUSE, &isnull);
 	if (!isnull)
 	{
 		def->filter = palloc0(sizeof(EcmFilterDef));
 		def->filter->clause = TextDatumGetCString(datum);
-		def->filter->names = text_array(spi_column(row, 16, &isnull),
-										&def->filter->ncolumns);
-		def->filter->types = oid_array(spi_column(row, 17, &isnull));
-		def->filter->collations = oid_array(spi_column(row, 18, &isnull));
+		def->filter->names = ecm_array_names(spi_column(row, SHAPE_WHERE_NAMES, &isnull),
+											 &def->filter->ncolumns);
+		def->filter->types = ecm_array_oids(spi_column(row, SHAPE_WHERE_TYPES, &isnull), &n);
+		def->filter->collations = ecm_array_oids(spi_column(row, SHAPE_WHERE_COLLATIONS, &isnull),
+												 &n);
 	}
 
-	datum = spi_column(row, 19, &isnull);
+	datum = spi_column(row, SHAPE_SKIP_UNTIL, &isnull);
 	def->skip_until = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 
 	MemoryContextSwitchTo(old);
@@ -746,15 +740,9 @@ ecm_shapes_invalidate(List *relations, const char *reason)
 {
 	EcmSpiState spi;
 	Oid			type = OIDARRAYOID;
-	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(relations), 1));
-	Datum		value;
-	ListCell   *lc;
-	int			n = 0;
+	Datum		value = ecm_array_of_oid_list(relations);
+	int			n;
 
-	foreach(lc, relations)
-		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
-	value = PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
-											TYPALIGN_INT));
 	ecm_spi_begin(&spi);
 	n = ecm_shapes_delete(relations != NIL ? "relation = ANY ($1)" : "$1 = '{}'",
 						  1, &type, &value, NULL, reason);
