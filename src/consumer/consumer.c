@@ -4,10 +4,10 @@
  *	  The consumer worker: decodes what the manager feeds it, keeps what its
  *	  shapes want, and appends it to their logs.
  *
- * This is the worker, its loop, and what becomes of its errors.  What it meets
- * in the stream goes to relation.c, apply_change.c and shape_orders.c, which find
- * shapes by shape_match.c and followed_shapes.c; all write by way of log_batch.c.
- * Whom an error is blamed on: current_shape.c.
+ * This is the worker, its loop, and what becomes of its errors.  Messages of the
+ * stream go to relation.c, apply_change.c and shape_orders.c, which find shapes by
+ * shape_match.c and followed_shapes.c; all write by way of log_batch.c.  The shape
+ * that an error is blamed on is in current_shape.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -165,7 +165,8 @@ handle_message(StringInfo in)
 }
 
 /*
- * The stream has been lost.  What is complete is kept, the rest comes again.
+ * The stream has been lost.  Complete transactions are kept, the rest comes
+ * again.
  */
 static void
 obey_reset(uint32 number)
@@ -434,7 +435,7 @@ follow_stream(void)
 		{
 			if (ecm_gather_pace())
 				continue;		/* more has come in meanwhile */
-			/* an idle consumer owes nobody anything */
+			/* before sleeping, flush and report all, so that the slot advances */
 			ecm_gather_settle();
 			if (!ecm_gather_in_transaction())
 				pgstat_report_stat(false);
@@ -493,8 +494,8 @@ record_fault(void *arg)
 }
 
 /*
- * One shape that raises an error each time would hold all others back for
- * ever, so it is left out from now on.  False: that could not be noted.
+ * A shape that raises an error each time would hold all others back for ever, so
+ * it is left out from now on.  False: that could not be noted.
  */
 static bool
 blame_shape(int64 shape, const char *message)
@@ -566,7 +567,8 @@ find_accused(void *arg)
 }
 
 /*
- * What a consumer has died of twice, it will die of again.
+ * A consumer that has died twice of the same will die of it again: the shapes
+ * that are to blame are left out from now on.
  */
 static void
 blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
@@ -591,8 +593,8 @@ is_others_fault(int sqlerrcode)
 }
 
 /*
- * A where clause has raised an error.  That is one shape's problem: what others
- * have from this transaction goes with it.
+ * A where clause has raised an error.  That concerns one shape, which is left out;
+ * the others' entries of this transaction are committed together with that.
  */
 static void
 match_failed(EcmShape *shape, const char *message)

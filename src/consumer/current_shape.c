@@ -3,9 +3,9 @@
  * current_shape.c
  *	  The shape that a consumer works on: the error context of its errors.
  *
- * Whoever works on one shape says so, and takes it back.  An ERROR in between
- * leaves it as it is, so that consumer.c, or who catches it before, learns whose
- * fault that was.
+ * A function that works on one shape names it, and takes it back.  An ERROR in
+ * between leaves the name, so that the PG_CATCH that gets it, in shape_match.c or
+ * consumer.c, knows whose fault it was.
  *
  *-------------------------------------------------------------------------
  */

@@ -136,7 +136,7 @@ remove_table_if_empty(EcmTable *table)
 	ecm_tables_version++;
 }
 
-/* What was made for the columns so far is of no use any more. */
+/* The slot is of no use any more when the table has another column. */
 static void
 forget_slot(EcmTable *table)
 {

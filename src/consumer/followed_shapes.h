@@ -3,9 +3,9 @@
  * followed_shapes.h
  *	  The shapes that a consumer follows, by table.
  *
- * Those that ask for "column = constant" are found by the column's value in a
+ * Shapes that ask for "column = constant" are found by the column's value in a
  * hash table, so that a change costs the same with one of them and with a hundred
- * thousand; of the others, each where clause is evaluated: shape_match.c.
+ * thousand.  Of all others each where clause is evaluated: shape_match.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +42,7 @@ typedef struct EcmTableColumn
 	const char *unreadable;		/* ... or why it can't have it */
 } EcmTableColumn;
 
-/* What many shapes of a table have in common. */
+/* Columns and key: many shapes of a table have the same. */
 typedef struct EcmLayout
 {
 	int			number;			/* in the table's list */
@@ -92,7 +92,7 @@ typedef struct EcmShape
 	EcmShapeBuffer buffer;
 } EcmShape;
 
-/* Those that ask for a constant in a column; chained by hash value. */
+/* A shape that asks for a constant in a column; chained by hash value. */
 typedef struct EcmIndexMember
 {
 	struct EcmIndexMember *next;
@@ -147,9 +147,9 @@ extern bool ecm_follow_is_due(Oid relation);
 extern void ecm_follow_table(Oid relation);
 
 /*
- * One that was taken up matches nothing from now on.  Its struct stays until
- * nobody refers to its buffer any more: ecm_followed_free_gone().  One that was
- * only noted is forgotten; nothing happens if it was not.
+ * A shape that was taken up matches nothing from now on.  Its struct stays until
+ * no list of log_batch.c has its buffer any more: ecm_followed_free_gone().  A
+ * shape that was only noted is forgotten; nothing happens if it was not.
  */
 extern void ecm_unfollow(EcmShape *shape);
 extern void ecm_unfollow_noted(int64 shape);

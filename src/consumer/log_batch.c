@@ -72,7 +72,7 @@ typedef struct UnflushedCommit
 
 EcmGatherFigures ecm_gather_figures;
 
-/* What is gathered, and how far it has come; all of it is ecm_gather_init()'s. */
+/* The batch, and how far the logs are. */
 static struct
 {
 	int			stack_index;
@@ -218,9 +218,10 @@ begin_local(void)
 }
 
 /*
- * While a large transaction is being written, others' errors must not spoil it:
- * they work in a subtransaction.  It lasts from the first that asks for one to
- * the next write, so that it costs nothing by the row.
+ * While a large transaction is being written, errors of code outside of this file
+ * must not spoil it: such code runs in a subtransaction.  This lasts from the
+ * first row that asks for one to the next write, so that it costs nothing by the
+ * row.
  */
 static void
 begin_sheltered(void)
@@ -337,7 +338,7 @@ commit_local(XLogRecPtr lsn)
 	batch.local.open = false;
 
 	/*
-	 * What readers see from now on is not flushed yet.  A crash would take it
+	 * Readers see from now on what is not flushed yet.  A crash would take it
 	 * away, and the stream bring it back as it was: the slot has not been told
 	 * that it is done with, and offsets are made of the upstream's alone.
 	 */
@@ -765,9 +766,9 @@ ecm_gather_unsettled(void)
 }
 
 /*
- * Who commits alone has his transaction made durable at once.  With several,
- * each settling costs them a flush of the WAL more, so that they are asked to
- * share it, as by commit_delay.
+ * A single transaction is made durable at once.  Where several come in, each
+ * settling costs a flush of the WAL more, so they share it, as by commit_delay.
+ * The sleep is deaf to signals and the latch, but 2 ms at most.
  */
 bool
 ecm_gather_pace(void)

@@ -17,7 +17,7 @@
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
-/* What has been gathered for one shape; zeroed at first. */
+/* The entries gathered for one shape; zeroed at first. */
 typedef struct EcmShapeBuffer
 {
 	int64		shape;
@@ -45,8 +45,8 @@ extern XLogRecPtr ecm_gather_position(void);
 extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
 
 /*
- * Is it a thing of the past to a shape whose log has all that comes before
- * 'skip_until' (see assign.c)?  Its transaction id?
+ * Has the shape's log this transaction already, since it commits before
+ * skip_until (see assign.c)?  And its transaction id, and LSN.
  */
 extern bool ecm_gather_is_past(XLogRecPtr skip_until);
 extern TransactionId ecm_gather_xid(void);
@@ -94,8 +94,8 @@ extern void ecm_gather_enter_transaction(void);
 /*
  * After an ERROR outside of this file, within PG_CATCH, in a transaction that
  * ecm_gather_enter_transaction() was called in for this message: makes one of
- * what the error has spoilt.  What is gathered stays, and what was written of
- * a large transaction.
+ * what the error has spoilt.  The gathered entries stay, and those of a large
+ * transaction that were written.
  */
 extern void ecm_gather_recover(void);
 

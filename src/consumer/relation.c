@@ -144,7 +144,7 @@ bind_table(EcmTable *table, EcmRelation *relation)
 
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, relation);
 		if (!binding->usable[layout->number])
-			/* comes again if this transaction does */
+			/* a replayed transaction binds, and orders this, again */
 			ecm_orders_add(psprintf("mismatch %u %d", table->relid, layout->number));
 	}
 	return binding;

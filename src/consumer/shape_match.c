@@ -147,8 +147,8 @@ start_tuple(EcmTable *table, const EcmValue *values)
 }
 
 /*
- * A value as the where clauses want it.  What was not sent counts as null; no
- * clause looks at it (that is checked where a relation is bound).  False: it
+ * A value as the where clauses want it.  A value that was not sent counts as null;
+ * no clause looks at it (that is checked where a relation is bound).  False: it
  * can't be read, as was found out before.
  */
 static bool
@@ -306,7 +306,7 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 	ecm_work_on(0);
 }
 
-/* What is done about an error. */
+/* How an error is dealt with. */
 typedef enum Verdict
 {
 	VERDICT_FAULT,				/* of the shape, or of the value */
@@ -315,8 +315,9 @@ typedef enum Verdict
 } Verdict;
 
 /*
- * Who lacks memory may lack it since others have it.  So it is the end of the
- * consumer; but when the transaction comes again, of what fails again.
+ * A want of memory may be the fault of others that have it.  So it ends the
+ * consumer; but where the transaction comes again, and memory lacks at the same
+ * value or shape again, that is left out.
  */
 static Verdict
 judge(int sqlerrcode, int64 shape, int column, uint64 change)

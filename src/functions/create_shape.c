@@ -53,7 +53,7 @@
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 
-/* What this session knows of the number of shapes: check_max_shapes(). */
+/* This session's count of the shapes: see check_max_shapes(). */
 static struct
 {
 	int64		allowed;		/* so many before it is time to count again */
@@ -141,7 +141,7 @@ key_index(Relation rel)
 	return index;
 }
 
-/* What is stored of a shape's columns. */
+/* A shape's columns, as they are stored. */
 typedef struct ShapeColumns
 {
 	ArrayType  *requested;		/* NULL: all */
@@ -209,8 +209,8 @@ requested_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Those that were asked for, in the table's order, or all (NULL); except
- * generated columns, which the stream does not carry.
+ * The columns that were asked for, in the table's order, or all (NULL); except
+ * generated ones, which the stream does not carry.
  */
 static ShapeColumns
 shape_columns(Relation rel, ArrayType *columns)
@@ -281,9 +281,10 @@ shape_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Within ecm_spi_begin/end; the new one is there already.  Who declares many
- * does not count them each time, but the more often the closer he is to the
- * limit.  Several at a time may exceed it by a sixteenth of what was left.
+ * Within ecm_spi_begin/end; the new one is there already.  A session that
+ * declares many counts the shapes anew only after it has created 1/16 of those
+ * that were still allowed.  So several sessions at a time may exceed the limit by
+ * 1/16 of what was left.
  */
 static void
 check_max_shapes(void)
@@ -350,8 +351,8 @@ hash_definition(const NewShape *shape)
 }
 
 /*
- * What two shapes of a table and an owner have in common if they are the same:
- * too long for an index as it is.
+ * The digest of what two shapes of a table and an owner have in common if they are
+ * the same, which itself may be too long for an index.
  */
 static Datum
 digest_definition(const NewShape *shape)
@@ -527,7 +528,7 @@ find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
- * the new shape's id, or 0.  One that is gone, but for its row, makes room.
+ * the new shape's id, or 0.  A shape that is gone, but for its row, makes room.
  */
 static char *
 insert_shape(const NewShape *shape, MemoryContext context, int64 *created,

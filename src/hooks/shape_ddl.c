@@ -4,8 +4,8 @@
  *	  What DDL does to shapes: noted while a command runs, dealt with after it.
  *
  * object_access_hook is called in the middle of a command, where running SQL is
- * out of the question, so it only notes what has changed.  What that means for
- * shapes is looked up as soon as the command is over, and before the next one:
+ * out of the question, so it only notes what has changed.  The consequences for
+ * shapes are looked up as soon as the command is over, and before the next one:
  * the stream has each change as the catalogs were at that moment, so what is
  * true in between counts, even if it has been taken back by the commit.  And a
  * shape that is declared after a command has nothing to do with it.
@@ -175,7 +175,7 @@ is_table(Oid relid)
 }
 
 /*
- * A partition's change is a change of its ancestors' shapes, too.  They must
+ * A partition's change is a change of its ancestors' shapes, too.  Ancestors must
  * be looked up now: a DROP takes that knowledge away.
  */
 void
@@ -222,7 +222,7 @@ member_table(Oid member)
 	return relid;
 }
 
-/* One that has just come can't be seen yet, and one that goes not any more later. */
+/* A row that has just come can't be seen yet; one that goes can't be seen later. */
 void
 ecm_ddl_note_member(Oid member)
 {
@@ -305,8 +305,8 @@ ecm_ddl_note_column(Oid relid)
 }
 
 /*
- * What has become of a table's row in pg_class: the command's own change, which
- * the syscaches don't show yet.
+ * A table's row in pg_class is compared with what the command has made of it,
+ * which the syscaches don't show yet.
  */
 void
 ecm_ddl_note_altered(Oid relid)
@@ -358,7 +358,7 @@ ecm_ddl_has_extension(void)
 		!(creating_extension && CurrentExtensionObject == extension);
 }
 
-/* What there is of each kind; of publications, only ours. */
+/* The objects noted of each kind; of publications, only whether ours is. */
 typedef struct Pending
 {
 	List	   *objects[NUM_NOTE_KINDS];
@@ -377,8 +377,8 @@ is_own_publication(const Note *entry, const char *own)
 }
 
 /*
- * Takes what has happened in this subtransaction.  What happened before it
- * began is to be looked at again when it has ended, in whichever way.
+ * Takes the notes of this subtransaction.  Earlier ones are looked at as well, but
+ * stay: they are to be looked at again when it has ended, in whichever way.
  */
 static void
 take_notes(Pending *pending)
@@ -409,8 +409,8 @@ take_notes(Pending *pending)
 }
 
 /*
- * Those of the tables that have shapes, each reason's for themselves: there are
- * few reasons, and they are constants.
+ * Deletes the shapes of tables that are void, reason by reason: there are few
+ * reasons, and they are constants.
  */
 static void
 apply_void(const Pending *pending)
@@ -558,8 +558,8 @@ objects_of(const List *remembered)
 }
 
 /*
- * One by one, so that a transaction that is prepared holds up nobody whom it does
- * not concern; but not without end, since locks are few.
+ * Objects are held one by one, so that a transaction that is prepared holds up
+ * nobody whom it does not concern; but not without end, since locks are few.
  */
 static void
 hold_all(Oid catalog, const List *remembered)
@@ -666,7 +666,7 @@ end_remembered(List *list, SubTransactionId subid, SubTransactionId parent,
 	return list;
 }
 
-/* What a rolled-back subtransaction did has not happened. */
+/* The notes of a rolled-back subtransaction are forgotten. */
 void
 ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 					bool committed)

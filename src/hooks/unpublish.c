@@ -33,7 +33,7 @@
 
 /*
  * Tables whose replica identity a command may have taken away, in
- * TopTransactionContext.  That of a subtransaction that is rolled back may be
+ * TopTransactionContext.  A table of a subtransaction that is rolled back may be
  * looked at in vain.
  */
 static List *doubtful = NIL;

@@ -7,8 +7,8 @@
  * Events are recorded in shared memory, from wherever they happen, exit paths
  * included.  From there a pool session takes those of its database, and writes
  * them to _electric_cm.event (warnings and errors) and to those who LISTEN
- * (all).  What happens while no manager runs waits for the next one, as long as
- * the ring has it.
+ * (all).  Events from while no manager runs wait for the next one, as long as the
+ * ring has them.
  *
  * An event is known for ever by the time when shared memory was made and its
  * number in there.  The table itself tells which ones it has, and the session
@@ -115,7 +115,7 @@ put_event(EcmTableWriter *writer, const EcmEventRecord *event)
 }
 
 /*
- * Deletes all but the latest.  Those from a clock that was ahead go first, else
+ * Deletes all but the latest.  Events from a clock that was ahead go first, else
  * they would have every new one deleted.  SQL refuses to delete from a published
  * table without a replica identity.
  */
@@ -191,8 +191,8 @@ append_member(StringInfo json, const char *name, const char *value)
 }
 
 /*
- * Whoever can log in can listen, so a notification has nothing in it that may
- * come from a row, a clause or another database: the event's name says it all.
+ * Every role that can log in can listen, so a notification has nothing in it that
+ * may come from a row, a clause or another database: the event's name says it all.
  */
 static const struct
 {

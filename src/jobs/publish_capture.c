@@ -43,8 +43,8 @@ PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
 #define IDENTITY_LOCK_TIMEOUT	"100ms"
 
 /*
- * Nobody waits for that, but the pool has few sessions, and others' shapes need
- * them.
+ * No session waits behind this lock, but the pool has few sessions, and others'
+ * shapes need them.
  */
 #define PUBLISH_LOCK_TIMEOUT	"1s"
 
@@ -95,8 +95,8 @@ be_impatient(const char *timeout)
 }
 
 /*
- * Nobody takes a leaf's identity away now before he can see that the table is
- * published.  Did somebody just before?
+ * From here on a command that takes a leaf's identity away sees that the table is
+ * published.  Did one just before?
  */
 static void
 check_identities(Oid relation, ArrayType *shapes)

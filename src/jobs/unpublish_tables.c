@@ -44,7 +44,7 @@ has_shapes(Oid relation)
 }
 
 /*
- * Whoever declares a shape just now is not seen, but his table will be
+ * A shape that is being declared just now is not seen, but its table will be
  * published again: that waits for our lock.
  */
 static bool
@@ -64,7 +64,7 @@ leave_publication(Oid relation, Oid member)
 	return true;
 }
 
-/* What the user has done himself is not ours any more. */
+/* A table that the user has taken out, or added again, is not ours any more. */
 static void
 forget_tables(void)
 {

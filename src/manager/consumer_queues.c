@@ -233,7 +233,7 @@ ecm_feed_start(void)
 }
 
 /*
- * The error of a consumer that has ended.  One that was killed leaves none.
+ * The error of a consumer that has ended.  A consumer that was killed leaves none.
  */
 static void
 get_end(int i, const char *what, EcmError *err)
@@ -400,7 +400,7 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 
 /* -------------------------------------------------------------- feeding -- */
 
-/* One is coming in, or has been dropped at that LSN. */
+/* A giant is coming in, or has been dropped at that LSN. */
 static void
 note_giant(XLogRecPtr lsn)
 {

@@ -3,7 +3,7 @@
  * event_delivery.c
  *	  The manager's part in delivering events: it has a pool session do it.
  *
- * What that session does: deliver_events.c.
+ * The session's part is in deliver_events.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 #include "connection/pool.h"
 #include "manager/event_delivery.h"
 
-/* Somebody may have locked the table; other jobs need the session, too. */
+/* A user may have locked the table; other jobs need the session, too. */
 #define JOB_TIMEOUT_MS		5000
 
 static struct

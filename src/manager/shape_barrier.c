@@ -32,7 +32,7 @@
 #include "base/compat.h"
 #include "manager/shape_barrier.h"
 
-/* What collect_writers() is asked for. */
+/* The argument of collect_writers(). */
 typedef struct WritersWanted
 {
 	EcmBarrier *barrier;

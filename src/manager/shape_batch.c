@@ -7,8 +7,8 @@
  * A batch is in one of three lists: active ones are at some step of
  * shape_creation.c; waiting ones are started as soon as fewer than MAX_WORKING
  * of the active ones use the pool or the consumers; the others wait for another
- * attempt.  What fails a batch may be the fault of one shape in it, so a batch
- * that fails is split, until that shape fails alone.
+ * attempt.  One shape may be the cause of a batch's failure, so a batch that fails
+ * is split, until that shape fails alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -121,7 +121,7 @@ take_place(EcmBatch *b)
 }
 
 /*
- * A place for everybody who moves, if possible.  Those that wait for another
+ * A place for every batch that moves, if possible.  Batches that wait for another
  * attempt, maybe for ever, can do without.
  */
 void
@@ -377,7 +377,7 @@ ecm_batches_poll_retries(EcmTime now)
 	}
 }
 
-/* Those at the barrier need nobody's time, and may stay there for long. */
+/* Batches at the barrier need no process's time, and may stay there for long. */
 static int
 count_working(void)
 {

@@ -64,7 +64,7 @@ typedef struct EcmBatch
 
 extern void ecm_batches_init(int stack_index);
 
-/* Those that are at some step; one may end, or fail, while they are gone through. */
+/* Batches at some step; one may end, or fail, while the list is gone through. */
 extern dlist_head *ecm_batches_active(void);
 
 /*
@@ -74,7 +74,7 @@ extern dlist_head *ecm_batches_active(void);
  */
 extern EcmBatch *ecm_batches_start_next(EcmTime now);
 
-/* Those whose time for another attempt has come are to be started. */
+/* Has batches whose time for another attempt has come wait to be started. */
 extern void ecm_batches_poll_retries(EcmTime now);
 
 /* When something is to be done about any of them at the latest, or 0. */
@@ -104,8 +104,8 @@ extern void ecm_batch_close_gaps(EcmBatch *b);
 extern void ecm_batch_drop_shape(int64 id);
 
 /*
- * What users see of it: a place among those that are shown, if there is one, and
- * what it waits for.
+ * For electric_cm_shapes: a place among the batches that are shown, if there is
+ * one left, and what it waits for.
  */
 extern void ecm_batch_make_place(EcmBatch *b);
 extern void ecm_batch_show(EcmBatch *b, const char *waiting_for);

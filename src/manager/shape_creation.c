@@ -29,8 +29,8 @@
  * capture message throws away what the last one has left.  A shape that can't be
  * created at all is errored: its snapshot's session says so by a message "fail".
  *
- * Who asks for what: shape_requests.c.  The batches: shape_batch.c.  The
- * barrier: shape_barrier.c.  The pool's part: publish_capture.c, snapshot.c.
+ * Requests are in shape_requests.c, batches in shape_batch.c, the barrier in
+ * shape_barrier.c, the pool's part in publish_capture.c and snapshot.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +54,7 @@
 #define JOB_TIMEOUT_MS		60000
 #define BARRIER_POLL_MS		20
 
-/* Who locks the table after that is waited for by the next attempt's barrier. */
+/* Transactions that lock the table later are the next attempt's barrier's. */
 #define SNAPSHOT_LOCK_TIMEOUT	"1s"
 
 /* So often a table is read for a shape, where that ends with an odd error. */
@@ -170,8 +170,8 @@ relation_of(EcmConn *conn, int64 id)
 }
 
 /*
- * It was asked for as a shape of another table than it is of, by a message that
- * somebody has forged.
+ * A forged message has asked for a shape of another table than it is of: the
+ * request is made again, with the right one.
  */
 static void
 request_again(EcmShapeRequest *request, Oid relation)
@@ -277,7 +277,7 @@ start_barrier(EcmBatch *b)
 
 /*
  * The answer has the shapes that are done; the others take part in the next
- * snapshot.  What was captured for them is good for that one, too.
+ * snapshot, for which the changes captured so far are good, too.
  */
 static void
 snapshot_taken(EcmBatch *b, EcmConn *conn)

@@ -22,7 +22,7 @@ extern void ecm_creations_init(int stack_index);
  */
 extern void ecm_creations_scan(void);
 
-/* One of our own messages was met in the stream: an EcmFeedMessageCallback. */
+/* A message of our own was met in the stream: an EcmFeedMessageCallback. */
 extern void ecm_creations_message(const char *text, TransactionId xid,
 								  XLogRecPtr after);
 

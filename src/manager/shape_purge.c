@@ -11,8 +11,8 @@
  *
  * After a checkpoint, what is deleted goes into the WAL as whole pages, as much
  * as the logs were.  A slot that was dropped since it held too much leaves all
- * its shapes to be deleted, and its successor must not go the same way.  So
- * there is no hurry near a limit; but no end of it either.
+ * its shapes to be deleted, and its successor must not go the same way.  So near a
+ * WAL limit deletion slows down, but never stops.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 #include "manager/shape_requests.h"
 #include "slot/retained_wal.h"
 
-/* Who drops a table's shapes often makes the next one soon. */
+/* After a table's last shape is dropped, the next one is often made soon. */
 #define LEAVE_DELAY_MS	5000
 #define JOB_TIMEOUT_MS	60000
 
@@ -40,14 +40,14 @@
 #define GONE_MIN_MS		1000
 #define GONE_MAX_MS		60000
 
-/* What is deleted in one transaction at most. */
+/* The most that one transaction deletes. */
 #define SLICE_SHAPES	1000
 #define SLICE_CHUNKS	2000
 #define SLICE_WAL		(INT64CONST(16) * 1024 * 1024)
 /* The pause before the next one. */
 #define SLICE_PAUSE_MS	50
 
-/* One that writes less WAL is not worth a transaction ... */
+/* A slice that writes less WAL is not worth a transaction ... */
 #define SMALL_WAL		(INT64CONST(512) * 1024)
 /* ... so until that is allowed, we look this often, ... */
 #define LOOK_PAUSE_MS	500
@@ -199,7 +199,7 @@ forget_purges(void)
 	state.logs.first = state.logs.n = state.logs.size = 0;
 }
 
-/* Those that have come since the last time are the last ones. */
+/* Only the last ones, from since the last time, can be incomplete. */
 static void
 note_complete(XLogRecPtr received_lsn)
 {
@@ -236,7 +236,7 @@ job_succeeded(void)
 }
 
 /*
- * Those whose rows others can see still, as when the commit waits for a
+ * Adds shapes anew whose rows others can see still, as when the commit waits for a
  * synchronous standby: an array constant.  Returns how many they are.
  */
 static int
@@ -312,7 +312,7 @@ wal_allowed(EcmTime now)
 	return Min(allowance, SLICE_WAL);
 }
 
-/* They come in the order in which they were dropped. */
+/* Logs go in the order in which their shapes were dropped. */
 static void
 start_purge(EcmTime now, XLogRecPtr applied_lsn)
 {
@@ -343,8 +343,8 @@ start_purge(EcmTime now, XLogRecPtr applied_lsn)
 }
 
 /*
- * What has no shape any more, nor will have: the shapes of roles that have been
- * dropped elsewhere go first.  The statement finds the logs' ids by skipping
+ * Finds logs and states without a shape, after the shapes of roles that have been
+ * dropped elsewhere have been deleted.  The statement finds the logs' ids by skipping
  * from one to the next in the index.
  */
 static void

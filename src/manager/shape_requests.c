@@ -4,8 +4,8 @@
  *	  The manager's part in creating shapes: which are to be created.
  *
  * Requests come with the stream, where somebody has declared a shape, and
- * from scans of the catalog, at the start of each stream.  They wait in a queue
- * for each table until shape_creation.c takes them.
+ * from scans of the catalog, at the start of each stream.  Each table has a queue,
+ * where they wait until shape_batch.c takes them.
  *
  *-------------------------------------------------------------------------
  */
@@ -281,7 +281,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 }
 
 /*
- * Everybody who may have written to the table of shapes.
+ * Notes all transactions that may have written to the table of shapes.
  */
 static void
 collect_creators(void *arg pg_attribute_unused())

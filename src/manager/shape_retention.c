@@ -6,8 +6,8 @@
  * Consumers name the shapes whose logs have grown a good deal; every
  * electric_cm.wal_report_interval a pool session looks at these, one at a time,
  * and folds those that are beyond electric_cm.shape_log_retention
- * (fold.c).  What earlier consumers may have had to say, or would have
- * said with another setting, is made up for by one look at all shapes.
+ * (fold.c).  One look at all shapes makes up for logs that earlier consumers had no
+ * occasion to name, or would have named with another setting.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@
 /* Candidates that are looked for at a time. */
 #define SCAN_SHAPES			1000
 
-/* What can't be folded now is tried again after that. */
+/* A log that can't be folded now is tried again after that. */
 #define RETRY_MS			30000
 
 static struct

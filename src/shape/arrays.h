@@ -21,7 +21,7 @@ extern Datum ecm_array_of_int4(Datum *elems, int n);
 extern Datum ecm_array_of_names(char **names, int n);
 extern Datum ecm_array_of_attnums(const Bitmapset *attnums);
 
-/* What is in a text[], an oid[], an int2[]; palloc'd, *n is how many. */
+/* The elements of a text[], an oid[], an int2[]; palloc'd, *n is how many. */
 extern char **ecm_array_names(Datum array, int *n);
 extern Oid *ecm_array_oids(Datum array, int *n);
 extern int16 *ecm_array_int2(Datum array, int *n);

@@ -4,8 +4,8 @@
  *	  Is a table in the stack's publication, and does that publish all there is?
  *
  * _electric_cm.published_table has the tables that we have added, by the OID of
- * the row in pg_publication_rel.  What the user has added, or added again, has
- * another one, and is left alone.  Once a table has been published for a shape
+ * the row in pg_publication_rel.  A table that the user has added, or added again,
+ * has another one, and is left alone.  Once a table has been published for a shape
  * its owner has agreed to it: it may come back for shapes of other roles, unless
  * somebody takes it out himself.
  *

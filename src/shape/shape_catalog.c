@@ -155,7 +155,7 @@ spi_column(int row, int column, bool *isnull)
 
 /* -------------------------------------------------------------- lookups -- */
 
-/* What a shape is read by; the columns in this order. */
+/* A shape with its state; the columns are those of ShapeColumn. */
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions," \

@@ -40,7 +40,7 @@ extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg
 
 extern List *ecm_shapes_of_owner(Oid owner);
 
-/* Those of the tables that have shapes, as of now, each once. */
+/* The tables among these that have shapes, as of now, each once. */
 extern List *ecm_tables_with_shapes(List *relids);
 
 /*
@@ -58,7 +58,7 @@ extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 /*
  * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
  * deletes the shapes (s) that meet a condition, with drop messages for them.
- * Those that somebody else has locked are not waited for: they end where their
+ * Shapes that somebody else has locked are not waited for: they end where their
  * consumer comes to it.  'nulls' as for SPI.  Returns how many there were.
  */
 extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);

@@ -13,7 +13,7 @@
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-/* What is known of a shape's row. */
+/* A shape's row, as far as is known. */
 typedef struct EcmShapeFate
 {
 	bool		exists;			/* when that transaction is over */

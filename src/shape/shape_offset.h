@@ -22,7 +22,7 @@
 #define ECM_ERRCODE_OFFSET	MAKE_SQLSTATE('E', 'C', '0', '0', '1')
 
 /*
- * What is after an offset begins in the chunk with that first offset, or the
+ * The entries after an offset begin in the chunk with that first offset, or in the
  * next one.
  */
 typedef struct EcmLogStart

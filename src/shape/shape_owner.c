@@ -5,7 +5,7 @@
  *
  * A shape's owner is not a dependency that the server knows of, and roles are
  * shared by all databases: a role can be dropped elsewhere while it has shapes
- * here.  Nobody can read those any more, and the next stream removes them.
+ * here.  No role can read those any more, and the next stream removes them.
  *
  *-------------------------------------------------------------------------
  */

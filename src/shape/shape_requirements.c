@@ -6,7 +6,7 @@
  * Asked when a shape is created and, since the answer can change, after each
  * command that alters the table: shape_verify.c.
  *
- * That second time somebody else may hold a lock on the table, or on one of its
+ * After a command another session may hold a lock on the table, or on one of its
  * ancestors, and wait for ours.  So nothing here takes a lock then, or looks at
  * anything but the catalogs.
  *

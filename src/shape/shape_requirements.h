@@ -16,7 +16,7 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
-/* What a shape needs of its table, as attribute numbers of that. */
+/* The columns of its table that a shape needs, as attribute numbers. */
 typedef struct EcmShapeNeeds
 {
 	Bitmapset  *key;

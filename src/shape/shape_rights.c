@@ -43,7 +43,7 @@ may_select(Oid relation, Oid role, const Bitmapset *attnums)
 	return true;
 }
 
-/* Who may not name the table can't select from it either. */
+/* A role that may not name the table can't select from it either. */
 static bool
 may_use_schema(Oid relation, Oid role)
 {

@@ -46,7 +46,7 @@
 
 /* ---------------------------------------------------------------- kinds -- */
 
-/* What many shapes of a table have in common, and what must still be so. */
+/* Shapes of a table that are alike in all that must still be so. */
 typedef enum KindColumn
 {
 	KIND_OWNER,

@@ -13,7 +13,7 @@
 #include "nodes/pg_list.h"
 
 /*
- * These tables have been altered: deletes their shapes, and those of their
+ * After tables have been altered: deletes their shapes, and those of their
  * ancestors, that don't go with them any more.  Returns the tables whose names
  * are not those that their shapes go by: that matters at the commit.
  */
