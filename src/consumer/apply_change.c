@@ -53,9 +53,9 @@ ensure_scratch(int ncolumns)
 			pfree(change.shape_values[i]);
 		}
 		change.table_values[i] = MemoryContextAlloc(TopMemoryContext,
-											 sizeof(EcmValue) * change.max_values);
+													sizeof(EcmValue) * change.max_values);
 		change.shape_values[i] = MemoryContextAlloc(TopMemoryContext,
-											 sizeof(EcmValue) * change.max_values);
+													sizeof(EcmValue) * change.max_values);
 	}
 }
 

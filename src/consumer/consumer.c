@@ -60,7 +60,7 @@
 #include "slot/slot.h"
 
 /* This process. */
-static struct
+typedef struct Consumer
 {
 	EcmConsumerArgs args;		/* which consumer it is */
 	char	   *message_prefix; /* of our own messages in the stream */
@@ -77,7 +77,9 @@ static struct
 		char	   *whole;		/* NULL: there is none */
 		Size		len;		/* so far */
 	}			pieces;
-}			consumer =
+} Consumer;
+
+static Consumer consumer =
 {
 	.shown = -1
 };

@@ -61,7 +61,7 @@ typedef struct NotedTable
 uint32		ecm_tables_version = 1;
 
 /* Made by ecm_followed_start(), for the life of the process. */
-static struct
+typedef struct FollowedShapes
 {
 	int			worker;
 	MemoryContext context;		/* of tables and shapes */
@@ -71,7 +71,9 @@ static struct
 	HTAB	   *noted;			/* of NotedShape */
 	HTAB	   *noted_tables;	/* of NotedTable */
 	XLogRecPtr	bind_again_at;	/* all shapes' changes count from there on */
-}			followed =
+} FollowedShapes;
+
+static FollowedShapes followed =
 {
 	.gone = DLIST_STATIC_INIT(followed.gone)
 };
@@ -330,7 +332,7 @@ index_shape(EcmEqualityIndex *index, EcmShape *shape)
 		Datum		constant = shape->filter->equals[i];
 		uint32		hash = hash_constant(index, constant);
 		EcmIndexMember *member = MemoryContextAlloc(shape->table->context,
-												 sizeof(EcmIndexMember));
+													sizeof(EcmIndexMember));
 		bool		found;
 		EcmIndexEntry *entry = hash_search(index->entries, &hash, HASH_ENTER, &found);
 

@@ -73,13 +73,16 @@ typedef struct UnflushedCommit
 EcmGatherFigures ecm_gather_figures;
 
 /* The batch, and how far the logs are. */
-static struct
+typedef struct LogBatch
 {
 	int			stack_index;
 	int			worker;
 	MemoryContext context;		/* chunks, and the lists of buffers */
 
-	/* buffers with chunks of complete upstream transactions, and with open ones */
+	/*
+	 * buffers with chunks of complete upstream transactions, and with open
+	 * ones
+	 */
 	List	   *complete_buffers;
 	List	   *open_buffers;
 	Size		complete_bytes;
@@ -143,7 +146,9 @@ static struct
 		int			max;
 		uint64		commit;		/* its number, so that each is named once */
 	}			readers;
-}			batch =
+} LogBatch;
+
+static LogBatch batch =
 {
 	.totals_epoch = 1,
 	.readers.commit = 1
@@ -156,7 +161,7 @@ ecm_gather_init(int index, int worker_number, XLogRecPtr position)
 	batch.worker = worker_number;
 	batch.done.applied_lsn = batch.done.reported_lsn = position;
 	batch.context = AllocSetContextCreate(TopMemoryContext, "electric_cm gather",
-										   ALLOCSET_DEFAULT_SIZES);
+										  ALLOCSET_DEFAULT_SIZES);
 }
 
 void
@@ -339,8 +344,9 @@ commit_local(XLogRecPtr lsn)
 
 	/*
 	 * Readers see from now on what is not flushed yet.  A crash would take it
-	 * away, and the stream bring it back as it was: the slot has not been told
-	 * that it is done with, and offsets are made of the upstream's alone.
+	 * away, and the stream bring it back as it was: the slot has not been
+	 * told that it is done with, and offsets are made of the upstream's
+	 * alone.
 	 */
 	wake_readers();
 

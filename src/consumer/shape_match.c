@@ -32,7 +32,7 @@ typedef struct Matched
 } Matched;
 
 /* Set up by ecm_match_init(), for the life of the process. */
-static struct
+typedef struct Matching
 {
 	void		(*failed) (EcmShape *shape, const char *message);
 	uint64		transaction;	/* counts upstream transactions */
@@ -47,7 +47,9 @@ static struct
 		int			column;
 		uint64		change;
 	}			starved;
-}			matching =
+} Matching;
+
+static Matching matching =
 {
 	.reading = -1
 };

@@ -394,11 +394,13 @@ typedef enum RowColumn
 
 #define ROW_NCOLUMNS	(ROW_DEFINITION + 1)
 
-static const struct
+typedef struct RowColumnInfo
 {
 	const char *name;
 	Oid			type;
-}			row_columns[ROW_NCOLUMNS] =
+} RowColumnInfo;
+
+static const RowColumnInfo row_columns[ROW_NCOLUMNS] =
 {
 	[ROW_HANDLE] = {"handle", TEXTOID},
 	[ROW_OWNER] = {"owner", OIDOID},

@@ -104,7 +104,7 @@ remove_ours(Oid relation)
 	n = SPI_processed;
 	for (uint64 i = 0; i < n; i++)
 		(void) ecm_unpublish_member(DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc,
-															1, &isnull)));
+																   1, &isnull)));
 	ecm_spi_end(&spi);
 }
 

@@ -56,7 +56,7 @@ ecm_events_poll(int stack_index, EcmTime now)
 	if (delivery.job != 0 || stack->last_event <= stack->events_done || now < delivery.retry_at)
 		return;
 	delivery.job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
-						  JOB_TIMEOUT_MS, delivered, stack);
+								   JOB_TIMEOUT_MS, delivered, stack);
 }
 
 void

@@ -36,7 +36,7 @@
 /* Retries are due together, so that many are not as many wake-ups. */
 #define RETRY_GRAIN_MS		100
 
-static struct
+typedef struct Batches
 {
 	int			stack_index;
 	MemoryContext context;		/* batches, and their lists of shapes */
@@ -44,7 +44,9 @@ static struct
 	dlist_head	active;
 	dlist_head	retrying;
 	EcmTime		next_retry_at;	/* of those; 0: there are none */
-}			batches =
+} Batches;
+
+static Batches batches =
 {
 	.waiting = DLIST_STATIC_INIT(batches.waiting),
 	.active = DLIST_STATIC_INIT(batches.active),
@@ -280,7 +282,10 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	const char *reason = err->message;
 	const char *hint = err->hint;
 
-	/* only the snapshot looks at rows, with what types of extensions there are */
+	/*
+	 * only the snapshot looks at rows, with what types of extensions there
+	 * are
+	 */
 	if (b->step == ECM_CREATION_SNAPSHOT)
 		reason = strncmp(err->sqlstate, "XX", 2) == 0 ? ecm_error_condition(err->sqlstate) :
 			ecm_error_for_public(err->sqlstate, err->message);
@@ -385,8 +390,10 @@ count_working(void)
 	int			n = 0;
 
 	dlist_foreach(iter, &batches.active)
+	{
 		if (dlist_container(EcmBatch, node, iter.cur)->step != ECM_CREATION_BARRIER)
 			n++;
+	}
 	return n;
 }
 

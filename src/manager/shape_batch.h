@@ -23,11 +23,11 @@
 /* Where a batch is: see shape_creation.c. */
 typedef enum EcmCreationStep
 {
-	ECM_CREATION_NEW,				/* first of all, the table must be published */
-	ECM_CREATION_PUBLISHED,			/* ... it is */
+	ECM_CREATION_NEW,			/* first of all, the table must be published */
+	ECM_CREATION_PUBLISHED,		/* ... it is */
 	ECM_CREATION_PUBLISH,
 	ECM_CREATION_CAPTURE,
-	ECM_CREATION_CAPTURED,			/* until the consumers have met the message */
+	ECM_CREATION_CAPTURED,		/* until the consumers have met the message */
 	ECM_CREATION_BARRIER,
 	ECM_CREATION_SNAPSHOT
 } EcmCreationStep;

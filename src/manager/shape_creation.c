@@ -156,7 +156,10 @@ note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 		if (b->early[i].xid == xid)
 			return;
 	if (b->nearly < ECM_MAX_EARLY)
-		b->early[b->nearly++] = (EcmMet) {xid, after};
+		b->early[b->nearly++] = (EcmMet)
+	{
+		xid, after
+	};
 }
 
 /* As the answer says. */
@@ -303,7 +306,7 @@ snapshot_taken(EcmBatch *b, EcmConn *conn)
 		}
 	ecm_batch_close_gaps(b);
 	if (b->nshapes == 0 || b->nshapes == before)
-		ecm_batch_end(b);			/* what is left is nobody's, or another's */
+		ecm_batch_end(b);		/* what is left is nobody's, or another's */
 	else
 		start_snapshot(b);
 }
@@ -379,7 +382,8 @@ shapes_dropped(const char *handle, const char *ids, bool lost, TransactionId xid
 	}
 	if (lost)
 		ecm_purges_gone(after);
-	if (dropped.n > 0 && reason != NULL && reason[1] != '\0')	/* else it has been said before */
+	if (dropped.n > 0 && reason != NULL && reason[1] != '\0')	/* else it has been said
+																 * before */
 		ecm_purges_report(handle, dropped.n, reason + 1, after);
 	pfree(dropped.gone);
 }

@@ -32,6 +32,7 @@ extern void ecm_creations_message(const char *text, TransactionId xid,
  */
 extern void ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 							   XLogRecPtr applied_lsn);
+
 /* When to be called again at the latest, or 0. */
 extern EcmTime ecm_creations_deadline(void);
 

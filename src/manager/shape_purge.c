@@ -64,7 +64,7 @@ typedef struct Purge
 	XLogRecPtr	lsn;			/* end of that, or of the one before */
 } Purge;
 
-static struct
+typedef struct Purges
 {
 	int			stack_index;
 	EcmBackoff	backoff;		/* of jobs that fail */
@@ -119,7 +119,9 @@ static struct
 		char		handle[40]; /* the first one's */
 		char		reason[ECM_TEXT_LEN];
 	}			told;
-}			state =
+} Purges;
+
+static Purges state =
 {
 	.gone.delay_ms = GONE_MIN_MS
 };
@@ -416,7 +418,7 @@ start_leave(EcmTime now)
 	state.leave.at = left == 0 ? 0 : ecm_later(now, LEAVE_DELAY_MS);
 	if (left == 0)
 		state.leave.job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
-									JOB_TIMEOUT_MS, leave_done, NULL);
+										  JOB_TIMEOUT_MS, leave_done, NULL);
 }
 
 /* ------------------------------------ shapes that are gone, but locked --- */
@@ -468,7 +470,7 @@ start_gone(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 	}
 	state.gone.at = 0;
 	state.gone.job = ecm_pool_submit("SELECT _electric_cm.delete_gone()",
-							   JOB_TIMEOUT_MS, gone_done, NULL);
+									 JOB_TIMEOUT_MS, gone_done, NULL);
 }
 
 void
@@ -502,7 +504,7 @@ ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 EcmTime
 ecm_purges_deadline(void)
 {
-	EcmTime deadline = ecm_sooner(state.next_at, state.leave.job == 0 ? state.leave.at : 0);
+	EcmTime		deadline = ecm_sooner(state.next_at, state.leave.job == 0 ? state.leave.at : 0);
 
 	return ecm_sooner(deadline, state.gone.job == 0 ? state.gone.at : 0);
 }

@@ -51,7 +51,7 @@ typedef struct Queue
 	EcmTime		look_at;		/* no creator could be seen: not before */
 } Queue;
 
-static struct
+typedef struct Requests
 {
 	const char *datname;
 	MemoryContext context;		/* of the tables, and of creators */
@@ -77,7 +77,9 @@ static struct
 		int			n;
 		EcmTime		poll_at;
 	}			creators;
-}			state =
+} Requests;
+
+static Requests state =
 {
 	.queue_list = DLIST_STATIC_INIT(state.queue_list)
 };
@@ -105,8 +107,8 @@ ecm_requests_init(const char *name)
 {
 	state.datname = name;
 	state.context = AllocSetContextCreate(TopMemoryContext,
-											 "electric_cm requests",
-											 ALLOCSET_DEFAULT_SIZES);
+										  "electric_cm requests",
+										  ALLOCSET_DEFAULT_SIZES);
 	create_hashes();
 }
 
@@ -198,7 +200,7 @@ take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 	for (int i = 0; i < n; i++)
 	{
 		EcmShapeRequest *request = dlist_container(EcmShapeRequest, node,
-											  dlist_pop_head_node(&queue->requests));
+												   dlist_pop_head_node(&queue->requests));
 
 		/*
 		 * A commit can be decoded a moment before it is visible, or long
@@ -294,7 +296,7 @@ collect_creators(void *arg pg_attribute_unused())
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
 	vxids = GetLockConflicts(&tag, ShareLock, &n);
 	state.creators.vxids = MemoryContextAlloc(state.context,
-								  (n + 1) * sizeof(VirtualTransactionId));
+											  (n + 1) * sizeof(VirtualTransactionId));
 	memcpy(state.creators.vxids, vxids, n * sizeof(VirtualTransactionId));
 	state.creators.n = n;
 }

@@ -36,7 +36,7 @@
 /* A log that can't be folded now is tried again after that. */
 #define RETRY_MS			30000
 
-static struct
+typedef struct Retention
 {
 	int			stack_index;
 	uint64		job;			/* a scan, or a fold; 0: none runs */
@@ -51,7 +51,9 @@ static struct
 	EcmTime		look_at;
 	bool		paused;			/* nothing is done until then: an error */
 	EcmError	last_error;		/* is reported once */
-}			retention =
+} Retention;
+
+static Retention retention =
 {
 	.scanned_for = -1
 };

@@ -65,7 +65,7 @@ ecm_is_published(Oid relation)
 		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
 			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
 							publication->oid))
-			return true;
+		return true;
 	return false;
 }
 
@@ -101,7 +101,7 @@ ecm_is_filtered(Oid relation)
 		relations = list_concat(relations, get_partition_ancestors(relation));
 	foreach(lc, relations)
 		if (has_filter(publication, lfirst_oid(lc)))
-			return true;
+		return true;
 	return false;
 }
 

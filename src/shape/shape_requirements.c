@@ -36,7 +36,7 @@
 
 Bitmapset *
 ecm_column_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
-				bool *missing)
+				   bool *missing)
 {
 	for (int i = 0; i < nnames; i++)
 	{
@@ -300,7 +300,7 @@ check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 
 List *
 ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
-						LOCKMODE lockmode)
+					LOCKMODE lockmode)
 {
 	Relation	rel = ecm_open_unlocked(relation);
 	const char *why = NULL;

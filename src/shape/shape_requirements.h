@@ -26,7 +26,7 @@ typedef struct EcmShapeNeeds
 
 /* Adds the attribute numbers of columns; *missing is set if one is gone. */
 extern Bitmapset *ecm_column_attnums(Oid relation, char **names, int nnames,
-								  Bitmapset *attnums, bool *missing);
+									 Bitmapset *attnums, bool *missing);
 
 /* The index whose columns are the key of shapes of the table, if any. */
 extern Oid	ecm_key_index(Relation rel);
@@ -37,7 +37,7 @@ extern Oid	ecm_key_index(Relation rel);
  * leaves are locked as 'lockmode' says; with NoLock nothing is waited for.
  */
 extern List *ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
-									 Oid owner, LOCKMODE lockmode);
+								 Oid owner, LOCKMODE lockmode);
 extern char *ecm_identity_commands(List *leaves);
 
 /*
@@ -54,7 +54,7 @@ extern void ecm_check_partitions(Oid relation, LOCKMODE lockmode);
 extern Relation ecm_open_unlocked(Oid relid);
 extern int	ecm_index_columns(Oid index, AttrNumber *attnums);
 extern const char *ecm_identity_lacks(Relation leaf, Relation root,
-										  const EcmShapeNeeds *needs);
+									  const EcmShapeNeeds *needs);
 
 /* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
 extern char *ecm_relation_name(Oid relation);

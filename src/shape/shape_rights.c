@@ -104,10 +104,10 @@ columns_read(const EcmShapeDef *shape)
 	Bitmapset  *attnums;
 
 	attnums = ecm_column_attnums(shape->relation, shape->column_names,
-							  shape->ncolumns, NULL, &missing);
+								 shape->ncolumns, NULL, &missing);
 	if (shape->filter != NULL)
 		attnums = ecm_column_attnums(shape->relation, shape->filter->names,
-								  shape->filter->ncolumns, attnums, &missing);
+									 shape->filter->ncolumns, attnums, &missing);
 	return missing ? NULL : attnums;
 }
 
