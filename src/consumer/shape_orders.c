@@ -298,8 +298,8 @@ obey_capture(const char *text)
 }
 
 /*
- * What is dropped now has been counted in the log's running totals: its base
- * says so, where there is anything.
+ * The entries that are dropped now have been counted in the log's running totals:
+ * if there are any, the log's base says so.
  */
 static void
 settle_captured(int64 id, int generation, const char *snapshot)

@@ -55,7 +55,7 @@
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
-/* What is kept of an error. */
+/* An error's message is cut to this many bytes. */
 #define MAX_REASON		512
 
 /* Rows fetched from the cursor at a time. */
@@ -430,7 +430,7 @@ drop_if_renamed(const EcmShapeDef *def)
 	return true;
 }
 
-/* What was published before may not be so any more. */
+/* The table was published before, and may not be so any more. */
 static void
 check_published(const EcmShapeDef *def)
 {
@@ -479,9 +479,8 @@ find_member(int64 id, int generation, Member *member)
 /* --------------------------------------------------------------- result -- */
 
 /*
- * Notes the snapshot in the shapes' rows, and tells the consumers.  Whoever
- * has a row locked may be waiting for our lock on the table: he is not waited
- * for.
+ * Notes the snapshot in the shapes' rows, and tells the consumers.  A session that
+ * has a row locked may be waiting for our lock on the table: it is not waited for.
  */
 static void
 store_snapshot(const Member *members, int n, const char *snapshot)

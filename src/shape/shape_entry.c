@@ -20,7 +20,7 @@
 /* Even if each byte has to be escaped, in a client's encoding. */
 #define SURELY_READABLE		(64 * 1024 * 1024)
 
-/* What else is in a row of the result: offset, key, braces. */
+/* The rest of a row of the result: offset, key, braces. */
 #define ENTRY_OVERHEAD		(64 * 1024)
 
 void

@@ -403,7 +403,7 @@ ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn, uint64 *op)
 /*
  * The log of a shape that is gone may be deleted by several at a time: by a
  * job that its end has started, by one that a new stream has started, by the
- * consumer that has not heard of its end yet.  One of them suffices.
+ * consumer that has not heard of its end yet.  It suffices that one of them does.
  */
 bool
 ecm_chunk_scan_delete(EcmChunkScan *cs)

@@ -49,7 +49,7 @@ extern void ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapsho
 									  const EcmOffset *after,
 									  XLogRecPtr logged_lsn);
 
-/* That has been waited for in vain: 55000. */
+/* An offset has been waited for in vain: 55000. */
 pg_noreturn extern void ecm_offset_report_not_yet(const char *handle,
 												  const EcmOffset *after);
 

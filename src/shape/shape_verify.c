@@ -229,8 +229,8 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 /* -------------------------------------------------------- altered tables -- */
 
 /*
- * What does not fit any more between shapes of a kind and their table?  NULL if
- * their logs can go on.
+ * The reason why shapes of a kind don't go with their table any more; NULL if their
+ * logs can go on.
  */
 static const char *
 misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
@@ -327,8 +327,8 @@ add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
 }
 
 /*
- * What is at stake: a table's own shapes, and those of the tables that it is a
- * partition of.
+ * Looks at a table's own shapes, and at those of the tables that it is a partition
+ * of.
  */
 List *
 ecm_shapes_verify(List *changed)
@@ -429,7 +429,7 @@ delete_followed(List *relids, const char *reason)
 							 NULL, reason);
 }
 
-/* Those that are not published, whole. */
+/* The tables among these that are not published, or not whole. */
 static List *
 unpublished(List *relids)
 {
