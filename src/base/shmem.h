@@ -506,16 +506,6 @@ extern TimestampTz ecm_last_read(int64 shape);
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
 
-/* strlcpy that doesn't cut a multibyte character in two; NULL is "". */
-extern void ecm_copy_text(char *to, size_t size, const char *from);
-
-/*
- * The text as it can be shown here, palloc'd: it may come from a database with
- * another encoding, and what isn't valid in ours, or in the client's where nothing
- * is converted, loses its non-ASCII characters.
- */
-extern char *ecm_valid_text(const char *text);
-
 extern const char *ecm_severity_name(EcmSeverity severity);
 
 /*

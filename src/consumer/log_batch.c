@@ -32,11 +32,10 @@
 
 #include "base/clock.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/waiters.h"
 #include "consumer/current_shape.h"
 #include "consumer/log_batch.h"
-#include "manager/shape_retention.h"
-#include "shape/shape.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"

@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 
 #include "base/bgworker.h"
+#include "base/errors.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
@@ -145,7 +146,7 @@ bind_table(EcmTable *table, EcmRelation *relation)
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, relation);
 		if (!binding->usable[layout->number])
 			/* a replayed transaction binds, and orders this, again */
-			ecm_orders_add(psprintf("mismatch %u %d", table->relid, layout->number));
+			ecm_orders_add_mismatch(table->relid, layout->number);
 	}
 	return binding;
 }

@@ -37,7 +37,11 @@
 #include "base/clock.h"
 #include "base/compat.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stream_message.h"
+#include "base/stream_message_io.h"
 #include "base/table_writer.h"
+#include "base/text.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
 #include "shape/arrays.h"
@@ -600,6 +604,17 @@ report_unpublished(Relation rel)
 					 quote_identifier(ecm_publication_name), table)));
 }
 
+static void
+tell_created(int64 id, Oid relation, const char *handle)
+{
+	EcmMessageShape shape = {.id = id};
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_CREATE, .shapes = &shape,
+		.nshapes = 1, .relation = relation};
+
+	strlcpy(message.handle, handle, sizeof(message.handle));
+	ecm_message_emit(&message);
+}
+
 /*
  * The handle is good, but nobody is there to make the shape.  In the
  * transaction of CREATE EXTENSION, there is no stack yet.
@@ -714,7 +729,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 
 	/* the stack is woken by the stream itself, when the transaction commits */
 	if (created != 0)
-		ecm_emit_message(psprintf("create " INT64_FORMAT " %u %s", created, relid, handle));
+		tell_created(created, relid, handle);
 
 	relation_close(rel, NoLock);
 	if (created != 0)

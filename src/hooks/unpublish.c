@@ -24,10 +24,10 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/spi.h"
 #include "hooks/shape_ddl.h"
 #include "hooks/unpublish.h"
 #include "shape/publication.h"
-#include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_settings.h"
 

@@ -21,7 +21,7 @@
 #include "fmgr.h"
 
 #include "base/shmem.h"
-#include "shape/shape.h"
+#include "base/spi.h"
 #include "shape/shape_worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_assign_shapes);

@@ -39,10 +39,12 @@
 
 #include "base/bgworker.h"
 #include "base/clock.h"
+#include "base/errors.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/table_writer.h"
+#include "base/text.h"
 #include "jobs/deliver_events.h"
-#include "shape/shape.h"
 
 #define CHANNEL				"electric_cm"
 /* How many events the table keeps. */

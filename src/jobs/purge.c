@@ -18,8 +18,8 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "base/spi.h"
 #include "shape/arrays.h"
-#include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
 #include "shape/shape_log.h"

@@ -17,10 +17,10 @@
 #include "fmgr.h"
 #include "storage/lock.h"
 
+#include "base/spi.h"
 #include "jobs/unpublish_tables.h"
 #include "shape/arrays.h"
 #include "shape/publication.h"
-#include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_settings.h"
 

@@ -24,11 +24,13 @@
 #include "utils/timestamp.h"
 
 #include "base/clock.h"
+#include "base/consumer_queue.h"
+#include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
-#include "consumer/consumer.h"
+#include "base/stream_message.h"
+#include "base/stream_message_io.h"
 #include "manager/consumer_queues.h"
-#include "shape/shape.h"
 
 /* A worker that has not attached after this long is given up. */
 #define ATTACH_TIMEOUT_MS	10000
@@ -58,6 +60,7 @@ static struct
 	MemoryContext context;		/* of the queues' handles, and of 'kept' */
 	const char *message_prefix; /* of our messages */
 	EcmFeedMessageCallback message_callback;
+	bool		reported_unknown;	/* a message that looks like ours */
 
 	int			nconsumers;
 	FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
@@ -411,6 +414,37 @@ note_giant(XLogRecPtr lsn)
 }
 
 /*
+ * Nobody obeys it.  That is said once: who wants to can write any number.
+ */
+static void
+report_unknown_message(void)
+{
+	if (!feed.reported_unknown)
+		ecm_event(MyDatabaseId, feed.datname, "unknown_message",
+				  ECM_SEVERITY_WARNING,
+				  "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
+				  "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
+	feed.reported_unknown = true;
+}
+
+static void
+look_at_own_message(const char *data, int size, XLogRecPtr lsn)
+{
+	EcmStreamMessage *message = ecm_message_read(data, size);
+
+	if (message == NULL)
+	{
+		report_unknown_message();
+		return;
+	}
+	if (message->kind == ECM_MESSAGE_GIANT)
+		note_giant(lsn);
+	else if (feed.message_callback)
+		feed.message_callback(message, feed.stream.xid, feed.stream.received_lsn);
+	pfree(message);
+}
+
+/*
  * Follows transaction boundaries, and picks out our own messages.
  */
 static void
@@ -452,21 +486,13 @@ look_at_message(const char *data, int len)
 				uint8		flags = pq_getmsgbyte(&in);
 				const char *prefix;
 				int			size;
-				char	   *text;
 				XLogRecPtr	lsn;
 
 				lsn = pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
-					strcmp(prefix, feed.message_prefix) != 0)
-					break;
-				text = pnstrdup(pq_getmsgbytes(&in, size), size);
-				if (strcmp(text, ECM_GIANT_MESSAGE) == 0)
-					note_giant(lsn);
-				else if (feed.message_callback)
-					feed.message_callback(text, feed.stream.xid, feed.stream.received_lsn);
-				pfree(text);
+				if ((flags & 1) != 0 && strcmp(prefix, feed.message_prefix) == 0)
+					look_at_own_message(pq_getmsgbytes(&in, size), size, lsn);
 				break;
 			}
 		default:

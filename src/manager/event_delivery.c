@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "base/clock.h"
+#include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/pool.h"

@@ -23,6 +23,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
 #include "manager/shape_batch.h"
@@ -208,37 +209,14 @@ ecm_batch_close_gaps(EcmBatch *b)
 
 /* ------------------------------------------------------------- failures -- */
 
-/*
- * Is publishing held up by what one shape needs: a replica identity that it is
- * not for us to set?
- */
-static bool
-lacks_identity(const EcmBatch *b, const EcmError *err)
-{
-	return b->step == ECM_CREATION_PUBLISH &&
-		(strcmp(err->sqlstate, "55000") == 0 ||
-		 strcmp(err->sqlstate, "42501") == 0 ||
-		 strcmp(err->sqlstate, "0A000") == 0);
-}
-
-/* Or temporary files: it is a shape's where clause that takes what there is. */
-static bool
-wants_memory(const EcmError *err)
-{
-	return strcmp(err->sqlstate, "53200") == 0 || strcmp(err->sqlstate, "53400") == 0;
-}
-
 /* Would it have hit any other shape as well? */
 static bool
 concerns_all(const EcmBatch *b, const EcmError *err)
 {
-	return (b->step == ECM_CREATION_PUBLISH && !lacks_identity(b, err)) ||
-		b->step == ECM_CREATION_BARRIER ||
-		strncmp(err->sqlstate, "08", 2) == 0 ||
-		(strncmp(err->sqlstate, "53", 2) == 0 && !wants_memory(err)) ||
-		strncmp(err->sqlstate, "57", 2) == 0 ||
-		strncmp(err->sqlstate, "58", 2) == 0 ||
-		strcmp(err->sqlstate, "55P03") == 0;
+	return b->step == ECM_CREATION_BARRIER ||
+		ecm_error_fault(err->sqlstate, err->message,
+						b->step == ECM_CREATION_PUBLISH ?
+						ECM_WORK_PUBLISH : ECM_WORK_CREATE) == ECM_FAULT_OF_NONE;
 }
 
 /* In halves, which begin with capturing if the table is published. */

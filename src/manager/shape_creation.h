@@ -23,8 +23,8 @@ extern void ecm_creations_init(int stack_index);
 extern void ecm_creations_scan(void);
 
 /* A message of our own was met in the stream: an EcmFeedMessageCallback. */
-extern void ecm_creations_message(const char *text, TransactionId xid,
-								  XLogRecPtr after);
+extern void ecm_creations_message(const EcmStreamMessage *message,
+								  TransactionId xid, XLogRecPtr after);
 
 /*
  * Moves everything on that can move.  received_lsn: end of the last complete

@@ -32,8 +32,8 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "base/spi.h"
 #include "shape/publication.h"
-#include "shape/shape.h"
 #include "shape/shape_settings.h"
 
 /* A class of advisory locks that SQL's functions don't use. */

@@ -78,6 +78,9 @@ extern int	ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types,
 extern int	ecm_shapes_delete_others(const char *condition, int nargs, Oid *types,
 									 Datum *values, const char *reason);
 
+/* An error as it is kept of a shape, palloc'd: see ecm_error_public_text(). */
+extern char *ecm_tag_error(const char *sqlstate, const char *message);
+
 /*
  * Has the shape's consumer mark it as errored, once the current transaction is
  * committed.  ERROR 55P03 if somebody has its row locked.

@@ -27,6 +27,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"

@@ -32,7 +32,7 @@
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
-/* ------------------------------------------------------ columns and names -- */
+/* --------------------------------------------------------------- columns -- */
 
 Bitmapset *
 ecm_column_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
@@ -48,37 +48,6 @@ ecm_column_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
 			*missing = true;
 	}
 	return attnums;
-}
-
-/*
- * Keys are compared as text by clients, so the names in them are quoted
- * whether they need it or not.
- */
-static char *
-quote_always(const char *name)
-{
-	StringInfoData out;
-
-	initStringInfo(&out);
-	appendStringInfoChar(&out, '"');
-	for (; *name; name++)
-	{
-		if (*name == '"')
-			appendStringInfoChar(&out, '"');
-		appendStringInfoChar(&out, *name);
-	}
-	appendStringInfoChar(&out, '"');
-	return out.data;
-}
-
-char *
-ecm_relation_name(Oid relation)
-{
-	char	   *schema = get_namespace_name(get_rel_namespace(relation));
-	char	   *name = get_rel_name(relation);
-
-	return schema == NULL || name == NULL ? NULL :
-		psprintf("%s.%s", quote_always(schema), quote_always(name));
 }
 
 /* ------------------------------------------------------------------- key -- */

@@ -56,7 +56,4 @@ extern int	ecm_index_columns(Oid index, AttrNumber *attnums);
 extern const char *ecm_identity_lacks(Relation leaf, Relation root,
 									  const EcmShapeNeeds *needs);
 
-/* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
-extern char *ecm_relation_name(Oid relation);
-
 #endif							/* ECM_SHAPE_REQUIREMENTS_H */

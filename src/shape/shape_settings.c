@@ -17,7 +17,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
-#include "shape/shape.h"
+#include "base/spi.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_settings.h"
 

@@ -32,9 +32,10 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/spi.h"
+#include "base/text.h"
 #include "shape/arrays.h"
 #include "shape/publication.h"
-#include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"

@@ -48,7 +48,7 @@
 
 #include "base/compat.h"
 #include "base/shmem.h"
-#include "shape/shape.h"
+#include "base/spi.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 

@@ -168,13 +168,6 @@ ecm_current_lsn(void)
 	return Max(GetWalRcvFlushRecPtr(NULL, NULL), GetXLogReplayRecPtr(NULL));
 }
 
-char *
-ecm_size_text(int64 bytes)
-{
-	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
-															  Int64GetDatum(bytes))));
-}
-
 int64
 ecm_max_slot_wal_keep_bytes(void)
 {
