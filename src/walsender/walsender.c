@@ -56,7 +56,6 @@
 #include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 
-
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 
 /* What may be kept before it is sent. */
