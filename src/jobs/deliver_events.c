@@ -38,7 +38,6 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
-#include "base/clock.h"
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"

@@ -402,7 +402,7 @@ ecm_batches_deadline(void)
 		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (b->step == ECM_CREATION_BARRIER)
-			deadline = ecm_sooner(deadline, b->retry_at);
+			deadline = ecm_earlier(deadline, b->retry_at);
 	}
 	return deadline;
 }

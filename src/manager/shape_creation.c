@@ -44,7 +44,6 @@
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/stream_message.h"
-#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
@@ -491,9 +490,9 @@ ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 EcmTime
 ecm_creations_deadline(void)
 {
-	EcmTime		deadline = ecm_sooner(ecm_requests_deadline(), ecm_purges_deadline());
+	EcmTime		deadline = ecm_earlier(ecm_requests_deadline(), ecm_purges_deadline());
 
-	return ecm_sooner(deadline, ecm_batches_deadline());
+	return ecm_earlier(deadline, ecm_batches_deadline());
 }
 
 void

@@ -13,6 +13,7 @@
 #include "access/xlogdefs.h"
 
 #include "base/clock.h"
+#include "base/stream_message.h"
 
 extern void ecm_creations_init(int stack_index);
 

@@ -505,9 +505,9 @@ ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 EcmTime
 ecm_purges_deadline(void)
 {
-	EcmTime		deadline = ecm_sooner(state.next_at, state.leave.job == 0 ? state.leave.at : 0);
+	EcmTime		deadline = ecm_earlier(state.next_at, state.leave.job == 0 ? state.leave.at : 0);
 
-	return ecm_sooner(deadline, state.gone.job == 0 ? state.gone.at : 0);
+	return ecm_earlier(deadline, state.gone.job == 0 ? state.gone.at : 0);
 }
 
 void

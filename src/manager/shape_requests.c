@@ -405,8 +405,8 @@ ecm_requests_deadline(void)
 	EcmTime		deadline = state.scan.retry_at;
 
 	if (state.creators.n > 0 && state.scan.job == 0 && !state.scan.goes_on)
-		deadline = ecm_sooner(deadline, Max(state.creators.poll_at, 1));
-	return ecm_sooner(deadline, state.next_look_at);
+		deadline = ecm_earlier(deadline, Max(state.creators.poll_at, 1));
+	return ecm_earlier(deadline, state.next_look_at);
 }
 
 /*

@@ -54,11 +54,4 @@ extern EcmTime ecm_requests_deadline(void);
 /* The stream was lost (a scan follows); those that were taken are gone, too. */
 extern void ecm_requests_forget(void);
 
-/* The sooner of two deadlines, of which 0 is none. */
-static inline EcmTime
-ecm_sooner(EcmTime a, EcmTime b)
-{
-	return a == 0 || (b != 0 && b < a) ? b : a;
-}
-
 #endif							/* ECM_SHAPE_REQUESTS_H */
