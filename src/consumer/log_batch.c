@@ -299,25 +299,17 @@ end_unused(void)
 static void
 save_progress(XLogRecPtr lsn)
 {
-	Datum		values[3] = {Int32GetDatum(batch.worker), Int32GetDatum(batch.progress_turn), LSNGetDatum(lsn)};
+	Oid			types[3] = {INT4OID, INT4OID, LSNOID};
+	Datum		values[3] = {Int32GetDatum(batch.worker),
+	Int32GetDatum(batch.progress_turn), LSNGetDatum(lsn)};
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (batch.progress_plan == NULL)
-	{
-		Oid			types[3] = {INT4OID, INT4OID, LSNOID};
-		SPIPlanPtr	plan;
-
-		plan = SPI_prepare("INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
-						   " VALUES ($1, $2, $3)"
-						   " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
-						   3, types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare the progress statement");
-		batch.progress_plan = plan;
-	}
-	if (SPI_execute_plan(batch.progress_plan, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not save progress");
+	ecm_spi_run_kept(&batch.progress_plan,
+					 "INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
+					 " VALUES ($1, $2, $3)"
+					 " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
+					 SPI_OK_INSERT, 3, types, values, NULL);
 	ecm_spi_end(&spi);
 	batch.progress_turn = (batch.progress_turn + 1) % PROGRESS_ROWS;
 }
