@@ -29,6 +29,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/event_name.h"
 #include "base/settings.h"
 #include "base/state.h"
 #include "slot/retained_wal_guard.h"
@@ -44,22 +45,13 @@
 /* Why a standby's stacks are stopped. */
 #define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
 
-/* Severity of an event. */
-typedef enum EcmSeverity
-{
-	ECM_SEVERITY_LOG,
-	ECM_SEVERITY_WARNING,
-	ECM_SEVERITY_ERROR
-} EcmSeverity;
-
 typedef struct EcmEventRecord
 {
 	uint64		number;			/* since shared memory was made */
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	TimestampTz occurred_at;
-	char		event[64];
-	EcmSeverity severity;
+	EcmEventName event;
 	char		message[ECM_TEXT_LEN];
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
@@ -135,8 +127,8 @@ typedef struct EcmConsumerSlot
 	int64		grown[ECM_MAX_GROWN];
 
 	/*
-	 * What it has ended with; "" if it has not said.  Anybody may read this, so
-	 * the text is the error's only where such errors quote no data.
+	 * What it has ended with; "" if it has not said.  Anybody may read this,
+	 * so the text is the error's only where such errors quote no data.
 	 */
 	char		last_error[ECM_TEXT_LEN];
 	char		last_error_sqlstate[6];
@@ -196,8 +188,8 @@ typedef struct EcmWalSample
 	bool		active;
 	int			active_pid;
 	char		wal_status[16]; /* reserved, extended, unreserved, lost */
-	bool		sizes_known;	/* the next five are of now, or of the last time
-								 * before the slot was lost */
+	bool		sizes_known;	/* the next five are of now, or of the last
+								 * time before the slot was lost */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
 	int64		retained_wal_bytes;
@@ -229,12 +221,13 @@ typedef struct EcmStack
 	bool		in_use;
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack, or one ran: else
-								 * the launcher is only having a look */
+	bool		registered;		/* somebody asked for a stack, or one ran:
+								 * else the launcher is only having a look */
 
 	/* --- requests; anybody may write, the addressee clears --- */
 	bool		stop_requested; /* stays set until start: launcher honours it */
-	bool		drop_slot_requested;	/* with stop: drop slot and publication */
+	bool		drop_slot_requested;	/* with stop: drop slot and
+										 * publication */
 	bool		restart_requested;	/* cleared by the launcher */
 	bool		reprobe_requested;	/* cleared by the launcher */
 	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED,
@@ -244,13 +237,13 @@ typedef struct EcmStack
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
 	bool		sample_requested;	/* cleared by who takes the sample */
-	bool		check_requested;	/* look whether the extension is still there;
-									 * cleared by the manager */
+	bool		check_requested;	/* look whether the extension is still
+									 * there; cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
 
 	/*
 	 * Commands that need the stack out of the way: how many run, and the
-	 * latest one's name.  Each backend takes back what it has added.  Drained:
+	 * latest one's name.  Each backend takes back what it has added. Drained:
 	 * all that others have written has been consumed, and what the stack
 	 * itself writes from here on will be skipped.
 	 */
@@ -266,13 +259,13 @@ typedef struct EcmStack
 
 	/* --- written by the launcher --- */
 	EcmEndReason end_reason;	/* reset when a manager is started */
-	bool		no_worker;		/* too few background workers were free; cleared
-								 * by who asks for another attempt */
-	bool		look_only;		/* the manager is to say what there is, and end,
-								 * for there is no room for its consumers */
+	bool		no_worker;		/* too few background workers were free;
+								 * cleared by who asks for another attempt */
+	bool		look_only;		/* the manager is to say what there is, and
+								 * end, for there is no room for its consumers */
 	bool		aside;			/* no manager has been started since a pause */
-	bool		hangs;			/* the manager does not go round: it is said, and
-								 * its slot looked after */
+	bool		hangs;			/* the manager does not go round: it is said,
+								 * and its slot looked after */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 
@@ -294,7 +287,8 @@ typedef struct EcmStack
 	char		step[32];
 	TimestampTz status_since;
 	EcmTime		status_at;		/* the same by the other clock */
-	EcmTime		failing_at;		/* since when it has had to retry, 0: it hasn't */
+	EcmTime		failing_at;		/* since when it has had to retry, 0: it
+								 * hasn't */
 	char		waiting_for[ECM_TEXT_LEN];
 	int			blocking_pid;	/* with waiting_for, 0: unknown */
 	char		last_error[ECM_TEXT_LEN];
@@ -388,7 +382,8 @@ typedef struct EcmShared
 	volatile EcmTime launcher_alive_at; /* it writes that without the lock */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
-	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody sets */
+	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody
+									 * sets */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */
@@ -397,10 +392,11 @@ typedef struct EcmShared
 	int			nabandoned;
 	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
 
-	EcmTime		made_room_at;	/* when a slot was last dropped for the sake of
-								 * free space; anybody writes */
+	EcmTime		made_room_at;	/* when a slot was last dropped for the sake
+								 * of free space; anybody writes */
 
-	TimestampTz made_at;		/* with this, event numbers are unique for ever */
+	TimestampTz made_at;		/* with this, event numbers are unique for
+								 * ever */
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
@@ -491,12 +487,6 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 								 const char *waiting_for);
 
 /*
- * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
- * that is too much for the launcher, an event says what is left to do by hand.
- */
-extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
-
-/*
  * A shape of this database is being read; and when one was last (0: unknown).
  * A standby's server may not have preloaded us: then nothing is known.
  */
@@ -505,24 +495,5 @@ extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
-
-extern const char *ecm_severity_name(EcmSeverity severity);
-
-/*
- * Appends to the ring, wakes the database's manager, which delivers it, and
- * logs it if it is a warning (WARNING) or worse (LOG: it never raises).  Takes
- * the lock, so don't hold it.  detail and datname may be NULL.
- */
-extern void ecm_event(Oid dboid, const char *datname, const char *event,
-					  EcmSeverity severity, const char *detail,
-					  const char *message_fmt,...) pg_attribute_printf(6, 7);
-
-/*
- * Copies what the ring still has of a database (InvalidOid: of all), from an
- * event on, the oldest first.  "copy" has room for ECM_MAX_EVENTS.  Returns how
- * many there are; *end becomes the number that the next event will get.
- */
-extern int	ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy,
-							uint64 *end);
 
 #endif							/* ECM_SHMEM_H */

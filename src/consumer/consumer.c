@@ -122,7 +122,7 @@ handle_commit(StringInfo in)
 		return;
 	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
-		ecm_orders_forget();
+		ecm_orders_committed();
 	if (ecm_gather_is_empty())
 		ecm_followed_free_gone();
 }
@@ -480,7 +480,7 @@ leave_error(int sqlerrcode, const char *message)
 	EcmConsumerSlot *slot = my_slot();
 	const char *sqlstate = unpack_sql_state(sqlerrcode);
 	const char *text = message != NULL ? ecm_error_for_public(sqlstate, message) :
-		ecm_error_condition(sqlstate);
+	ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == consumer.args.generation)
@@ -526,10 +526,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(MyDatabaseId, ecm_shared->stacks[consumer.args.stack_index].datname,
-			  "shape_errored", ECM_SEVERITY_WARNING,
-			  ecm_error_public_text(fault.message),
-			  "shape %s has failed and is not followed any more", fault.handle);
+	ecm_shape_report_errored(fault.handle, fault.message);
 	return true;
 }
 
@@ -599,7 +596,7 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 		return;
 	foreach(lc, accused.ids)
 		if (!blame_shape(*(int64 *) lfirst(lc), message))
-			return;
+		return;
 	ecm_blame_settled(place);
 }
 
@@ -631,17 +628,8 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 static void
 match_failed(EcmShape *shape, const char *message)
 {
-	EcmShapeDef *def;
-
-	if (ecm_gather_is_past(shape->skip_until))
-		return;
-	def = ecm_shape_by_id(shape->id);
-	ecm_orders_add_errored(shape->id, shape->generation, message);
-	if (def != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[consumer.args.stack_index].datname,
-				  "shape_errored", ECM_SEVERITY_WARNING,
-				  ecm_error_public_text(message),
-				  "shape %s has failed and is not followed any more", def->handle);
+	if (!ecm_gather_is_past(shape->skip_until))
+		ecm_orders_add_errored(shape->id, shape->generation, message);
 }
 
 static int
@@ -707,7 +695,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 											ALLOCSET_DEFAULT_SIZES);
 	consumer.pieces.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 										   ALLOCSET_SMALL_SIZES);
-	ecm_orders_init(consumer.args.worker);
+	ecm_orders_init(consumer.args.stack_index, consumer.args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||

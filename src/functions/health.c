@@ -28,6 +28,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -243,9 +244,9 @@ judge_lost_shapes(Health *health, const char *total)
 {
 	const EcmStack *stack = health->stack;
 	bool		lost = stack->lost_shapes_at != 0 &&
-		!ecm_has_passed(stack->lost_shapes_at, ecm_now(), LOST_SHAPES_MS) &&
-		(total == NULL || stack->lost_shapes < 0 ||
-		 strtoi64(total, NULL, 10) < stack->lost_shapes);
+	!ecm_has_passed(stack->lost_shapes_at, ecm_now(), LOST_SHAPES_MS) &&
+	(total == NULL || stack->lost_shapes < 0 ||
+	 strtoi64(total, NULL, 10) < stack->lost_shapes);
 
 	add_int(&health->json, "lost", lost && stack->lost_shapes > 0 ? stack->lost_shapes : lost);
 	if (lost && stack->lost_shapes > 0)
@@ -628,7 +629,7 @@ static void
 add_setting(StringInfo json, const char *name, const char *value, const char *source)
 {
 	bool		secret = strcmp(name, "electric_cm.connection") == 0 ||
-		strcmp(name, "electric_cm.pooled_connection") == 0;
+	strcmp(name, "electric_cm.pooled_connection") == 0;
 
 	if (strcmp(source, "default") != 0)
 		add_text(json, name, secret && value[0] != '\0' ? "********" : value);

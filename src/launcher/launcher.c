@@ -65,6 +65,7 @@
 
 #include "base/backoff.h"
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/wait_event.h"
@@ -158,7 +159,8 @@ static EcmTime probe_retry_at = 0;	/* no free worker when last tried */
 static bool probe_postponed = false;	/* ... and it has been said */
 static bool entries_exhausted = false;
 static EcmTime abandoned_at = 0;	/* look again for slots to drop; 0: none */
-static EcmTime unattended_at = 0;	/* a slot without a manager is due; 0: none */
+static EcmTime unattended_at = 0;	/* a slot without a manager is due; 0:
+									 * none */
 
 void
 ecm_launcher_register(void)
@@ -328,9 +330,8 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	if (sup->announced != reason)
 	{
 		sup->announced = reason;
-		ecm_event(entry->dboid, entry->datname, "manager_stopped",
-				  ECM_SEVERITY_LOG, NULL,
-				  "stopped: %s", reason);
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_STOPPED, NULL,
+					 "stopped: %s", reason);
 	}
 }
 
@@ -429,13 +430,13 @@ worker_reserve(EcmTime now)
  */
 
 /*
- * Schedules the next start.  Only the first, second, fourth, eighth ... failure
- * in a row is an event: a manager that cannot run at all would flood the log.
+ * Schedules the next start.  With a message it is an event, but only the first,
+ * second, fourth, eighth ... in a row: a manager that cannot run at all would
+ * flood the log.
  */
 static void
-restart_with_backoff(int index, const Entry *entry, const char *event,
-					 const char *waiting_for, const char *detail,
-					 const char *message)
+restart_with_backoff(int index, const Entry *entry, const char *waiting_for,
+					 const char *detail, const char *message)
 {
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
@@ -454,9 +455,9 @@ restart_with_backoff(int index, const Entry *entry, const char *event,
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
-	if (event != NULL && (retries & (retries - 1)) == 0)
-		ecm_event(entry->dboid, entry->datname, event, ECM_SEVERITY_WARNING,
-				  detail, "%s", message);
+	if (message != NULL && (retries & (retries - 1)) == 0)
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING_AFTER_FAILURE,
+					 detail, "%s", message);
 }
 
 /* The background workers that a stack needs: its manager and its consumers. */
@@ -502,11 +503,10 @@ report_no_worker(int index, const Entry *entry, int nfree)
 	if (sup->short_reported)
 		return;
 	sup->short_reported = true;
-	ecm_event(entry->dboid, entry->datname, "no_free_worker",
-			  ECM_SEVERITY_WARNING,
-			  "Raise max_worker_processes and restart the server. It is tried again until then.",
-			  "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
-			  workers_of(entry), Max(nfree, 0), max_worker_processes);
+	ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_NO_FREE_WORKER,
+				 "Raise max_worker_processes and restart the server. It is tried again until then.",
+				 "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
+				 workers_of(entry), Max(nfree, 0), max_worker_processes);
 }
 
 /*
@@ -588,7 +588,7 @@ wait_for_workers(int index, const Entry *entry, int nfree)
 		stack->probe = ECM_PROBE_UNKNOWN;
 	ecm_unlock();
 	report_no_worker(index, entry, nfree);
-	restart_with_backoff(index, entry, NULL,
+	restart_with_backoff(index, entry,
 						 psprintf("a free background worker slot (max_worker_processes): %d are needed, %d of %d are free",
 								  workers_of(entry), Max(nfree, 0), max_worker_processes),
 						 NULL, NULL);
@@ -701,9 +701,8 @@ manager_ended(int index, Entry *entry)
 	if (entry->end_reason == ECM_END_PAUSE)
 	{
 		sup->stepped_aside = true;
-		ecm_event(entry->dboid, entry->datname, "stepping_aside",
-				  ECM_SEVERITY_LOG, NULL, "the stack steps aside for %s",
-				  entry->paused_for);
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_STACK_PAUSED, NULL, "stack paused for %s",
+					 entry->paused_for);
 	}
 
 	if (entry->stop_requested || entry->reprobe_requested)
@@ -720,9 +719,8 @@ manager_ended(int index, Entry *entry)
 	if (entry->restart_requested || entry->end_reason != ECM_END_NONE)
 	{
 		ecm_backoff_reset(&sup->backoff, now);
-		ecm_event(entry->dboid, entry->datname, "manager_restarting",
-				  ECM_SEVERITY_LOG, NULL,
-				  "the manager is restarted by request");
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING, NULL,
+					 "the manager is restarted by request");
 		return;
 	}
 
@@ -767,8 +765,7 @@ manager_ended(int index, Entry *entry)
 	ecm_lock(LW_EXCLUSIVE);
 	stack->restarts++;
 	ecm_unlock();
-	restart_with_backoff(index, entry, "manager_restarting",
-						 "restart of the manager",
+	restart_with_backoff(index, entry, "restart of the manager",
 						 "The server log says why. It is started again.",
 						 entry->runs > sup->runs_before ?
 						 "the manager ended unexpectedly" :
@@ -857,7 +854,7 @@ mark_aside(int index, const Entry *entry)
 	supervised[index].paused = true;
 	if (entry->aside)
 		return;
-	snprintf(reason, sizeof(reason), "stepping aside for %s", entry->paused_for);
+	snprintf(reason, sizeof(reason), "paused for %s", entry->paused_for);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == entry->dboid)
@@ -885,9 +882,8 @@ pause_is_over(int index, const Entry *entry)
 	scan_databases();
 	database = find_database(entry->dboid);
 	if (sup->stepped_aside && database != NULL)
-		ecm_event(entry->dboid, NameStr(database->datname), "stepping_back",
-				  ECM_SEVERITY_LOG, NULL, "%s is over: the stack comes back",
-				  entry->paused_for);
+		ecm_event_in(entry->dboid, NameStr(database->datname), ECM_EVENT_STACK_RESUMED, NULL, "stack resumed after %s",
+					 entry->paused_for);
 	sup->stepped_aside = false;
 }
 
@@ -1009,13 +1005,13 @@ report_too_many_stacks(const Database *first, EcmTime now)
 			appendStringInfo(&slots, "%s\"%s\"", slots.len > 0 ? ", " : "",
 							 rows[i].name);
 	}
-	ecm_event(InvalidOid, NULL, "too_many_stacks", ECM_SEVERITY_WARNING,
-			  psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
-					   slots.len == 0 ? "" :
-					   psprintf("No limit on retained WAL is watched for slots %s. ",
-								slots.data)),
-			  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
-			  ecm_shared->nstacks, NameStr(first->datname));
+	ecm_event_in(InvalidOid, NULL, ECM_EVENT_TOO_MANY_STACKS,
+				 psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+						  slots.len == 0 ? "" :
+						  psprintf("No limit on retained WAL is watched for slots %s. ",
+								   slots.data)),
+				 "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+				 ecm_shared->nstacks, NameStr(first->datname));
 }
 
 /* Is there a stack that is to run as soon as it can?  It was here first. */
@@ -1144,18 +1140,17 @@ drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
 		if (!item->reported && now - item->at > ABANDONED_PATIENCE)
 		{
 			item->reported = true;
-			ecm_event(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
-					  "replication_slot_left", ECM_SEVERITY_WARNING,
-					  "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
-					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
-					  item->slot_name, facts.active_pid);
+			ecm_event_in(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
+						 ECM_EVENT_REPLICATION_SLOT_LEFT,
+						 "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
+						 "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+						 item->slot_name, facts.active_pid);
 		}
 		return false;
 	}
-	ecm_event(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
-			  "replication_slot_dropped",
-			  ECM_SEVERITY_WARNING, "The extension has been dropped.",
-			  "dropped replication slot \"%s\"", item->slot_name);
+	ecm_event_in(item->dboid, database != NULL ? NameStr(database->datname) : NULL,
+				 ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
+				 "dropped replication slot \"%s\"", item->slot_name);
 	return true;
 }
 
@@ -1272,14 +1267,12 @@ note_hang(int index, const Entry *entry, EcmTime now)
 	ConditionVariableBroadcast(&stack->cv);
 	ecm_unattended_forget(index);
 	if (hangs)
-		ecm_event(entry->dboid, entry->datname, "manager_hangs",
-				  ECM_SEVERITY_WARNING,
-				  psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
-						   entry->pid),
-				  "manager PID %d has not moved for %d s", entry->pid, seconds);
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_HANGS,
+					 psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
+							  entry->pid),
+					 "manager PID %d has not moved for %d s", entry->pid, seconds);
 	else
-		ecm_event(entry->dboid, entry->datname, "manager_resumed",
-				  ECM_SEVERITY_LOG, NULL, "manager PID %d goes on", entry->pid);
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESUMED, NULL, "manager PID %d goes on", entry->pid);
 }
 
 /* Slots whose stacks have no manager, or one that hangs. */
@@ -1312,8 +1305,8 @@ static long
 sleep_time(void)
 {
 	EcmTime		now = ecm_now();
-	EcmTime wake_at = Min(scanned_at + RESCAN_INTERVAL,
-						  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
+	EcmTime		wake_at = Min(scanned_at + RESCAN_INTERVAL,
+							  ecm_later(now, ECM_LAUNCHER_ROUND_MS));
 
 	if (probe_retry_at != 0)
 		wake_at = Min(wake_at, probe_retry_at);

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stream_message.h"
@@ -269,7 +270,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 
 		if (feed.consumers[i].handle == NULL)
 		{
-			ecm_error_set(&failure->err, "53000",
+			ecm_error_set(&failure->err, ECM_SQLSTATE_NO_WORKER,
 						  "no background worker slot is free for a consumer", "",
 						  "Raise max_worker_processes and restart the server.");
 			failure->kind = ECM_ERROR_RETRY;
@@ -327,7 +328,7 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 	bool		has_work = c->pending || slot->processed != c->sent ||
 		slot->durable_lsn < feed.stream.received_lsn;
 	bool		moved = slot->processed != c->seen_processed ||
-		slot->durable_lsn != c->seen_durable;
+	slot->durable_lsn != c->seen_durable;
 
 	c->seen_processed = slot->processed;
 	c->seen_durable = slot->durable_lsn;
@@ -420,10 +421,9 @@ static void
 report_unknown_message(void)
 {
 	if (!feed.reported_unknown)
-		ecm_event(MyDatabaseId, feed.datname, "unknown_message",
-				  ECM_SEVERITY_WARNING,
-				  "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
-				  "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
+		ecm_event_in(MyDatabaseId, feed.datname, ECM_EVENT_UNKNOWN_MESSAGE,
+					 "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
+					 "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
 	feed.reported_unknown = true;
 }
 

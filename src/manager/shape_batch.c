@@ -21,6 +21,7 @@
 #include "base/backoff.h"
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -283,13 +284,13 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	if (b->backoff.retries > 1)
 		return;
 	if (b->nshapes == 1)
-		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, hint,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
+				  hint,
 				  "could not create shape %s yet: %s", b->shapes[0]->handle,
 				  reason);
 	else
-		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, hint,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
+				  hint,
 				  "could not create shape %s and %d others of its table yet: %s",
 				  b->shapes[0]->handle, b->nshapes - 1, reason);
 }

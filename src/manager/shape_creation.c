@@ -380,7 +380,8 @@ shapes_dropped(const EcmStreamMessage *message, TransactionId xid, XLogRecPtr af
 	}
 	if (lost)
 		ecm_purges_gone(after);
-	if (dropped.n > 0 && message->text[0] != '\0') /* else it has been said before */
+	if (dropped.n > 0 && message->text[0] != '\0')	/* else it has been said
+													 * before */
 		ecm_purges_report(message->handle, dropped.n, message->text, after);
 	pfree(dropped.gone);
 }

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "base/backoff.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -147,10 +148,10 @@ static void
 report_gone(void)
 {
 	if (state.told.n == 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
 				  state.told.reason, "shape %s is gone: %s", state.told.handle, state.told.reason);
 	else if (state.told.n > 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
 				  state.told.reason, "%d shapes are gone, %s and others: %s",
 				  state.told.n, state.told.handle, state.told.reason);
 	state.told.n = 0;
@@ -224,7 +225,7 @@ job_failed(const char *what, const EcmError *err)
 {
 	state.next_at = ecm_backoff_fail(&state.backoff, ecm_now());
 	if (state.backoff.retries == 1)
-		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_WARNING,
 				  err->hint, "could not %s yet: %s", what,
 				  ecm_error_for_public(err->sqlstate, err->message));
 }

@@ -23,6 +23,7 @@
 
 #include "base/bgworker.h"
 #include "base/clock.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/table_writer.h"
 #include "connection/pool.h"
@@ -266,7 +267,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	if (err != NULL)
 	{
 		/* without it shapes could stay "creating" unseen: try again */
-		ecm_event(MyDatabaseId, state.datname, "warning", ECM_SEVERITY_WARNING,
+		ecm_event_in(MyDatabaseId, state.datname, ECM_EVENT_WARNING,
 				  err->hint, "could not look for shapes to create: %s",
 				  ecm_error_for_public(err->sqlstate, err->message));
 		state.scan.retry_at = ecm_later(ecm_now(), SCAN_RETRY_MS);

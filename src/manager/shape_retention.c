@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/conn.h"
@@ -79,7 +80,7 @@ add_candidate(int64 shape)
 
 	foreach(lc, retention.candidates)
 		if (*(int64 *) lfirst(lc) == shape)
-			return;
+		return;
 	add_last(shape);
 }
 
@@ -118,8 +119,8 @@ report(const EcmError *err, const char *what)
 {
 	if (strcmp(err->sqlstate, retention.last_error.sqlstate) != 0 ||
 		strcmp(err->message, retention.last_error.message) != 0)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[retention.stack_index].datname,
-				  "warning", ECM_SEVERITY_WARNING, err->hint, "%s: %s",
+		ecm_event(&ecm_shared->stacks[retention.stack_index], ECM_EVENT_WARNING,
+				  err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
 	retention.last_error = *err;
 	retention.look_at = ecm_later(ecm_now(), RETRY_MS);
@@ -145,8 +146,8 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	value = ecm_conn_value(conn, 0, 1);
 	if (value != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[retention.stack_index].datname,
-				  "shape_log_folded", ECM_SEVERITY_LOG, NULL, "%s", value);
+		ecm_event(&ecm_shared->stacks[retention.stack_index],
+				  ECM_EVENT_SHAPE_LOG_FOLDED, NULL, "%s", value);
 	value = ecm_conn_value(conn, 0, 0);
 	if (value == NULL || strcmp(value, "t") != 0)
 		forget_first();
@@ -181,7 +182,7 @@ static void
 submit_scan(void)
 {
 	int64		smallest = ecm_shape_log_retention > 0 ?
-		ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
+	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
 	if (retention.scanning_for != ecm_shape_log_retention)
 		retention.scanned_to = 0;

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/text.h"
 #include "slot/retained_wal.h"
 #include "slot/retained_wal_blame.h"
@@ -149,7 +150,11 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->connected = sample->active;
 	figures->being_made = is_being_made(sample);
 	figures->pinned = pinned;
-	/* of a slot that is still being made, or that nobody reads from, it is real */
+
+	/*
+	 * of a slot that is still being made, or that nobody reads from, it is
+	 * real
+	 */
 	figures->flush_lag = sample->active &&
 		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
 		sample->flush_lag_bytes : -1;
@@ -347,8 +352,7 @@ report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
 	appendStringInfo(&detail, " %s",
 					 describe_loss(stack, stack->pid != 0 ? "" : " when the stack runs again"));
-	ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
-			  ECM_SEVERITY_ERROR, detail.data,
+	ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
 			  "replication slot \"%s\" is lost", stack->slot_name);
 }
 
@@ -361,21 +365,18 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (actions & ECM_WAL_WARN)
-		ecm_event(stack->dboid, stack->datname, "retained_wal_warning",
-				  ECM_SEVERITY_WARNING,
+		ecm_event(stack, ECM_EVENT_RETAINED_WAL_WARNING,
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
 						   ecm_size_text(limits->warning), describe_pin(pin),
 						   describe_time_left(&stack->wal_guard, limits)),
 				  "replication slot \"%s\" holds back %s of WAL",
 				  stack->slot_name, held);
 	if (actions & ECM_WAL_WARN_OVER)
-		ecm_event(stack->dboid, stack->datname, "retained_wal_warning_over",
-				  ECM_SEVERITY_LOG, NULL,
+		ecm_event(stack, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
 				  "replication slot \"%s\" holds back only %s of WAL now",
 				  stack->slot_name, held);
 	if (actions & ECM_WAL_UNRESERVED)
-		ecm_event(stack->dboid, stack->datname, "replication_slot_unreserved",
-				  ECM_SEVERITY_WARNING,
+		ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
 				  psprintf("It holds back %s of WAL, and max_slot_wal_keep_size is %s.%s",
 						   held, ecm_size_text(Max(limits->server_limit, 0)),
 						   describe_pin(pin)),
@@ -384,15 +385,13 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 	if (actions & ECM_WAL_LOST)
 		report_lost(stack, limits, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
-		ecm_event(stack->dboid, stack->datname, "wal_free_space_low",
-				  ECM_SEVERITY_WARNING,
+		ecm_event(stack, ECM_EVENT_WAL_FREE_SPACE_LOW,
 				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" holds back %s. See electric_cm_slots for all slots.",
 						   ecm_size_text(limits->min_free), stack->slot_name, held),
 				  "only %s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
-		ecm_event(stack->dboid, stack->datname, "wal_free_space_over",
-				  ECM_SEVERITY_LOG, NULL, "%s are free under pg_wal",
+		ecm_event(stack, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
 }
 
@@ -416,9 +415,8 @@ describe_excess(const EcmStack *stack, unsigned why)
 static void
 report_spared(const EcmStack *stack, unsigned why, const EcmWalBlame *blame)
 {
-	ecm_event(stack->dboid, stack->datname,
-			  why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
-			  ECM_SEVERITY_WARNING,
+	ecm_event(stack,
+			  why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
 			  psprintf("The slot stays, since dropping it would free %s. %s",
 					   blame->frees <= 0 ? "nothing" :
 					   psprintf("only %s", ecm_size_text(blame->frees)),
@@ -518,9 +516,8 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 		shared->former_slot[0] = '\0';
 	ecm_unlock();
 	if (order.why != 0 && (dropped || !stack->former_drop_reported))
-		ecm_event(stack->dboid, stack->datname,
-				  order.why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
-				  ECM_SEVERITY_ERROR,
+		ecm_event(stack,
+				  order.why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT : ECM_EVENT_RETAINED_WAL_LIMIT,
 				  dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
 				  psprintf("The slot could not be dropped: %s.", err.message),
 				  "%s", order.reason.message);
@@ -667,9 +664,8 @@ report_order(int stack_index, const EcmWalOrder *order, const char *outcome)
 	ecm_lock(LW_EXCLUSIVE);
 	shared->wal_drop_reported = true;
 	ecm_unlock();
-	ecm_event(stack->dboid, stack->datname,
-			  order->why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
-			  ECM_SEVERITY_ERROR,
+	ecm_event(stack,
+			  order->why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT : ECM_EVENT_RETAINED_WAL_LIMIT,
 			  psprintf("%s%s%s %s", order->reason.detail,
 					   order->reason.detail[0] != '\0' ? " " : "", outcome,
 					   order->reason.hint),
@@ -729,8 +725,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	else
 	{
 		ecm_wal_slot_goes(stack_index, order);
-		ecm_event(stack->dboid, stack->datname, "replication_slot_dropped",
-				  ECM_SEVERITY_WARNING,
+		ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_DROPPED,
 				  describe_loss(stack, " when the stack runs again"),
 				  "dropped replication slot \"%s\"", stack->slot_name);
 	}

@@ -37,8 +37,8 @@ ecm_timeline_default_slot_name(const EcmRemembered *remembered,
 
 	/*
 	 * Another database's stack has that name, though perhaps no slot yet: one
-	 * that had this database's name before, or whose name differs only in what
-	 * a slot's can't have.
+	 * that had this database's name before, or whose name differs only in
+	 * what a slot's can't have.
 	 */
 	if (ecm_slot_name_is_taken(name, taken_by) ||
 		(ecm_slot_lookup(name, &facts) && facts.logical &&
