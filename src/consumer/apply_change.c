@@ -16,41 +16,46 @@
 
 #include "base/errors.h"
 #include "consumer/apply_change.h"
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
 
-static uint64 change_number;	/* tells one change's matches from another's */
-static uint64 last_number;		/* before the change that came last */
+static struct
+{
+	uint64		number;			/* tells one change's matches from another's */
+	uint64		last_number;	/* before the change that came last */
 
-/*
- * Scratch space for one change: what the table has of each tuple, what a shape
- * takes of that.
- */
-static EcmValue *table_values[2];
-static EcmValue *shape_values[2];
-static int	max_values;
+	/*
+	 * Scratch space for one change: what the table has of each tuple, what a
+	 * shape takes of that; by EcmWhich.
+	 */
+	EcmValue   *table_values[2];
+	EcmValue   *shape_values[2];
+	int			max_values;
+}			change;
 
 static void
 ensure_scratch(int ncolumns)
 {
-	if (ncolumns <= max_values)
+	if (ncolumns <= change.max_values)
 		return;
-	max_values = Max(16, ncolumns * 2);
+	change.max_values = Max(16, ncolumns * 2);
 	for (int i = 0; i < 2; i++)
 	{
-		if (table_values[i] != NULL)
+		if (change.table_values[i] != NULL)
 		{
-			pfree(table_values[i]);
-			pfree(shape_values[i]);
+			pfree(change.table_values[i]);
+			pfree(change.shape_values[i]);
 		}
-		table_values[i] = MemoryContextAlloc(TopMemoryContext,
-											 sizeof(EcmValue) * max_values);
-		shape_values[i] = MemoryContextAlloc(TopMemoryContext,
-											 sizeof(EcmValue) * max_values);
+		change.table_values[i] = MemoryContextAlloc(TopMemoryContext,
+													sizeof(EcmValue) * change.max_values);
+		change.shape_values[i] = MemoryContextAlloc(TopMemoryContext,
+													sizeof(EcmValue) * change.max_values);
 	}
 }
 
@@ -60,7 +65,7 @@ ensure_scratch(int ncolumns)
  * does not have (no shape that is served from it asks for them).
  */
 static void
-read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
+read_tuple(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *tuple,
 		   bool old_key, EcmValue *values)
 {
 	for (int i = 0; i < binding->table->ncolumns; i++)
@@ -72,8 +77,8 @@ read_tuple(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *tuple,
 		value->len = 0;
 		if (col >= tuple->ncols)
 			elog(ERROR, "tuple of relation %u has %d columns, need %d",
-				 entry->relid, tuple->ncols, col + 1);
-		if (col < 0 || (old_key && !bms_is_member(col, entry->rel->attkeys)))
+				 relation->relid, tuple->ncols, col + 1);
+		if (col < 0 || (old_key && !bms_is_member(col, relation->rel->attkeys)))
 			value->kind = ECM_VALUE_UNCHANGED;
 		else if (tuple->colstatus[col] == LOGICALREP_COLUMN_TEXT)
 		{
@@ -95,10 +100,10 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 	const EcmLayout *layout = shape->layout;
 
 	if (layout->whole)
-		return table_values[which];
+		return change.table_values[which];
 	for (int i = 0; i < layout->ncolumns; i++)
-		shape_values[which][i] = table_values[which][layout->columns[i]];
-	return shape_values[which];
+		change.shape_values[which][i] = change.table_values[which][layout->columns[i]];
+	return change.shape_values[which];
 }
 
 static void
@@ -108,7 +113,7 @@ emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 
 	if (ecm_gather_is_past(shape->skip_until) || ecm_match_has_failed(shape))
 		return;
-	ecm_gather_work_on(shape->id);
+	ecm_work_on(shape->id);
 	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
 								  newv, oldv);
 	if (reason != NULL)
@@ -136,7 +141,7 @@ same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
  * nothing.  has_old: the old tuple is known, as a whole or its key.
  */
 static void
-emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
+emit_update(EcmShape *shape, EcmRelation *relation, bool has_old)
 {
 	const EcmValue *newv = pick_columns(shape, ECM_NEW_TUPLE);
 	const EcmValue *oldv = has_old ? pick_columns(shape, ECM_OLD_TUPLE) : NULL;
@@ -153,9 +158,9 @@ emit_update(EcmShape *shape, EcmRelation *entry, bool has_old)
 		emit(shape, ECM_OP_DELETE, NULL, oldv);
 		emit(shape, ECM_OP_INSERT, newv, NULL);
 	}
-	else if (!has_old || !entry->full)
+	else if (!has_old || !relation->full)
 		emit(shape, ECM_OP_UPDATE, newv, NULL);
-	else if (shape->layout->ncolumns == entry->rel->natts ||
+	else if (shape->layout->ncolumns == relation->rel->natts ||
 			 !same_values(shape, newv, oldv))
 		emit(shape, ECM_OP_UPDATE, newv, oldv);
 }
@@ -193,7 +198,7 @@ is_usable(const EcmBinding *binding, const EcmShape *shape)
  * Which shapes was the row in, which is it in now?
  */
 static void
-match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtup,
+match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *oldtup,
 			 LogicalRepTupleData *newtup)
 {
 	EcmTable   *table = binding->table;
@@ -205,28 +210,28 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
 		ecm_gather_enter_transaction();
-	change_number++;
+	change.number++;
 
 	if (oldtup != NULL)
-		read_tuple(binding, entry, oldtup, !entry->full, table_values[ECM_OLD_TUPLE]);
+		read_tuple(binding, relation, oldtup, !relation->full, change.table_values[ECM_OLD_TUPLE]);
 	if (newtup != NULL)
 	{
-		read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
+		read_tuple(binding, relation, newtup, false, change.table_values[ECM_NEW_TUPLE]);
 
 		/* a TOASTed value that did not change is in a full old tuple only */
 		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
-			if (table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
-				table_values[ECM_NEW_TUPLE][i] = table_values[ECM_OLD_TUPLE][i];
+			if (change.table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
+				change.table_values[ECM_NEW_TUPLE][i] = change.table_values[ECM_OLD_TUPLE][i];
 	}
 	if (oldtup != NULL)
-		were_in = ecm_match_tuple(table, table_values[ECM_OLD_TUPLE],
-								  ECM_OLD_TUPLE, change_number, &nwere);
+		were_in = ecm_match_tuple(table, change.table_values[ECM_OLD_TUPLE],
+								  ECM_OLD_TUPLE, change.number, &nwere);
 	if (newtup != NULL)
-		are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE],
-								 ECM_NEW_TUPLE, change_number, &nare);
+		are_in = ecm_match_tuple(table, change.table_values[ECM_NEW_TUPLE],
+								 ECM_NEW_TUPLE, change.number, &nare);
 
 	for (int i = 0; i < nwere; i++)
-		if (were_in[i]->marks[ECM_NEW_TUPLE] != change_number &&
+		if (were_in[i]->marks[ECM_NEW_TUPLE] != change.number &&
 			is_usable(binding, were_in[i]))
 			emit(were_in[i], ECM_OP_DELETE, NULL, pick_columns(were_in[i], ECM_OLD_TUPLE));
 	for (int i = 0; i < nare; i++)
@@ -235,14 +240,14 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
 
 		if (!is_usable(binding, shape))
 			continue;
-		if (shape->marks[ECM_OLD_TUPLE] == change_number)
-			emit_update(shape, entry, true);
+		if (shape->marks[ECM_OLD_TUPLE] == change.number)
+			emit_update(shape, relation, true);
 		else if (oldtup != NULL)
 			emit_move_in(shape);
 		else
 			emit(shape, ECM_OP_INSERT, pick_columns(shape, ECM_NEW_TUPLE), NULL);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 }
 
 /*
@@ -250,7 +255,7 @@ match_change(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *oldtu
  * looks at nothing else: who has the row now had it before.
  */
 static void
-match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleData *newtup)
+match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *newtup)
 {
 	EcmTable   *table = binding->table;
 	EcmShape  **are_in;
@@ -259,13 +264,13 @@ match_update_in_place(EcmBinding *binding, EcmRelation *entry, LogicalRepTupleDa
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
 		ecm_gather_enter_transaction();
-	read_tuple(binding, entry, newtup, false, table_values[ECM_NEW_TUPLE]);
-	are_in = ecm_match_tuple(table, table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
-							 ++change_number, &n);
+	read_tuple(binding, relation, newtup, false, change.table_values[ECM_NEW_TUPLE]);
+	are_in = ecm_match_tuple(table, change.table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
+							 ++change.number, &n);
 	for (int i = 0; i < n; i++)
 		if (is_usable(binding, are_in[i]))
-			emit_update(are_in[i], entry, false);
-	ecm_gather_work_on(0);
+			emit_update(are_in[i], relation, false);
+	ecm_work_on(0);
 }
 
 static Oid
@@ -281,50 +286,41 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 {
 	LogicalRepTupleData oldtup;
 	LogicalRepTupleData newtup;
-	EcmRelation *entry;
+	EcmRelation *relation;
 	bool		has_old = false;
 	ListCell   *lc;
 
 	/* all of them begin with the relation's OID */
 	ecm_here->relation = peek_relation(in);
-	last_number = change_number;
+	change.last_number = change.number;
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
-		entry = ecm_relation_find(logicalrep_read_insert(in, &newtup));
+		relation = ecm_relation_find(logicalrep_read_insert(in, &newtup));
 	else if (type == LOGICAL_REP_MSG_UPDATE)
-		entry = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
+		relation = ecm_relation_find(logicalrep_read_update(in, &has_old, &oldtup, &newtup));
 	else
-		entry = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
+		relation = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
 
-	foreach(lc, entry->bindings)
+	foreach(lc, relation->bindings)
 	{
 		if (type == LOGICAL_REP_MSG_INSERT)
-			match_change(lfirst(lc), entry, NULL, &newtup);
+			match_change(lfirst(lc), relation, NULL, &newtup);
 		else if (type == LOGICAL_REP_MSG_DELETE)
-			match_change(lfirst(lc), entry, &oldtup, NULL);
+			match_change(lfirst(lc), relation, &oldtup, NULL);
 		else if (has_old)
-			match_change(lfirst(lc), entry, &oldtup, &newtup);
+			match_change(lfirst(lc), relation, &oldtup, &newtup);
 		else
-			match_update_in_place(lfirst(lc), entry, &newtup);
+			match_update_in_place(lfirst(lc), relation, &newtup);
 	}
 	ecm_here->relation = InvalidOid;
-}
-
-/* Those that have to fail. */
-static List *wanting = NIL;
-
-static void
-collect_wanting(EcmShape *shape)
-{
-	wanting = lappend(wanting, shape);
 }
 
 void
 ecm_change_unsendable(Oid relid, const char *column)
 {
 	List	   *relations = NIL;
+	List	   *shapes = NIL;
 	ListCell   *lc;
-	ListCell   *lc2;
 	const char *reason;
 
 	reason = column[0] == '\0' ?
@@ -335,26 +331,22 @@ ecm_change_unsendable(Oid relid, const char *column)
 	if (get_rel_relispartition(relid))
 		relations = get_partition_ancestors(relid);
 	relations = lappend_oid(relations, relid);
-	wanting = NIL;
 	foreach(lc, relations)
 	{
 		EcmTable   *table;
 
-		if (ecm_load_is_due(lfirst_oid(lc)))
-			ecm_load_table(lfirst_oid(lc));
-		table = ecm_match_table(lfirst_oid(lc));
-		if (table == NULL)
-			continue;
-		foreach(lc2, table->layouts)
-			ecm_match_foreach(table, lfirst(lc2), collect_wanting);
+		if (ecm_follow_is_due(lfirst_oid(lc)))
+			ecm_follow_table(lfirst_oid(lc));
+		table = ecm_followed_table(lfirst_oid(lc));
+		if (table != NULL)
+			shapes = list_concat(shapes, ecm_followed_list(table, NULL));
 	}
-	foreach(lc, wanting)
+	foreach(lc, shapes)
 	{
 		EcmShape   *shape = lfirst(lc);
 
 		if (!ecm_match_has_failed(shape) &&
-			(column[0] == '\0' || ecm_match_lacks(shape, column, last_number)))
+			(column[0] == '\0' || ecm_match_lacks(shape, column, change.last_number)))
 			ecm_match_fail(shape, reason);
 	}
-	wanting = NIL;
 }

@@ -4,9 +4,10 @@
  *	  The consumer worker: decodes what the manager feeds it, keeps what its
  *	  shapes want, and appends it to their logs.
  *
- * This is the worker and its loop.  What it meets in the stream goes to
- * relation.c, apply_change.c and shape_orders.c, which find shapes by shape_match.c and followed_shapes.c;
- * all write by way of log_batch.c.
+ * This is the worker, its loop, and what becomes of its errors.  Messages of the
+ * stream go to relation.c, apply_change.c and shape_orders.c, which find shapes by
+ * shape_match.c and followed_shapes.c; all write by way of log_batch.c.  The shape
+ * that an error is blamed on is in current_shape.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,18 +38,21 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "base/text.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/apply_change.h"
 #include "consumer/consumer.h"
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
@@ -56,23 +60,40 @@
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
+#include "shape/shape_worker.h"
 #include "slot/slot.h"
 
-static EcmConsumerArgs args;
-static char *message_prefix;	/* of our own messages in the stream */
-static shm_mq_handle *queue;
-
-static MemoryContext message_context;	/* reset after each message */
-static MemoryContext pieces_context;
-static char *whole;				/* the message that comes in pieces, or NULL */
-static Size whole_len;			/* so far */
-static bool skipping;			/* the transaction that is coming in was
+/* This process. */
+typedef struct Consumer
+{
+	EcmConsumerArgs args;		/* which consumer it is */
+	char	   *message_prefix; /* of our own messages in the stream */
+	shm_mq_handle *queue;
+	MemoryContext message_context;	/* reset after each message */
+	bool		skipping;		/* the transaction that is coming in was
 								 * applied before */
+	int			shown;			/* in pg_stat_activity: busy? -1: neither yet */
+
+	/* the message that comes in pieces */
+	struct
+	{
+		MemoryContext context;	/* reset after it */
+		char	   *whole;		/* NULL: there is none */
+		Size		len;		/* so far */
+	}			pieces;
+} Consumer;
+
+static Consumer consumer =
+{
+	.shown = -1
+};
 
 static EcmConsumerSlot *
 my_slot(void)
 {
-	return &ecm_shared->stacks[args.stack_index].consumers[args.worker];
+	return &ecm_shared->stacks[consumer.args.stack_index].consumers[consumer.args.worker];
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -84,10 +105,10 @@ handle_begin(StringInfo in)
 	FullTransactionId next = ReadNextFullTransactionId();
 
 	logicalrep_read_begin(in, &begin);
-	skipping = begin.final_lsn < ecm_gather_position();
+	consumer.skipping = begin.final_lsn < ecm_gather_position();
 	ecm_gather_begin(begin.final_lsn,
 					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
-	ecm_load_begin();
+	ecm_followed_begin();
 	ecm_match_begin();
 }
 
@@ -97,13 +118,13 @@ handle_commit(StringInfo in)
 	LogicalRepCommitData commit;
 
 	logicalrep_read_commit(in, &commit);
-	if (skipping)
+	if (consumer.skipping)
 		return;
 	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
 		ecm_orders_committed();
 	if (ecm_gather_is_empty())
-		ecm_match_free_gone();
+		ecm_followed_free_gone();
 }
 
 /*
@@ -119,10 +140,10 @@ handle_truncate(StringInfo in)
 
 	foreach(lc, logicalrep_read_truncate(in, &cascade, &restart_seqs))
 	{
-		EcmRelation *entry = ecm_relation_find(lfirst_oid(lc));
+		EcmRelation *relation = ecm_relation_find(lfirst_oid(lc));
 		ListCell   *lc2;
 
-		foreach(lc2, entry->bindings)
+		foreach(lc2, relation->bindings)
 			ecm_orders_add_truncated(((EcmBinding *) lfirst(lc2))->table->relid);
 	}
 }
@@ -138,7 +159,7 @@ handle_message(StringInfo in)
 	(void) pq_getmsgint64(in);	/* its LSN */
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
-	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+	if ((flags & 1) != 0 && strcmp(prefix, consumer.message_prefix) == 0)
 		message = ecm_message_read(pq_getmsgbytes(in, size), size);
 	if (message == NULL)
 		return;
@@ -162,7 +183,8 @@ handle_message(StringInfo in)
 }
 
 /*
- * The stream has been lost.  What is complete is kept, the rest comes again.
+ * The stream has been lost.  Complete transactions are kept, the rest comes
+ * again.
  */
 static void
 obey_reset(uint32 number)
@@ -172,13 +194,13 @@ obey_reset(uint32 number)
 	ecm_orders_forget();
 	ecm_gather_reset();
 	ecm_relations_forget();
-	ecm_match_free_gone();
+	ecm_followed_free_gone();
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 		slot->reset_done = number;
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void process(char *data, Size len);
@@ -186,8 +208,8 @@ static void process(char *data, Size len);
 static void
 forget_pieces(void)
 {
-	whole = NULL;
-	MemoryContextReset(pieces_context);
+	consumer.pieces.whole = NULL;
+	MemoryContextReset(consumer.pieces.context);
 }
 
 /* A message is processed with its last piece. */
@@ -200,18 +222,18 @@ take_piece(const char *data, Size len)
 	if (len < sizeof(header))
 		elog(ERROR, "malformed piece of a message");
 	memcpy(&header, data, sizeof(header));
-	if (whole == NULL)
+	if (consumer.pieces.whole == NULL)
 	{
-		whole = MemoryContextAllocHuge(pieces_context, header.number);
-		whole_len = 0;
+		consumer.pieces.whole = MemoryContextAllocHuge(consumer.pieces.context, header.number);
+		consumer.pieces.len = 0;
 	}
-	if (piece > header.number - whole_len)
+	if (piece > header.number - consumer.pieces.len)
 		elog(ERROR, "malformed piece of a message");
-	memcpy(whole + whole_len, data + sizeof(header), piece);
-	whole_len += piece;
-	if (whole_len < header.number)
+	memcpy(consumer.pieces.whole + consumer.pieces.len, data + sizeof(header), piece);
+	consumer.pieces.len += piece;
+	if (consumer.pieces.len < header.number)
 		return;
-	process(whole, whole_len);
+	process(consumer.pieces.whole, consumer.pieces.len);
 	forget_pieces();
 }
 
@@ -254,7 +276,7 @@ process(char *data, Size len)
 		ecm_relation_describe(&in);
 		return;
 	}
-	if (skipping)
+	if (consumer.skipping)
 		return;
 
 	switch (data[0])
@@ -282,7 +304,7 @@ read_progress(void *arg)
 {
 	XLogRecPtr *position = arg;
 	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(args.worker);
+	Datum		value = Int32GetDatum(consumer.args.worker);
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
@@ -299,7 +321,7 @@ read_progress(void *arg)
 			*position = DatumGetLSN(lsn);
 	}
 	ecm_spi_end(&spi);
-	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+	consumer.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
 }
 
 /*
@@ -310,14 +332,14 @@ read_progress(void *arg)
 static void
 lock_progress(void *arg pg_attribute_unused())
 {
-	ecm_shape_lock_progress(args.worker, true);
+	ecm_shape_lock_progress(consumer.args.worker, true);
 }
 
 /* In a transaction, at start. */
 static void
 note_all_shapes(void *arg pg_attribute_unused())
 {
-	ecm_load_start(args.worker);
+	ecm_followed_start(consumer.args.worker);
 }
 
 /*
@@ -330,17 +352,17 @@ announce(XLogRecPtr position)
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation != args.generation)
+	if (slot->generation != consumer.args.generation)
 	{
 		ecm_unlock();
 		proc_exit(0);			/* our successor waits for our end */
 	}
 	slot->pid = MyProcPid;
-	slot->shapes = ecm_load_count();
+	slot->shapes = ecm_followed_count();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->attached = true;
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void
@@ -350,13 +372,13 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 
 	ecm_blame_close();
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 	{
 		slot->pid = 0;
 		slot->attached = false;
 	}
 	ecm_unlock();
-	ecm_stack_wake(args.stack_index);
+	ecm_stack_wake(consumer.args.stack_index);
 }
 
 static void
@@ -367,7 +389,7 @@ attach_queue(void)
 	shm_mq	   *mq;
 
 	ecm_lock(LW_SHARED);
-	handle = my_slot()->generation == args.generation ? my_slot()->segment : 0;
+	handle = my_slot()->generation == consumer.args.generation ? my_slot()->segment : 0;
 	ecm_unlock();
 	segment = handle ? dsm_attach(handle) : NULL;
 	if (segment == NULL)
@@ -375,7 +397,7 @@ attach_queue(void)
 	dsm_pin_mapping(segment);
 	mq = dsm_segment_address(segment);
 	shm_mq_set_receiver(mq, MyProc);
-	queue = shm_mq_attach(mq, segment, NULL);
+	consumer.queue = shm_mq_attach(mq, segment, NULL);
 }
 
 /*
@@ -385,11 +407,9 @@ attach_queue(void)
 static void
 show_busy(bool now)
 {
-	static int	shown = -1;		/* at first, that we are starting */
-
-	if (shown == (int) now)
+	if (consumer.shown == (int) now)
 		return;
-	shown = now;
+	consumer.shown = now;
 	pgstat_report_activity(now ? STATE_RUNNING : STATE_IDLE,
 						   now ? "writing shape logs" : "waiting for changes");
 }
@@ -418,14 +438,14 @@ follow_stream(void)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		MemoryContextSwitchTo(message_context);
-		result = shm_mq_receive(queue, &len, &data, true);
+		MemoryContextSwitchTo(consumer.message_context);
+		result = shm_mq_receive(consumer.queue, &len, &data, true);
 		if (result == SHM_MQ_SUCCESS)
 		{
 			show_busy(true);
 			process(data, len);
 			slot->processed = ++processed;	/* mends what a predecessor left */
-			MemoryContextReset(message_context);
+			MemoryContextReset(consumer.message_context);
 			continue;
 		}
 
@@ -433,7 +453,7 @@ follow_stream(void)
 		{
 			if (ecm_gather_pace())
 				continue;		/* more has come in meanwhile */
-			/* an idle consumer owes nobody anything */
+			/* before sleeping, flush and report all, so that the slot advances */
 			ecm_gather_settle();
 			if (!ecm_gather_in_transaction())
 				pgstat_report_stat(false);
@@ -463,7 +483,7 @@ leave_error(int sqlerrcode, const char *message)
 	ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (slot->generation == args.generation)
+	if (slot->generation == consumer.args.generation)
 	{
 		ecm_copy_text(slot->last_error, sizeof(slot->last_error), text);
 		strlcpy(slot->last_error_sqlstate, sqlstate, sizeof(slot->last_error_sqlstate));
@@ -492,8 +512,8 @@ record_fault(void *arg)
 }
 
 /*
- * One shape that raises an error each time would hold all others back for
- * ever, so it is left out from now on.  False: that could not be noted.
+ * A shape that raises an error each time would hold all others back for ever, so
+ * it is left out from now on.  False: that could not be noted.
  */
 static bool
 blame_shape(int64 shape, const char *message)
@@ -558,11 +578,12 @@ find_accused(void *arg)
 	else
 		add_accused(def, accused);
 	foreach(lc, relations)
-		ecm_shapes_of_worker(args.worker, lfirst_oid(lc), add_accused, accused);
+		ecm_shapes_of_worker(consumer.args.worker, lfirst_oid(lc), add_accused, accused);
 }
 
 /*
- * What a consumer has died of twice, it will die of again.
+ * A consumer that has died twice of the same will die of it again: the shapes
+ * that are to blame are left out from now on.
  */
 static void
 blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
@@ -601,8 +622,8 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 }
 
 /*
- * A where clause has raised an error.  That is one shape's problem: what others
- * have from this transaction goes with it.
+ * A where clause has raised an error.  That concerns one shape, which is left out;
+ * the others' entries of this transaction are committed together with that.
  */
 static void
 match_failed(EcmShape *shape, const char *message)
@@ -635,7 +656,7 @@ end_starting(const EcmError *err)
 static void
 end_by_error(void)
 {
-	int64		shape = ecm_gather_working_on();
+	int64		shape = ecm_working_on();
 	ErrorData  *edata;
 
 	HOLD_INTERRUPTS();
@@ -661,8 +682,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	EcmPlace	place;
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
-	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
+	memcpy(&consumer.args, MyBgworkerEntry->bgw_extra, sizeof(consumer.args));
+	ecm_worker_init(ecm_shared->stacks[consumer.args.stack_index].dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
@@ -670,30 +691,30 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	CurrentResourceOwner = NULL;
 	attach_queue();
 
-	message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
+	consumer.message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
 											ALLOCSET_DEFAULT_SIZES);
-	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
+	consumer.pieces.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 										   ALLOCSET_SMALL_SIZES);
-	ecm_orders_init(args.stack_index, args.worker);
+	ecm_orders_init(consumer.args.stack_index, consumer.args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
 		!ecm_worker_try(read_progress, &position, &err))
 		end_starting(&err);
-	ecm_gather_init(args.stack_index, args.worker, position);
-	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, args.worker),
+	ecm_gather_init(consumer.args.stack_index, consumer.args.worker, position);
+	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, consumer.args.worker),
 						   SignalHandlerForCrashExit, &place);
 	blame_for_death(blame, &place,
 					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
-	ecm_gather_work_on(0);		/* whatever a predecessor was at */
+	ecm_work_init(consumer.args.stack_index, consumer.args.worker);	/* a predecessor's may be shown */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		blame_for_error(ecm_gather_working_on(), err.sqlstate, err.message);
+		blame_for_error(ecm_working_on(), err.sqlstate, err.message);
 		end_starting(&err);
 	}
 
-	ecm_gather_figures.shapes = ecm_load_count();
+	ecm_gather_figures.shapes = ecm_followed_count();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());

@@ -1,27 +1,51 @@
 /*-------------------------------------------------------------------------
  *
  * followed_shapes.c
- *	  The shapes that a consumer has to follow, taken up when they are needed.
+ *	  The shapes that a consumer follows, by table; taken up when they are
+ *	  needed.
  *
  * To read a hundred thousand definitions, and to compile their where clauses,
  * takes seconds.  A consumer that starts only notes which shapes there are; a
  * table's are taken up when the first change of that table comes in.  Shapes
  * of tables that nobody changes cost an entry in a hash table each.
  *
- * What is noted here is live, and that changes by orders in the stream only.
+ * Noted shapes are live, and that changes by orders in the stream only.
+ *
+ * The coming and going of a shape may not cost more the more shapes there are.
+ * Shapes share columns, layouts and indexes of their table, which are kept once.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "executor/executor.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
-#include "consumer/shape_match.h"
+#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_filter.h"
 
+/* A shape that was taken up, by its id. */
+typedef struct ShapeEntry
+{
+	int64		id;				/* hash key */
+	EcmShape   *shape;
+} ShapeEntry;
+
+/* A table that has any, by its OID. */
+typedef struct TableEntry
+{
+	Oid			relid;			/* hash key */
+	EcmTable   *table;
+} TableEntry;
+
+/* A shape that was only noted, and how many a table has of those. */
 typedef struct NotedShape
 {
 	int64		id;				/* hash key */
@@ -34,28 +58,446 @@ typedef struct NotedTable
 	int			nshapes;
 } NotedTable;
 
-static int	worker;
-static HTAB *shapes;
-static HTAB *tables;
-static XLogRecPtr bind_again_at;	/* all shapes' changes count from there on */
+uint32		ecm_tables_version = 1;
 
-void
-ecm_load_shape(const EcmShapeDef *def)
+/* Made by ecm_followed_start(), for the life of the process. */
+typedef struct FollowedShapes
 {
-	ecm_gather_work_on(def->id);
-	(void) ecm_match_add(def);
-	ecm_gather_work_on(0);
-	bind_again_at = Max(bind_again_at, def->skip_until);
+	int			worker;
+	MemoryContext context;		/* of tables and shapes */
+	HTAB	   *shapes;			/* of ShapeEntry */
+	HTAB	   *tables;			/* of TableEntry */
+	dlist_head	gone;			/* shapes whose buffers may be in use still */
+	HTAB	   *noted;			/* of NotedShape */
+	HTAB	   *noted_tables;	/* of NotedTable */
+	XLogRecPtr	bind_again_at;	/* all shapes' changes count from there on */
+} FollowedShapes;
+
+static FollowedShapes followed =
+{
+	.gone = DLIST_STATIC_INIT(followed.gone)
+};
+
+static HTAB *
+create_hash(const char *name, Size keysize, Size entrysize, MemoryContext context)
+{
+	HASHCTL		ctl;
+
+	ctl.keysize = keysize;
+	ctl.entrysize = entrysize;
+	ctl.hcxt = context;
+	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* What did not fit a shape that skipped it may still not fit. */
-void
-ecm_load_begin(void)
+EcmShape *
+ecm_followed_find(int64 id)
 {
-	if (XLogRecPtrIsInvalid(bind_again_at) || ecm_gather_is_past(bind_again_at))
+	ShapeEntry *entry = hash_search(followed.shapes, &id, HASH_FIND, NULL);
+
+	return entry ? entry->shape : NULL;
+}
+
+/* --------------------------------------------------------------- tables -- */
+
+EcmTable *
+ecm_followed_table(Oid relid)
+{
+	TableEntry *entry = hash_search(followed.tables, &relid, HASH_FIND, NULL);
+
+	return entry ? entry->table : NULL;
+}
+
+static EcmTable *
+get_table(Oid relid)
+{
+	EcmTable   *table = ecm_followed_table(relid);
+	TableEntry *entry;
+
+	if (table != NULL)
+		return table;
+	table = MemoryContextAllocZero(followed.context, sizeof(EcmTable));
+	table->relid = relid;
+	table->context = AllocSetContextCreate(followed.context, "electric_cm table",
+										   ALLOCSET_SMALL_SIZES);
+	dlist_init(&table->unfiltered);
+	dlist_init(&table->scanned);
+	entry = hash_search(followed.tables, &relid, HASH_ENTER, NULL);
+	entry->table = table;
+	ecm_tables_version++;
+	return table;
+}
+
+static void
+remove_table_if_empty(EcmTable *table)
+{
+	if (table->nshapes > 0)
+		return;
+	(void) hash_search(followed.tables, &table->relid, HASH_REMOVE, NULL);
+	MemoryContextDelete(table->context);
+	pfree(table);
+	ecm_tables_version++;
+}
+
+/* The slot is of no use any more when the table has another column. */
+static void
+forget_slot(EcmTable *table)
+{
+	if (table->slot != NULL)
+		ExecDropSingleTupleTableSlot(table->slot);
+	if (table->econtext != NULL)
+		FreeExprContext(table->econtext, true);
+	if (table->desc != NULL)
+		FreeTupleDesc(table->desc);
+	table->slot = NULL;
+	table->econtext = NULL;
+	table->desc = NULL;
+}
+
+static int
+get_column(EcmTable *table, const char *name, Oid type)
+{
+	EcmTableColumn *column;
+
+	for (int i = 0; i < table->ncolumns; i++)
+		if (table->columns[i].type == type &&
+			strcmp(table->columns[i].name, name) == 0)
+			return i;
+
+	if (table->ncolumns >= table->max_columns)
+	{
+		int			max = Max(8, table->max_columns * 2);
+
+		table->columns = table->columns ?
+			repalloc(table->columns, sizeof(EcmTableColumn) * max) :
+			MemoryContextAlloc(table->context, sizeof(EcmTableColumn) * max);
+		table->max_columns = max;
+	}
+	column = &table->columns[table->ncolumns];
+	memset(column, 0, sizeof(*column));
+	column->name = MemoryContextStrdup(table->context, name);
+	column->type = type;
+	forget_slot(table);
+	ecm_tables_version++;
+	return table->ncolumns++;
+}
+
+static void
+set_filtered(EcmTable *table, int number)
+{
+	EcmTableColumn *column = &table->columns[number];
+	Oid			function;
+
+	if (column->filtered)
+		return;
+	getTypeInputInfo(column->type, &function, &column->typioparam);
+	fmgr_info_cxt(function, &column->input, table->context);
+	column->filtered = true;
+}
+
+static bool
+same_layout(const EcmLayout *a, const EcmLayout *b)
+{
+	return a->ncolumns == b->ncolumns && a->nkeys == b->nkeys &&
+		a->nfilter_columns == b->nfilter_columns &&
+		memcmp(a->columns, b->columns, sizeof(int) * a->ncolumns) == 0 &&
+		memcmp(a->keys, b->keys, sizeof(int16) * a->nkeys) == 0 &&
+		memcmp(a->filter_columns, b->filter_columns,
+			   sizeof(int) * a->nfilter_columns) == 0;
+}
+
+static void *
+copy_array(MemoryContext context, const void *from, Size size)
+{
+	void	   *copy = MemoryContextAlloc(context, Max(size, 1));
+
+	memcpy(copy, from, size);
+	return copy;
+}
+
+static EcmLayout *
+get_layout(EcmTable *table, const EcmShapeDef *def)
+{
+	EcmLayout	wanted = {0};
+	EcmLayout  *layout;
+	ListCell   *lc;
+	MemoryContext old;
+
+	wanted.ncolumns = def->ncolumns;
+	wanted.columns = palloc(sizeof(int) * Max(def->ncolumns, 1));
+	for (int i = 0; i < def->ncolumns; i++)
+		wanted.columns[i] = get_column(table, def->column_names[i], def->column_types[i]);
+	wanted.nkeys = def->nkeys;
+	wanted.keys = def->key_positions;
+	wanted.nfilter_columns = def->filter ? def->filter->ncolumns : 0;
+	wanted.filter_columns = palloc(sizeof(int) * Max(wanted.nfilter_columns, 1));
+	for (int i = 0; i < wanted.nfilter_columns; i++)
+	{
+		wanted.filter_columns[i] = get_column(table, def->filter->names[i],
+											  def->filter->types[i]);
+		set_filtered(table, wanted.filter_columns[i]);
+	}
+
+	foreach(lc, table->layouts)
+	{
+		layout = lfirst(lc);
+		if (same_layout(layout, &wanted))
+		{
+			pfree(wanted.columns);
+			pfree(wanted.filter_columns);
+			return layout;
+		}
+	}
+
+	layout = MemoryContextAlloc(table->context, sizeof(EcmLayout));
+	*layout = wanted;
+	layout->number = list_length(table->layouts);
+	layout->columns = copy_array(table->context, wanted.columns,
+								 sizeof(int) * wanted.ncolumns);
+	layout->keys = copy_array(table->context, wanted.keys,
+							  sizeof(int16) * wanted.nkeys);
+	layout->filter_columns = copy_array(table->context, wanted.filter_columns,
+										sizeof(int) * wanted.nfilter_columns);
+	layout->names = MemoryContextAlloc(table->context,
+									   sizeof(char *) * Max(layout->ncolumns, 1));
+	for (int i = 0; i < layout->ncolumns; i++)
+		layout->names[i] = table->columns[layout->columns[i]].name;
+	layout->whole = true;
+	for (int i = 0; i < layout->ncolumns; i++)
+		layout->whole &= layout->columns[i] == i;
+	pfree(wanted.columns);
+	pfree(wanted.filter_columns);
+
+	old = MemoryContextSwitchTo(table->context);
+	table->layouts = lappend(table->layouts, layout);
+	MemoryContextSwitchTo(old);
+	ecm_tables_version++;
+	return layout;
+}
+
+/* -------------------------------------------------------------- indexes -- */
+
+static EcmEqualityIndex *
+find_index(EcmTable *table, const EcmFilter *filter)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->indexes)
+	{
+		EcmEqualityIndex *index = lfirst(lc);
+
+		if (index->attno == filter->equal_attno &&
+			index->operator == filter->equal_operator &&
+			index->collation == filter->equal_collation)
+			return index;
+	}
+	return NULL;
+}
+
+static EcmEqualityIndex *
+create_index(EcmTable *table, const EcmFilter *filter)
+{
+	EcmEqualityIndex *index = MemoryContextAlloc(table->context, sizeof(EcmEqualityIndex));
+	RegProcedure hash_column;
+	RegProcedure hash_constant;
+	MemoryContext old;
+
+	if (!get_op_hash_functions(filter->equal_operator, &hash_column, &hash_constant))
+		elog(ERROR, "operator %u is not hashable", filter->equal_operator);
+	index->attno = filter->equal_attno;
+	index->operator = filter->equal_operator;
+	index->collation = filter->equal_collation;
+	fmgr_info_cxt(get_opcode(filter->equal_operator), &index->equal, table->context);
+	fmgr_info_cxt(hash_column, &index->hash_column, table->context);
+	fmgr_info_cxt(hash_constant, &index->hash_constant, table->context);
+	index->entries = create_hash("electric_cm constants", sizeof(uint32),
+								 sizeof(EcmIndexEntry), table->context);
+	old = MemoryContextSwitchTo(table->context);
+	table->indexes = lappend(table->indexes, index);
+	MemoryContextSwitchTo(old);
+	return index;
+}
+
+static uint32
+hash_constant(EcmEqualityIndex *index, Datum constant)
+{
+	return DatumGetUInt32(FunctionCall1Coll(&index->hash_constant,
+											index->collation, constant));
+}
+
+static void
+index_shape(EcmEqualityIndex *index, EcmShape *shape)
+{
+	for (int i = 0; i < shape->filter->nequals; i++)
+	{
+		Datum		constant = shape->filter->equals[i];
+		uint32		hash = hash_constant(index, constant);
+		EcmIndexMember *member = MemoryContextAlloc(shape->table->context,
+													sizeof(EcmIndexMember));
+		bool		found;
+		EcmIndexEntry *entry = hash_search(index->entries, &hash, HASH_ENTER, &found);
+
+		member->constant = constant;
+		member->shape = shape;
+		member->next = found ? entry->members : NULL;
+		entry->members = member;
+	}
+}
+
+static void
+unindex_shape(EcmEqualityIndex *index, EcmShape *shape)
+{
+	for (int i = 0; i < shape->filter->nequals; i++)
+	{
+		uint32		hash = hash_constant(index, shape->filter->equals[i]);
+		EcmIndexEntry *entry = hash_search(index->entries, &hash, HASH_FIND, NULL);
+		EcmIndexMember **link;
+
+		if (entry == NULL)
+			continue;			/* IN (1, 1): removed with the first of them */
+		for (link = &entry->members; *link != NULL;)
+		{
+			EcmIndexMember *member = *link;
+
+			if (member->shape != shape)
+				link = &member->next;
+			else
+			{
+				*link = member->next;
+				pfree(member);
+			}
+		}
+		if (entry->members == NULL)
+			(void) hash_search(index->entries, &hash, HASH_REMOVE, NULL);
+	}
+}
+
+/* --------------------------------------------------------------- shapes -- */
+
+static EcmFilter *
+compile_filter(EcmTable *table, EcmLayout *layout, const EcmFilterDef *def)
+{
+	AttrNumber *attnos = palloc(sizeof(AttrNumber) * Max(def->ncolumns, 1));
+	EcmFilter  *filter;
+
+	for (int i = 0; i < def->ncolumns; i++)
+		attnos[i] = layout->filter_columns[i] + 1;
+	filter = ecm_filter_compile(def, attnos, table->context);
+	pfree(attnos);
+	return filter;
+}
+
+static EcmShape *
+add_shape(const EcmShapeDef *def)
+{
+	EcmTable   *table = get_table(def->relation);
+	EcmLayout  *layout = get_layout(table, def);
+	EcmFilter  *filter = NULL;
+	EcmEqualityIndex *index = NULL;
+	EcmShape   *shape;
+	ShapeEntry *entry;
+
+	if (def->filter != NULL)
+	{
+		filter = compile_filter(table, layout, def->filter);
+		if (filter->equal_attno != 0 &&
+			(index = find_index(table, filter)) == NULL)
+			index = create_index(table, filter);
+	}
+
+	/* from here on nothing fails */
+	shape = MemoryContextAllocZero(followed.context, sizeof(EcmShape));
+	shape->id = def->id;
+	shape->generation = def->generation;
+	shape->skip_until = def->skip_until;
+	shape->owner = def->owner;
+	shape->table = table;
+	shape->layout = layout;
+	shape->filter = filter;
+	shape->buffer.shape = def->id;
+	shape->buffer.ncolumns = def->ncolumns;
+	shape->buffer.capturing = def->state != ECM_SHAPE_LIVE;
+	table->nshapes++;
+	if (filter == NULL)
+		dlist_push_tail(&table->unfiltered, &shape->node);
+	else
+	{
+		table->any_filter = true;
+		if (index != NULL)
+			index_shape(index, shape);
+		else
+			dlist_push_tail(&table->scanned, &shape->node);
+	}
+	entry = hash_search(followed.shapes, &shape->id, HASH_ENTER, NULL);
+	entry->shape = shape;
+	return shape;
+}
+
+void
+ecm_unfollow(EcmShape *shape)
+{
+	EcmTable   *table = shape->table;
+
+	if (shape->filter != NULL && shape->filter->equal_attno != 0)
+		unindex_shape(find_index(table, shape->filter), shape);
+	else
+		dlist_delete(&shape->node);
+	if (shape->filter != NULL)
+		ecm_filter_free(shape->filter);
+	shape->filter = NULL;
+	shape->layout = NULL;
+	shape->table = NULL;
+	shape->buffer.gone = true;
+	dlist_push_tail(&followed.gone, &shape->node);
+	(void) hash_search(followed.shapes, &shape->id, HASH_REMOVE, NULL);
+	table->nshapes--;
+	remove_table_if_empty(table);
+}
+
+void
+ecm_followed_free_gone(void)
+{
+	while (!dlist_is_empty(&followed.gone))
+		pfree(dlist_container(EcmShape, node, dlist_pop_head_node(&followed.gone)));
+}
+
+List *
+ecm_followed_list(const EcmTable *table, const EcmLayout *layout)
+{
+	HASH_SEQ_STATUS seq;
+	ShapeEntry *entry;
+	List	   *result = NIL;
+
+	hash_seq_init(&seq, followed.shapes);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		if (entry->shape->table == table &&
+			(layout == NULL || entry->shape->layout == layout))
+			result = lappend(result, entry->shape);
+	return result;
+}
+
+/* ---------------------------------------------------- noted, and taken up -- */
+
+void
+ecm_follow_shape(const EcmShapeDef *def)
+{
+	ecm_work_on(def->id);
+	(void) add_shape(def);
+	ecm_work_on(0);
+	followed.bind_again_at = Max(followed.bind_again_at, def->skip_until);
+}
+
+/*
+ * Until followed.bind_again_at, a shape that has changed workers skips
+ * transactions, so a layout that did not fit its table meanwhile did not count.
+ * All relations are bound again once past it, so that it is found anew.
+ */
+void
+ecm_followed_begin(void)
+{
+	if (XLogRecPtrIsInvalid(followed.bind_again_at) || ecm_gather_is_past(followed.bind_again_at))
 		return;
 	ecm_tables_version++;
-	bind_again_at = InvalidXLogRecPtr;
+	followed.bind_again_at = InvalidXLogRecPtr;
 }
 
 static void
@@ -67,87 +509,90 @@ note_shape(int64 id, Oid relation, bool live, void *arg pg_attribute_unused())
 
 	if (!live)
 		return;
-	shape = hash_search(shapes, &id, HASH_ENTER, NULL);
+	shape = hash_search(followed.noted, &id, HASH_ENTER, NULL);
 	shape->relation = relation;
-	table = hash_search(tables, &relation, HASH_ENTER, &found);
+	table = hash_search(followed.noted_tables, &relation, HASH_ENTER, &found);
 	table->nshapes = found ? table->nshapes + 1 : 1;
 }
 
 static void
 follow_captured(const EcmShapeDef *def, void *arg pg_attribute_unused())
 {
-	ecm_load_shape(def);
+	ecm_follow_shape(def);
 }
 
 void
-ecm_load_start(int worker_number)
+ecm_followed_start(int worker)
 {
-	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(NotedShape),
-	.hcxt = TopMemoryContext};
-
-	worker = worker_number;
-	shapes = hash_create("electric_cm noted shapes", 64, &ctl,
-						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(NotedTable);
-	tables = hash_create("electric_cm noted tables", 64, &ctl,
-						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	followed.worker = worker;
+	followed.context = AllocSetContextCreate(TopMemoryContext, "electric_cm shapes",
+											 ALLOCSET_DEFAULT_SIZES);
+	followed.shapes = create_hash("electric_cm shapes", sizeof(int64),
+								  sizeof(ShapeEntry), followed.context);
+	followed.tables = create_hash("electric_cm tables", sizeof(Oid),
+								  sizeof(TableEntry), followed.context);
+	followed.noted = create_hash("electric_cm noted shapes", sizeof(int64),
+								 sizeof(NotedShape), TopMemoryContext);
+	followed.noted_tables = create_hash("electric_cm noted tables", sizeof(Oid),
+										sizeof(NotedTable), TopMemoryContext);
 	ecm_shape_ids_of_worker(worker, note_shape, NULL);
 	ecm_shapes_of_worker(worker, InvalidOid, follow_captured, NULL);
 }
 
 void
-ecm_load_forget(int64 id)
+ecm_unfollow_noted(int64 id)
 {
-	NotedShape *shape = hash_search(shapes, &id, HASH_FIND, NULL);
+	NotedShape *shape = hash_search(followed.noted, &id, HASH_FIND, NULL);
 	NotedTable *table;
 
 	if (shape == NULL)
 		return;
-	table = hash_search(tables, &shape->relation, HASH_FIND, NULL);
+	table = hash_search(followed.noted_tables, &shape->relation, HASH_FIND, NULL);
 	if (--table->nshapes == 0)
-		(void) hash_search(tables, &table->relation, HASH_REMOVE, NULL);
-	(void) hash_search(shapes, &id, HASH_REMOVE, NULL);
+		(void) hash_search(followed.noted_tables, &table->relation, HASH_REMOVE, NULL);
+	(void) hash_search(followed.noted, &id, HASH_REMOVE, NULL);
 }
 
 int
-ecm_load_count(void)
+ecm_followed_count(void)
 {
-	return ecm_match_nshapes() + (int) hash_get_num_entries(shapes);
+	return (int) (hash_get_num_entries(followed.shapes) +
+				  hash_get_num_entries(followed.noted));
 }
 
 bool
-ecm_load_is_due(Oid relation)
+ecm_follow_is_due(Oid relation)
 {
-	return hash_search(tables, &relation, HASH_FIND, NULL) != NULL;
+	return hash_search(followed.noted_tables, &relation, HASH_FIND, NULL) != NULL;
 }
 
 static void
 follow_noted(const EcmShapeDef *def, void *arg pg_attribute_unused())
 {
-	if (hash_search(shapes, &def->id, HASH_FIND, NULL) == NULL)
+	if (hash_search(followed.noted, &def->id, HASH_FIND, NULL) == NULL)
 		return;					/* followed already */
-	ecm_load_shape(def);
-	ecm_load_forget(def->id);
+	ecm_follow_shape(def);
+	ecm_unfollow_noted(def->id);
 }
 
 /*
- * Those whose rows are not there any more are gone: the stream will come to
- * that, and has nothing for them until then that anybody could read.
+ * A noted shape whose row has disappeared was dropped by a transaction that the
+ * stream has not reached yet.  Its log can't be read any more, so it is
+ * forgotten now.
  */
 void
-ecm_load_table(Oid relation)
+ecm_follow_table(Oid relation)
 {
 	HASH_SEQ_STATUS seq;
 	NotedShape *shape;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	ecm_shapes_of_worker(worker, relation, follow_noted, NULL);
+	ecm_shapes_of_worker(followed.worker, relation, follow_noted, NULL);
 	PopActiveSnapshot();
-	if (!ecm_load_is_due(relation))
+	if (!ecm_follow_is_due(relation))
 		return;
-	hash_seq_init(&seq, shapes);
+	hash_seq_init(&seq, followed.noted);
 	while ((shape = hash_seq_search(&seq)) != NULL)
 		if (shape->relation == relation)
-			ecm_load_forget(shape->id);
+			ecm_unfollow_noted(shape->id);
 }

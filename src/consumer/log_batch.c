@@ -30,12 +30,14 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/waiters.h"
+#include "consumer/current_shape.h"
 #include "consumer/log_batch.h"
-#include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
 /* Complete transactions are written when this much has been gathered ... */
@@ -55,10 +57,7 @@
 /* A chunk in the making. */
 typedef struct Chunk
 {
-	XLogRecPtr	first_lsn;
-	int64		first_op;
-	int32		entries;
-	uint64		xid;			/* captured: of the transaction; else 0 */
+	EcmLogChunk head;
 	StringInfoData data;
 	bytea	   *bytes;			/* that one large entry's data are in; or NULL */
 } Chunk;
@@ -72,116 +71,137 @@ typedef struct UnflushedCommit
 
 EcmGatherFigures ecm_gather_figures;
 
-static int	stack_index;
-static int	worker;
-static MemoryContext gather_context;	/* chunks, and the lists below */
-static MemoryContext caller_context;	/* to return to after a transaction */
+/* The batch, and how far the logs are. */
+typedef struct LogBatch
+{
+	int			stack_index;
+	int			worker;
+	MemoryContext context;		/* chunks, and the lists of buffers */
 
-/* buffers with complete chunks, and with open ones */
-static List *complete_buffers = NIL;
-static List *open_buffers = NIL;
-static Size complete_bytes;
-static Size open_bytes;
+	/*
+	 * buffers with chunks of complete upstream transactions, and with open
+	 * ones
+	 */
+	List	   *complete_buffers;
+	List	   *open_buffers;
+	Size		complete_bytes;
+	Size		open_bytes;
+	XLogRecPtr	lsn;			/* end of the last complete one, or invalid */
+	EcmTime		began;			/* when the first of them was complete */
 
-/* the upstream transaction that is coming in */
-static XLogRecPtr txn_lsn;
-static uint64 txn_xid;
-static uint64 txn_number;		/* another one when it comes again */
-static bool spilling;			/* a local transaction is open for it */
-static bool transaction_open;	/* one is, for it or for anything else */
-static bool subtransaction_open;	/* see begin_sheltered() */
+	/* the upstream transaction that is coming in */
+	struct
+	{
+		XLogRecPtr	lsn;
+		uint64		xid;
+		uint64		number;		/* another one when it comes again */
+	}			upstream;
 
-static XLogRecPtr batch_lsn;	/* end of the last complete one gathered, or
-								 * invalid */
-static EcmTime batch_began;
-static int	batch_transactions; /* complete, since the last settling */
-static int	settled_transactions;	/* with the last one */
-static EcmTime settled_at;
+	/* the local transaction */
+	struct
+	{
+		bool		open;		/* for whatever reason */
+		bool		spilling;	/* it is the upstream one's own */
+		bool		sheltered;	/* it has a subtransaction: begin_sheltered() */
+		MemoryContext caller_context;	/* to return to after it */
+		EcmLogWriter *writer;	/* or NULL */
+	}			local;
 
-static XLogRecPtr applied_lsn;	/* end of the last one committed here */
-static XLogRecPtr reported_lsn;
-static List *unflushed = NIL;	/* of UnflushedCommit, oldest first */
-
-static EcmLogWriter *writer;
-static uint32 totals_epoch = 1; /* grows when something that was written is
+	uint32		totals_epoch;	/* grows when something that was written is
 								 * undone */
-static SPIPlanPtr progress_plan;
+	SPIPlanPtr	progress_plan;
+	int			progress_turn;	/* row that the next commit writes */
 
-static int64 transactions;
-static int64 entries;
-static int64 working_on;		/* a shape; 0: none in particular */
-static int64 grown[ECM_MAX_GROWN];	/* logs that the manager should look at */
-static int	ngrown;
+	/* how far the logs are */
+	struct
+	{
+		XLogRecPtr	applied_lsn;	/* end of the last one committed here */
+		XLogRecPtr	reported_lsn;
+		List	   *unflushed;	/* of UnflushedCommit, oldest first */
+		int64		transactions;
+		int64		entries;
+	}			done;
 
-/* shapes whose readers the next commit wakes; its number, to name each once */
-static int64 *touched;
-static int	ntouched;
-static int	max_touched;
-static uint64 commit_number = 1;
+	/* when to settle again: ecm_gather_pace() */
+	struct
+	{
+		int			transactions;	/* complete, since the last settling */
+		int			settled;	/* with the last one */
+		EcmTime		settled_at;
+	}			pace;
+
+	/* logs that the manager should look at */
+	struct
+	{
+		int64		shapes[ECM_MAX_GROWN];
+		int			n;
+	}			grown;
+
+	/* shapes whose readers the next commit wakes */
+	struct
+	{
+		int64	   *shapes;
+		int			n;
+		int			max;
+		uint64		commit;		/* its number, so that each is named once */
+	}			readers;
+} LogBatch;
+
+static LogBatch batch =
+{
+	.totals_epoch = 1,
+	.readers.commit = 1
+};
 
 void
 ecm_gather_init(int index, int worker_number, XLogRecPtr position)
 {
-	stack_index = index;
-	worker = worker_number;
-	applied_lsn = reported_lsn = position;
-	gather_context = AllocSetContextCreate(TopMemoryContext, "electric_cm gather",
-										   ALLOCSET_DEFAULT_SIZES);
-}
-
-void
-ecm_gather_work_on(int64 shape)
-{
-	working_on = shape;
-	ecm_here->shape = shape;
-	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
-}
-
-int64
-ecm_gather_working_on(void)
-{
-	return working_on;
+	batch.stack_index = index;
+	batch.worker = worker_number;
+	batch.done.applied_lsn = batch.done.reported_lsn = position;
+	batch.context = AllocSetContextCreate(TopMemoryContext, "electric_cm gather",
+										  ALLOCSET_DEFAULT_SIZES);
 }
 
 void
 ecm_gather_touch(int64 shape)
 {
-	if (ntouched == max_touched)
+	if (batch.readers.n == batch.readers.max)
 	{
-		int			n = Max(2 * max_touched, 64);
+		int			n = Max(2 * batch.readers.max, 64);
 
-		touched = touched == NULL ?
+		batch.readers.shapes = batch.readers.shapes == NULL ?
 			MemoryContextAlloc(TopMemoryContext, n * sizeof(int64)) :
-			repalloc_huge(touched, n * sizeof(int64));
-		max_touched = n;
+			repalloc_huge(batch.readers.shapes, n * sizeof(int64));
+		batch.readers.max = n;
 	}
-	touched[ntouched++] = shape;
+	batch.readers.shapes[batch.readers.n++] = shape;
 }
 
 static void
 wake_readers(void)
 {
-	ecm_waiters_wake(MyDatabaseId, touched, ntouched);
-	ntouched = 0;
-	commit_number++;
+	ecm_waiters_wake(MyDatabaseId, batch.readers.shapes, batch.readers.n);
+	batch.readers.n = 0;
+	batch.readers.commit++;
 }
 
 XLogRecPtr
 ecm_gather_position(void)
 {
-	return Max(applied_lsn, batch_lsn);
+	return Max(batch.done.applied_lsn, batch.lsn);
 }
 
 bool
 ecm_gather_in_transaction(void)
 {
-	return transaction_open;
+	return batch.local.open;
 }
 
 bool
 ecm_gather_is_empty(void)
 {
-	return complete_buffers == NIL && open_buffers == NIL;
+	return batch.complete_buffers == NIL && batch.open_buffers == NIL;
 }
 
 /* ----------------------------------------------------- local transaction -- */
@@ -189,8 +209,8 @@ ecm_gather_is_empty(void)
 static void
 begin_local(void)
 {
-	caller_context = CurrentMemoryContext;
-	if (transaction_open)
+	batch.local.caller_context = CurrentMemoryContext;
+	if (batch.local.open)
 	{
 		MemoryContextSwitchTo(CurTransactionContext);
 		return;
@@ -198,23 +218,24 @@ begin_local(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	transaction_open = true;
+	batch.local.open = true;
 }
 
 /*
- * While a large transaction is being written, others' errors must not spoil it:
- * they work in a subtransaction.  It lasts from the first that asks for one to
- * the next write, so that it costs nothing by the row.
+ * While a large transaction is being written, errors of code outside of this file
+ * must not spoil it: such code runs in a subtransaction.  This lasts from the
+ * first row that asks for one to the next write, so that it costs nothing by the
+ * row.
  */
 static void
 begin_sheltered(void)
 {
 	MemoryContext old = CurrentMemoryContext;
 
-	if (subtransaction_open)
+	if (batch.local.sheltered)
 		return;
 	BeginInternalSubTransaction(NULL);
-	subtransaction_open = true;
+	batch.local.sheltered = true;
 	MemoryContextSwitchTo(old);
 }
 
@@ -223,25 +244,25 @@ end_sheltered(bool commit)
 {
 	MemoryContext old = CurrentMemoryContext;
 
-	if (!subtransaction_open)
+	if (!batch.local.sheltered)
 		return;
 	if (commit)
 		ReleaseCurrentSubTransaction();
 	else
 		RollbackAndReleaseCurrentSubTransaction();
-	subtransaction_open = false;
+	batch.local.sheltered = false;
 	MemoryContextSwitchTo(old);
 }
 
 void
 ecm_gather_enter_transaction(void)
 {
-	if (spilling)
+	if (batch.local.spilling)
 		begin_sheltered();
-	else if (!transaction_open)
+	else if (!batch.local.open)
 	{
 		begin_local();
-		MemoryContextSwitchTo(caller_context);
+		MemoryContextSwitchTo(batch.local.caller_context);
 	}
 }
 
@@ -250,12 +271,12 @@ ecm_gather_recover(void)
 {
 	MemoryContext old = CurrentMemoryContext;
 
-	if (spilling)
+	if (batch.local.spilling)
 		end_sheltered(false);
 	else
 	{
 		AbortCurrentTransaction();
-		transaction_open = false;
+		batch.local.open = false;
 	}
 	MemoryContextSwitchTo(old);
 	ecm_gather_enter_transaction();
@@ -267,39 +288,30 @@ end_unused(void)
 {
 	MemoryContext old = CurrentMemoryContext;
 
-	if (!transaction_open || spilling)
+	if (!batch.local.open || batch.local.spilling)
 		return;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	transaction_open = false;
+	batch.local.open = false;
 	MemoryContextSwitchTo(old);
 }
 
 static void
 save_progress(XLogRecPtr lsn)
 {
-	static int	turn = 0;
-	Datum		values[3] = {Int32GetDatum(worker), Int32GetDatum(turn), LSNGetDatum(lsn)};
+	Oid			types[3] = {INT4OID, INT4OID, LSNOID};
+	Datum		values[3] = {Int32GetDatum(batch.worker),
+	Int32GetDatum(batch.progress_turn), LSNGetDatum(lsn)};
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (progress_plan == NULL)
-	{
-		Oid			types[3] = {INT4OID, INT4OID, LSNOID};
-		SPIPlanPtr	plan;
-
-		plan = SPI_prepare("INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
-						   " VALUES ($1, $2, $3)"
-						   " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
-						   3, types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare the progress statement");
-		progress_plan = plan;
-	}
-	if (SPI_execute_plan(progress_plan, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not save progress");
+	ecm_spi_run_kept(&batch.progress_plan,
+					 "INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
+					 " VALUES ($1, $2, $3)"
+					 " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
+					 SPI_OK_INSERT, 3, types, values, NULL);
 	ecm_spi_end(&spi);
-	turn = (turn + 1) % PROGRESS_ROWS;
+	batch.progress_turn = (batch.progress_turn + 1) % PROGRESS_ROWS;
 }
 
 /*
@@ -311,18 +323,18 @@ commit_local(XLogRecPtr lsn)
 	UnflushedCommit *commit;
 	MemoryContext old;
 
-	if (writer != NULL)
+	if (batch.local.writer != NULL)
 	{
-		ecm_log_writer_end(writer);
-		writer = NULL;
+		ecm_log_writer_end(batch.local.writer);
+		batch.local.writer = NULL;
 	}
 	save_progress(lsn);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	transaction_open = false;
+	batch.local.open = false;
 
 	/*
-	 * What readers see from now on is not flushed yet.  A crash would take it
+	 * Readers see from now on what is not flushed yet.  A crash would take it
 	 * away, and the stream bring it back as it was: the slot has not been
 	 * told that it is done with, and offsets are made of the upstream's
 	 * alone.
@@ -333,10 +345,10 @@ commit_local(XLogRecPtr lsn)
 	commit = palloc(sizeof(UnflushedCommit));
 	commit->upstream_lsn = lsn;
 	commit->local_lsn = XactLastCommitEnd;
-	unflushed = lappend(unflushed, commit);
+	batch.done.unflushed = lappend(batch.done.unflushed, commit);
 	MemoryContextSwitchTo(old);
-	applied_lsn = lsn;
-	MemoryContextSwitchTo(caller_context);
+	batch.done.applied_lsn = lsn;
+	MemoryContextSwitchTo(batch.local.caller_context);
 }
 
 /*
@@ -349,9 +361,9 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 	int64		step = ecm_retention_step();
 
 	buffer->grown_bytes += bytes;
-	if (step > 0 && buffer->grown_bytes >= step && ngrown < ECM_MAX_GROWN)
+	if (step > 0 && buffer->grown_bytes >= step && batch.grown.n < ECM_MAX_GROWN)
 	{
-		grown[ngrown++] = buffer->shape;
+		batch.grown.shapes[batch.grown.n++] = buffer->shape;
 		buffer->grown_bytes = 0;
 	}
 }
@@ -363,45 +375,45 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 static void
 report_progress(bool flush)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-	EcmConsumerSlot *slot = &stack->consumers[worker];
+	EcmStack   *stack = &ecm_shared->stacks[batch.stack_index];
+	EcmConsumerSlot *slot = &stack->consumers[batch.worker];
 	XLogRecPtr	flushed;
 	XLogRecPtr	durable = InvalidXLogRecPtr;
 
-	if (flush && unflushed != NIL)
-		XLogFlush(((UnflushedCommit *) llast(unflushed))->local_lsn);
+	if (flush && batch.done.unflushed != NIL)
+		XLogFlush(((UnflushedCommit *) llast(batch.done.unflushed))->local_lsn);
 	flushed = GetFlushRecPtr(NULL);
 
-	while (unflushed != NIL)
+	while (batch.done.unflushed != NIL)
 	{
-		UnflushedCommit *commit = linitial(unflushed);
+		UnflushedCommit *commit = linitial(batch.done.unflushed);
 
 		if (commit->local_lsn > flushed)
 			break;
 		durable = commit->upstream_lsn;
-		unflushed = list_delete_first(unflushed);
+		batch.done.unflushed = list_delete_first(batch.done.unflushed);
 		pfree(commit);
 	}
 	/* transactions that wrote nothing are as durable as what precedes them */
-	if (unflushed == NIL)
-		durable = applied_lsn;
+	if (batch.done.unflushed == NIL)
+		durable = batch.done.applied_lsn;
 
 	ecm_lock(LW_EXCLUSIVE);
-	slot->applied_lsn = Max(slot->applied_lsn, applied_lsn);
-	slot->received_lsn = Max(slot->received_lsn, Max(applied_lsn, batch_lsn));
+	slot->applied_lsn = Max(slot->applied_lsn, batch.done.applied_lsn);
+	slot->received_lsn = Max(slot->received_lsn, Max(batch.done.applied_lsn, batch.lsn));
 	slot->durable_lsn = Max(slot->durable_lsn, durable);
 	slot->shapes = ecm_gather_figures.shapes;
-	slot->transactions = transactions;
+	slot->transactions = batch.done.transactions;
 	slot->changes = ecm_gather_figures.changes;
-	slot->matched_changes = entries;
+	slot->matched_changes = batch.done.entries;
 	slot->last_progress_at = ecm_wall_clock();
-	while (ngrown > 0 && slot->ngrown < ECM_MAX_GROWN)
-		slot->grown[slot->ngrown++] = grown[--ngrown];
+	while (batch.grown.n > 0 && slot->ngrown < ECM_MAX_GROWN)
+		slot->grown[slot->ngrown++] = batch.grown.shapes[--batch.grown.n];
 	ecm_unlock();
 
 	ConditionVariableBroadcast(&stack->cv);
-	ecm_stack_wake(stack_index);
-	reported_lsn = applied_lsn;
+	ecm_stack_wake(batch.stack_index);
+	batch.done.reported_lsn = batch.done.applied_lsn;
 }
 
 /* -------------------------------------------------------------- batches -- */
@@ -416,48 +428,43 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 
 	if (buffer->gone)
 		return;
-	if (writer == NULL)
+	if (batch.local.writer == NULL)
 	{
 		/* it may have to last for many messages */
 		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
-		writer = ecm_log_writer_begin();
+		batch.local.writer = ecm_log_writer_begin();
 		MemoryContextSwitchTo(old);
 	}
-	ecm_gather_work_on(buffer->shape);
-	if (buffer->touched != commit_number)
+	ecm_work_on(buffer->shape);
+	if (buffer->touched != batch.readers.commit)
 	{
 		ecm_gather_touch(buffer->shape);
-		buffer->touched = commit_number;
+		buffer->touched = batch.readers.commit;
 	}
-	if (buffer->totals_epoch != totals_epoch)
+	if (buffer->totals_epoch != batch.totals_epoch)
 	{
 		buffer->totals = ecm_log_stream_totals(buffer->shape);
-		buffer->totals_epoch = totals_epoch;
+		buffer->totals_epoch = batch.totals_epoch;
 	}
 	foreach(lc, chunks)
 	{
 		Chunk	   *chunk = lfirst(lc);
 
-		ecm_here->lsn = chunk->first_lsn;
+		ecm_here->lsn = chunk->head.first_lsn;
 		if (chunk->bytes == NULL)
-			ecm_log_writer_put(writer, buffer->shape, chunk->first_lsn,
-							   chunk->first_op, chunk->entries,
-							   FullTransactionIdFromU64(chunk->xid),
-							   chunk->data.data, chunk->data.len,
-							   &buffer->totals);
+			ecm_log_writer_put(batch.local.writer, &chunk->head, chunk->data.data,
+							   chunk->data.len, &buffer->totals);
 		else
 		{
 			SET_VARSIZE(chunk->bytes, VARHDRSZ + chunk->data.len);
-			ecm_log_writer_put_bytes(writer, buffer->shape, chunk->first_lsn,
-									 chunk->first_op, chunk->entries,
-									 FullTransactionIdFromU64(chunk->xid),
-									 chunk->bytes, &buffer->totals);
+			ecm_log_writer_put_bytes(batch.local.writer, &chunk->head, chunk->bytes,
+									 &buffer->totals);
 		}
 		note_growth(buffer, chunk->data.len);
 	}
-	ecm_gather_work_on(0);
-	ecm_here->lsn = txn_lsn;
+	ecm_work_on(0);
+	ecm_here->lsn = batch.upstream.lsn;
 }
 
 static void
@@ -465,11 +472,11 @@ forget_complete(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, complete_buffers)
+	foreach(lc, batch.complete_buffers)
 		((EcmShapeBuffer *) lfirst(lc))->complete = NIL;
-	complete_buffers = NIL;
-	complete_bytes = 0;
-	batch_lsn = InvalidXLogRecPtr;
+	batch.complete_buffers = NIL;
+	batch.complete_bytes = 0;
+	batch.lsn = InvalidXLogRecPtr;
 }
 
 static void
@@ -477,10 +484,10 @@ forget_open(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, open_buffers)
+	foreach(lc, batch.open_buffers)
 		((EcmShapeBuffer *) lfirst(lc))->open = NIL;
-	open_buffers = NIL;
-	open_bytes = 0;
+	batch.open_buffers = NIL;
+	batch.open_bytes = 0;
 }
 
 /* The gathering memory can go once nothing is gathered. */
@@ -488,7 +495,7 @@ static void
 reset_gather_memory(void)
 {
 	if (ecm_gather_is_empty())
-		MemoryContextReset(gather_context);
+		MemoryContextReset(batch.context);
 }
 
 /*
@@ -501,23 +508,23 @@ commit_complete(void)
 	ListCell   *lc;
 	bool		any = false;
 
-	Assert(!spilling);
-	if (XLogRecPtrIsInvalid(batch_lsn))
+	Assert(!batch.local.spilling);
+	if (XLogRecPtrIsInvalid(batch.lsn))
 		return;
 
-	foreach(lc, complete_buffers)
+	foreach(lc, batch.complete_buffers)
 		any |= !((EcmShapeBuffer *) lfirst(lc))->gone;
 	if (any)
 	{
 		begin_local();
-		foreach(lc, complete_buffers)
+		foreach(lc, batch.complete_buffers)
 			write_chunks(lfirst(lc), ((EcmShapeBuffer *) lfirst(lc))->complete);
-		commit_local(batch_lsn);
+		commit_local(batch.lsn);
 	}
 	else
 	{
 		end_unused();
-		applied_lsn = batch_lsn;
+		batch.done.applied_lsn = batch.lsn;
 	}
 	forget_complete();
 	reset_gather_memory();
@@ -528,7 +535,7 @@ write_open(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, open_buffers)
+	foreach(lc, batch.open_buffers)
 		write_chunks(lfirst(lc), ((EcmShapeBuffer *) lfirst(lc))->open);
 	forget_open();
 }
@@ -540,11 +547,11 @@ write_open(void)
 static void
 spill_open(void)
 {
-	if (!spilling)
+	if (!batch.local.spilling)
 	{
 		commit_complete();
 		begin_local();
-		spilling = true;
+		batch.local.spilling = true;
 	}
 	end_sheltered(true);
 	write_open();
@@ -559,30 +566,30 @@ static void
 complete_open(XLogRecPtr end_lsn)
 {
 	ListCell   *lc;
-	MemoryContext old = MemoryContextSwitchTo(gather_context);
+	MemoryContext old = MemoryContextSwitchTo(batch.context);
 
-	if (XLogRecPtrIsInvalid(batch_lsn))
-		batch_began = ecm_now();
-	batch_lsn = end_lsn;
+	if (XLogRecPtrIsInvalid(batch.lsn))
+		batch.began = ecm_now();
+	batch.lsn = end_lsn;
 
-	foreach(lc, open_buffers)
+	foreach(lc, batch.open_buffers)
 	{
 		EcmShapeBuffer *buffer = lfirst(lc);
 		Chunk	   *first = linitial(buffer->open);
 		Chunk	   *last = buffer->complete ? llast(buffer->complete) : NULL;
 
 		if (last == NULL)
-			complete_buffers = lappend(complete_buffers, buffer);
+			batch.complete_buffers = lappend(batch.complete_buffers, buffer);
 		if (last != NULL && !buffer->capturing &&
 			last->data.len + first->data.len <= ECM_CHUNK_TARGET)
 		{
 			appendBinaryStringInfo(&last->data, first->data.data, first->data.len);
-			last->entries += first->entries;
+			last->head.entries += first->head.entries;
 			buffer->open = list_delete_first(buffer->open);
 		}
 		buffer->complete = list_concat(buffer->complete, buffer->open);
 	}
-	complete_bytes += open_bytes;
+	batch.complete_bytes += batch.open_bytes;
 	MemoryContextSwitchTo(old);
 	forget_open();
 }
@@ -601,9 +608,9 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 	Chunk	   *chunk = buffer->open ? llast(buffer->open) : NULL;
 	char	   *to;
 
-	if (buffer->op_transaction != txn_number)
+	if (buffer->op_transaction != batch.upstream.number)
 	{
-		buffer->op_transaction = txn_number;
+		buffer->op_transaction = batch.upstream.number;
 		buffer->next_op = 0;
 	}
 	if (op != ECM_OP_DELETE)
@@ -613,14 +620,16 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 
 	if (chunk == NULL || chunk->data.len + need > ECM_CHUNK_TARGET)
 	{
-		MemoryContext old = MemoryContextSwitchTo(gather_context);
+		MemoryContext old = MemoryContextSwitchTo(batch.context);
 
 		if (chunk == NULL)
-			open_buffers = lappend(open_buffers, buffer);
+			batch.open_buffers = lappend(batch.open_buffers, buffer);
 		chunk = palloc0(sizeof(Chunk));
-		chunk->first_lsn = txn_lsn;
-		chunk->first_op = buffer->next_op;
-		chunk->xid = buffer->capturing ? txn_xid : 0;
+		chunk->head.shape = buffer->shape;
+		chunk->head.first_lsn = batch.upstream.lsn;
+		chunk->head.first_op = buffer->next_op;
+		chunk->head.captured_xid =
+			FullTransactionIdFromU64(buffer->capturing ? batch.upstream.xid : 0);
 		need += ECM_CHUNK_TXN_SIZE;
 		if (need > ECM_CHUNK_TARGET)
 		{
@@ -634,9 +643,9 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 			chunk->data.maxlen = (int) Max(need + 1, FIRST_CHUNK_BYTES);
 			chunk->data.data = palloc(chunk->data.maxlen);
 		}
-		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, txn_lsn, txn_xid,
+		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, batch.upstream.lsn, batch.upstream.xid,
 											buffer->next_op) - chunk->data.data;
-		open_bytes += chunk->data.len;
+		batch.open_bytes += chunk->data.len;
 		buffer->open = lappend(buffer->open, chunk);
 		MemoryContextSwitchTo(old);
 	}
@@ -649,13 +658,13 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		to = ecm_chunk_put_values(to, newv, n);
 	if (op != ECM_OP_INSERT)
 		to = ecm_chunk_put_values(to, oldv, oldv ? n : 0);
-	open_bytes += to - (chunk->data.data + chunk->data.len);
+	batch.open_bytes += to - (chunk->data.data + chunk->data.len);
 	chunk->data.len = to - chunk->data.data;
-	chunk->entries++;
+	chunk->head.entries++;
 	buffer->next_op++;
-	entries++;
+	batch.done.entries++;
 
-	if (open_bytes >= SPILL_BYTES)
+	if (batch.open_bytes >= SPILL_BYTES)
 		spill_open();
 }
 
@@ -664,28 +673,28 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 void
 ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
 {
-	txn_lsn = lsn;
-	txn_xid = xid;
-	txn_number++;
+	batch.upstream.lsn = lsn;
+	batch.upstream.xid = xid;
+	batch.upstream.number++;
 	ecm_here->lsn = lsn;
 }
 
 bool
 ecm_gather_is_past(XLogRecPtr skip_until)
 {
-	return txn_lsn < skip_until;
+	return batch.upstream.lsn < skip_until;
 }
 
 XLogRecPtr
 ecm_gather_lsn(void)
 {
-	return txn_lsn;
+	return batch.upstream.lsn;
 }
 
 TransactionId
 ecm_gather_xid(void)
 {
-	return XidFromFullTransactionId(FullTransactionIdFromU64(txn_xid));
+	return XidFromFullTransactionId(FullTransactionIdFromU64(batch.upstream.xid));
 }
 
 /*
@@ -695,14 +704,14 @@ ecm_gather_xid(void)
 void
 ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 {
-	transactions++;
-	batch_transactions++;
-	ecm_blame_passed(txn_lsn);
-	if (!spilling && orders == NULL)
+	batch.done.transactions++;
+	batch.pace.transactions++;
+	ecm_blame_passed(batch.upstream.lsn);
+	if (!batch.local.spilling && orders == NULL)
 	{
 		complete_open(end_lsn);
-		if (complete_bytes >= BATCH_BYTES ||
-			ecm_has_passed(batch_began, ecm_now(), BATCH_MS))
+		if (batch.complete_bytes >= BATCH_BYTES ||
+			ecm_has_passed(batch.began, ecm_now(), BATCH_MS))
 		{
 			commit_complete();
 			report_progress(false);
@@ -710,13 +719,13 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 		return;
 	}
 
-	if (!spilling)
+	if (!batch.local.spilling)
 	{
 		commit_complete();
 		begin_local();
 	}
 	end_sheltered(true);
-	spilling = false;
+	batch.local.spilling = false;
 	write_open();
 	if (orders != NULL)
 		orders();
@@ -728,16 +737,16 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 void
 ecm_gather_reset(void)
 {
-	if (spilling)
+	if (batch.local.spilling)
 	{
 		/* the log writer's resources go with the transaction */
-		writer = NULL;
+		batch.local.writer = NULL;
 		end_sheltered(false);
 		AbortCurrentTransaction();
-		MemoryContextSwitchTo(caller_context);
-		spilling = false;
-		transaction_open = false;
-		totals_epoch++;
+		MemoryContextSwitchTo(batch.local.caller_context);
+		batch.local.spilling = false;
+		batch.local.open = false;
+		batch.totals_epoch++;
 	}
 	forget_open();
 	commit_complete();
@@ -749,22 +758,22 @@ ecm_gather_reset(void)
 bool
 ecm_gather_unsettled(void)
 {
-	return !XLogRecPtrIsInvalid(batch_lsn) || unflushed != NIL ||
-		reported_lsn != applied_lsn || (transaction_open && !spilling);
+	return !XLogRecPtrIsInvalid(batch.lsn) || batch.done.unflushed != NIL ||
+		batch.done.reported_lsn != batch.done.applied_lsn || (batch.local.open && !batch.local.spilling);
 }
 
 /*
- * Who commits alone has his transaction made durable at once.  With several,
- * each settling costs them a flush of the WAL more, so that they are asked to
- * share it, as by commit_delay.
+ * A single transaction is made durable at once.  Where several come in, each
+ * settling costs a flush of the WAL more, so they share it, as by commit_delay.
+ * The sleep is deaf to signals and the latch, but 2 ms at most.
  */
 bool
 ecm_gather_pace(void)
 {
-	EcmTime		due = settled_at + PACE_US;
+	EcmTime		due = batch.pace.settled_at + PACE_US;
 	EcmTime		now;
 
-	if (batch_transactions < 2 && settled_transactions < 2)
+	if (batch.pace.transactions < 2 && batch.pace.settled < 2)
 		return false;
 	now = ecm_now();
 	if (now >= due)
@@ -776,11 +785,11 @@ ecm_gather_pace(void)
 void
 ecm_gather_settle(void)
 {
-	settled_transactions = batch_transactions;
-	batch_transactions = 0;
-	if (!spilling)
+	batch.pace.settled = batch.pace.transactions;
+	batch.pace.transactions = 0;
+	if (!batch.local.spilling)
 		commit_complete();
 	end_unused();
 	report_progress(true);
-	settled_at = ecm_now();
+	batch.pace.settled_at = ecm_now();
 }

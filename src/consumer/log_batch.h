@@ -14,10 +14,10 @@
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
-#include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_log.h"
 
-/* What has been gathered for one shape; zeroed at first. */
+/* The entries gathered for one shape; zeroed at first. */
 typedef struct EcmShapeBuffer
 {
 	int64		shape;
@@ -45,8 +45,8 @@ extern XLogRecPtr ecm_gather_position(void);
 extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
 
 /*
- * Is it a thing of the past to a shape whose log has all that comes before
- * 'skip_until' (see assign.c)?  Its transaction id?
+ * Has the shape's log this transaction already, since it commits before
+ * skip_until (see assign.c)?  And its transaction id, and LSN.
  */
 extern bool ecm_gather_is_past(XLogRecPtr skip_until);
 extern TransactionId ecm_gather_xid(void);
@@ -80,13 +80,6 @@ extern void ecm_gather_settle(void);
  */
 extern bool ecm_gather_pace(void);
 
-/*
- * Names the shape (0: none) that what follows is about: an ERROR from here on
- * is its fault.
- */
-extern void ecm_gather_work_on(int64 shape);
-extern int64 ecm_gather_working_on(void);
-
 /* The next commit has something to tell those who wait for that shape's log. */
 extern void ecm_gather_touch(int64 shape);
 
@@ -101,8 +94,8 @@ extern void ecm_gather_enter_transaction(void);
 /*
  * After an ERROR outside of this file, within PG_CATCH, in a transaction that
  * ecm_gather_enter_transaction() was called in for this message: makes one of
- * what the error has spoilt.  What is gathered stays, and what was written of
- * a large transaction.
+ * what the error has spoilt.  The gathered entries stay, and those of a large
+ * transaction that were written.
  */
 extern void ecm_gather_recover(void);
 

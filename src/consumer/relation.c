@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 
 #include "base/bgworker.h"
+#include "base/errors.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
@@ -48,19 +49,19 @@ ecm_relation_describe(StringInfo in)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	LogicalRepRelation *rel = logicalrep_read_rel(in);
-	EcmRelation *entry;
+	EcmRelation *relation;
 	bool		found;
 
-	entry = hash_search(relations, &rel->remoteid, HASH_ENTER, &found);
+	relation = hash_search(relations, &rel->remoteid, HASH_ENTER, &found);
 	if (found)
-		MemoryContextDelete(entry->context);
-	entry->context = context;
-	entry->rel = rel;
-	entry->full = rel->replident == REPLICA_IDENTITY_FULL;
-	entry->tables_version = 0;
-	entry->bindings_context = AllocSetContextCreate(context, "electric_cm bindings",
+		MemoryContextDelete(relation->context);
+	relation->context = context;
+	relation->rel = rel;
+	relation->full = rel->replident == REPLICA_IDENTITY_FULL;
+	relation->tables_version = 0;
+	relation->bindings_context = AllocSetContextCreate(context, "electric_cm bindings",
 													ALLOCSET_SMALL_SIZES);
-	entry->bindings = NIL;
+	relation->bindings = NIL;
 	MemoryContextSwitchTo(old);
 }
 
@@ -90,20 +91,20 @@ map_columns(EcmTable *table, LogicalRepRelation *rel)
  * it not be so any more, their logs can't be continued.
  */
 static bool
-layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *entry)
+layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *relation)
 {
 	for (int i = 0; i < layout->ncolumns; i++)
 		if (map[layout->columns[i]] < 0)
 			return false;
 	for (int i = 0; i < layout->nkeys; i++)
-		if (!entry->full &&
-			!bms_is_member(map[layout->columns[layout->keys[i]]], entry->rel->attkeys))
+		if (!relation->full &&
+			!bms_is_member(map[layout->columns[layout->keys[i]]], relation->rel->attkeys))
 			return false;
 	for (int i = 0; i < layout->nfilter_columns; i++)
 	{
 		int			col = map[layout->filter_columns[i]];
 
-		if (col < 0 || (!entry->full && !bms_is_member(col, entry->rel->attkeys)))
+		if (col < 0 || (!relation->full && !bms_is_member(col, relation->rel->attkeys)))
 			return false;
 	}
 	return true;
@@ -130,21 +131,21 @@ read_ancestors(void *arg)
 }
 
 static EcmBinding *
-bind_table(EcmTable *table, EcmRelation *entry)
+bind_table(EcmTable *table, EcmRelation *relation)
 {
 	EcmBinding *binding = palloc(sizeof(EcmBinding));
 	ListCell   *lc;
 
 	binding->table = table;
-	binding->map = map_columns(table, entry->rel);
+	binding->map = map_columns(table, relation->rel);
 	binding->usable = palloc(sizeof(bool) * Max(list_length(table->layouts), 1));
 	foreach(lc, table->layouts)
 	{
 		EcmLayout  *layout = lfirst(lc);
 
-		binding->usable[layout->number] = layout_is_usable(layout, binding->map, entry);
+		binding->usable[layout->number] = layout_is_usable(layout, binding->map, relation);
 		if (!binding->usable[layout->number])
-			/* comes again if this transaction does */
+			/* a replayed transaction binds, and orders this, again */
 			ecm_orders_add_mismatch(table->relid, layout->number);
 	}
 	return binding;
@@ -155,9 +156,9 @@ bind_table(EcmTable *table, EcmRelation *entry)
  * what it is a partition of.
  */
 static void
-bind_relation(EcmRelation *entry)
+bind_relation(EcmRelation *relation)
 {
-	AncestorsArg arg = {entry->relid, CurrentMemoryContext, NIL};
+	AncestorsArg arg = {relation->relid, CurrentMemoryContext, NIL};
 	ListCell   *lc;
 	MemoryContext old;
 
@@ -173,39 +174,39 @@ bind_relation(EcmRelation *entry)
 										   err.sqlstate[2], err.sqlstate[3],
 										   err.sqlstate[4])),
 					 errmsg("could not look up relation %u: %s",
-							entry->relid, err.message)));
+							relation->relid, err.message)));
 	}
 	MemoryContextSwitchTo(arg.context);
 	foreach(lc, arg.ancestors)
 	{
-		if (!ecm_load_is_due(lfirst_oid(lc)))
+		if (!ecm_follow_is_due(lfirst_oid(lc)))
 			continue;
 		ecm_gather_enter_transaction();
-		ecm_load_table(lfirst_oid(lc));
+		ecm_follow_table(lfirst_oid(lc));
 	}
-	MemoryContextReset(entry->bindings_context);
-	old = MemoryContextSwitchTo(entry->bindings_context);
-	entry->bindings = NIL;
+	MemoryContextReset(relation->bindings_context);
+	old = MemoryContextSwitchTo(relation->bindings_context);
+	relation->bindings = NIL;
 	foreach(lc, arg.ancestors)
 	{
-		EcmTable   *table = ecm_match_table(lfirst_oid(lc));
+		EcmTable   *table = ecm_followed_table(lfirst_oid(lc));
 
 		if (table != NULL)
-			entry->bindings = lappend(entry->bindings, bind_table(table, entry));
+			relation->bindings = lappend(relation->bindings, bind_table(table, relation));
 	}
 	MemoryContextSwitchTo(old);
-	entry->tables_version = ecm_tables_version;
+	relation->tables_version = ecm_tables_version;
 }
 
 EcmRelation *
 ecm_relation_find(LogicalRepRelId relid)
 {
-	EcmRelation *entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	EcmRelation *relation = hash_search(relations, &relid, HASH_FIND, NULL);
 
-	if (entry == NULL)
+	if (relation == NULL)
 		elog(ERROR, "change of relation %u, which the stream has not described",
 			 relid);
-	if (entry->tables_version != ecm_tables_version)
-		bind_relation(entry);
-	return entry;
+	if (relation->tables_version != ecm_tables_version)
+		bind_relation(relation);
+	return relation;
 }

@@ -15,7 +15,7 @@
 #include "nodes/pg_list.h"
 #include "replication/logicalproto.h"
 
-#include "consumer/shape_match.h"
+#include "consumer/followed_shapes.h"
 
 /* A table's view of a relation in the stream. */
 typedef struct EcmBinding
@@ -43,8 +43,8 @@ extern void ecm_relations_forget(void);
 extern void ecm_relation_describe(StringInfo in);
 
 /*
- * One that a change is of, bound to the tables as they are now.  Shapes that
- * can't be served from it any more get an order that says so.  ERROR: the
+ * The relation that a change is of, bound to the tables as they are now.  Shapes
+ * that can't be served from it any more get an order that says so.  ERROR: the
  * stream has not described it.
  */
 extern EcmRelation *ecm_relation_find(LogicalRepRelId relid);

@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * shape_match.c
- *	  The shapes that a consumer follows, and which of them want a row.
+ *	  Which of the shapes that a consumer follows want a row.
  *
- * Nothing here may cost more the more shapes there are, neither a change nor
- * the coming and going of a shape; except for evaluating the where clauses
- * that are not an equality.  What shapes have in common is kept once.
+ * A change may not cost more the more shapes there are, except for evaluating
+ * the where clauses that are not an equality.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,482 +12,65 @@
 
 #include "executor/executor.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "base/errors.h"
+#include "consumer/current_shape.h"
+#include "consumer/followed_shapes.h"
+#include "consumer/log_batch.h"
 #include "consumer/shape_match.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
+#include "shape/shape_filter.h"
 
-/* Those that ask for a constant in a column; chained by hash value. */
-typedef struct IndexMember
+/* The shapes that a tuple belongs to. */
+typedef struct Matched
 {
-	struct IndexMember *next;
-	Datum		constant;		/* the filter's */
-	EcmShape   *shape;
-} IndexMember;
+	EcmShape  **shapes;
+	int			n;
+	int			max;
+} Matched;
 
-typedef struct IndexEntry
+/* Set up by ecm_match_init(), for the life of the process. */
+typedef struct Matching
 {
-	uint32		hash;			/* hash key */
-	IndexMember *members;
-} IndexEntry;
+	void		(*failed) (EcmShape *shape, const char *message);
+	uint64		transaction;	/* counts upstream transactions */
+	int			reading;		/* the column whose input function is running,
+								 * else -1 */
+	Matched		matched[2];		/* results, by EcmWhich */
 
-/* Equalities of one column that look for the same in the same way. */
-typedef struct EqualityIndex
+	/* what has failed for want of memory, the last time */
+	struct
+	{
+		int64		shape;
+		int			column;
+		uint64		change;
+	}			starved;
+} Matching;
+
+static Matching matching =
 {
-	AttrNumber	attno;
-	Oid			operator;
-	Oid			collation;
-	FmgrInfo	equal;
-	FmgrInfo	hash_column;
-	FmgrInfo	hash_constant;
-	HTAB	   *entries;
-} EqualityIndex;
+	.reading = -1
+};
 
-/* The shape with an id. */
-typedef struct ShapeEntry
+void
+ecm_match_init(void (*failed) (EcmShape *shape, const char *message))
 {
-	int64		id;				/* hash key */
-	EcmShape   *shape;
-} ShapeEntry;
-
-/* The table with an OID. */
-typedef struct TableEntry
-{
-	Oid			relid;			/* hash key */
-	EcmTable   *table;
-} TableEntry;
-
-uint32		ecm_tables_version = 1;
-
-static MemoryContext match_context;
-static HTAB *shapes;
-static HTAB *tables;
-static dlist_head gone = DLIST_STATIC_INIT(gone);
-
-/* counts upstream transactions */
-static uint64 transaction;
-static void (*match_failed) (EcmShape *shape, const char *message);
-
-/* the column whose input function is running, else -1 */
-static int	reading = -1;
-
-/* results */
-static EcmShape **matched[2];
-static int	nmatched[2];
-static int	max_matched[2];
-
-static HTAB *
-create_hash(const char *name, Size keysize, Size entrysize, MemoryContext context)
-{
-	HASHCTL		ctl;
-
-	ctl.keysize = keysize;
-	ctl.entrysize = entrysize;
-	ctl.hcxt = context;
-	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	matching.failed = failed;
+	for (int i = 0; i < 2; i++)
+	{
+		matching.matched[i].max = 16;
+		matching.matched[i].shapes = MemoryContextAlloc(TopMemoryContext,
+														sizeof(EcmShape *) * 16);
+	}
 }
 
 void
 ecm_match_begin(void)
 {
-	transaction++;
-}
-
-void
-ecm_match_init(void (*failed) (EcmShape *shape, const char *message))
-{
-	match_failed = failed;
-	match_context = AllocSetContextCreate(TopMemoryContext, "electric_cm shapes",
-										  ALLOCSET_DEFAULT_SIZES);
-	shapes = create_hash("electric_cm shapes", sizeof(int64),
-						 sizeof(ShapeEntry), match_context);
-	tables = create_hash("electric_cm tables", sizeof(Oid),
-						 sizeof(TableEntry), match_context);
-	for (int i = 0; i < 2; i++)
-	{
-		max_matched[i] = 16;
-		matched[i] = MemoryContextAlloc(match_context,
-										sizeof(EcmShape *) * max_matched[i]);
-	}
-}
-
-int
-ecm_match_nshapes(void)
-{
-	return (int) hash_get_num_entries(shapes);
-}
-
-EcmShape *
-ecm_match_find(int64 id)
-{
-	ShapeEntry *entry = hash_search(shapes, &id, HASH_FIND, NULL);
-
-	return entry ? entry->shape : NULL;
-}
-
-/* --------------------------------------------------------------- tables -- */
-
-EcmTable *
-ecm_match_table(Oid relid)
-{
-	TableEntry *entry = hash_search(tables, &relid, HASH_FIND, NULL);
-
-	return entry ? entry->table : NULL;
-}
-
-static EcmTable *
-get_table(Oid relid)
-{
-	EcmTable   *table = ecm_match_table(relid);
-	TableEntry *entry;
-
-	if (table != NULL)
-		return table;
-	table = MemoryContextAllocZero(match_context, sizeof(EcmTable));
-	table->relid = relid;
-	table->context = AllocSetContextCreate(match_context, "electric_cm table",
-										   ALLOCSET_SMALL_SIZES);
-	dlist_init(&table->unfiltered);
-	dlist_init(&table->scanned);
-	entry = hash_search(tables, &relid, HASH_ENTER, NULL);
-	entry->table = table;
-	ecm_tables_version++;
-	return table;
-}
-
-static void
-remove_table_if_empty(EcmTable *table)
-{
-	if (table->nshapes > 0)
-		return;
-	(void) hash_search(tables, &table->relid, HASH_REMOVE, NULL);
-	MemoryContextDelete(table->context);
-	pfree(table);
-	ecm_tables_version++;
-}
-
-/* What was made for the columns so far is of no use any more. */
-static void
-forget_slot(EcmTable *table)
-{
-	if (table->slot != NULL)
-		ExecDropSingleTupleTableSlot(table->slot);
-	if (table->econtext != NULL)
-		FreeExprContext(table->econtext, true);
-	if (table->desc != NULL)
-		FreeTupleDesc(table->desc);
-	table->slot = NULL;
-	table->econtext = NULL;
-	table->desc = NULL;
-}
-
-static int
-get_column(EcmTable *table, const char *name, Oid type)
-{
-	EcmTableColumn *column;
-
-	for (int i = 0; i < table->ncolumns; i++)
-		if (table->columns[i].type == type &&
-			strcmp(table->columns[i].name, name) == 0)
-			return i;
-
-	if (table->ncolumns >= table->max_columns)
-	{
-		int			max = Max(8, table->max_columns * 2);
-
-		table->columns = table->columns ?
-			repalloc(table->columns, sizeof(EcmTableColumn) * max) :
-			MemoryContextAlloc(table->context, sizeof(EcmTableColumn) * max);
-		table->max_columns = max;
-	}
-	column = &table->columns[table->ncolumns];
-	memset(column, 0, sizeof(*column));
-	column->name = MemoryContextStrdup(table->context, name);
-	column->type = type;
-	forget_slot(table);
-	ecm_tables_version++;
-	return table->ncolumns++;
-}
-
-static void
-set_filtered(EcmTable *table, int number)
-{
-	EcmTableColumn *column = &table->columns[number];
-	Oid			function;
-
-	if (column->filtered)
-		return;
-	getTypeInputInfo(column->type, &function, &column->typioparam);
-	fmgr_info_cxt(function, &column->input, table->context);
-	column->filtered = true;
-}
-
-static bool
-same_layout(const EcmLayout *a, const EcmLayout *b)
-{
-	return a->ncolumns == b->ncolumns && a->nkeys == b->nkeys &&
-		a->nfilter_columns == b->nfilter_columns &&
-		memcmp(a->columns, b->columns, sizeof(int) * a->ncolumns) == 0 &&
-		memcmp(a->keys, b->keys, sizeof(int16) * a->nkeys) == 0 &&
-		memcmp(a->filter_columns, b->filter_columns,
-			   sizeof(int) * a->nfilter_columns) == 0;
-}
-
-static void *
-copy_array(MemoryContext context, const void *from, Size size)
-{
-	void	   *copy = MemoryContextAlloc(context, Max(size, 1));
-
-	memcpy(copy, from, size);
-	return copy;
-}
-
-static EcmLayout *
-get_layout(EcmTable *table, const EcmShapeDef *def)
-{
-	EcmLayout	wanted = {0};
-	EcmLayout  *layout;
-	ListCell   *lc;
-	MemoryContext old;
-
-	wanted.ncolumns = def->ncolumns;
-	wanted.columns = palloc(sizeof(int) * Max(def->ncolumns, 1));
-	for (int i = 0; i < def->ncolumns; i++)
-		wanted.columns[i] = get_column(table, def->column_names[i], def->column_types[i]);
-	wanted.nkeys = def->nkeys;
-	wanted.keys = def->key_positions;
-	wanted.nfilter_columns = def->filter ? def->filter->ncolumns : 0;
-	wanted.filter_columns = palloc(sizeof(int) * Max(wanted.nfilter_columns, 1));
-	for (int i = 0; i < wanted.nfilter_columns; i++)
-	{
-		wanted.filter_columns[i] = get_column(table, def->filter->names[i],
-											  def->filter->types[i]);
-		set_filtered(table, wanted.filter_columns[i]);
-	}
-
-	foreach(lc, table->layouts)
-	{
-		layout = lfirst(lc);
-		if (same_layout(layout, &wanted))
-		{
-			pfree(wanted.columns);
-			pfree(wanted.filter_columns);
-			return layout;
-		}
-	}
-
-	layout = MemoryContextAlloc(table->context, sizeof(EcmLayout));
-	*layout = wanted;
-	layout->number = list_length(table->layouts);
-	layout->columns = copy_array(table->context, wanted.columns,
-								 sizeof(int) * wanted.ncolumns);
-	layout->keys = copy_array(table->context, wanted.keys,
-							  sizeof(int16) * wanted.nkeys);
-	layout->filter_columns = copy_array(table->context, wanted.filter_columns,
-										sizeof(int) * wanted.nfilter_columns);
-	layout->names = MemoryContextAlloc(table->context,
-									   sizeof(char *) * Max(layout->ncolumns, 1));
-	for (int i = 0; i < layout->ncolumns; i++)
-		layout->names[i] = table->columns[layout->columns[i]].name;
-	layout->whole = true;
-	for (int i = 0; i < layout->ncolumns; i++)
-		layout->whole &= layout->columns[i] == i;
-	pfree(wanted.columns);
-	pfree(wanted.filter_columns);
-
-	old = MemoryContextSwitchTo(table->context);
-	table->layouts = lappend(table->layouts, layout);
-	MemoryContextSwitchTo(old);
-	ecm_tables_version++;
-	return layout;
-}
-
-/* -------------------------------------------------------------- indexes -- */
-
-static EqualityIndex *
-find_index(EcmTable *table, const EcmFilter *filter)
-{
-	ListCell   *lc;
-
-	foreach(lc, table->indexes)
-	{
-		EqualityIndex *index = lfirst(lc);
-
-		if (index->attno == filter->equal_attno &&
-			index->operator == filter->equal_operator &&
-			index->collation == filter->equal_collation)
-			return index;
-	}
-	return NULL;
-}
-
-static EqualityIndex *
-create_index(EcmTable *table, const EcmFilter *filter)
-{
-	EqualityIndex *index = MemoryContextAlloc(table->context, sizeof(EqualityIndex));
-	RegProcedure hash_column;
-	RegProcedure hash_constant;
-	MemoryContext old;
-
-	if (!get_op_hash_functions(filter->equal_operator, &hash_column, &hash_constant))
-		elog(ERROR, "operator %u is not hashable", filter->equal_operator);
-	index->attno = filter->equal_attno;
-	index->operator = filter->equal_operator;
-	index->collation = filter->equal_collation;
-	fmgr_info_cxt(get_opcode(filter->equal_operator), &index->equal, table->context);
-	fmgr_info_cxt(hash_column, &index->hash_column, table->context);
-	fmgr_info_cxt(hash_constant, &index->hash_constant, table->context);
-	index->entries = create_hash("electric_cm constants", sizeof(uint32),
-								 sizeof(IndexEntry), table->context);
-	old = MemoryContextSwitchTo(table->context);
-	table->indexes = lappend(table->indexes, index);
-	MemoryContextSwitchTo(old);
-	return index;
-}
-
-static uint32
-hash_constant(EqualityIndex *index, Datum constant)
-{
-	return DatumGetUInt32(FunctionCall1Coll(&index->hash_constant,
-											index->collation, constant));
-}
-
-static void
-index_shape(EqualityIndex *index, EcmShape *shape)
-{
-	for (int i = 0; i < shape->filter->nequals; i++)
-	{
-		Datum		constant = shape->filter->equals[i];
-		uint32		hash = hash_constant(index, constant);
-		IndexMember *member = MemoryContextAlloc(shape->table->context,
-												 sizeof(IndexMember));
-		bool		found;
-		IndexEntry *entry = hash_search(index->entries, &hash, HASH_ENTER, &found);
-
-		member->constant = constant;
-		member->shape = shape;
-		member->next = found ? entry->members : NULL;
-		entry->members = member;
-	}
-}
-
-static void
-unindex_shape(EqualityIndex *index, EcmShape *shape)
-{
-	for (int i = 0; i < shape->filter->nequals; i++)
-	{
-		uint32		hash = hash_constant(index, shape->filter->equals[i]);
-		IndexEntry *entry = hash_search(index->entries, &hash, HASH_FIND, NULL);
-		IndexMember **link;
-
-		if (entry == NULL)
-			continue;			/* an equal constant's turn was before */
-		for (link = &entry->members; *link != NULL;)
-		{
-			IndexMember *member = *link;
-
-			if (member->shape != shape)
-				link = &member->next;
-			else
-			{
-				*link = member->next;
-				pfree(member);
-			}
-		}
-		if (entry->members == NULL)
-			(void) hash_search(index->entries, &hash, HASH_REMOVE, NULL);
-	}
-}
-
-/* --------------------------------------------------------------- shapes -- */
-
-static EcmFilter *
-compile_filter(EcmTable *table, EcmLayout *layout, const EcmFilterDef *def)
-{
-	AttrNumber *attnos = palloc(sizeof(AttrNumber) * Max(def->ncolumns, 1));
-	EcmFilter  *filter;
-
-	for (int i = 0; i < def->ncolumns; i++)
-		attnos[i] = layout->filter_columns[i] + 1;
-	filter = ecm_filter_compile(def, attnos, table->context);
-	pfree(attnos);
-	return filter;
-}
-
-EcmShape *
-ecm_match_add(const EcmShapeDef *def)
-{
-	EcmTable   *table = get_table(def->relation);
-	EcmLayout  *layout = get_layout(table, def);
-	EcmFilter  *filter = NULL;
-	EqualityIndex *index = NULL;
-	EcmShape   *shape;
-	ShapeEntry *entry;
-
-	if (def->filter != NULL)
-	{
-		filter = compile_filter(table, layout, def->filter);
-		if (filter->equal_attno != 0 &&
-			(index = find_index(table, filter)) == NULL)
-			index = create_index(table, filter);
-	}
-
-	/* from here on nothing fails */
-	shape = MemoryContextAllocZero(match_context, sizeof(EcmShape));
-	shape->id = def->id;
-	shape->generation = def->generation;
-	shape->skip_until = def->skip_until;
-	shape->owner = def->owner;
-	shape->table = table;
-	shape->layout = layout;
-	shape->filter = filter;
-	shape->buffer.shape = def->id;
-	shape->buffer.ncolumns = def->ncolumns;
-	shape->buffer.capturing = def->state != ECM_SHAPE_LIVE;
-	table->nshapes++;
-	if (filter == NULL)
-		dlist_push_tail(&table->unfiltered, &shape->node);
-	else
-	{
-		table->any_filter = true;
-		if (index != NULL)
-			index_shape(index, shape);
-		else
-			dlist_push_tail(&table->scanned, &shape->node);
-	}
-	entry = hash_search(shapes, &shape->id, HASH_ENTER, NULL);
-	entry->shape = shape;
-	return shape;
-}
-
-void
-ecm_match_remove(EcmShape *shape)
-{
-	EcmTable   *table = shape->table;
-
-	if (shape->filter != NULL && shape->filter->equal_attno != 0)
-		unindex_shape(find_index(table, shape->filter), shape);
-	else
-		dlist_delete(&shape->node);
-	if (shape->filter != NULL)
-		ecm_filter_free(shape->filter);
-	shape->filter = NULL;
-	shape->layout = NULL;
-	shape->table = NULL;
-	shape->buffer.gone = true;
-	dlist_push_tail(&gone, &shape->node);
-	(void) hash_search(shapes, &shape->id, HASH_REMOVE, NULL);
-	table->nshapes--;
-	remove_table_if_empty(table);
-}
-
-void
-ecm_match_free_gone(void)
-{
-	while (!dlist_is_empty(&gone))
-		pfree(dlist_container(EcmShape, node, dlist_pop_head_node(&gone)));
+	matching.transaction++;
 }
 
 static bool
@@ -511,37 +93,24 @@ ecm_match_lacks(const EcmShape *shape, const char *column, uint64 since)
 		has_column(shape->table, layout->columns, layout->ncolumns, column);
 }
 
-void
-ecm_match_foreach(EcmTable *table, EcmLayout *layout, void (*fn) (EcmShape *shape))
-{
-	HASH_SEQ_STATUS seq;
-	ShapeEntry *entry;
-
-	hash_seq_init(&seq, shapes);
-	while ((entry = hash_seq_search(&seq)) != NULL)
-		if (entry->shape->table == table && entry->shape->layout == layout)
-			fn(entry->shape);
-}
-
-/* ------------------------------------------------------------- matching -- */
-
 static void
 add_matched(EcmShape *shape, EcmWhich which, uint64 change)
 {
-	if (nmatched[which] >= max_matched[which])
+	Matched    *matched = &matching.matched[which];
+
+	if (matched->n >= matched->max)
 	{
-		max_matched[which] *= 2;
-		matched[which] = repalloc(matched[which],
-								  sizeof(EcmShape *) * max_matched[which]);
+		matched->max *= 2;
+		matched->shapes = repalloc(matched->shapes, sizeof(EcmShape *) * matched->max);
 	}
 	shape->marks[which] = change;
-	matched[which][nmatched[which]++] = shape;
+	matched->shapes[matched->n++] = shape;
 }
 
 bool
 ecm_match_has_failed(const EcmShape *shape)
 {
-	return shape->failed_in == transaction;
+	return shape->failed_in == matching.transaction;
 }
 
 static void
@@ -581,8 +150,8 @@ start_tuple(EcmTable *table, const EcmValue *values)
 }
 
 /*
- * A value as the where clauses want it.  What was not sent counts as null; no
- * clause looks at it (that is checked where a relation is bound).  False: it
+ * A value as the where clauses want it.  A value that was not sent counts as null;
+ * no clause looks at it (that is checked where a relation is bound).  False: it
  * can't be read, as was found out before.
  */
 static bool
@@ -595,12 +164,12 @@ read_column(EcmTable *table, int number)
 		return column->read;
 	if (value->kind == ECM_VALUE_TEXT)
 	{
-		reading = number;
+		matching.reading = number;
 		table->slot->tts_values[number] =
 			InputFunctionCall(&column->input, unconstify(char *, value->text),
 							  column->typioparam, -1);
 		table->slot->tts_isnull[number] = false;
-		reading = -1;
+		matching.reading = -1;
 	}
 	return column->read = true;
 }
@@ -608,8 +177,8 @@ read_column(EcmTable *table, int number)
 void
 ecm_match_fail(EcmShape *shape, const char *message)
 {
-	shape->failed_in = transaction;
-	match_failed(shape, message);
+	shape->failed_in = matching.transaction;
+	matching.failed(shape, message);
 }
 
 /* Is what an index has not decided of a where clause true for the tuple? */
@@ -619,7 +188,7 @@ rest_matches(EcmShape *shape)
 	EcmTable   *table = shape->table;
 	const EcmLayout *layout = shape->layout;
 
-	ecm_gather_work_on(shape->id);
+	ecm_work_on(shape->id);
 	for (int i = 0; i < layout->nfilter_columns; i++)
 	{
 		int			number = layout->filter_columns[i];
@@ -634,20 +203,20 @@ rest_matches(EcmShape *shape)
 
 /* Which of its shapes want the tuple can't be told. */
 static void
-fail_index(EqualityIndex *index, const char *message)
+fail_index(EcmEqualityIndex *index, const char *message)
 {
 	HASH_SEQ_STATUS seq;
-	IndexEntry *entry;
+	EcmIndexEntry *entry;
 
 	hash_seq_init(&seq, index->entries);
 	while ((entry = hash_seq_search(&seq)) != NULL)
-		for (IndexMember *member = entry->members; member != NULL; member = member->next)
+		for (EcmIndexMember *member = entry->members; member != NULL; member = member->next)
 			if (!ecm_match_has_failed(member->shape))
 				ecm_match_fail(member->shape, message);
 }
 
 static bool
-is_equal(EqualityIndex *index, EcmTable *table, Datum value, Datum constant)
+is_equal(EcmEqualityIndex *index, EcmTable *table, Datum value, Datum constant)
 {
 	MemoryContext old = MemoryContextSwitchTo(table->econtext->ecxt_per_tuple_memory);
 	bool		result = DatumGetBool(FunctionCall2Coll(&index->equal, index->collation,
@@ -659,14 +228,14 @@ is_equal(EqualityIndex *index, EcmTable *table, Datum value, Datum constant)
 }
 
 static void
-match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 change)
+match_by_index(EcmEqualityIndex *index, EcmTable *table, EcmWhich which, uint64 change)
 {
 	int			number = index->attno - 1;
 	Datum		value;
 	uint32		hash;
-	IndexEntry *entry;
+	EcmIndexEntry *entry;
 
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	if (!read_column(table, number))
 	{
 		fail_index(index, table->columns[number].unreadable);
@@ -679,7 +248,7 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	entry = hash_search(index->entries, &hash, HASH_FIND, NULL);
 	if (entry == NULL)
 		return;
-	for (IndexMember *member = entry->members; member != NULL; member = member->next)
+	for (EcmIndexMember *member = entry->members; member != NULL; member = member->next)
 	{
 		EcmShape   *shape = member->shape;
 
@@ -697,7 +266,7 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 	dlist_iter	iter;
 	ListCell   *lc;
 
-	nmatched[which] = 0;
+	matching.matched[which].n = 0;
 	dlist_foreach(iter, &table->unfiltered)
 		add_matched(dlist_container(EcmShape, node, iter.cur), which, change);
 	if (!table->any_filter)
@@ -712,10 +281,10 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 		if (!ecm_match_has_failed(shape) && rest_matches(shape))
 			add_matched(shape, which, change);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 }
 
-/* What is done about an error. */
+/* How an error is dealt with. */
 typedef enum Verdict
 {
 	VERDICT_FAULT,				/* of the shape, or of the value */
@@ -724,31 +293,26 @@ typedef enum Verdict
 } Verdict;
 
 /*
- * Who lacks memory may lack it since others have it.  So it is the end of the
- * consumer; but when the transaction comes again, of what fails again.
+ * A want of memory may be the fault of others that have it.  So it ends the
+ * consumer; but where the transaction comes again, and memory lacks at the same
+ * value or shape again, that is left out.
  */
 static Verdict
 judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 {
 	EcmFault	fault = ecm_error_fault(unpack_sql_state(edata->sqlerrcode),
 										edata->message, ECM_WORK_FOLLOW);
-	static struct
-	{
-		int64		shape;
-		int			column;
-		uint64		change;
-	}			last;			/* that has failed for want of memory */
 
 	if (fault == ECM_FAULT_OF_IT)
 		return VERDICT_FAULT;
 	if (fault != ECM_FAULT_IF_AGAIN || !ecm_blame_died_at(ecm_gather_lsn(), 0))
 		return VERDICT_RETHROW;
 	if (ecm_blame_died_at(ecm_gather_lsn(), shape) ||
-		(last.shape == shape && last.column == column && last.change == change))
+		(matching.starved.shape == shape && matching.starved.column == column && matching.starved.change == change))
 		return VERDICT_FAULT;
-	last.shape = shape;
-	last.column = column;
-	last.change = change;
+	matching.starved.shape = shape;
+	matching.starved.column = column;
+	matching.starved.change = change;
 	return VERDICT_RETRY;
 }
 
@@ -759,27 +323,27 @@ judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 static void
 leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext context)
 {
-	EcmShape   *shape = ecm_match_find(ecm_gather_working_on());
-	int			column = reading;
+	EcmShape   *shape = ecm_followed_find(ecm_working_on());
+	int			column = matching.reading;
 	ErrorData  *edata;
 	const char *message;
 	Verdict		verdict;
 
 	MemoryContextSwitchTo(context);
-	reading = -1;
+	matching.reading = -1;
 	edata = CopyErrorData();
-	verdict = judge(edata, ecm_gather_working_on(), column, change);
+	verdict = judge(edata, ecm_working_on(), column, change);
 	if (verdict == VERDICT_RETHROW ||
 		(column < 0 && (shape == NULL || ecm_match_has_failed(shape))))
 		PG_RE_THROW();
 	EmitErrorReport();
 	FlushErrorState();
 	ecm_gather_recover();
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	ResetExprContext(table->econtext);
 
-	for (int i = 0; i < nmatched[which]; i++)
-		matched[which][i]->marks[which] = 0;
+	for (int i = 0; i < matching.matched[which].n; i++)
+		matching.matched[which].shapes[i]->marks[which] = 0;
 	message = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
 	if (verdict == VERDICT_RETRY)
 		 /* from the beginning */ ;
@@ -814,6 +378,6 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 		}
 		PG_END_TRY();
 	}
-	*n = nmatched[which];
-	return matched[which];
+	*n = matching.matched[which].n;
+	return matching.matched[which].shapes;
 }

@@ -31,12 +31,17 @@
 #include "base/errors.h"
 #include "base/event.h"
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
+#include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
-#include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
+#include "shape/arrays.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_fate.h"
+#include "shape/shape_log.h"
 
 typedef enum OrderKind
 {
@@ -62,17 +67,20 @@ typedef struct Order
 	int			layout;
 } Order;
 
-static int	stack_index;
-static int	worker;
-static MemoryContext orders_context;	/* reset after each transaction */
-static List *orders = NIL;		/* of Order, in orders_context */
+static struct
+{
+	int			stack_index;
+	int			worker;			/* whose shapes are meant */
+	MemoryContext context;		/* reset after each transaction */
+	List	   *list;			/* of Order, in 'context' */
+}			orders;
 
 void
 ecm_orders_init(int index, int worker_number)
 {
-	stack_index = index;
-	worker = worker_number;
-	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+	orders.stack_index = index;
+	orders.worker = worker_number;
+	orders.context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
 										   ALLOCSET_SMALL_SIZES);
 }
 
@@ -80,7 +88,7 @@ ecm_orders_init(int index, int worker_number)
 static void
 add_order(const Order *order)
 {
-	MemoryContext old = MemoryContextSwitchTo(orders_context);
+	MemoryContext old = MemoryContextSwitchTo(orders.context);
 	Order	   *copy = palloc(sizeof(Order));
 
 	*copy = *order;
@@ -88,7 +96,7 @@ add_order(const Order *order)
 		copy->message = ecm_message_copy(order->message);
 	if (order->reason != NULL)
 		copy->reason = pstrdup(order->reason);
-	orders = lappend(orders, copy);
+	orders.list = lappend(orders.list, copy);
 	MemoryContextSwitchTo(old);
 }
 
@@ -129,7 +137,7 @@ ecm_orders_add_message(const EcmStreamMessage * message)
 bool
 ecm_orders_any(void)
 {
-	return orders != NIL;
+	return orders.list != NIL;
 }
 
 static void
@@ -181,20 +189,6 @@ named_shapes(const EcmStreamMessage * message)
 	return list;
 }
 
-static ArrayType *
-list_ids(const ShapeList *list)
-{
-	return construct_array(list->ids, list->n, INT8OID, sizeof(int64),
-						   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
-}
-
-static ArrayType *
-list_generations(const ShapeList *list)
-{
-	return construct_array(list->generations, list->n, INT4OID,
-						   sizeof(int32), true, TYPALIGN_INT);
-}
-
 static void
 set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 {
@@ -204,8 +198,8 @@ set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 
 	if (list->n == 0)
 		return;
-	values[0] = PointerGetDatum(list_ids(list));
-	values[1] = PointerGetDatum(list_generations(list));
+	values[0] = ecm_array_of_int8(list->ids, list->n);
+	values[1] = ecm_array_of_int4(list->generations, list->n);
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
 	ecm_spi_end(&spi);
@@ -249,8 +243,8 @@ meant(const ShapeList *list)
 	if (list->n == 0)
 		return result;
 	await_order(list);
-	values[0] = PointerGetDatum(list_ids(list));
-	values[1] = PointerGetDatum(list_generations(list));
+	values[0] = ecm_array_of_int8(list->ids, list->n);
+	values[1] = ecm_array_of_int4(list->generations, list->n);
 	values[2] = TransactionIdGetDatum(ecm_gather_xid());
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan,
@@ -291,16 +285,15 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	EcmShape   *shape;
 
 	if (wanted == NULL || def->generation != wanted->generation ||
-		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
-		return;					/* a later attempt is coming, another's, or
-								 * done */
+		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_gather_is_past(def->skip_until))
+		return;					/* a later attempt is coming, another's, or done */
 
-	shape = ecm_match_find(def->id);
+	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
-		ecm_match_remove(shape);	/* an earlier attempt */
+		ecm_unfollow(shape); /* an earlier attempt */
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
-	ecm_load_shape(def);
+	ecm_follow_shape(def);
 	add_to_list(&capture->captured, def->id, def->generation);
 }
 
@@ -331,7 +324,7 @@ obey_capture(const EcmStreamMessage * message)
 	}
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	ecm_shapes_by_ids(list_ids(&list), capture_shape, &arg);
+	ecm_shapes_by_ids(DatumGetArrayTypeP(ecm_array_of_int8(list.ids, list.n)), capture_shape, &arg);
 	PopActiveSnapshot();
 	set_states(&plan,
 			   "INSERT INTO _electric_cm.shape_state (shape, state, generation)"
@@ -344,8 +337,8 @@ obey_capture(const EcmStreamMessage * message)
 }
 
 /*
- * What is dropped now has been counted in the log's running totals: its base
- * says so, where there is anything.
+ * The entries that are dropped now have been counted in the log's running totals:
+ * if there are any, the log's base says so.
  */
 static void
 settle_captured(int64 id, int generation, const char *snapshot)
@@ -378,19 +371,19 @@ obey_live(const EcmStreamMessage * message)
 	{
 		int64		id = DatumGetInt64(list.ids[i]);
 		int			generation = DatumGetInt32(list.generations[i]);
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
 		if (shape == NULL || !shape->buffer.capturing ||
 			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
 			continue;
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		settle_captured(id, generation, snapshot);
 		shape->buffer.capturing = false;
 		shape->buffer.totals_epoch = 0;
 		add_to_list(&live, id, generation);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	set_states(&plan,
 			   "INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 			   " SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
@@ -430,14 +423,14 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 static void
 give_up(int64 id, const char *reason)
 {
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 
 	if (shape == NULL || ecm_gather_is_past(shape->skip_until))
 		return;
 	ecm_shape_set_errored(id, shape->generation,
 						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
 	(void) ecm_shape_invalidate_nowait(id, reason);
-	ecm_match_remove(shape);
+	ecm_unfollow(shape);
 }
 
 /*
@@ -448,21 +441,21 @@ static const char *
 end_errored(int64 id, int generation, const char *reason)
 {
 	EcmShapeDef *def;
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 	const char *handle = NULL;
 
-	ecm_gather_work_on(id);
+	ecm_work_on(id);
 	ecm_gather_touch(id);
 	def = ecm_shape_by_id(id);
-	if (def != NULL && def->worker == worker && def->generation == generation &&
+	if (def != NULL && def->worker == orders.worker && def->generation == generation &&
 		!ecm_gather_is_past(def->skip_until))
 	{
 		ecm_shape_set_errored(id, generation, reason);
 		if (shape != NULL)
-			ecm_match_remove(shape);
+			ecm_unfollow(shape);
 		handle = def->handle;
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	return handle;
 }
 
@@ -485,18 +478,18 @@ obey_drop(const EcmStreamMessage * message)
 	for (int i = 0; i < message->nshapes; i++)
 	{
 		int64		id = message->shapes[i].id;
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
 		if (ecm_fate_of(&fates, id).exists)
 			continue;
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		if (shape != NULL)
-			ecm_match_remove(shape);
+			ecm_unfollow(shape);
 		else
-			ecm_load_forget(id);
+			ecm_unfollow_noted(id);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 	ecm_fates_end(&fates);
 }
 
@@ -513,13 +506,13 @@ obey_lost(const EcmStreamMessage * message)
 	{
 		int64		id = message->shapes[i].id;
 		EcmShapeDef *def = ecm_shape_by_id(id);
-		EcmShape   *shape = ecm_match_find(id);
+		EcmShape   *shape = ecm_followed_find(id);
 
-		if (def == NULL || def->worker != worker ||
+		if (def == NULL || def->worker != orders.worker ||
 			ecm_gather_is_past(def->skip_until) ||
 			!ecm_fate_is_lost(ecm_gather_xid(), id))
 			continue;
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
 							  " (shape, state, generation, last_error)"
@@ -528,17 +521,17 @@ obey_lost(const EcmStreamMessage * message)
 							  " last_error = excluded.last_error", reason),
 					 id, def->generation);
 		if (shape != NULL)
-			ecm_match_remove(shape);
+			ecm_unfollow(shape);
 		else
-			ecm_load_forget(id);
+			ecm_unfollow_noted(id);
 	}
-	ecm_gather_work_on(0);
+	ecm_work_on(0);
 }
 
 static void
 obey_owner(int64 id)
 {
-	EcmShape   *shape = ecm_match_find(id);
+	EcmShape   *shape = ecm_followed_find(id);
 	EcmFates	fates;
 	EcmShapeFate fate;
 
@@ -594,21 +587,12 @@ obey_order(Order *order)
 		case ORDER_ERRORED:
 			handle = end_errored(order->shape, order->generation, order->reason);
 			if (handle != NULL)
-				order->handle = MemoryContextStrdup(orders_context, handle);
+				order->handle = MemoryContextStrdup(orders.context, handle);
 			break;
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
 			break;				/* the other round's */
 	}
-}
-
-/* Shapes to be given up. */
-static List *doubtful = NIL;
-
-static void
-collect_doubtful(EcmShape *shape)
-{
-	doubtful = lappend(doubtful, shape);
 }
 
 /*
@@ -618,29 +602,27 @@ collect_doubtful(EcmShape *shape)
 static void
 check_table(Oid relid, int layout_number, const char *reason)
 {
-	EcmTable   *table = ecm_match_table(relid);
+	EcmTable   *table = ecm_followed_table(relid);
+	EcmLayout  *layout = NULL;
 	ListCell   *lc;
 
-	doubtful = NIL;
 	if (table == NULL)
 		return;
-	foreach(lc, table->layouts)
+	if (layout_number >= 0)
 	{
-		EcmLayout  *layout = lfirst(lc);
-
-		if (layout_number < 0 || layout->number == layout_number)
-			ecm_match_foreach(table, layout, collect_doubtful);
+		if (layout_number >= list_length(table->layouts))
+			return;
+		layout = list_nth(table->layouts, layout_number);
 	}
-	foreach(lc, doubtful)
+	foreach(lc, ecm_followed_list(table, layout))
 	{
 		int64		id = ((EcmShape *) lfirst(lc))->id;
 
-		ecm_gather_work_on(id);
+		ecm_work_on(id);
 		ecm_gather_touch(id);
 		give_up(id, reason);
-		ecm_gather_work_on(0);
+		ecm_work_on(0);
 	}
-	doubtful = NIL;
 }
 
 static void
@@ -661,12 +643,12 @@ ecm_orders_obey(void)
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
-		foreach(lc, orders)
-	{
-		rounds[i] (lfirst(lc));
-		MemoryContextSwitchTo(context);
-	}
-	ecm_gather_figures.shapes = ecm_load_count();
+		foreach(lc, orders.list)
+		{
+			rounds[i] (lfirst(lc));
+			MemoryContextSwitchTo(context);
+		}
+	ecm_gather_figures.shapes = ecm_followed_count();
 }
 
 /*
@@ -678,7 +660,7 @@ ecm_orders_committed(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, orders)
+	foreach(lc, orders.list)
 	{
 		const Order *order = lfirst(lc);
 
@@ -691,7 +673,7 @@ ecm_orders_committed(void)
 void
 ecm_shape_report_errored(const char *handle, const char *reason)
 {
-	ecm_event(&ecm_shared->stacks[stack_index], ECM_EVENT_SHAPE_ERRORED,
+	ecm_event(&ecm_shared->stacks[orders.stack_index], ECM_EVENT_SHAPE_ERRORED,
 			  ecm_error_public_text(reason),
 			  "shape %s is errored, and not followed any more", handle);
 }
@@ -699,6 +681,6 @@ ecm_shape_report_errored(const char *handle, const char *reason)
 void
 ecm_orders_forget(void)
 {
-	orders = NIL;
-	MemoryContextReset(orders_context);
+	orders.list = NIL;
+	MemoryContextReset(orders.context);
 }

@@ -38,10 +38,10 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/table_writer.h"
 #include "base/wait_event.h"
 #include "functions/await.h"
 #include "functions/check.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"
 

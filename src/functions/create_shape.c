@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * create_shape.c
- *	  electric_cm_create_shape(): what may be a shape, and its row.
+ *	  electric_cm_create_shape(): what may be a shape, and its row;
+ *	  electric_cm_drop_shape().
  *
  * The caller's own rights are checked here, as himself; the tables are accessed
  * as shape_catalog.c says.
@@ -33,18 +34,35 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
+#include "base/table_writer.h"
 #include "base/text.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
+#include "shape/arrays.h"
+#include "shape/publication.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
 #include "shape/shape_filter.h"
+#include "shape/shape_requirements.h"
+#include "shape/shape_rights.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
+PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
+
+/* This session's count of the shapes: see check_max_shapes(). */
+static struct
+{
+	int64		allowed;		/* so many before it is time to count again */
+	int			max_shapes;		/* the setting, when they were counted */
+}			counted;
 
 /*
  * Refuses what can't be followed faithfully, or only at the expense of the
@@ -106,7 +124,7 @@ deferrable_key(Relation rel)
 static Oid
 key_index(Relation rel)
 {
-	Oid			index = ecm_fit_key_index(rel);
+	Oid			index = ecm_key_index(rel);
 	char	   *deferrable = OidIsValid(index) ? NULL : deferrable_key(rel);
 
 	if (deferrable != NULL)
@@ -127,7 +145,7 @@ key_index(Relation rel)
 	return index;
 }
 
-/* What is stored of a shape's columns. */
+/* A shape's columns, as they are stored. */
 typedef struct ShapeColumns
 {
 	ArrayType  *requested;		/* NULL: all */
@@ -195,8 +213,8 @@ requested_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Those that were asked for, in the table's order, or all (NULL); except
- * generated columns, which the stream does not carry.
+ * The columns that were asked for, in the table's order, or all (NULL); except
+ * generated ones, which the stream does not carry.
  */
 static ShapeColumns
 shape_columns(Relation rel, ArrayType *columns)
@@ -267,22 +285,21 @@ shape_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Within ecm_spi_begin/end; the new one is there already.  Who declares many
- * does not count them each time, but the more often the closer he is to the
- * limit.  Several at a time may exceed it by a sixteenth of what was left.
+ * Within ecm_spi_begin/end; the new one is there already.  A session that
+ * declares many counts the shapes anew only after it has created 1/16 of those
+ * that were still allowed.  So several sessions at a time may exceed the limit by
+ * 1/16 of what was left.
  */
 static void
 check_max_shapes(void)
 {
-	static int64 allowed = 0;	/* before it is time to count again */
-	static int	max_shapes;		/* the setting, when they were counted */
 	int			max_now = ecm_shapes_allowed();
 	int64		n;
 	bool		isnull;
 
-	if (max_shapes == max_now && allowed > 0)
+	if (counted.max_shapes == max_now && counted.allowed > 0)
 	{
-		allowed--;
+		counted.allowed--;
 		return;
 	}
 	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
@@ -294,8 +311,8 @@ check_max_shapes(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	allowed = (max_now - n) / 16;
-	max_shapes = max_now;
+	counted.allowed = (max_now - n) / 16;
+	counted.max_shapes = max_now;
 }
 
 /*
@@ -322,38 +339,6 @@ typedef struct NewShape
 	Bitmapset  *where_attnums;
 } NewShape;
 
-static ArrayType *
-names_array(char **names, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = CStringGetTextDatum(names[i]);
-	return construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT);
-}
-
-static ArrayType *
-oids_array(const Oid *oids, int n)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		elems[i] = ObjectIdGetDatum(oids[i]);
-	return construct_array(elems, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
-}
-
-static ArrayType *
-attnums_array(const Bitmapset *attnums)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * (bms_num_members(attnums) + 1));
-	int			n = 0;
-	int			attnum = -1;
-
-	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
-		elems[n++] = Int16GetDatum(attnum);
-	return construct_array(elems, n, INT2OID, sizeof(int16), true, TYPALIGN_SHORT);
-}
-
 static uint32
 hash_definition(const NewShape *shape)
 {
@@ -370,8 +355,8 @@ hash_definition(const NewShape *shape)
 }
 
 /*
- * What two shapes of a table and an owner have in common if they are the same:
- * too long for an index as it is.
+ * The digest of what two shapes of a table and an owner have in common if they are
+ * the same, which itself may be too long for an index.
  */
 static Datum
 digest_definition(const NewShape *shape)
@@ -392,22 +377,124 @@ digest_definition(const NewShape *shape)
 	return DirectFunctionCall1(sha256_bytea, PointerGetDatum(definition));
 }
 
-#define SHAPE_NVALUES	14
+/* The columns of _electric_cm.shape that a new row has. */
+typedef enum RowColumn
+{
+	ROW_HANDLE,
+	ROW_OWNER,
+	ROW_RELATION,
+	ROW_RELATION_NAME,
+	ROW_REQUESTED_COLUMNS,
+	ROW_COLUMN_NAMES,
+	ROW_COLUMN_TYPES,
+	ROW_KEY_POSITIONS,
+	ROW_WHERE_CLAUSE,
+	ROW_WHERE_ATTNUMS,
+	ROW_WHERE_NAMES,
+	ROW_WHERE_TYPES,
+	ROW_WHERE_COLLATIONS,
+	ROW_DEFINITION
+} RowColumn;
+
+#define ROW_NCOLUMNS	(ROW_DEFINITION + 1)
+
+typedef struct RowColumnInfo
+{
+	const char *name;
+	Oid			type;
+} RowColumnInfo;
+
+static const RowColumnInfo row_columns[ROW_NCOLUMNS] =
+{
+	[ROW_HANDLE] = {"handle", TEXTOID},
+	[ROW_OWNER] = {"owner", OIDOID},
+	[ROW_RELATION] = {"relation", OIDOID},
+	[ROW_RELATION_NAME] = {"relation_name", TEXTOID},
+	[ROW_REQUESTED_COLUMNS] = {"requested_columns", TEXTARRAYOID},
+	[ROW_COLUMN_NAMES] = {"column_names", TEXTARRAYOID},
+	[ROW_COLUMN_TYPES] = {"column_types", OIDARRAYOID},
+	[ROW_KEY_POSITIONS] = {"key_positions", INT2ARRAYOID},
+	[ROW_WHERE_CLAUSE] = {"where_clause", TEXTOID},
+	[ROW_WHERE_ATTNUMS] = {"where_attnums", INT2ARRAYOID},
+	[ROW_WHERE_NAMES] = {"where_names", TEXTARRAYOID},
+	[ROW_WHERE_TYPES] = {"where_types", OIDARRAYOID},
+	[ROW_WHERE_COLLATIONS] = {"where_collations", OIDARRAYOID},
+	[ROW_DEFINITION] = {"definition", BYTEAOID}
+};
+
+typedef struct NewRow
+{
+	Datum		values[ROW_NCOLUMNS];
+	char		nulls[ROW_NCOLUMNS];	/* as for SPI */
+} NewRow;
+
+static void
+set_column(NewRow *row, RowColumn column, Datum value)
+{
+	row->values[column] = value;
+	row->nulls[column] = ' ';
+}
+
+static void
+fill_row(NewRow *row, const NewShape *shape, const char *handle)
+{
+	const EcmFilterDef *filter = shape->filter;
+
+	memset(row->values, 0, sizeof(row->values));
+	memset(row->nulls, 'n', sizeof(row->nulls));
+	set_column(row, ROW_HANDLE, CStringGetTextDatum(handle));
+	set_column(row, ROW_OWNER, ObjectIdGetDatum(shape->owner));
+	set_column(row, ROW_RELATION, ObjectIdGetDatum(shape->relation));
+	set_column(row, ROW_RELATION_NAME, CStringGetTextDatum(shape->relation_name));
+	if (shape->columns.requested != NULL)
+		set_column(row, ROW_REQUESTED_COLUMNS, PointerGetDatum(shape->columns.requested));
+	set_column(row, ROW_COLUMN_NAMES, PointerGetDatum(shape->columns.names));
+	set_column(row, ROW_COLUMN_TYPES, PointerGetDatum(shape->columns.types));
+	set_column(row, ROW_KEY_POSITIONS, PointerGetDatum(shape->columns.keys));
+	if (filter != NULL)
+	{
+		set_column(row, ROW_WHERE_CLAUSE, CStringGetTextDatum(filter->clause));
+		set_column(row, ROW_WHERE_ATTNUMS,
+				   ecm_array_of_attnums(shape->where_attnums));
+		set_column(row, ROW_WHERE_NAMES,
+				   ecm_array_of_names(filter->names, filter->ncolumns));
+		set_column(row, ROW_WHERE_TYPES,
+				   ecm_array_of_oids(filter->types, filter->ncolumns));
+		set_column(row, ROW_WHERE_COLLATIONS,
+				   ecm_array_of_oids(filter->collations, filter->ncolumns));
+	}
+	set_column(row, ROW_DEFINITION, digest_definition(shape));
+}
+
+static char *
+insert_sql(void)
+{
+	StringInfoData names;
+	StringInfoData values;
+
+	initStringInfo(&names);
+	initStringInfo(&values);
+	for (int i = 0; i < ROW_NCOLUMNS; i++)
+	{
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", row_columns[i].name);
+		appendStringInfo(&values, "%s$%d", i > 0 ? ", " : "", i + 1);
+	}
+	return psprintf("INSERT INTO _electric_cm.shape (%s) VALUES (%s)"
+					" ON CONFLICT DO NOTHING RETURNING id", names.data, values.data);
+}
 
 /* The new shape's id, or 0 if there is one of that definition. */
 static int64
-insert_row(Oid *types, Datum *values, const char *nulls)
+insert_row(NewRow *row)
 {
 	static SPIPlanPtr plan;
+	Oid			types[ROW_NCOLUMNS];
 	bool		isnull;
 
-	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape (handle, owner, relation, relation_name,"
-					 " requested_columns, where_clause, column_names, column_types,"
-					 " key_positions, where_attnums, where_names, where_types, where_collations,"
-					 " definition)"
-					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-					 " ON CONFLICT DO NOTHING RETURNING id",
-					 SPI_OK_INSERT_RETURNING, SHAPE_NVALUES, types, values, nulls);
+	for (int i = 0; i < ROW_NCOLUMNS; i++)
+		types[i] = row_columns[i].type;
+	ecm_spi_run_kept(&plan, plan == NULL ? insert_sql() : "INSERT INTO _electric_cm.shape",
+					 SPI_OK_INSERT_RETURNING, ROW_NCOLUMNS, types, row->values, row->nulls);
 	return SPI_processed == 0 ? 0 :
 		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 									1, &isnull));
@@ -447,7 +534,7 @@ find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
 /*
  * Inserts the row, or finds the one that has the same definition already.
  * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
- * the new shape's id, or 0.  One that is gone, but for its row, makes room.
+ * the new shape's id, or 0.  A shape that is gone, but for its row, makes room.
  */
 static char *
 insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
@@ -455,51 +542,19 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 {
 	char	   *handle;
 	MemoryContext old;
-	Oid			types[] = {TEXTOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
-		TEXTARRAYOID, OIDARRAYOID, INT2ARRAYOID,
-	INT2ARRAYOID, TEXTARRAYOID, OIDARRAYOID, OIDARRAYOID, BYTEAOID};
-	Datum		values[SHAPE_NVALUES];
-	char		nulls[SHAPE_NVALUES];
-
-	StaticAssertStmt(lengthof(types) == SHAPE_NVALUES, "as many as the statement has");
+	NewRow		row;
 
 	/* unique by the clock, and by the hash where several share the moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
 					  (int64) (ecm_wall_clock() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(handle);
-	values[1] = ObjectIdGetDatum(shape->owner);
-	values[2] = ObjectIdGetDatum(shape->relation);
-	values[3] = CStringGetTextDatum(shape->relation_name);
-	values[4] = PointerGetDatum(shape->columns.requested);
-	values[6] = PointerGetDatum(shape->columns.names);
-	values[7] = PointerGetDatum(shape->columns.types);
-	values[8] = PointerGetDatum(shape->columns.keys);
-	values[13] = digest_definition(shape);
-	if (shape->columns.requested == NULL)
-		nulls[4] = 'n';
-	if (shape->filter == NULL)
-	{
-		nulls[5] = nulls[9] = nulls[10] = nulls[11] = nulls[12] = 'n';
-		values[5] = values[9] = values[10] = values[11] = values[12] = (Datum) 0;
-	}
-	else
-	{
-		const EcmFilterDef *filter = shape->filter;
-
-		values[5] = CStringGetTextDatum(filter->clause);
-		values[9] = PointerGetDatum(attnums_array(shape->where_attnums));
-		values[10] = PointerGetDatum(names_array(filter->names, filter->ncolumns));
-		values[11] = PointerGetDatum(oids_array(filter->types, filter->ncolumns));
-		values[12] = PointerGetDatum(oids_array(filter->collations, filter->ncolumns));
-	}
-	*created = insert_row(types, values, nulls);
+	fill_row(&row, shape, handle);
+	*created = insert_row(&row);
 	if (*created == 0)
 	{
 		int64		id;
 		bool		gone = false;
-		char	   *found = find_same(shape, values[13], &id, &gone);
+		char	   *found = find_same(shape, row.values[ROW_DEFINITION], &id, &gone);
 
 		if (found != NULL && gone && may_replace)
 		{
@@ -511,7 +566,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 		{
 			/* its table was renamed in this transaction */
 			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
-			*created = insert_row(types, values, nulls);
+			*created = insert_row(&row);
 		}
 		else
 			handle = found;
@@ -635,7 +690,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
-	ecm_fit_check_partitions(relid, AccessShareLock);
+	ecm_check_partitions(relid, AccessShareLock);
 
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);
@@ -645,12 +700,12 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										&shape.where_attnums);
-	ecm_fit_check_rights(relid, shape.owner,
+	ecm_check_may_read_columns(relid, shape.owner,
 						 bms_union(shape.columns.attnums, shape.where_attnums));
 	needs.key = shape.columns.key_attnums;
 	needs.where = shape.where_attnums;
 	needs.columns = shape.columns.attnums;
-	(void) ecm_fit_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
+	(void) ecm_leaves_to_alter(relid, &needs, shape.owner, AccessShareLock);
 
 	ecm_spi_begin(&spi);
 	if (!ecm_is_published(relid))
@@ -680,4 +735,30 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	if (created != 0)
 		warn_if_nothing_runs();
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
+}
+
+/*
+ * electric_cm_drop_shape(handle text) RETURNS void
+ *
+ * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
+ */
+Datum
+electric_cm_drop_shape(PG_FUNCTION_ARGS)
+{
+	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmShapeDef *def;
+	EcmSpiState spi;
+
+	ecm_require_shared();
+	def = ecm_shape_by_handle(handle);
+	if (def == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("shape \"%s\" does not exist", handle)));
+	ecm_shape_check_owner(def);
+
+	ecm_spi_begin(&spi);
+	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
+	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
 }

@@ -31,15 +31,18 @@
 #include "functions/await.h"
 #include "functions/wait_shape.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
+#include "shape/shape_rights.h"
 
 /* How long a log is waited for that has not come up to an offset. */
 #define NOT_YET_MS			5000
 
-/* What a caller wants of a log. */
+/* The part of a log that a caller asks for, and how. */
 typedef struct LogRequest
 {
 	char	   *handle;
@@ -346,7 +349,7 @@ check_may_wait(const EcmShapeDef *shape)
 				 errhint("Commit first.")));
 }
 
-/* What a look at a shape has found. */
+/* The result of a look at a shape. */
 typedef struct Look
 {
 	int64		shape;
@@ -416,9 +419,9 @@ look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
 }
 
 /*
- * Looks at a shape, perhaps between two waits.  It is done in a subtransaction
- * that is rolled back, so that no lock on our tables is held while waiting:
- * DROP EXTENSION, say, would wait for us, and everybody else for that.
+ * Looks at a shape, perhaps between two waits: in a subtransaction that is rolled
+ * back, so that no lock on our tables is held while waiting.  DROP EXTENSION, say,
+ * would wait for us, and all other sessions for that.
  */
 static void
 look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
@@ -453,7 +456,7 @@ look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
 	CurrentResourceOwner = owner;
 }
 
-/* What a shape that is being created waits for, palloc'd. */
+/* The reason why a shape that is being created has to wait, palloc'd. */
 static char *
 creation_waits_for(const Look *look)
 {

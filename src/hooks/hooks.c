@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * hooks.c
- *	  What other people's commands mean for the stacks of this server.
+ *	  The consequences of other people's commands for the stacks of this
+ *	  server.
  *
- * What DDL does to shapes is noted by object_access_hook while the command runs,
- * and dealt with when it is over, in its own transaction: see shape_ddl.c.  Some
+ * object_access_hook notes changes by DDL while the command runs; they are dealt
+ * with when it is over, in its own transaction: see shape_ddl.c.  Some
  * commands call that hook not at all, so their statements are looked at, too,
  * once they have run.  Databases that come and go, and the extension's end, make
  * the launcher look again after the commit.
@@ -55,7 +56,9 @@
 #include "base/shmem.h"
 #include "hooks/hooks.h"
 #include "hooks/shape_ddl.h"
-#include "shape/shape.h"
+#include "hooks/unpublish.h"
+#include "jobs/unpublish_tables.h"
+#include "shape/shape_owner.h"
 #include "slot/abandoned_slot.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
@@ -310,7 +313,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 }
 
 /*
- * What a rolled-back subtransaction did has not happened.
+ * The notes of a rolled-back subtransaction are forgotten.
  */
 static void
 on_subxact_event(SubXactEvent event, SubTransactionId subid,
@@ -338,8 +341,8 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 /* ------------------------------------------------------------ statements -- */
 
 /*
- * After a command that object_access_hook says too little about.  It has done
- * its own checks of rights, and the names in it are still good.
+ * After a command that object_access_hook says too little about.  The command has
+ * done its own checks of rights, and the names in it are still good.
  */
 static void
 after_statement(NodeTag tag, Node *stmt)

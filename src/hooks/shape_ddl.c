@@ -4,8 +4,8 @@
  *	  What DDL does to shapes: noted while a command runs, dealt with after it.
  *
  * object_access_hook is called in the middle of a command, where running SQL is
- * out of the question, so it only notes what has changed.  What that means for
- * shapes is looked up as soon as the command is over, and before the next one:
+ * out of the question, so it only notes what has changed.  The consequences for
+ * shapes are looked up as soon as the command is over, and before the next one:
  * the stream has each change as the catalogs were at that moment, so what is
  * true in between counts, even if it has been taken back by the commit.  And a
  * shape that is declared after a command has nothing to do with it.
@@ -44,8 +44,10 @@
 
 #include "hooks/shape_ddl.h"
 #include "shape/barrier_lock.h"
-#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_owner.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 /* In the order in which they are dealt with, so that the plainest reason is told. */
 typedef enum NoteKind
@@ -85,22 +87,27 @@ typedef struct Remembered
 	SubTransactionId subid;
 } Remembered;
 
-/* All in TopTransactionContext; gone at the end of each transaction. */
-static HTAB *notes = NULL;
-static List *touched = NIL;		/* tables: a column of theirs was altered by a
+/*
+ * All in TopTransactionContext; gone at the end of each transaction, except for
+ * the level.  The lists are of Remembered.
+ */
+static struct
+{
+	HTAB	   *notes;			/* of Note; NULL: none was made yet */
+	List	   *touched;		/* tables: a column of theirs was altered by a
 								 * command that is not over yet */
-static List *renamed_tables = NIL;	/* with shapes; those are told apart by the
-									 * name that they have at the commit */
-static List *renamed_schemas = NIL;
-static List *changed_types = NIL;	/* for the second look */
-static List *unpublished_tables = NIL;	/* likewise, and ... */
-static List *unpublishers = NIL;	/* ... the tables above them at whose change
-									 * that was seen */
+	List	   *renamed_tables; /* with shapes; those are told apart by the name
+								 * that they have at the commit */
+	List	   *renamed_schemas;
+	List	   *changed_types;	/* for the second look */
+	List	   *unpublished_tables; /* likewise, and ... */
+	List	   *unpublishers;	/* ... the tables above them at whose change that
+								 * was seen */
+	int			statement_level;
+}			ddl;
 
 /* Objects that are held one by one at the commit. */
 #define MAX_HOLDS	1000
-
-static int	statement_level = 0;
 
 /* ------------------------------------------------------------- noting -- */
 
@@ -111,18 +118,18 @@ note(NoteKind kind, Oid object, const char *reason)
 	Note	   *entry;
 	bool		found;
 
-	if (notes == NULL)
+	if (ddl.notes == NULL)
 	{
 		HASHCTL		ctl = {.keysize = sizeof(NoteKey), .entrysize = sizeof(Note),
 			.hcxt = TopTransactionContext};
 
-		notes = hash_create("electric_cm changes by DDL", 64, &ctl,
+		ddl.notes = hash_create("electric_cm changes by DDL", 64, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	memset(&key, 0, sizeof(key));
 	key.kind = kind;
 	key.object = object;
-	entry = hash_search(notes, &key, HASH_ENTER, &found);
+	entry = hash_search(ddl.notes, &key, HASH_ENTER, &found);
 	if (!found)
 	{
 		entry->subid = GetCurrentSubTransactionId();
@@ -141,7 +148,7 @@ remember(List *list, Oid object, const char *reason)
 
 	r->object = object;
 	r->reason = reason;
-	r->level = statement_level;
+	r->level = ddl.statement_level;
 	r->subid = GetCurrentSubTransactionId();
 	list = lappend(list, r);
 	MemoryContextSwitchTo(old);
@@ -168,7 +175,7 @@ is_table(Oid relid)
 }
 
 /*
- * A partition's change is a change of its ancestors' shapes, too.  They must
+ * A partition's change is a change of its ancestors' shapes, too.  Ancestors must
  * be looked up now: a DROP takes that knowledge away.
  */
 void
@@ -215,7 +222,7 @@ member_table(Oid member)
 	return relid;
 }
 
-/* One that has just come can't be seen yet, and one that goes not any more later. */
+/* A row that has just come can't be seen yet; one that goes can't be seen later. */
 void
 ecm_ddl_note_member(Oid member)
 {
@@ -254,8 +261,8 @@ ecm_ddl_note_row_type(Oid relid)
 void
 ecm_ddl_note_schema(Oid schema)
 {
-	if (!is_remembered(renamed_schemas, schema))
-		renamed_schemas = remember(renamed_schemas, schema, NULL);
+	if (!is_remembered(ddl.renamed_schemas, schema))
+		ddl.renamed_schemas = remember(ddl.renamed_schemas, schema, NULL);
 }
 
 void
@@ -293,13 +300,13 @@ void
 ecm_ddl_note_column(Oid relid)
 {
 	ecm_ddl_note_perhaps(relid);
-	if (!is_remembered(touched, relid))
-		touched = remember(touched, relid, NULL);
+	if (!is_remembered(ddl.touched, relid))
+		ddl.touched = remember(ddl.touched, relid, NULL);
 }
 
 /*
- * What has become of a table's row in pg_class: the command's own change, which
- * the syscaches don't show yet.
+ * A table's row in pg_class is compared with what the command has made of it,
+ * which the syscaches don't show yet.
  */
 void
 ecm_ddl_note_altered(Oid relid)
@@ -328,7 +335,7 @@ ecm_ddl_note_altered(Oid relid)
 
 		if (was->relnamespace != is->relnamespace)
 			ecm_ddl_note_published(relid);
-		if (was->relfilenode != is->relfilenode && is_remembered(touched, relid))
+		if (was->relfilenode != is->relfilenode && is_remembered(ddl.touched, relid))
 			ecm_ddl_note_void(relid, "the table's columns were changed");
 	}
 	systable_endscan(scan);
@@ -351,7 +358,7 @@ ecm_ddl_has_extension(void)
 		!(creating_extension && CurrentExtensionObject == extension);
 }
 
-/* What there is of each kind; of publications, only ours. */
+/* The objects noted of each kind; of publications, only whether ours is. */
 typedef struct Pending
 {
 	List	   *objects[NUM_NOTE_KINDS];
@@ -370,8 +377,8 @@ is_own_publication(const Note *entry, const char *own)
 }
 
 /*
- * Takes what has happened in this subtransaction.  What happened before it
- * began is to be looked at again when it has ended, in whichever way.
+ * Takes the notes of this subtransaction.  Earlier ones are looked at as well, but
+ * stay: they are to be looked at again when it has ended, in whichever way.
  */
 static void
 take_notes(Pending *pending)
@@ -382,7 +389,7 @@ take_notes(Pending *pending)
 	char	   *own = NULL;
 
 	memset(pending, 0, sizeof(*pending));
-	hash_seq_init(&seq, notes);
+	hash_seq_init(&seq, ddl.notes);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		NoteKind	kind = entry->key.kind;
@@ -397,13 +404,13 @@ take_notes(Pending *pending)
 		pending->reasons[kind] = lappend(pending->reasons[kind],
 										 unconstify(char *, entry->reason));
 		if (entry->subid == subid)
-			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+			(void) hash_search(ddl.notes, &entry->key, HASH_REMOVE, NULL);
 	}
 }
 
 /*
- * Those of the tables that have shapes, each reason's for themselves: there are
- * few reasons, and they are constants.
+ * Deletes the shapes of tables that are void, reason by reason: there are few
+ * reasons, and they are constants.
  */
 static void
 apply_void(const Pending *pending)
@@ -443,8 +450,8 @@ apply_types(const Pending *pending)
 		/* every table has a type, which hardly ever is a column's */
 		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
-			!is_remembered(changed_types, type))
-			changed_types = remember(changed_types, type, lfirst(lc2));
+			!is_remembered(ddl.changed_types, type))
+			ddl.changed_types = remember(ddl.changed_types, type, lfirst(lc2));
 	}
 }
 
@@ -480,10 +487,10 @@ apply_publication(const Pending *pending)
 	if (relids == NIL)
 		return;
 	foreach(lc, ecm_shapes_verify_published(relids, &above))
-		unpublished_tables = remember(unpublished_tables, lfirst_oid(lc), NULL);
+		ddl.unpublished_tables = remember(ddl.unpublished_tables, lfirst_oid(lc), NULL);
 	foreach(lc, above)
-		if (!is_remembered(unpublishers, lfirst_oid(lc)))
-			unpublishers = remember(unpublishers, lfirst_oid(lc), NULL);
+		if (!is_remembered(ddl.unpublishers, lfirst_oid(lc)))
+			ddl.unpublishers = remember(ddl.unpublishers, lfirst_oid(lc), NULL);
 }
 
 static void
@@ -496,8 +503,8 @@ apply_perhaps(const Pending *pending)
 		return;
 	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
 	foreach(lc, renamed)
-		if (!is_remembered(renamed_tables, lfirst_oid(lc)))
-			renamed_tables = remember(renamed_tables, lfirst_oid(lc), NULL);
+		if (!is_remembered(ddl.renamed_tables, lfirst_oid(lc)))
+			ddl.renamed_tables = remember(ddl.renamed_tables, lfirst_oid(lc), NULL);
 }
 
 void
@@ -508,14 +515,14 @@ ecm_ddl_apply(void)
 	MemoryContext old;
 	Pending		pending;
 
-	if (notes == NULL || hash_get_num_entries(notes) == 0 || !IsTransactionState())
+	if (ddl.notes == NULL || hash_get_num_entries(ddl.notes) == 0 || !IsTransactionState())
 		return;
 
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
 		/* a transaction may have very many statements */
-		hash_destroy(notes);
+		hash_destroy(ddl.notes);
 		ecm_ddl_forget();
 		return;
 	}
@@ -551,8 +558,8 @@ objects_of(const List *remembered)
 }
 
 /*
- * One by one, so that a transaction that is prepared holds up nobody whom it does
- * not concern; but not without end, since locks are few.
+ * Objects are held one by one, so that a transaction that is prepared holds up
+ * nobody whom it does not concern; but not without end, since locks are few.
  */
 static void
 hold_all(Oid catalog, const List *remembered)
@@ -570,21 +577,21 @@ hold_all(Oid catalog, const List *remembered)
 static void
 look_again_at_commit(void)
 {
-	List	   *schemas = objects_of(renamed_schemas);
+	List	   *schemas = objects_of(ddl.renamed_schemas);
 	ListCell   *lc;
 
-	hold_all(NamespaceRelationId, renamed_schemas);
-	hold_all(TypeRelationId, changed_types);
-	hold_all(PublicationRelationId, unpublishers);
+	hold_all(NamespaceRelationId, ddl.renamed_schemas);
+	hold_all(TypeRelationId, ddl.changed_types);
+	hold_all(PublicationRelationId, ddl.unpublishers);
 
-	ecm_shapes_verify_names(objects_of(renamed_tables), schemas);
-	foreach(lc, changed_types)
+	ecm_shapes_verify_names(objects_of(ddl.renamed_tables), schemas);
+	foreach(lc, ddl.changed_types)
 	{
 		Remembered *r = lfirst(lc);
 
 		ecm_shapes_invalidate_type_of_others(r->object, r->reason);
 	}
-	ecm_shapes_invalidate_unpublished_of_others(objects_of(unpublished_tables));
+	ecm_shapes_invalidate_unpublished_of_others(objects_of(ddl.unpublished_tables));
 }
 
 /*
@@ -597,8 +604,8 @@ ecm_ddl_apply_at_commit(void)
 	bool		read_only = XactReadOnly;
 
 	ecm_ddl_apply();
-	if (renamed_tables == NIL && renamed_schemas == NIL && changed_types == NIL &&
-		unpublished_tables == NIL)
+	if (ddl.renamed_tables == NIL && ddl.renamed_schemas == NIL && ddl.changed_types == NIL &&
+		ddl.unpublished_tables == NIL)
 		return;
 	CommandCounterIncrement();
 	if (ecm_ddl_has_extension())
@@ -617,7 +624,7 @@ ecm_ddl_apply_at_commit(void)
 void
 ecm_ddl_enter_statement(void)
 {
-	statement_level++;
+	ddl.statement_level++;
 }
 
 void
@@ -625,18 +632,18 @@ ecm_ddl_leave_statement(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, touched)
-		if (((Remembered *) lfirst(lc))->level >= statement_level)
-			touched = foreach_delete_current(touched, lc);
-	statement_level--;
+	foreach(lc, ddl.touched)
+		if (((Remembered *) lfirst(lc))->level >= ddl.statement_level)
+			ddl.touched = foreach_delete_current(ddl.touched, lc);
+	ddl.statement_level--;
 }
 
 void
 ecm_ddl_forget(void)
 {
-	notes = NULL;
-	touched = renamed_tables = renamed_schemas = NIL;
-	changed_types = unpublished_tables = unpublishers = NIL;
+	ddl.notes = NULL;
+	ddl.touched = ddl.renamed_tables = ddl.renamed_schemas = NIL;
+	ddl.changed_types = ddl.unpublished_tables = ddl.unpublishers = NIL;
 }
 
 static List *
@@ -659,7 +666,7 @@ end_remembered(List *list, SubTransactionId subid, SubTransactionId parent,
 	return list;
 }
 
-/* What a rolled-back subtransaction did has not happened. */
+/* The notes of a rolled-back subtransaction are forgotten. */
 void
 ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 					bool committed)
@@ -667,15 +674,15 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 	HASH_SEQ_STATUS seq;
 	Note	   *entry;
 
-	touched = end_remembered(touched, subid, parent, committed);
-	renamed_tables = end_remembered(renamed_tables, subid, parent, committed);
-	renamed_schemas = end_remembered(renamed_schemas, subid, parent, committed);
-	changed_types = end_remembered(changed_types, subid, parent, committed);
-	unpublished_tables = end_remembered(unpublished_tables, subid, parent, committed);
-	unpublishers = end_remembered(unpublishers, subid, parent, committed);
-	if (notes == NULL || hash_get_num_entries(notes) == 0)
+	ddl.touched = end_remembered(ddl.touched, subid, parent, committed);
+	ddl.renamed_tables = end_remembered(ddl.renamed_tables, subid, parent, committed);
+	ddl.renamed_schemas = end_remembered(ddl.renamed_schemas, subid, parent, committed);
+	ddl.changed_types = end_remembered(ddl.changed_types, subid, parent, committed);
+	ddl.unpublished_tables = end_remembered(ddl.unpublished_tables, subid, parent, committed);
+	ddl.unpublishers = end_remembered(ddl.unpublishers, subid, parent, committed);
+	if (ddl.notes == NULL || hash_get_num_entries(ddl.notes) == 0)
 		return;
-	hash_seq_init(&seq, notes);
+	hash_seq_init(&seq, ddl.notes);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		if (entry->subid != subid)
@@ -683,6 +690,6 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 		if (committed)
 			entry->subid = parent;
 		else
-			(void) hash_search(notes, &entry->key, HASH_REMOVE, NULL);
+			(void) hash_search(ddl.notes, &entry->key, HASH_REMOVE, NULL);
 	}
 }

@@ -19,51 +19,12 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "miscadmin.h"
-#include "storage/lock.h"
 
 #include "base/shmem.h"
 #include "base/spi.h"
-#include "shape/shape.h"
+#include "shape/shape_worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_assign_shapes);
-
-/* A class of advisory locks that SQL's functions don't use. */
-#define CONSUMER_LOCK_CLASS	3
-
-void
-ecm_shape_lock_progress(int worker, bool until_exit)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, worker, CONSUMER_LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, until_exit, false);
-}
-
-int
-ecm_shape_workers_running(void)
-{
-	int			index = ecm_stack_find(MyDatabaseId);
-	int			n;
-
-	if (index < 0)
-		return 1;
-	ecm_lock(LW_SHARED);
-	n = ecm_shared->stacks[index].nconsumers;
-	ecm_unlock();
-	return Max(n, 1);
-}
-
-static void
-run(const char *sql, int expected, int workers)
-{
-	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(workers);
-	int			rc = SPI_execute_with_args(sql, 1, &type, &value, NULL, false, 0);
-
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"", SPI_result_code_string(rc), sql);
-}
 
 /*
  * _electric_cm.assign_shapes(workers int4) RETURNS bool
@@ -79,6 +40,8 @@ Datum
 electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 {
 	int			workers = PG_GETARG_INT32(0);
+	Oid			type = INT4OID;
+	Datum		value = Int32GetDatum(workers);
 	EcmSpiState spi;
 	bool		any;
 
@@ -89,8 +52,8 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 						ECM_MAX_SHAPE_WORKERS)));
 
 	ecm_spi_begin(&spi);
-	run("SELECT FROM _electric_cm.shape_worker WHERE worker <> shape % $1"
-		" LIMIT 1", SPI_OK_SELECT, workers);
+	ecm_spi_run("SELECT FROM _electric_cm.shape_worker WHERE worker <> shape % $1"
+				" LIMIT 1", SPI_OK_SELECT, 1, &type, &value, NULL);
 	any = SPI_processed > 0;
 	if (any)
 	{
@@ -98,10 +61,11 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 			ecm_shape_lock_progress(i, false);
 
 		/* a consumer without a row has not logged anything yet */
-		run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"
-			" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = w.worker)),"
-			" worker = w.shape % $1", SPI_OK_UPDATE, workers);
-		run("DELETE FROM _electric_cm.progress WHERE $1 > 0", SPI_OK_DELETE, workers);
+		ecm_spi_run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"
+					" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = w.worker)),"
+					" worker = w.shape % $1", SPI_OK_UPDATE, 1, &type, &value, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE,
+					0, NULL, NULL, NULL);
 	}
 	ecm_spi_end(&spi);
 	PG_RETURN_BOOL(any);

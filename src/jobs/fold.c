@@ -7,14 +7,14 @@
  * The entries up to a point F are replayed, and the rows as they stood at F
  * are stored in their place, as the log's new base.  F is the end of a
  * transaction; it and the rows' offsets, <F's lsn>_<identity | n>, lie where the
- * entries have been, so that readers who are past F don't notice.  Those who
- * are among the rows are told when they go on where these rows are not: at
- * another server, or here after the next fold.
+ * entries have been, so that readers who are past F don't notice.  Readers who are
+ * among the rows are told when they go on where these rows are not: at another
+ * server, or here after the next fold.
  *
  * One transaction writes the rows and the log's row in _electric_cm.shape_base,
  * which is what readers go by; what it replaces is deleted afterwards, little
- * by little, since deletes are decoded.  Nobody waits: consumers append behind
- * F, readers have their snapshots.
+ * by little, since deletes are decoded.  No process waits: consumers append
+ * behind F, readers have their snapshots.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +44,12 @@
 
 #include "base/errors.h"
 #include "base/spi.h"
+#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_log.h"
 
 /* The default retention: this, or twice the table's size. */
 #define MIN_AUTO_RETENTION	(INT64CONST(1024) * 1024 * 1024)
@@ -239,8 +243,8 @@ entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
 }
 
 /*
- * What replaying needs of an entry: the operation and the new values, packed
- * as in a chunk.
+ * The part of an entry that replaying needs: the operation and the new values,
+ * packed as in a chunk.
  */
 static Datum
 pack_entry(const EcmShapeDef *shape, const EcmChunkReader *r)
@@ -519,9 +523,9 @@ delete_folded(const Fold *fold)
 }
 
 /*
- * Somebody may have locked the shape's row, to drop it, for days: all the work
- * would be in vain then, and meanwhile no other log could be folded.  The lock
- * by which this is found out is given back.
+ * A user may have locked the shape's row, to drop it, for days: all the work would
+ * be in vain then, and meanwhile no other log could be folded.  The lock by which
+ * this is found out is given back.
  */
 static void
 check_lockable(const EcmShapeDef *shape)
@@ -549,7 +553,7 @@ check_lockable(const EcmShapeDef *shape)
 						shape->handle)));
 }
 
-/* One at a time, whoever asks, until the transaction ends. */
+/* Folds are made one at a time: until the transaction ends. */
 static void
 lock_folding(void)
 {

@@ -1,21 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * publish_capture.c
- *	  What pool sessions do for shapes, except reading tables.
+ *	  What pool sessions do for shapes that are being created, but for the
+ *	  snapshot.
  *
  * The manager can't wait for locks, so it lets a session of its pool do what
- * may have to: publish a table, begin to capture, free what is left of dropped
- * shapes.  shape_creation.c and shape_purge.c call these functions.
+ * may have to: publish a table, and begin to capture.  shape_creation.c calls
+ * these functions.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "executor/instrument.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -25,16 +24,20 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
+#include "shape/arrays.h"
+#include "shape/publication.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_publish_table);
 PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
-PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 
 /*
  * Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too;
@@ -43,8 +46,8 @@ PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 #define IDENTITY_LOCK_TIMEOUT	"100ms"
 
 /*
- * Nobody waits for that, but the pool has few sessions, and others' shapes need
- * them.
+ * No session waits behind this lock, but the pool has few sessions, and others'
+ * shapes need them.
  */
 #define PUBLISH_LOCK_TIMEOUT	"1s"
 
@@ -70,16 +73,16 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	if (def->relation != a->relation)
 		return;
 	a->any = true;
-	needs.columns = ecm_fit_attnums(def->relation, def->column_names,
+	needs.columns = ecm_column_attnums(def->relation, def->column_names,
 									def->ncolumns, NULL, &missing);
 	for (int i = 0; i < def->nkeys; i++)
-		needs.key = ecm_fit_attnums(def->relation,
+		needs.key = ecm_column_attnums(def->relation,
 									&def->column_names[def->key_positions[i]],
 									1, needs.key, &missing);
 	if (def->filter != NULL)
-		needs.where = ecm_fit_attnums(def->relation, def->filter->names,
+		needs.where = ecm_column_attnums(def->relation, def->filter->names,
 									  def->filter->ncolumns, NULL, &missing);
-	leaves = ecm_fit_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
+	leaves = ecm_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
 	old = MemoryContextSwitchTo(a->context);
 	a->leaves = list_concat_unique_oid(a->leaves, leaves);
 	MemoryContextSwitchTo(old);
@@ -95,8 +98,8 @@ be_impatient(const char *timeout)
 }
 
 /*
- * Nobody takes a leaf's identity away now before he can see that the table is
- * published.  Did somebody just before?
+ * From here on a command that takes a leaf's identity away sees that the table is
+ * published.  Did one just before?
  */
 static void
 check_identities(Oid relation, ArrayType *shapes)
@@ -143,7 +146,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
-	ecm_fit_check_partitions(relation, NoLock);
+	ecm_check_partitions(relation, NoLock);
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	if (!arg.any)
 		PG_RETURN_BOOL(false);
@@ -154,7 +157,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	if (arg.leaves != NIL)
 	{
 		be_impatient(IDENTITY_LOCK_TIMEOUT);
-		ecm_spi_run(ecm_fit_identity_commands(arg.leaves), SPI_OK_UTILITY,
+		ecm_spi_run(ecm_identity_commands(arg.leaves), SPI_OK_UTILITY,
 					0, NULL, NULL, NULL);
 	}
 	publish = !ecm_is_published(relation);
@@ -254,8 +257,7 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	}
 	if (nids > 0)
 	{
-		args[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64),
-												  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		args[0] = ecm_array_of_int8(ids, nids);
 		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
 					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
 					SPI_OK_UPDATE, 1, types, args, NULL);
@@ -270,81 +272,4 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	}
 	ecm_spi_end(&spi);
 	return (Datum) 0;
-}
-
-static Datum
-int8_array(Datum *elems, int n)
-{
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
-/*
- * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
- *		OUT done int4, OUT postponed int8[])
- *
- * Frees what dropped shapes have left behind, in this order, until that many
- * chunks of their logs have been deleted, or that many bytes of WAL written.
- * done: how many of them are dealt with.  postponed: those of them whose rows
- * are there as far as others can see, while somebody is about to delete them;
- * what nobody deletes is left alone for good.  Not with SQL: a consumer may be
- * deleting the same, and one of them suffices.
- */
-Datum
-electric_cm_purge_shapes(PG_FUNCTION_ARGS)
-{
-	ArrayType  *shapes = PG_GETARG_ARRAYTYPE_P(0);
-	int64		max_chunks = PG_GETARG_INT32(1);
-	uint64		wal_end = pgWalUsage.wal_bytes + Max(PG_GETARG_INT64(2), 1);
-	Oid			type = INT8ARRAYOID;
-	TupleDesc	desc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
-	Datum	   *ids;
-	Datum	   *freed;
-	Datum	   *postponed;
-	Datum		done;
-	int			n;
-	int			ndone = 0;
-	int			nfreed = 0;
-	int			npostponed = 0;
-	EcmFates	fates;
-	EcmSpiState spi;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
-					  TYPALIGN_DOUBLE, &ids, NULL, &n);
-	freed = palloc(sizeof(Datum) * Max(n, 1));
-	postponed = palloc(sizeof(Datum) * Max(n, 1));
-	(void) ecm_fates_begin(&fates, InvalidTransactionId, true);
-	for (; ndone < n; ndone++)
-	{
-		EcmShapeFate fate = ecm_fate_of(&fates, DatumGetInt64(ids[ndone]));
-
-		if (fate.in_doubt)
-			postponed[npostponed++] = ids[ndone];
-		else if (!fate.exists)
-		{
-			if (!ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
-				break;
-			freed[nfreed++] = ids[ndone];
-		}
-	}
-	ecm_fates_end(&fates);
-	if (nfreed > 0)
-	{
-		done = int8_array(freed, nfreed);
-		ecm_spi_begin(&spi);
-		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
-					SPI_OK_DELETE, 1, &type, &done, NULL);
-		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
-					SPI_OK_DELETE, 1, &type, &done, NULL);
-		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
-					SPI_OK_DELETE, 1, &type, &done, NULL);
-		ecm_spi_end(&spi);
-	}
-	values[0] = Int32GetDatum(ndone);
-	values[1] = int8_array(postponed, npostponed);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

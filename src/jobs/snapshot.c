@@ -39,19 +39,28 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "base/text.h"
+#include "shape/arrays.h"
+#include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_filter.h"
+#include "shape/shape_log.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
-/* What is kept of an error. */
+/* An error's message is cut to this many bytes. */
 #define MAX_REASON		512
 
 /* Rows fetched from the cursor at a time. */
@@ -426,7 +435,7 @@ drop_if_renamed(const EcmShapeDef *def)
 	return true;
 }
 
-/* What was published before may not be so any more. */
+/* The table was published before, and may not be so any more. */
 static void
 check_published(const EcmShapeDef *def)
 {
@@ -474,17 +483,9 @@ find_member(int64 id, int generation, Member *member)
 
 /* --------------------------------------------------------------- result -- */
 
-static Datum
-int8_array(Datum *elems, int n)
-{
-	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
 /*
- * Notes the snapshot in the shapes' rows, and tells the consumers.  Whoever
- * has a row locked may be waiting for our lock on the table: he is not waited
- * for.
+ * Notes the snapshot in the shapes' rows, and tells the consumers.  A session that
+ * has a row locked may be waiting for our lock on the table: it is not waited for.
  */
 static void
 store_snapshot(const Member *members, int n, const char *snapshot)
@@ -517,10 +518,9 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	}
 	if (ndone == 0)
 		return;
-	args[0] = int8_array(ids, ndone);
-	args[1] = PointerGetDatum(construct_array(generations, ndone, INT4OID,
-											  sizeof(int32), true, TYPALIGN_INT));
-	args[2] = int8_array(rows, ndone);
+	args[0] = ecm_array_of_int8(ids, ndone);
+	args[1] = ecm_array_of_int4(generations, ndone);
+	args[2] = ecm_array_of_int8(rows, ndone);
 	args[3] = CStringGetTextDatum(snapshot);
 
 	ecm_spi_begin(&spi);
@@ -557,7 +557,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 	if (n > 0)
 	{
 		check_published(members[0].def);
-		ecm_fit_check_partitions(members[0].def->relation, AccessShareLock);
+		ecm_check_partitions(members[0].def->relation, AccessShareLock);
 	}
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{
@@ -698,5 +698,5 @@ electric_cm_take_snapshot(PG_FUNCTION_ARGS)
 	done = palloc(sizeof(Datum) * Max(nids, 1));
 	ndone = nids == 1 ? take_or_fail(ids[0], generations[0], PG_GETARG_BOOL(2), done) :
 		take(ids, generations, nids, done);
-	PG_RETURN_DATUM(int8_array(done, ndone));
+	PG_RETURN_DATUM(ecm_array_of_int8(done, ndone));
 }

@@ -23,13 +23,15 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/consumer_queue.h"
+#include "base/errors.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "manager/consumer_queues.h"
-#include "shape/shape.h"
 
 /* A worker that has not attached after this long is given up. */
 #define ATTACH_TIMEOUT_MS	10000
@@ -52,49 +54,55 @@ typedef struct FeedConsumer
 	EcmTime		moved_at;		/* ... that found progress, or no work */
 } FeedConsumer;
 
-static int	stack_index;
-static const char *stack_datname;
-static MemoryContext feed_context;	/* queue handles live here */
-static const char *message_prefix;	/* of our messages */
-static EcmFeedMessageCallback message_callback;
+static struct
+{
+	int			stack_index;
+	const char *datname;
+	MemoryContext context;		/* of the queues' handles, and of 'kept' */
+	const char *message_prefix; /* of our messages */
+	EcmFeedMessageCallback message_callback;
+	bool		reported_unknown;	/* a message that looks like ours */
 
-static int	nconsumers;
-static FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
-static uint32 reset_number = 0;
-static EcmTime start_began;
+	int			nconsumers;
+	FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
+	uint32		reset_number;	/* of the last order to forget a stream */
+	EcmTime		start_began;
 
-/* the message that a full queue has refused */
-static StringInfoData kept;
-static bool any_pending;
+	StringInfoData kept;		/* the message that a full queue has refused */
+	bool		any_pending;	/* some consumer has not got it, or an order */
 
-/* what is worth a new stream */
-static bool giant_coming;		/* in the transaction that is coming in */
-static XLogRecPtr giant_lsn;	/* the last one precedes this; invalid: none */
+	/* where the stream is */
+	struct
+	{
+		bool		in_transaction;
+		TransactionId xid;		/* of that */
+		XLogRecPtr	received_lsn;	/* end of the last complete one */
+		TimestampTz last_commit_at; /* its time */
 
-/* where the stream is */
-static bool in_transaction;
-static TransactionId current_xid;
-static XLogRecPtr received_lsn;
-static TimestampTz last_commit_at;
+		/* what is worth a new stream */
+		bool		giant_coming;	/* in the transaction that is coming in */
+		XLogRecPtr	giant_lsn;	/* the last one precedes this; invalid: none */
+	}			stream;
+}			feed;
 
 void
 ecm_feed_init(int index, const char *datname)
 {
-	stack_index = index;
-	stack_datname = datname;
-	nconsumers = ecm_shape_workers;
-	feed_context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
+	feed.stack_index = index;
+	feed.datname = datname;
+	feed.nconsumers = ecm_shape_workers;
+	feed.context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
 										 ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(feed_context);
-	initStringInfo(&kept);
+	MemoryContextSwitchTo(feed.context);
+	initStringInfo(&feed.kept);
 	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 void
 ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
 {
-	message_prefix = prefix;
-	message_callback = callback;
+	feed.message_prefix = prefix;
+	feed.message_callback = callback;
 }
 
 /* ------------------------------------------------------------- starting -- */
@@ -102,7 +110,7 @@ ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callbac
 static EcmConsumerSlot *
 shared_slot(int i)
 {
-	return &ecm_shared->stacks[stack_index].consumers[i];
+	return &ecm_shared->stacks[feed.stack_index].consumers[i];
 }
 
 /*
@@ -111,7 +119,7 @@ shared_slot(int i)
 static bool
 launch_consumer(int i)
 {
-	FeedConsumer *c = &consumers[i];
+	FeedConsumer *c = &feed.consumers[i];
 	BackgroundWorker worker;
 	EcmConsumerArgs args;
 	EcmConsumerSlot *slot = shared_slot(i);
@@ -130,7 +138,7 @@ launch_consumer(int i)
 	slot->segment = dsm_segment_handle(c->segment);
 	slot->pid = 0;
 	slot->attached = false;
-	slot->reset_done = reset_number;	/* it has nothing to forget */
+	slot->reset_done = feed.reset_number;	/* it has nothing to forget */
 	slot->processed = 0;
 	slot->working_on = 0;
 	slot->last_error[0] = slot->last_error_sqlstate[0] = '\0';
@@ -147,13 +155,13 @@ launch_consumer(int i)
 	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
-			 stack_datname, i + 1);
+			 feed.datname, i + 1);
 	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
-	args.stack_index = stack_index;
+	args.stack_index = feed.stack_index;
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
-	old = MemoryContextSwitchTo(feed_context);
+	old = MemoryContextSwitchTo(feed.context);
 	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
 	{
 		MemoryContextSwitchTo(old);
@@ -204,32 +212,32 @@ discard_consumer(FeedConsumer *c)
 char *
 ecm_feed_assign_sql(void)
 {
-	for (int i = 0; i < nconsumers; i++)
-		if (consumers[i].handle != NULL)
+	for (int i = 0; i < feed.nconsumers; i++)
+		if (feed.consumers[i].handle != NULL)
 			return NULL;
-	return psprintf("SELECT _electric_cm.assign_shapes(%d)", nconsumers);
+	return psprintf("SELECT _electric_cm.assign_shapes(%d)", feed.nconsumers);
 }
 
 void
 ecm_feed_start(void)
 {
-	start_began = ecm_now();
+	feed.start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
+	ecm_shared->stacks[feed.stack_index].nconsumers = feed.nconsumers;
 	ecm_unlock();
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		if (consumer_is_running(&consumers[i]))
+		if (consumer_is_running(&feed.consumers[i]))
 			continue;
-		discard_consumer(&consumers[i]);
+		discard_consumer(&feed.consumers[i]);
 		(void) launch_consumer(i);
 	}
 }
 
 /*
- * The error of a consumer that has ended.  One that was killed leaves none.
+ * The error of a consumer that has ended.  A consumer that was killed leaves none.
  */
 static void
 get_end(int i, const char *what, EcmError *err)
@@ -256,11 +264,11 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 
 	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
-		if (consumers[i].handle == NULL)
+		if (feed.consumers[i].handle == NULL)
 		{
 			ecm_error_set(&failure->err, ECM_SQLSTATE_NO_WORKER,
 						  "no background worker slot is free for a consumer", "",
@@ -268,7 +276,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 			failure->kind = ECM_ERROR_RETRY;
 			return ECM_RESULT_FAILED;
 		}
-		if (!consumer_is_running(&consumers[i]))
+		if (!consumer_is_running(&feed.consumers[i]))
 		{
 			get_end(i, "ended while starting", &failure->err);
 			failure->kind = ECM_ERROR_RETRY;
@@ -277,17 +285,16 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		ecm_lock(LW_SHARED);
 		slot = *shared_slot(i);
 		ecm_unlock();
-		if ((!slot.attached || slot.reset_done != reset_number) && missing < 0)
+		if ((!slot.attached || slot.reset_done != feed.reset_number) && missing < 0)
 		{
 			missing = i;
-			if (GetBackgroundWorkerPid(consumers[i].handle, &pid) != BGWH_STARTED)
+			if (GetBackgroundWorkerPid(feed.consumers[i].handle, &pid) != BGWH_STARTED)
 				pid = 0;
 		}
 	}
 	if (missing < 0)
 		return ECM_RESULT_DONE;
-	if (ecm_has_passed(start_began, ecm_now(),
-					   ATTACH_TIMEOUT_MS))
+	if (ecm_has_passed(feed.start_began, ecm_now(), ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
 					  psprintf("consumer %d (PID %d) did not become ready in time",
@@ -305,8 +312,8 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 bool
 ecm_feed_consumer_died(EcmError *err)
 {
-	for (int i = 0; i < nconsumers; i++)
-		if (consumers[i].handle != NULL && !consumer_is_running(&consumers[i]))
+	for (int i = 0; i < feed.nconsumers; i++)
+		if (feed.consumers[i].handle != NULL && !consumer_is_running(&feed.consumers[i]))
 		{
 			get_end(i, "has ended", err);
 			return true;
@@ -319,7 +326,7 @@ static bool
 moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 {
 	bool		has_work = c->pending || slot->processed != c->sent ||
-	slot->durable_lsn < received_lsn;
+		slot->durable_lsn < feed.stream.received_lsn;
 	bool		moved = slot->processed != c->seen_processed ||
 	slot->durable_lsn != c->seen_durable;
 
@@ -332,7 +339,7 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 static bool
 look_at(int i, EcmTime now, EcmConsumerSlot *slot)
 {
-	FeedConsumer *c = &consumers[i];
+	FeedConsumer *c = &feed.consumers[i];
 
 	if (c->handle == NULL)
 		return false;
@@ -350,7 +357,7 @@ describe(int i, const EcmConsumerSlot *slot, EcmStalledConsumer *stalled)
 	stalled->worker = i;
 	stalled->pid = slot->pid;
 	stalled->shape = slot->working_on;
-	stalled->since = consumers[i].moved_at;
+	stalled->since = feed.consumers[i].moved_at;
 }
 
 bool
@@ -359,13 +366,13 @@ ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 {
 	bool		found = false;
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) || found ||
-			consumers[i].moved_at == now ||
-			!ecm_has_passed(consumers[i].moved_at, now, timeout_ms))
+			feed.consumers[i].moved_at == now ||
+			!ecm_has_passed(feed.consumers[i].moved_at, now, timeout_ms))
 			continue;
 		describe(i, &slot, stalled);
 		found = true;
@@ -379,13 +386,13 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 {
 	bool		found = false;
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) ||
-			(!consumers[i].pending && slot.processed == consumers[i].sent &&
-			 slot.durable_lsn >= received_lsn) ||
+			(!feed.consumers[i].pending && slot.processed == feed.consumers[i].sent &&
+			 slot.durable_lsn >= feed.stream.received_lsn) ||
 			(found && slot.durable_lsn >= *durable))
 			continue;
 		describe(i, &slot, last);
@@ -397,14 +404,14 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 
 /* -------------------------------------------------------------- feeding -- */
 
-/* One is coming in, or has been dropped at that LSN. */
+/* A giant is coming in, or has been dropped at that LSN. */
 static void
 note_giant(XLogRecPtr lsn)
 {
-	if (in_transaction)
-		giant_coming = true;
+	if (feed.stream.in_transaction)
+		feed.stream.giant_coming = true;
 	else
-		giant_lsn = Max(giant_lsn, lsn);
+		feed.stream.giant_lsn = Max(feed.stream.giant_lsn, lsn);
 }
 
 /*
@@ -413,13 +420,11 @@ note_giant(XLogRecPtr lsn)
 static void
 report_unknown_message(void)
 {
-	static bool reported = false;
-
-	if (!reported)
-		ecm_event_in(MyDatabaseId, stack_datname, ECM_EVENT_UNKNOWN_MESSAGE,
+	if (!feed.reported_unknown)
+		ecm_event_in(MyDatabaseId, feed.datname, ECM_EVENT_UNKNOWN_MESSAGE,
 					 "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
 					 "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
-	reported = true;
+	feed.reported_unknown = true;
 }
 
 static void
@@ -434,8 +439,8 @@ look_at_own_message(const char *data, int size, XLogRecPtr lsn)
 	}
 	if (message->kind == ECM_MESSAGE_GIANT)
 		note_giant(lsn);
-	else if (message_callback)
-		message_callback(message, current_xid, received_lsn);
+	else if (feed.message_callback)
+		feed.message_callback(message, feed.stream.xid, feed.stream.received_lsn);
 	pfree(message);
 }
 
@@ -459,8 +464,8 @@ look_at_message(const char *data, int len)
 				LogicalRepBeginData begin;
 
 				logicalrep_read_begin(&in, &begin);
-				in_transaction = true;
-				current_xid = begin.xid;
+				feed.stream.in_transaction = true;
+				feed.stream.xid = begin.xid;
 				break;
 			}
 		case LOGICAL_REP_MSG_COMMIT:
@@ -468,12 +473,12 @@ look_at_message(const char *data, int len)
 				LogicalRepCommitData commit;
 
 				logicalrep_read_commit(&in, &commit);
-				in_transaction = false;
-				received_lsn = commit.end_lsn;
-				if (giant_coming)
-					giant_lsn = commit.end_lsn;
-				giant_coming = false;
-				last_commit_at = commit.committime;
+				feed.stream.in_transaction = false;
+				feed.stream.received_lsn = commit.end_lsn;
+				if (feed.stream.giant_coming)
+					feed.stream.giant_lsn = commit.end_lsn;
+				feed.stream.giant_coming = false;
+				feed.stream.last_commit_at = commit.committime;
 				break;
 			}
 		case LOGICAL_REP_MSG_MESSAGE:
@@ -486,7 +491,7 @@ look_at_message(const char *data, int len)
 				lsn = pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+				if ((flags & 1) != 0 && strcmp(prefix, feed.message_prefix) == 0)
 					look_at_own_message(pq_getmsgbytes(&in, size), size, lsn);
 				break;
 			}
@@ -537,7 +542,7 @@ send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 bool
 ecm_feed_message(const char *data, int len)
 {
-	Assert(!any_pending);
+	Assert(!feed.any_pending);
 
 	if (len == 0)
 		return true;
@@ -545,20 +550,20 @@ ecm_feed_message(const char *data, int len)
 	if (len >= ECM_GIANT_BYTES)
 		note_giant(InvalidXLogRecPtr);
 
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		c->pending = !send_to(c, data, len, false);
 		c->unflushed = true;
-		any_pending |= c->pending;
+		feed.any_pending |= c->pending;
 	}
-	if (any_pending)
+	if (feed.any_pending)
 	{
-		resetStringInfo(&kept);
-		appendBinaryStringInfo(&kept, data, len);
+		resetStringInfo(&feed.kept);
+		appendBinaryStringInfo(&feed.kept, data, len);
 	}
-	return !any_pending;
+	return !feed.any_pending;
 }
 
 /* A large message's memory is not kept for the next one. */
@@ -567,11 +572,11 @@ free_kept(void)
 {
 	MemoryContext old;
 
-	if (kept.maxlen <= ECM_GIANT_BYTES)
+	if (feed.kept.maxlen <= ECM_GIANT_BYTES)
 		return;
-	pfree(kept.data);
-	old = MemoryContextSwitchTo(feed_context);
-	initStringInfo(&kept);
+	pfree(feed.kept.data);
+	old = MemoryContextSwitchTo(feed.context);
+	initStringInfo(&feed.kept);
 	MemoryContextSwitchTo(old);
 }
 
@@ -582,13 +587,13 @@ free_kept(void)
 bool
 ecm_feed_flush(void)
 {
-	any_pending = false;
-	for (int i = 0; i < nconsumers; i++)
+	feed.any_pending = false;
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		if (c->pending)
-			c->pending = !send_to(c, kept.data, kept.len, true);
+			c->pending = !send_to(c, feed.kept.data, feed.kept.len, true);
 		if (!c->pending && c->unflushed && !c->control_pending)
 		{
 			c->control.type = ECM_FRAME_FLUSH;
@@ -600,29 +605,29 @@ ecm_feed_flush(void)
 										  sizeof(c->control), true);
 			c->unflushed = c->control_pending;
 		}
-		any_pending |= c->pending || c->control_pending;
+		feed.any_pending |= c->pending || c->control_pending;
 	}
-	if (!any_pending)
+	if (!feed.any_pending)
 		free_kept();
-	return !any_pending;
+	return !feed.any_pending;
 }
 
 void
 ecm_feed_stream_lost(void)
 {
-	in_transaction = false;
-	giant_coming = false;
-	giant_lsn = InvalidXLogRecPtr;
-	received_lsn = InvalidXLogRecPtr;	/* of this stream */
-	reset_number++;
-	for (int i = 0; i < nconsumers; i++)
+	feed.stream.in_transaction = false;
+	feed.stream.giant_coming = false;
+	feed.stream.giant_lsn = InvalidXLogRecPtr;
+	feed.stream.received_lsn = InvalidXLogRecPtr;	/* of this stream */
+	feed.reset_number++;
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		FeedConsumer *c = &consumers[i];
+		FeedConsumer *c = &feed.consumers[i];
 
 		if (c->handle == NULL)
 			continue;
 		c->control.type = ECM_FRAME_RESET;
-		c->control.number = reset_number;
+		c->control.number = feed.reset_number;
 		c->control_pending = true;
 	}
 	(void) ecm_feed_flush();
@@ -639,7 +644,7 @@ minimum_lsn(size_t field)
 	XLogRecPtr	min = InvalidXLogRecPtr;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		XLogRecPtr	lsn = *(XLogRecPtr *) ((char *) shared_slot(i) + field);
 
@@ -667,7 +672,7 @@ ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
 {
 	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
 
-	if (!in_transaction && !any_pending && durable >= received_lsn)
+	if (!feed.stream.in_transaction && !feed.any_pending && durable >= feed.stream.received_lsn)
 		durable = Max(durable, keepalive_lsn);
 	return durable;
 }
@@ -675,34 +680,34 @@ ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
 XLogRecPtr
 ecm_feed_received_lsn(void)
 {
-	return received_lsn;
+	return feed.stream.received_lsn;
 }
 
 TimestampTz
 ecm_feed_last_commit_at(void)
 {
-	return last_commit_at;
+	return feed.stream.last_commit_at;
 }
 
 bool
 ecm_feed_in_transaction(void)
 {
-	return in_transaction;
+	return feed.stream.in_transaction;
 }
 
 XLogRecPtr
 ecm_feed_giant_lsn(void)
 {
-	return giant_lsn;
+	return feed.stream.giant_lsn;
 }
 
 void
 ecm_feed_stop(void)
 {
-	for (int i = 0; i < nconsumers; i++)
+	for (int i = 0; i < feed.nconsumers; i++)
 	{
-		if (consumers[i].handle != NULL)
-			TerminateBackgroundWorker(consumers[i].handle);
-		discard_consumer(&consumers[i]);
+		if (feed.consumers[i].handle != NULL)
+			TerminateBackgroundWorker(feed.consumers[i].handle);
+		discard_consumer(&feed.consumers[i]);
 	}
 }

@@ -21,7 +21,7 @@
 extern void ecm_feed_init(int stack_index, const char *datname);
 
 /*
- * What has to be run, before the first consumer starts, to make them share the
+ * The SQL to be run, before the first consumer starts, to make them share the
  * shapes; NULL: they run already.
  */
 extern char *ecm_feed_assign_sql(void);

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"

@@ -28,6 +28,8 @@
 #include "utils/resowner.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
+#include "base/errors.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -37,10 +39,10 @@
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/manager.h"
+#include "manager/shape_creation.h"
 #include "manager/shape_retention.h"
 #include "manager/stack_report.h"
 #include "manager/waitset.h"
-#include "shape/shape.h"
 
 void
 ecm_manager_event(const Manager *m, EcmEventName name,

@@ -17,15 +17,17 @@
 #include "utils/syscache.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
+#include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stack_catalog.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
+#include "manager/shape_creation.h"
 #include "manager/shape_retention.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 #include "slot/retained_wal.h"
 #include "slot/slot_name.h"
 

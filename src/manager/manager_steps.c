@@ -17,6 +17,8 @@
 #include "utils/builtins.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
+#include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -27,8 +29,8 @@
 #include "connection/server_identity.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
+#include "manager/shape_creation.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"

@@ -32,7 +32,7 @@
 #include "manager/shape_barrier.h"
 #include "shape/barrier_lock.h"
 
-/* What collect_writers() is asked for. */
+/* The argument of collect_writers(). */
 typedef struct WritersWanted
 {
 	EcmBarrier *barrier;
@@ -127,8 +127,8 @@ add_users_type(Oid type, List **types)
 }
 
 /*
- * Those of a table's columns, or of a composite type's, and those that these are
- * made of.  By the catalogs alone: somebody may have the type locked.
+ * Adds the types of a table's columns, or of a composite type's, and the types that
+ * these are made of.  By the catalogs alone: a user may have the type locked.
  */
 static void
 add_users_types(Oid relation, List **types)
@@ -145,8 +145,8 @@ add_users_types(Oid relation, List **types)
 }
 
 /*
- * Everybody who holds a lock on the relation that a writer needs, or has
- * changed something else that matters to it.
+ * Collects all transactions that hold a lock on the relation that a writer needs,
+ * or have changed something else that matters to it.
  */
 static void
 collect_writers(void *arg)

@@ -11,8 +11,8 @@
  *
  * After a checkpoint, what is deleted goes into the WAL as whole pages, as much
  * as the logs were.  A slot that was dropped since it held too much leaves all
- * its shapes to be deleted, and its successor must not go the same way.  So
- * there is no hurry near a limit; but no end of it either.
+ * its shapes to be deleted, and its successor must not go the same way.  So near a
+ * WAL limit deletion slows down, but never stops.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,7 +34,7 @@
 #include "manager/shape_requests.h"
 #include "slot/retained_wal.h"
 
-/* Who drops a table's shapes often makes the next one soon. */
+/* After a table's last shape is dropped, the next one is often made soon. */
 #define LEAVE_DELAY_MS	5000
 #define JOB_TIMEOUT_MS	60000
 
@@ -42,14 +42,14 @@
 #define GONE_MIN_MS		1000
 #define GONE_MAX_MS		60000
 
-/* What is deleted in one transaction at most. */
+/* The most that one transaction deletes. */
 #define SLICE_SHAPES	1000
 #define SLICE_CHUNKS	2000
 #define SLICE_WAL		(INT64CONST(16) * 1024 * 1024)
 /* The pause before the next one. */
 #define SLICE_PAUSE_MS	50
 
-/* One that writes less WAL is not worth a transaction ... */
+/* A slice that writes less WAL is not worth a transaction ... */
 #define SMALL_WAL		(INT64CONST(512) * 1024)
 /* ... so until that is allowed, we look this often, ... */
 #define LOOK_PAUSE_MS	500
@@ -66,54 +66,80 @@ typedef struct Purge
 	XLogRecPtr	lsn;			/* end of that, or of the one before */
 } Purge;
 
-static int	stack_index;
+typedef struct Purges
+{
+	int			stack_index;
+	EcmBackoff	backoff;		/* of jobs that fail */
+	EcmTime		next_at;		/* no log is deleted before; 0: at once */
+	EcmTime		held_since;		/* so that no WAL limit is reached; 0: not */
 
-/* those to be deleted: in the order in which they were dropped */
-static Purge *purges = NULL;
-static int	first_purge = 0;	/* those before it are done */
-static int	npurges = 0;
-static int	purges_size = 0;
+	/* logs to be deleted, in the order in which their shapes were dropped */
+	struct
+	{
+		Purge	   *list;
+		int			first;		/* those before it are done */
+		int			n;
+		int			size;
+		uint64		job;		/* 0: none runs */
+	}			logs;
 
-static uint64 purge_job = 0;
-static uint64 scan_job = 0;
-static bool scan_wanted = false;
-static EcmTime next_at = 0;		/* nothing is done before; 0: at once */
-static EcmTime held_since = 0;	/* so that no limit is reached; 0: not */
-static EcmBackoff backoff;
+	/* what belongs to no shape */
+	struct
+	{
+		bool		wanted;
+		uint64		job;		/* 0: none runs */
+	}			scan;
 
-/* when to look for tables without shapes; 0: none may have come to that */
-static EcmTime leave_at = 0;
-static uint64 leave_job = 0;
-static TransactionId *leavers = NULL;	/* who has dropped shapes, and may ... */
-static int	nleavers = 0;		/* ... not be seen yet */
-static int	leavers_size = 0;
+	/* tables without shapes */
+	struct
+	{
+		EcmTime		at;			/* when to look; 0: none may have come to that */
+		uint64		job;		/* 0: none runs */
+		TransactionId *leavers; /* who has dropped shapes, and may not be seen
+								 * yet */
+		int			n;
+		int			size;
+	}			leave;
 
-/* shapes that are gone, but for their rows: when to try again; 0: none */
-static EcmTime gone_at = 0;
-static int	gone_delay_ms = GONE_MIN_MS;
-static uint64 gone_job = 0;
-static XLogRecPtr marked_after; /* the last transaction that says so comes
-								 * after this one; or ends here, if it was met */
-static bool marked_met;
+	/* shapes that are gone, but for their rows */
+	struct
+	{
+		EcmTime		at;			/* when to try again; 0: none */
+		int			delay_ms;
+		uint64		job;		/* 0: none runs */
+		XLogRecPtr	marked_after;	/* the last transaction that says so comes
+									 * after this one; or ends here, if it was
+									 * met */
+		bool		marked_met;
+	}			gone;
 
-/* what an event will say, once the transaction is complete */
-static int	ngone = 0;
-static XLogRecPtr gone_after;	/* the transaction before theirs ends here */
-static char gone_handle[40];	/* the first one's */
-static char gone_reason[ECM_TEXT_LEN];
+	/* what an event will say, once the transaction is complete */
+	struct
+	{
+		int			n;			/* shapes */
+		XLogRecPtr	after;		/* the transaction before theirs ends here */
+		char		handle[40]; /* the first one's */
+		char		reason[ECM_TEXT_LEN];
+	}			told;
+} Purges;
+
+static Purges state =
+{
+	.gone.delay_ms = GONE_MIN_MS
+};
 
 void
 ecm_purges_init(int index)
 {
-	stack_index = index;
-	ecm_backoff_init(&backoff, ecm_reconnect_initial_delay,
+	state.stack_index = index;
+	ecm_backoff_init(&state.backoff, ecm_reconnect_initial_delay,
 					 ecm_reconnect_max_delay);
 }
 
 static const char *
 datname(void)
 {
-	return ecm_shared->stacks[stack_index].datname;
+	return ecm_shared->stacks[state.stack_index].datname;
 }
 
 /* --------------------------------------------------------------- events -- */
@@ -121,28 +147,28 @@ datname(void)
 static void
 report_gone(void)
 {
-	if (ngone == 1)
+	if (state.told.n == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
-					 gone_reason, "shape %s is gone: %s", gone_handle, gone_reason);
-	else if (ngone > 1)
+				  state.told.reason, "shape %s is gone: %s", state.told.handle, state.told.reason);
+	else if (state.told.n > 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
-					 gone_reason, "%d shapes are gone, %s and others: %s",
-					 ngone, gone_handle, gone_reason);
-	ngone = 0;
+				  state.told.reason, "%d shapes are gone, %s and others: %s",
+				  state.told.n, state.told.handle, state.told.reason);
+	state.told.n = 0;
 }
 
 void
 ecm_purges_report(const char *handle, int n, const char *reason, XLogRecPtr after)
 {
-	if (ngone > 0 && (gone_after != after || strcmp(gone_reason, reason) != 0))
+	if (state.told.n > 0 && (state.told.after != after || strcmp(state.told.reason, reason) != 0))
 		report_gone();
-	if (ngone == 0)
+	if (state.told.n == 0)
 	{
-		strlcpy(gone_handle, handle, sizeof(gone_handle));
-		ecm_copy_text(gone_reason, sizeof(gone_reason), reason);
+		strlcpy(state.told.handle, handle, sizeof(state.told.handle));
+		ecm_copy_text(state.told.reason, sizeof(state.told.reason), reason);
 	}
-	gone_after = after;
-	ngone += n;
+	state.told.after = after;
+	state.told.n += n;
 }
 
 /* ------------------------------------------------------------ the queue -- */
@@ -150,16 +176,16 @@ ecm_purges_report(const char *handle, int n, const char *reason, XLogRecPtr afte
 static void
 add_purge(int64 id, XLogRecPtr lsn, bool complete)
 {
-	if (npurges == purges_size)
+	if (state.logs.n == state.logs.size)
 	{
-		purges_size = purges_size ? purges_size * 2 : 64;
-		purges = purges ?
-			repalloc_huge(purges, sizeof(Purge) * purges_size) :
-			MemoryContextAllocHuge(TopMemoryContext, sizeof(Purge) * purges_size);
+		state.logs.size = state.logs.size ? state.logs.size * 2 : 64;
+		state.logs.list = state.logs.list ?
+			repalloc_huge(state.logs.list, sizeof(Purge) * state.logs.size) :
+			MemoryContextAllocHuge(TopMemoryContext, sizeof(Purge) * state.logs.size);
 	}
-	purges[npurges].id = id;
-	purges[npurges].lsn = lsn;
-	purges[npurges++].complete = complete;
+	state.logs.list[state.logs.n].id = id;
+	state.logs.list[state.logs.n].lsn = lsn;
+	state.logs.list[state.logs.n++].complete = complete;
 }
 
 void
@@ -171,24 +197,24 @@ ecm_purges_add(int64 id, XLogRecPtr after)
 static void
 forget_purges(void)
 {
-	if (purges != NULL)
-		pfree(purges);
-	purges = NULL;
-	first_purge = npurges = purges_size = 0;
+	if (state.logs.list != NULL)
+		pfree(state.logs.list);
+	state.logs.list = NULL;
+	state.logs.first = state.logs.n = state.logs.size = 0;
 }
 
-/* Those that have come since the last time are the last ones. */
+/* Only the last ones, from since the last time, can be incomplete. */
 static void
 note_complete(XLogRecPtr received_lsn)
 {
-	for (int i = npurges - 1; i >= first_purge; i--)
+	for (int i = state.logs.n - 1; i >= state.logs.first; i--)
 	{
-		if (purges[i].complete)
+		if (state.logs.list[i].complete)
 			break;
-		if (received_lsn <= purges[i].lsn)
+		if (received_lsn <= state.logs.list[i].lsn)
 			continue;
-		purges[i].complete = true;
-		purges[i].lsn = received_lsn;
+		state.logs.list[i].complete = true;
+		state.logs.list[i].lsn = received_lsn;
 	}
 }
 
@@ -197,11 +223,11 @@ note_complete(XLogRecPtr received_lsn)
 static void
 job_failed(const char *what, const EcmError *err)
 {
-	next_at = ecm_backoff_fail(&backoff, ecm_now());
-	if (backoff.retries == 1)
+	state.next_at = ecm_backoff_fail(&state.backoff, ecm_now());
+	if (state.backoff.retries == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_WARNING,
-					 err->hint, "could not %s yet: %s", what,
-					 ecm_error_for_public(err->sqlstate, err->message));
+				  err->hint, "could not %s yet: %s", what,
+				  ecm_error_for_public(err->sqlstate, err->message));
 }
 
 static void
@@ -209,12 +235,12 @@ job_succeeded(void)
 {
 	EcmTime		now = ecm_now();
 
-	ecm_backoff_reset(&backoff, now);
-	next_at = ecm_later(now, SLICE_PAUSE_MS);
+	ecm_backoff_reset(&state.backoff, now);
+	state.next_at = ecm_later(now, SLICE_PAUSE_MS);
 }
 
 /*
- * Those whose rows others can see still, as when the commit waits for a
+ * Adds shapes anew whose rows others can see still, as when the commit waits for a
  * synchronous standby: an array constant.  Returns how many they are.
  */
 static int
@@ -238,27 +264,27 @@ purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	const char *postponed;
 	bool		all_postponed;
 
-	purge_job = 0;
+	state.logs.job = 0;
 	if (err != NULL)
 	{
 		job_failed("delete the logs of dropped shapes", err);
 		return;
 	}
 	done = ecm_conn_value(conn, 0, 0);
-	first_purge += done ? atoi(done) : 0;
+	state.logs.first += done ? atoi(done) : 0;
 	postponed = ecm_conn_value(conn, 0, 1);
 	all_postponed = add_postponed(postponed ? postponed : "{}") == (done ? atoi(done) : 0);
-	if (first_purge >= npurges)
+	if (state.logs.first >= state.logs.n)
 		forget_purges();
 	job_succeeded();
 	if (all_postponed)
-		next_at = ecm_later(ecm_now(), POSTPONED_MS);
+		state.next_at = ecm_later(ecm_now(), POSTPONED_MS);
 }
 
 static void
 scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
-	scan_job = 0;
+	state.scan.job = 0;
 	if (err != NULL)
 	{
 		job_failed("look for the logs of dropped shapes", err);
@@ -268,7 +294,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	for (int i = 0; i < ecm_conn_nrows(conn); i++)
 		add_purge(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10),
 				  InvalidXLogRecPtr, true);
-	scan_wanted = ecm_conn_nrows(conn) == SLICE_SHAPES;
+	state.scan.wanted = ecm_conn_nrows(conn) == SLICE_SHAPES;
 	job_succeeded();
 }
 
@@ -276,21 +302,21 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 static int64
 wal_allowed(EcmTime now)
 {
-	int64		allowance = ecm_wal_allowance(stack_index, SMALL_WAL);
+	int64		allowance = ecm_wal_allowance(state.stack_index, SMALL_WAL);
 
 	if (allowance < SMALL_WAL)
 	{
-		if (held_since == 0)
-			held_since = now;
-		if (!ecm_has_passed(held_since, now, PATIENCE_MS))
+		if (state.held_since == 0)
+			state.held_since = now;
+		if (!ecm_has_passed(state.held_since, now, PATIENCE_MS))
 			return 0;
 		allowance = SMALL_WAL;
 	}
-	held_since = 0;
+	state.held_since = 0;
 	return Min(allowance, SLICE_WAL);
 }
 
-/* They come in the order in which they were dropped. */
+/* Logs go in the order in which their shapes were dropped. */
 static void
 start_purge(EcmTime now, XLogRecPtr applied_lsn)
 {
@@ -298,37 +324,37 @@ start_purge(EcmTime now, XLogRecPtr applied_lsn)
 	int64		max_wal;
 	int			n = 0;
 
-	if (!purges[first_purge].complete || applied_lsn < purges[first_purge].lsn)
+	if (!state.logs.list[state.logs.first].complete || applied_lsn < state.logs.list[state.logs.first].lsn)
 		return;
 	max_wal = wal_allowed(now);
 	if (max_wal == 0)
 	{
-		next_at = ecm_later(now, LOOK_PAUSE_MS);
+		state.next_at = ecm_later(now, LOOK_PAUSE_MS);
 		return;
 	}
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT done, postponed FROM _electric_cm.purge_shapes(");
-	for (int i = first_purge; i < npurges && n < SLICE_SHAPES; i++)
+	for (int i = state.logs.first; i < state.logs.n && n < SLICE_SHAPES; i++)
 	{
-		if (!purges[i].complete || applied_lsn < purges[i].lsn)
+		if (!state.logs.list[i].complete || applied_lsn < state.logs.list[i].lsn)
 			break;
-		appendStringInfo(&sql, "%s" INT64_FORMAT, n++ > 0 ? "," : "'{", purges[i].id);
+		appendStringInfo(&sql, "%s" INT64_FORMAT, n++ > 0 ? "," : "'{", state.logs.list[i].id);
 	}
 	appendStringInfo(&sql, "}', %d, " INT64_FORMAT ")", SLICE_CHUNKS, max_wal);
-	purge_job = ecm_pool_submit(sql.data, 0, purge_done, NULL);
+	state.logs.job = ecm_pool_submit(sql.data, 0, purge_done, NULL);
 	pfree(sql.data);
 }
 
 /*
- * What has no shape any more, nor will have: the shapes of roles that have been
- * dropped elsewhere go first.  The statement finds the logs' ids by skipping
+ * Finds logs and states without a shape, after the shapes of roles that have been
+ * dropped elsewhere have been deleted.  The statement finds the logs' ids by skipping
  * from one to the next in the index.
  */
 static void
 start_scan(void)
 {
-	scan_job =
+	state.scan.job =
 		ecm_pool_submit(psprintf("SELECT _electric_cm.invalidate_ownerless();"
 								 "WITH RECURSIVE ids AS ("
 								 "(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1)"
@@ -352,18 +378,18 @@ start_scan(void)
 void
 ecm_purges_leaver(TransactionId xid)
 {
-	if (leave_at == 0)
-		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
-	if (nleavers > 0 && leavers[nleavers - 1] == xid)
+	if (state.leave.at == 0)
+		state.leave.at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
+	if (state.leave.n > 0 && state.leave.leavers[state.leave.n - 1] == xid)
 		return;
-	if (nleavers == leavers_size)
+	if (state.leave.n == state.leave.size)
 	{
-		leavers_size = leavers_size ? leavers_size * 2 : 16;
-		leavers = leavers ?
-			repalloc(leavers, sizeof(TransactionId) * leavers_size) :
-			MemoryContextAlloc(TopMemoryContext, sizeof(TransactionId) * leavers_size);
+		state.leave.size = state.leave.size ? state.leave.size * 2 : 16;
+		state.leave.leavers = state.leave.leavers ?
+			repalloc(state.leave.leavers, sizeof(TransactionId) * state.leave.size) :
+			MemoryContextAlloc(TopMemoryContext, sizeof(TransactionId) * state.leave.size);
 	}
-	leavers[nleavers++] = xid;
+	state.leave.leavers[state.leave.n++] = xid;
 }
 
 static void
@@ -371,11 +397,11 @@ leave_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
 	const char *again = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
 
-	leave_job = 0;
+	state.leave.job = 0;
 	if (err != NULL)
 		job_failed("take tables without shapes out of the publication", err);
-	if (leave_at == 0 && again != NULL && again[0] == 't')
-		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
+	if (state.leave.at == 0 && again != NULL && again[0] == 't')
+		state.leave.at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
 }
 
 /*
@@ -387,14 +413,14 @@ start_leave(EcmTime now)
 {
 	int			left = 0;
 
-	for (int i = 0; i < nleavers; i++)
-		if (TransactionIdIsInProgress(leavers[i]))
-			leavers[left++] = leavers[i];
-	nleavers = left;
-	leave_at = left == 0 ? 0 : ecm_later(now, LEAVE_DELAY_MS);
+	for (int i = 0; i < state.leave.n; i++)
+		if (TransactionIdIsInProgress(state.leave.leavers[i]))
+			state.leave.leavers[left++] = state.leave.leavers[i];
+	state.leave.n = left;
+	state.leave.at = left == 0 ? 0 : ecm_later(now, LEAVE_DELAY_MS);
 	if (left == 0)
-		leave_job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
-									JOB_TIMEOUT_MS, leave_done, NULL);
+		state.leave.job = ecm_pool_submit("SELECT _electric_cm.unpublish_tables()",
+										  JOB_TIMEOUT_MS, leave_done, NULL);
 }
 
 /* ------------------------------------ shapes that are gone, but locked --- */
@@ -402,24 +428,24 @@ start_leave(EcmTime now)
 void
 ecm_purges_gone(XLogRecPtr after)
 {
-	marked_after = after;
-	marked_met = false;
-	gone_delay_ms = GONE_MIN_MS;
-	gone_at = ecm_later(ecm_now(), gone_delay_ms);
+	state.gone.marked_after = after;
+	state.gone.marked_met = false;
+	state.gone.delay_ms = GONE_MIN_MS;
+	state.gone.at = ecm_later(ecm_now(), state.gone.delay_ms);
 }
 
 /* Until the consumers have marked them there is nothing to be deleted. */
 static bool
 gone_are_marked(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
-	if (XLogRecPtrIsInvalid(marked_after))
+	if (XLogRecPtrIsInvalid(state.gone.marked_after))
 		return true;
-	if (!marked_met && received_lsn > marked_after)
+	if (!state.gone.marked_met && received_lsn > state.gone.marked_after)
 	{
-		marked_met = true;
-		marked_after = received_lsn;
+		state.gone.marked_met = true;
+		state.gone.marked_after = received_lsn;
 	}
-	return marked_met && applied_lsn >= marked_after;
+	return state.gone.marked_met && applied_lsn >= state.gone.marked_after;
 }
 
 static void
@@ -427,13 +453,13 @@ gone_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
 	const char *others = err == NULL ? ecm_conn_value(conn, 0, 0) : "t";
 
-	gone_job = 0;
+	state.gone.job = 0;
 	if (err != NULL)
 		job_failed("delete shapes that are gone", err);
-	if (gone_at != 0 || others == NULL || others[0] != 't')
+	if (state.gone.at != 0 || others == NULL || others[0] != 't')
 		return;
-	gone_delay_ms = Min(gone_delay_ms * 2, GONE_MAX_MS);
-	gone_at = ecm_later(ecm_now(), gone_delay_ms);
+	state.gone.delay_ms = Min(state.gone.delay_ms * 2, GONE_MAX_MS);
+	state.gone.at = ecm_later(ecm_now(), state.gone.delay_ms);
 }
 
 static void
@@ -441,48 +467,48 @@ start_gone(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
 	if (!gone_are_marked(received_lsn, applied_lsn))
 	{
-		gone_at = ecm_later(now, GONE_MIN_MS);
+		state.gone.at = ecm_later(now, GONE_MIN_MS);
 		return;
 	}
-	gone_at = 0;
-	gone_job = ecm_pool_submit("SELECT _electric_cm.delete_gone()",
-							   JOB_TIMEOUT_MS, gone_done, NULL);
+	state.gone.at = 0;
+	state.gone.job = ecm_pool_submit("SELECT _electric_cm.delete_gone()",
+									 JOB_TIMEOUT_MS, gone_done, NULL);
 }
 
 void
 ecm_purges_scan(void)
 {
-	scan_wanted = true;
+	state.scan.wanted = true;
 	ecm_purges_gone(InvalidXLogRecPtr);
-	if (leave_at == 0)
-		leave_at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
+	if (state.leave.at == 0)
+		state.leave.at = ecm_later(ecm_now(), LEAVE_DELAY_MS);
 }
 
 void
 ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
-	if (received_lsn > gone_after)
+	if (received_lsn > state.told.after)
 		report_gone();
 	note_complete(received_lsn);
-	if (gone_at != 0 && gone_job == 0 && now >= gone_at)
+	if (state.gone.at != 0 && state.gone.job == 0 && now >= state.gone.at)
 		start_gone(now, received_lsn, applied_lsn);
-	if (leave_at != 0 && leave_job == 0 && now >= leave_at)
+	if (state.leave.at != 0 && state.leave.job == 0 && now >= state.leave.at)
 		start_leave(now);
-	if (purge_job != 0 || scan_job != 0 || now < next_at)
+	if (state.logs.job != 0 || state.scan.job != 0 || now < state.next_at)
 		return;
-	next_at = 0;
-	if (first_purge < npurges)
+	state.next_at = 0;
+	if (state.logs.first < state.logs.n)
 		start_purge(now, applied_lsn);
-	else if (scan_wanted)
+	else if (state.scan.wanted)
 		start_scan();
 }
 
 EcmTime
 ecm_purges_deadline(void)
 {
-	EcmTime		deadline = ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
+	EcmTime		deadline = ecm_earlier(state.next_at, state.leave.job == 0 ? state.leave.at : 0);
 
-	return ecm_sooner(deadline, gone_job == 0 ? gone_at : 0);
+	return ecm_earlier(deadline, state.gone.job == 0 ? state.gone.at : 0);
 }
 
 void
@@ -490,15 +516,15 @@ ecm_purges_forget(void)
 {
 	report_gone();
 	forget_purges();
-	if (purge_job != 0)
-		ecm_pool_cancel(purge_job);
-	if (scan_job != 0)
-		ecm_pool_cancel(scan_job);
-	if (leave_job != 0)
-		ecm_pool_cancel(leave_job);
-	if (gone_job != 0)
-		ecm_pool_cancel(gone_job);
-	purge_job = scan_job = leave_job = gone_job = 0;
-	scan_wanted = false;
-	next_at = held_since = leave_at = gone_at = 0;
+	if (state.logs.job != 0)
+		ecm_pool_cancel(state.logs.job);
+	if (state.scan.job != 0)
+		ecm_pool_cancel(state.scan.job);
+	if (state.leave.job != 0)
+		ecm_pool_cancel(state.leave.job);
+	if (state.gone.job != 0)
+		ecm_pool_cancel(state.gone.job);
+	state.logs.job = state.scan.job = state.leave.job = state.gone.job = 0;
+	state.scan.wanted = false;
+	state.next_at = state.held_since = state.leave.at = state.gone.at = 0;
 }

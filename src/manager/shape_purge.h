@@ -22,15 +22,15 @@ extern void ecm_purges_init(int stack_index);
  */
 extern void ecm_purges_add(int64 id, XLogRecPtr after);
 
-/* That transaction has dropped shapes, perhaps the last ones of their tables. */
+/* A transaction has dropped shapes, perhaps the last ones of their tables. */
 extern void ecm_purges_leaver(TransactionId xid);
 
 /* Shapes that can't be deleted yet, since their rows are locked, are gone. */
 extern void ecm_purges_gone(XLogRecPtr after);
 
 /*
- * The end of 'n' shapes, one of which has that handle, was met.  Those of a
- * transaction that have the same reason make one event.
+ * The end of 'n' shapes, one of which has that handle, was met.  Shapes that one
+ * transaction ends for the same reason make one event.
  */
 extern void ecm_purges_report(const char *handle, int n, const char *reason,
 							  XLogRecPtr after);

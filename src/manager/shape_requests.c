@@ -4,8 +4,8 @@
  *	  The manager's part in creating shapes: which are to be created.
  *
  * Requests come with the stream, where somebody has declared a shape, and
- * from scans of the catalog, at the start of each stream.  They wait in a queue
- * for each table until shape_creation.c takes them.
+ * from scans of the catalog, at the start of each stream.  Each table has a queue,
+ * where they wait until shape_batch.c takes them.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,11 +22,12 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/event.h"
 #include "base/shmem.h"
+#include "base/table_writer.h"
 #include "connection/pool.h"
 #include "manager/shape_requests.h"
-#include "shape/shape.h"
 
 /* How long to leave a creator alone whose commit can't be seen yet. */
 #define CREATOR_MIN_MS		5
@@ -51,23 +52,38 @@ typedef struct Queue
 	EcmTime		look_at;		/* no creator could be seen: not before */
 } Queue;
 
-static const char *datname;
-static MemoryContext requests_context;
-static HTAB *requests;
-static HTAB *queues;
-static bool were_many;			/* at some time since the tables were empty */
-static dlist_head queue_list = DLIST_STATIC_INIT(queue_list);
-static EcmTime next_look_at;	/* of the queues; 0: none */
+typedef struct Requests
+{
+	const char *datname;
+	MemoryContext context;		/* of the tables, and of creators */
+	HTAB	   *requests;		/* of EcmShapeRequest */
+	HTAB	   *queues;			/* of Queue */
+	bool		were_many;		/* at some time since the tables were empty */
+	dlist_head	queue_list;
+	EcmTime		next_look_at;	/* of the queues; 0: none */
 
-static uint64 scan_job = 0;
-static int64 scanned_to;		/* shape id */
-static bool scan_goes_on;		/* there are more than one scan has brought */
-static EcmTime scan_retry_at = 0;
+	/* the scan of the catalog */
+	struct
+	{
+		uint64		job;		/* 0: none runs */
+		int64		reached;	/* shape id */
+		bool		goes_on;	/* there are more than one has brought */
+		EcmTime		retry_at;	/* 0: no need to */
+	}			scan;
 
-/* Those whose end calls for another scan. */
-static VirtualTransactionId *creators = NULL;
-static int	ncreators = 0;
-static EcmTime creators_poll_at;
+	/* those whose end calls for another scan */
+	struct
+	{
+		VirtualTransactionId *vxids;
+		int			n;
+		EcmTime		poll_at;
+	}			creators;
+} Requests;
+
+static Requests state =
+{
+	.queue_list = DLIST_STATIC_INIT(state.queue_list)
+};
 
 static HTAB *
 create_hash(const char *name, Size keysize, Size entrysize)
@@ -76,24 +92,24 @@ create_hash(const char *name, Size keysize, Size entrysize)
 
 	ctl.keysize = keysize;
 	ctl.entrysize = entrysize;
-	ctl.hcxt = requests_context;
+	ctl.hcxt = state.context;
 	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 static void
 create_hashes(void)
 {
-	requests = create_hash("electric_cm requests", sizeof(int64), sizeof(EcmRequest));
-	queues = create_hash("electric_cm queues", sizeof(Oid), sizeof(Queue));
+	state.requests = create_hash("electric_cm requests", sizeof(int64), sizeof(EcmShapeRequest));
+	state.queues = create_hash("electric_cm queues", sizeof(Oid), sizeof(Queue));
 }
 
 void
 ecm_requests_init(const char *name)
 {
-	datname = name;
-	requests_context = AllocSetContextCreate(TopMemoryContext,
-											 "electric_cm requests",
-											 ALLOCSET_DEFAULT_SIZES);
+	state.datname = name;
+	state.context = AllocSetContextCreate(TopMemoryContext,
+										  "electric_cm requests",
+										  ALLOCSET_DEFAULT_SIZES);
 	create_hashes();
 }
 
@@ -101,14 +117,14 @@ static Queue *
 get_queue(Oid relation)
 {
 	bool		found;
-	Queue	   *queue = hash_search(queues, &relation, HASH_ENTER, &found);
+	Queue	   *queue = hash_search(state.queues, &relation, HASH_ENTER, &found);
 
 	if (!found)
 	{
 		dlist_init(&queue->requests);
 		queue->nrequests = queue->nbatches = queue->delay_ms = 0;
 		queue->look_at = 0;
-		dlist_push_tail(&queue_list, &queue->node);
+		dlist_push_tail(&state.queue_list, &queue->node);
 	}
 	return queue;
 }
@@ -119,20 +135,20 @@ remove_queue_if_empty(Queue *queue)
 	if (queue->nrequests > 0 || queue->nbatches > 0)
 		return;
 	dlist_delete(&queue->node);
-	(void) hash_search(queues, &queue->relation, HASH_REMOVE, NULL);
+	(void) hash_search(state.queues, &queue->relation, HASH_REMOVE, NULL);
 }
 
-EcmRequest *
+EcmShapeRequest *
 ecm_request_find(int64 id)
 {
-	return hash_search(requests, &id, HASH_FIND, NULL);
+	return hash_search(state.requests, &id, HASH_FIND, NULL);
 }
 
 void
 ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId created_by)
 {
 	bool		found;
-	EcmRequest *request = hash_search(requests, &id, HASH_ENTER, &found);
+	EcmShapeRequest *request = hash_search(state.requests, &id, HASH_ENTER, &found);
 	Queue	   *queue;
 
 	if (found)
@@ -146,13 +162,13 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 	queue = get_queue(relation);
 	queue->look_at = 0;
 	queue->delay_ms = 0;
-	next_look_at = 0;
+	state.next_look_at = 0;
 	dlist_push_tail(&queue->requests, &request->node);
 	queue->nrequests++;
 }
 
 void
-ecm_request_end(EcmRequest *request)
+ecm_request_end(EcmShapeRequest *request)
 {
 	if (request->queued)
 	{
@@ -162,7 +178,7 @@ ecm_request_end(EcmRequest *request)
 		queue->nrequests--;
 		remove_queue_if_empty(queue);
 	}
-	(void) hash_search(requests, &request->id, HASH_REMOVE, NULL);
+	(void) hash_search(state.requests, &request->id, HASH_REMOVE, NULL);
 }
 
 void
@@ -176,7 +192,7 @@ ecm_request_batches(Oid relation, int change)
 
 /* Takes what can be created now out of a queue. */
 static int
-take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
+take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 {
 	int			n = Min(queue->nrequests, max);
 	int			ntaken = 0;
@@ -184,8 +200,8 @@ take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
 
 	for (int i = 0; i < n; i++)
 	{
-		EcmRequest *request = dlist_container(EcmRequest, node,
-											  dlist_pop_head_node(&queue->requests));
+		EcmShapeRequest *request = dlist_container(EcmShapeRequest, node,
+												   dlist_pop_head_node(&queue->requests));
 
 		/*
 		 * A commit can be decoded a moment before it is visible, or long
@@ -213,12 +229,12 @@ take_from_queue(Queue *queue, EcmTime now, EcmRequest **taken, int max)
 }
 
 int
-ecm_requests_take(EcmTime now, int max_batches, EcmRequest **taken, int max)
+ecm_requests_take(EcmTime now, int max_batches, EcmShapeRequest **taken, int max)
 {
 	dlist_mutable_iter iter;
 
-	next_look_at = 0;
-	dlist_foreach_modify(iter, &queue_list)
+	state.next_look_at = 0;
+	dlist_foreach_modify(iter, &state.queue_list)
 	{
 		Queue	   *queue = dlist_container(Queue, node, iter.cur);
 		int			n = 0;
@@ -231,11 +247,11 @@ ecm_requests_take(EcmTime now, int max_batches, EcmRequest **taken, int max)
 		{
 			/* the tables take turns */
 			dlist_delete(&queue->node);
-			dlist_push_tail(&queue_list, &queue->node);
+			dlist_push_tail(&state.queue_list, &queue->node);
 			return n;
 		}
-		if (next_look_at == 0 || queue->look_at < next_look_at)
-			next_look_at = queue->look_at;
+		if (state.next_look_at == 0 || queue->look_at < state.next_look_at)
+			state.next_look_at = queue->look_at;
 	}
 	return 0;
 }
@@ -247,29 +263,28 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
 	int			n;
 
-	scan_job = 0;
+	state.scan.job = 0;
 	if (err != NULL)
 	{
 		/* without it shapes could stay "creating" unseen: try again */
-		ecm_event_in(MyDatabaseId, datname, ECM_EVENT_WARNING,
-					 err->hint, "could not look for shapes to create: %s",
-					 ecm_error_for_public(err->sqlstate, err->message));
-		scan_retry_at = ecm_later(ecm_now(),
-								  SCAN_RETRY_MS);
+		ecm_event_in(MyDatabaseId, state.datname, ECM_EVENT_WARNING,
+				  err->hint, "could not look for shapes to create: %s",
+				  ecm_error_for_public(err->sqlstate, err->message));
+		state.scan.retry_at = ecm_later(ecm_now(), SCAN_RETRY_MS);
 		return;
 	}
 	n = ecm_conn_nrows(conn);
 	for (int i = 0; i < n; i++)
 	{
-		scanned_to = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
-		ecm_request_add(scanned_to, strtoul(ecm_conn_value(conn, i, 1), NULL, 10),
+		state.scan.reached = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
+		ecm_request_add(state.scan.reached, strtoul(ecm_conn_value(conn, i, 1), NULL, 10),
 						ecm_conn_value(conn, i, 2), InvalidTransactionId);
 	}
-	scan_goes_on = n == SCAN_SHAPES;
+	state.scan.goes_on = n == SCAN_SHAPES;
 }
 
 /*
- * Everybody who may have written to the table of shapes.
+ * Notes all transactions that may have written to the table of shapes.
  */
 static void
 collect_creators(void *arg pg_attribute_unused())
@@ -281,40 +296,40 @@ collect_creators(void *arg pg_attribute_unused())
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
 	vxids = GetLockConflicts(&tag, ShareLock, &n);
-	creators = MemoryContextAlloc(requests_context,
-								  (n + 1) * sizeof(VirtualTransactionId));
-	memcpy(creators, vxids, n * sizeof(VirtualTransactionId));
-	ncreators = n;
+	state.creators.vxids = MemoryContextAlloc(state.context,
+											  (n + 1) * sizeof(VirtualTransactionId));
+	memcpy(state.creators.vxids, vxids, n * sizeof(VirtualTransactionId));
+	state.creators.n = n;
 }
 
 static void
 forget_creators(void)
 {
-	if (creators != NULL)
-		pfree(creators);
-	creators = NULL;
-	ncreators = 0;
+	if (state.creators.vxids != NULL)
+		pfree(state.creators.vxids);
+	state.creators.vxids = NULL;
+	state.creators.n = 0;
 }
 
 /* Shapes to be created, a limited number at a time, from where it stopped. */
 static void
 submit_scan(void)
 {
-	scan_retry_at = 0;
-	scan_job =
+	state.scan.retry_at = 0;
+	state.scan.job =
 		ecm_pool_submit(psprintf("SELECT s.id, s.relation, s.handle FROM _electric_cm.shape s"
 								 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
 								 " WHERE coalesce(t.state, 'capturing') = 'capturing'"
 								 " AND s.id > " INT64_FORMAT " ORDER BY s.id LIMIT %d",
-								 scanned_to, SCAN_SHAPES),
+								 state.scan.reached, SCAN_SHAPES),
 						0, scan_done, NULL);
 }
 
 static void
 start_scan(void)
 {
-	scanned_to = 0;
-	scan_goes_on = false;
+	state.scan.reached = 0;
+	state.scan.goes_on = false;
 	submit_scan();
 }
 
@@ -329,16 +344,15 @@ ecm_requests_scan(void)
 {
 	EcmError	err;
 
-	if (scan_job != 0)
+	if (state.scan.job != 0)
 		return;
 	forget_creators();
 	if (!ecm_worker_try(collect_creators, NULL, &err))
 	{
-		scan_retry_at = ecm_later(ecm_now(),
-								  SCAN_RETRY_MS);
+		state.scan.retry_at = ecm_later(ecm_now(), SCAN_RETRY_MS);
 		return;
 	}
-	creators_poll_at = 0;
+	state.creators.poll_at = 0;
 	start_scan();
 }
 
@@ -348,13 +362,13 @@ poll_creators(EcmTime now)
 {
 	int			left = 0;
 
-	if (ncreators == 0 || now < creators_poll_at || scan_job != 0 || scan_goes_on)
+	if (state.creators.n == 0 || now < state.creators.poll_at || state.scan.job != 0 || state.scan.goes_on)
 		return;
-	for (int i = 0; i < ncreators; i++)
-		if (!VirtualXactLock(creators[i], false))
-			creators[left++] = creators[i];
-	ncreators = left;
-	creators_poll_at = ecm_later(now, CREATORS_POLL_MS);
+	for (int i = 0; i < state.creators.n; i++)
+		if (!VirtualXactLock(state.creators.vxids[i], false))
+			state.creators.vxids[left++] = state.creators.vxids[i];
+	state.creators.n = left;
+	state.creators.poll_at = ecm_later(now, CREATORS_POLL_MS);
 	if (left == 0)
 		start_scan();
 }
@@ -363,24 +377,24 @@ poll_creators(EcmTime now)
 static void
 free_tables(void)
 {
-	if (hash_get_num_entries(requests) > MANY_REQUESTS)
-		were_many = true;
-	if (!were_many || hash_get_num_entries(requests) > 0 ||
-		hash_get_num_entries(queues) > 0)
+	if (hash_get_num_entries(state.requests) > MANY_REQUESTS)
+		state.were_many = true;
+	if (!state.were_many || hash_get_num_entries(state.requests) > 0 ||
+		hash_get_num_entries(state.queues) > 0)
 		return;
-	hash_destroy(requests);
-	hash_destroy(queues);
+	hash_destroy(state.requests);
+	hash_destroy(state.queues);
 	create_hashes();
-	were_many = false;
+	state.were_many = false;
 }
 
 void
 ecm_requests_poll(EcmTime now)
 {
-	if (scan_retry_at != 0 && now >= scan_retry_at)
+	if (state.scan.retry_at != 0 && now >= state.scan.retry_at)
 		ecm_requests_scan();
-	if (scan_goes_on && scan_job == 0 && scan_retry_at == 0 &&
-		hash_get_num_entries(requests) < SCAN_SHAPES / 2)
+	if (state.scan.goes_on && state.scan.job == 0 && state.scan.retry_at == 0 &&
+		hash_get_num_entries(state.requests) < SCAN_SHAPES / 2)
 		submit_scan();
 	poll_creators(now);
 	free_tables();
@@ -389,11 +403,11 @@ ecm_requests_poll(EcmTime now)
 EcmTime
 ecm_requests_deadline(void)
 {
-	EcmTime		deadline = scan_retry_at;
+	EcmTime		deadline = state.scan.retry_at;
 
-	if (ncreators > 0 && scan_job == 0 && !scan_goes_on)
-		deadline = ecm_sooner(deadline, Max(creators_poll_at, 1));
-	return ecm_sooner(deadline, next_look_at);
+	if (state.creators.n > 0 && state.scan.job == 0 && !state.scan.goes_on)
+		deadline = ecm_earlier(deadline, Max(state.creators.poll_at, 1));
+	return ecm_earlier(deadline, state.next_look_at);
 }
 
 /*
@@ -404,17 +418,17 @@ void
 ecm_requests_forget(void)
 {
 	HASH_SEQ_STATUS seq;
-	EcmRequest *request;
+	EcmShapeRequest *request;
 
-	hash_seq_init(&seq, requests);
+	hash_seq_init(&seq, state.requests);
 	while ((request = hash_seq_search(&seq)) != NULL)
 		if (!TransactionIdIsValid(request->created_by))
 			ecm_request_end(request);
-	if (scan_job != 0)
-		ecm_pool_cancel(scan_job);
-	scan_job = 0;
-	scan_retry_at = 0;
-	scan_goes_on = false;
+	if (state.scan.job != 0)
+		ecm_pool_cancel(state.scan.job);
+	state.scan.job = 0;
+	state.scan.retry_at = 0;
+	state.scan.goes_on = false;
 	forget_creators();
 	free_tables();
 }

@@ -15,7 +15,7 @@
 #include "base/clock.h"
 
 /* A shape to be created. */
-typedef struct EcmRequest
+typedef struct EcmShapeRequest
 {
 	int64		id;				/* hash key */
 	char		handle[40];
@@ -25,15 +25,15 @@ typedef struct EcmRequest
 	dlist_node	node;			/* in its table's queue */
 	struct EcmBatch *batch;		/* shape_creation.c's, as is */
 	int			generation;
-} EcmRequest;
+} EcmShapeRequest;
 
 extern void ecm_requests_init(const char *datname);
 
 /* Nothing happens if it is there already. */
 extern void ecm_request_add(int64 id, Oid relation, const char *handle,
 							TransactionId created_by);
-extern EcmRequest *ecm_request_find(int64 id);
-extern void ecm_request_end(EcmRequest *request);
+extern EcmShapeRequest *ecm_request_find(int64 id);
+extern void ecm_request_end(EcmShapeRequest *request);
 
 /* How many batches of a table are under way has changed. */
 extern void ecm_request_batches(Oid relation, int change);
@@ -43,7 +43,7 @@ extern void ecm_request_batches(Oid relation, int change);
  * max_batches.  Returns how many; 0: there is nothing to be done now.
  */
 extern int	ecm_requests_take(EcmTime now, int max_batches,
-							  EcmRequest **taken, int max);
+							  EcmShapeRequest **taken, int max);
 
 /* Reads from the catalog which shapes are being created. */
 extern void ecm_requests_scan(void);
@@ -53,12 +53,5 @@ extern EcmTime ecm_requests_deadline(void);
 
 /* The stream was lost (a scan follows); those that were taken are gone, too. */
 extern void ecm_requests_forget(void);
-
-/* The sooner of two deadlines, of which 0 is none. */
-static inline EcmTime
-ecm_sooner(EcmTime a, EcmTime b)
-{
-	return a == 0 || (b != 0 && b < a) ? b : a;
-}
 
 #endif							/* ECM_SHAPE_REQUESTS_H */

@@ -6,8 +6,8 @@
  * Consumers name the shapes whose logs have grown a good deal; every
  * electric_cm.wal_report_interval a pool session looks at these, one at a time,
  * and folds those that are beyond electric_cm.shape_log_retention
- * (fold.c).  What earlier consumers may have had to say, or would have
- * said with another setting, is made up for by one look at all shapes.
+ * (fold.c).  One look at all shapes makes up for logs that earlier consumers had no
+ * occasion to name, or would have named with another setting.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
+#include "base/errors.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -29,23 +31,35 @@
 /* Candidates that are looked for at a time. */
 #define SCAN_SHAPES			1000
 
-/* What can't be folded now is tried again after that. */
+/* A log that can't be folded now is tried again after that. */
 #define RETRY_MS			30000
 
-static int	stack_index;
-static List *candidates = NIL;	/* pointers to ids; the first one is at work */
-static int	scanned_for = -1;	/* retention for which all shapes have been
-								 * looked at */
-static int	scanning_for;
-static int64 scanned_to = 0;	/* shape id */
-static uint64 job = 0;
-static EcmTime look_at = 0;		/* at what consumers have to say */
-static bool paused = false;		/* until then, because of an error */
+typedef struct Retention
+{
+	int			stack_index;
+	uint64		job;			/* a scan, or a fold; 0: none runs */
+	List	   *candidates;		/* pointers to ids; the first one is at work */
+
+	/* the look at all shapes */
+	int			scanned_for;	/* retention for which it is done */
+	int			scanning_for;	/* that it is at */
+	int64		scanned_to;		/* shape id */
+
+	/* the look at what consumers have to say */
+	EcmTime		look_at;
+	bool		paused;			/* nothing is done until then: an error */
+	EcmError	last_error;		/* is reported once */
+} Retention;
+
+static Retention retention =
+{
+	.scanned_for = -1
+};
 
 void
 ecm_retention_init(int index)
 {
-	stack_index = index;
+	retention.stack_index = index;
 }
 
 static void
@@ -55,7 +69,7 @@ add_last(int64 shape)
 	int64	   *id = palloc(sizeof(int64));
 
 	*id = shape;
-	candidates = lappend(candidates, id);
+	retention.candidates = lappend(retention.candidates, id);
 	MemoryContextSwitchTo(old);
 }
 
@@ -64,7 +78,7 @@ add_candidate(int64 shape)
 {
 	ListCell   *lc;
 
-	foreach(lc, candidates)
+	foreach(lc, retention.candidates)
 		if (*(int64 *) lfirst(lc) == shape)
 		return;
 	add_last(shape);
@@ -73,15 +87,15 @@ add_candidate(int64 shape)
 static void
 forget_first(void)
 {
-	pfree(linitial(candidates));
-	candidates = list_delete_first(candidates);
+	pfree(linitial(retention.candidates));
+	retention.candidates = list_delete_first(retention.candidates);
 }
 
 /* Takes the names that consumers have put down. */
 static void
 collect_grown(void)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = &ecm_shared->stacks[retention.stack_index];
 	int64		grown[ECM_MAX_SHAPE_WORKERS * ECM_MAX_GROWN];
 	int			n = 0;
 
@@ -103,15 +117,14 @@ collect_grown(void)
 static void
 report(const EcmError *err, const char *what)
 {
-	static EcmError last;
-
-	if (strcmp(err->sqlstate, last.sqlstate) != 0 ||
-		strcmp(err->message, last.message) != 0)
-		ecm_event(&ecm_shared->stacks[stack_index], ECM_EVENT_WARNING, err->hint, "%s: %s",
+	if (strcmp(err->sqlstate, retention.last_error.sqlstate) != 0 ||
+		strcmp(err->message, retention.last_error.message) != 0)
+		ecm_event(&ecm_shared->stacks[retention.stack_index], ECM_EVENT_WARNING,
+				  err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
-	last = *err;
-	look_at = ecm_later(ecm_now(), RETRY_MS);
-	paused = true;
+	retention.last_error = *err;
+	retention.look_at = ecm_later(ecm_now(), RETRY_MS);
+	retention.paused = true;
 }
 
 static void
@@ -119,7 +132,7 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
 	const char *value;
 
-	job = 0;
+	retention.job = 0;
 	if (err != NULL)
 	{
 		EcmFault	fault = ecm_error_fault(err->sqlstate, err->message, ECM_WORK_FOLD);
@@ -127,13 +140,14 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		if (fault != ECM_FAULT_IT_IS_GONE)
 			report(err, "could not fold a shape's log");
 		if (fault == ECM_FAULT_OF_NONE)
-			add_last(*(int64 *) linitial(candidates));	/* once more, then */
+			add_last(*(int64 *) linitial(retention.candidates));	/* once more, then */
 		forget_first();
 		return;
 	}
 	value = ecm_conn_value(conn, 0, 1);
 	if (value != NULL)
-		ecm_event(&ecm_shared->stacks[stack_index], ECM_EVENT_SHAPE_LOG_FOLDED, NULL, "%s", value);
+		ecm_event(&ecm_shared->stacks[retention.stack_index],
+				  ECM_EVENT_SHAPE_LOG_FOLDED, NULL, "%s", value);
 	value = ecm_conn_value(conn, 0, 0);
 	if (value == NULL || strcmp(value, "t") != 0)
 		forget_first();
@@ -142,7 +156,7 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 static void
 scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
-	job = 0;
+	retention.job = 0;
 	if (err != NULL)
 	{
 		report(err, "could not look for shape logs to fold");
@@ -150,13 +164,13 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	for (int i = 0; i < ecm_conn_nrows(conn); i++)
 	{
-		scanned_to = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
-		add_candidate(scanned_to);
+		retention.scanned_to = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
+		add_candidate(retention.scanned_to);
 	}
 	if (ecm_conn_nrows(conn) < SCAN_SHAPES)
 	{
-		scanned_for = scanning_for;
-		scanned_to = 0;
+		retention.scanned_for = retention.scanning_for;
+		retention.scanned_to = 0;
 	}
 }
 
@@ -170,10 +184,10 @@ submit_scan(void)
 	int64		smallest = ecm_shape_log_retention > 0 ?
 	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
-	if (scanning_for != ecm_shape_log_retention)
-		scanned_to = 0;
-	scanning_for = ecm_shape_log_retention;
-	job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
+	if (retention.scanning_for != ecm_shape_log_retention)
+		retention.scanned_to = 0;
+	retention.scanning_for = ecm_shape_log_retention;
+	retention.job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
 								   " WHERE s.id > " INT64_FORMAT " AND"
 								   " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
 								   " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
@@ -181,16 +195,16 @@ submit_scan(void)
 								   " WHERE b.shape = s.id AND l.shape = s.id"
 								   " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)))"
 								   " ORDER BY s.id LIMIT %d",
-								   scanned_to, smallest, SCAN_SHAPES),
+								   retention.scanned_to, smallest, SCAN_SHAPES),
 						  0, scan_done, NULL);
 }
 
 static void
 submit_fold(void)
 {
-	job = ecm_pool_submit(psprintf("SELECT more, report FROM"
+	retention.job = ecm_pool_submit(psprintf("SELECT more, report FROM"
 								   " _electric_cm.fold_shape(" INT64_FORMAT ", " INT64_FORMAT ")",
-								   *(int64 *) linitial(candidates),
+								   *(int64 *) linitial(retention.candidates),
 								   ecm_shape_log_retention * INT64CONST(1024)),
 						  0, fold_done, NULL);
 }
@@ -198,38 +212,38 @@ submit_fold(void)
 void
 ecm_retention_poll(EcmTime now)
 {
-	if (job != 0)
+	if (retention.job != 0)
 		return;
 	if (ecm_shape_log_retention < 0)
 	{
-		scanned_for = ecm_shape_log_retention;
-		scanned_to = 0;
+		retention.scanned_for = ecm_shape_log_retention;
+		retention.scanned_to = 0;
 		return;
 	}
-	if (look_at == 0)
+	if (retention.look_at == 0)
 	{
 		/* a stack that starts has better things to do first */
-		look_at = ecm_later(now, ecm_wal_report_interval);
+		retention.look_at = ecm_later(now, ecm_wal_report_interval);
 		return;
 	}
-	if (now >= look_at)
+	if (now >= retention.look_at)
 	{
-		look_at = ecm_later(now, ecm_wal_report_interval);
-		paused = false;
+		retention.look_at = ecm_later(now, ecm_wal_report_interval);
+		retention.paused = false;
 		collect_grown();
 	}
-	if (paused)
+	if (retention.paused)
 		return;
-	if (candidates != NIL)
+	if (retention.candidates != NIL)
 		submit_fold();
-	else if (scanned_for != ecm_shape_log_retention)
+	else if (retention.scanned_for != ecm_shape_log_retention)
 		submit_scan();
 }
 
 void
 ecm_retention_stream_lost(void)
 {
-	if (job != 0)
-		ecm_pool_cancel(job);
-	job = 0;
+	if (retention.job != 0)
+		ecm_pool_cancel(retention.job);
+	retention.job = 0;
 }

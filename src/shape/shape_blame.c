@@ -3,16 +3,17 @@
  * shape_blame.c
  *	  Which shape is to blame for the death of a process.
  *
- * Who evaluates a where clause, or writes a row, may run out of memory, be
- * killed for that, or crash, and nobody is left to say what it was at.  So each
+ * A process that evaluates a where clause, or writes a row, may run out of memory,
+ * be killed for that, or crash, and can't say any more what it was at.  So each
  * such process keeps a note of where it is, and its successor reads it.  Since
  * a process that is killed takes the server's shared memory with it, the note is
  * in a file, mapped into memory: to change it costs a store.
  *
- * Once is nobody's fault, as the memory may have been wanted by others.  Twice
- * at the same place of the stream is the shape's that was worked on, or where
- * there was none, of all shapes of the table.  Once one is to blame for a
- * transaction, the others of its owner that die there have had their warning.
+ * The first death is no shape's fault, as others may have wanted the memory.  A
+ * second one at the same place of the stream is the fault of the shape that was
+ * worked on or, where there was none, of all shapes of the table.  Once a shape is
+ * to blame for a transaction, a first death there at another one of its owner's is
+ * that one's fault.
  *
  * A process that the postmaster tells to go, for others' crash or for an
  * immediate shutdown, has not died of what it was at.

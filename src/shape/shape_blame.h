@@ -43,16 +43,16 @@ extern EcmBlame ecm_blame_open(const char *name, pqsigfunc quit, EcmPlace *place
 /* We end here, by an error that may be a shape's fault. */
 extern EcmBlame ecm_blame_death(EcmPlace *place);
 
-/* Who was to blame has been put out of the way. */
+/* The shapes that were to blame have been put out of the way. */
 extern void ecm_blame_settled(const EcmPlace *place);
 
 /* Has a process died at that transaction before?  At that shape? */
 extern bool ecm_blame_died_at(XLogRecPtr lsn, int64 shape);
 
-/* That transaction is done with. */
+/* A transaction is done with. */
 extern void ecm_blame_passed(XLogRecPtr lsn);
 
-/* What follows, up to the end, is nobody's fault. */
+/* From here on, up to the end, nothing is any shape's fault. */
 extern void ecm_blame_close(void);
 
 #endif							/* ECM_SHAPE_BLAME_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shape_catalog.c
- *	  Shapes as SQL sees them: looked up, dropped, invalidated.
+ *	  Shapes as SQL sees them: looked up, deleted.
  *
  * A user who drops a shape locks its row until the end of a transaction that
  * may last for days, and nobody must wait for that: neither the stack, nor who
@@ -16,39 +16,29 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "base/errors.h"
-#include "base/settings.h"
-#include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
+#include "base/table_writer.h"
+#include "shape/arrays.h"
 #include "shape/shape.h"
-
-PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
-PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
-PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
-PG_FUNCTION_INFO_V1(electric_cm_shape_error);
+#include "shape/shape_catalog.h"
+#include "shape/shape_filter.h"
 
 /* That one message names. */
 #define SHAPES_PER_MESSAGE	1000
@@ -65,13 +55,14 @@ spi_column(int row, int column, bool *isnull)
 
 /* -------------------------------------------------------------- lookups -- */
 
+/* A shape with its state; the columns are those of ShapeColumn. */
 #define SHAPE_COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions," \
-	" coalesce(w.worker, 0), t.state," \
-	" s.generation, t.generation, s.snapshot_generation, t.last_error," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
-	" w.skip_until" \
+	" s.generation, s.snapshot_generation," \
+	" t.state, t.generation, t.last_error," \
+	" coalesce(w.worker, 0), w.skip_until" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
@@ -81,65 +72,57 @@ spi_column(int row, int column, bool *isnull)
 	NOT_GONE_SQL "AND NOT EXISTS" \
 	" (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id) "
 
-static char **
-text_array(Datum datum, int *n)
+typedef enum ShapeColumn
 {
-	Datum	   *elems;
-	char	  **result;
-
-	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elems, NULL, n);
-	result = palloc(sizeof(char *) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-		result[i] = TextDatumGetCString(elems[i]);
-	return result;
-}
-
-static Oid *
-oid_array(Datum datum)
-{
-	Datum	   *elems;
-	int			n;
-	Oid		   *result;
-
-	deconstruct_array(DatumGetArrayTypeP(datum), OIDOID, sizeof(Oid), true,
-					  TYPALIGN_INT, &elems, NULL, &n);
-	result = palloc(sizeof(Oid) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-		result[i] = DatumGetObjectId(elems[i]);
-	return result;
-}
+	SHAPE_ID = 1,
+	SHAPE_HANDLE,
+	SHAPE_OWNER,
+	SHAPE_RELATION,
+	SHAPE_RELATION_NAME,
+	SHAPE_COLUMN_NAMES,
+	SHAPE_COLUMN_TYPES,
+	SHAPE_KEY_POSITIONS,
+	SHAPE_WHERE_CLAUSE,
+	SHAPE_WHERE_NAMES,
+	SHAPE_WHERE_TYPES,
+	SHAPE_WHERE_COLLATIONS,
+	SHAPE_GENERATION,
+	SHAPE_SNAPSHOT_GENERATION,
+	SHAPE_STATE,
+	SHAPE_STATE_GENERATION,
+	SHAPE_LAST_ERROR,
+	SHAPE_WORKER,
+	SHAPE_SKIP_UNTIL
+} ShapeColumn;
 
 static EcmShapeDef *
 shape_from_row(int row, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	EcmShapeDef *def = palloc0(sizeof(EcmShapeDef));
-	bool		isnull;
-	Datum	   *elems;
+	int			n;
 	Datum		datum;
+	bool		isnull;
 
-	def->id = DatumGetInt64(spi_column(row, 1, &isnull));
-	def->handle = TextDatumGetCString(spi_column(row, 2, &isnull));
-	def->owner = DatumGetObjectId(spi_column(row, 3, &isnull));
-	def->relation = DatumGetObjectId(spi_column(row, 4, &isnull));
-	def->relation_name = TextDatumGetCString(spi_column(row, 5, &isnull));
+	def->id = DatumGetInt64(spi_column(row, SHAPE_ID, &isnull));
+	def->handle = TextDatumGetCString(spi_column(row, SHAPE_HANDLE, &isnull));
+	def->owner = DatumGetObjectId(spi_column(row, SHAPE_OWNER, &isnull));
+	def->relation = DatumGetObjectId(spi_column(row, SHAPE_RELATION, &isnull));
+	def->relation_name = TextDatumGetCString(spi_column(row, SHAPE_RELATION_NAME, &isnull));
 
-	def->column_names = text_array(spi_column(row, 6, &isnull), &def->ncolumns);
-	def->column_types = oid_array(spi_column(row, 7, &isnull));
-
-	deconstruct_array(DatumGetArrayTypeP(spi_column(row, 8, &isnull)),
-					  INT2OID, sizeof(int16), true, TYPALIGN_SHORT,
-					  &elems, NULL, &def->nkeys);
-	def->key_positions = palloc(sizeof(int16) * def->nkeys);
+	def->column_names = ecm_array_names(spi_column(row, SHAPE_COLUMN_NAMES, &isnull),
+										&def->ncolumns);
+	def->column_types = ecm_array_oids(spi_column(row, SHAPE_COLUMN_TYPES, &isnull), &n);
+	def->key_positions = ecm_array_int2(spi_column(row, SHAPE_KEY_POSITIONS, &isnull),
+										&def->nkeys);
 	for (int i = 0; i < def->nkeys; i++)
-		def->key_positions[i] = DatumGetInt16(elems[i]) - 1;
+		def->key_positions[i]--;
 
-	def->worker = DatumGetInt32(spi_column(row, 9, &isnull));
-	def->generation = DatumGetInt32(spi_column(row, 11, &isnull));
+	def->worker = DatumGetInt32(spi_column(row, SHAPE_WORKER, &isnull));
+	def->generation = DatumGetInt32(spi_column(row, SHAPE_GENERATION, &isnull));
 
 	def->state = ECM_SHAPE_CREATING;
-	datum = spi_column(row, 10, &isnull);
+	datum = spi_column(row, SHAPE_STATE, &isnull);
 	if (!isnull)
 	{
 		char	   *state = TextDatumGetCString(datum);
@@ -149,25 +132,26 @@ shape_from_row(int row, MemoryContext context)
 		else if (strcmp(state, "errored") == 0)
 			def->state = ECM_SHAPE_ERRORED;
 		else
-			def->capturing = DatumGetInt32(spi_column(row, 12, &isnull));
+			def->capturing = DatumGetInt32(spi_column(row, SHAPE_STATE_GENERATION, &isnull));
 	}
-	datum = spi_column(row, 13, &isnull);
+	datum = spi_column(row, SHAPE_SNAPSHOT_GENERATION, &isnull);
 	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
-	datum = spi_column(row, 14, &isnull);
+	datum = spi_column(row, SHAPE_LAST_ERROR, &isnull);
 	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
 
-	datum = spi_column(row, 15, &isnull);
+	datum = spi_column(row, SHAPE_WHERE_CLAUSE, &isnull);
 	if (!isnull)
 	{
 		def->filter = palloc0(sizeof(EcmFilterDef));
 		def->filter->clause = TextDatumGetCString(datum);
-		def->filter->names = text_array(spi_column(row, 16, &isnull),
-										&def->filter->ncolumns);
-		def->filter->types = oid_array(spi_column(row, 17, &isnull));
-		def->filter->collations = oid_array(spi_column(row, 18, &isnull));
+		def->filter->names = ecm_array_names(spi_column(row, SHAPE_WHERE_NAMES, &isnull),
+											 &def->filter->ncolumns);
+		def->filter->types = ecm_array_oids(spi_column(row, SHAPE_WHERE_TYPES, &isnull), &n);
+		def->filter->collations = ecm_array_oids(spi_column(row, SHAPE_WHERE_COLLATIONS, &isnull),
+												 &n);
 	}
 
-	datum = spi_column(row, 19, &isnull);
+	datum = spi_column(row, SHAPE_SKIP_UNTIL, &isnull);
 	def->skip_until = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 
 	MemoryContextSwitchTo(old);
@@ -357,76 +341,6 @@ ecm_shapes_of_owner(Oid owner)
 	return result;
 }
 
-/* --------------------------------------------------------------- rights -- */
-
-static void
-check_shape_owner(const EcmShapeDef *shape)
-{
-	if (!has_privs_of_role(GetUserId(), shape->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for shape \"%s\"", shape->handle),
-				 errhint("Only its owner, and members of that role, may use a shape.")));
-}
-
-/* The columns whose values a shape shows, or tells something about. */
-static Bitmapset *
-columns_read(const EcmShapeDef *shape)
-{
-	bool		missing = false;
-	Bitmapset  *attnums;
-
-	attnums = ecm_fit_attnums(shape->relation, shape->column_names,
-							  shape->ncolumns, NULL, &missing);
-	if (shape->filter != NULL)
-		attnums = ecm_fit_attnums(shape->relation, shape->filter->names,
-								  shape->filter->ncolumns, attnums, &missing);
-	return missing ? NULL : attnums;
-}
-
-bool
-ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
-{
-	return ecm_fit_has_rights(shape->relation, role, columns_read(shape));
-}
-
-void
-ecm_shape_check_read(const EcmShapeDef *shape)
-{
-	check_shape_owner(shape);
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the owner of shape \"%s\" does not exist any more",
-						shape->handle),
-				 errhint("Create a shape of your own with electric_cm_create_shape().")));
-	ecm_fit_check_rights(shape->relation, shape->owner, columns_read(shape));
-
-	/* membership does not pass on BYPASSRLS */
-	if (GetUserId() != shape->owner && !superuser())
-		ecm_fit_check_rights(shape->relation, GetUserId(), columns_read(shape));
-}
-
-/*
- * _electric_cm.shape_error(shape int8, last_error text) RETURNS text
- *
- * What the caller may know of a shape's error: its text may quote a row, and
- * is only for those who may read the shape.
- */
-Datum
-electric_cm_shape_error(PG_FUNCTION_ARGS)
-{
-	EcmShapeDef *shape = ecm_shape_by_id(PG_GETARG_INT64(0));
-	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
-
-	if (superuser() ||
-		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
-		 ecm_shape_may_read(shape, shape->owner) &&
-		 ecm_shape_may_read(shape, GetUserId())))
-		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
-	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
-}
-
 /* ------------------------------------------------------------- dropping -- */
 
 /* Tells the stack about shapes that have been deleted, some at a time. */
@@ -518,32 +432,6 @@ ecm_shape_delete(int64 shape, const char *reason)
 	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
 					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
 	(void) announce_dropped(reason);
-}
-
-/*
- * electric_cm_drop_shape(handle text) RETURNS void
- *
- * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
- */
-Datum
-electric_cm_drop_shape(PG_FUNCTION_ARGS)
-{
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmShapeDef *def;
-	EcmSpiState spi;
-
-	ecm_require_shared();
-	def = ecm_shape_by_handle(handle);
-	if (def == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("shape \"%s\" does not exist", handle)));
-	check_shape_owner(def);
-
-	ecm_spi_begin(&spi);
-	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
-	ecm_spi_end(&spi);
-	PG_RETURN_VOID();
 }
 
 void
@@ -738,20 +626,25 @@ ecm_shapes_invalidate(List *relations, const char *reason)
 {
 	EcmSpiState spi;
 	Oid			type = OIDARRAYOID;
-	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(relations), 1));
-	Datum		value;
-	ListCell   *lc;
-	int			n = 0;
+	Datum		value = ecm_array_of_oid_list(relations);
+	int			n;
 
-	foreach(lc, relations)
-		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
-	value = PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
-											TYPALIGN_INT));
 	ecm_spi_begin(&spi);
 	n = ecm_shapes_delete(relations != NIL ? "relation = ANY ($1)" : "$1 = '{}'",
 						  1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
 	return n;
+}
+
+int
+ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types, Datum *values,
+						   const char *reason)
+{
+	ecm_spi_run(psprintf("DELETE FROM _electric_cm.shape WHERE id IN"
+						 " (SELECT s.id %s FOR UPDATE OF s SKIP LOCKED)"
+						 " RETURNING id, handle", from),
+				SPI_OK_DELETE_RETURNING, nargs, types, values, NULL);
+	return announce_dropped(reason);
 }
 
 bool
@@ -763,100 +656,10 @@ ecm_shape_invalidate_nowait(int64 id, const char *reason)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT id FROM"
-				" _electric_cm.shape WHERE id = $1 FOR UPDATE SKIP LOCKED)"
-				" RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 1, &type, &value, NULL);
-	n = announce_dropped(reason);
+	n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE id = $1",
+								   1, &type, &value, reason);
 	ecm_spi_end(&spi);
 	return n > 0;
-}
-
-/*
- * By its mark, or by who has said so: of a shape that was given to a consumer
- * at that very moment, each may have thought that it is another's to mark.
- */
-#define IS_GONE_SQL \
-	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
-	" UNION SELECT shape FROM _electric_cm.lost_shape)"
-
-/*
- * _electric_cm.delete_gone() RETURNS bool
- *
- * Deletes shapes that are gone, and which nobody has locked any more.  True:
- * there are others.
- */
-Datum
-electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
-{
-	EcmSpiState spi;
-	bool		others;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
-				" FROM _electric_cm.shape s WHERE " IS_GONE_SQL
-				" FOR UPDATE OF s SKIP LOCKED) RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
-	(void) announce_dropped("");	/* why, has been said */
-	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
-				SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	others = SPI_processed > 0;
-	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
-				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",
-				SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_BOOL(others);
-}
-
-/*
- * _electric_cm.invalidate_all(reason text) RETURNS int4
- *
- * Throws shapes away before streaming starts, because the stream that begins
- * does not continue the one that they were made from.  Shapes that are still
- * being created have nothing to lose: their creation starts again.  The
- * consumers' progress goes as well, since after a PITR it lies in a future
- * that never happened.  Where somebody has locked a shape's row, it is marked
- * as gone.  Returns the number of shapes thrown away.
- */
-Datum
-electric_cm_invalidate_all(PG_FUNCTION_ARGS)
-{
-	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmSpiState spi;
-	Oid			type = TEXTOID;
-	Datum		value = CStringGetTextDatum(reason);
-	int			n;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.shape WHERE id IN (SELECT s.id"
-				" FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE t.state <> 'capturing' FOR UPDATE OF s SKIP LOCKED)"
-				" RETURNING id, handle",
-				SPI_OK_DELETE_RETURNING, 0, NULL, NULL, NULL);
-	n = announce_dropped(reason);
-	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
-				" (SELECT s.id FROM _electric_cm.shape s"
-				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE s.snapshot_generation IS NOT NULL"
-				" AND coalesce(t.state, 'capturing') = 'capturing'"
-				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
-				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	/* what is left of those is locked */
-	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
-				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
-				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
-				" OR s.snapshot_generation IS NOT NULL"
-				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
-				" last_error = excluded.last_error",
-				SPI_OK_INSERT, 1, &type, &value, NULL);
-	n += (int) SPI_processed;
-	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
-				SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_INT32(n);
 }
 
 char *

@@ -5,8 +5,8 @@
  *
  * When a row's key is updated, the log has a delete of the old key directly
  * followed by an insert of the new one, and values that are TOASTed and
- * unchanged are not in the stream.  They are what the log last said of the row
- * under its old key: so walk back, first over that delete, then to the entries
+ * unchanged are not in the stream.  The log has them under the row's old key, the
+ * latest ones: so walk back, first over that delete, then to the entries
  * of that key, the latest first.  If one of those is such an insert again, go
  * on in the same way with the key before.
  *
@@ -26,8 +26,11 @@
 #include "storage/itemptr.h"
 #include "utils/memutils.h"
 
+#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_log.h"
 
 /* As many inserts share a walk as can be noted in that many bytes. */
 #define MAX_NOTED_BYTES		(16 * 1024 * 1024)
@@ -303,7 +306,7 @@ entry_has_key(const EcmShapeDef *shape, const LogEntry *entry,
 	return true;
 }
 
-/* Who looks for the key of that entry?  Returns where the list points to him. */
+/* The insert that looks for the key of that entry: where the list points to it. */
 static Wanted **
 find_looking(EcmCompleter *c, const LogEntry *entry)
 {
@@ -430,7 +433,7 @@ look_at_entry(EcmCompleter *c, int number, Wanted *wanted)
 		expect_delete(c, wanted, entry);
 }
 
-/* What an insert has in common with one before it is where that one has it. */
+/* An insert's values that an earlier insert lacks as well are in the same place. */
 static void
 share_places(EcmCompleter *c)
 {

@@ -12,12 +12,15 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
+#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_log.h"
 
 /* Even if each byte has to be escaped, in a client's encoding. */
 #define SURELY_READABLE		(64 * 1024 * 1024)
 
-/* What else is in a row of the result: offset, key, braces. */
+/* The rest of a row of the result: offset, key, braces. */
 #define ENTRY_OVERHEAD		(64 * 1024)
 
 void

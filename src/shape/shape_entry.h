@@ -20,8 +20,8 @@ pg_noreturn extern void ecm_entry_report_corrupt(const EcmShapeDef *shape,
 												 uint64 lsn, uint64 op);
 
 /*
- * The next entry of a chunk; false at its end.  What comes out is what the
- * operation should have: the tuples it needs, with all the shape's columns.
+ * The next entry of a chunk; false at its end.  An entry that comes out has what
+ * its operation should have: the tuples it needs, with all the shape's columns.
  */
 extern bool ecm_entry_next(const EcmShapeDef *shape, const EcmChunkScan *cs,
 						   EcmChunkReader *r);

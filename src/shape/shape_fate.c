@@ -27,7 +27,7 @@
 
 #include "base/compat.h"
 #include "base/table_writer.h"
-#include "shape/shape.h"
+#include "shape/shape_fate.h"
 
 /* columns of _electric_cm.shape */
 #define SHAPE_ID	1

@@ -274,7 +274,7 @@ typedef struct CheckContext
 	TupleDesc	desc;
 } CheckContext;
 
-/* What is wrong with this node by itself, or NULL. */
+/* Why this node, by itself, is not allowed, or NULL. */
 static const char *
 what_is_forbidden(Node *node, CheckContext *context)
 {

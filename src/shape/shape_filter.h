@@ -17,8 +17,9 @@
 #include "utils/relcache.h"
 
 /*
- * What is stored.  The text is deparsed, so it is a normal form; it has bare
- * column names, which the arrays describe, and needs nothing but pg_catalog.
+ * A where clause as it is stored.  The text is deparsed, so it is a normal form;
+ * it has bare column names, which the arrays describe, and needs nothing but
+ * pg_catalog.
  */
 typedef struct EcmFilterDef
 {

@@ -36,7 +36,7 @@
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/table_writer.h"
-#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */
@@ -85,10 +85,8 @@ ecm_log_writer_begin(void)
  * TOASTed; the insert options go along, so neither is decoded.
  */
 void
-ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
-				   XLogRecPtr first_lsn, int64 first_op, int32 entries,
-				   FullTransactionId captured_xid, const char *data, Size len,
-				   EcmLogTotals *totals)
+ecm_log_writer_put(EcmLogWriter *writer, const EcmLogChunk *chunk,
+				   const char *data, Size len, EcmLogTotals *totals)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	bytea	   *bytes = palloc(VARHDRSZ + len);
@@ -96,30 +94,27 @@ ecm_log_writer_put(EcmLogWriter *writer, int64 shape,
 	MemoryContextSwitchTo(old_context);
 	SET_VARSIZE(bytes, VARHDRSZ + len);
 	memcpy(VARDATA(bytes), data, len);
-	ecm_log_writer_put_bytes(writer, shape, first_lsn, first_op, entries,
-							 captured_xid, bytes, totals);
+	ecm_log_writer_put_bytes(writer, chunk, bytes, totals);
 }
 
 void
-ecm_log_writer_put_bytes(EcmLogWriter *writer, int64 shape,
-						 XLogRecPtr first_lsn, int64 first_op, int32 entries,
-						 FullTransactionId captured_xid, bytea *bytes,
-						 EcmLogTotals *totals)
+ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *chunk,
+						 bytea *bytes, EcmLogTotals *totals)
 {
 	TupleTableSlot *slot = writer->table.slot;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, false, LOG_NATTS * sizeof(bool));
-	slot->tts_values[LOG_SHAPE - 1] = Int64GetDatum(shape);
-	slot->tts_values[LOG_FIRST_LSN - 1] = LSNGetDatum(first_lsn);
-	slot->tts_values[LOG_FIRST_OP - 1] = Int64GetDatum(first_op);
-	slot->tts_values[LOG_ENTRIES - 1] = Int32GetDatum(entries);
+	slot->tts_values[LOG_SHAPE - 1] = Int64GetDatum(chunk->shape);
+	slot->tts_values[LOG_FIRST_LSN - 1] = LSNGetDatum(chunk->first_lsn);
+	slot->tts_values[LOG_FIRST_OP - 1] = Int64GetDatum(chunk->first_op);
+	slot->tts_values[LOG_ENTRIES - 1] = Int32GetDatum(chunk->entries);
 	slot->tts_values[LOG_CAPTURED_XID - 1] =
-		FullTransactionIdGetDatum(captured_xid);
+		FullTransactionIdGetDatum(chunk->captured_xid);
 	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
-		!FullTransactionIdIsValid(captured_xid);
-	totals->entries += entries;
+		!FullTransactionIdIsValid(chunk->captured_xid);
+	totals->entries += chunk->entries;
 	totals->bytes += (int64) VARSIZE(bytes) - VARHDRSZ;
 	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
 	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
@@ -190,14 +185,18 @@ ecm_row_packer_begin(EcmLogWriter *writer, int64 shape, XLogRecPtr lsn, int64 op
 static void
 packer_flush(EcmRowPacker *packer)
 {
+	EcmLogChunk chunk;
+
 	if (packer->entries == 0)
 		return;
 
-	ecm_log_writer_put(packer->writer, packer->shape, packer->lsn,
-					   packer->op - packer->entries + 1, packer->entries,
-					   InvalidFullTransactionId,
-					   packer->buffer.data, packer->buffer.len,
-					   &packer->totals);
+	chunk.shape = packer->shape;
+	chunk.first_lsn = packer->lsn;
+	chunk.first_op = packer->op - packer->entries + 1;
+	chunk.entries = packer->entries;
+	chunk.captured_xid = InvalidFullTransactionId;
+	ecm_log_writer_put(packer->writer, &chunk, packer->buffer.data,
+					   packer->buffer.len, &packer->totals);
 	packer->entries = 0;
 	resetStringInfo(&packer->buffer);
 	if (packer->buffer.maxlen > MAX_KEPT_BUFFER)
@@ -405,7 +404,7 @@ ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn, uint64 *op)
 /*
  * The log of a shape that is gone may be deleted by several at a time: by a
  * job that its end has started, by one that a new stream has started, by the
- * consumer that has not heard of its end yet.  One of them suffices.
+ * consumer that has not heard of its end yet.  It suffices that one of them does.
  */
 bool
 ecm_chunk_scan_delete(EcmChunkScan *cs)

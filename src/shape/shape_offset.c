@@ -28,6 +28,8 @@
 
 #include "base/compat.h"
 #include "base/spi.h"
+#include "shape/shape.h"
+#include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 
@@ -73,8 +75,8 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 	if (cmp == 0)
 	{
 		/*
-		 * Who has read up to where the base is now, in the log as it was
-		 * before, has all that the base is made of.  At 0_0 nobody has
+		 * A reader who has read up to where the base is now, in the log as it
+		 * was before, has all that the base is made of.  At 0_0 no reader has
 		 * anything: it does for the offset of a log without entries.
 		 */
 		start->known = true;
@@ -145,8 +147,8 @@ stored_progress(int worker, Snapshot snapshot)
 }
 
 /*
- * What is read is flushed at the primary, and so is what an entry is made of.
- * Transactions come to the log in the order of their LSNs, each as a whole.
+ * Entries that can be read are flushed at the primary, and so is all that they are
+ * made of.  Transactions come to the log in the order of their LSNs, each as a whole.
  */
 static bool
 may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,

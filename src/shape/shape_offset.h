@@ -16,9 +16,13 @@
 #include "base/compat.h"
 #include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_log.h"
+
+/* The SQLSTATE of an offset that a log doesn't have, or has no more. */
+#define ECM_ERRCODE_OFFSET	MAKE_SQLSTATE('E', 'C', '0', '0', '1')
 
 /*
- * What is after an offset begins in the chunk with that first offset, or the
+ * The entries after an offset begin in the chunk with that first offset, or in the
  * next one.
  */
 typedef struct EcmLogStart
@@ -45,7 +49,7 @@ extern void ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapsho
 									  const EcmOffset *after,
 									  XLogRecPtr logged_lsn);
 
-/* That has been waited for in vain: 55000. */
+/* An offset has been waited for in vain: 55000. */
 pg_noreturn extern void ecm_offset_report_not_yet(const char *handle,
 												  const EcmOffset *after);
 

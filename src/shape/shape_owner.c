@@ -5,7 +5,7 @@
  *
  * A shape's owner is not a dependency that the server knows of, and roles are
  * shared by all databases: a role can be dropped elsewhere while it has shapes
- * here.  Nobody can read those any more, and the next stream removes them.
+ * here.  No role can read those any more, and the next stream removes them.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,15 +19,17 @@
 
 #include "base/clock.h"
 #include "base/spi.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "base/wait_event.h"
 #include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_owner.h"
+#include "shape/shape_rights.h"
 
 /* How long REASSIGN OWNED waits for shapes that somebody has locked. */
 #define LOCK_WAIT_MS	3000
 #define LOCK_POLL_MS	50
-
-PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
 
 void
 ecm_shapes_invalidate_owner(Oid owner, const char *reason)
@@ -39,25 +41,6 @@ ecm_shapes_invalidate_owner(Oid owner, const char *reason)
 	ecm_spi_begin(&spi);
 	(void) ecm_shapes_delete("owner = $1", 1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
-}
-
-/*
- * _electric_cm.invalidate_ownerless() RETURNS int4
- *
- * Deletes the shapes whose owner does not exist any more; returns how many there
- * were.
- */
-Datum
-electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
-{
-	EcmSpiState spi;
-	int			n;
-
-	ecm_spi_begin(&spi);
-	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
-						  0, NULL, NULL, NULL, "its owner was dropped");
-	ecm_spi_end(&spi);
-	PG_RETURN_INT32(n);
 }
 
 /*

@@ -19,7 +19,6 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
-#include "shape/shape.h"
 #include "shape/shape_settings.h"
 
 char *

@@ -23,7 +23,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -35,8 +34,12 @@
 
 #include "base/spi.h"
 #include "base/text.h"
-#include "shape/shape.h"
+#include "shape/arrays.h"
+#include "shape/publication.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
+#include "shape/shape_verify.h"
 
 /* Does a consumer follow it already, be it to create it? */
 #define FOLLOWED_SQL \
@@ -44,7 +47,7 @@
 
 /* ---------------------------------------------------------------- kinds -- */
 
-/* What many shapes of a table have in common, and what must still be so. */
+/* Shapes of a table that are alike in all that must still be so. */
 typedef enum KindColumn
 {
 	KIND_OWNER,
@@ -136,31 +139,6 @@ delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *re
 
 /* ---------------------------------------------------- a table's columns -- */
 
-static char **
-names_of(Datum array, int *n)
-{
-	Datum	   *elems;
-	char	  **names;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elems, NULL, n);
-	names = palloc(sizeof(char *) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-		names[i] = TextDatumGetCString(elems[i]);
-	return names;
-}
-
-static Datum *
-oids_of(Datum array)
-{
-	Datum	   *elems;
-	int			n;
-
-	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true,
-					  TYPALIGN_INT, &elems, NULL, &n);
-	return elems;
-}
-
 /* A table's column by name, or NULL. */
 static Form_pg_attribute
 find_column(Relation rel, const char *name)
@@ -187,16 +165,16 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	TupleDesc	desc = RelationGetDescr(rel);
 	int			n;
 	int			nlogged = 0;
-	char	  **names = names_of(kind->values[KIND_COLUMNS], &n);
-	Datum	   *types = oids_of(kind->values[KIND_TYPES]);
-	Datum	   *collations;
+	char	  **names = ecm_array_names(kind->values[KIND_COLUMNS], &n);
+	Oid		   *types = ecm_array_oids(kind->values[KIND_TYPES], &n);
+	Oid		   *collations;
 
 	for (int i = 0; i < n; i++)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
 
 		if (att == NULL || att->attgenerated ||
-			att->atttypid != DatumGetObjectId(types[i]))
+			att->atttypid != types[i])
 			return false;
 		needs->columns = bms_add_member(needs->columns, att->attnum);
 	}
@@ -208,16 +186,16 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	if (kind->nulls[KIND_WHERE_COLUMNS])
 		return true;
 
-	names = names_of(kind->values[KIND_WHERE_COLUMNS], &n);
-	types = oids_of(kind->values[KIND_WHERE_TYPES]);
-	collations = oids_of(kind->values[KIND_WHERE_COLLATIONS]);
+	names = ecm_array_names(kind->values[KIND_WHERE_COLUMNS], &n);
+	types = ecm_array_oids(kind->values[KIND_WHERE_TYPES], &n);
+	collations = ecm_array_oids(kind->values[KIND_WHERE_COLLATIONS], &n);
 	for (int i = 0; i < n; i++)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
 
 		if (att == NULL || att->attgenerated ||
-			att->atttypid != DatumGetObjectId(types[i]) ||
-			att->attcollation != DatumGetObjectId(collations[i]))
+			att->atttypid != types[i] ||
+			att->attcollation != collations[i])
 			return false;
 		needs->where = bms_add_member(needs->where, att->attnum);
 	}
@@ -231,19 +209,18 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 	AttrNumber	attnums[INDEX_MAX_KEYS];
 	char	  **names;
 	int			nnames;
-	Datum	   *positions;
+	int16	   *positions;
 	int			nkeys;
-	Oid			index = ecm_fit_key_index(rel);
+	Oid			index = ecm_key_index(rel);
 
-	names = names_of(kind->values[KIND_COLUMNS], &nnames);
-	deconstruct_array(DatumGetArrayTypeP(kind->values[KIND_KEY]), INT2OID, sizeof(int16),
-					  true, TYPALIGN_SHORT, &positions, NULL, &nkeys);
-	if (!OidIsValid(index) || ecm_fit_index_columns(index, attnums) != nkeys)
+	names = ecm_array_names(kind->values[KIND_COLUMNS], &nnames);
+	positions = ecm_array_int2(kind->values[KIND_KEY], &nkeys);
+	if (!OidIsValid(index) || ecm_index_columns(index, attnums) != nkeys)
 		return false;
 	for (int i = 0; i < nkeys; i++)
 	{
 		if (get_attnum(RelationGetRelid(rel),
-					   names[DatumGetInt16(positions[i]) - 1]) != attnums[i])
+					   names[positions[i] - 1]) != attnums[i])
 			return false;
 		*key = bms_add_member(*key, attnums[i]);
 	}
@@ -253,8 +230,8 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 /* -------------------------------------------------------- altered tables -- */
 
 /*
- * What does not fit any more between shapes of a kind and their table?  NULL if
- * their logs can go on.
+ * The reason why shapes of a kind don't go with their table any more; NULL if their
+ * logs can go on.
  */
 static const char *
 misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
@@ -278,7 +255,7 @@ misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
 static const char *
 misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mendable)
 {
-	Relation	leaf = ecm_fit_open_unlocked(changed);
+	Relation	leaf = ecm_open_unlocked(changed);
 	const char *reason = NULL;
 
 	*mendable = false;
@@ -287,7 +264,7 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
 	if (!RelationIsPermanent(leaf))
 		reason = "the table is not logged any more";
 	else if (leaf->rd_rel->relkind == RELKIND_RELATION &&
-			 ecm_fit_identity_lacks(leaf, rel, needs) != NULL)
+			 ecm_identity_lacks(leaf, rel, needs) != NULL)
 	{
 		reason = "the table's replica identity has changed";
 		*mendable = true;
@@ -351,8 +328,8 @@ add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
 }
 
 /*
- * What is at stake: a table's own shapes, and those of the tables that it is a
- * partition of.
+ * Looks at a table's own shapes, and at those of the tables that it is a partition
+ * of.
  */
 List *
 ecm_shapes_verify(List *changed)
@@ -378,7 +355,7 @@ ecm_shapes_verify(List *changed)
 	foreach(lc, ecm_tables_with_shapes(relids))
 	{
 		Oid			relid = lfirst_oid(lc);
-		Relation	rel = ecm_fit_open_unlocked(relid);
+		Relation	rel = ecm_open_unlocked(relid);
 		StakeEntry *entry = hash_search(stakes, &relid, HASH_FIND, NULL);
 
 		if (rel == NULL)
@@ -409,19 +386,6 @@ query_tables(const char *sql, Oid type, Datum value)
 	return relids;
 }
 
-static Datum
-oid_array(List *oids)
-{
-	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(oids), 1));
-	int			n = 0;
-	ListCell   *lc;
-
-	foreach(lc, oids)
-		elems[n++] = ObjectIdGetDatum(lfirst_oid(lc));
-	return PointerGetDatum(construct_array(elems, n, OIDOID, sizeof(Oid), true,
-										   TYPALIGN_INT));
-}
-
 void
 ecm_shapes_verify_names(List *tables, List *schemas)
 {
@@ -433,7 +397,7 @@ ecm_shapes_verify_names(List *tables, List *schemas)
 		tables = list_concat_unique_oid(query_tables("SELECT c.oid FROM pg_class c"
 													 " WHERE c.relnamespace = ANY ($1)"
 													 " AND c.oid IN (SELECT relation FROM _electric_cm.shape)",
-													 OIDARRAYOID, oid_array(schemas)),
+													 OIDARRAYOID, ecm_array_of_oid_list(schemas)),
 										tables);
 	foreach(lc, tables)
 	{
@@ -460,13 +424,13 @@ static void
 delete_followed(List *relids, const char *reason)
 {
 	Oid			type = OIDARRAYOID;
-	Datum		value = oid_array(relids);
+	Datum		value = ecm_array_of_oid_list(relids);
 
 	(void) ecm_shapes_delete("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type, &value,
 							 NULL, reason);
 }
 
-/* Those that are not published, whole. */
+/* The tables among these that are not published, or not whole. */
 static List *
 unpublished(List *relids)
 {
@@ -526,7 +490,7 @@ ecm_shapes_invalidate_unpublished_of_others(List *relids)
 	if (relids == NIL)
 		return;
 	ecm_spi_begin(&spi);
-	value = oid_array(relids);
+	value = ecm_array_of_oid_list(relids);
 	(void) ecm_shapes_delete_others("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type,
 									&value, "the table has left the publication");
 	ecm_spi_end(&spi);
@@ -619,8 +583,8 @@ invalidate_type(Oid type, bool spare_own, const char *reason)
 	if (tables == NIL)
 		return is_used;
 	ecm_spi_begin(&spi);
-	values[0] = oid_array(tables);
-	values[1] = oid_array(types);
+	values[0] = ecm_array_of_oid_list(tables);
+	values[1] = ecm_array_of_oid_list(types);
 	if (spare_own)
 		(void) ecm_shapes_delete_others(condition, lengthof(argtypes), argtypes,
 										values, reason);

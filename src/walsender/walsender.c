@@ -50,7 +50,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/clock.h"
 #include "base/stack_catalog.h"
+#include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 

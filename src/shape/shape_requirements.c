@@ -1,15 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * shape_fit.c
- *	  Do a shape and its table go together?
+ * shape_requirements.c
+ *	  What a shape needs of its table: a key, a replica identity, columns.
  *
- * What the shape's owner may read, what identifies the table's rows, and what
- * the stream will have of them.  Asked when a shape is created and, since the
- * answer can change, after each command that alters the table: shape_verify.c.
+ * Asked when a shape is created and, since the answer can change, after each
+ * command that alters the table: shape_verify.c.
  *
- * That second time somebody else may hold a lock on the table, or on one of its
- * ancestors, and wait for ours; so it takes none, and looks at nothing but the
- * catalogs.
+ * After a command another session may hold a lock on the table, or on one of its
+ * ancestors, and wait for ours.  So nothing here takes a lock then, or looks at
+ * anything but the catalogs.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,28 +19,24 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "shape/shape.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
 /* --------------------------------------------------------------- columns -- */
 
 Bitmapset *
-ecm_fit_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
-				bool *missing)
+ecm_column_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
+				   bool *missing)
 {
 	for (int i = 0; i < nnames; i++)
 	{
@@ -55,75 +50,17 @@ ecm_fit_attnums(Oid relation, char **names, int nnames, Bitmapset *attnums,
 	return attnums;
 }
 
-/* ---------------------------------------------------------------- rights -- */
-
-static bool
-may_select(Oid relation, Oid role, const Bitmapset *attnums)
-{
-	int			attnum = -1;
-
-	if (ecm_table_acl_select(relation, role))
-		return true;
-	if (bms_is_empty(attnums))
-		return false;
-	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
-		if (pg_attribute_aclcheck(relation, attnum, role, ACL_SELECT) != ACLCHECK_OK)
-			return false;
-	return true;
-}
-
-/* Who may not name the table can't select from it either. */
-static bool
-may_use_schema(Oid relation, Oid role)
-{
-	return ecm_schema_acl_usage(get_rel_namespace(relation), role);
-}
-
-bool
-ecm_fit_has_rights(Oid relation, Oid role, const Bitmapset *attnums)
-{
-	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)) &&
-		may_use_schema(relation, role) &&
-		may_select(relation, role, attnums) &&
-		check_enable_rls(relation, role, true) != RLS_ENABLED;
-}
-
-/*
- * The rows of a shape are read by a superuser's process, so everything that
- * would have filtered them for the role itself must be refused.
- */
-void
-ecm_fit_check_rights(Oid relation, Oid role, const Bitmapset *attnums)
-{
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the shape's table does not exist any more")));
-	if (!may_use_schema(relation, role))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA,
-					   get_namespace_name(get_rel_namespace(relation)));
-	if (!may_select(relation, role, attnums))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
-	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
-						GetUserNameFromId(role, false), get_rel_name(relation)),
-				 errdetail("A shape would show rows that the policies hide."),
-				 errhint("Let a role that the policies don't apply to own the shape.")));
-}
-
 /* ------------------------------------------------------------------- key -- */
 
 Relation
-ecm_fit_open_unlocked(Oid relid)
+ecm_open_unlocked(Oid relid)
 {
 	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ?
 		RelationIdGetRelation(relid) : NULL;
 }
 
 Oid
-ecm_fit_key_index(Relation rel)
+ecm_key_index(Relation rel)
 {
 	list_free(RelationGetIndexList(rel));	/* fills the fields below */
 	return rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
@@ -131,7 +68,7 @@ ecm_fit_key_index(Relation rel)
 }
 
 int
-ecm_fit_index_columns(Oid index, AttrNumber *attnums)
+ecm_index_columns(Oid index, AttrNumber *attnums)
 {
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	Form_pg_index form;
@@ -158,7 +95,7 @@ identity_columns(Relation rel)
 	int			n;
 
 	list_free(RelationGetIndexList(rel));
-	n = ecm_fit_index_columns(rel->rd_replidindex, attnums);
+	n = ecm_index_columns(rel->rd_replidindex, attnums);
 	for (int i = 0; i < n; i++)
 		result = bms_add_member(result, attnums[i]);
 	return result;
@@ -171,7 +108,7 @@ identity_columns(Relation rel)
  * values that the update left alone.
  */
 const char *
-ecm_fit_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
+ecm_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
 {
 	Bitmapset  *identity;
 	Bitmapset  *all;
@@ -214,13 +151,13 @@ lacking_leaves(Relation rel, const EcmShapeNeeds *needs, LOCKMODE lockmode,
 
 	foreach(lc, find_all_inheritors(RelationGetRelid(rel), lockmode, NULL))
 	{
-		Relation	leaf = ecm_fit_open_unlocked(lfirst_oid(lc));
+		Relation	leaf = ecm_open_unlocked(lfirst_oid(lc));
 		const char *reason = NULL;
 
 		if (leaf == NULL)
 			continue;
 		if (leaf->rd_rel->relkind == RELKIND_RELATION)
-			reason = ecm_fit_identity_lacks(leaf, rel, needs);
+			reason = ecm_identity_lacks(leaf, rel, needs);
 		if (reason != NULL)
 		{
 			*why = reason;
@@ -232,7 +169,7 @@ lacking_leaves(Relation rel, const EcmShapeNeeds *needs, LOCKMODE lockmode,
 }
 
 char *
-ecm_fit_identity_commands(List *leaves)
+ecm_identity_commands(List *leaves)
 {
 	StringInfoData commands;
 	ListCell   *lc;
@@ -315,7 +252,7 @@ check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 				 errmsg("table \"%s\" needs replica identity FULL for a shape",
 						RelationGetRelationName(rel)),
 				 errdetail("%s", why),
-				 errhint("%s", ecm_fit_identity_commands(leaves))));
+				 errhint("%s", ecm_identity_commands(leaves))));
 	foreach(lc, leaves)
 	{
 		Oid			leaf = lfirst_oid(lc);
@@ -331,10 +268,10 @@ check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 }
 
 List *
-ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
-						LOCKMODE lockmode)
+ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
+					LOCKMODE lockmode)
 {
-	Relation	rel = ecm_fit_open_unlocked(relation);
+	Relation	rel = ecm_open_unlocked(relation);
 	const char *why = NULL;
 	List	   *leaves;
 
@@ -347,92 +284,13 @@ ecm_fit_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
 	return leaves;
 }
 
-/* ----------------------------------------------------------- publication -- */
-
-void
-ecm_forget_catalogs(void)
-{
-	InvalidateSystemCaches();
-}
-
-/*
- * By itself, by an ancestor, by its schema, or as all tables are.
- */
-bool
-ecm_is_published(Oid relation)
-{
-	Publication *publication = GetPublicationByName(ecm_own_publication_name(), true);
-	List	   *relations = list_make1_oid(relation);
-	ListCell   *lc;
-
-	if (publication == NULL)
-		return false;
-	if (publication->alltables)
-		return true;
-	if (get_rel_relispartition(relation))
-		relations = list_concat(relations, get_partition_ancestors(relation));
-	foreach(lc, relations)
-		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
-			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
-							publication->oid))
-			return true;
-	return false;
-}
-
-/* Does the publication have a row filter or a column list for this table? */
-static bool
-has_filter(Oid publication, Oid relation)
-{
-	HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relation),
-										ObjectIdGetDatum(publication));
-	bool		no_rows;
-	bool		no_columns;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual,
-						   &no_rows);
-	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs,
-						   &no_columns);
-	ReleaseSysCache(tuple);
-	return !no_rows || !no_columns;
-}
-
-bool
-ecm_is_filtered(Oid relation)
-{
-	Oid			publication = get_publication_oid(ecm_own_publication_name(), true);
-	List	   *relations = find_all_inheritors(relation, NoLock, NULL);
-	ListCell   *lc;
-
-	if (!OidIsValid(publication))
-		return false;
-	if (get_rel_relispartition(relation))
-		relations = list_concat(relations, get_partition_ancestors(relation));
-	foreach(lc, relations)
-		if (has_filter(publication, lfirst_oid(lc)))
-			return true;
-	return false;
-}
-
-bool
-ecm_publishes_everything(void)
-{
-	Publication *publication = GetPublicationByName(ecm_own_publication_name(), true);
-
-	return publication != NULL &&
-		publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
-		publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
-		!publication->pubviaroot;
-}
-
 /* ------------------------------------------------------------ partitions -- */
 
 /*
  * The server keeps temporary tables and foreign ones out.
  */
 void
-ecm_fit_check_partitions(Oid relation, LOCKMODE lockmode)
+ecm_check_partitions(Oid relation, LOCKMODE lockmode)
 {
 	ListCell   *lc;
 

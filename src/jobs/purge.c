@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * purge.c
+ *	  What pool sessions do for shapes that are gone, or have to go.
+ *
+ * The manager has this done: shape_purge.c, and before a stream begins.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "base/spi.h"
+#include "shape/arrays.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_fate.h"
+#include "shape/shape_log.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_all);
+PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
+PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
+
+/* ------------------------------------------------------- shapes that end -- */
+
+/*
+ * _electric_cm.invalidate_all(reason text) RETURNS int4
+ *
+ * Throws shapes away before streaming starts, because the stream that begins
+ * does not continue the one that they were made from.  Shapes that are still
+ * being created have nothing to lose: their creation starts again.  The
+ * consumers' progress goes as well, since after a PITR it lies in a future
+ * that never happened.  Where somebody has locked a shape's row, it is marked
+ * as gone.  Returns the number of shapes thrown away.
+ */
+Datum
+electric_cm_invalidate_all(PG_FUNCTION_ARGS)
+{
+	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	EcmSpiState spi;
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(reason);
+	int			n;
+
+	ecm_spi_begin(&spi);
+	n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s"
+								   " JOIN _electric_cm.shape_state t ON t.shape = s.id"
+								   " WHERE t.state <> 'capturing'",
+								   0, NULL, NULL, reason);
+	ecm_spi_run("UPDATE _electric_cm.shape SET snapshot_generation = NULL WHERE id IN"
+				" (SELECT s.id FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE s.snapshot_generation IS NOT NULL"
+				" AND coalesce(t.state, 'capturing') = 'capturing'"
+				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
+				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	/* what is left of those is locked */
+	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
+				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
+				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+				" WHERE coalesce(t.state, 'capturing') <> 'capturing'"
+				" OR s.snapshot_generation IS NOT NULL"
+				" ON CONFLICT (shape) DO UPDATE SET state = 'gone',"
+				" last_error = excluded.last_error",
+				SPI_OK_INSERT, 1, &type, &value, NULL);
+	n += (int) SPI_processed;
+	ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE state <> 'gone'",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+/*
+ * _electric_cm.invalidate_ownerless() RETURNS int4
+ *
+ * Deletes the shapes whose owner does not exist any more; returns how many there
+ * were.
+ */
+Datum
+electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
+{
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
+						  0, NULL, NULL, NULL, "its owner was dropped");
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+/*
+ * By its mark, or by who has said so: of a shape that was given to a consumer
+ * at that very moment, each may have thought that it is another's to mark.
+ */
+#define IS_GONE_SQL \
+	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
+	" UNION SELECT shape FROM _electric_cm.lost_shape)"
+
+/*
+ * _electric_cm.delete_gone() RETURNS bool
+ *
+ * Deletes shapes that are gone, and which nobody has locked any more.  True:
+ * there are others.
+ */
+Datum
+electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
+{
+	EcmSpiState spi;
+	bool		others;
+
+	ecm_spi_begin(&spi);
+	/* the reasons have been told */
+	(void) ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE " IS_GONE_SQL,
+									  0, NULL, NULL, "");
+	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
+				SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	others = SPI_processed > 0;
+	ecm_spi_run("DELETE FROM _electric_cm.lost_shape l WHERE NOT EXISTS"
+				" (SELECT FROM _electric_cm.shape s WHERE s.id = l.shape)",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_end(&spi);
+	PG_RETURN_BOOL(others);
+}
+
+/* -------------------------------------------------- what they leave behind -- */
+
+/*
+ * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
+ *		OUT done int4, OUT postponed int8[])
+ *
+ * Frees what dropped shapes have left behind, in this order, until that many
+ * chunks of their logs have been deleted, or that many bytes of WAL written.
+ * done: how many of them are dealt with.  postponed: those of them whose rows
+ * are there as far as others can see, while somebody is about to delete them;
+ * what nobody deletes is left alone for good.  Not with SQL: a consumer may be
+ * deleting the same, and one of them suffices.
+ */
+Datum
+electric_cm_purge_shapes(PG_FUNCTION_ARGS)
+{
+	ArrayType  *shapes = PG_GETARG_ARRAYTYPE_P(0);
+	int64		max_chunks = PG_GETARG_INT32(1);
+	uint64		wal_end = pgWalUsage.wal_bytes + Max(PG_GETARG_INT64(2), 1);
+	Oid			type = INT8ARRAYOID;
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	Datum	   *ids;
+	Datum	   *freed;
+	Datum	   *postponed;
+	Datum		done;
+	int			n;
+	int			ndone = 0;
+	int			nfreed = 0;
+	int			npostponed = 0;
+	EcmFates	fates;
+	EcmSpiState spi;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	deconstruct_array(shapes, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &ids, NULL, &n);
+	freed = palloc(sizeof(Datum) * Max(n, 1));
+	postponed = palloc(sizeof(Datum) * Max(n, 1));
+	(void) ecm_fates_begin(&fates, InvalidTransactionId, true);
+	for (; ndone < n; ndone++)
+	{
+		EcmShapeFate fate = ecm_fate_of(&fates, DatumGetInt64(ids[ndone]));
+
+		if (fate.in_doubt)
+			postponed[npostponed++] = ids[ndone];
+		else if (!fate.exists)
+		{
+			if (!ecm_log_delete_some(DatumGetInt64(ids[ndone]), &max_chunks, wal_end))
+				break;
+			freed[nfreed++] = ids[ndone];
+		}
+	}
+	ecm_fates_end(&fates);
+	if (nfreed > 0)
+	{
+		done = ecm_array_of_int8(freed, nfreed);
+		ecm_spi_begin(&spi);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_state WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_end(&spi);
+	}
+	values[0] = Int32GetDatum(ndone);
+	values[1] = ecm_array_of_int8(postponed, npostponed);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}

@@ -1,0 +1,431 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_batch.c
+ *	  The manager's part in creating shapes: shapes of one table that go that
+ *	  way together.
+ *
+ * A batch is in one of three lists: active ones are at some step of
+ * shape_creation.c; waiting ones are started as soon as fewer than MAX_WORKING
+ * of the active ones use the pool or the consumers; the others wait for another
+ * attempt.  One shape may be the cause of a batch's failure, so a batch that fails
+ * is split, until that shape fails alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "base/backoff.h"
+#include "base/clock.h"
+#include "base/errors.h"
+#include "base/event.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/text.h"
+#include "connection/pool.h"
+#include "manager/shape_barrier.h"
+#include "manager/shape_batch.h"
+#include "manager/shape_requests.h"
+
+/* Shapes in a batch: more would not be faster, but fail together. */
+#define BATCH_SHAPES		1000
+/* Batches that use the pool or the consumer, and those of one table. */
+#define MAX_WORKING			8
+#define MAX_OF_TABLE		4
+/* Retries are due together, so that many are not as many wake-ups. */
+#define RETRY_GRAIN_MS		100
+
+typedef struct Batches
+{
+	int			stack_index;
+	MemoryContext context;		/* batches, and their lists of shapes */
+	dlist_head	waiting;		/* to be started */
+	dlist_head	active;
+	dlist_head	retrying;
+	EcmTime		next_retry_at;	/* of those; 0: there are none */
+} Batches;
+
+static Batches batches =
+{
+	.waiting = DLIST_STATIC_INIT(batches.waiting),
+	.active = DLIST_STATIC_INIT(batches.active),
+	.retrying = DLIST_STATIC_INIT(batches.retrying)
+};
+
+static const char *
+datname(void)
+{
+	return ecm_shared->stacks[batches.stack_index].datname;
+}
+
+void
+ecm_batches_init(int index)
+{
+	batches.stack_index = index;
+	batches.context = AllocSetContextCreate(TopMemoryContext, "electric_cm creations",
+											ALLOCSET_DEFAULT_SIZES);
+}
+
+dlist_head *
+ecm_batches_active(void)
+{
+	return &batches.active;
+}
+
+/* -------------------------------------------------------- what is shown -- */
+
+void
+ecm_batch_show(EcmBatch *b, const char *waiting_for)
+{
+	EcmCreation *shared;
+
+	if (b->place < 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	shared = &ecm_shared->stacks[batches.stack_index].creations[b->place];
+	shared->used = true;
+	shared->relation = b->relation;
+	shared->first = shared->last = b->shapes[0]->id;
+	for (int i = 1; i < b->nshapes; i++)
+	{
+		shared->first = Min(shared->first, b->shapes[i]->id);
+		shared->last = Max(shared->last, b->shapes[i]->id);
+	}
+	ecm_copy_text(shared->waiting_for, sizeof(shared->waiting_for), waiting_for);
+	ecm_unlock();
+}
+
+static void
+hide(EcmBatch *b)
+{
+	if (b->place < 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->stacks[batches.stack_index].creations[b->place].used = false;
+	ecm_unlock();
+	b->place = -1;
+}
+
+static bool
+take_place(EcmBatch *b)
+{
+	EcmCreation *places = ecm_shared->stacks[batches.stack_index].creations;
+
+	/* only we write there */
+	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
+		if (!places[i].used)
+		{
+			b->place = i;
+			return true;
+		}
+	return false;
+}
+
+/*
+ * A place for every batch that moves, if possible.  Batches that wait for another
+ * attempt, maybe for ever, can do without.
+ */
+void
+ecm_batch_make_place(EcmBatch *b)
+{
+	dlist_iter	iter;
+
+	if (b->place >= 0 || take_place(b))
+		return;
+	dlist_foreach(iter, &batches.retrying)
+	{
+		EcmBatch   *other = dlist_container(EcmBatch, node, iter.cur);
+
+		if (other->place >= 0)
+		{
+			hide(other);
+			(void) take_place(b);
+			return;
+		}
+	}
+}
+
+/* -------------------------------------------------------------- batches -- */
+
+EcmBatch *
+ecm_batch_create(Oid relation, int max_shapes)
+{
+	EcmBatch   *b = MemoryContextAllocZero(batches.context, sizeof(EcmBatch));
+
+	b->shapes = MemoryContextAlloc(batches.context, sizeof(EcmShapeRequest *) * max_shapes);
+	b->relation = relation;
+	b->place = -1;
+	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay,
+					 ecm_reconnect_max_delay);
+	ecm_request_batches(relation, 1);
+	return b;
+}
+
+void
+ecm_batch_put(EcmBatch *b, EcmShapeRequest *request)
+{
+	request->batch = b;
+	b->shapes[b->nshapes++] = request;
+}
+
+/*
+ * The caller has taken it off its list; 'retries': that was the one of those
+ * that wait for another attempt.
+ */
+static void
+free_batch(EcmBatch *b, bool retries)
+{
+	hide(b);
+	if (b->job != 0)
+		ecm_pool_cancel(b->job);
+	ecm_barrier_end(&b->barrier);
+	if (!retries)
+		ecm_request_batches(b->relation, -1);
+	pfree(b->shapes);
+	pfree(b);
+}
+
+void
+ecm_batch_end(EcmBatch *b)
+{
+	for (int i = 0; i < b->nshapes; i++)
+		ecm_request_end(b->shapes[i]);
+	dlist_delete(&b->node);
+	free_batch(b, false);
+}
+
+void
+ecm_batch_close_gaps(EcmBatch *b)
+{
+	int			n = 0;
+
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i] != NULL)
+			b->shapes[n++] = b->shapes[i];
+	b->nshapes = n;
+}
+
+/* ------------------------------------------------------------- failures -- */
+
+/* Would it have hit any other shape as well? */
+static bool
+concerns_all(const EcmBatch *b, const EcmError *err)
+{
+	return b->step == ECM_CREATION_BARRIER ||
+		ecm_error_fault(err->sqlstate, err->message,
+						b->step == ECM_CREATION_PUBLISH ?
+						ECM_WORK_PUBLISH : ECM_WORK_CREATE) == ECM_FAULT_OF_NONE;
+}
+
+/* In halves, which begin with capturing if the table is published. */
+static void
+split(EcmBatch *b)
+{
+	int			middle = b->nshapes / 2;
+	EcmBatch   *halves[2];
+
+	halves[0] = ecm_batch_create(b->relation, b->nshapes);
+	halves[1] = ecm_batch_create(b->relation, b->nshapes);
+	for (int i = 0; i < b->nshapes; i++)
+		ecm_batch_put(halves[i >= middle], b->shapes[i]);
+	for (int i = 1; i >= 0; i--)
+	{
+		halves[i]->step = b->step == ECM_CREATION_PUBLISH ? ECM_CREATION_NEW : ECM_CREATION_PUBLISHED;
+		dlist_push_head(&batches.waiting, &halves[i]->node);
+	}
+	dlist_delete(&b->node);
+	free_batch(b, false);
+}
+
+void
+ecm_batch_retry_later(EcmBatch *b, const char *reason)
+{
+	b->retry_at = ecm_backoff_fail(&b->backoff, ecm_now());
+	b->retry_at += RETRY_GRAIN_MS * INT64CONST(1000) -
+		b->retry_at % (RETRY_GRAIN_MS * INT64CONST(1000));
+	b->step = ECM_CREATION_NEW;
+	ecm_barrier_end(&b->barrier);
+	ecm_request_batches(b->relation, -1);
+	ecm_batch_show(b, reason);
+	dlist_push_tail(&batches.retrying, &b->node);
+	if (batches.next_retry_at == 0 || b->retry_at < batches.next_retry_at)
+		batches.next_retry_at = b->retry_at;
+}
+
+void
+ecm_batch_fail(EcmBatch *b, const EcmError *err)
+{
+	const char *reason = err->message;
+	const char *hint = err->hint;
+
+	/*
+	 * only the snapshot looks at rows, with what types of extensions there
+	 * are
+	 */
+	if (b->step == ECM_CREATION_SNAPSHOT)
+		reason = strncmp(err->sqlstate, "XX", 2) == 0 ? ecm_error_condition(err->sqlstate) :
+			ecm_error_for_public(err->sqlstate, err->message);
+	if (reason != err->message)
+	{
+		reason = pstrdup(reason);
+		hint = "";
+	}
+
+	if (b->nshapes > 1 && !concerns_all(b, err))
+	{
+		split(b);
+		return;
+	}
+	dlist_delete(&b->node);
+	ecm_batch_retry_later(b, reason);
+	if (b->backoff.retries > 1)
+		return;
+	if (b->nshapes == 1)
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
+				  hint,
+				  "could not create shape %s yet: %s", b->shapes[0]->handle,
+				  reason);
+	else
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
+				  hint,
+				  "could not create shape %s and %d others of its table yet: %s",
+				  b->shapes[0]->handle, b->nshapes - 1, reason);
+}
+
+/* --------------------------------------------------- what comes and goes -- */
+
+void
+ecm_batch_drop_shape(int64 id)
+{
+	EcmShapeRequest *request = ecm_request_find(id);
+	EcmBatch   *b = request ? request->batch : NULL;
+
+	if (request == NULL)
+		return;
+	ecm_request_end(request);
+	if (b == NULL)
+		return;
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i] == request)
+			b->shapes[i] = NULL;
+	ecm_batch_close_gaps(b);
+	if (b->nshapes == 0)
+	{
+		bool		retries = b->retry_at != 0 && b->step == ECM_CREATION_NEW;
+
+		dlist_delete(&b->node);
+		free_batch(b, retries);
+	}
+}
+
+/* Of one table; NULL: there is nothing to be done now. */
+static EcmBatch *
+form_batch(EcmTime now)
+{
+	EcmShapeRequest *taken[BATCH_SHAPES];
+	int			n = ecm_requests_take(now, MAX_OF_TABLE, taken, BATCH_SHAPES);
+	EcmBatch   *b;
+
+	if (n == 0)
+		return NULL;
+	b = ecm_batch_create(taken[0]->relation, n);
+	for (int i = 0; i < n; i++)
+		ecm_batch_put(b, taken[i]);
+	return b;
+}
+
+void
+ecm_batches_poll_retries(EcmTime now)
+{
+	dlist_mutable_iter iter;
+
+	if (batches.next_retry_at == 0 || now < batches.next_retry_at)
+		return;
+	batches.next_retry_at = 0;
+	dlist_foreach_modify(iter, &batches.retrying)
+	{
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
+
+		if (now >= b->retry_at)
+		{
+			dlist_delete(&b->node);
+			b->retry_at = 0;
+			ecm_request_batches(b->relation, 1);
+			dlist_push_tail(&batches.waiting, &b->node);
+		}
+		else if (batches.next_retry_at == 0 || b->retry_at < batches.next_retry_at)
+			batches.next_retry_at = b->retry_at;
+	}
+}
+
+/* Batches at the barrier need no process's time, and may stay there for long. */
+static int
+count_working(void)
+{
+	dlist_iter	iter;
+	int			n = 0;
+
+	dlist_foreach(iter, &batches.active)
+	{
+		if (dlist_container(EcmBatch, node, iter.cur)->step != ECM_CREATION_BARRIER)
+			n++;
+	}
+	return n;
+}
+
+EcmBatch *
+ecm_batches_start_next(EcmTime now)
+{
+	EcmBatch   *b;
+
+	if (count_working() >= MAX_WORKING)
+		return NULL;
+	if (!dlist_is_empty(&batches.waiting))
+		b = dlist_container(EcmBatch, node, dlist_pop_head_node(&batches.waiting));
+	else if ((b = form_batch(now)) == NULL)
+		return NULL;
+	dlist_push_tail(&batches.active, &b->node);
+	ecm_batch_make_place(b);
+	return b;
+}
+
+EcmTime
+ecm_batches_deadline(void)
+{
+	EcmTime		deadline = batches.next_retry_at;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &batches.active)
+	{
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
+
+		if (b->step == ECM_CREATION_BARRIER)
+			deadline = ecm_earlier(deadline, b->retry_at);
+	}
+	return deadline;
+}
+
+static void
+forget_list(dlist_head *list)
+{
+	while (!dlist_is_empty(list))
+	{
+		EcmBatch   *b = dlist_container(EcmBatch, node, dlist_pop_head_node(list));
+
+		for (int i = 0; i < b->nshapes; i++)
+			ecm_request_end(b->shapes[i]);
+		free_batch(b, list == &batches.retrying);
+	}
+}
+
+void
+ecm_batches_forget(void)
+{
+	forget_list(&batches.active);
+	forget_list(&batches.waiting);
+	forget_list(&batches.retrying);
+	batches.next_retry_at = 0;
+}

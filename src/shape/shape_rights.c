@@ -1,0 +1,155 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape_rights.c
+ *	  Who may read a shape.
+ *
+ * A shape's rows are read by a superuser's process, and handed to whoever has the
+ * role that owns the shape.  So that role must have the rights itself, at any time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/errors.h"
+#include "shape/shape.h"
+#include "shape/shape_catalog.h"
+#include "shape/shape_requirements.h"
+#include "shape/shape_rights.h"
+
+PG_FUNCTION_INFO_V1(electric_cm_shape_error);
+
+/* ------------------------------------------------------- rights on tables -- */
+
+static bool
+may_select(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	int			attnum = -1;
+
+	if (ecm_table_acl_select(relation, role))
+		return true;
+	if (bms_is_empty(attnums))
+		return false;
+	while ((attnum = bms_next_member(attnums, attnum)) >= 0)
+		if (pg_attribute_aclcheck(relation, attnum, role, ACL_SELECT) != ACLCHECK_OK)
+			return false;
+	return true;
+}
+
+/* A role that may not name the table can't select from it either. */
+static bool
+may_use_schema(Oid relation, Oid role)
+{
+	return ecm_schema_acl_usage(get_rel_namespace(relation), role);
+}
+
+bool
+ecm_may_read_columns(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)) &&
+		may_use_schema(relation, role) &&
+		may_select(relation, role, attnums) &&
+		check_enable_rls(relation, role, true) != RLS_ENABLED;
+}
+
+/*
+ * The rows of a shape are read by a superuser's process, so everything that
+ * would have filtered them for the role itself must be refused.
+ */
+void
+ecm_check_may_read_columns(Oid relation, Oid role, const Bitmapset *attnums)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the shape's table does not exist any more")));
+	if (!may_use_schema(relation, role))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA,
+					   get_namespace_name(get_rel_namespace(relation)));
+	if (!may_select(relation, role, attnums))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
+	if (check_enable_rls(relation, role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security applies to role \"%s\" on table \"%s\"",
+						GetUserNameFromId(role, false), get_rel_name(relation)),
+				 errdetail("A shape would show rows that the policies hide."),
+				 errhint("Let a role that the policies don't apply to own the shape.")));
+}
+
+/* ------------------------------------------------------ rights on shapes -- */
+
+void
+ecm_shape_check_owner(const EcmShapeDef *shape)
+{
+	if (!has_privs_of_role(GetUserId(), shape->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for shape \"%s\"", shape->handle),
+				 errhint("Only its owner, and members of that role, may use a shape.")));
+}
+
+/* The columns whose values a shape shows, or tells something about. */
+static Bitmapset *
+columns_read(const EcmShapeDef *shape)
+{
+	bool		missing = false;
+	Bitmapset  *attnums;
+
+	attnums = ecm_column_attnums(shape->relation, shape->column_names,
+								 shape->ncolumns, NULL, &missing);
+	if (shape->filter != NULL)
+		attnums = ecm_column_attnums(shape->relation, shape->filter->names,
+									 shape->filter->ncolumns, attnums, &missing);
+	return missing ? NULL : attnums;
+}
+
+bool
+ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
+{
+	return ecm_may_read_columns(shape->relation, role, columns_read(shape));
+}
+
+void
+ecm_shape_check_read(const EcmShapeDef *shape)
+{
+	ecm_shape_check_owner(shape);
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of shape \"%s\" does not exist any more",
+						shape->handle),
+				 errhint("Create a shape of your own with electric_cm_create_shape().")));
+	ecm_check_may_read_columns(shape->relation, shape->owner, columns_read(shape));
+
+	/* membership does not pass on BYPASSRLS */
+	if (GetUserId() != shape->owner && !superuser())
+		ecm_check_may_read_columns(shape->relation, GetUserId(), columns_read(shape));
+}
+
+/*
+ * _electric_cm.shape_error(shape int8, last_error text) RETURNS text
+ *
+ * What the caller may know of a shape's error: its text may quote a row, and
+ * is only for those who may read the shape.
+ */
+Datum
+electric_cm_shape_error(PG_FUNCTION_ARGS)
+{
+	EcmShapeDef *shape = ecm_shape_by_id(PG_GETARG_INT64(0));
+	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (superuser() ||
+		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
+		 ecm_shape_may_read(shape, shape->owner) &&
+		 ecm_shape_may_read(shape, GetUserId())))
+		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
+	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
+}
