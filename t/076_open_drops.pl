@@ -15,10 +15,10 @@ my $stack = new_stack('main', conf => "autovacuum = off\nelectric_cm.status_chec
 my $node = $stack->node;
 my $pub = 'electric_cm_publication';
 
-# of the superuser, and of u
 # A shape that is lost is not, though its row is there while it is locked.
 sub is_shown { return $stack->sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
+# of the superuser, and of u
 sub theirs { my $handle = $stack->sql("SELECT electric_cm_create_shape('$_[0]')"); $stack->is_live($handle); return $handle; }
 sub ours { my $handle = $stack->sql('SET ROLE u', "SELECT electric_cm_create_shape('$_[0]', 'id > 0', '{id}')"); $stack->is_live($handle); return $handle; }
 # not held up by anybody
