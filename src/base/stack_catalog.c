@@ -30,7 +30,7 @@
 #include "base/text.h"
 
 void
-ecm_timeline_read(EcmRemembered *remembered)
+ecm_stack_row_read(EcmStackRow *remembered)
 {
 	EcmSpiState spi;
 	HeapTuple	row;
@@ -105,8 +105,8 @@ ecm_message_prefix(void)
 }
 
 const char *
-ecm_timeline_mismatch(const EcmRemembered *remembered,
-					  const EcmReplicationInfo *info, Oid database_oid)
+ecm_stack_row_mismatch(const EcmStackRow *remembered,
+					   const EcmReplicationInfo *info, Oid database_oid)
 {
 	if (remembered->known &&
 		remembered->system_identifier != info->system_identifier)
@@ -127,8 +127,8 @@ ecm_timeline_mismatch(const EcmRemembered *remembered,
 }
 
 bool
-ecm_timeline_left(const EcmRemembered *remembered,
-				  const EcmReplicationInfo *info)
+ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
+								  const EcmReplicationInfo *info)
 {
 	return remembered->known &&
 		(remembered->system_identifier != info->system_identifier ||
@@ -136,9 +136,9 @@ ecm_timeline_left(const EcmRemembered *remembered,
 }
 
 char *
-ecm_timeline_record_sql(const EcmRemembered *remembered,
-						const EcmReplicationInfo *info, Oid database_oid,
-						const char *mismatch)
+ecm_stack_row_record_sql(const EcmStackRow *remembered,
+						 const EcmReplicationInfo *info, Oid database_oid,
+						 const char *mismatch)
 {
 	StringInfoData sql;
 
@@ -181,7 +181,7 @@ ecm_timeline_record_sql(const EcmRemembered *remembered,
 }
 
 void
-ecm_timeline_drop_publications(void)
+ecm_drop_own_publications(void)
 {
 	char	   *names;
 
@@ -215,7 +215,7 @@ update_row(const char *set_and_where, int nargs, Oid *types, Datum *values)
 }
 
 void
-ecm_timeline_record_stop(XLogRecPtr lsn)
+ecm_stack_row_record_stop(XLogRecPtr lsn)
 {
 	Oid			types[] = {LSNOID, LSNOID};
 	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};

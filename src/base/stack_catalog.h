@@ -17,7 +17,7 @@
 #include "base/shmem.h"
 
 /* The row of _electric_cm.stack. */
-typedef struct EcmRemembered
+typedef struct EcmStackRow
 {
 	Oid			database_oid;
 	bool		known;			/* the next two are set */
@@ -31,10 +31,10 @@ typedef struct EcmRemembered
 	NameData	publication;	/* that the stream was read by; empty: none
 								 * yet */
 	char		message_prefix[64];
-} EcmRemembered;
+} EcmStackRow;
 
 /* Reads the row; within a transaction.  ERROR if there is none. */
-extern void ecm_timeline_read(EcmRemembered *remembered);
+extern void ecm_stack_row_read(EcmStackRow *remembered);
 
 /*
  * The prefix of the stack's own messages in the stream, palloc'd; within a
@@ -46,25 +46,25 @@ extern char *ecm_message_prefix(void);
  * Why the shapes do not belong to the stream that is about to start, or NULL.
  * Looks at nothing but this and electric_cm.publication_name.
  */
-extern const char *ecm_timeline_mismatch(const EcmRemembered *remembered,
-										 const EcmReplicationInfo *info,
-										 Oid database_oid);
+extern const char *ecm_stack_row_mismatch(const EcmStackRow *remembered,
+										  const EcmReplicationInfo *info,
+										  Oid database_oid);
 
 /*
  * Is this another server, or another history of the same one?  A slot that is
  * there nevertheless has come with a copy of the data directory, as it was at
  * some moment of the old history: the WAL that it needs need not be here.  Pure.
  */
-extern bool ecm_timeline_left(const EcmRemembered *remembered,
-							  const EcmReplicationInfo *info);
+extern bool ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
+											  const EcmReplicationInfo *info);
 
 /*
  * The statements that record the present, after throwing the shapes away if
  * there is a reason to; NULL if there is nothing to write.
  */
-extern char *ecm_timeline_record_sql(const EcmRemembered *remembered,
-									 const EcmReplicationInfo *info,
-									 Oid database_oid, const char *mismatch);
+extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
+									  const EcmReplicationInfo *info,
+									  Oid database_oid, const char *mismatch);
 
 /*
  * The changes of the row, and reads of single columns.  In a transaction.
@@ -102,12 +102,12 @@ extern char *ecm_stack_row_publication(void);
  * Records the last acknowledged LSN of a clean stop, in the current
  * transaction.
  */
-extern void ecm_timeline_record_stop(XLogRecPtr lsn);
+extern void ecm_stack_row_record_stop(XLogRecPtr lsn);
 
 /*
  * Drops the publications that the stack has created (not one that the user has
  * made later under such a name); within ecm_spi_begin() and _end().
  */
-extern void ecm_timeline_drop_publications(void);
+extern void ecm_drop_own_publications(void);
 
 #endif							/* ECM_STACK_CATALOG_H */

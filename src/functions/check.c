@@ -264,7 +264,7 @@ static const char *
 find_slot_name(const EcmSituation *s)
 {
 	const char *setting = ecm_check_setting(s, "slot_name");
-	EcmRemembered remembered = {0};
+	EcmStackRow remembered = {0};
 	char	  **v;
 	int			n;
 
@@ -278,7 +278,7 @@ find_slot_name(const EcmSituation *s)
 		remembered.owns_slot = true;
 		namestrcpy(&remembered.slot_name, v[0]);
 	}
-	return ecm_timeline_default_slot_name(&remembered, s->datname);
+	return ecm_default_slot_name_of_stack(&remembered, s->datname);
 }
 
 char *
@@ -350,16 +350,16 @@ with_our_library(const char *libraries)
 	initStringInfo(&buf);
 	if (SplitDirectoriesString(pstrdup(libraries), ',', &names))
 		foreach(lc, names)
-		{
-			const char *name = lfirst(lc);
-			const char *base = last_dir_separator(name);
+	{
+		const char *name = lfirst(lc);
+		const char *base = last_dir_separator(name);
 
-			base = base != NULL ? base + 1 : name;
-			if (strcmp(base, ECM_LIBRARY_NAME) == 0 ||
-				strcmp(base, ECM_LIBRARY_NAME ".so") == 0)
-				return NULL;
-			appendStringInfo(&buf, "%s, ", quote_literal_cstr(name));
-		}
+		base = base != NULL ? base + 1 : name;
+		if (strcmp(base, ECM_LIBRARY_NAME) == 0 ||
+			strcmp(base, ECM_LIBRARY_NAME ".so") == 0)
+			return NULL;
+		appendStringInfo(&buf, "%s, ", quote_literal_cstr(name));
+	}
 	appendStringInfoString(&buf, quote_literal_cstr(ECM_LIBRARY_NAME));
 	return buf.data;
 }

@@ -601,7 +601,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	if (drop_slot)
 	{
 		ecm_spi_begin(&spi);
-		ecm_timeline_drop_publications();
+		ecm_drop_own_publications();
 		ecm_spi_end(&spi);
 		ecm_stack_row_forget_created();
 	}

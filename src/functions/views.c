@@ -326,12 +326,12 @@ static void
 put_standby_replication(FunctionCallInfo fcinfo)
 {
 	EcmStack   *stack = palloc0(sizeof(EcmStack));
-	EcmRemembered remembered;
+	EcmStackRow remembered;
 
-	ecm_timeline_read(&remembered);
+	ecm_stack_row_read(&remembered);
 	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
 	strlcpy(stack->slot_name,
-			ecm_timeline_slot_name(&remembered, stack->datname), NAMEDATALEN);
+			ecm_slot_name_of_stack(&remembered, stack->datname), NAMEDATALEN);
 	strlcpy(stack->publication_name, ecm_publication_name, NAMEDATALEN);
 	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
 	stack->wal.flush_lag_us = -1;

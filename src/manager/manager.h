@@ -126,7 +126,7 @@ typedef struct Manager
 	EcmTime		deadline;		/* of this round; 0: none */
 
 	EcmState	state;
-	EcmRemembered remembered;	/* the row of _electric_cm.stack */
+	EcmStackRow remembered;		/* the row of _electric_cm.stack */
 	char	   *settings_signature;
 	bool		reload_again;	/* the catalog could not be read */
 	Oid			extension_oid;	/* another one means: dropped and created

@@ -79,7 +79,7 @@ probe(void *arg)
 	p->result = ECM_PROBE_DISABLED;
 	if (!ecm_enabled)
 		return;
-	ecm_timeline_read(&m->remembered);
+	ecm_stack_row_read(&m->remembered);
 	if (p->override)
 		p->result = ECM_PROBE_RUN;
 	else if (m->remembered.stopped)
@@ -93,7 +93,7 @@ probe(void *arg)
 void
 ecm_manager_read_remembered(void *arg)
 {
-	ecm_timeline_read(&((Manager *) arg)->remembered);
+	ecm_stack_row_read(&((Manager *) arg)->remembered);
 }
 
 /*
@@ -142,7 +142,7 @@ show_slot(Manager *m)
 	/* two stacks whose names would be the same may start at the same time */
 	do
 	{
-		name = ecm_timeline_slot_name(&m->remembered, m->stack->datname);
+		name = ecm_slot_name_of_stack(&m->remembered, m->stack->datname);
 		former = ours && strcmp(name, recorded) != 0;
 	} while (!ecm_report_slot(m->stack_index, name, ours && !former, seen,
 							  ecm_slot_name[0] == '\0' && ++attempts < 3));

@@ -172,7 +172,7 @@ start_timeline(Manager *m)
 		return;
 	}
 	if (!m->replication.info.slot_created &&
-		ecm_timeline_left(&m->remembered, &m->replication.info))
+		ecm_stack_row_is_of_other_history(&m->remembered, &m->replication.info))
 	{
 		ecm_error_set(&m->job.failure.err, "55000",
 					  psprintf("replication slot \"%s\" is of another timeline",
@@ -181,9 +181,9 @@ start_timeline(Manager *m)
 		m->job.failure.kind = ECM_ERROR_RECREATE;
 		return;
 	}
-	mismatch = ecm_timeline_mismatch(&m->remembered, &m->replication.info, MyDatabaseId);
-	sql = ecm_timeline_record_sql(&m->remembered, &m->replication.info,
-								  MyDatabaseId, mismatch);
+	mismatch = ecm_stack_row_mismatch(&m->remembered, &m->replication.info, MyDatabaseId);
+	sql = ecm_stack_row_record_sql(&m->remembered, &m->replication.info,
+								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
 		report_lost_shapes(m, mismatch);
 	assign_sql = ecm_feed_assign_sql();
@@ -386,7 +386,7 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 	if (m->state.step != ECM_STEP_CREATE_SLOT || ecm_slot_name[0] != '\0' ||
 		!ecm_error_is_name_taken(failure->err.sqlstate))
 		return false;
-	name = ecm_timeline_slot_name(&m->remembered, m->stack->datname);
+	name = ecm_slot_name_of_stack(&m->remembered, m->stack->datname);
 	if (strcmp(name, m->stack->slot_name) == 0)
 		return false;
 	if (m->stack->restart_requested)

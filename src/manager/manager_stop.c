@@ -54,7 +54,7 @@ server_is_stopping(void)
 static void
 record_stop(void *arg)
 {
-	ecm_timeline_record_stop(*(XLogRecPtr *) arg);
+	ecm_stack_row_record_stop(*(XLogRecPtr *) arg);
 }
 
 /* The slot that the table has is another one by now. */
@@ -72,7 +72,7 @@ drop_publication(void *arg pg_attribute_unused())
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_timeline_drop_publications();
+	ecm_drop_own_publications();
 	ecm_spi_end(&spi);
 	ecm_stack_row_forget_created();
 }

@@ -317,11 +317,11 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	EcmSlotFacts facts;
 	EcmSpiState spi;
 	RunScan		scan = {0};
-	EcmRemembered remembered;
+	EcmStackRow remembered;
 	XLogRecPtr	from;
 
 	ecm_require_shared();
-	ecm_timeline_read(&remembered);
+	ecm_stack_row_read(&remembered);
 	from = remembered.seen_lsn;
 	ecm_spi_begin(&spi);
 	if (ecm_slot_lookup(slot_name, &facts))

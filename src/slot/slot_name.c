@@ -15,15 +15,15 @@
 #include "slot/slot_name.h"
 
 char *
-ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
+ecm_slot_name_of_stack(const EcmStackRow *remembered, const char *datname)
 {
 	if (ecm_slot_name[0] != '\0')
 		return pstrdup(ecm_slot_name);
-	return ecm_timeline_default_slot_name(remembered, datname);
+	return ecm_default_slot_name_of_stack(remembered, datname);
 }
 
 char *
-ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+ecm_default_slot_name_of_stack(const EcmStackRow *remembered,
 							   const char *datname)
 {
 	EcmSlotFacts facts;
@@ -55,10 +55,10 @@ ecm_timeline_default_slot_name(const EcmRemembered *remembered,
 char *
 ecm_own_slot_name(const EcmStack *stack)
 {
-	EcmRemembered remembered;
+	EcmStackRow remembered;
 
 	if (stack != NULL && stack->slot_name[0] != '\0')
 		return pstrdup(stack->slot_name);
-	ecm_timeline_read(&remembered);
-	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
+	ecm_stack_row_read(&remembered);
+	return ecm_slot_name_of_stack(&remembered, get_database_name(MyDatabaseId));
 }

@@ -18,11 +18,11 @@
  * slot which the stack has created (its database may have had another name
  * then), or the one that is made of the database's name.
  */
-extern char *ecm_timeline_slot_name(const EcmRemembered *remembered,
+extern char *ecm_slot_name_of_stack(const EcmStackRow *remembered,
 									const char *datname);
 
 /* The same where electric_cm.slot_name is empty; needs the slot's name only. */
-extern char *ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+extern char *ecm_default_slot_name_of_stack(const EcmStackRow *remembered,
 											const char *datname);
 
 /*

@@ -192,127 +192,127 @@ static const struct
 {
 	{
 		"a server's error in verbose form",
-			SOCKET "FATAL:  28P01: password authentication failed for user \"x\"\n"
-			"LOCATION:  auth_failed, auth.c:326\n",
-			"28P01", "password authentication failed for user \"x\"", "", ""
+		SOCKET "FATAL:  28P01: password authentication failed for user \"x\"\n"
+		"LOCATION:  auth_failed, auth.c:326\n",
+		"28P01", "password authentication failed for user \"x\"", "", ""
 	},
 	{
 		"a translated severity",
-			SOCKET "DÔ KRITISCH:  3D000: Datenbank »a« existiert nicht\n"
-			"ORT:  InitPostgres, postinit.c:1024\n",
-			"3D000", "Datenbank »a« existiert nicht", "", ""
+		SOCKET "DÔ KRITISCH:  3D000: Datenbank »a« existiert nicht\n"
+		"ORT:  InitPostgres, postinit.c:1024\n",
+		"3D000", "Datenbank »a« existiert nicht", "", ""
 	},
 	{
 		"detail and hint",
-			SOCKET "FATAL:  53400: all is in use\nDETAIL:  There are 10.\n"
-			"HINT:  Free one\nor add one.\nCONTEXT:  something else\n"
-			"LOCATION:  f, g.c:1",
-			"53400", "all is in use", "There are 10.", "Free one or add one."
+		SOCKET "FATAL:  53400: all is in use\nDETAIL:  There are 10.\n"
+		"HINT:  Free one\nor add one.\nCONTEXT:  something else\n"
+		"LOCATION:  f, g.c:1",
+		"53400", "all is in use", "There are 10.", "Free one or add one."
 	},
 	{
 		"no line end, no address",
-			"ERROR:  55006: replication slot \"a\" is active for PID 123",
-			"55006", "replication slot \"a\" is active for PID 123", "", ""
+		"ERROR:  55006: replication slot \"a\" is active for PID 123",
+		"55006", "replication slot \"a\" is active for PID 123", "", ""
 	},
 	{
 		"a session that was terminated",
-			"FATAL:  57P01: terminating connection due to administrator command\n"
-			"LOCATION:  ProcessInterrupts, postgres.c:3264\n"
-			"server closed the connection unexpectedly\n"
-			"\tThis probably means the server terminated abnormally\n"
-			"\tbefore or while processing the request.\n",
-			"57P01", "terminating connection due to administrator command", "", ""
+		"FATAL:  57P01: terminating connection due to administrator command\n"
+		"LOCATION:  ProcessInterrupts, postgres.c:3264\n"
+		"server closed the connection unexpectedly\n"
+		"\tThis probably means the server terminated abnormally\n"
+		"\tbefore or while processing the request.\n",
+		"57P01", "terminating connection due to administrator command", "", ""
 	},
 	{
 		"two attempts, with and without TLS: the first counts",
-			SOCKET "FATAL:  28000: no pg_hba.conf entry, SSL encryption\n"
-			"LOCATION:  ClientAuthentication, auth.c:542\n"
-			SOCKET "FATAL:  3D000: database \"a\" does not exist\n"
-			"DETAIL:  of the second\n",
-			"28000", "no pg_hba.conf entry, SSL encryption", "", ""
+		SOCKET "FATAL:  28000: no pg_hba.conf entry, SSL encryption\n"
+		"LOCATION:  ClientAuthentication, auth.c:542\n"
+		SOCKET "FATAL:  3D000: database \"a\" does not exist\n"
+		"DETAIL:  of the second\n",
+		"28000", "no pg_hba.conf entry, SSL encryption", "", ""
 	},
 	{
 		"nobody listens on the socket",
-			SOCKET "No such file or directory\n"
-			"\tIs the server running locally and accepting connections on that "
-			"socket?\n",
-			"08001", SOCKET "No such file or directory",
-			"Is the server running locally and accepting connections on that "
-			"socket?", ""
+		SOCKET "No such file or directory\n"
+		"\tIs the server running locally and accepting connections on that "
+		"socket?\n",
+		"08001", SOCKET "No such file or directory",
+		"Is the server running locally and accepting connections on that "
+		"socket?", ""
 	},
 	{
 		"connection refused",
-			"could not connect to server: Connection refused",
-			"08001", "could not connect to server: Connection refused", "", ""
+		"could not connect to server: Connection refused",
+		"08001", "could not connect to server: Connection refused", "", ""
 	},
 	{
 		"the server died",
-			"server closed the connection unexpectedly\n"
-			"\tThis probably means the server terminated abnormally\n"
-			"\tbefore or while processing the request.\n",
-			"08006", "server closed the connection unexpectedly",
-			"This probably means the server terminated abnormally before or while "
-			"processing the request.", ""
+		"server closed the connection unexpectedly\n"
+		"\tThis probably means the server terminated abnormally\n"
+		"\tbefore or while processing the request.\n",
+		"08006", "server closed the connection unexpectedly",
+		"This probably means the server terminated abnormally before or while "
+		"processing the request.", ""
 	},
 	{
 		"the server died while the connection was being opened",
-			SOCKET "server closed the connection unexpectedly\n",
-			"08006", SOCKET "server closed the connection unexpectedly", "", ""
+		SOCKET "server closed the connection unexpectedly\n",
+		"08006", SOCKET "server closed the connection unexpectedly", "", ""
 	},
 	{
 		"no password to send",
-			SOCKET "fe_sendauth: no password supplied\n",
-			"28P01", SOCKET "fe_sendauth: no password supplied", "", ""
+		SOCKET "fe_sendauth: no password supplied\n",
+		"28P01", SOCKET "fe_sendauth: no password supplied", "", ""
 	},
 	{
 		"a wrong password from a file",
-			"connection to server at \"::1\", port 5432 failed: FATAL:  28P01: "
-			"password authentication failed for user \"x\"\n"
-			"LOCATION:  auth_failed, auth.c:326\n"
-			"password retrieved from file \"/home/x/.pgpass\"\n",
-			"28P01", "password authentication failed for user \"x\"",
-			"password retrieved from file \"/home/x/.pgpass\"", ""
+		"connection to server at \"::1\", port 5432 failed: FATAL:  28P01: "
+		"password authentication failed for user \"x\"\n"
+		"LOCATION:  auth_failed, auth.c:326\n"
+		"password retrieved from file \"/home/x/.pgpass\"\n",
+		"28P01", "password authentication failed for user \"x\"",
+		"password retrieved from file \"/home/x/.pgpass\"", ""
 	},
 	{
 		"the network fails during the TLS handshake",
-			"connection to server at \"::1\", port 5432 failed: "
-			"SSL SYSCALL error: Connection reset by peer\n",
-			"08001", "connection to server at \"::1\", port 5432 failed: "
-			"SSL SYSCALL error: Connection reset by peer", "", ""
+		"connection to server at \"::1\", port 5432 failed: "
+		"SSL SYSCALL error: Connection reset by peer\n",
+		"08001", "connection to server at \"::1\", port 5432 failed: "
+		"SSL SYSCALL error: Connection reset by peer", "", ""
 	},
 	{
 		"TLS that fails for whatever reason, then a refusal without it",
-			"connection to server at \"::1\", port 5432 failed: "
-			"SSL error: certificate verify failed\n"
-			"connection to server at \"::1\", port 5432 failed: FATAL:  28000: "
-			"no pg_hba.conf entry, no encryption\n"
-			"LOCATION:  ClientAuthentication, auth.c:542\n",
-			"28000", "no pg_hba.conf entry, no encryption", "", ""
+		"connection to server at \"::1\", port 5432 failed: "
+		"SSL error: certificate verify failed\n"
+		"connection to server at \"::1\", port 5432 failed: FATAL:  28000: "
+		"no pg_hba.conf entry, no encryption\n"
+		"LOCATION:  ClientAuthentication, auth.c:542\n",
+		"28000", "no pg_hba.conf entry, no encryption", "", ""
 	},
 	{
 		"an unknown connection option",
-			"invalid connection option \"hots\"\n",
-			"F0000", "invalid connection option \"hots\"", "", ""
+		"invalid connection option \"hots\"\n",
+		"F0000", "invalid connection option \"hots\"", "", ""
 	},
 	{
 		"a connection string that can't be read",
-			"missing \"=\" after \"x\" in connection info string\n",
-			"F0000", "missing \"=\" after \"x\" in connection info string", "", ""
+		"missing \"=\" after \"x\" in connection info string\n",
+		"F0000", "missing \"=\" after \"x\" in connection info string", "", ""
 	},
 	{
 		"a bad sslmode",
-			"invalid sslmode value: \"maybe\"\n",
-			"F0000", "invalid sslmode value: \"maybe\"", "", ""
+		"invalid sslmode value: \"maybe\"\n",
+		"F0000", "invalid sslmode value: \"maybe\"", "", ""
 	},
 	{
 		"SSL SYSCALL error",
-			"SSL SYSCALL error: EOF detected\n",
-			"08006", "SSL SYSCALL error: EOF detected", "", ""
+		"SSL SYSCALL error: EOF detected\n",
+		"08006", "SSL SYSCALL error: EOF detected", "", ""
 	},
 	{
 		"a number that looks like an SQLSTATE but isn't one",
-			"strange:  12a45: text\n",
-			"08006", "strange:  12a45: text", "", ""
+		"strange:  12a45: text\n",
+		"08006", "strange:  12a45: text", "", ""
 	},
 	{"an SQLSTATE cut short", "FATAL:  28P", "08006", "FATAL:  28P", "", ""},
 	{"an SQLSTATE and nothing else", "FATAL:  28P01: ", "28P01", "", "", ""},

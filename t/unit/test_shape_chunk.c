@@ -65,11 +65,11 @@ static void
 test_format(void)
 {
 	static const char expected[] =
-		"T\x08\x07\x06\x05\x04\x03\x02\x01"
-		"\x2A\0\0\0\0\0\0\0"
-		"\x05\0\0\0\0\0\0\0"
-		"U\x03\x00\x01\x04" "ab"
-		"\x01\x02";
+	"T\x08\x07\x06\x05\x04\x03\x02\x01"
+	"\x2A\0\0\0\0\0\0\0"
+	"\x05\0\0\0\0\0\0\0"
+	"U\x03\x00\x01\x04" "ab"
+	"\x01\x02";
 	EcmValue	values[3];
 	EcmValue	old;
 	char	   *end;
