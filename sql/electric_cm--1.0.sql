@@ -52,7 +52,7 @@ CREATE TABLE _electric_cm.shape (
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
 
--- Tables that we have added to the publication: see shape_unpublish.c.
+-- Tables that we have added to the publication: see unpublish.c.
 CREATE TABLE _electric_cm.published_table (
 	relation oid,
 	publication oid,
