@@ -37,7 +37,7 @@
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* batches of shapes being created */
-#define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_MAX_LEFT_SLOTS	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
 
@@ -223,60 +223,65 @@ typedef struct EcmWalSettings
 	int			min_free;		/* MB */
 } EcmWalSettings;
 
-typedef struct EcmStack
+/* What others want of a stack.  Anybody sets these, the addressee clears them. */
+typedef struct EcmStackRequests
 {
-	/* --- identity; written by the launcher when it allocates the entry --- */
-	bool		in_use;
-	Oid			dboid;
-	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack, or one ran: else
-								 * the launcher is only having a look */
-
-	/* --- requests; anybody may write, the addressee clears --- */
-	bool		stop_requested; /* stays set until start: launcher honours it */
-	bool		drop_slot_requested;	/* with stop: drop slot and publication */
-	bool		restart_requested;	/* cleared by the launcher */
-	bool		reprobe_requested;	/* cleared by the launcher */
-	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED,
-									 * NOT_STARTED and CLONED; cleared by the
-									 * manager once the database's table says
-									 * that it runs */
+	bool		stop;			/* stays set until start: launcher honours it */
+	bool		drop_slot;		/* with stop: drop slot and publication */
+	bool		restart;		/* cleared by the launcher */
+	bool		reprobe;		/* cleared by the launcher */
+	bool		adopt;			/* electric_cm_start(): overrides STOPPED,
+								 * NOT_STARTED and CLONED; cleared by the
+								 * manager once the database's table says that
+								 * it runs */
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
-	bool		sample_requested;	/* cleared by who takes the sample */
-	bool		check_requested;	/* look whether the extension is still there;
-									 * cleared by the manager */
+	bool		sample;			/* cleared by who takes the sample */
+	bool		check;			/* look whether the extension is still there;
+								 * cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
+} EcmStackRequests;
 
-	/*
-	 * Commands that need the stack out of the way: how many run, and the
-	 * latest one's name.  Each backend takes back what it has added.  Drained:
-	 * all that others have written has been consumed, and what the stack
-	 * itself writes from here on will be skipped.
-	 */
-	int			pauses;
-	char		paused_for[32];
-	bool		drained;
+/*
+ * Commands that need the stack out of the way.  Each backend takes back what it
+ * has added.
+ */
+typedef struct EcmStackPause
+{
+	int			count;			/* how many such commands run ... */
+	char		command[32];	/* ... and the latest one's name */
+	bool		drained;		/* all that others have written has been
+								 * consumed, and what the stack itself writes
+								 * from here on will be skipped */
+} EcmStackPause;
 
-	/* --- written by whoever records an event of this database --- */
-	uint64		last_event;		/* number of the next event after the last one */
+typedef struct EcmStackEvents
+{
+	uint64		last;			/* number of the next event after the last one;
+								 * written by whoever records one of this
+								 * database */
+	uint64		delivered;		/* events before this one have been delivered;
+								 * written by the session that does */
+} EcmStackEvents;
 
-	/* --- written by the session that delivers them --- */
-	uint64		events_done;	/* events before this one have been delivered */
-
-	/* --- written by the launcher --- */
+/* What the launcher decides about a stack; it alone writes this. */
+typedef struct EcmStackLifecycle
+{
 	EcmEndReason end_reason;	/* reset when a manager is started */
 	bool		no_worker;		/* too few background workers were free; cleared
-								 * by who asks for another attempt */
+								 * by who asks for another attempt, too */
 	bool		look_only;		/* the manager is to say what there is, and end,
 								 * for there is no room for its consumers */
-	bool		aside;			/* no manager has been started since a pause */
+	bool		paused;			/* no manager has been started since a pause */
 	bool		hangs;			/* the manager does not go round: it is said, and
 								 * its slot looked after */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
+} EcmStackLifecycle;
 
-	/* --- written by the manager (launcher while there is none) --- */
+/* The manager itself: it writes this, and the launcher while there is none. */
+typedef struct EcmStackManager
+{
 	EcmProbe	probe;			/* UNKNOWN from each start of a manager until
 								 * it knows */
 	int			shape_workers;	/* consumers that it needs; 0: not known yet */
@@ -286,8 +291,12 @@ typedef struct EcmStack
 	volatile EcmTime alive_at;	/* when it last went round; without the lock */
 	uint64		runs;			/* number of managers started so far */
 	TimestampTz started_at;
+} EcmStackManager;
+
+/* What the stack shows of itself; writer as of EcmStackManager. */
+typedef struct EcmStackReport
+{
 	char		stack_id[NAMEDATALEN];
-	char		slot_name[NAMEDATALEN];
 	char		publication_name[NAMEDATALEN];
 	EcmStatus	status;
 	char		phase[24];
@@ -308,51 +317,95 @@ typedef struct EcmStack
 	bool		pool_up;
 	bool		consumers_up;
 	bool		streaming_up;
+} EcmStackReport;
 
-	int			server_version_num; /* 0: not looked up yet */
+/* The server as its stack has found it; the manager writes. */
+typedef struct EcmStackServer
+{
+	int			version_num;	/* 0: not looked up yet */
 	uint64		system_identifier;
 	uint32		timeline_id;
 	TimestampTz looked_up_at;
+} EcmStackServer;
 
+/* How far the stream has come; the manager writes. */
+typedef struct EcmStackProgress
+{
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
-	bool		slot_owned;		/* we have created the slot of that name */
-	XLogRecPtr	slot_seen_lsn;	/* end of WAL when that one was last seen, or
-								 * before: see slot_owner.c */
-	char		former_slot[NAMEDATALEN];	/* ours, from before slot_name was
-											 * changed; "": none */
-	XLogRecPtr	former_seen_lsn;
-	EcmWalGuard former_guard;
-	bool		former_drop_reported;
-	EcmWalSample wal;
-	EcmWalSettings wal_settings;
-	EcmWalGuard wal_guard;
-	bool		wal_drop_reported;	/* that the slot is to be dropped */
 	int64		shape_log_bytes;	/* on disk; -1: not looked at yet */
-	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
+} EcmStackProgress;
+
+/*
+ * A slot that the stack looks after: the one it uses, or the one that it has
+ * left behind under a former name.  Written by the manager, and by the launcher
+ * while there is none, or while the manager hangs.
+ */
+typedef struct EcmWatchedSlot
+{
+	char		name[NAMEDATALEN];	/* "": none */
+	bool		owned;			/* we have created the slot of that name */
+	XLogRecPtr	seen_lsn;		/* end of WAL when it was last seen, or before:
+								 * see slot_owner.c */
+	EcmWalSample sample;
+	EcmWalGuard guard;
+	bool		drop_reported;	/* that the slot is to be dropped */
+	char		pinned_by[ECM_TEXT_LEN];	/* what holds it back, or "" */
 	TimestampTz pinned_since;
 	EcmTime		pinned_at;		/* the same by the other clock */
+} EcmWatchedSlot;
 
-	/* a consumer that has work and does not move */
-	char		stalled[ECM_TEXT_LEN];	/* "consumer 1 (PID 123), ...", or "" */
-	int			stalled_pid;
-	EcmTime		stalled_at;
+/* A consumer that has work and does not move; the manager writes. */
+typedef struct EcmStackStall
+{
+	char		text[ECM_TEXT_LEN]; /* "consumer 1 (PID 123), ...", or "" */
+	int			pid;
+	EcmTime		at;
+} EcmStackStall;
 
-	/* all shapes were thrown away: how many (-1: unknown), when, and why */
-	int64		lost_shapes;
-	EcmTime		lost_shapes_at; /* 0: they weren't */
-	char		lost_shapes_reason[ECM_TEXT_LEN];
+/* All shapes were thrown away; the manager writes. */
+typedef struct EcmStackLoss
+{
+	int64		count;			/* of the shapes, -1: unknown */
+	EcmTime		at;				/* 0: they weren't */
+	char		reason[ECM_TEXT_LEN];
+} EcmStackLoss;
+
+typedef struct EcmStack
+{
+	/* identity; written by the launcher, and by who allocates the entry */
+	bool		in_use;
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	bool		registered;		/* somebody asked for a stack, or one ran: else
+								 * the launcher is only having a look */
+
+	EcmStackRequests requests;
+	EcmStackPause pause;
+	EcmStackEvents events;
+	EcmStackLifecycle lifecycle;
+	EcmStackManager manager;
+	EcmStackReport report;
+	EcmStackServer server;
+	EcmStackProgress progress;
+	EcmWatchedSlot slot;
+	EcmWatchedSlot former;		/* from before electric_cm.slot_name was changed */
+	EcmWalSettings wal_settings;	/* the manager writes */
+	EcmStackStall stall;
+	EcmStackLoss lost;
 
 	/* the head ends here: see ecm_stack_copy_head() */
+
+	/* the manager writes (the launcher clears them when it has ended) */
 	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
 	EcmCreation creations[ECM_MAX_CREATIONS];
 	EcmOption	options[ECM_MAX_OPTIONS];
 	int			noptions;
-
-	/* --- each written by its consumer --- */
 	int			nconsumers;
+
+	/* each written by its consumer, but for what the manager gives it */
 	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
 
 	/* broadcast after every change that somebody may be waiting for */
@@ -360,14 +413,14 @@ typedef struct EcmStack
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
-typedef struct EcmAbandonedSlot
+typedef struct EcmLeftSlot
 {
 	Oid			dboid;			/* its database */
 	char		slot_name[NAMEDATALEN];
 	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
 	EcmTime		at;				/* newer is another slot of the same name */
 	bool		reported;		/* that it is in use; the launcher writes */
-} EcmAbandonedSlot;
+} EcmLeftSlot;
 
 /*
  * When a shape was read last.  A place may be another shape's by now: what is
@@ -394,8 +447,8 @@ typedef struct EcmShared
 										 * the extension */
 
 	/* anybody adds, the launcher takes away what it has dropped */
-	int			nabandoned;
-	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
+	int			nleft_slots;
+	EcmLeftSlot left_slots[ECM_MAX_LEFT_SLOTS];
 
 	EcmTime		made_room_at;	/* when a slot was last dropped for the sake of
 								 * free space; anybody writes */
@@ -494,7 +547,7 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
  * that is too much for the launcher, an event says what is left to do by hand.
  */
-extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
+extern void ecm_leave_slot(Oid dboid, const char *slot_name);
 
 /*
  * A shape of this database is being read; and when one was last (0: unknown).

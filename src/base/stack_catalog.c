@@ -232,8 +232,8 @@ ecm_own_slot_name(const EcmStack *stack)
 {
 	EcmRemembered remembered;
 
-	if (stack != NULL && stack->slot_name[0] != '\0')
-		return pstrdup(stack->slot_name);
+	if (stack != NULL && stack->slot.name[0] != '\0')
+		return pstrdup(stack->slot.name);
 	ecm_timeline_read(&remembered);
 	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
 }

@@ -44,27 +44,27 @@ own_datname(void)
 bool
 ecm_stack_is_running(const EcmStack *stack)
 {
-	return stack->pid != 0 && stack->probe == ECM_PROBE_RUN &&
-		stack->end_reason == ECM_END_NONE &&
-		!stack->stop_requested && !stack->restart_requested;
+	return stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_RUN &&
+		stack->lifecycle.end_reason == ECM_END_NONE &&
+		!stack->requests.stop && !stack->requests.restart;
 }
 
 /* No manager runs, and nobody has asked for one or is about to let one run. */
 bool
 ecm_stack_is_stopped(const EcmStack *stack)
 {
-	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-		!stack->reprobe_requested && !stack->restart_requested &&
-		stack->pauses == 0;
+	return stack->report.status == ECM_STATUS_STOPPED && stack->manager.pid == 0 &&
+		!stack->requests.reprobe && !stack->requests.restart &&
+		stack->pause.count == 0;
 }
 
 static const char *
 stopped_hint(const EcmStack *stack)
 {
-	if (stack->stop_requested)
+	if (stack->requests.stop)
 		return "Start it with electric_cm_start().";
 
-	switch (stack->probe)
+	switch (stack->manager.probe)
 	{
 		case ECM_PROBE_CLOSED:
 			return "See ALTER DATABASE ... IS_TEMPLATE and ALLOW_CONNECTIONS.";
@@ -92,7 +92,7 @@ stopped_hint(const EcmStack *stack)
 static bool
 shows_error(const EcmStack *stack)
 {
-	return stack->last_error[0] != '\0' &&
+	return stack->report.last_error[0] != '\0' &&
 		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
 }
 
@@ -104,24 +104,24 @@ ecm_report_stopped(const EcmStack *stack)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the stack of database \"%s\" is stopped: %s",
-					stack->datname, stack->waiting_for),
+					stack->datname, stack->report.waiting_for),
 			 shows_error(stack) ?
-			 errdetail("The last error was: %s", stack->last_error) : 0,
+			 errdetail("The last error was: %s", stack->report.last_error) : 0,
 			 hint != NULL ? errhint("%s", hint) : 0));
 }
 
 void
 ecm_check_stack_alive(const EcmStack *stack)
 {
-	if (stack->status == ECM_STATUS_FAILED)
+	if (stack->report.status == ECM_STATUS_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the stack of database \"%s\" has failed",
 						stack->datname),
 				 shows_error(stack) ?
-				 errdetail_internal("%s", stack->last_error) : 0,
-				 shows_error(stack) && stack->last_error_hint[0] != '\0' ?
-				 errhint("%s", stack->last_error_hint) : 0));
+				 errdetail_internal("%s", stack->report.last_error) : 0,
+				 shows_error(stack) && stack->report.last_error_hint[0] != '\0' ?
+				 errhint("%s", stack->report.last_error_hint) : 0));
 	if (ecm_stack_is_stopped(stack))
 		ecm_report_stopped(stack);
 }
@@ -330,16 +330,16 @@ ecm_describe_wait(const EcmStack *stack)
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "Its status is \"%s\"",
-					 ecm_status_name(stack->status));
-	if (stack->step[0] != '\0')
-		appendStringInfo(&buf, ", its step \"%s\"", stack->step);
-	if (stack->waiting_for[0] != '\0')
-		appendStringInfo(&buf, "; it waits for: %s", stack->waiting_for);
-	if (stack->blocking_pid != 0)
-		appendStringInfo(&buf, " (process %d)", stack->blocking_pid);
+					 ecm_status_name(stack->report.status));
+	if (stack->report.step[0] != '\0')
+		appendStringInfo(&buf, ", its step \"%s\"", stack->report.step);
+	if (stack->report.waiting_for[0] != '\0')
+		appendStringInfo(&buf, "; it waits for: %s", stack->report.waiting_for);
+	if (stack->report.blocking_pid != 0)
+		appendStringInfo(&buf, " (process %d)", stack->report.blocking_pid);
 	appendStringInfoChar(&buf, '.');
 	if (shows_error(stack))
-		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
+		appendStringInfo(&buf, " The last error was: %s", stack->report.last_error);
 	return buf.data;
 }
 
@@ -380,7 +380,7 @@ ecm_await_active(EcmTime deadline)
 
 		if (index < 0)
 			ecm_report_stack_gone();
-		if (stack->status == ECM_STATUS_ACTIVE && ecm_stack_is_running(stack))
+		if (stack->report.status == ECM_STATUS_ACTIVE && ecm_stack_is_running(stack))
 			break;
 		ecm_check_stack_alive(stack);
 		if (ecm_sleep_until_change(index, deadline))

@@ -44,9 +44,9 @@ ecm_check_lock(const EcmSituation *s, EcmFinding *f)
 						" AND l.objid::int8 = (k.key & 4294967295)"
 						" AND l.pid IS DISTINCT FROM %d LIMIT 1",
 						quote_literal_cstr(s->slot_name), MyDatabaseId,
-						s->stack->pid);
+						s->stack->manager.pid);
 	if (n == 0)
-		ecm_check_pass(f, s->stack->lock_acquired ?
+		ecm_check_pass(f, s->stack->report.lock_acquired ?
 					   "the stack holds its exclusive lock" :
 					   "nobody holds the exclusive lock");
 	else if (v[0] != NULL && v[3][0] == 't')
@@ -88,7 +88,7 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 	const char *application = n > 0 && v[0] ? v[0] : "";
 
 	/* the second: a walsender that comes or goes */
-	if (s->stack->pid != 0 &&
+	if (s->stack->manager.pid != 0 &&
 		(pid == s->stack->conns[0].backend_pid ||
 		 strcmp(application, "electric_cm replication") == 0))
 		ecm_check_pass(f, "replication slot \"%s\" is active for the stack",

@@ -81,11 +81,11 @@ await_run(uint64 runs)
 
 		if (index < 0)
 			ecm_report_stack_gone();
-		if (stack->runs > runs && ecm_stack_is_running(stack))
+		if (stack->manager.runs > runs && ecm_stack_is_running(stack))
 			break;
 		if (ecm_stack_is_stopped(stack))
 			ecm_report_stopped(stack);
-		if (stack->no_worker)
+		if (stack->lifecycle.no_worker)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("the stack of database \"%s\" cannot be started: no background worker slot is free",
@@ -118,9 +118,9 @@ register_at_commit(void)
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
 		stack->registered = true;
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->reprobe_requested = true;
+		stack->requests.stop = false;
+		stack->requests.drop_slot = false;
+		stack->requests.reprobe = true;
 	}
 	else
 		ecm_shared->reprobe_all_requested = true;
@@ -215,12 +215,12 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
-		if (!stack->stop_requested &&
-			(stack->probe == ECM_PROBE_UNKNOWN ||
-			 stack->probe == ECM_PROBE_NOT_STARTED))
+		if (!stack->requests.stop &&
+			(stack->manager.probe == ECM_PROBE_UNKNOWN ||
+			 stack->manager.probe == ECM_PROBE_NOT_STARTED))
 		{
-			stack->adopt_requested = true;
-			stack->reprobe_requested = true;
+			stack->requests.adopt = true;
+			stack->requests.reprobe = true;
 		}
 	}
 	ecm_unlock();
@@ -237,13 +237,13 @@ undo_stop(void)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
-	if (index >= 0 && ecm_shared->stacks[index].stop_requested)
+	if (index >= 0 && ecm_shared->stacks[index].requests.stop)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->reprobe_requested = true;
+		stack->requests.stop = false;
+		stack->requests.drop_slot = false;
+		stack->requests.reprobe = true;
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -446,21 +446,21 @@ electric_cm_start(NO_ARGUMENTS)
 		ecm_report_stack_gone();
 	}
 	stack = &ecm_shared->stacks[index];
-	runs = stack->runs;
-	if (ecm_stack_is_running(stack) && stack->status != ECM_STATUS_FAILED)
+	runs = stack->manager.runs;
+	if (ecm_stack_is_running(stack) && stack->report.status != ECM_STATUS_FAILED)
 		runs--;					/* the current one will do */
 	else if (ecm_stack_is_running(stack))
-		stack->restart_requested = true;
+		stack->requests.restart = true;
 	else
 	{
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->adopt_requested = true;
-		stack->reprobe_requested = true;
-		if (stack->pid != 0 && stack->probe == ECM_PROBE_UNKNOWN)
+		stack->requests.stop = false;
+		stack->requests.drop_slot = false;
+		stack->requests.adopt = true;
+		stack->requests.reprobe = true;
+		if (stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_UNKNOWN)
 			runs--;				/* it is having a look: it may do, too */
 	}
-	stack->no_worker = false;	/* it is tried anew */
+	stack->lifecycle.no_worker = false;	/* it is tried anew */
 	ecm_unlock();
 	ecm_launcher_wake();
 
@@ -532,14 +532,14 @@ await_stopped(void)
 
 		if (index < 0)
 			break;
-		if (!stack->stop_requested)
+		if (!stack->requests.stop)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the stack of database \"%s\" was started by another session while it was being stopped",
 							stack->datname)));
 		/* the launcher sets STOPPED only while there is no manager */
-		if (stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-			stack->stopped_runs == stack->runs)
+		if (stack->report.status == ECM_STATUS_STOPPED && stack->manager.pid == 0 &&
+			stack->lifecycle.stopped_runs == stack->manager.runs)
 			break;
 		(void) ecm_sleep_until_change(index, 0);
 	}
@@ -586,15 +586,15 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
-		if (!stack->stop_requested)
+		if (!stack->requests.stop)
 			stop_subid = GetCurrentSubTransactionId();
-		walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
 		stack->registered = true;
-		stack->stop_requested = true;
-		stack->drop_slot_requested = drop_slot;
-		stack->adopt_requested = false;
-		stack->restart_requested = false;
-		stack->reprobe_requested = false;
+		stack->requests.stop = true;
+		stack->requests.drop_slot = drop_slot;
+		stack->requests.adopt = false;
+		stack->requests.restart = false;
+		stack->requests.reprobe = false;
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -657,18 +657,18 @@ electric_cm_restart(NO_ARGUMENTS)
 	ecm_ensure_own_stack();
 
 	if (ecm_own_stack(copy) >= 0 && ecm_stack_is_stopped(copy) &&
-		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
-		 copy->probe == ECM_PROBE_NOT_STARTED ||
-		 copy->probe == ECM_PROBE_CLONED))
+		(copy->requests.stop || copy->manager.probe == ECM_PROBE_STOPPED ||
+		 copy->manager.probe == ECM_PROBE_NOT_STARTED ||
+		 copy->manager.probe == ECM_PROBE_CLONED))
 		ecm_report_stopped(copy);
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		runs = ecm_shared->stacks[index].runs;
-		ecm_shared->stacks[index].restart_requested = true;
-		ecm_shared->stacks[index].no_worker = false;
+		runs = ecm_shared->stacks[index].manager.runs;
+		ecm_shared->stacks[index].requests.restart = true;
+		ecm_shared->stacks[index].lifecycle.no_worker = false;
 	}
 	ecm_unlock();
 	if (index < 0)
@@ -706,7 +706,7 @@ electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0 && ecm_stack_is_running(&ecm_shared->stacks[index]))
 		{
-			ecm_shared->stacks[index].drop_on_stop = enable;
+			ecm_shared->stacks[index].requests.drop_on_stop = enable;
 			done = true;
 		}
 		ecm_unlock();

@@ -130,7 +130,7 @@ add_level(Plot *plot, const char *name, int64 bytes)
 static void
 find_levels(Plot *plot, const EcmStack *stack)
 {
-	const EcmWalSample *wal = &stack->wal;
+	const EcmWalSample *wal = &stack->slot.sample;
 	EcmWalLimits limits;
 
 	ecm_wal_limits(stack, &limits);
@@ -247,7 +247,7 @@ put_plot(ReturnSetInfo *rsinfo, const EcmStack *stack, Plot *plot,
 	choose_scale(plot);
 
 	put_line(rsinfo, psprintf("WAL retained by replication slot %s, %s to %s",
-							  stack->slot_name,
+							  stack->slot.name,
 							  time_text(history[0].sampled_at, "%Y-%m-%d %H:%M:%S"),
 							  time_text(history[n - 1].sampled_at, "%Y-%m-%d %H:%M:%S %Z")));
 	for (int row = plot->height - 1; row >= 0; row--)

@@ -43,8 +43,8 @@ is_ours(const EcmSlotRow *slot)
 		EcmStack   *stack = &ecm_shared->stacks[i];
 
 		ours = stack->in_use && stack->dboid == slot->database &&
-			(strcmp(stack->slot_name, slot->name) == 0 ||
-			 strcmp(stack->former_slot, slot->name) == 0);
+			(strcmp(stack->slot.name, slot->name) == 0 ||
+			 strcmp(stack->former.name, slot->name) == 0);
 	}
 	ecm_unlock();
 	return ours;

@@ -94,8 +94,8 @@ resume_stack(Oid dboid)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
-	if (index >= 0 && ecm_shared->stacks[index].pauses > 0)
-		ecm_shared->stacks[index].pauses--;
+	if (index >= 0 && ecm_shared->stacks[index].pause.count > 0)
+		ecm_shared->stacks[index].pause.count--;
 	ecm_shared->rescan_requested = true;
 	ecm_unlock();
 	if (index >= 0)
@@ -172,9 +172,9 @@ pause_stack(Oid dboid, const char *command, bool drained)
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
 		/* nor may a second command take away what the first relies on */
-		stack->drained = drained || (stack->pauses > 0 && stack->drained);
-		stack->pauses++;
-		strlcpy(stack->paused_for, command, sizeof(stack->paused_for));
+		stack->pause.drained = drained || (stack->pause.count > 0 && stack->pause.drained);
+		stack->pause.count++;
+		strlcpy(stack->pause.command, command, sizeof(stack->pause.command));
 	}
 	else
 	{
@@ -198,7 +198,7 @@ note_pid(List *pids, int pid)
 static List *
 note_pids(List *pids, const EcmStack *stack)
 {
-	pids = note_pid(pids, stack->pid);
+	pids = note_pid(pids, stack->manager.pid);
 	for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
 		pids = note_pid(pids, stack->consumers[i].pid);
 	for (int i = 0; i < (int) lengthof(stack->conns); i++)
@@ -234,7 +234,7 @@ note_slot_user(List *pids, const EcmStack *stack)
 	EcmSlotFacts facts;
 	int			nbackends;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid == 0 ||
+	if (!ecm_slot_lookup(stack->slot.name, &facts) || facts.active_pid == 0 ||
 		facts.database != stack->dboid || list_member_int(pids, facts.active_pid))
 		return pids;
 	pgstat_clear_snapshot();
@@ -277,7 +277,7 @@ await_aside(Oid dboid)
 			break;
 
 		pids = note_slot_user(note_pids(pids, stack), stack);
-		if (stack->pid == 0 && (stack->aside || !launcher_runs) &&
+		if (stack->manager.pid == 0 && (stack->lifecycle.paused || !launcher_runs) &&
 			!anybody_there(pids, dboid))
 			break;
 		if (ecm_now() >= give_up)
@@ -327,7 +327,7 @@ active_stack(Oid dboid, EcmStack *copy)
 	int			index = ecm_stack_find(dboid);
 
 	if (index < 0 || !ecm_stack_copy(index, copy) || copy->dboid != dboid ||
-		copy->pid == 0 || copy->status != ECM_STATUS_ACTIVE)
+		copy->manager.pid == 0 || copy->report.status != ECM_STATUS_ACTIVE)
 		return -1;
 	return index;
 }
@@ -338,13 +338,13 @@ has_consumed(int index, const EcmStack *copy, XLogRecPtr target)
 {
 	EcmStack   *stack = &ecm_shared->stacks[index];
 
-	if (copy->flushed_lsn >= target)
+	if (copy->progress.flushed_lsn >= target)
 		return true;
-	if (copy->await_lsn >= target)
+	if (copy->requests.await_lsn >= target)
 		return false;
 	ecm_lock(LW_EXCLUSIVE);
-	if (stack->dboid == copy->dboid && stack->await_lsn < target)
-		stack->await_lsn = target;
+	if (stack->dboid == copy->dboid && stack->requests.await_lsn < target)
+		stack->requests.await_lsn = target;
 	ecm_unlock();
 	ecm_stack_wake(index);
 	return false;
@@ -405,13 +405,13 @@ skip_own_changes(Oid dboid)
 	XLogRecPtr	lsn = ecm_end_of_wal();
 
 	if (index >= 0 && ecm_stack_copy(index, stack) && stack->dboid == dboid &&
-		stack->pid == 0 && stack->aside && !others_there(stack) &&
-		ecm_slot_lookup(stack->slot_name, &facts) && facts.logical &&
+		stack->manager.pid == 0 && stack->lifecycle.paused && !others_there(stack) &&
+		ecm_slot_lookup(stack->slot.name, &facts) && facts.logical &&
 		facts.database == dboid && facts.active_pid == 0 &&
 		!facts.invalidated && facts.confirmed_flush_lsn < lsn)
 	{
 		XLogFlush(lsn);
-		ecm_slot_acquire(stack->slot_name);
+		ecm_slot_acquire(stack->slot.name);
 		ecm_slot_owner_moved(index, dboid, lsn);
 		LogicalConfirmReceivedLocation(lsn);
 		ReplicationSlotMarkDirty();

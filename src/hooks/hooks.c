@@ -250,7 +250,7 @@ request_look(void)
 		DroppedExtension *dropped = lfirst(lc);
 
 		if (NameStr(dropped->slot_name)[0] != '\0')
-			ecm_abandon_slot(MyDatabaseId, NameStr(dropped->slot_name));
+			ecm_leave_slot(MyDatabaseId, NameStr(dropped->slot_name));
 	}
 
 	ecm_lock(LW_EXCLUSIVE);
@@ -260,12 +260,12 @@ request_look(void)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
-		stack->check_requested = true;
-		if (dropped_extensions != NIL && stack->pid == 0)
+		stack->requests.check = true;
+		if (dropped_extensions != NIL && stack->manager.pid == 0)
 		{
 			/* nobody runs who could notice: the launcher has another look */
-			stack->stop_requested = false;
-			stack->reprobe_requested = true;
+			stack->requests.stop = false;
+			stack->requests.reprobe = true;
 		}
 	}
 	ecm_unlock();

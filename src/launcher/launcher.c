@@ -278,20 +278,20 @@ read_entry(int index, Entry *entry)
 	entry->dboid = stack->dboid;
 	strlcpy(entry->datname, stack->datname, NAMEDATALEN);
 	entry->registered = stack->registered;
-	entry->stop_requested = stack->stop_requested;
-	entry->restart_requested = stack->restart_requested;
-	entry->reprobe_requested = stack->reprobe_requested;
-	entry->pauses = stack->pauses;
-	strlcpy(entry->paused_for, stack->paused_for, sizeof(entry->paused_for));
-	entry->aside = stack->aside;
-	entry->probe = stack->probe;
-	entry->end_reason = stack->end_reason;
-	entry->status = stack->status;
-	entry->shape_workers = stack->shape_workers;
-	entry->look_only = stack->look_only;
-	entry->gave_way = stack->gave_way;
-	entry->pid = stack->pid;
-	entry->runs = stack->runs;
+	entry->stop_requested = stack->requests.stop;
+	entry->restart_requested = stack->requests.restart;
+	entry->reprobe_requested = stack->requests.reprobe;
+	entry->pauses = stack->pause.count;
+	strlcpy(entry->paused_for, stack->pause.command, sizeof(entry->paused_for));
+	entry->aside = stack->lifecycle.paused;
+	entry->probe = stack->manager.probe;
+	entry->end_reason = stack->lifecycle.end_reason;
+	entry->status = stack->report.status;
+	entry->shape_workers = stack->manager.shape_workers;
+	entry->look_only = stack->lifecycle.look_only;
+	entry->gave_way = stack->manager.gave_way;
+	entry->pid = stack->manager.pid;
+	entry->runs = stack->manager.runs;
 	ecm_unlock();
 }
 
@@ -307,20 +307,20 @@ mark_stopped(int index, const Entry *entry, const char *reason)
 	bool		changed;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if ((stack->reprobe_requested && !entry->reprobe_requested) ||
-		(stack->restart_requested && !entry->restart_requested))
+	if ((stack->requests.reprobe && !entry->reprobe_requested) ||
+		(stack->requests.restart && !entry->restart_requested))
 	{
 		/* somebody has asked for a manager since we looked */
 		ecm_unlock();
 		SetLatch(MyLatch);
 		return;
 	}
-	changed = stack->status != ECM_STATUS_STOPPED ||
-		strcmp(stack->waiting_for, reason) != 0;
+	changed = stack->report.status != ECM_STATUS_STOPPED ||
+		strcmp(stack->report.waiting_for, reason) != 0;
 	ecm_stack_set_status(stack, ECM_STATUS_STOPPED, reason);
-	stack->next_retry_at = 0;
-	stack->restart_requested = false;
-	stack->reprobe_requested = false;
+	stack->report.next_retry_at = 0;
+	stack->requests.restart = false;
+	stack->requests.reprobe = false;
 	ecm_unlock();
 
 	if (changed)
@@ -345,8 +345,8 @@ free_entry(int index, bool database_exists)
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (!database_exists ||
-		!(stack->reprobe_requested || stack->restart_requested ||
-		  stack->stop_requested || stack->pauses > 0))
+		!(stack->requests.reprobe || stack->requests.restart ||
+		  stack->requests.stop || stack->pause.count > 0))
 		ecm_stack_free(index);
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
@@ -449,8 +449,8 @@ restart_with_backoff(int index, const Entry *entry, const char *event,
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, waiting_for);
-	stack->next_retry_at = ecm_shown_time(sup->retry_at);
-	stack->retry_count = retries;
+	stack->report.next_retry_at = ecm_shown_time(sup->retry_at);
+	stack->report.retry_count = retries;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
@@ -497,7 +497,7 @@ report_no_worker(int index, const Entry *entry, int nfree)
 	Supervised *sup = &supervised[index];
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[index].no_worker = true;
+	ecm_shared->stacks[index].lifecycle.no_worker = true;
 	ecm_unlock();
 	if (sup->short_reported)
 		return;
@@ -524,23 +524,23 @@ start_manager(int index, const Entry *entry, bool look_only)
 	bool		registered;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (stack->stop_requested || stack->pauses > 0 || stack->pid != 0)
+	if (stack->requests.stop || stack->pause.count > 0 || stack->manager.pid != 0)
 	{
 		ecm_unlock();
 		SetLatch(MyLatch);		/* have another look at it */
 		return true;
 	}
-	stack->restart_requested = false;
-	stack->reprobe_requested = false;
-	stack->probe = ECM_PROBE_UNKNOWN;
-	stack->end_reason = ECM_END_NONE;
-	stack->aside = false;
-	stack->no_worker = false;
-	stack->gave_way = false;
-	stack->look_only = look_only;
-	stack->next_retry_at = 0;
+	stack->requests.restart = false;
+	stack->requests.reprobe = false;
+	stack->manager.probe = ECM_PROBE_UNKNOWN;
+	stack->lifecycle.end_reason = ECM_END_NONE;
+	stack->lifecycle.paused = false;
+	stack->lifecycle.no_worker = false;
+	stack->manager.gave_way = false;
+	stack->lifecycle.look_only = look_only;
+	stack->report.next_retry_at = 0;
 	ecm_stack_set_status(stack, ECM_STATUS_WAITING, "start of the manager");
-	sup->runs_before = stack->runs;
+	sup->runs_before = stack->manager.runs;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
@@ -582,10 +582,10 @@ wait_for_workers(int index, const Entry *entry, int nfree)
 
 	/* what was asked for is done when there are */
 	ecm_lock(LW_EXCLUSIVE);
-	stack->restart_requested = false;
-	stack->reprobe_requested = false;
-	if (stack->probe != ECM_PROBE_RUN && stack->probe != ECM_PROBE_LOOKED)
-		stack->probe = ECM_PROBE_UNKNOWN;
+	stack->requests.restart = false;
+	stack->requests.reprobe = false;
+	if (stack->manager.probe != ECM_PROBE_RUN && stack->manager.probe != ECM_PROBE_LOOKED)
+		stack->manager.probe = ECM_PROBE_UNKNOWN;
 	ecm_unlock();
 	report_no_worker(index, entry, nfree);
 	restart_with_backoff(index, entry, NULL,
@@ -622,21 +622,21 @@ end_manager(int index, EcmEndReason reason)
 	Supervised *sup = &supervised[index];
 	EcmStack   *stack = &ecm_shared->stacks[index];
 
-	if (sup->asked_to_end && stack->end_reason != ECM_END_NONE)
+	if (sup->asked_to_end && stack->lifecycle.end_reason != ECM_END_NONE)
 		return;
 	sup->asked_to_end = true;
 
 	ecm_lock(LW_EXCLUSIVE);
-	stack->end_reason = reason;
+	stack->lifecycle.end_reason = reason;
 	if (reason == ECM_END_RESTART)
-		stack->restart_requested = false;
+		stack->requests.restart = false;
 
 	/*
 	 * A manager that an earlier launcher started: its pid is good as long as
 	 * it is in the entry.
 	 */
-	if (sup->handle == NULL && stack->pid != 0)
-		kill(stack->pid, SIGTERM);
+	if (sup->handle == NULL && stack->manager.pid != 0)
+		kill(stack->manager.pid, SIGTERM);
 	ecm_unlock();
 
 	if (sup->handle != NULL)
@@ -680,20 +680,20 @@ manager_ended(int index, Entry *entry)
 	ecm_unattended_forget(index);
 
 	ecm_lock(LW_EXCLUSIVE);
-	stack->hangs = false;
-	stack->stopped_runs = stack->runs;
-	stack->look_only = false;
-	stack->lock_acquired = false;
+	stack->lifecycle.hangs = false;
+	stack->lifecycle.stopped_runs = stack->manager.runs;
+	stack->lifecycle.look_only = false;
+	stack->report.lock_acquired = false;
 	if (entry->end_reason != ECM_END_PAUSE)
-		stack->drop_on_stop = false;
-	stack->drop_slot_requested = false;
-	stack->phase[0] = '\0';
-	stack->step[0] = '\0';
-	stack->blocking_pid = 0;
+		stack->requests.drop_on_stop = false;
+	stack->requests.drop_slot = false;
+	stack->report.phase[0] = '\0';
+	stack->report.step[0] = '\0';
+	stack->report.blocking_pid = 0;
 	memset(stack->conns, 0, sizeof(stack->conns));
 	memset(stack->creations, 0, sizeof(stack->creations));
-	if (stack->restart_requested || entry->end_reason == ECM_END_RESTART)
-		stack->restarts++;
+	if (stack->requests.restart || entry->end_reason == ECM_END_RESTART)
+		stack->lifecycle.restarts++;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 	read_entry(index, entry);
@@ -765,7 +765,7 @@ manager_ended(int index, Entry *entry)
 	if (entry->runs > sup->runs_before && now - sup->started_at > STABLE_RUN)
 		ecm_backoff_reset(&sup->backoff, now);
 	ecm_lock(LW_EXCLUSIVE);
-	stack->restarts++;
+	stack->lifecycle.restarts++;
 	ecm_unlock();
 	restart_with_backoff(index, entry, "manager_restarting",
 						 "restart of the manager",
@@ -862,10 +862,10 @@ mark_aside(int index, const Entry *entry)
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == entry->dboid)
 	{
-		stack->aside = true;
-		if (stack->status != ECM_STATUS_STOPPED)
+		stack->lifecycle.paused = true;
+		if (stack->report.status != ECM_STATUS_STOPPED)
 			ecm_stack_set_status(stack, ECM_STATUS_STOPPED, reason);
-		stack->next_retry_at = 0;
+		stack->report.next_retry_at = 0;
 	}
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
@@ -955,7 +955,7 @@ supervise(int index, EcmTime now)
 		{
 			/* what was asked for is the case */
 			ecm_lock(LW_EXCLUSIVE);
-			ecm_shared->stacks[index].reprobe_requested = false;
+			ecm_shared->stacks[index].requests.reprobe = false;
 			ecm_unlock();
 		}
 	}
@@ -1125,7 +1125,7 @@ manager_started_at(Oid dboid)
  * that was made since may have a slot of the same name: that one is younger.
  */
 static bool
-drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
+drop_abandoned_slot(EcmLeftSlot *item, EcmTime now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
@@ -1162,14 +1162,14 @@ drop_abandoned_slot(EcmAbandonedSlot *item, EcmTime now)
 static void
 drop_abandoned_slots(EcmTime now)
 {
-	EcmAbandonedSlot items[ECM_MAX_ABANDONED];
-	bool		done[ECM_MAX_ABANDONED];
+	EcmLeftSlot items[ECM_MAX_LEFT_SLOTS];
+	bool		done[ECM_MAX_LEFT_SLOTS];
 	int			nitems;
 	int			kept = 0;
 
 	ecm_lock(LW_SHARED);
-	nitems = ecm_shared->nabandoned;
-	memcpy(items, ecm_shared->abandoned, sizeof(items));
+	nitems = ecm_shared->nleft_slots;
+	memcpy(items, ecm_shared->left_slots, sizeof(items));
 	ecm_unlock();
 	if (nitems == 0)
 		return;
@@ -1179,16 +1179,16 @@ drop_abandoned_slots(EcmTime now)
 
 	/* others only add, or make one younger */
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < ecm_shared->nabandoned; i++)
+	for (int i = 0; i < ecm_shared->nleft_slots; i++)
 	{
-		EcmAbandonedSlot *item = &ecm_shared->abandoned[i];
+		EcmLeftSlot *item = &ecm_shared->left_slots[i];
 
 		if (i < nitems && item->at == items[i].at)
 			item->reported = items[i].reported;
 		if (i >= nitems || !done[i] || item->at != items[i].at)
-			ecm_shared->abandoned[kept++] = *item;
+			ecm_shared->left_slots[kept++] = *item;
 	}
-	ecm_shared->nabandoned = kept;
+	ecm_shared->nleft_slots = kept;
 	ecm_unlock();
 	abandoned_at = kept > 0 ? now + ABANDONED_INTERVAL : 0;
 }
@@ -1221,9 +1221,9 @@ reload_settings(void)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[i];
 
-		if (stack->in_use && stack->pid == 0 &&
-			stack->probe == ECM_PROBE_DISABLED)
-			stack->reprobe_requested = true;
+		if (stack->in_use && stack->manager.pid == 0 &&
+			stack->manager.probe == ECM_PROBE_DISABLED)
+			stack->requests.reprobe = true;
 	}
 	ecm_unlock();
 }
@@ -1251,18 +1251,18 @@ note_hang(int index, const Entry *entry, EcmTime now)
 	EcmStack   *stack = &ecm_shared->stacks[index];
 	bool		hangs;
 	bool		news;
-	int			seconds = (int) ((now - stack->alive_at) / USECS_PER_SEC);
+	int			seconds = (int) ((now - stack->manager.alive_at) / USECS_PER_SEC);
 
 	ecm_lock(LW_EXCLUSIVE);
-	hangs = stack->pid == entry->pid && ecm_manager_hangs(stack);
-	news = hangs != stack->hangs;
-	stack->hangs = hangs;
+	hangs = stack->manager.pid == entry->pid && ecm_manager_hangs(stack);
+	news = hangs != stack->lifecycle.hangs;
+	stack->lifecycle.hangs = hangs;
 	if (hangs && sup->hangs_since == 0)
 		sup->hangs_since = now;
 	if (hangs && !sup->asked_to_end && ecm_has_passed(sup->hangs_since, now, HANG_PATIENCE_MS))
 	{
 		sup->asked_to_end = true;
-		kill(stack->pid, SIGTERM);
+		kill(stack->manager.pid, SIGTERM);
 	}
 	ecm_unlock();
 	if (!hangs)
@@ -1299,7 +1299,7 @@ watch_unattended(EcmTime now)
 			supervised[i].hangs_since = 0;
 		if (!entry.in_use ||
 			((entry.pid != 0 || supervised[i].running) &&
-			 !ecm_shared->stacks[i].hangs))
+			 !ecm_shared->stacks[i].lifecycle.hangs))
 			continue;
 		due = ecm_unattended_watch(i, now);
 		if (due != 0 && (unattended_at == 0 || due < unattended_at))

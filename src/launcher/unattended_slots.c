@@ -36,16 +36,16 @@ ecm_unattended_watch(int stack_index, EcmTime now)
 	EcmWalOrder order;
 	bool		nothing_there;
 
-	if (stack->slot_name[0] == '\0' || !stack->registered)
+	if (stack->slot.name[0] == '\0' || !stack->registered)
 		return 0;
 
 	/* what is shown of a slot that has gone is shown no longer */
-	nothing_there = !ecm_slot_lookup(stack->slot_name, &facts) &&
-		!stack->wal.slot_exists && !stack->wal_guard.short_of_room &&
-		stack->former_slot[0] == '\0';
-	if (nothing_there && !stack->sample_requested)
+	nothing_there = !ecm_slot_lookup(stack->slot.name, &facts) &&
+		!stack->slot.sample.slot_exists && !stack->slot.guard.short_of_room &&
+		stack->former.name[0] == '\0';
+	if (nothing_there && !stack->requests.sample)
 		return 0;
-	if (now < due[stack_index] && !stack->sample_requested)
+	if (now < due[stack_index] && !stack->requests.sample)
 		return due[stack_index];
 
 	due[stack_index] = ecm_wal_watch(stack_index, NULL, &order);

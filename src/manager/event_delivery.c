@@ -281,7 +281,7 @@ undelivered(EcmEventRecord **events, uint64 *end)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		from = ecm_shared->stacks[index].events_done;
+		from = ecm_shared->stacks[index].events.delivered;
 	ecm_unlock();
 	*end = 0;
 	*events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
@@ -302,7 +302,7 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 		ecm_lock(LW_EXCLUSIVE);
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
-			ecm_shared->stacks[index].events_done = delivering;
+			ecm_shared->stacks[index].events.delivered = delivering;
 		ecm_unlock();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
@@ -387,7 +387,7 @@ ecm_events_poll(int stack_index, EcmTime now)
 {
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
 
-	if (job != 0 || stack->last_event <= stack->events_done || now < retry_at)
+	if (job != 0 || stack->events.last <= stack->events.delivered || now < retry_at)
 		return;
 	job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
 						  JOB_TIMEOUT_MS, delivered, stack);

@@ -224,7 +224,7 @@ static bool
 slot_is_recorded(void)
 {
 	return remembered.owns_slot &&
-		strcmp(NameStr(remembered.slot_name), stack->slot_name) == 0;
+		strcmp(NameStr(remembered.slot_name), stack->slot.name) == 0;
 }
 
 static void
@@ -267,9 +267,9 @@ report_lost_shapes(const char *reason)
 	if (n == 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	stack->lost_shapes = n;
-	stack->lost_shapes_at = ecm_now();
-	ecm_copy_text(stack->lost_shapes_reason, sizeof(stack->lost_shapes_reason), reason);
+	stack->lost.count = n;
+	stack->lost.at = ecm_now();
+	ecm_copy_text(stack->lost.reason, sizeof(stack->lost.reason), reason);
 	ecm_unlock();
 }
 
@@ -295,7 +295,7 @@ start_timeline(void)
 	{
 		ecm_error_set(&step_job_failure.err, "55000",
 					  psprintf("replication slot \"%s\" is of another timeline",
-							   stack->slot_name),
+							   stack->slot.name),
 					  "It has come with a copy of the data directory.", "");
 		step_job_failure.kind = ECM_ERROR_RECREATE;
 		return;
@@ -307,10 +307,10 @@ start_timeline(void)
 		report_lost_shapes(mismatch);
 	assign_sql = ecm_feed_assign_sql();
 	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
-		disown_slot_sql(stack->slot_name) : NULL;
+		disown_slot_sql(stack->slot.name) : NULL;
 	runs_sql = mismatch == NULL && !ecm_runs_seen(remembered.seen_lsn) ?
 		psprintf("SELECT _electric_cm.check_runs(%s)",
-				 ecm_quote_literal(stack->slot_name)) : NULL;
+				 ecm_quote_literal(stack->slot.name)) : NULL;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(psprintf("%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
 								assign_sql ? assign_sql : "",
@@ -329,7 +329,7 @@ poll_timeline(EcmStepFailure *failure)
 	{
 		ecm_replication_slot_settled();
 		ecm_lock(LW_EXCLUSIVE);
-		stack->adopt_requested = false;
+		stack->requests.adopt = false;
 		ecm_unlock();
 	}
 	return result;
@@ -364,24 +364,24 @@ retire_former_slot(void)
 	EcmError	err;
 	char		name[NAMEDATALEN];
 
-	strlcpy(name, stack->former_slot, sizeof(name));
+	strlcpy(name, stack->former.name, sizeof(name));
 	if (name[0] == '\0')
 		return;
 	if (ecm_slot_owner_look_former(stack_index))
 	{
 		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
 			return;
-		if (ecm_slot_lookup(stack->slot_name, &facts) &&
-			!slot_is_usable(stack->slot_name, &facts))
+		if (ecm_slot_lookup(stack->slot.name, &facts) &&
+			!slot_is_usable(stack->slot.name, &facts))
 			return;
 		if (!ecm_slot_drop(name, &err))
 			return;
 		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING,
-			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot_name),
+			  psprintf("The stack uses replication slot \"%s\" now.", stack->slot.name),
 			  psprintf("dropped replication slot \"%s\"", name));
 	}
-	else if (stack->former_slot[0] != '\0')
+	else if (stack->former.name[0] != '\0')
 		return;
 	(void) ecm_pool_submit(disown_slot_sql(name), JOB_TIMEOUT_MS, ignore_result,
 						   NULL);
@@ -444,10 +444,10 @@ step_completed(EcmStep step)
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && ecm_replication_info()->slot_created)
 	{
-		(void) ecm_publish_slot(stack_index, stack->slot_name, !ecm_slot_temporary,
+		(void) ecm_publish_slot(stack_index, stack->slot.name, !ecm_slot_temporary,
 								ecm_replication_info()->confirmed_flush_lsn, false);
 		event("replication_slot_created", ECM_SEVERITY_LOG, "",
-			  psprintf("created replication slot \"%s\"", stack->slot_name));
+			  psprintf("created replication slot \"%s\"", stack->slot.name));
 	}
 	else if (step == ECM_STEP_START_STREAMING)
 	{
@@ -473,7 +473,7 @@ give_way(const EcmStepFailure *failure)
 	report_failure(failure);
 	clean_up();
 	ecm_lock(LW_EXCLUSIVE);
-	stack->gave_way = true;
+	stack->manager.gave_way = true;
 	ecm_unlock();
 	proc_exit(0);
 }
@@ -491,14 +491,14 @@ takes_another_name(const EcmStepFailure *failure)
 		strcmp(failure->err.sqlstate, "42710") != 0)
 		return false;
 	name = ecm_timeline_slot_name(&remembered, stack->datname);
-	if (strcmp(name, stack->slot_name) == 0)
+	if (strcmp(name, stack->slot.name) == 0)
 		return false;
-	if (stack->restart_requested)
+	if (stack->requests.restart)
 		return true;
 	event("slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
 		  psprintf("the stack restarts to use replication slot \"%s\"", name));
 	ecm_lock(LW_EXCLUSIVE);
-	stack->restart_requested = true;
+	stack->requests.restart = true;
 	ecm_unlock();
 	ecm_launcher_wake();
 	return true;
@@ -751,7 +751,7 @@ may_catch_up(EcmTime now)
 	static XLogRecPtr confirmed_lsn = InvalidXLogRecPtr;
 	EcmSlotFacts facts;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) ||
+	if (!ecm_slot_lookup(stack->slot.name, &facts) ||
 		(facts.restart_lsn == restart_lsn &&
 		 facts.confirmed_flush_lsn == confirmed_lsn))
 		return false;
@@ -857,7 +857,7 @@ read_stream(EcmTime now)
 static bool
 must_ask(EcmTime now, XLogRecPtr flushed)
 {
-	XLogRecPtr	target = stack->await_lsn;
+	XLogRecPtr	target = stack->requests.await_lsn;
 
 	if (state.behind)
 		target = Max(target, lost_end);
@@ -988,7 +988,7 @@ renew_stream(EcmTime now)
 		return look_at;
 	delay_ms = Min(delay_ms * 2, RENEW_MAX_MS);
 	look_at = ecm_later(now, delay_ms);
-	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.restart_lsn <= giant)
+	if (!ecm_slot_lookup(stack->slot.name, &facts) || facts.restart_lsn <= giant)
 		(void) LogStandbySnapshot();
 	else if (congested || ecm_feed_in_transaction())
 		look_at = ecm_later(now, RENEW_MIN_MS / 10);
@@ -1192,8 +1192,8 @@ show_doubt(void)
 	if (doubtful)
 		snprintf(waiting_for, sizeof(waiting_for),
 				 "the stream to get beyond %X/%X, where it was lost%s%s",
-				 LSN_FORMAT_ARGS(lost_at), stack->last_error[0] != '\0' ? ": " : "",
-				 stack->last_error);
+				 LSN_FORMAT_ARGS(lost_at), stack->report.last_error[0] != '\0' ? ": " : "",
+				 stack->report.last_error);
 	else if (shown)
 		forget_wait();
 	shown = doubtful;
@@ -1285,9 +1285,9 @@ show_stalled(EcmTime now)
 	}
 	shown = arg.consumer.since;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_copy_text(stack->stalled, sizeof(stack->stalled), arg.text);
-	stack->stalled_pid = shown != 0 ? arg.consumer.pid : 0;
-	stack->stalled_at = shown;
+	ecm_copy_text(stack->stall.text, sizeof(stack->stall.text), arg.text);
+	stack->stall.pid = shown != 0 ? arg.consumer.pid : 0;
+	stack->stall.at = shown;
 	ecm_unlock();
 }
 
@@ -1298,12 +1298,12 @@ show_stalled(EcmTime now)
 static void
 forget_await(void)
 {
-	bool		forget = stack->await_lsn > stack->flushed_lsn;
+	bool		forget = stack->requests.await_lsn > stack->progress.flushed_lsn;
 
 	if (!forget)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	stack->await_lsn = InvalidXLogRecPtr;
+	stack->requests.await_lsn = InvalidXLogRecPtr;
 	ecm_unlock();
 	asked_for = InvalidXLogRecPtr;
 	ConditionVariableBroadcast(&stack->cv);
@@ -1319,7 +1319,7 @@ check_alive(EcmTime now)
 	EcmStepFailure failure = {.kind = ECM_ERROR_RETRY};
 	EcmError	err;
 
-	stack->alive_at = now;
+	stack->manager.alive_at = now;
 	if (state.pool_up && ecm_pool_is_dead(&err))
 	{
 		ecm_error_set(&failure.err, err.sqlstate,
@@ -1365,7 +1365,7 @@ check_extension(void)
 	if (OidIsValid(present))
 	{
 		ecm_lock(LW_EXCLUSIVE);
-		stack->reprobe_requested = true;
+		stack->requests.reprobe = true;
 		ecm_unlock();
 	}
 	ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
@@ -1376,11 +1376,11 @@ static EcmTime
 check_status(EcmTime now)
 {
 	EcmStepFailure failure;
-	bool		requested = stack->check_requested;
+	bool		requested = stack->requests.check;
 
 	if (now < status_check_at && !requested)
 		return status_check_at;
-	stack->check_requested = false;
+	stack->requests.check = false;
 	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
 	else if (state.step == ECM_STEP_CREATE_SLOT)
@@ -1535,7 +1535,7 @@ let_go_of_slot(EcmTime now)
 		return;
 	ecm_error_set(&failure.err, "55000",
 				  psprintf("replication slot \"%s\" will be lost at the next checkpoint",
-						   stack->slot_name),
+						   stack->slot.name),
 				  "The stream is not read, since a consumer hangs.", "");
 	handle_event(ECM_EVENT_REPLICATION_LOST, &failure);
 }
@@ -1549,7 +1549,7 @@ help_slot_on(EcmTime now)
 {
 	static XLogRecPtr seen = InvalidXLogRecPtr;
 	static EcmTime seen_at = 0;
-	const EcmWalSample *wal = &stack->wal;
+	const EcmWalSample *wal = &stack->slot.sample;
 
 	if (wal->restart_lsn != seen)
 	{
@@ -1571,19 +1571,19 @@ sample_wal(EcmTime now)
 	EcmWalOrder order;
 	EcmPin		pin;
 
-	if (now < sample_at && !stack->sample_requested)
+	if (now < sample_at && !stack->requests.sample)
 		return sample_at;
 	ecm_publish_connections();	/* whose walsender it is */
 	suspect_consumer(now, &pin);
 	sample_at = ecm_wal_watch(stack_index, &pin, &order);
 	if (order.why != 0 && ecm_replication_creates_slot())
 		end_slot_creation(&order);
-	else if (order.why != 0 && (stack->slot_owned || ecm_slot_temporary))
+	else if (order.why != 0 && (stack->slot.owned || ecm_slot_temporary))
 		enforce_wal_limit(now, &order);
 	else if (order.why != 0)
 		ecm_wal_drop_slot(stack_index, &order); /* says that it stays */
 	else if (state.streaming_up && congested &&
-			 strcmp(stack->wal.wal_status, "unreserved") == 0)
+			 strcmp(stack->slot.sample.wal_status, "unreserved") == 0)
 		let_go_of_slot(now);
 	hold_slot();
 	help_slot_on(now);
@@ -1611,7 +1611,7 @@ reload(void)
 		settings_signature = pstrdup(signature);
 		MemoryContextSwitchTo(old);
 		ecm_lock(LW_EXCLUSIVE);
-		stack->restart_requested = true;
+		stack->requests.restart = true;
 		ecm_unlock();
 		ecm_launcher_wake();
 		return;
@@ -1658,7 +1658,7 @@ disown_slot(void *arg pg_attribute_unused())
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	if (SPI_execute(disown_slot_sql(stack->slot_name), false, 0) != SPI_OK_UPDATE)
+	if (SPI_execute(disown_slot_sql(stack->slot.name), false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not update _electric_cm.stack");
 	ecm_spi_end(&spi);
 }
@@ -1682,14 +1682,14 @@ drop_slot(void)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!slot_is_usable(stack->slot_name, &facts) || facts.temporary)
+	if (!slot_is_usable(stack->slot.name, &facts) || facts.temporary)
 		return;
-	if (ecm_slot_drop(stack->slot_name, &err))
+	if (ecm_slot_drop(stack->slot.name, &err))
 		event("replication_slot_dropped", ECM_SEVERITY_WARNING, "",
-			  psprintf("dropped replication slot \"%s\"", stack->slot_name));
+			  psprintf("dropped replication slot \"%s\"", stack->slot.name));
 	else
 		event("warning", ECM_SEVERITY_WARNING, err.message,
-			  psprintf("could not drop replication slot \"%s\"", stack->slot_name));
+			  psprintf("could not drop replication slot \"%s\"", stack->slot.name));
 }
 
 /* The slot is free, as far as we are concerned. */
@@ -1706,14 +1706,14 @@ leave_slot(bool drop, bool drained)
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not drop the publication");
 	}
-	else if (!drained && slot_is_usable(stack->slot_name, &facts))
+	else if (!drained && slot_is_usable(stack->slot.name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not record the end of the stack");
 	}
 	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index) &&
-		!stack->slot_owned)
+		!stack->slot.owned)
 		(void) ecm_worker_try(disown_slot, NULL, &err);
 }
 
@@ -1737,15 +1737,15 @@ clean_up(void)
 
 	disabled = ecm_settings_disable();	/* by now; ecm_enabled is from our start */
 	ecm_lock(LW_EXCLUSIVE);
-	reason = stack->end_reason;
-	drop = stack->drop_on_stop &&
+	reason = stack->lifecycle.end_reason;
+	drop = stack->requests.drop_on_stop &&
 		(reason == ECM_END_STOP || reason == ECM_END_UNWANTED ||
 		 (reason == ECM_END_RESTART && disabled) ||
 		 (reason == ECM_END_NONE && server_is_stopping()));
-	drop |= reason == ECM_END_STOP && stack->drop_slot_requested;
+	drop |= reason == ECM_END_STOP && stack->requests.drop_slot;
 	if (reason != ECM_END_PAUSE)
-		stack->drop_on_stop = false;
-	drained = reason == ECM_END_PAUSE && stack->drained;
+		stack->requests.drop_on_stop = false;
+	drained = reason == ECM_END_PAUSE && stack->pause.drained;
 	ecm_unlock();
 
 	ecm_pool_close();
@@ -1759,14 +1759,14 @@ clean_up(void)
 	if (extension_gone)
 	{
 		if (ecm_replication_info()->slot_created || ecm_slot_name[0] == '\0')
-			ecm_abandon_slot(MyDatabaseId, stack->slot_name);
+			ecm_leave_slot(MyDatabaseId, stack->slot.name);
 		return;
 	}
 
 	ecm_worker_set("lock_timeout", "1s");
 	if (state.lock_held && ecm_replication_wait_slot_free(1000))
 		leave_slot(drop, drained);
-	if (!drained && stack->probe == ECM_PROBE_RUN && !ecm_events_store(&err))
+	if (!drained && stack->manager.probe == ECM_PROBE_RUN && !ecm_events_store(&err))
 		ereport(LOG,
 				(errmsg("electric_cm in database \"%s\": could not store events: %s",
 						stack->datname, err.message)));
@@ -1856,13 +1856,13 @@ recorded_slot_is_ours(XLogRecPtr *seen)
 
 	if (!remembered.owns_slot)
 		return false;
-	if (strcmp(stack->slot_name, name) == 0)
+	if (strcmp(stack->slot.name, name) == 0)
 	{
-		*seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
-		return stack->slot_owned;
+		*seen = Max(stack->slot.seen_lsn, stack->progress.acknowledged_lsn);
+		return stack->slot.owned;
 	}
-	if (strcmp(stack->former_slot, name) == 0)
-		*seen = stack->former_seen_lsn;
+	if (strcmp(stack->former.name, name) == 0)
+		*seen = stack->former.seen_lsn;
 	else if (remembered.known &&
 			 remembered.system_identifier != GetSystemIdentifier())
 		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
@@ -1897,7 +1897,7 @@ publish_slot(void)
 
 	if (former)
 		ecm_publish_former_slot(stack_index, recorded, seen);
-	else if (strcmp(stack->former_slot, name) == 0)
+	else if (strcmp(stack->former.name, name) == 0)
 		ecm_publish_former_slot(stack_index, "", InvalidXLogRecPtr);
 	ecm_wal_publish_settings(stack_index);
 }
@@ -1917,7 +1917,7 @@ start_up(void)
 	settings_signature = MemoryContextStrdup(TopMemoryContext,
 											 settings_signature ? settings_signature : "");
 
-	arg.override = stack->adopt_requested;
+	arg.override = stack->requests.adopt;
 	if (!ecm_settings_catch_up(&err, &one_is_gone) ||
 		!ecm_worker_try(probe, &arg, &err))
 		ereport(FATAL,
@@ -1927,7 +1927,7 @@ start_up(void)
 	{
 		cleaned_up = true;
 		ecm_lock(LW_EXCLUSIVE);
-		stack->reprobe_requested = true;
+		stack->requests.reprobe = true;
 		ecm_unlock();
 		proc_exit(0);
 	}
@@ -1945,10 +1945,10 @@ start_up(void)
 
 	/* before anybody can believe that we run, and change them */
 	ecm_lock(LW_EXCLUSIVE);
-	stack->shape_workers = ecm_shape_workers;
+	stack->manager.shape_workers = ecm_shape_workers;
 	ecm_unlock();
 	publish_slot();
-	if (stack->look_only)
+	if (stack->lifecycle.look_only)
 	{
 		cleaned_up = true;
 		ecm_stack_set_probe(stack_index, ECM_PROBE_LOOKED);
@@ -1958,8 +1958,8 @@ start_up(void)
 	ecm_publish_options();
 	ecm_stack_set_probe(stack_index, ECM_PROBE_RUN);
 
-	ecm_exclusive_lock_init(stack->datname, stack->slot_name);
-	ecm_replication_init(stack->datname, stack->slot_name, stack->publication_name);
+	ecm_exclusive_lock_init(stack->datname, stack->slot.name);
+	ecm_replication_init(stack->datname, stack->slot.name, stack->report.publication_name);
 	ecm_pool_init(stack->datname);
 	ecm_feed_init(stack_index, stack->datname);
 	ecm_feed_set_message_callback(remembered.message_prefix, ecm_creations_message);
@@ -2015,7 +2015,7 @@ do_round(void)
 	 * The pool has been seen to lead here, a start is not held up, and nobody
 	 * wants us to be quiet.
 	 */
-	if (state.pool_up && step_job == 0 && stack->pauses == 0)
+	if (state.pool_up && step_job == 0 && stack->pause.count == 0)
 		ecm_events_poll(stack_index, now);
 	deadline = ecm_earlier(deadline, ecm_pool_deadline());
 	deadline = ecm_earlier(deadline, ecm_creations_deadline());

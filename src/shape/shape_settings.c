@@ -52,7 +52,7 @@ ecm_own_publication_name(void)
 		ecm_lock(LW_SHARED);
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
-			strlcpy(name, ecm_shared->stacks[index].publication_name, sizeof(name));
+			strlcpy(name, ecm_shared->stacks[index].report.publication_name, sizeof(name));
 		ecm_unlock();
 	}
 	if (name[0] != '\0')

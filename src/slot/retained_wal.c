@@ -188,8 +188,8 @@ goes_as_well(const EcmSlotRow *row, void *arg)
 		EcmWalLimits limits;
 
 		if (!stack->in_use ||
-			!((stack->slot_owned && strcmp(stack->slot_name, row->name) == 0) ||
-			  strcmp(stack->former_slot, row->name) == 0))
+			!((stack->slot.owned && strcmp(stack->slot.name, row->name) == 0) ||
+			  strcmp(stack->former.name, row->name) == 0))
 			continue;
 		ecm_wal_limits(stack, &limits);
 		goes = a->why == ECM_WAL_DROP_LIMIT ?
@@ -209,7 +209,7 @@ static void
 blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
 	  EcmWalBlame *for_limit, EcmWalBlame *for_room)
 {
-	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, &stack->wal};
+	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, &stack->slot.sample};
 	EcmTime		made_room_at;
 
 	memset(for_limit, 0, sizeof(*for_limit));
@@ -218,8 +218,8 @@ blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
 		return;
 	if (limits->limit >= 0 && figures->retained > limits->limit)
 	{
-		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
-					  stack->wal.current_lsn, goes_as_well, &arg, for_limit);
+		ecm_wal_blame(stack->slot.name, stack->slot.sample.restart_lsn,
+					  stack->slot.sample.current_lsn, goes_as_well, &arg, for_limit);
 		if (for_limit->others[0] != '\0')
 			figures->frees_for_limit = for_limit->frees;
 	}
@@ -227,8 +227,8 @@ blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
 		figures->free < limits->min_free)
 	{
 		arg.why = ECM_WAL_DROP_FREE;
-		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
-					  stack->wal.current_lsn, goes_as_well, &arg, for_room);
+		ecm_wal_blame(stack->slot.name, stack->slot.sample.restart_lsn,
+					  stack->slot.sample.current_lsn, goes_as_well, &arg, for_room);
 		figures->frees_for_room = for_room->frees;
 	}
 	ecm_lock(LW_SHARED);
@@ -328,7 +328,7 @@ describe_loss(const EcmStack *stack, const char *when)
 static void
 report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
 {
-	const EcmWalSample *sample = &stack->wal;
+	const EcmWalSample *sample = &stack->slot.sample;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
@@ -345,10 +345,10 @@ report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
 		appendStringInfo(&detail, " It was in no danger %s before.",
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
 	appendStringInfo(&detail, " %s",
-					 describe_loss(stack, stack->pid != 0 ? "" : " when the stack runs again"));
+					 describe_loss(stack, stack->manager.pid != 0 ? "" : " when the stack runs again"));
 	ecm_event(stack->dboid, stack->datname, "replication_slot_lost",
 			  ECM_SEVERITY_ERROR, detail.data,
-			  "replication slot \"%s\" is lost", stack->slot_name);
+			  "replication slot \"%s\" is lost", stack->slot.name);
 }
 
 /* Everything that is news, and only that. */
@@ -356,7 +356,7 @@ static void
 report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 	   const EcmPin *pin, int64 unseen_us)
 {
-	const EcmWalSample *sample = &stack->wal;
+	const EcmWalSample *sample = &stack->slot.sample;
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (actions & ECM_WAL_WARN)
@@ -364,14 +364,14 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 				  ECM_SEVERITY_WARNING,
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
 						   ecm_size_text(limits->warning), describe_pin(pin),
-						   describe_time_left(&stack->wal_guard, limits)),
+						   describe_time_left(&stack->slot.guard, limits)),
 				  "replication slot \"%s\" holds back %s of WAL",
-				  stack->slot_name, held);
+				  stack->slot.name, held);
 	if (actions & ECM_WAL_WARN_OVER)
 		ecm_event(stack->dboid, stack->datname, "retained_wal_warning_over",
 				  ECM_SEVERITY_LOG, NULL,
 				  "replication slot \"%s\" holds back only %s of WAL now",
-				  stack->slot_name, held);
+				  stack->slot.name, held);
 	if (actions & ECM_WAL_UNRESERVED)
 		ecm_event(stack->dboid, stack->datname, "replication_slot_unreserved",
 				  ECM_SEVERITY_WARNING,
@@ -379,14 +379,14 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 						   held, ecm_size_text(Max(limits->server_limit, 0)),
 						   describe_pin(pin)),
 				  "replication slot \"%s\" will be lost at the next checkpoint",
-				  stack->slot_name);
+				  stack->slot.name);
 	if (actions & ECM_WAL_LOST)
 		report_lost(stack, limits, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
 		ecm_event(stack->dboid, stack->datname, "wal_free_space_low",
 				  ECM_SEVERITY_WARNING,
 				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" holds back %s. See electric_cm_slots for all slots.",
-						   ecm_size_text(limits->min_free), stack->slot_name, held),
+						   ecm_size_text(limits->min_free), stack->slot.name, held),
 				  "only %s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
@@ -399,8 +399,8 @@ report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
 static char *
 describe_excess(const EcmStack *stack, unsigned why)
 {
-	const EcmWalSample *sample = &stack->wal;
-	const char *slot = psprintf("replication slot \"%s\"%s", stack->slot_name,
+	const EcmWalSample *sample = &stack->slot.sample;
+	const char *slot = psprintf("replication slot \"%s\"%s", stack->slot.name,
 								is_being_made(sample) ? ", which is being created," : "");
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
@@ -493,30 +493,30 @@ watch_former_slot(int stack_index, const EcmWalLimits *limits)
 	if (!ecm_slot_owner_look_former(stack_index))
 		return;
 	stack = copy_stack(stack_index);
-	strlcpy(stack->slot_name, stack->former_slot, NAMEDATALEN);
-	memset(&stack->wal, 0, sizeof(stack->wal));
-	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
-	figures_of(&stack->wal, false, &figures);
+	strlcpy(stack->slot.name, stack->former.name, NAMEDATALEN);
+	memset(&stack->slot.sample, 0, sizeof(stack->slot.sample));
+	(void) ecm_wal_sample(stack->slot.name, &stack->slot.sample);
+	figures_of(&stack->slot.sample, false, &figures);
 	blame(stack, limits, &figures, &for_limit, &for_room);
-	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
-	stack->wal_guard = stack->former_guard;
+	actions = ecm_wal_guard_step(&stack->former.guard, &figures, limits);
+	stack->slot.guard = stack->former.guard;
 	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin, 0);
 	if (actions & ECM_WAL_SPARE_LIMIT)
 		report_spared(stack, ECM_WAL_DROP_LIMIT, &for_limit);
 	if (actions & ECM_WAL_SPARE_FREE)
 		report_spared(stack, ECM_WAL_DROP_FREE, &for_room);
 	give_order(stack, actions & ECM_WAL_DROP, limits, &pin, &order);
-	dropped = order.why != 0 && ecm_slot_drop(stack->slot_name, &err);
+	dropped = order.why != 0 && ecm_slot_drop(stack->slot.name, &err);
 	if (dropped)
 		note_relief(order.why);
 
 	ecm_lock(LW_EXCLUSIVE);
-	shared->former_guard = stack->former_guard;
-	shared->former_drop_reported = order.why != 0;
+	shared->former.guard = stack->former.guard;
+	shared->former.drop_reported = order.why != 0;
 	if (dropped)
-		shared->former_slot[0] = '\0';
+		shared->former.name[0] = '\0';
 	ecm_unlock();
-	if (order.why != 0 && (dropped || !stack->former_drop_reported))
+	if (order.why != 0 && (dropped || !stack->former.drop_reported))
 		ecm_event(stack->dboid, stack->datname,
 				  order.why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
 				  ECM_SEVERITY_ERROR,
@@ -541,7 +541,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 {
 	EcmStack   *shared = &ecm_shared->stacks[stack_index];
 	EcmStack   *stack = copy_stack(stack_index);
-	EcmWalSample *sample = &stack->wal;
+	EcmWalSample *sample = &stack->slot.sample;
 	EcmWalFigures figures;
 	EcmWalLimits limits;
 	EcmWalBlame for_limit;
@@ -552,18 +552,18 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	EcmTime		last_look = sample->taken_at;
 	EcmTime		pinned_at;
 	EcmTime		due;
-	bool		was_in_danger = stack->wal_guard.unreserved;
-	int			walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+	bool		was_in_danger = stack->slot.guard.unreserved;
+	int			walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
 	int64		unseen_us = 0;
 	unsigned	actions;
 
 	ecm_wal_limits(stack, &limits);
-	inactive_since = note_activity(stack->slot_name);
-	(void) ecm_wal_sample(stack->slot_name, sample);
+	inactive_since = note_activity(stack->slot.name);
+	(void) ecm_wal_sample(stack->slot.name, sample);
 	(void) ecm_slot_owner_look(stack_index);
 	if (sample->slot_exists)
 	{
-		sample_decoding(stack->slot_name, &sample->decoding);
+		sample_decoding(stack->slot.name, &sample->decoding);
 		if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
 			sample->flush_lag_us = -1;
 		else if (strcmp(sample->wal_status, "lost") != 0)
@@ -578,7 +578,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 		ecm_wal_find_pin(sample, inactive_since, walsender, &pin);
 	figures_of(sample, pin.by[0] != '\0', &figures);
 	blame(stack, &limits, &figures, &for_limit, &for_room);
-	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
+	actions = ecm_wal_guard_step(&stack->slot.guard, &figures, &limits);
 	if ((actions & ECM_WAL_LOST) && !was_in_danger)
 		unseen_us = note_loss(sample, last_look);
 	else if (actions & ECM_WAL_LOST)
@@ -587,26 +587,26 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 	/* a guess is better than nothing where it matters; it remembers, too */
 	ecm_wal_guess_pin(sample, walsender, &guess);
 	if (pin.by[0] == '\0' &&
-		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || stack->wal_guard.warned_at > 0))
+		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || stack->slot.guard.warned_at > 0))
 		pin = consumer_pin != NULL && consumer_pin->by[0] != '\0' ? *consumer_pin : guess;
 
 	/* found now, but not for the first time */
-	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
-		pin.since = stack->pinned_since;
+	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->slot.pinned_by) == 0)
+		pin.since = stack->slot.pinned_since;
 	pinned_at = pin.by[0] == '\0' ? 0 :
-		stack->pinned_at != 0 && pin.since == stack->pinned_since ?
-		stack->pinned_at :
+		stack->slot.pinned_at != 0 && pin.since == stack->slot.pinned_since ?
+		stack->slot.pinned_at :
 		sample->taken_at - Max(sample->sampled_at - pin.since, 0);
 
 	ecm_lock(LW_EXCLUSIVE);
-	shared->wal = *sample;
-	shared->wal_guard = stack->wal_guard;
-	strlcpy(shared->pinned_by, pin.by, sizeof(shared->pinned_by));
-	shared->pinned_since = pin.since;
-	shared->pinned_at = pinned_at;
-	shared->sample_requested = false;
+	shared->slot.sample = *sample;
+	shared->slot.guard = stack->slot.guard;
+	strlcpy(shared->slot.pinned_by, pin.by, sizeof(shared->slot.pinned_by));
+	shared->slot.pinned_since = pin.since;
+	shared->slot.pinned_at = pinned_at;
+	shared->requests.sample = false;
 	if ((actions & ECM_WAL_DROP) == 0)
-		shared->wal_drop_reported = false;
+		shared->slot.drop_reported = false;
 	ecm_unlock();
 	ecm_history_add(stack_index, sample, (int) (limits.interval_us / 1000));
 	ConditionVariableBroadcast(&shared->cv);
@@ -623,7 +623,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
 	watch_former_slot(stack_index, &limits);
 
-	if (stack->wal_guard.near_limit)
+	if (stack->slot.guard.near_limit)
 		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
 	due = sample->taken_at + limits.interval_us;
 	pfree(stack);
@@ -640,7 +640,7 @@ ecm_wal_allowance(int stack_index, int64 wanted)
 	int64		allowance;
 
 	ecm_wal_limits(stack, &limits);
-	(void) ecm_wal_sample(stack->slot_name, &sample);
+	(void) ecm_wal_sample(stack->slot.name, &sample);
 	figures_of(&sample, false, &figures);
 	allowance = ecm_wal_guard_allowance(&figures, &limits);
 	if (allowance < wanted &&
@@ -660,11 +660,11 @@ report_order(int stack_index, const EcmWalOrder *order, const char *outcome)
 	EcmStack   *shared = &ecm_shared->stacks[stack_index];
 	EcmStack   *stack;
 
-	if (shared->wal_drop_reported)
+	if (shared->slot.drop_reported)
 		return;
 	stack = copy_stack(stack_index);
 	ecm_lock(LW_EXCLUSIVE);
-	shared->wal_drop_reported = true;
+	shared->slot.drop_reported = true;
 	ecm_unlock();
 	ecm_event(stack->dboid, stack->datname,
 			  order->why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
@@ -686,7 +686,7 @@ ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
 	pfree(stack);
 	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
+	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].slot.guard, order->why);
 	ecm_unlock();
 }
 
@@ -697,7 +697,7 @@ ecm_wal_creation_ends(int stack_index, const EcmWalOrder *order)
 				 "The creation is given up until the transactions that it waits for have ended.");
 	note_relief(order->why);
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
+	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].slot.guard, order->why);
 	ecm_unlock();
 }
 
@@ -709,7 +709,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 	EcmError	err;
 	bool		ours = ecm_slot_owner_look(stack_index);
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts))
+	if (!ecm_slot_lookup(stack->slot.name, &facts))
 		;						/* it has gone meanwhile */
 	else if (facts.active_pid != 0 && XLogRecPtrIsInvalid(facts.confirmed_flush_lsn))
 		report_order(stack_index, order,
@@ -722,7 +722,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 		report_order(stack_index, order,
 					 psprintf("The slot can't be dropped, since PID %d uses it.",
 							  facts.active_pid));
-	else if (!ecm_slot_drop(stack->slot_name, &err))
+	else if (!ecm_slot_drop(stack->slot.name, &err))
 		report_order(stack_index, order,
 					 psprintf("The slot could not be dropped: %s.", err.message));
 	else
@@ -731,7 +731,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
 		ecm_event(stack->dboid, stack->datname, "replication_slot_dropped",
 				  ECM_SEVERITY_WARNING,
 				  describe_loss(stack, " when the stack runs again"),
-				  "dropped replication slot \"%s\"", stack->slot_name);
+				  "dropped replication slot \"%s\"", stack->slot.name);
 	}
 	pfree(stack);
 }
@@ -742,10 +742,10 @@ ecm_wal_no_room(int stack_index)
 	const EcmStack *stack = &ecm_shared->stacks[stack_index];
 	EcmWalLimits limits;
 
-	if (!stack->wal_guard.short_of_room)
+	if (!stack->slot.guard.short_of_room)
 		return NULL;
 	ecm_wal_limits(stack, &limits);
 	return psprintf("free space under pg_wal: %s; an eighth more than electric_cm.min_wal_free_space (%s) is needed for a new slot",
-					ecm_size_text(stack->wal.wal_free_bytes),
+					ecm_size_text(stack->slot.sample.wal_free_bytes),
 					ecm_size_text(Max(limits.min_free, 0)));
 }

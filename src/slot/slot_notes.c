@@ -132,8 +132,8 @@ is_settled(Oid dboid)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
-		settled = ecm_shared->stacks[index].probe != ECM_PROBE_UNKNOWN &&
-			ecm_shared->stacks[index].probe != ECM_PROBE_NO_EXTENSION;
+		settled = ecm_shared->stacks[index].manager.probe != ECM_PROBE_UNKNOWN &&
+			ecm_shared->stacks[index].manager.probe != ECM_PROBE_NO_EXTENSION;
 	ecm_unlock();
 	return settled;
 }
@@ -152,13 +152,13 @@ ecm_slot_notes_update(void)
 
 		if (!stack->in_use)
 			continue;
-		if (stack->slot_owned)
-			add_note(now, &n, stack->dboid, stack->slot_name);
-		add_note(now, &n, stack->dboid, stack->former_slot);
+		if (stack->slot.owned)
+			add_note(now, &n, stack->dboid, stack->slot.name);
+		add_note(now, &n, stack->dboid, stack->former.name);
 	}
-	for (int i = 0; i < ecm_shared->nabandoned; i++)
-		add_note(now, &n, ecm_shared->abandoned[i].dboid,
-				 ecm_shared->abandoned[i].slot_name);
+	for (int i = 0; i < ecm_shared->nleft_slots; i++)
+		add_note(now, &n, ecm_shared->left_slots[i].dboid,
+				 ecm_shared->left_slots[i].slot_name);
 	ecm_unlock();
 
 	/* those of databases of which it is not known yet what is there */
@@ -216,7 +216,7 @@ ecm_slot_notes_abandon(Oid dboid, const char *datname)
 				  facts.restart_lsn < ecm_shared->first_lsn))
 		{
 			noted |= strcmp(notes[i].slot_name, default_name) == 0;
-			ecm_abandon_slot(dboid, notes[i].slot_name);
+			ecm_leave_slot(dboid, notes[i].slot_name);
 		}
 	}
 	nnotes = kept;				/* what waits to be dropped comes back */

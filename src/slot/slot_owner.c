@@ -61,8 +61,8 @@ ecm_slot_owner_look_former(int stack_index)
 	bool		another;
 
 	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->former_slot, sizeof(name));
-	seen = stack->former_seen_lsn;
+	strlcpy(name, stack->former.name, sizeof(name));
+	seen = stack->former.seen_lsn;
 	ecm_unlock();
 	if (name[0] == '\0')
 		return false;
@@ -70,12 +70,12 @@ ecm_slot_owner_look_former(int stack_index)
 	same = is_the_same(stack, &facts, seen, &another);
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (strcmp(stack->former_slot, name) == 0)
+	if (strcmp(stack->former.name, name) == 0)
 	{
 		if (another)
-			stack->former_slot[0] = '\0';
+			stack->former.name[0] = '\0';
 		else if (same)
-			stack->former_seen_lsn = Max(seen, end);
+			stack->former.seen_lsn = Max(seen, end);
 	}
 	ecm_unlock();
 	return same;
@@ -95,11 +95,11 @@ ecm_slot_owner_look(int stack_index)
 	bool		another;
 
 	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->slot_name, sizeof(name));
-	runs = stack->runs;
-	seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
-	in_use = stack->streaming_up;
-	same = stack->slot_owned;
+	strlcpy(name, stack->slot.name, sizeof(name));
+	runs = stack->manager.runs;
+	seen = Max(stack->slot.seen_lsn, stack->progress.acknowledged_lsn);
+	in_use = stack->report.streaming_up;
+	same = stack->slot.owned;
 	ecm_unlock();
 	if (!same)
 		return false;
@@ -112,12 +112,12 @@ ecm_slot_owner_look(int stack_index)
 
 	ecm_lock(LW_EXCLUSIVE);
 	/* a manager that has started meanwhile knows better */
-	if (stack->runs == runs && strcmp(stack->slot_name, name) == 0)
+	if (stack->manager.runs == runs && strcmp(stack->slot.name, name) == 0)
 	{
 		if (another)
-			stack->slot_owned = false;
+			stack->slot.owned = false;
 		else if (same)
-			stack->slot_seen_lsn = Max(seen, end);
+			stack->slot.seen_lsn = Max(seen, end);
 	}
 	ecm_unlock();
 	return same;
@@ -130,6 +130,6 @@ ecm_slot_owner_moved(int stack_index, Oid dboid, XLogRecPtr lsn)
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == dboid)
-		stack->slot_seen_lsn = Max(stack->slot_seen_lsn, lsn);
+		stack->slot.seen_lsn = Max(stack->slot.seen_lsn, lsn);
 	ecm_unlock();
 }
