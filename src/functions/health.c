@@ -591,7 +591,7 @@ add_slot(Health *health)
 	EcmWalLimits limits;
 
 	(void) ecm_wal_sample(stack->slot.name, &wal);
-	ecm_wal_limits(stack, &limits);
+	ecm_wal_limits(&stack->wal_settings, &limits);
 	judge_slot(health, &wal, limits.warning);
 	judge_free_space(health, &wal, limits.min_free);
 	open_group(json, "slot", '{');

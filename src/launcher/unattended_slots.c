@@ -33,7 +33,7 @@ ecm_unattended_watch(int stack_index, EcmTime now)
 {
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
 	EcmSlotFacts facts;
-	EcmWalOrder order;
+	EcmWalAction action;
 	bool		nothing_there;
 
 	if (stack->slot.name[0] == '\0' || !stack->registered)
@@ -48,8 +48,8 @@ ecm_unattended_watch(int stack_index, EcmTime now)
 	if (now < due[stack_index] && !stack->requests.sample)
 		return due[stack_index];
 
-	due[stack_index] = ecm_wal_watch(stack_index, NULL, &order);
-	if (order.why != 0)
-		ecm_wal_drop_slot(stack_index, &order);
+	due[stack_index] = ecm_wal_watch(stack_index, NULL, &action);
+	if (action.why != 0)
+		ecm_wal_drop_slot(stack_index, &action);
 	return due[stack_index];
 }

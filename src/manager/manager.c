@@ -306,7 +306,7 @@ start_timeline(void)
 	if (mismatch != NULL && remembered.known)
 		report_lost_shapes(mismatch);
 	assign_sql = ecm_feed_assign_sql();
-	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index) ?
+	disown_sql = slot_is_recorded() && !ecm_slot_owner_look(stack_index, false) ?
 		disown_slot_sql(stack->slot.name) : NULL;
 	runs_sql = mismatch == NULL && !ecm_runs_seen(remembered.seen_lsn) ?
 		psprintf("SELECT _electric_cm.check_runs(%s)",
@@ -367,7 +367,7 @@ retire_former_slot(void)
 	strlcpy(name, stack->former.name, sizeof(name));
 	if (name[0] == '\0')
 		return;
-	if (ecm_slot_owner_look_former(stack_index))
+	if (ecm_slot_owner_look(stack_index, true))
 	{
 		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
 			return;
@@ -1440,7 +1440,7 @@ has_last_word(EcmTime now, EcmStepFailure *lost)
  * and the stack will find none when it comes to that.
  */
 static void
-enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
+enforce_wal_limit(EcmTime now, const EcmWalAction *order)
 {
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RECREATE};
 	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
@@ -1481,7 +1481,7 @@ enforce_wal_limit(EcmTime now, const EcmWalOrder *order)
  * that makes it.  No shape depends on it yet, so this is no recreation.
  */
 static void
-end_slot_creation(const EcmWalOrder *order)
+end_slot_creation(const EcmWalAction *order)
 {
 	EcmStepFailure failure = {order->reason, ECM_ERROR_RETRY};
 
@@ -1568,7 +1568,7 @@ help_slot_on(EcmTime now)
 static EcmTime
 sample_wal(EcmTime now)
 {
-	EcmWalOrder order;
+	EcmWalAction order;
 	EcmPin		pin;
 
 	if (now < sample_at && !stack->requests.sample)
@@ -1712,7 +1712,7 @@ leave_slot(bool drop, bool drained)
 			event("warning", ECM_SEVERITY_WARNING, err.message,
 				  "could not record the end of the stack");
 	}
-	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index) &&
+	if (!drop && slot_is_recorded() && !ecm_slot_owner_look(stack_index, false) &&
 		!stack->slot.owned)
 		(void) ecm_worker_try(disown_slot, NULL, &err);
 }

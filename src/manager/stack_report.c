@@ -34,6 +34,18 @@
 
 static EcmStack *stack;
 
+/* Notes which slot that is; what was shown of another one is forgotten. */
+static void
+set_watched(EcmWatchedSlot *slot, const char *name, bool owned,
+			XLogRecPtr seen_lsn)
+{
+	if (strcmp(slot->name, name) != 0)
+		memset(&slot->sample, 0, sizeof(slot->sample));
+	ecm_copy_text(slot->name, sizeof(slot->name), name);
+	slot->owned = owned;
+	slot->seen_lsn = seen_lsn;
+}
+
 bool
 ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 				 XLogRecPtr seen_lsn, bool unique)
@@ -48,11 +60,7 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 			ecm_unlock();
 			return false;
 		}
-	if (strcmp(entry->slot.name, slot_name) != 0)
-		memset(&entry->slot.sample, 0, sizeof(entry->slot.sample)); /* that was another slot's */
-	ecm_copy_text(entry->slot.name, sizeof(entry->slot.name), slot_name);
-	entry->slot.owned = owned;
-	entry->slot.seen_lsn = seen_lsn;
+	set_watched(&entry->slot, slot_name, owned, seen_lsn);
 	ecm_unlock();
 	if (owned)
 		ecm_launcher_wake();	/* it takes a note */
@@ -63,16 +71,12 @@ void
 ecm_publish_former_slot(int stack_index, const char *slot_name,
 						XLogRecPtr seen_lsn)
 {
-	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+	EcmWatchedSlot *former = &ecm_shared->stacks[stack_index].former;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (strcmp(entry->former.name, slot_name) != 0)
-	{
-		memset(&entry->former.guard, 0, sizeof(entry->former.guard));
-		entry->former.drop_reported = false;
-	}
-	ecm_copy_text(entry->former.name, sizeof(entry->former.name), slot_name);
-	entry->former.seen_lsn = seen_lsn;
+	if (strcmp(former->name, slot_name) != 0)
+		memset(former, 0, sizeof(*former));
+	set_watched(former, slot_name, slot_name[0] != '\0', seen_lsn);
 	ecm_unlock();
 }
 

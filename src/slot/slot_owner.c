@@ -50,41 +50,17 @@ is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 }
 
 bool
-ecm_slot_owner_look_former(int stack_index)
+ecm_slot_owner_has(const EcmStack *stack, const char *name)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
-	EcmSlotFacts facts;
-	char		name[NAMEDATALEN];
-	XLogRecPtr	seen;
-	bool		same;
-	bool		another;
-
-	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->former.name, sizeof(name));
-	seen = stack->former.seen_lsn;
-	ecm_unlock();
-	if (name[0] == '\0')
-		return false;
-	(void) ecm_slot_lookup(name, &facts);
-	same = is_the_same(stack, &facts, seen, &another);
-
-	ecm_lock(LW_EXCLUSIVE);
-	if (strcmp(stack->former.name, name) == 0)
-	{
-		if (another)
-			stack->former.name[0] = '\0';
-		else if (same)
-			stack->former.seen_lsn = Max(seen, end);
-	}
-	ecm_unlock();
-	return same;
+	return (stack->slot.owned && strcmp(stack->slot.name, name) == 0) ||
+		(stack->former.owned && strcmp(stack->former.name, name) == 0);
 }
 
 bool
-ecm_slot_owner_look(int stack_index)
+ecm_slot_owner_look(int stack_index, bool former)
 {
 	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmWatchedSlot *slot = former ? &stack->former : &stack->slot;
 	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
 	EcmSlotFacts facts;
 	char		name[NAMEDATALEN];
@@ -95,11 +71,13 @@ ecm_slot_owner_look(int stack_index)
 	bool		another;
 
 	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->slot.name, sizeof(name));
+	strlcpy(name, slot->name, sizeof(name));
+	same = slot->owned;
 	runs = stack->manager.runs;
-	seen = Max(stack->slot.seen_lsn, stack->progress.acknowledged_lsn);
-	in_use = stack->report.streaming_up;
-	same = stack->slot.owned;
+	seen = slot->seen_lsn;
+	if (!former)
+		seen = Max(seen, stack->progress.acknowledged_lsn);
+	in_use = !former && stack->report.streaming_up;
 	ecm_unlock();
 	if (!same)
 		return false;
@@ -112,12 +90,14 @@ ecm_slot_owner_look(int stack_index)
 
 	ecm_lock(LW_EXCLUSIVE);
 	/* a manager that has started meanwhile knows better */
-	if (stack->manager.runs == runs && strcmp(stack->slot.name, name) == 0)
+	if (stack->manager.runs == runs && strcmp(slot->name, name) == 0)
 	{
-		if (another)
-			stack->slot.owned = false;
+		if (another && former)
+			memset(slot, 0, sizeof(*slot));
+		else if (another)
+			slot->owned = false;
 		else if (same)
-			stack->slot.seen_lsn = Max(seen, end);
+			slot->seen_lsn = Max(seen, end);
 	}
 	ecm_unlock();
 	return same;
