@@ -310,19 +310,31 @@ ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN])
 	return taken;
 }
 
-int
-ecm_own_stack(EcmStack *copy)
+static int
+copy_own(EcmStack *copy, Size size)
 {
 	int			index;
 
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+		memcpy(copy, &ecm_shared->stacks[index], size);
 	ecm_unlock();
 	if (index >= 0)
 		reveal_hang(copy);
 	return index;
+}
+
+int
+ecm_own_stack(EcmStack *copy)
+{
+	return copy_own(copy, sizeof(EcmStack));
+}
+
+int
+ecm_own_stack_head(EcmStack *copy)
+{
+	return copy_own(copy, offsetof(EcmStack, conns));
 }
 
 XLogRecPtr
@@ -425,6 +437,118 @@ ecm_leave_slot(Oid dboid, const char *slot_name)
 				  "replication slot \"%s\" stays behind: too many are waiting to be dropped",
 				  slot_name);
 	ecm_launcher_wake();
+}
+
+void
+ecm_stack_set_request(EcmStack *stack, EcmStackRequest request)
+{
+	EcmStackRequests *requests = &stack->requests;
+
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+
+	switch (request)
+	{
+		case ECM_REQUEST_START:
+			requests->stop = false;
+			requests->drop_slot = false;
+			requests->adopt = true;
+			requests->reprobe = true;
+			stack->lifecycle.no_worker = false; /* it is tried anew */
+			break;
+		case ECM_REQUEST_STOP:
+			requests->stop = true;
+			requests->drop_slot = false;
+			requests->adopt = false;
+			requests->restart = false;
+			requests->reprobe = false;
+			break;
+		case ECM_REQUEST_UNSTOP:
+			requests->stop = false;
+			requests->drop_slot = false;
+			requests->reprobe = true;
+			break;
+		case ECM_REQUEST_RESTART:
+			requests->restart = true;
+			stack->lifecycle.no_worker = false;
+			break;
+		case ECM_REQUEST_REPROBE:
+			requests->reprobe = true;
+			break;
+		case ECM_REQUEST_SAMPLE:
+			requests->sample = true;
+			break;
+		case ECM_REQUEST_CHECK:
+			requests->check = true;
+			break;
+	}
+}
+
+bool
+ecm_stack_request(Oid dboid, EcmStackRequest request)
+{
+	Latch	   *latch = NULL;
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		ecm_stack_set_request(stack, request);
+		if (request == ECM_REQUEST_SAMPLE || request == ECM_REQUEST_CHECK)
+			latch = stack->manager.latch;
+		if (latch == NULL)
+			latch = ecm_shared->launcher_latch;
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+	ecm_unlock();
+	return index >= 0;
+}
+
+void
+ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->requests.await_lsn = Max(stack->requests.await_lsn, lsn);
+		if (stack->manager.latch != NULL)
+			SetLatch(stack->manager.latch);
+	}
+	ecm_unlock();
+}
+
+bool
+ecm_stack_take_check(int index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		requested;
+
+	if (!stack->requests.check)
+		return false;
+	ecm_lock(LW_EXCLUSIVE);
+	requested = stack->requests.check;
+	stack->requests.check = false;
+	ecm_unlock();
+	return requested;
+}
+
+XLogRecPtr
+ecm_stack_awaited_lsn(int index)
+{
+	XLogRecPtr	lsn;
+
+	ecm_lock(LW_SHARED);
+	lsn = ecm_shared->stacks[index].requests.await_lsn;
+	ecm_unlock();
+	return lsn;
 }
 
 void

@@ -3,13 +3,29 @@
  * shmem.h
  *	  The one shared struct, its lock and condition variables.
  *
- * One entry per stack.  Only that stack's manager writes its entry's public
- * part (the launcher while there is no manager); consumers write only their
- * own consumer slot; anybody may write the requests.  Everything is protected
- * by one LWLock unless a field says otherwise, and read through accessors
- * that return copies.  No process-local pointer is ever stored; an entry,
- * once allocated for a database, stays at its index until the launcher frees
- * it, and its condition variable is valid for ever.
+ * One entry per stack, in parts, each of which says who writes it: the stack's
+ * manager (the launcher while there is none), the launcher, a consumer, or
+ * anybody (requests).  No process-local pointer is ever stored.  An entry, once
+ * allocated for a database, stays at its index until the launcher frees it, and
+ * its condition variable is valid for ever.
+ *
+ * One LWLock protects everything.  Nobody writes without it, but for the fields
+ * marked so.  These may be read without it:
+ *
+ *	- by a writer, what nobody else writes: it can't change meanwhile;
+ *	- by a manager, its consumers and pool sessions, the entry's dboid and
+ *	  datname: an entry that has a manager is not freed, and ALTER DATABASE
+ *	  RENAME waits until nobody is in the database;
+ *	- nstacks, made_at, and first_lsn once a launcher has started: they don't
+ *	  change any more;
+ *	- a bool or an int of the requests or the pause, as a hint: it is read in one
+ *	  piece, and who sets it wakes the reader, who then looks again;
+ *	- the fields that their writers write without it ("volatile").
+ *
+ * All others take copies, through the accessors below.  An index that was found
+ * under the lock is good until the lock is released; later the entry may be
+ * another database's, so whoever is not a process of the stack starts from the
+ * database's OID each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +46,7 @@
 #include "base/clock.h"
 #include "base/errors.h"
 #include "base/settings.h"
+#include "base/stack_lifecycle.h"
 #include "base/state.h"
 #include "slot/retained_wal_guard.h"
 
@@ -63,32 +80,6 @@ typedef struct EcmEventRecord
 	char		message[ECM_TEXT_LEN];
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
-
-/* What the manager found out about a database before it started anything. */
-typedef enum EcmProbe
-{
-	ECM_PROBE_UNKNOWN,			/* not looked at yet */
-	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
-	ECM_PROBE_LOOKED,			/* a stack is wanted, but this was only a look */
-	ECM_PROBE_NO_EXTENSION,
-	ECM_PROBE_CLOSED,			/* a template, or no connections allowed */
-	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
-	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
-	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
-	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */
-	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
-} EcmProbe;
-
-/* Why the launcher ends a manager: it sets this before it sends SIGTERM. */
-typedef enum EcmEndReason
-{
-	ECM_END_NONE,				/* it didn't: pg_terminate_backend, shutdown */
-	ECM_END_STOP,				/* electric_cm_stop() */
-	ECM_END_RESTART,			/* electric_cm_restart() */
-	ECM_END_PAUSE,				/* a command that it would be in the way of */
-	ECM_END_UNWANTED			/* not listed any more, or no connections
-								 * allowed */
-} EcmEndReason;
 
 /* pool sessions and the replication connection, as shown in the view */
 typedef struct EcmConnInfo
@@ -507,9 +498,10 @@ extern bool ecm_launcher_hangs(void);
 /*
  * Copies the current database's entry, and returns its index, or -1.  What a
  * manager that hangs has said last is no longer so: all copies say that it
- * hangs.
+ * hangs.  The head is what comes before conns.
  */
 extern int	ecm_own_stack(EcmStack *copy);
+extern int	ecm_own_stack_head(EcmStack *copy);
 
 /* Its flushed_lsn, if it has one; else invalid. */
 extern XLogRecPtr ecm_own_flushed_lsn(void);
@@ -520,6 +512,35 @@ extern XLogRecPtr ecm_own_flushed_lsn(void);
  */
 extern bool ecm_stack_copy(int index, EcmStack *copy);
 extern bool ecm_stack_copy_head(int index, EcmStack *copy);
+
+/* What one can ask of a stack. */
+typedef enum EcmStackRequest
+{
+	ECM_REQUEST_START,			/* though it was stopped, or never started */
+	ECM_REQUEST_STOP,			/* and nothing that was requested before */
+	ECM_REQUEST_UNSTOP,			/* a stop has not happened: see what is wanted */
+	ECM_REQUEST_RESTART,		/* a new manager */
+	ECM_REQUEST_REPROBE,		/* see what is wanted */
+	ECM_REQUEST_SAMPLE,			/* of the slot */
+	ECM_REQUEST_CHECK			/* whether the extension is still there */
+} EcmStackRequest;
+
+/*
+ * Asks for that, and wakes who has to see to it: the launcher, or the manager.
+ * False: the database has no entry.  The second one is for callers that hold the
+ * lock, exclusively, and wake afterwards.
+ */
+extern bool ecm_stack_request(Oid dboid, EcmStackRequest request);
+extern void ecm_stack_set_request(EcmStack *stack, EcmStackRequest request);
+
+/* Asks the stack to flush up to there, and to say so soon. */
+extern void ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn);
+
+/* For a manager: has a check been requested?  That is cleared. */
+extern bool ecm_stack_take_check(int index);
+
+/* How far somebody waits for flushed_lsn to come; invalid: nobody does. */
+extern XLogRecPtr ecm_stack_awaited_lsn(int index);
 
 /* In-place access for the entry's own writer; hold the lock. */
 #define ecm_lock(mode)	LWLockAcquire(ecm_shared->lock, (mode))

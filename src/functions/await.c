@@ -376,7 +376,7 @@ ecm_await_active(EcmTime deadline)
 	ecm_ensure_own_stack();
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();

@@ -77,7 +77,7 @@ await_run(uint64 runs)
 
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();
@@ -118,9 +118,7 @@ register_at_commit(void)
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
 		stack->registered = true;
-		stack->requests.stop = false;
-		stack->requests.drop_slot = false;
-		stack->requests.reprobe = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
 	}
 	else
 		ecm_shared->reprobe_all_requested = true;
@@ -218,10 +216,7 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 		if (!stack->requests.stop &&
 			(stack->manager.probe == ECM_PROBE_UNKNOWN ||
 			 stack->manager.probe == ECM_PROBE_NOT_STARTED))
-		{
-			stack->requests.adopt = true;
-			stack->requests.reprobe = true;
-		}
+			ecm_stack_set_request(stack, ECM_REQUEST_START);
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -238,13 +233,7 @@ undo_stop(void)
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0 && ecm_shared->stacks[index].requests.stop)
-	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
-
-		stack->requests.stop = false;
-		stack->requests.drop_slot = false;
-		stack->requests.reprobe = true;
-	}
+		ecm_stack_set_request(&ecm_shared->stacks[index], ECM_REQUEST_UNSTOP);
 	ecm_unlock();
 	ecm_launcher_wake();
 }
@@ -450,17 +439,13 @@ electric_cm_start(NO_ARGUMENTS)
 	if (ecm_stack_is_running(stack) && stack->report.status != ECM_STATUS_FAILED)
 		runs--;					/* the current one will do */
 	else if (ecm_stack_is_running(stack))
-		stack->requests.restart = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_RESTART);
 	else
 	{
-		stack->requests.stop = false;
-		stack->requests.drop_slot = false;
-		stack->requests.adopt = true;
-		stack->requests.reprobe = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_START);
 		if (stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_UNKNOWN)
 			runs--;				/* it is having a look: it may do, too */
 	}
-	stack->lifecycle.no_worker = false;	/* it is tried anew */
 	ecm_unlock();
 	ecm_launcher_wake();
 
@@ -528,7 +513,7 @@ await_stopped(void)
 
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			break;
@@ -590,11 +575,8 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 			stop_subid = GetCurrentSubTransactionId();
 		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
 		stack->registered = true;
-		stack->requests.stop = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_STOP);
 		stack->requests.drop_slot = drop_slot;
-		stack->requests.adopt = false;
-		stack->requests.restart = false;
-		stack->requests.reprobe = false;
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -604,7 +586,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		EcmStack   *stack = palloc(sizeof(EcmStack));
 
 		await_stopped();
-		if (ecm_own_stack(stack) >= 0)
+		if (ecm_own_stack_head(stack) >= 0)
 			slot_name = ecm_own_slot_name(stack);
 		if (walsender != 0 && !drop_slot)
 			await_slot_release(slot_name, walsender);
@@ -656,7 +638,7 @@ electric_cm_restart(NO_ARGUMENTS)
 	ecm_check_may_wait("electric_cm_restart()");
 	ecm_ensure_own_stack();
 
-	if (ecm_own_stack(copy) >= 0 && ecm_stack_is_stopped(copy) &&
+	if (ecm_own_stack_head(copy) >= 0 && ecm_stack_is_stopped(copy) &&
 		(copy->requests.stop || copy->manager.probe == ECM_PROBE_STOPPED ||
 		 copy->manager.probe == ECM_PROBE_NOT_STARTED ||
 		 copy->manager.probe == ECM_PROBE_CLONED))
@@ -667,8 +649,7 @@ electric_cm_restart(NO_ARGUMENTS)
 	if (index >= 0)
 	{
 		runs = ecm_shared->stacks[index].manager.runs;
-		ecm_shared->stacks[index].requests.restart = true;
-		ecm_shared->stacks[index].lifecycle.no_worker = false;
+		ecm_stack_set_request(&ecm_shared->stacks[index], ECM_REQUEST_RESTART);
 	}
 	ecm_unlock();
 	if (index < 0)

@@ -586,7 +586,7 @@ warn_if_nothing_runs(void)
 {
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 
-	if (ecm_own_stack(stack) < 0)
+	if (ecm_own_stack_head(stack) < 0)
 	{
 		pfree(stack);
 		return;

@@ -105,7 +105,7 @@ electric_cm_pg_version(NO_ARGUMENTS)
 
 	ecm_require_shared();
 	stack = palloc(sizeof(EcmStack));
-	if (ecm_own_stack(stack) < 0 || stack->server.version_num == 0)
+	if (ecm_own_stack_head(stack) < 0 || stack->server.version_num == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the stack of database \"%s\" has not looked up the server version yet",
@@ -149,21 +149,14 @@ await_sample(EcmStack *stack)
 {
 	EcmTime		asked_at = ecm_now();
 	EcmTime		deadline = ecm_later(asked_at, SAMPLE_TIMEOUT);
-	int			index = ecm_own_stack(stack);
+	int			index = ecm_own_stack_head(stack);
 
 	if (index < 0 || stack->slot.name[0] == '\0')
 		return false;
-	ecm_lock(LW_EXCLUSIVE);
-	if (ecm_shared->stacks[index].dboid == MyDatabaseId)
-		ecm_shared->stacks[index].requests.sample = true;
-	ecm_unlock();
-	if (stack->manager.pid != 0)
-		ecm_stack_wake(index);
-	else
-		ecm_launcher_wake();
+	(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_SAMPLE);
 
 	do
-		index = ecm_own_stack(stack);
+		index = ecm_own_stack_head(stack);
 	while (index >= 0 && stack->slot.sample.taken_at < asked_at &&
 		   !ecm_sleep_until_change(index, deadline));
 	ConditionVariableCancelSleep();
@@ -189,7 +182,7 @@ electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
 	ecm_require_shared();
 
 	stack = palloc(sizeof(EcmStack));
-	has_entry = ecm_own_stack(stack) >= 0;
+	has_entry = ecm_own_stack_head(stack) >= 0;
 	if (has_entry && await_sample(stack))
 		sample = stack->slot.sample;
 	else
@@ -234,7 +227,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	stack = palloc(sizeof(EcmStack));
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();
@@ -244,14 +237,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 
 		/* again each time: a new manager has not been told */
 		if (stack->requests.await_lsn < target)
-		{
-			ecm_lock(LW_EXCLUSIVE);
-			if (ecm_shared->stacks[index].dboid == MyDatabaseId &&
-				ecm_shared->stacks[index].requests.await_lsn < target)
-				ecm_shared->stacks[index].requests.await_lsn = target;
-			ecm_unlock();
-			ecm_stack_wake(index);
-		}
+			ecm_stack_request_flush(MyDatabaseId, target);
 
 		if (ecm_sleep_until_change(index, deadline))
 			ereport(ERROR,

@@ -524,7 +524,7 @@ electric_cm_pg_info(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	stack = palloc(sizeof(EcmStack));
-	if (ecm_own_stack(stack) >= 0 && stack->server.looked_up_at != 0)
+	if (ecm_own_stack_head(stack) >= 0 && stack->server.looked_up_at != 0)
 	{
 		add_int4(&row, stack->server.version_num);
 		add_int8(&row, (int64) stack->server.system_identifier);

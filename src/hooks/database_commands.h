@@ -13,6 +13,6 @@
  * ecm_hooks_init(): what was installed last is called first, and a slot must
  * be known to be abandoned before its stack may come back.
  */
-extern void ecm_step_aside_init(void);
+extern void ecm_database_commands_init(void);
 
 #endif							/* ECM_DATABASE_COMMANDS_H */

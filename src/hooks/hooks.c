@@ -260,13 +260,10 @@ request_look(void)
 	{
 		EcmStack   *stack = &ecm_shared->stacks[index];
 
-		stack->requests.check = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_CHECK);
 		if (dropped_extensions != NIL && stack->manager.pid == 0)
-		{
 			/* nobody runs who could notice: the launcher has another look */
-			stack->requests.stop = false;
-			stack->requests.reprobe = true;
-		}
+			ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
 	}
 	ecm_unlock();
 	ecm_launcher_wake();

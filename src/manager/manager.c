@@ -497,10 +497,7 @@ takes_another_name(const EcmStepFailure *failure)
 		return true;
 	event("slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
 		  psprintf("the stack restarts to use replication slot \"%s\"", name));
-	ecm_lock(LW_EXCLUSIVE);
-	stack->requests.restart = true;
-	ecm_unlock();
-	ecm_launcher_wake();
+	(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);
 	return true;
 }
 
@@ -857,7 +854,7 @@ read_stream(EcmTime now)
 static bool
 must_ask(EcmTime now, XLogRecPtr flushed)
 {
-	XLogRecPtr	target = stack->requests.await_lsn;
+	XLogRecPtr	target = ecm_stack_awaited_lsn(stack_index);
 
 	if (state.behind)
 		target = Max(target, lost_end);
@@ -1298,7 +1295,7 @@ show_stalled(EcmTime now)
 static void
 forget_await(void)
 {
-	bool		forget = stack->requests.await_lsn > stack->progress.flushed_lsn;
+	bool		forget = ecm_stack_awaited_lsn(stack_index) > stack->progress.flushed_lsn;
 
 	if (!forget)
 		return;
@@ -1362,13 +1359,10 @@ check_extension(void)
 		return;
 	extension_gone = true;
 	clean_up();
-	if (OidIsValid(present))
-	{
-		ecm_lock(LW_EXCLUSIVE);
-		stack->requests.reprobe = true;
-		ecm_unlock();
-	}
+	/* in this order, lest the launcher take us for what was asked for */
 	ecm_stack_set_probe(stack_index, ECM_PROBE_NO_EXTENSION);
+	if (OidIsValid(present))
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 	proc_exit(0);
 }
 
@@ -1376,11 +1370,10 @@ static EcmTime
 check_status(EcmTime now)
 {
 	EcmStepFailure failure;
-	bool		requested = stack->requests.check;
+	bool		requested = ecm_stack_take_check(stack_index);
 
 	if (now < status_check_at && !requested)
 		return status_check_at;
-	stack->requests.check = false;
 	if (state.running && ecm_replication_creates_slot())
 		help_slot_creation();
 	else if (state.step == ECM_STEP_CREATE_SLOT)
@@ -1610,10 +1603,7 @@ reload(void)
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		settings_signature = pstrdup(signature);
 		MemoryContextSwitchTo(old);
-		ecm_lock(LW_EXCLUSIVE);
-		stack->requests.restart = true;
-		ecm_unlock();
-		ecm_launcher_wake();
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);
 		return;
 	}
 	ecm_publish_options();
@@ -1926,9 +1916,7 @@ start_up(void)
 	if (one_is_gone)
 	{
 		cleaned_up = true;
-		ecm_lock(LW_EXCLUSIVE);
-		stack->requests.reprobe = true;
-		ecm_unlock();
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 		proc_exit(0);
 	}
 	if (arg.result != ECM_PROBE_RUN)
