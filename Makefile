@@ -22,7 +22,7 @@ export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
 PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
-	src/slot/retained_wal_guard.c
+	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
 ifneq ($(filter setup check demo soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)

@@ -1,5 +1,5 @@
 # DROP, RENAME, SET TABLESPACE and TEMPLATE of a database whose stack is
-# active: the stack steps aside, and comes back if the database is still there.
+# active: the stack is paused, and comes back if the database is still there.
 use strict;
 use warnings;
 
@@ -106,7 +106,7 @@ refused('', 'ALTER DATABASE app RENAME TO postgres',
 	'app', qr/already exists/, 'RENAME to a name that is taken');
 refused('', 'DROP DATABASE postgres', 'postgres', qr/currently open database/,
 	"DROP of one's own database");
-is(events('app', 'stepping_aside'), 0, 'the stack has never stepped aside');
+is(events('app', 'stack_paused'), 0, 'the stack has never been paused');
 
 # RENAME
 
@@ -127,7 +127,7 @@ value('shop', 'SELECT electric_cm_stop()');
 like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... also while stopped');
 value('shop', 'SELECT electric_cm_start()');
 ok(wait_active($node, 'shop'), 'active');
-is(events('app', 'stepping_aside') . events('shop', 'stepping_back'), '11', 'events tell of it');
+is(events('app', 'stack_paused') . events('shop', 'stack_resumed'), '11', 'events tell of it');
 $node->restart;
 ok(wait_active($node, 'shop'), 'active after a restart of the server');
 shape_intact('shop', $handle, 'RENAME and restart');
@@ -148,8 +148,8 @@ my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
 is(stack('shop', 'status || $$: $$ || waiting_for'),
-	'stopped: stepping aside for ALTER DATABASE RENAME',
-	'the stack is aside until the end of the transaction, and says why');
+	'stopped: paused for ALTER DATABASE RENAME',
+	'the stack is paused until the end of the transaction, and says why');
 $session->query_safe('ROLLBACK');
 ok(wait_active($node, 'shop'), 'active after ROLLBACK');
 shape_intact('shop', $handle, 'ROLLBACK');
@@ -205,7 +205,7 @@ for my $end (qw(pg_cancel_backend pg_terminate_backend))
 	$dropper->{stdin} .= "DROP DATABASE shop;\n";
 	$dropper->{run}->pump_nb;
 	become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
-		WHERE datname = 'shop' AND waiting_for = 'stepping aside for DROP DATABASE')},
+		WHERE datname = 'shop' AND waiting_for = 'paused for DROP DATABASE')},
 		"DROP waits for another session");
 	value('postgres', "SELECT $end($dropper_pid)");
 	ok(wait_active($node, 'shop'), "active again after $end() of who runs DROP");
@@ -244,7 +244,7 @@ become(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
 $renamers[0]->query_safe('ROLLBACK');
 become(q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction')}, 'the second has its turn');
-is(stack('shop', 'status'), 'stopped', 'the stack is still aside');
+is(stack('shop', 'status'), 'stopped', 'the stack is still paused');
 $renamers[1]->{run}->pump_nb;
 value('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction'});

@@ -1,37 +1,44 @@
 /*-------------------------------------------------------------------------
  *
  * unattended_slots.c
- *	  Slots of stacks that have no manager.
+ *	  Slots that no manager looks after.
  *
  * A stack that is stopped, disabled, or can't be started still has its slot,
  * and the slot goes on holding back WAL.  The launcher, which is always there,
  * does for it what the manager would: it is the entry's writer meanwhile, and
  * dropping a slot needs no process in its database.
  *
+ * The slots that a dropped extension has left have no entry: they stand in a
+ * list, and are dropped as soon as nobody uses them.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "utils/timestamp.h"
-
 #include "base/shmem.h"
+#include "launcher/databases.h"
+#include "launcher/stack_entry.h"
 #include "launcher/unattended_slots.h"
 #include "slot/retained_wal.h"
 #include "slot/slot.h"
 
-/* when the next sample is due, by the settings of the last one */
-static EcmTime due[ECM_MAX_MANAGERS];
+/* how often a left slot that is in use is looked at */
+#define LEFT_SLOT_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
+/* ... and when that is worth a warning */
+#define LEFT_SLOT_PATIENCE	(INT64CONST(10) * USECS_PER_SEC)
 
-void
-ecm_unattended_forget(int stack_index)
+static struct
 {
-	due[stack_index] = 0;
-}
+	EcmTime		sample_at;		/* a stack's slot is due; 0: none */
+	EcmTime		drop_at;		/* look again for left slots; 0: none */
+}			due;
 
-EcmTime
-ecm_unattended_watch(int stack_index, EcmTime now)
+/* Returns when the slot is due again; 0: there is none to look after. */
+static EcmTime
+watch_slot(int index, EcmTime now)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmTime    *sample_at = &ecm_supervised(index)->sample_at;
 	EcmSlotFacts facts;
 	EcmWalAction action;
 	bool		nothing_there;
@@ -39,17 +46,117 @@ ecm_unattended_watch(int stack_index, EcmTime now)
 	if (stack->slot.name[0] == '\0' || !stack->registered)
 		return 0;
 
-	/* what is shown of a slot that has gone is shown no longer */
+	/* a slot that has gone is sampled once more, so that it is shown no longer */
 	nothing_there = !ecm_slot_lookup(stack->slot.name, &facts) &&
 		!stack->slot.sample.slot_exists && !stack->slot.guard.short_of_room &&
 		stack->former.name[0] == '\0';
 	if (nothing_there && !stack->requests.sample)
 		return 0;
-	if (now < due[stack_index] && !stack->requests.sample)
-		return due[stack_index];
+	if (now < *sample_at && !stack->requests.sample)
+		return *sample_at;
 
-	due[stack_index] = ecm_wal_watch(stack_index, NULL, &action);
+	*sample_at = ecm_wal_watch(index, NULL, &action);
 	if (action.why != 0)
-		ecm_wal_drop_slot(stack_index, &action);
-	return due[stack_index];
+		ecm_wal_drop_slot(index, &action);
+	return *sample_at;
+}
+
+void
+ecm_unattended_watch(EcmTime now)
+{
+	due.sample_at = 0;
+	for (int i = 0; i < ecm_shared->nstacks; i++)
+	{
+		EcmTime		at;
+		EcmEntry	entry;
+
+		ecm_entry_read(i, &entry);
+		if (!entry.in_use ||
+			((entry.manager.pid != 0 || ecm_supervised(i)->running) &&
+			 !entry.lifecycle.hangs))
+			continue;
+		at = watch_slot(i, now);
+		if (at != 0 && (due.sample_at == 0 || at < due.sample_at))
+			due.sample_at = at;
+	}
+}
+
+EcmTime
+ecm_unattended_due(void)
+{
+	if (due.sample_at == 0 || due.drop_at == 0)
+		return Max(due.sample_at, due.drop_at);
+	return Min(due.sample_at, due.drop_at);
+}
+
+/*
+ * Drops a slot if it can be.  Returns false if it must be tried again.  A stack
+ * that was made since may have a slot of the same name: that one is younger.
+ */
+static bool
+drop_left_slot(EcmLeftSlot *item, EcmTime now)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+	EcmTime		started_at = ecm_manager_started_at(item->dboid);
+
+	if (!ecm_slot_lookup(item->slot_name, &facts) || !facts.logical ||
+		facts.temporary || facts.database != item->dboid ||
+		strcmp(facts.plugin, "pgoutput") != 0)
+		return true;
+	if (started_at != 0 && facts.restart_lsn >= item->lsn)
+		return started_at > item->at;	/* else the old one is about to end */
+	if (facts.active_pid != 0 ||
+		!ecm_slot_drop(item->slot_name, &err))
+	{
+		if (!item->reported && now - item->at > LEFT_SLOT_PATIENCE)
+		{
+			item->reported = true;
+			ecm_event(item->dboid, ecm_database_name(item->dboid),
+					  "replication_slot_left", ECM_SEVERITY_WARNING,
+					  "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
+					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+					  item->slot_name, facts.active_pid);
+		}
+		return false;
+	}
+	ecm_event(item->dboid, ecm_database_name(item->dboid),
+			  "replication_slot_dropped",
+			  ECM_SEVERITY_WARNING, "The extension has been dropped.",
+			  "dropped replication slot \"%s\"", item->slot_name);
+	return true;
+}
+
+void
+ecm_left_slots_drop(EcmTime now)
+{
+	EcmLeftSlot items[ECM_MAX_LEFT_SLOTS];
+	bool		done[ECM_MAX_LEFT_SLOTS];
+	int			nitems;
+	int			kept = 0;
+
+	ecm_lock(LW_SHARED);
+	nitems = ecm_shared->nleft_slots;
+	memcpy(items, ecm_shared->left_slots, sizeof(items));
+	ecm_unlock();
+	if (nitems == 0)
+		return;
+
+	for (int i = 0; i < nitems; i++)
+		done[i] = drop_left_slot(&items[i], now);
+
+	/* others only add, or make one younger */
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nleft_slots; i++)
+	{
+		EcmLeftSlot *item = &ecm_shared->left_slots[i];
+
+		if (i < nitems && item->at == items[i].at)
+			item->reported = items[i].reported;
+		if (i >= nitems || !done[i] || item->at != items[i].at)
+			ecm_shared->left_slots[kept++] = *item;
+	}
+	ecm_shared->nleft_slots = kept;
+	ecm_unlock();
+	due.drop_at = kept > 0 ? now + LEFT_SLOT_INTERVAL : 0;
 }

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "consumer/consumer.h"
@@ -136,30 +137,21 @@ launch_consumer(int i)
 	args.generation = slot->generation;
 	ecm_unlock();
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
+	ecm_bgworker_init(&worker, "ecm_consumer_main", "electric_cm consumer");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
 			 stack_datname, i + 1);
-	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
 	args.stack_index = stack_index;
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
-	old = MemoryContextSwitchTo(feed_context);
-	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
+	c->handle = ecm_bgworker_start(&worker, feed_context);
+	if (c->handle == NULL)
 	{
-		MemoryContextSwitchTo(old);
-		c->handle = NULL;
 		dsm_detach(c->segment);
 		c->segment = NULL;
 		return false;
 	}
+	old = MemoryContextSwitchTo(feed_context);
 	c->queue = shm_mq_attach(mq, c->segment, c->handle);
 	MemoryContextSwitchTo(old);
 	c->pending = false;

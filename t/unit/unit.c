@@ -109,6 +109,7 @@ main(void)
 	test_backoff();
 	test_errors();
 	test_shape_chunk();
+	test_stack_decision();
 	test_state();
 	test_wal_guard();
 

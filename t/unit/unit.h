@@ -36,6 +36,7 @@ extern uint32_t random_below(uint32_t n);
 extern void test_backoff(void);
 extern void test_errors(void);
 extern void test_shape_chunk(void);
+extern void test_stack_decision(void);
 extern void test_state(void);
 extern void test_wal_guard(void);
 
