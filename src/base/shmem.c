@@ -540,6 +540,18 @@ ecm_stack_take_check(int index)
 	return requested;
 }
 
+bool
+ecm_stack_has_events(int index)
+{
+	EcmStack   *stack = ecm_stack_at(index);
+	bool		some;
+
+	ecm_lock(LW_SHARED);
+	some = stack->events.last > stack->events.delivered;
+	ecm_unlock();
+	return some;
+}
+
 XLogRecPtr
 ecm_stack_awaited_lsn(int index)
 {
@@ -567,6 +579,32 @@ ecm_launcher_wake(void)
 	if (ecm_shared->launcher_latch != NULL)
 		SetLatch(ecm_shared->launcher_latch);
 	ecm_unlock();
+}
+
+void
+ecm_launcher_request_scan(void)
+{
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->rescan_requested = true;
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
+int
+ecm_launcher_pid(void)
+{
+	int			pid;
+
+	ecm_lock(LW_SHARED);
+	pid = ecm_shared->launcher_pid;
+	ecm_unlock();
+	return pid;
+}
+
+XLogRecPtr
+ecm_first_lsn(void)
+{
+	return ecm_shared->first_lsn;
 }
 
 void

@@ -18,8 +18,8 @@
  *	  RENAME waits until nobody is in the database;
  *	- nstacks, made_at, and first_lsn once a launcher has started: they don't
  *	  change any more;
- *	- a bool or an int of the requests or the pause, as a hint: it is read in one
- *	  piece, and who sets it wakes the reader, who then looks again;
+ *	- a bool or an int of the requests, the pause or the lifecycle, as a hint: it
+ *	  is read in one piece, and who sets it wakes the reader, who looks again;
  *	- the fields that their writers write without it ("volatile").
  *
  * All others take copies, through the accessors below.  An index that was found
@@ -366,12 +366,13 @@ typedef struct EcmStackLoss
 
 typedef struct EcmStack
 {
-	/* identity; written by the launcher, and by who allocates the entry */
+	/* identity; who allocates the entry writes it, the launcher a new name */
 	bool		in_use;
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack, or one ran: else
-								 * the launcher is only having a look */
+	bool		registered;		/* somebody asked for a stack (and wrote this),
+								 * or one ran: else the launcher is only
+								 * having a look */
 
 	EcmStackRequests requests;
 	EcmStackPause pause;
@@ -539,12 +540,32 @@ extern void ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn);
 /* For a manager: has a check been requested?  That is cleared. */
 extern bool ecm_stack_take_check(int index);
 
+/* Has this stack events that nobody has delivered yet? */
+extern bool ecm_stack_has_events(int index);
+
 /* How far somebody waits for flushed_lsn to come; invalid: nobody does. */
 extern XLogRecPtr ecm_stack_awaited_lsn(int index);
 
-/* In-place access for the entry's own writer; hold the lock. */
+/*
+ * In-place access: see the top of this file for what may be read, and written,
+ * with the lock and without.
+ */
 #define ecm_lock(mode)	LWLockAcquire(ecm_shared->lock, (mode))
 #define ecm_unlock()	LWLockRelease(ecm_shared->lock)
+
+static inline EcmStack *
+ecm_stack_at(int index)
+{
+	Assert(index >= 0 && index < ecm_shared->nstacks);
+	return &ecm_shared->stacks[index];
+}
+
+/* electric_cm.max_managers as of the server's start */
+static inline int
+ecm_stack_count(void)
+{
+	return ecm_shared->nstacks;
+}
 
 /*
  * For a manager.  Claim, before it even reads dboid: sets pid, latch, runs and
@@ -579,6 +600,14 @@ extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
+
+/* Has the launcher look at pg_database again. */
+extern void ecm_launcher_request_scan(void);
+
+extern int	ecm_launcher_pid(void); /* 0: not running */
+
+/* The end of WAL when the server's first launcher started. */
+extern XLogRecPtr ecm_first_lsn(void);
 
 /* strlcpy that doesn't cut a multibyte character in two; NULL is "". */
 extern void ecm_copy_text(char *to, size_t size, const char *from);

@@ -215,7 +215,7 @@ ecm_timeline_record_stop(XLogRecPtr lsn)
 {
 	EcmSpiState spi;
 	Oid			types[] = {LSNOID, LSNOID};
-	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn())};
 
 	/* what nobody has looked at yet stays so */
 	ecm_spi_begin(&spi);

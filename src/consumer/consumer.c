@@ -67,7 +67,7 @@ static bool skipping;			/* the transaction that is coming in was applied
 static EcmConsumerSlot *
 my_slot(void)
 {
-	return &ecm_shared->stacks[args.stack_index].consumers[args.worker];
+	return &ecm_stack_at(args.stack_index)->consumers[args.worker];
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -491,7 +491,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+	ecm_event(MyDatabaseId, ecm_stack_at(args.stack_index)->datname,
 			  "shape_errored", ECM_SEVERITY_WARNING,
 			  ecm_error_public_text(fault.message),
 			  "shape %s has failed and is not followed any more", fault.handle);
@@ -589,7 +589,7 @@ match_failed(EcmShape *shape, const char *message)
 	ecm_orders_add(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
 						 shape->generation, message));
 	if (def != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[args.stack_index].datname,
+		ecm_event(MyDatabaseId, ecm_stack_at(args.stack_index)->datname,
 				  "shape_errored", ECM_SEVERITY_WARNING,
 				  ecm_error_public_text(message),
 				  "shape %s has failed and is not followed any more", def->handle);
@@ -656,7 +656,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	ecm_worker_init(ecm_shared->stacks[args.stack_index].dboid);
+	ecm_worker_init(ecm_stack_at(args.stack_index)->dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);

@@ -133,7 +133,7 @@ ecm_gather_work_on(int64 shape)
 {
 	working_on = shape;
 	ecm_here->shape = shape;
-	ecm_shared->stacks[stack_index].consumers[worker].working_on = shape;
+	ecm_stack_at(stack_index)->consumers[worker].working_on = shape;
 }
 
 int64
@@ -361,7 +361,7 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 static void
 report_progress(bool flush)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmConsumerSlot *slot = &stack->consumers[worker];
 	XLogRecPtr	flushed;
 	XLogRecPtr	durable = InvalidXLogRecPtr;

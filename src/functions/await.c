@@ -141,7 +141,7 @@ report_no_entry(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("all %d stacks of this server are taken",
-					ecm_shared->nstacks),
+					ecm_stack_count()),
 			 errhint("Raise electric_cm.max_managers and restart the server.")));
 }
 
@@ -197,7 +197,7 @@ ecm_ensure_own_stack(void)
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_alloc(MyDatabaseId, datname);
 	if (index >= 0)
-		ecm_shared->stacks[index].registered = true;
+		ecm_stack_at(index)->registered = true;
 	ecm_unlock();
 	if (index < 0)
 		report_no_entry();
@@ -319,7 +319,7 @@ ecm_sleep_until_change(int index, EcmTime deadline)
 			return true;
 		timeout = ecm_ms_until(now, deadline);
 	}
-	sleep_on(&ecm_shared->stacks[index].cv, timeout);
+	sleep_on(&ecm_stack_at(index)->cv, timeout);
 	return false;
 }
 
@@ -355,7 +355,7 @@ ecm_creation_waiting_for(int64 shape, Oid relation)
 	ecm_lock(LW_SHARED);
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
 	{
-		EcmCreation *creation = &ecm_shared->stacks[index].creations[i];
+		EcmCreation *creation = &ecm_stack_at(index)->creations[i];
 
 		if (creation->used && creation->relation == relation &&
 			shape >= creation->first && shape <= creation->last &&

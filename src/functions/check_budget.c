@@ -93,7 +93,7 @@ stacks_demand(const EcmSituation *s)
 
 	add_demand(&d, s->stack, s->slot_name, ecm_check_int(s, "shape_workers"),
 			   ecm_check_int(s, "pool_size"), true);
-	for (int i = 0; s->preloaded && i < ecm_shared->nstacks; i++)
+	for (int i = 0; s->preloaded && i < ecm_stack_count(); i++)
 		if (ecm_stack_copy(i, stack) && stack->registered &&
 			stack->dboid != MyDatabaseId &&
 			stack->report.status != ECM_STATUS_STOPPED)
@@ -208,15 +208,15 @@ ecm_check_stacks(const EcmSituation *s, EcmFinding *f)
 		return;
 	}
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks; i++)
-		taken += ecm_shared->stacks[i].in_use && ecm_shared->stacks[i].registered;
+	for (int i = 0; i < ecm_stack_count(); i++)
+		taken += ecm_stack_at(i)->in_use && ecm_stack_at(i)->registered;
 	ecm_unlock();
 
-	if (taken >= ecm_shared->nstacks && !s->has_stack)
+	if (taken >= ecm_stack_count() && !s->has_stack)
 		ecm_check_fail(f, ecm_check_raise("electric_cm.max_managers", taken + HEADROOM),
 					   "all %d stacks that electric_cm.max_managers allows are taken by other databases",
 					   taken);
 	else
 		ecm_check_pass(f, "%d of the %d stacks that electric_cm.max_managers allows are taken",
-					   taken, ecm_shared->nstacks);
+					   taken, ecm_stack_count());
 }

@@ -174,8 +174,8 @@ known_slots(const EcmSituation *s)
 
 	initStringInfo(&list);
 	appendStringInfoString(&list, quote_literal_cstr(s->slot_name));
-	for (int i = 0; s->preloaded && i < ecm_shared->nstacks; i++)
-		if (ecm_stack_copy(i, stack) && stack->registered &&
+	for (int i = 0; s->preloaded && i < ecm_stack_count(); i++)
+		if (ecm_stack_copy_head(i, stack) && stack->registered &&
 			stack->dboid != MyDatabaseId)
 			appendStringInfo(&list, ", %s", quote_literal_cstr(ecm_check_slot_name(stack)));
 	pfree(stack);

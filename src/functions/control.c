@@ -115,7 +115,7 @@ register_at_commit(void)
 	index = ecm_stack_alloc(MyDatabaseId, register_datname);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		stack->registered = true;
 		ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
@@ -129,7 +129,7 @@ register_at_commit(void)
 				  ECM_SEVERITY_WARNING,
 				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
 				  "no stack is started: all %d are taken",
-				  ecm_shared->nstacks);
+				  ecm_stack_count());
 	ecm_launcher_wake();
 }
 
@@ -211,7 +211,7 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		if (!stack->requests.stop &&
 			(stack->manager.probe == ECM_PROBE_UNKNOWN ||
@@ -232,8 +232,8 @@ undo_stop(void)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
-	if (index >= 0 && ecm_shared->stacks[index].requests.stop)
-		ecm_stack_set_request(&ecm_shared->stacks[index], ECM_REQUEST_UNSTOP);
+	if (index >= 0 && ecm_stack_at(index)->requests.stop)
+		ecm_stack_set_request(ecm_stack_at(index), ECM_REQUEST_UNSTOP);
 	ecm_unlock();
 	ecm_launcher_wake();
 }
@@ -434,7 +434,7 @@ electric_cm_start(NO_ARGUMENTS)
 		ecm_unlock();
 		ecm_report_stack_gone();
 	}
-	stack = &ecm_shared->stacks[index];
+	stack = ecm_stack_at(index);
 	runs = stack->manager.runs;
 	if (ecm_stack_is_running(stack) && stack->report.status != ECM_STATUS_FAILED)
 		runs--;					/* the current one will do */
@@ -469,9 +469,8 @@ electric_cm_start(NO_ARGUMENTS)
 static bool
 slot_is_ours(const char *name, EcmSlotFacts *facts)
 {
-	return ecm_slot_lookup(name, facts) && facts->logical &&
-		facts->database == MyDatabaseId &&
-		strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_lookup(name, facts) &&
+		ecm_slot_is_of_our_kind(facts, MyDatabaseId);
 }
 
 /*
@@ -569,7 +568,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	index = ecm_stack_alloc(MyDatabaseId, datname);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		if (!stack->requests.stop)
 			stop_subid = GetCurrentSubTransactionId();
@@ -648,8 +647,8 @@ electric_cm_restart(NO_ARGUMENTS)
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		runs = ecm_shared->stacks[index].manager.runs;
-		ecm_stack_set_request(&ecm_shared->stacks[index], ECM_REQUEST_RESTART);
+		runs = ecm_stack_at(index)->manager.runs;
+		ecm_stack_set_request(ecm_stack_at(index), ECM_REQUEST_RESTART);
 	}
 	ecm_unlock();
 	if (index < 0)
@@ -685,9 +684,9 @@ electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
 		/* unless it has ended since */
 		ecm_lock(LW_EXCLUSIVE);
 		index = ecm_stack_find_locked(MyDatabaseId);
-		if (index >= 0 && ecm_stack_is_running(&ecm_shared->stacks[index]))
+		if (index >= 0 && ecm_stack_is_running(ecm_stack_at(index)))
 		{
-			ecm_shared->stacks[index].requests.drop_on_stop = enable;
+			ecm_stack_at(index)->requests.drop_on_stop = enable;
 			done = true;
 		}
 		ecm_unlock();

@@ -327,13 +327,13 @@ judge_supervision(Health *health)
 {
 	const EcmStack *stack = health->stack;
 
-	if (ecm_shared->launcher_pid == 0)
+	if (ecm_launcher_pid() == 0)
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"the launcher is not running: nothing is supervised");
 	else if (ecm_launcher_hangs())
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"the launcher, PID %d, has not moved for %d s: nothing is supervised",
-					ecm_shared->launcher_pid,
+					ecm_launcher_pid(),
 					seconds_since(ecm_shared->launcher_alive_at));
 	if (ecm_manager_hangs(stack))
 		add_problem(health,

@@ -293,7 +293,7 @@ electric_cm_retained_wal_plot(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 
 	stack = palloc(sizeof(EcmStack));
-	index = ecm_own_stack(stack);
+	index = ecm_own_stack_head(stack);
 	if (index >= 0)
 		n = ecm_history_copy(index, MyDatabaseId, &history);
 	if (n == 0)

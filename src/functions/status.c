@@ -61,7 +61,7 @@ electric_cm_status(NO_ARGUMENTS)
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[index];
+		const EcmStack *stack = ecm_stack_at(index);
 
 		status = stack->report.status;
 		if (status == ECM_STATUS_ACTIVE && ecm_manager_hangs(stack))
@@ -132,8 +132,8 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		acquired = ecm_shared->stacks[index].manager.pid != 0 &&
-			ecm_shared->stacks[index].report.lock_acquired;
+		acquired = ecm_stack_at(index)->manager.pid != 0 &&
+			ecm_stack_at(index)->report.lock_acquired;
 	ecm_unlock();
 
 	PG_RETURN_BOOL(acquired);

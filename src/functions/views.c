@@ -153,7 +153,7 @@ for_each_stack(FunctionCallInfo fcinfo, bool (*copy) (int index, EcmStack *copy)
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	stack = palloc(sizeof(EcmStack));
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 		if (copy(i, stack) && stack->registered)
 			put_rows(fcinfo, stack);
 	pfree(stack);

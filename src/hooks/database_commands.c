@@ -109,13 +109,12 @@ resume_stack(Oid dboid)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
-	if (index >= 0 && ecm_shared->stacks[index].pause.count > 0)
-		ecm_shared->stacks[index].pause.count--;
-	ecm_shared->rescan_requested = true;
+	if (index >= 0 && ecm_stack_at(index)->pause.count > 0)
+		ecm_stack_at(index)->pause.count--;
 	ecm_unlock();
 	if (index >= 0)
-		ConditionVariableBroadcast(&ecm_shared->stacks[index].cv);
-	ecm_launcher_wake();
+		ConditionVariableBroadcast(&ecm_stack_at(index)->cv);
+	ecm_launcher_request_scan();
 }
 
 /* Ends this backend's pauses: all of them, or those of a subtransaction. */
@@ -184,7 +183,7 @@ pause_stack(Oid dboid, const char *command, bool drained)
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		/* nor may a second command take away what the first relies on */
 		stack->pause.drained = drained || (stack->pause.count > 0 && stack->pause.drained);
@@ -219,7 +218,7 @@ view_stack(Oid dboid, View *view)
 	view->index = ecm_stack_find_locked(dboid);
 	if (view->index >= 0)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[view->index];
+		const EcmStack *stack = ecm_stack_at(view->index);
 
 		view->dboid = dboid;
 		view->manager_pid = stack->manager.pid;
@@ -250,7 +249,7 @@ sleep_on_stack(const View *view, EcmTime give_up)
 {
 	if (ecm_now() >= give_up)
 		return false;
-	(void) ConditionVariableTimedSleep(&ecm_shared->stacks[view->index].cv,
+	(void) ConditionVariableTimedSleep(&ecm_stack_at(view->index)->cv,
 									   PAUSE_POLL_MS,
 									   ecm_wait_event(ECM_WAIT_STACK_PAUSE));
 	return true;
@@ -321,11 +320,7 @@ await_pause(Oid dboid)
 
 	while (view_stack(dboid, &view))
 	{
-		bool		launcher_runs;
-
-		ecm_lock(LW_SHARED);
-		launcher_runs = ecm_shared->launcher_pid != 0;
-		ecm_unlock();
+		bool		launcher_runs = ecm_launcher_pid() != 0;
 
 		pids = note_slot_user(note_pids(pids, &view), &view);
 		if (view.manager_pid == 0 && (view.paused || !launcher_runs) &&

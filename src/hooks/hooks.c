@@ -253,12 +253,12 @@ request_look(void)
 			ecm_leave_slot(MyDatabaseId, NameStr(dropped->slot_name));
 	}
 
+	ecm_launcher_request_scan();
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->rescan_requested = true;
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		ecm_stack_set_request(stack, ECM_REQUEST_CHECK);
 		if (dropped_extensions != NIL && stack->manager.pid == 0)

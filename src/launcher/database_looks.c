@@ -73,14 +73,14 @@ report_too_many_stacks(const EcmDatabase *first, EcmTime now)
 					   psprintf("No limit on retained WAL is watched for slots %s. ",
 								slots.data)),
 			  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
-			  ecm_shared->nstacks, NameStr(first->datname));
+			  ecm_stack_count(), NameStr(first->datname));
 }
 
 /* Is there a stack that is to run as soon as it can?  It was here first. */
 static bool
 somebody_waits(void)
 {
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmEntry	entry;
 
@@ -95,7 +95,7 @@ somebody_waits(void)
 static bool
 a_look_is_on_its_way(void)
 {
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmEntry	entry;
 

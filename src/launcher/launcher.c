@@ -75,14 +75,14 @@ reload_settings(void)
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
 	ecm_databases_forget_scan();	/* electric_cm.databases may have changed */
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 		ecm_supervised(i)->sample_at = 0;
 
 	/* ... and electric_cm.enabled of a database */
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[i];
+		EcmStack   *stack = ecm_stack_at(i);
 
 		if (stack->in_use && stack->manager.pid == 0 &&
 			stack->manager.probe == ECM_PROBE_DISABLED)

@@ -11,27 +11,30 @@
 
 #include "launcher/stack_entry.h"
 
-static EcmSupervised *supervised;	/* one per entry */
-static bool exhausted = false;
+static struct
+{
+	EcmSupervised *supervised;	/* one per entry */
+	bool		exhausted;		/* none was free for the next database */
+}			entries;
 
 void
 ecm_supervised_init(void)
 {
-	supervised = MemoryContextAllocZero(TopMemoryContext,
-										ecm_shared->nstacks * sizeof(EcmSupervised));
+	entries.supervised = MemoryContextAllocZero(TopMemoryContext,
+										ecm_stack_count() * sizeof(EcmSupervised));
 }
 
 EcmSupervised *
 ecm_supervised(int index)
 {
-	Assert(index >= 0 && index < ecm_shared->nstacks);
-	return &supervised[index];
+	Assert(index >= 0 && index < ecm_stack_count());
+	return &entries.supervised[index];
 }
 
 void
 ecm_entry_read(int index, EcmEntry *entry)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	ecm_lock(LW_SHARED);
 	entry->in_use = stack->in_use;
@@ -49,20 +52,24 @@ ecm_entry_read(int index, EcmEntry *entry)
 EcmTime
 ecm_manager_started_at(Oid dboid)
 {
-	for (int i = 0; i < ecm_shared->nstacks; i++)
-		if (supervised[i].dboid == dboid && supervised[i].running)
-			return supervised[i].started_at;
+	for (int i = 0; i < ecm_stack_count(); i++)
+	{
+		const EcmSupervised *sup = &entries.supervised[i];
+
+		if (sup->dboid == dboid && sup->running)
+			return sup->started_at;
+	}
 	return 0;
 }
 
 bool
 ecm_entries_are_exhausted(void)
 {
-	return exhausted;
+	return entries.exhausted;
 }
 
 void
-ecm_entries_note_exhausted(bool are_exhausted)
+ecm_entries_note_exhausted(bool exhausted)
 {
-	exhausted = are_exhausted;
+	entries.exhausted = exhausted;
 }

@@ -42,7 +42,7 @@ static void
 mark_stopped(int index, const EcmEntry *entry, const char *reason)
 {
 	EcmSupervised *sup = ecm_supervised(index);
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 	bool		changed;
 
 	ecm_lock(LW_EXCLUSIVE);
@@ -80,7 +80,7 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 static void
 mark_paused(int index, const EcmEntry *entry)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 	char		reason[ECM_TEXT_LEN];
 
 	ecm_supervised(index)->paused = true;
@@ -123,7 +123,7 @@ pause_is_over(int index, const EcmEntry *entry)
 void
 ecm_supervisor_free_entry(int index, bool database_exists)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (!database_exists ||
@@ -143,7 +143,7 @@ follow_rename(int index, EcmEntry *entry, const char *datname)
 		return;
 	strlcpy(entry->datname, datname, NAMEDATALEN);
 	ecm_lock(LW_EXCLUSIVE);
-	strlcpy(ecm_shared->stacks[index].datname, datname, NAMEDATALEN);
+	strlcpy(ecm_stack_at(index)->datname, datname, NAMEDATALEN);
 	ecm_unlock();
 }
 
@@ -194,7 +194,7 @@ restart_with_backoff(int index, const EcmEntry *entry, const char *event,
 					 const char *message)
 {
 	EcmSupervised *sup = ecm_supervised(index);
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 	int			retries;
 
 	sup->backoff.initial_ms = ecm_reconnect_initial_delay;
@@ -221,7 +221,7 @@ ecm_supervisor_report_no_worker(int index, const EcmEntry *entry, int nfree)
 	EcmSupervised *sup = ecm_supervised(index);
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[index].lifecycle.no_worker = true;
+	ecm_stack_at(index)->lifecycle.no_worker = true;
 	ecm_unlock();
 	if (sup->short_reported)
 		return;
@@ -237,7 +237,7 @@ ecm_supervisor_report_no_worker(int index, const EcmEntry *entry, int nfree)
 static bool
 prepare_start(int index, bool look_only)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->requests.stop || stack->pause.count > 0 || stack->manager.pid != 0)
@@ -294,7 +294,7 @@ ecm_supervisor_start(int index, const EcmEntry *entry, bool look_only)
 static void
 wait_for_workers(int index, const EcmEntry *entry, int nfree)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	/* what was asked for is done when there are */
 	ecm_lock(LW_EXCLUSIVE);
@@ -345,7 +345,7 @@ static void
 end_manager(int index, EcmEndReason reason)
 {
 	EcmSupervised *sup = ecm_supervised(index);
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	sup->asked_to_end = true;
 
@@ -389,7 +389,7 @@ has_ended(EcmSupervised *sup, const EcmEntry *entry)
 static void
 clear_traces(int index, EcmEndReason end_reason)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	stack->lifecycle.hangs = false;
@@ -415,7 +415,7 @@ static void
 restart_failed(int index, const EcmEntry *entry, bool has_run,
 			   bool forget_failures)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 
 	ecm_databases_scan();
 	if (ecm_database_find(entry->dboid) == NULL)
@@ -482,7 +482,7 @@ manager_ended(int index, EcmEntry *entry)
 			wait_for_workers(index, entry, ecm_workers_free(&looking));
 			break;
 		case ECM_ENDED_NO_EXTENSION:
-			ecm_slot_notes_abandon(entry->dboid, entry->datname);
+			ecm_slot_notes_leave(entry->dboid, entry->datname);
 			ecm_database_note_known(entry->dboid, 0);
 			ecm_supervisor_free_entry(index, true);
 			break;
@@ -587,7 +587,7 @@ supervise(int index, EcmTime now)
 			break;
 		case ECM_STACK_GRANT:
 			ecm_lock(LW_EXCLUSIVE);
-			ecm_shared->stacks[index].requests.reprobe = false;
+			ecm_stack_at(index)->requests.reprobe = false;
 			ecm_unlock();
 			break;
 		case ECM_STACK_STOPPED:
@@ -607,7 +607,7 @@ supervise(int index, EcmTime now)
 void
 ecm_supervise_all(EcmTime now)
 {
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 		supervise(i, now);
 }
 
@@ -616,7 +616,7 @@ ecm_supervisor_next_start(EcmTime now)
 {
 	EcmTime		next = 0;
 
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		const EcmSupervised *sup = ecm_supervised(i);
 
@@ -637,7 +637,7 @@ static void
 watch_hang(int index, const EcmEntry *entry, EcmTime now)
 {
 	EcmSupervised *sup = ecm_supervised(index);
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 	EcmHangFacts facts = {0};
 	EcmHangDecision decision;
 	int			seconds = (int) ((now - stack->manager.alive_at) / USECS_PER_SEC);
@@ -676,7 +676,7 @@ watch_hang(int index, const EcmEntry *entry, EcmTime now)
 void
 ecm_supervisor_watch_hangs(EcmTime now)
 {
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmEntry	entry;
 

@@ -37,7 +37,7 @@ static struct
 static EcmTime
 watch_slot(int index, EcmTime now)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
+	EcmStack   *stack = ecm_stack_at(index);
 	EcmTime    *sample_at = &ecm_supervised(index)->sample_at;
 	EcmSlotFacts facts;
 	EcmWalAction action;
@@ -65,7 +65,7 @@ void
 ecm_unattended_watch(EcmTime now)
 {
 	due.sample_at = 0;
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmTime		at;
 		EcmEntry	entry;
@@ -100,9 +100,8 @@ drop_left_slot(EcmLeftSlot *item, EcmTime now)
 	EcmError	err;
 	EcmTime		started_at = ecm_manager_started_at(item->dboid);
 
-	if (!ecm_slot_lookup(item->slot_name, &facts) || !facts.logical ||
-		facts.temporary || facts.database != item->dboid ||
-		strcmp(facts.plugin, "pgoutput") != 0)
+	if (!ecm_slot_lookup(item->slot_name, &facts) ||
+		!ecm_slot_is_of_our_kind(&facts, item->dboid) || facts.temporary)
 		return true;
 	if (started_at != 0 && facts.restart_lsn >= item->lsn)
 		return started_at > item->at;	/* else the old one is about to end */

@@ -54,7 +54,7 @@ ecm_workers_free(int *looking)
 	int			reserved = 0;
 
 	*looking = 0;
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmEntry	entry;
 

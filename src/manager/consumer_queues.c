@@ -101,7 +101,7 @@ ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callbac
 static EcmConsumerSlot *
 shared_slot(int i)
 {
-	return &ecm_shared->stacks[stack_index].consumers[i];
+	return &ecm_stack_at(stack_index)->consumers[i];
 }
 
 /*
@@ -206,7 +206,7 @@ ecm_feed_start(void)
 	start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[stack_index].nconsumers = nconsumers;
+	ecm_stack_at(stack_index)->nconsumers = nconsumers;
 	ecm_unlock();
 
 	for (int i = 0; i < nconsumers; i++)

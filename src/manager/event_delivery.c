@@ -281,7 +281,7 @@ undelivered(EcmEventRecord **events, uint64 *end)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		from = ecm_shared->stacks[index].events.delivered;
+		from = ecm_stack_at(index)->events.delivered;
 	ecm_unlock();
 	*end = 0;
 	*events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
@@ -302,7 +302,7 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 		ecm_lock(LW_EXCLUSIVE);
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
-			ecm_shared->stacks[index].events.delivered = delivering;
+			ecm_stack_at(index)->events.delivered = delivering;
 		ecm_unlock();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
@@ -385,12 +385,11 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 void
 ecm_events_poll(int stack_index, EcmTime now)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-
-	if (job != 0 || stack->events.last <= stack->events.delivered || now < retry_at)
+	if (job != 0 || now < retry_at || !ecm_stack_has_events(stack_index))
 		return;
 	job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
-						  JOB_TIMEOUT_MS, delivered, stack);
+						  JOB_TIMEOUT_MS, delivered,
+						  ecm_stack_at(stack_index));
 }
 
 void

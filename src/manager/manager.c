@@ -1857,7 +1857,7 @@ recorded_slot_is_ours(XLogRecPtr *seen)
 			 remembered.system_identifier != GetSystemIdentifier())
 		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
 	else if (XLogRecPtrIsInvalid(remembered.clean_stop_lsn))
-		*seen = ecm_shared->first_lsn;
+		*seen = ecm_first_lsn();
 	else
 		*seen = remembered.clean_stop_lsn + 1;	/* it may begin just there */
 	return true;
@@ -2046,7 +2046,7 @@ void
 ecm_manager_main(Datum arg)
 {
 	stack_index = DatumGetInt32(arg);
-	stack = &ecm_shared->stacks[stack_index];
+	stack = ecm_stack_at(stack_index);
 	if (!ecm_stack_claim(stack_index))
 		proc_exit(0);			/* the launcher has changed its mind */
 

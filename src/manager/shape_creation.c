@@ -114,7 +114,7 @@ static int64 last_number;
 static const char *
 datname(void)
 {
-	return ecm_shared->stacks[stack_index].datname;
+	return ecm_stack_at(stack_index)->datname;
 }
 
 void
@@ -140,7 +140,7 @@ show(Batch *b, const char *waiting_for)
 	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	shared = &ecm_shared->stacks[stack_index].creations[b->place];
+	shared = &ecm_stack_at(stack_index)->creations[b->place];
 	shared->used = true;
 	shared->relation = b->relation;
 	shared->first = shared->last = b->shapes[0]->id;
@@ -159,7 +159,7 @@ hide(Batch *b)
 	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[stack_index].creations[b->place].used = false;
+	ecm_stack_at(stack_index)->creations[b->place].used = false;
 	ecm_unlock();
 	b->place = -1;
 }
@@ -167,7 +167,7 @@ hide(Batch *b)
 static bool
 take_place(Batch *b)
 {
-	EcmCreation *places = ecm_shared->stacks[stack_index].creations;
+	EcmCreation *places = ecm_stack_at(stack_index)->creations;
 
 	/* only we write there */
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)

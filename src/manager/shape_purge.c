@@ -111,7 +111,7 @@ ecm_purges_init(int index)
 static const char *
 datname(void)
 {
-	return ecm_shared->stacks[stack_index].datname;
+	return ecm_stack_at(stack_index)->datname;
 }
 
 /* --------------------------------------------------------------- events -- */

@@ -95,7 +95,7 @@ forget_first(void)
 static void
 collect_grown(void)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	int64		grown[ECM_MAX_SHAPE_WORKERS * ECM_MAX_GROWN];
 	int			n = 0;
 
@@ -121,7 +121,7 @@ report(const EcmError *err, const char *what)
 
 	if (strcmp(err->sqlstate, last.sqlstate) != 0 ||
 		strcmp(err->message, last.message) != 0)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+		ecm_event(MyDatabaseId, ecm_stack_at(stack_index)->datname,
 				  "warning", ECM_SEVERITY_WARNING, err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
 	last = *err;
@@ -153,7 +153,7 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	value = ecm_conn_value(conn, 0, 1);
 	if (value != NULL)
-		ecm_event(MyDatabaseId, ecm_shared->stacks[stack_index].datname,
+		ecm_event(MyDatabaseId, ecm_stack_at(stack_index)->datname,
 				  "shape_log_folded", ECM_SEVERITY_LOG, NULL, "%s", value);
 	value = ecm_conn_value(conn, 0, 0);
 	if (value == NULL || strcmp(value, "t") != 0)

@@ -50,12 +50,12 @@ bool
 ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 				 XLogRecPtr seen_lsn, bool unique)
 {
-	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+	EcmStack   *entry = ecm_stack_at(stack_index);
 
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; unique && i < ecm_shared->nstacks; i++)
-		if (i != stack_index && ecm_shared->stacks[i].in_use &&
-			strcmp(ecm_shared->stacks[i].slot.name, slot_name) == 0)
+	for (int i = 0; unique && i < ecm_stack_count(); i++)
+		if (i != stack_index && ecm_stack_at(i)->in_use &&
+			strcmp(ecm_stack_at(i)->slot.name, slot_name) == 0)
 		{
 			ecm_unlock();
 			return false;
@@ -71,7 +71,7 @@ void
 ecm_publish_former_slot(int stack_index, const char *slot_name,
 						XLogRecPtr seen_lsn)
 {
-	EcmWatchedSlot *former = &ecm_shared->stacks[stack_index].former;
+	EcmWatchedSlot *former = &ecm_stack_at(stack_index)->former;
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (strcmp(former->name, slot_name) != 0)
@@ -85,7 +85,7 @@ ecm_publish_init(int stack_index)
 {
 	char	   *stack_id;
 
-	stack = &ecm_shared->stacks[stack_index];
+	stack = ecm_stack_at(stack_index);
 	stack_id = ecm_effective_stack_id(stack->datname);
 
 	ecm_lock(LW_EXCLUSIVE);

@@ -53,9 +53,7 @@ typedef struct Look
 	EcmWalBlame for_room;
 } Look;
 
-/*
- * Settings
- */
+/* ------------------------------------------------------------- settings -- */
 
 static int
 published(const char *name, int value)
@@ -66,7 +64,7 @@ published(const char *name, int value)
 void
 ecm_wal_publish_settings(int stack_index)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmWalSettings settings;
 
 	settings.known = true;
@@ -103,9 +101,7 @@ ecm_wal_limits(const EcmWalSettings *of_database, EcmWalLimits *limits)
 #undef EFFECTIVE
 }
 
-/*
- * Sampling
- */
+/* ------------------------------------------------------------- sampling -- */
 
 static void
 sample_decoding(const char *slot_name, EcmDecoding *decoding)
@@ -165,7 +161,12 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->connected = sample->active;
 	figures->being_made = is_being_made(sample);
 	figures->pinned = pinned;
-	/* of a slot that is still being made, or that nobody reads from, it is real */
+
+	/*
+	 * Unknown unless a walsender is connected and has confirmed a position:
+	 * any other slot can't be about to advance, so the guard must not give it
+	 * another chance.
+	 */
 	figures->flush_lag = sample->active &&
 		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
 		sample->flush_lag_bytes : -1;
@@ -178,9 +179,7 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->relieved = false;
 }
 
-/*
- * Blame
- */
+/* ---------------------------------------------------------------- blame -- */
 
 typedef struct IgnoreArg
 {
@@ -199,9 +198,9 @@ goes_as_well(const EcmSlotRow *row, void *arg)
 	bool		goes = false;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks && !goes; i++)
+	for (int i = 0; i < ecm_stack_count() && !goes; i++)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[i];
+		const EcmStack *stack = ecm_stack_at(i);
 		EcmWalLimits limits;
 
 		if (!stack->in_use || !ecm_slot_owner_has(stack, row->name))
@@ -265,9 +264,7 @@ note_relief(unsigned why)
 	ecm_unlock();
 }
 
-/*
- * Words
- */
+/* ---------------------------------------------------------------- words -- */
 
 static char *
 describe_pin(const EcmPin *pin)
@@ -474,9 +471,7 @@ conclude(const Look *look, unsigned actions, int64 unseen_us,
 	decide(look, actions & ECM_WAL_DROP, action);
 }
 
-/*
- * Watching
- */
+/* ------------------------------------------------------------- watching -- */
 
 /*
  * A slot moves on when it decodes a record of the running transactions.  The
@@ -493,7 +488,7 @@ let_follow(void)
 static Look *
 begin_look(int stack_index, bool former)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	Look	   *look = palloc0(sizeof(Look));
 
 	look->shared = former ? &stack->former : &stack->slot;
@@ -619,7 +614,7 @@ note_pin(Look *look)
 EcmTime
 ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	Look	   *look = begin_look(stack_index, false);
 	EcmWatchedSlot *slot = &look->slot;
 	EcmPin		guess;
@@ -696,9 +691,7 @@ ecm_wal_allowance(int stack_index, int64 wanted)
 	return allowance;
 }
 
-/*
- * Dropping the slot
- */
+/* ---------------------------------------------------- dropping the slot -- */
 
 /* Says, once, what is being done about it. */
 static void

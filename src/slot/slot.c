@@ -305,6 +305,13 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 }
 
 bool
+ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid)
+{
+	return facts->exists && facts->logical && facts->database == dboid &&
+		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+bool
 ecm_database_has_slot(Oid dboid)
 {
 	bool		found = false;

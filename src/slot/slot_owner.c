@@ -24,24 +24,22 @@
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 
-/* Could it be, by what never changes in a slot? */
 static bool
-is_of_our_kind(const EcmStack *stack, const EcmSlotFacts *facts)
+could_be_ours(const EcmStack *stack, const EcmSlotFacts *facts)
 {
-	return facts->exists && facts->logical && !facts->temporary &&
-		facts->database == stack->dboid &&
-		strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_is_of_our_kind(facts, stack->dboid) && !facts->temporary;
 }
 
 /*
- * Is it the one that was there when the WAL ended at "seen"?  *another: if not,
- * that is certain.
+ * Is it the one that was there when the WAL ended at "seen"?  *another is set if
+ * the slot is certainly not ours: it is of another kind, or begins after the point
+ * where ours was last seen.  If neither is true, nobody can tell.
  */
 static bool
 is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 			bool *another)
 {
-	*another = !is_of_our_kind(stack, facts) ||
+	*another = !could_be_ours(stack, facts) ||
 		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
 
 	/* a lost slot has no position any more, and waits for nobody's order */
@@ -59,7 +57,7 @@ ecm_slot_owner_has(const EcmStack *stack, const char *name)
 bool
 ecm_slot_owner_look(int stack_index, bool former)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmWatchedSlot *slot = former ? &stack->former : &stack->slot;
 	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
 	EcmSlotFacts facts;
@@ -83,7 +81,7 @@ ecm_slot_owner_look(int stack_index, bool former)
 		return false;
 
 	(void) ecm_slot_lookup(name, &facts);
-	if (in_use && facts.active_pid != 0 && is_of_our_kind(stack, &facts))
+	if (in_use && facts.active_pid != 0 && could_be_ours(stack, &facts))
 		another = false;
 	else
 		same = is_the_same(stack, &facts, seen, &another);
@@ -106,7 +104,7 @@ ecm_slot_owner_look(int stack_index, bool former)
 void
 ecm_slot_owner_moved(int stack_index, Oid dboid, XLogRecPtr lsn)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == dboid)
