@@ -5,6 +5,9 @@
 #   make demo, make soak, make fuzz, make bench, make bench-throughput
 #                                     see it work; see it work for long; with
 #                                     whatever tables; see how fast
+#   make indent, make indent-check    format the C files; say whether they are
+#   make typedefs                     the list of types that this needs, anew
+#   make docs-check                   code and documentation agree; the documentation's SQL does what it says
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
 
@@ -21,28 +24,39 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
-PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
-	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
+PURE = src/base/state.c src/base/errors.c src/base/backoff.c \
+	src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c \
+	src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check demo soak fuzz monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+ifneq ($(filter setup check indent indent-check demo demo-% soak fuzz docs-check monitoring-check bench bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check demo soak fuzz monitoring-check bench
+.PHONY: setup check indent indent-check demo soak fuzz docs-check monitoring-check bench
 setup:
-	@.ci/setup
+	@tools/setup
 check:
-	@.ci/sandbox .ci/check
-demo soak fuzz:
-	@.ci/sandbox bench/$@
+	@tools/sandbox tools/check
+indent:
+	@tools/indent
+indent-check:
+	@tools/indent --check
+demo:
+	@tools/sandbox demo/demo
+demo-%:
+	@tools/sandbox demo/$*
+soak fuzz:
+	@tools/sandbox stress/$@
 bench:
 	@bench/all
+docs-check:
+	@tools/sandbox tools/docs-check
 monitoring-check:
-	@.ci/sandbox monitoring/check
+	@tools/sandbox monitoring/check
 bench-%:
-	@.ci/sandbox bench/$*
+	@tools/sandbox bench/$*
 
 else
 
@@ -83,12 +97,15 @@ uninstall-plugin:
 	rm -f '$(DESTDIR)$(pkglibdir)/electric_cm/pgoutput$(DLSUFFIX)'
 	rmdir '$(DESTDIR)$(pkglibdir)/electric_cm' || true
 
-.PHONY: unit-tests show-regress
+.PHONY: unit-tests typedefs show-regress
 unit-tests: $(UNIT)
 	prove $(PROVE_FLAGS) --exec '' ./$(UNIT)
 
 $(UNIT): $(sort $(wildcard t/unit/*.c)) $(PURE) $(wildcard t/unit/*.h)
 	$(CC) $(CFLAGS) -DECM_UNIT_TEST $(CPPFLAGS) -o $@ $(filter %.c,$^) $(LDFLAGS)
+
+typedefs: all $(UNIT)
+	@tools/indent --typedefs $(OBJS) $(PLUGIN) $(UNIT)
 
 show-regress:
 	@echo $(REGRESS)

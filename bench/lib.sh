@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Shared by the programs here, which run by way of .ci/sandbox: throwaway
+# Shared by the programs here, which run by way of tools/sandbox: throwaway
 # servers that listen on a Unix socket of their own and nowhere else, waiting
 # with a deadline, replaying a shape log.  To be sourced, in the top directory.
-. .ci/lib.sh
+. tools/lib.sh
 shopt -s inherit_errexit
-[ -n "${ECM_TMP:-}" ] || die "run this by way of make, or of .ci/sandbox"
+[ -n "${ECM_TMP:-}" ] || die "run this by way of make, or of tools/sandbox"
 
 # What psql & co. talk to is chosen by use_server.
 export PGUSER=postgres PGDATABASE=postgres PGAPPNAME=${0##*/}

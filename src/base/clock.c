@@ -48,3 +48,11 @@ ecm_ms_until(EcmTime now, EcmTime then)
 
 	return then <= now ? 0 : (long) Min(ms, INT_MAX);
 }
+
+EcmTime
+ecm_earlier(EcmTime a, EcmTime b)
+{
+	if (a == 0 || b == 0)
+		return Max(a, b);
+	return Min(a, b);
+}

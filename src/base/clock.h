@@ -35,6 +35,9 @@ extern TimestampTz ecm_shown_time(EcmTime time);
 /* Milliseconds until then, rounded up; 0 if that is over. */
 extern long ecm_ms_until(EcmTime now, EcmTime then);
 
+/* The earlier of two deadlines, where 0 means none. */
+extern EcmTime ecm_earlier(EcmTime a, EcmTime b);
+
 /* Has it been that many milliseconds, or more? */
 static inline bool
 ecm_has_passed(EcmTime since, EcmTime now, int64 ms)

@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * errors.c
- *	  What an error means for the stack: retry, recreate or fatal.
+ *	  What an error means for the stack: retry, recreate or fatal; and for a
+ *	  shape: whose fault it is.
  *
- * One table.  What isn't in it is retried, since giving up for good on an
- * error that nobody has thought of is worse than trying again.
+ * A table each.  An error that isn't in the stack's is retried, since giving up
+ * for good on an error that nobody has thought of is worse than trying again.
  *
  *-------------------------------------------------------------------------
  */
@@ -330,6 +331,151 @@ ecm_error_kind(const EcmError *err, EcmErrorContext context)
 	const ErrorRule *rule = find_rule(err, context);
 
 	return rule != NULL ? rule->kind : ECM_ERROR_RETRY;
+}
+
+/* ------------------------------------------------------ of a shape's work -- */
+
+typedef struct FaultRule
+{
+	EcmShapeWork work;
+	const char *sqlstate;		/* or a class; "": any other */
+	const char *text;			/* that the message begins with, or NULL */
+	EcmFault	fault;
+} FaultRule;
+
+#define PUBLISH		ECM_WORK_PUBLISH
+#define CREATE		ECM_WORK_CREATE
+#define SNAPSHOT	ECM_WORK_SNAPSHOT
+#define FOLLOW		ECM_WORK_FOLLOW
+#define SEND		ECM_WORK_SEND
+#define FOLD		ECM_WORK_FOLD
+#define FOLD_LOG	ECM_WORK_FOLD_LOG
+#define OF_NONE		ECM_FAULT_OF_NONE
+#define OF_IT		ECM_FAULT_OF_IT
+#define IF_AGAIN	ECM_FAULT_IF_AGAIN
+#define IT_IS_GONE	ECM_FAULT_IT_IS_GONE
+
+/* The first rule that applies counts; the last one of each work is for the rest. */
+static const FaultRule fault_rules[] = {
+	/* what one shape needs: a replica identity that it is not for us to set */
+	{PUBLISH, "0A000", NULL, OF_IT},
+	{PUBLISH, "42501", NULL, OF_IT},
+	{PUBLISH, "55000", NULL, OF_IT},
+	{PUBLISH, "", NULL, OF_NONE},
+
+	/* memory, or temporary files: a shape's where clause takes what there is */
+	{CREATE, "53200", NULL, OF_IT},
+	{CREATE, "53400", NULL, OF_IT},
+	{CREATE, "08", NULL, OF_NONE},
+	{CREATE, "53", NULL, OF_NONE},
+	{CREATE, "55P03", NULL, OF_NONE},
+	{CREATE, "57", NULL, OF_NONE},
+	{CREATE, "58", NULL, OF_NONE},
+	{CREATE, "", NULL, OF_IT},
+
+	/*
+	 * Only what is wrong with the table's rows, or with the owner's rights, is
+	 * for ever; whoever mends that can create the shape again.  Other errors
+	 * that no other shape would have met get some more attempts.
+	 */
+	{SNAPSHOT, "53200", NULL, IF_AGAIN},
+	{SNAPSHOT, "53400", NULL, IF_AGAIN},
+	{SNAPSHOT, "0A", NULL, OF_IT},
+	{SNAPSHOT, "22", NULL, OF_IT},
+	{SNAPSHOT, "42", NULL, OF_IT},
+	{SNAPSHOT, "54", NULL, OF_IT},
+	{SNAPSHOT, "08", NULL, OF_NONE},
+	{SNAPSHOT, "25", NULL, OF_NONE},
+	{SNAPSHOT, "40", NULL, OF_NONE},
+	{SNAPSHOT, "53", NULL, OF_NONE},
+	{SNAPSHOT, "55", NULL, OF_NONE},
+	{SNAPSHOT, "57", NULL, OF_NONE},
+	{SNAPSHOT, "58", NULL, OF_NONE},
+	{SNAPSHOT, "", NULL, IF_AGAIN},
+
+	/* who lacks memory may lack it since others have it */
+	{FOLLOW, "53100", NULL, OF_NONE},
+	{FOLLOW, "53300", NULL, OF_NONE},
+	{FOLLOW, "53", NULL, IF_AGAIN},
+	{FOLLOW, "08", NULL, OF_NONE},
+	{FOLLOW, "40", NULL, OF_NONE},
+	{FOLLOW, "55", NULL, OF_NONE},
+	{FOLLOW, "57", NULL, OF_NONE},
+	{FOLLOW, "58", NULL, OF_NONE},
+	{FOLLOW, "", NULL, OF_IT},
+
+	/* a text that is too large, or an output function; the manager sees the rest */
+	{SEND, "22", NULL, OF_IT},
+	{SEND, "38", NULL, OF_IT},
+	{SEND, "54", NULL, OF_IT},
+	{SEND, "P0", NULL, OF_IT},
+	{SEND, "XX000", "invalid memory alloc request size", OF_IT},
+	{SEND, "", NULL, OF_NONE},
+
+	/* dropped, or about to be: a log that isn't goes on growing, and comes again */
+	{FOLD, "42704", NULL, IT_IS_GONE},
+	{FOLD, "55P03", NULL, IT_IS_GONE},
+	{FOLD, "54", NULL, OF_IT},
+	{FOLD, "XX", NULL, OF_IT},
+	{FOLD, "", NULL, OF_NONE},
+
+	/* a row that has become too large for an entry */
+	{FOLD_LOG, "54000", NULL, OF_IT},
+	{FOLD_LOG, "", NULL, OF_NONE}
+};
+
+#undef PUBLISH
+#undef CREATE
+#undef SNAPSHOT
+#undef FOLLOW
+#undef SEND
+#undef FOLD
+#undef FOLD_LOG
+#undef OF_NONE
+#undef OF_IT
+#undef IF_AGAIN
+#undef IT_IS_GONE
+
+static bool
+has_class(const char *sqlstate, const char *class_or_all)
+{
+	return strncmp(sqlstate, class_or_all, strlen(class_or_all)) == 0;
+}
+
+EcmFault
+ecm_error_fault(const char *sqlstate, const char *message, EcmShapeWork work)
+{
+	int			i;
+
+	for (i = 0; i < LENGTHOF(fault_rules); i++)
+	{
+		const FaultRule *r = &fault_rules[i];
+
+		if (r->work == work && has_class(sqlstate, r->sqlstate) &&
+			(r->text == NULL ||
+			 (message != NULL && strncmp(message, r->text, strlen(r->text)) == 0)))
+			return r->fault;
+	}
+	return ECM_FAULT_OF_NONE;
+}
+
+bool
+ecm_error_is_refusal(const char *sqlstate)
+{
+	return has_class(sqlstate, "28");
+}
+
+bool
+ecm_error_is_connection(const char *sqlstate)
+{
+	return has_class(sqlstate, "08");
+}
+
+bool
+ecm_error_is_name_not_found(const char *sqlstate)
+{
+	return strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42883") == 0 ||
+		strcmp(sqlstate, "42704") == 0;
 }
 
 bool

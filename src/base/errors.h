@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * errors.h
- *	  What an error means for the stack: retry, recreate or fatal.
+ *	  What an error means for the stack: retry, recreate or fatal; and for a
+ *	  shape: whose fault it is.
  *
- * Pure: one table keyed by SQLSTATE.  Message text is looked at only where the
+ * Pure: tables keyed by SQLSTATE.  Message text is looked at only where the
  * SQLSTATE alone is ambiguous.  Compiled into the extension and into the unit
- * tests.
+ * tests.  Nobody else judges an error by its SQLSTATE.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +51,41 @@ extern void ecm_error_set(EcmError *err, const char *sqlstate,
 
 extern EcmErrorKind ecm_error_kind(const EcmError *err,
 								   EcmErrorContext context);
+
+/* What was being done for shapes, or for one. */
+typedef enum EcmShapeWork
+{
+	ECM_WORK_PUBLISH,			/* pool: their table is added to the publication */
+	ECM_WORK_CREATE,			/* pool: what else it takes to create some */
+	ECM_WORK_SNAPSHOT,			/* pool: one shape's rows are read */
+	ECM_WORK_FOLLOW,			/* consumer: a change is matched, or logged */
+	ECM_WORK_SEND,				/* walsender: pgoutput makes a change's message */
+	ECM_WORK_FOLD,				/* pool: a log is folded, as the manager sees it */
+	ECM_WORK_FOLD_LOG			/* pool: ... and as the session does */
+} EcmShapeWork;
+
+/* Whom an error is blamed on that was raised then. */
+typedef enum EcmFault
+{
+	ECM_FAULT_OF_NONE,			/* it would have hit any other as well */
+	ECM_FAULT_OF_IT,			/* the shape, or the change, that was at work */
+	ECM_FAULT_IF_AGAIN,			/* ... if it is raised there again */
+	ECM_FAULT_IT_IS_GONE		/* it needs no work any more */
+} EcmFault;
+
+/*
+ * Whose fault is it?  With one shape's the others go on, so what is not listed
+ * is blamed on none only where that costs them nothing.
+ */
+extern EcmFault ecm_error_fault(const char *sqlstate, const char *message,
+								EcmShapeWork work);
+
+/* The server has refused a connection's role; nothing has answered, or no more. */
+extern bool ecm_error_is_refusal(const char *sqlstate);
+extern bool ecm_error_is_connection(const char *sqlstate);
+
+/* A name was not found, which may be one that lacks its schema. */
+extern bool ecm_error_is_name_not_found(const char *sqlstate);
 
 /*
  * Of an error in the stream: may it pass by itself?  What is short may become

@@ -12,13 +12,13 @@
 
 #include "access/xlog.h"
 #include "common/hashfn.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
 #include "base/shmem.h"
+#include "base/text.h"
 #include "base/waiters.h"
 
 #define TRANCHE_NAME	"electric_cm"
@@ -605,35 +605,6 @@ XLogRecPtr
 ecm_first_lsn(void)
 {
 	return ecm_shared->first_lsn;
-}
-
-void
-ecm_copy_text(char *to, size_t size, const char *from)
-{
-	int			len;
-
-	if (from == NULL)
-		from = "";
-	len = pg_mbcliplen(from, (int) strlen(from), (int) size - 1);
-	memmove(to, from, len);
-	to[len] = '\0';
-}
-
-char *
-ecm_valid_text(const char *text)
-{
-	char	   *copy = pstrdup(text);
-	int			client = pg_get_client_encoding();
-	bool		valid = pg_verifymbstr(copy, (int) strlen(copy), true);
-
-	/* a server that takes any bytes does not convert them either */
-	if (valid && GetDatabaseEncoding() == PG_SQL_ASCII && client != PG_SQL_ASCII)
-		valid = pg_verify_mbstr(client, copy, (int) strlen(copy), true);
-	if (!valid)
-		for (char *p = copy; *p; p++)
-			if (IS_HIGHBIT_SET(*p))
-				*p = '?';
-	return copy;
 }
 
 const char *

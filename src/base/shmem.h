@@ -609,16 +609,6 @@ extern int	ecm_launcher_pid(void); /* 0: not running */
 /* The end of WAL when the server's first launcher started. */
 extern XLogRecPtr ecm_first_lsn(void);
 
-/* strlcpy that doesn't cut a multibyte character in two; NULL is "". */
-extern void ecm_copy_text(char *to, size_t size, const char *from);
-
-/*
- * The text as it can be shown here, palloc'd: it may come from a database with
- * another encoding, and what isn't valid in ours, or in the client's where nothing
- * is converted, loses its non-ASCII characters.
- */
-extern char *ecm_valid_text(const char *text);
-
 extern const char *ecm_severity_name(EcmSeverity severity);
 
 /*

@@ -13,20 +13,21 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
-#include "connection/conn.h"
-#include "shape/shape.h"
-#include "slot/slot.h"
+#include "base/table_writer.h"
+#include "base/text.h"
 
 void
 ecm_timeline_read(EcmRemembered *remembered)
@@ -76,42 +77,31 @@ ecm_timeline_read(EcmRemembered *remembered)
 			sizeof(remembered->message_prefix));
 }
 
+/*
+ * Kept as long as the extension is the same; it does not change meanwhile.
+ */
 char *
-ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
+ecm_message_prefix(void)
 {
-	if (ecm_slot_name[0] != '\0')
-		return pstrdup(ecm_slot_name);
-	return ecm_timeline_default_slot_name(remembered, datname);
-}
+	static char prefix[64];
+	static Oid	prefix_of;
+	Oid			stack_table = get_relname_relid("stack", get_namespace_oid(ECM_SCHEMA, true));
+	EcmSpiState spi;
 
-char *
-ecm_timeline_default_slot_name(const EcmRemembered *remembered,
-							   const char *datname)
-{
-	EcmSlotFacts facts;
-	char		taken_by[NAMEDATALEN];
-	char	   *name = ecm_default_slot_name(datname);
+	if (OidIsValid(stack_table) && stack_table == prefix_of)
+		return pstrdup(prefix);
 
-	if (remembered->owns_slot &&
-		ecm_slot_lookup(NameStr(remembered->slot_name), &facts) &&
-		facts.logical && facts.database == MyDatabaseId)
-		return pstrdup(NameStr(remembered->slot_name));
-
-	/*
-	 * Another database's stack has that name, though perhaps no slot yet: one
-	 * that had this database's name before, or whose name differs only in what
-	 * a slot's can't have.
-	 */
-	if (ecm_slot_name_is_taken(name, taken_by) ||
-		(ecm_slot_lookup(name, &facts) && facts.logical &&
-		 facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0))
-	{
-		char	   *suffix = psprintf("_%u", MyDatabaseId);
-
-		return psprintf("%.*s%s", NAMEDATALEN - 1 - (int) strlen(suffix), name,
-						suffix);
-	}
-	return name;
+	ecm_spi_begin(&spi);
+	/* a REPEATABLE READ transaction may have begun before the extension came */
+	ecm_spi_run_latest("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
+					   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "table _electric_cm.stack has no row");
+	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+			sizeof(prefix));
+	prefix_of = stack_table;
+	ecm_spi_end(&spi);
+	return pstrdup(prefix);
 }
 
 const char *
@@ -225,15 +215,4 @@ ecm_timeline_record_stop(XLogRecPtr lsn)
 							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not record the end of the stack");
 	ecm_spi_end(&spi);
-}
-
-char *
-ecm_own_slot_name(const EcmStack *stack)
-{
-	EcmRemembered remembered;
-
-	if (stack != NULL && stack->slot.name[0] != '\0')
-		return pstrdup(stack->slot.name);
-	ecm_timeline_read(&remembered);
-	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
 }

@@ -36,22 +36,10 @@ typedef struct EcmRemembered
 extern void ecm_timeline_read(EcmRemembered *remembered);
 
 /*
- * The name of this database's slot, palloc'd: the setting's, or that of the
- * slot which the stack has created (its database may have had another name
- * then), or the one that is made of the database's name.
+ * The prefix of the stack's own messages in the stream, palloc'd; within a
+ * transaction.
  */
-extern char *ecm_timeline_slot_name(const EcmRemembered *remembered,
-									const char *datname);
-
-/* The same where electric_cm.slot_name is empty; needs the slot's name only. */
-extern char *ecm_timeline_default_slot_name(const EcmRemembered *remembered,
-											const char *datname);
-
-/*
- * The slot's name as this database's stack (NULL: whatever there is) uses it,
- * or would use it; palloc'd.
- */
-extern char *ecm_own_slot_name(const EcmStack *stack);
+extern char *ecm_message_prefix(void);
 
 /*
  * Why the shapes do not belong to the stream that is about to start, or NULL.

@@ -177,7 +177,7 @@ hint_pg_hba(EcmConn *conn)
 	/* some of these have nothing to do with pg_hba.conf: see errors.c */
 	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)
 		return;
-	if (strncmp(conn->error.sqlstate, "28", 2) != 0 ||
+	if (!ecm_error_is_refusal(conn->error.sqlstate) ||
 		conn->error.hint[0] != '\0' || user == NULL)
 		return;
 	if (addr == NULL || addr[0] == '\0')
@@ -204,7 +204,7 @@ static void
 hint_setting(EcmConn *conn)
 {
 	if (conn->state != ECM_CONN_CONNECTING || conn->conninfo[0] == '\0' ||
-		strncmp(conn->error.sqlstate, "08", 2) != 0 || conn->error.hint[0] != '\0')
+		!ecm_error_is_connection(conn->error.sqlstate) || conn->error.hint[0] != '\0')
 		return;
 	snprintf(conn->error.hint, sizeof(conn->error.hint),
 			 "%s says where to connect to; it is set %s. Correct it there, or leave it empty, and reload.",
@@ -263,14 +263,6 @@ calling_function(const PGresult *res)
 	return NULL;
 }
 
-/* Names that are not qualified are found in other sessions. */
-static bool
-may_be_unqualified(const char *sqlstate)
-{
-	return strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42883") == 0 ||
-		strcmp(sqlstate, "42704") == 0;
-}
-
 static void
 note_result_error(EcmConn *conn, const PGresult *res)
 {
@@ -289,7 +281,8 @@ note_result_error(EcmConn *conn, const PGresult *res)
 	if (function != NULL && message != NULL)
 	{
 		message = psprintf("%s, in %s", message, function);
-		if (may_be_unqualified(sqlstate))
+		/* one that is not qualified is found in other sessions */
+		if (ecm_error_is_name_not_found(sqlstate))
 			hint = "The stack's sessions have an empty search_path: give that function its own (ALTER FUNCTION ... SET search_path), or qualify the names in it.";
 	}
 	note_error(conn, sqlstate, message,
@@ -804,7 +797,7 @@ retry_after_failure(EcmConn *conn)
 	finish_libpq(conn);
 
 	/* Refused, perhaps for what this process remembers from better days. */
-	if (strncmp(conn->error.sqlstate, "28", 2) == 0)
+	if (ecm_error_is_refusal(conn->error.sqlstate))
 	{
 		if (conn->without_tls)
 		{
@@ -1488,12 +1481,6 @@ ecm_conn_close(EcmConn *conn)
 	if (conn->fd_reserved)
 		ReleaseExternalFD();
 	MemoryContextDelete(conn->context);
-}
-
-char *
-ecm_quote_literal(const char *text)
-{
-	return quote_literal_cstr(text);
 }
 
 static char *

@@ -152,12 +152,6 @@ extern EcmTime ecm_conn_heard_at(const EcmConn *conn);
 extern void ecm_conn_close(EcmConn *conn);
 
 /*
- * Quoting for SQL, palloc'd in the current context.  Not for replication
- * commands, whose grammar knows no E'...'.
- */
-extern char *ecm_quote_literal(const char *text);
-
-/*
  * Where a connection string leads, without following it.  Strings are palloc'd;
  * NULL: not given.  The password, if there is one, is not among them.
  */

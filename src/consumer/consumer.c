@@ -38,8 +38,13 @@
 
 #include "base/bgworker.h"
 #include "base/compat.h"
+#include "base/consumer_queue.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stack_catalog.h"
+#include "base/stream_message_io.h"
+#include "base/text.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/apply_change.h"
@@ -118,7 +123,7 @@ handle_truncate(StringInfo in)
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
-			ecm_orders_add(psprintf("truncate %u", ((EcmBinding *) lfirst(lc2))->table->relid));
+			ecm_orders_add_truncated(((EcmBinding *) lfirst(lc2))->table->relid);
 	}
 }
 
@@ -128,21 +133,31 @@ handle_message(StringInfo in)
 	uint8		flags = pq_getmsgbyte(in);
 	const char *prefix;
 	int			size;
+	EcmStreamMessage *message = NULL;
 
 	(void) pq_getmsgint64(in);	/* its LSN */
 	prefix = pq_getmsgrawstring(in);
 	size = pq_getmsgint(in, 4);
-	if ((flags & 1) != 0 && size <= ECM_MAX_MESSAGE &&
-		strcmp(prefix, message_prefix) == 0)
+	if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+		message = ecm_message_read(pq_getmsgbytes(in, size), size);
+	if (message == NULL)
+		return;
+	switch (message->kind)
 	{
-		const char *text = pnstrdup(pq_getmsgbytes(in, size), size);
-		Oid			relid;
-		int			n = 0;
-
-		if (sscanf(text, ECM_UNSENDABLE_MESSAGE "%u%n", &relid, &n) == 1 && text[n] == ' ')
-			ecm_change_unsendable(relid, text + n + 1);
-		else if (strncmp(text, "create ", strlen("create ")) != 0)
-			ecm_orders_add_from_stream(text);	/* that one is the manager's */
+		case ECM_MESSAGE_UNSENDABLE:
+			ecm_change_unsendable(message->relation, message->text);
+			break;
+		case ECM_MESSAGE_CAPTURE:
+		case ECM_MESSAGE_LIVE:
+		case ECM_MESSAGE_FAIL:
+		case ECM_MESSAGE_DROP:
+		case ECM_MESSAGE_LOST:
+		case ECM_MESSAGE_OWNER:
+			ecm_orders_add_message(message);
+			break;
+		case ECM_MESSAGE_CREATE:
+		case ECM_MESSAGE_GIANT:
+			break;				/* the manager's */
 	}
 }
 
@@ -567,11 +582,25 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 	ecm_blame_settled(place);
 }
 
-/* Is such an error nobody's fault, however often it is raised? */
-static bool
-is_others_fault(int sqlerrcode)
+/*
+ * Blames an error that ends the consumer on the shape that was at work, or else,
+ * if it has been raised there before, on what was.
+ */
+static void
+blame_for_error(int64 shape, const char *sqlstate, const char *message)
 {
-	return !ecm_is_shapes_fault(sqlerrcode) && !ecm_is_want_of_memory(sqlerrcode);
+	EcmFault	fault = ecm_error_fault(sqlstate, message, ECM_WORK_FOLLOW);
+	const char *text = ecm_tag_error(sqlstate, message);
+	EcmPlace	place;
+	EcmBlame	blame;
+
+	if (fault == ECM_FAULT_OF_IT && shape != 0)
+		(void) blame_shape(shape, text);
+	else if (fault != ECM_FAULT_OF_NONE)
+	{
+		blame = ecm_blame_death(&place);
+		blame_for_death(blame, &place, text);
+	}
 }
 
 /*
@@ -586,8 +615,7 @@ match_failed(EcmShape *shape, const char *message)
 	if (ecm_gather_is_past(shape->skip_until))
 		return;
 	def = ecm_shape_by_id(shape->id);
-	ecm_orders_add(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
-						 shape->generation, message));
+	ecm_orders_add_errored(shape->id, shape->generation, message);
 	if (def != NULL)
 		ecm_event(MyDatabaseId, ecm_stack_at(args.stack_index)->datname,
 				  "shape_errored", ECM_SEVERITY_WARNING,
@@ -620,10 +648,7 @@ static void
 end_by_error(void)
 {
 	int64		shape = ecm_gather_working_on();
-	EcmPlace	place;
-	EcmBlame	blame = ECM_BLAME_NOBODY;
 	ErrorData  *edata;
-	const char *text;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -634,14 +659,7 @@ end_by_error(void)
 	RESUME_INTERRUPTS();
 
 	leave_error(edata->sqlerrcode, edata->message);
-	text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
-	if (shape != 0 && ecm_is_shapes_fault(edata->sqlerrcode))
-		(void) blame_shape(shape, text);
-	else if (!is_others_fault(edata->sqlerrcode))
-	{
-		blame = ecm_blame_death(&place);
-		blame_for_death(blame, &place, text);
-	}
+	blame_for_error(shape, unpack_sql_state(edata->sqlerrcode), edata->message);
 	proc_exit(1);
 }
 
@@ -683,16 +701,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		if (ecm_gather_working_on() != 0 &&
-			ecm_is_shapes_fault(sqlstate_code(err.sqlstate)))
-			(void) blame_shape(ecm_gather_working_on(),
-							   ecm_tag_error(err.sqlstate, err.message));
-		else if (!is_others_fault(sqlstate_code(err.sqlstate)))
-		{
-			blame = ecm_blame_death(&place);
-			blame_for_death(blame, &place,
-							ecm_tag_error(err.sqlstate, err.message));
-		}
+		blame_for_error(ecm_gather_working_on(), err.sqlstate, err.message);
 		end_starting(&err);
 	}
 

@@ -31,11 +31,12 @@
 #include "utils/timestamp.h"
 
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/waiters.h"
 #include "consumer/log_batch.h"
-#include "manager/shape_retention.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_log.h"
 
 /* Complete transactions are written when this much has been gathered ... */
 #define BATCH_BYTES			(1024 * 1024)

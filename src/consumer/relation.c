@@ -145,7 +145,7 @@ bind_table(EcmTable *table, EcmRelation *entry)
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, entry);
 		if (!binding->usable[layout->number])
 			/* comes again if this transaction does */
-			ecm_orders_add(psprintf("mismatch %u %d", table->relid, layout->number));
+			ecm_orders_add_mismatch(table->relid, layout->number);
 	}
 	return binding;
 }

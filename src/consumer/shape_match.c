@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/errors.h"
 #include "consumer/shape_match.h"
 #include "shape/shape_blame.h"
 
@@ -690,31 +691,6 @@ match_by_index(EqualityIndex *index, EcmTable *table, EcmWhich which, uint64 cha
 	}
 }
 
-bool
-ecm_is_shapes_fault(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return false;
-		default:
-			return true;
-	}
-}
-
-bool
-ecm_is_want_of_memory(int sqlerrcode)
-{
-	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES &&
-		sqlerrcode != ERRCODE_DISK_FULL &&
-		sqlerrcode != ERRCODE_TOO_MANY_CONNECTIONS;
-}
-
 static void
 match_all(EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -752,8 +728,10 @@ typedef enum Verdict
  * consumer; but when the transaction comes again, of what fails again.
  */
 static Verdict
-judge(int sqlerrcode, int64 shape, int column, uint64 change)
+judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 {
+	EcmFault	fault = ecm_error_fault(unpack_sql_state(edata->sqlerrcode),
+										edata->message, ECM_WORK_FOLLOW);
 	static struct
 	{
 		int64		shape;
@@ -761,9 +739,9 @@ judge(int sqlerrcode, int64 shape, int column, uint64 change)
 		uint64		change;
 	}			last;			/* that has failed for want of memory */
 
-	if (ecm_is_shapes_fault(sqlerrcode))
+	if (fault == ECM_FAULT_OF_IT)
 		return VERDICT_FAULT;
-	if (!ecm_is_want_of_memory(sqlerrcode) || !ecm_blame_died_at(ecm_gather_lsn(), 0))
+	if (fault != ECM_FAULT_IF_AGAIN || !ecm_blame_died_at(ecm_gather_lsn(), 0))
 		return VERDICT_RETHROW;
 	if (ecm_blame_died_at(ecm_gather_lsn(), shape) ||
 		(last.shape == shape && last.column == column && last.change == change))
@@ -790,7 +768,7 @@ leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext c
 	MemoryContextSwitchTo(context);
 	reading = -1;
 	edata = CopyErrorData();
-	verdict = judge(edata->sqlerrcode, ecm_gather_working_on(), column, change);
+	verdict = judge(edata, ecm_gather_working_on(), column, change);
 	if (verdict == VERDICT_RETHROW ||
 		(column < 0 && (shape == NULL || ecm_match_has_failed(shape))))
 		PG_RE_THROW();

@@ -103,15 +103,6 @@ extern void ecm_match_init(void (*failed) (EcmShape *shape, const char *message)
 /* An upstream transaction begins, for the first time or again. */
 extern void ecm_match_begin(void);
 
-/*
- * Is an error that was raised while we worked on one shape to be blamed on
- * that shape?  Not if it would have hit any other as well.
- */
-extern bool ecm_is_shapes_fault(int sqlerrcode);
-
-/* Or else to be blamed on it if it is raised there again? */
-extern bool ecm_is_want_of_memory(int sqlerrcode);
-
 /* How many shapes are followed. */
 extern int	ecm_match_nshapes(void);
 

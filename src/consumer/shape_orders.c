@@ -29,16 +29,35 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/spi.h"
+#include "base/stream_message_io.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
 
+typedef enum OrderKind
+{
+	ORDER_MESSAGE,				/* what the message says */
+	ORDER_ERRORED,				/* a shape ends with an error */
+	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
+	ORDER_MISMATCH				/* likewise, those of one layout */
+} OrderKind;
+
 typedef struct Order
 {
-	bool		own;			/* the consumer's */
-	const char *text;
+	OrderKind	kind;
+	EcmStreamMessage *message;
+
+	/* errored */
+	int64		shape;
+	int			generation;
+	const char *reason;
+
+	/* truncated, mismatch */
+	Oid			table;
+	int			layout;
 } Order;
 
 static int	worker;
@@ -53,28 +72,46 @@ ecm_orders_init(int worker_number)
 										   ALLOCSET_SMALL_SIZES);
 }
 
+/* What it refers to is copied: it is obeyed when the transaction commits. */
 static void
-add_order(const char *text, bool own)
+add_order(const Order *order)
 {
 	MemoryContext old = MemoryContextSwitchTo(orders_context);
-	Order	   *order = palloc(sizeof(Order));
+	Order	   *copy = palloc(sizeof(Order));
 
-	order->own = own;
-	order->text = pstrdup(text);
-	orders = lappend(orders, order);
+	*copy = *order;
+	if (order->message != NULL)
+		copy->message = ecm_message_copy(order->message);
+	if (order->reason != NULL)
+		copy->reason = pstrdup(order->reason);
+	orders = lappend(orders, copy);
 	MemoryContextSwitchTo(old);
 }
 
 void
-ecm_orders_add(const char *text)
+ecm_orders_add_truncated(Oid table)
 {
-	add_order(text, true);
+	add_order(&(Order) {.kind = ORDER_TRUNCATED, .table = table});
 }
 
 void
-ecm_orders_add_from_stream(const char *text)
+ecm_orders_add_mismatch(Oid table, int layout)
 {
-	add_order(text, false);
+	add_order(&(Order) {.kind = ORDER_MISMATCH, .table = table, .layout = layout});
+}
+
+void
+ecm_orders_add_errored(int64 shape, int generation, const char *reason)
+{
+	add_order(&(Order) {.kind = ORDER_ERRORED, .shape = shape,
+			  .generation = generation, .reason = reason});
+}
+
+void
+ecm_orders_add_message(const EcmStreamMessage *message)
+{
+	add_order(&(Order) {.kind = ORDER_MESSAGE,
+			  .message = unconstify(EcmStreamMessage *, message)});
 }
 
 bool
@@ -121,25 +158,14 @@ add_to_list(ShapeList *list, int64 id, int generation)
 	list->generations[list->n++] = Int32GetDatum(generation);
 }
 
-/* Reads pairs of numbers, up to what is none. */
+/* Those that a message names. */
 static ShapeList
-read_list(const char *text)
+named_shapes(const EcmStreamMessage *message)
 {
-	int			max = strlen(text) / 3 + 1; /* "1 1" at least */
-	ShapeList	list = create_list(max);
-	char	   *p = unconstify(char *, text);
+	ShapeList	list = create_list(message->nshapes);
 
-	while (*p != '\0' && list.n < max)
-	{
-		int64		id = strtoi64(p, &p, 10);
-		char	   *end;
-		int			generation = strtol(p, &end, 10);
-
-		if (end == p)
-			break;
-		add_to_list(&list, id, generation);
-		p = end;
-	}
+	for (int i = 0; i < message->nshapes; i++)
+		add_to_list(&list, message->shapes[i].id, message->shapes[i].generation);
 	return list;
 }
 
@@ -270,10 +296,10 @@ capture_shape(const EcmShapeDef *def, void *arg)
  * its own, since the snapshot decides later which of them count.
  */
 static void
-obey_capture(const char *text)
+obey_capture(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
-	ShapeList	named = read_list(text);
+	ShapeList	named = named_shapes(message);
 	ShapeList	list = meant(&named);
 	CaptureArg	arg = {.captured = create_list(list.n)};
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
@@ -327,21 +353,14 @@ settle_captured(int64 id, int generation, const char *snapshot)
  * those is dropped, all else stays, and nothing later needs to be looked at.
  */
 static void
-obey_live(const char *text)
+obey_live(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
-	const char *rest = strchr(text, ' ');
-	char	   *snapshot;
-	ShapeList	named;
-	ShapeList	list;
-	ShapeList	live;
+	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
+	ShapeList	named = named_shapes(message);
+	ShapeList	list = meant(&named);
+	ShapeList	live = create_list(list.n);
 
-	if (rest == NULL)
-		return;
-	snapshot = pnstrdup(text, rest - text);
-	named = read_list(rest + 1);
-	list = meant(&named);
-	live = create_list(list.n);
 	for (int i = 0; i < list.n; i++)
 	{
 		int64		id = DatumGetInt64(list.ids[i]);
@@ -406,47 +425,57 @@ give_up(int64 id, const char *reason)
 }
 
 /*
- * The snapshot can't be taken.  An attempt that was made since is another matter.
+ * The shape can't be created, or followed.  An attempt that was made since is
+ * another matter.
  */
 static void
-obey_fail(int64 id, int generation, const char *reason)
+end_errored(int64 id, int generation, const char *reason)
 {
-	EcmShapeDef *def = ecm_shape_by_id(id);
+	EcmShapeDef *def;
 	EcmShape   *shape = ecm_match_find(id);
 
-	if (def == NULL || def->worker != worker ||
-		def->generation != generation || ecm_gather_is_past(def->skip_until))
-		return;
-	ecm_shape_set_errored(id, generation, reason);
-	if (shape != NULL)
-		ecm_match_remove(shape);
+	ecm_gather_work_on(id);
+	ecm_gather_touch(id);
+	def = ecm_shape_by_id(id);
+	if (def != NULL && def->worker == worker && def->generation == generation &&
+		!ecm_gather_is_past(def->skip_until))
+	{
+		ecm_shape_set_errored(id, generation, reason);
+		if (shape != NULL)
+			ecm_match_remove(shape);
+	}
+	ecm_gather_work_on(0);
 }
 
 static void
-obey_drop(const char *ids)
+obey_fail(const EcmStreamMessage *message)
 {
-	char	   *p = unconstify(char *, ids);
+	ShapeList	named = named_shapes(message);
+
+	if (meant(&named).n > 0)
+		end_errored(message->shapes[0].id, message->shapes[0].generation,
+					message->text);
+}
+
+static void
+obey_drop(const EcmStreamMessage *message)
+{
 	EcmFates	fates;
 
 	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
-	while (*p != '\0' && *p != ' ')
+	for (int i = 0; i < message->nshapes; i++)
 	{
-		int64		id = strtoi64(p, &p, 10);
+		int64		id = message->shapes[i].id;
 		EcmShape   *shape = ecm_match_find(id);
 
-		if (!ecm_fate_of(&fates, id).exists)
-		{
-			ecm_gather_work_on(id);
-			ecm_gather_touch(id);
-			if (shape != NULL)
-				ecm_match_remove(shape);
-			else
-				ecm_load_forget(id);
-		}
-		if (*p == ',')
-			p++;
-		else if (*p != ' ')
-			break;
+		if (ecm_fate_of(&fates, id).exists)
+			continue;
+		ecm_gather_work_on(id);
+		ecm_gather_touch(id);
+		if (shape != NULL)
+			ecm_match_remove(shape);
+		else
+			ecm_load_forget(id);
 	}
 	ecm_gather_work_on(0);
 	ecm_fates_end(&fates);
@@ -457,22 +486,16 @@ obey_drop(const char *ids)
  * ends here.
  */
 static void
-obey_lost(const char *ids)
+obey_lost(const EcmStreamMessage *message)
 {
-	char	   *p = unconstify(char *, ids);
-	const char *reason = strchr(ids, ' ');
+	const char *reason = quote_literal_cstr(message->text);
 
-	reason = quote_literal_cstr(reason ? reason + 1 : "");
-	while (*p != '\0' && *p != ' ')
+	for (int i = 0; i < message->nshapes; i++)
 	{
-		int64		id = strtoi64(p, &p, 10);
+		int64		id = message->shapes[i].id;
 		EcmShapeDef *def = ecm_shape_by_id(id);
 		EcmShape   *shape = ecm_match_find(id);
 
-		if (*p == ',')
-			p++;
-		else if (*p != ' ')
-			break;
 		if (def == NULL || def->worker != worker ||
 			ecm_gather_is_past(def->skip_until) ||
 			!ecm_fate_is_lost(ecm_gather_xid(), id))
@@ -510,46 +533,50 @@ obey_owner(int64 id)
 }
 
 static void
-obey_fail_order(const Order *order, int64 id, int generation, const char *reason)
+obey_message(const EcmStreamMessage *message)
 {
-	if (!order->own)
+	switch (message->kind)
 	{
-		ShapeList	named = create_list(1);
-
-		add_to_list(&named, id, generation);
-		if (meant(&named).n == 0)
-			return;
+		case ECM_MESSAGE_CAPTURE:
+			obey_capture(message);
+			break;
+		case ECM_MESSAGE_LIVE:
+			obey_live(message);
+			break;
+		case ECM_MESSAGE_FAIL:
+			obey_fail(message);
+			break;
+		case ECM_MESSAGE_DROP:
+			obey_drop(message);
+			break;
+		case ECM_MESSAGE_LOST:
+			obey_lost(message);
+			break;
+		case ECM_MESSAGE_OWNER:
+			obey_owner(message->shapes[0].id);
+			break;
+		case ECM_MESSAGE_CREATE:
+		case ECM_MESSAGE_UNSENDABLE:
+		case ECM_MESSAGE_GIANT:
+			break;				/* no orders */
 	}
-	ecm_gather_work_on(id);
-	ecm_gather_touch(id);
-	obey_fail(id, generation, reason);
-	ecm_gather_work_on(0);
 }
 
 static void
 obey_order(const Order *order)
 {
-	const char *text = order->text;
-	int64		id;
-	int			generation;
-	int			n = 0;
-	Oid			owner;
-
-	if (sscanf(text, "fail " INT64_FORMAT " %d %n", &id, &generation, &n) == 2 &&
-		n > 0)
-		obey_fail_order(order, id, generation, text + n);
-	else if (order->own)
-		return;					/* another round's */
-	else if (sscanf(text, "capture %*s %n", &n) >= 0 && n > 0)
-		obey_capture(text + n);
-	else if (strncmp(text, "live ", strlen("live ")) == 0)
-		obey_live(text + strlen("live "));
-	else if (sscanf(text, "drop %*s %n", &n) >= 0 && n > 0)
-		obey_drop(text + n);
-	else if (sscanf(text, "lost %*s %n", &n) >= 0 && n > 0)
-		obey_lost(text + n);
-	else if (sscanf(text, "owner " INT64_FORMAT " %u", &id, &owner) == 2)
-		obey_owner(id);
+	switch (order->kind)
+	{
+		case ORDER_MESSAGE:
+			obey_message(order->message);
+			break;
+		case ORDER_ERRORED:
+			end_errored(order->shape, order->generation, order->reason);
+			break;
+		case ORDER_TRUNCATED:
+		case ORDER_MISMATCH:
+			break;				/* the other round's */
+	}
 }
 
 /* Shapes to be given up. */
@@ -596,17 +623,11 @@ check_table(Oid relid, int layout_number, const char *reason)
 static void
 obey_checks(const Order *order)
 {
-	const char *text = order->text;
-	Oid			relid;
-	int			layout;
-
-	if (!order->own)
-		return;
-	if (sscanf(text, "mismatch %u %d", &relid, &layout) == 2)
-		check_table(relid, layout,
+	if (order->kind == ORDER_MISMATCH)
+		check_table(order->table, order->layout,
 					"the table's columns or its replica identity have changed");
-	else if (sscanf(text, "truncate %u", &relid) == 1)
-		check_table(relid, -1, "the table was truncated");
+	else if (order->kind == ORDER_TRUNCATED)
+		check_table(order->table, -1, "the table was truncated");
 }
 
 void

@@ -11,16 +11,24 @@
 
 #include "postgres.h"
 
+#include "base/stream_message.h"
+
 /* At start; 'worker': whose shapes are meant. */
 extern void ecm_orders_init(int worker);
 
 /*
- * Adds one of the consumer's own: "mismatch TABLE LAYOUT", "truncate TABLE" or
- * "fail ..."; or one from a message in the stream (shape.h), which may be
- * forged.
+ * Adds one that the consumer gives to itself, on what it has met in the stream:
+ * a table was truncated; a layout of a table's shapes does not fit what the
+ * stream has of the table; following a shape has raised an error ('reason' as
+ * for ecm_shape_set_errored()).
  */
-extern void ecm_orders_add(const char *text);
-extern void ecm_orders_add_from_stream(const char *text);
+extern void ecm_orders_add_truncated(Oid table);
+extern void ecm_orders_add_mismatch(Oid table, int layout);
+extern void ecm_orders_add_errored(int64 shape, int generation,
+								   const char *reason);
+
+/* Adds one from a message in the stream, which may be forged. */
+extern void ecm_orders_add_message(const EcmStreamMessage *message);
 
 /* Are there any? */
 extern bool ecm_orders_any(void);

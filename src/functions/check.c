@@ -36,10 +36,12 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "functions/check.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_check);
 

@@ -35,12 +35,14 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/wait_event.h"
 #include "functions/await.h"
 #include "functions/check.h"
 #include "shape/shape.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 /* How long electric_cm_stop() waits for the slot's walsender to go. */
 #define SLOT_RELEASE_TIMEOUT	5000	/* ms */

@@ -35,6 +35,9 @@
 
 #include "base/compat.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stream_message_io.h"
+#include "base/text.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"
@@ -296,37 +299,6 @@ check_max_shapes(void)
 }
 
 /*
- * Keys are compared as text by clients, so the names in them are quoted
- * whether they need it or not.
- */
-static char *
-quote_always(const char *name)
-{
-	StringInfoData out;
-
-	initStringInfo(&out);
-	appendStringInfoChar(&out, '"');
-	for (; *name; name++)
-	{
-		if (*name == '"')
-			appendStringInfoChar(&out, '"');
-		appendStringInfoChar(&out, *name);
-	}
-	appendStringInfoChar(&out, '"');
-	return out.data;
-}
-
-char *
-ecm_relation_name(Oid relation)
-{
-	char	   *schema = get_namespace_name(get_rel_namespace(relation));
-	char	   *name = get_rel_name(relation);
-
-	return schema == NULL || name == NULL ? NULL :
-		psprintf("%s.%s", quote_always(schema), quote_always(name));
-}
-
-/*
  * DROP ROLE, which drops the role's shapes, must not overlook this one.
  */
 static void
@@ -577,6 +549,17 @@ report_unpublished(Relation rel)
 					 quote_identifier(ecm_publication_name), table)));
 }
 
+static void
+tell_created(int64 id, Oid relation, const char *handle)
+{
+	EcmMessageShape shape = {.id = id};
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_CREATE, .shapes = &shape,
+		.nshapes = 1, .relation = relation};
+
+	strlcpy(message.handle, handle, sizeof(message.handle));
+	ecm_message_emit(&message);
+}
+
 /*
  * The handle is good, but nobody is there to make the shape.  In the
  * transaction of CREATE EXTENSION, there is no stack yet.
@@ -691,7 +674,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 
 	/* the stack is woken by the stream itself, when the transaction commits */
 	if (created != 0)
-		ecm_emit_message(psprintf("create " INT64_FORMAT " %u %s", created, relid, handle));
+		tell_created(created, relid, handle);
 
 	relation_close(rel, NoLock);
 	if (created != 0)

@@ -30,6 +30,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "functions/check.h"
 #include "slot/retained_wal.h"
 #include "slot/slot.h"

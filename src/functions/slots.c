@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "base/shmem.h"
+#include "base/text.h"
 #include "slot/retained_wal_history.h"
 #include "slot/slot.h"
 #include "slot/slot_inactive.h"

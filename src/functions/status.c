@@ -27,6 +27,7 @@
 #include "base/stack_catalog.h"
 #include "functions/await.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 /* How long electric_cm_report_retained_wal_size() waits for a sample. */
 #define SAMPLE_TIMEOUT			1000	/* ms */

@@ -25,10 +25,12 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
+#include "base/text.h"
 #include "functions/check.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
 PG_FUNCTION_INFO_V1(electric_cm_stat_connections);

@@ -149,7 +149,7 @@ is_paused_by_us(Oid dboid)
 
 	foreach(lc, pauses)
 		if (((Pause *) lfirst(lc))->dboid == dboid)
-			return true;
+		return true;
 	return false;
 }
 
@@ -734,12 +734,12 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 		end_pauses(subid);
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 		foreach(lc, pauses)
-		{
-			Pause	   *pause = lfirst(lc);
+	{
+		Pause	   *pause = lfirst(lc);
 
-			if (pause->subid == subid)
-				pause->subid = parent;
-		}
+		if (pause->subid == subid)
+			pause->subid = parent;
+	}
 }
 
 void

@@ -43,7 +43,7 @@
 #include "utils/syscache.h"
 
 #include "hooks/shape_ddl.h"
-#include "manager/shape_barrier.h"
+#include "shape/barrier_lock.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 

@@ -44,6 +44,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/spi.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"

@@ -23,6 +23,7 @@
 #include "storage/lock.h"
 
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_assign_shapes);

@@ -43,6 +43,7 @@
 #include "utils/tuplesort.h"
 
 #include "base/errors.h"
+#include "base/spi.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
 
@@ -604,7 +605,8 @@ fold_or_fail(Fold *fold)
 
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
-		if (edata->sqlerrcode != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		if (ecm_error_fault(unpack_sql_state(edata->sqlerrcode), edata->message,
+							ECM_WORK_FOLD_LOG) != ECM_FAULT_OF_IT)
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();

@@ -27,6 +27,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/spi.h"
+#include "base/stream_message_io.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 
@@ -219,18 +221,17 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	Oid			types[2] = {INT8ARRAYOID, OIDOID};
 	Datum		args[2] = {PG_GETARG_DATUM(2), PG_GETARG_DATUM(1)};
 	TransactionId xid = GetTopTransactionId();
-	StringInfoData message;
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_CAPTURE,
+		.number = PG_GETARG_INT64(0)};
 	Datum	   *ids;
 	int			nids = 0;
 	EcmSpiState spi;
 
 	InitMaterializedSRF(fcinfo, 0);
-	initStringInfo(&message);
-	appendStringInfo(&message, "capture " INT64_FORMAT, PG_GETARG_INT64(0));
-
 	ecm_spi_begin(&spi);
 	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 2, types, args, NULL);
 	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
+	message.shapes = palloc(sizeof(EcmMessageShape) * (SPI_processed + 1));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
@@ -246,8 +247,8 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 		{
 			values[1] = Int32GetDatum(DatumGetInt32(values[1]) + 1);
 			ids[nids++] = values[0];
-			appendStringInfo(&message, " " INT64_FORMAT " %d",
-							 DatumGetInt64(values[0]), DatumGetInt32(values[1]));
+			message.shapes[message.nshapes++] =
+				(EcmMessageShape) {DatumGetInt64(values[0]), DatumGetInt32(values[1])};
 		}
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
@@ -265,7 +266,7 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 					" ON CONFLICT (shape) DO UPDATE SET worker = excluded.worker"
 					" WHERE w.worker <> excluded.worker",
 					SPI_OK_INSERT, 2, types, args, NULL);
-		ecm_emit_message(message.data);
+		ecm_message_emit(&message);
 	}
 	ecm_spi_end(&spi);
 	return (Datum) 0;

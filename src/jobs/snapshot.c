@@ -42,6 +42,9 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stream_message_io.h"
+#include "base/text.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_entry.h"
@@ -486,7 +489,8 @@ static void
 store_snapshot(const Member *members, int n, const char *snapshot)
 {
 	EcmSpiState spi;
-	StringInfoData message;
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_LIVE, .snapshot = snapshot,
+		.snapshot_len = strlen(snapshot)};
 	Oid			types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTOID};
 	Datum		args[4];
 	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
@@ -494,8 +498,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	Datum	   *rows = palloc(sizeof(Datum) * Max(n, 1));
 	int			ndone = 0;
 
-	initStringInfo(&message);
-	appendStringInfo(&message, "live %s", snapshot);
+	message.shapes = palloc(sizeof(EcmMessageShape) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		const Member *member = &members[i];
@@ -505,8 +508,8 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 		ids[ndone] = Int64GetDatum(member->def->id);
 		generations[ndone] = Int32GetDatum(member->def->generation);
 		rows[ndone++] = Int64GetDatum(member->rows);
-		appendStringInfo(&message, " " INT64_FORMAT " %d", member->def->id,
-						 member->def->generation);
+		message.shapes[message.nshapes++] =
+			(EcmMessageShape) {member->def->id, member->def->generation};
 	}
 	if (ndone == 0)
 		return;
@@ -527,7 +530,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 	if (SPI_processed != (uint64) ndone)
 		elog(ERROR, "could not update all shapes");
 	ecm_spi_end(&spi);
-	ecm_emit_message(message.data);
+	ecm_message_emit(&message);
 }
 
 static int
@@ -572,36 +575,14 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 
 /* ------------------------------------------------------------- failures -- */
 
-/*
- * Is it of no use to read the table once more?  Only what is wrong with the
- * table's rows, or with the owner's rights, is for ever; whoever mends that can
- * create the shape again.  Other errors that no other shape would have met get
- * some more attempts.
- */
+/* Is it of no use to read the table once more? */
 static bool
 is_final(const ErrorData *edata, bool last_attempt)
 {
-	if (last_attempt && (edata->sqlerrcode == ERRCODE_OUT_OF_MEMORY ||
-						 edata->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED))
-		return true;
-	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
-	{
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-			return true;
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_INVALID_TRANSACTION_STATE:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return false;		/* another time, or another shape's, too */
-		default:
-			return last_attempt;
-	}
+	EcmFault	fault = ecm_error_fault(unpack_sql_state(edata->sqlerrcode),
+										edata->message, ECM_WORK_SNAPSHOT);
+
+	return fault == ECM_FAULT_OF_IT || (fault == ECM_FAULT_IF_AGAIN && last_attempt);
 }
 
 /*

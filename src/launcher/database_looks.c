@@ -28,7 +28,8 @@
 
 static struct
 {
-	EcmTime		retry_at;		/* no worker was free when last tried, 0: or so */
+	EcmTime		retry_at;		/* no worker was free when last tried, 0: or
+								 * so */
 	bool		postponed;		/* ... and it has been said */
 }			looks;
 

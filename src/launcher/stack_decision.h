@@ -43,7 +43,8 @@ typedef struct EcmStackFacts
 	EcmProbe	probe;			/* the last verdict */
 
 	int64_t		now;
-	int64_t		retry_at;		/* earliest next start, unless one is requested */
+	int64_t		retry_at;		/* earliest next start, unless one is
+								 * requested */
 } EcmStackFacts;
 
 typedef enum EcmStackAction
@@ -138,7 +139,8 @@ typedef struct EcmHangFacts
 	bool		reported;		/* that it hangs */
 	bool		asked_to_end;
 	int64_t		now;
-	int64_t		since;			/* when it was first seen to hang, 0: it was not */
+	int64_t		since;			/* when it was first seen to hang, 0: it was
+								 * not */
 } EcmHangFacts;
 
 typedef struct EcmHangDecision

@@ -21,7 +21,7 @@ void
 ecm_supervised_init(void)
 {
 	entries.supervised = MemoryContextAllocZero(TopMemoryContext,
-										ecm_stack_count() * sizeof(EcmSupervised));
+												ecm_stack_count() * sizeof(EcmSupervised));
 }
 
 EcmSupervised *

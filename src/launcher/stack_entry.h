@@ -42,8 +42,8 @@ typedef struct EcmSupervised
 	EcmTime		started_at;
 	EcmTime		retry_at;		/* 0: at once */
 	EcmBackoff	backoff;
-	char		announced[ECM_TEXT_LEN];	/* why it is stopped, if an event said
-											 * so */
+	char		announced[ECM_TEXT_LEN];	/* why it is stopped, if an event
+											 * said so */
 	bool		short_reported; /* an event said that workers are lacking */
 	EcmTime		hangs_since;	/* that a manager does, 0: it does not */
 	bool		paused;			/* a command needed it out of the way ... */

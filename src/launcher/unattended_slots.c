@@ -46,7 +46,10 @@ watch_slot(int index, EcmTime now)
 	if (stack->slot.name[0] == '\0' || !stack->registered)
 		return 0;
 
-	/* a slot that has gone is sampled once more, so that it is shown no longer */
+	/*
+	 * a slot that has gone is sampled once more, so that it is shown no
+	 * longer
+	 */
 	nothing_there = !ecm_slot_lookup(stack->slot.name, &facts) &&
 		!stack->slot.sample.slot_exists && !stack->slot.guard.short_of_room &&
 		stack->former.name[0] == '\0';

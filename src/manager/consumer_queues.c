@@ -24,9 +24,10 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/consumer_queue.h"
 #include "base/settings.h"
 #include "base/shmem.h"
-#include "consumer/consumer.h"
+#include "base/stream_message_io.h"
 #include "manager/consumer_queues.h"
 #include "shape/shape.h"
 
@@ -398,6 +399,39 @@ note_giant(XLogRecPtr lsn)
 }
 
 /*
+ * Nobody obeys it.  That is said once: who wants to can write any number.
+ */
+static void
+report_unknown_message(void)
+{
+	static bool reported = false;
+
+	if (!reported)
+		ecm_event(MyDatabaseId, stack_datname, "unknown_message",
+				  ECM_SEVERITY_WARNING,
+				  "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
+				  "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
+	reported = true;
+}
+
+static void
+look_at_own_message(const char *data, int size, XLogRecPtr lsn)
+{
+	EcmStreamMessage *message = ecm_message_read(data, size);
+
+	if (message == NULL)
+	{
+		report_unknown_message();
+		return;
+	}
+	if (message->kind == ECM_MESSAGE_GIANT)
+		note_giant(lsn);
+	else if (message_callback)
+		message_callback(message, current_xid, received_lsn);
+	pfree(message);
+}
+
+/*
  * Follows transaction boundaries, and picks out our own messages.
  */
 static void
@@ -439,21 +473,13 @@ look_at_message(const char *data, int len)
 				uint8		flags = pq_getmsgbyte(&in);
 				const char *prefix;
 				int			size;
-				char	   *text;
 				XLogRecPtr	lsn;
 
 				lsn = pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) == 0 || size > ECM_MAX_MESSAGE ||
-					strcmp(prefix, message_prefix) != 0)
-					break;
-				text = pnstrdup(pq_getmsgbytes(&in, size), size);
-				if (strcmp(text, ECM_GIANT_MESSAGE) == 0)
-					note_giant(lsn);
-				else if (message_callback)
-					message_callback(text, current_xid, received_lsn);
-				pfree(text);
+				if ((flags & 1) != 0 && strcmp(prefix, message_prefix) == 0)
+					look_at_own_message(pq_getmsgbytes(&in, size), size, lsn);
 				break;
 			}
 		default:

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/stream_message.h"
 #include "manager/replication.h"
 
 extern void ecm_feed_init(int stack_index, const char *datname);
@@ -101,8 +102,8 @@ extern XLogRecPtr ecm_feed_giant_lsn(void);
  * this callback, with the xid of their transaction and the end of the one
  * before: theirs is complete once ecm_feed_received_lsn() is beyond that.
  */
-typedef void (*EcmFeedMessageCallback) (const char *text, TransactionId xid,
-										XLogRecPtr after);
+typedef void (*EcmFeedMessageCallback) (const EcmStreamMessage *message,
+										TransactionId xid, XLogRecPtr after);
 extern void ecm_feed_set_message_callback(const char *prefix,
 										  EcmFeedMessageCallback callback);
 

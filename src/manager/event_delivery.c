@@ -40,10 +40,11 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/table_writer.h"
+#include "base/text.h"
 #include "connection/pool.h"
 #include "manager/event_delivery.h"
-#include "shape/shape.h"
 
 #define CHANNEL				"electric_cm"
 /* How many events the table keeps. */

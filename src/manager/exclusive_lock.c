@@ -22,8 +22,8 @@
 #include "base/bgworker.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "manager/exclusive_lock.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 
 /* How often the lock is tried while somebody else has it. */

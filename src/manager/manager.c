@@ -41,11 +41,14 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/clock.h"
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/state.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
@@ -60,6 +63,7 @@
 #include "slot/retained_wal.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
+#include "slot/slot_name.h"
 #include "slot/slot_owner.h"
 
 /* How often a slot creation that waits for old transactions is helped. */

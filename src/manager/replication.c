@@ -40,9 +40,10 @@
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/text.h"
 #include "base/wait_event.h"
 #include "manager/replication.h"
-#include "shape/shape.h"
 #include "slot/slot.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_own_publication);

@@ -20,7 +20,6 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -31,6 +30,7 @@
 #include "base/bgworker.h"
 #include "base/compat.h"
 #include "manager/shape_barrier.h"
+#include "shape/barrier_lock.h"
 
 /* What collect_writers() is asked for. */
 typedef struct WritersWanted
@@ -51,15 +51,6 @@ vxid_holder(VirtualTransactionId vxid)
 
 	return proc != NULL && ecm_proc_lxid(proc) == vxid.localTransactionId ?
 		proc : NULL;
-}
-
-/* Our own lock: the server's on such objects has no objsubid. */
-#define HOLD_SUBID	1
-
-void
-ecm_barrier_hold(Oid catalog, Oid object)
-{
-	LockDatabaseObject(catalog, object, HOLD_SUBID, RowExclusiveLock);
 }
 
 static void
@@ -105,7 +96,7 @@ collect_changers(EcmBarrier *barrier, Oid catalog, List *objects)
 
 	foreach(lc, lcons_oid(InvalidOid, objects))
 	{
-		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, catalog, lfirst_oid(lc), HOLD_SUBID);
+		ecm_barrier_tag(&tag, catalog, lfirst_oid(lc));
 		collect_holders(barrier, &tag);
 	}
 }

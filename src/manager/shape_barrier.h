@@ -23,17 +23,6 @@ typedef struct EcmBarrier
 } EcmBarrier;
 
 /*
- * To be called by a transaction that changes what shapes are made of without a
- * lock on their tables, before it looks for shapes that it makes void: a schema's
- * name (NamespaceRelationId, and which), a type (TypeRelationId, likewise), or
- * what is published of all tables, or below one (PublicationRelationId, and 0 or
- * the table).  In place of each, 0 stands for all.  Until it is over, and be it
- * prepared or waiting for a standby, barriers wait for it: it does not see the
- * shapes that they are for.
- */
-extern void ecm_barrier_hold(Oid catalog, Oid object);
-
-/*
  * Notes everybody who may have written to the relation or its partitions, or
  * changed what it is made of, and isn't done.  False: err says why it could not.
  */

@@ -38,6 +38,7 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
@@ -268,37 +269,14 @@ close_gaps(Batch *b)
 
 /* ------------------------------------------------------------- failures -- */
 
-/*
- * Is publishing held up by what one shape needs: a replica identity that it is
- * not for us to set?
- */
-static bool
-lacks_identity(const Batch *b, const EcmError *err)
-{
-	return b->step == CREATION_PUBLISH &&
-		(strcmp(err->sqlstate, "55000") == 0 ||
-		 strcmp(err->sqlstate, "42501") == 0 ||
-		 strcmp(err->sqlstate, "0A000") == 0);
-}
-
-/* Or temporary files: it is a shape's where clause that takes what there is. */
-static bool
-wants_memory(const EcmError *err)
-{
-	return strcmp(err->sqlstate, "53200") == 0 || strcmp(err->sqlstate, "53400") == 0;
-}
-
 /* Would it have hit any other shape as well? */
 static bool
 concerns_all(const Batch *b, const EcmError *err)
 {
-	return (b->step == CREATION_PUBLISH && !lacks_identity(b, err)) ||
-		b->step == CREATION_BARRIER ||
-		strncmp(err->sqlstate, "08", 2) == 0 ||
-		(strncmp(err->sqlstate, "53", 2) == 0 && !wants_memory(err)) ||
-		strncmp(err->sqlstate, "57", 2) == 0 ||
-		strncmp(err->sqlstate, "58", 2) == 0 ||
-		strcmp(err->sqlstate, "55P03") == 0;
+	return b->step == CREATION_BARRIER ||
+		ecm_error_fault(err->sqlstate, err->message,
+						b->step == CREATION_PUBLISH ?
+						ECM_WORK_PUBLISH : ECM_WORK_CREATE) == ECM_FAULT_OF_NONE;
 }
 
 /* In halves, which begin with capturing if the table is published. */
@@ -655,8 +633,7 @@ drop_request(int64 id)
 
 typedef struct DroppedArg
 {
-	const char *ids;			/* as in the message */
-	bool		lost;			/* only their rows are still there */
+	const EcmStreamMessage *message;
 	TransactionId xid;			/* that has it */
 	int			n;
 	int64	   *gone;			/* those that are, or go with it */
@@ -667,33 +644,30 @@ static void
 find_dropped(void *arg)
 {
 	DroppedArg *dropped = arg;
-	char	   *p = unconstify(char *, dropped->ids);
+	const EcmStreamMessage *message = dropped->message;
 	EcmFates	fates;
 	bool		known = ecm_fates_begin(&fates, dropped->xid, false);
 
-	while (*p != '\0' && *p != ' ')
+	for (int i = 0; i < message->nshapes; i++)
 	{
-		int64		id = strtoi64(p, &p, 10);
+		int64		id = message->shapes[i].id;
 
 		/* what can't be told now, whoever deletes its log will see */
-		if (dropped->lost ? known && ecm_fate_is_lost(dropped->xid, id) :
+		if (message->kind == ECM_MESSAGE_LOST ?
+			known && ecm_fate_is_lost(dropped->xid, id) :
 			!known || !ecm_fate_of(&fates, id).exists)
 			dropped->gone[dropped->n++] = id;
-		if (*p == ',')
-			p++;
-		else if (*p != ' ')
-			break;
 	}
 	if (known)
 		ecm_fates_end(&fates);
 }
 
+/* Of those that are lost, the rows are still there. */
 static void
-shapes_dropped(const char *handle, const char *ids, bool lost, TransactionId xid,
-			   XLogRecPtr after)
+shapes_dropped(const EcmStreamMessage *message, TransactionId xid, XLogRecPtr after)
 {
-	const char *reason = strchr(ids, ' ');
-	DroppedArg	dropped = {ids, lost, xid, 0, palloc(sizeof(int64) * (strlen(ids) + 1))};
+	bool		lost = message->kind == ECM_MESSAGE_LOST;
+	DroppedArg	dropped = {message, xid, 0, palloc(sizeof(int64) * message->nshapes)};
 	EcmError	err;
 
 	if (!ecm_worker_try(find_dropped, &dropped, &err))
@@ -706,8 +680,8 @@ shapes_dropped(const char *handle, const char *ids, bool lost, TransactionId xid
 	}
 	if (lost)
 		ecm_purges_gone(after);
-	if (dropped.n > 0 && reason != NULL && reason[1] != '\0')	/* else it has been said before */
-		ecm_purges_report(handle, dropped.n, reason + 1, after);
+	if (dropped.n > 0 && message->text[0] != '\0') /* else it has been said before */
+		ecm_purges_report(message->handle, dropped.n, message->text, after);
 	pfree(dropped.gone);
 }
 
@@ -730,24 +704,32 @@ capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 }
 
 void
-ecm_creations_message(const char *text, TransactionId xid, XLogRecPtr after)
+ecm_creations_message(const EcmStreamMessage *message, TransactionId xid,
+					  XLogRecPtr after)
 {
-	char		handle[40];
-	int64		id;
-	Oid			relation;
-	int			n = 0;
-
-	if (sscanf(text, "create " INT64_FORMAT " %u %39s", &id, &relation, handle) == 3)
-		ecm_request_add(id, relation, handle, xid);
-	else if (sscanf(text, "capture " INT64_FORMAT, &id) == 1)
-		capture_met(id, xid, after);
-	else if (sscanf(text, "drop %39s %n", handle, &n) == 1 && n > 0)
+	switch (message->kind)
 	{
-		shapes_dropped(handle, text + n, false, xid, after);
-		ecm_purges_leaver(xid);
+		case ECM_MESSAGE_CREATE:
+			ecm_request_add(message->shapes[0].id, message->relation,
+							message->handle, xid);
+			break;
+		case ECM_MESSAGE_CAPTURE:
+			capture_met(message->number, xid, after);
+			break;
+		case ECM_MESSAGE_DROP:
+			shapes_dropped(message, xid, after);
+			ecm_purges_leaver(xid);
+			break;
+		case ECM_MESSAGE_LOST:
+			shapes_dropped(message, xid, after);
+			break;
+		case ECM_MESSAGE_LIVE:
+		case ECM_MESSAGE_FAIL:
+		case ECM_MESSAGE_OWNER:
+		case ECM_MESSAGE_UNSENDABLE:
+		case ECM_MESSAGE_GIANT:
+			break;				/* others' */
 	}
-	else if (sscanf(text, "lost %39s %n", handle, &n) == 1 && n > 0)
-		shapes_dropped(handle, text + n, true, xid, after);
 }
 
 void

@@ -27,6 +27,7 @@
 #include "base/backoff.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "connection/pool.h"
 #include "manager/shape_purge.h"
 #include "manager/shape_requests.h"

@@ -23,12 +23,7 @@
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_retention.h"
-#include "shape/shape.h"
-
-/* With the default retention: what a log grows by before it is looked at. */
-#define AUTO_STEP			(INT64CONST(64) * 1024 * 1024)
-/* By what part of its retention a log grows before it is looked at. */
-#define STEP_DIVISOR		8
+#include "shape/shape_log.h"
 
 /* Candidates that are looked for at a time. */
 #define SCAN_SHAPES			1000
@@ -45,16 +40,6 @@ static int64 scanned_to = 0;	/* shape id */
 static uint64 job = 0;
 static EcmTime look_at = 0; /* at what consumers have to say */
 static bool paused = false;		/* until then, because of an error */
-
-int64
-ecm_retention_step(void)
-{
-	if (ecm_shape_log_retention < 0)
-		return 0;
-	if (ecm_shape_log_retention == 0)
-		return AUTO_STEP;
-	return ecm_shape_log_retention * INT64CONST(1024) / STEP_DIVISOR;
-}
 
 void
 ecm_retention_init(int index)
@@ -135,18 +120,13 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	const char *value;
 
 	job = 0;
-	if (err != NULL && (strcmp(err->sqlstate, "42704") == 0 ||
-						strcmp(err->sqlstate, "55P03") == 0))
-	{
-		/* it was dropped, or is about to be: or else it goes on growing */
-		forget_first();
-		return;
-	}
 	if (err != NULL)
 	{
-		report(err, "could not fold a shape's log");
-		if (strncmp(err->sqlstate, "XX", 2) != 0 &&
-			strncmp(err->sqlstate, "54", 2) != 0)
+		EcmFault	fault = ecm_error_fault(err->sqlstate, err->message, ECM_WORK_FOLD);
+
+		if (fault != ECM_FAULT_IT_IS_GONE)
+			report(err, "could not fold a shape's log");
+		if (fault == ECM_FAULT_OF_NONE)
 			add_last(*(int64 *) linitial(candidates));	/* once more, then */
 		forget_first();
 		return;
@@ -189,7 +169,7 @@ static void
 submit_scan(void)
 {
 	int64		smallest = ecm_shape_log_retention > 0 ?
-		ecm_shape_log_retention * INT64CONST(1024) : AUTO_STEP;
+		ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
 	if (scanning_for != ecm_shape_log_retention)
 		scanned_to = 0;

@@ -12,12 +12,6 @@
 
 #include "base/clock.h"
 
-/*
- * How much a log may grow before its consumer says so, in bytes; 0: it need
- * not.
- */
-extern int64 ecm_retention_step(void);
-
 extern void ecm_retention_init(int stack_index);
 
 /* To be called now and then: it is not worth a wake-up of its own. */

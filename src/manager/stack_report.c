@@ -26,11 +26,12 @@
 
 #include "base/bgworker.h"
 #include "base/settings.h"
+#include "base/spi.h"
+#include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/replication.h"
 #include "manager/stack_report.h"
-#include "shape/shape.h"
 
 static EcmStack *stack;
 

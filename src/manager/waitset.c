@@ -117,11 +117,3 @@ ecm_waitset_wait(EcmTime deadline)
 	ResetLatch(MyLatch);
 	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;
 }
-
-EcmTime
-ecm_earlier(EcmTime a, EcmTime b)
-{
-	if (a == 0 || b == 0)
-		return Max(a, b);
-	return Min(a, b);
-}

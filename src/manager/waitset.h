@@ -28,7 +28,4 @@ extern void ecm_waitset_add_end(const EcmConn *conn);
  */
 extern bool ecm_waitset_wait(EcmTime deadline);
 
-/* The earlier of two deadlines, where 0 means none. */
-extern EcmTime ecm_earlier(EcmTime a, EcmTime b);
-
 #endif							/* ECM_WAITSET_H */

@@ -27,28 +27,6 @@
  * shape_retention.c	has that done (the manager's part)
  * shape_chunk.c	the packed form of entries (pure)
  *
- * The stack's internal orders travel in the replication stream itself, as
- * transactional logical messages.  Anybody may emit such messages, so ours are
- * known by a prefix that is a secret of this database, ecm_message_prefix().
- * It is in the WAL, however, and whoever decodes that knows it.  So an order is
- * obeyed only if the catalog agrees: the shape's row has the transaction that
- * has given the last order to capture it, or to end its creation (order_xid);
- * what is to be dropped is gone, or goes with that very transaction; the owner
- * is taken from the row.
- *
- *	 create <id> <relation> <handle>	a shape was declared (create_shape)
- *	 capture <number> {<id> <generation>}...	from here on, log their changes
- *					(pool); the number is the manager's
- *	 live <snapshot> {<id> <generation>}...	their snapshot is committed (pool)
- *	 fail <id> <generation> <SQLSTATE>: <reason>	it can't be created (pool)
- *	 unsendable <relation> <column>	of a change that could not be sent
- *					(walsender)
- *	 drop <handle> <id>,... <reason>	these shapes are gone; the handle is the
- *					first one's
- *	 lost <handle> <id>,... <reason>	so are these, but somebody else has
- *					their rows locked
- *	 owner <id> <oid>			it has another owner
- *
  *-------------------------------------------------------------------------
  */
 #ifndef ECM_SHAPE_H
@@ -68,6 +46,8 @@
 #include "utils/snapshot.h"
 
 #include "base/clock.h"
+#include "base/stack_catalog.h"
+#include "base/stream_message.h"
 #include "base/table_writer.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_filter.h"
@@ -114,52 +94,6 @@ typedef struct EcmShapeDef
 } EcmShapeDef;
 
 /* ---- shape_catalog.c ---- */
-
-/*
- * Runs SPI as the bootstrap superuser with search_path pinned, whoever calls;
- * end restores everything.  An ERROR in between restores it too.
- */
-typedef struct EcmSpiState
-{
-	Oid			save_userid;
-	int			save_sec_context;
-	int			save_nestlevel;
-} EcmSpiState;
-
-extern void ecm_spi_begin(EcmSpiState *state);
-extern void ecm_spi_end(EcmSpiState *state);
-
-/*
- * Run one statement, within these two, and check that it did what was meant;
- * the latter keeps its plan for as long as the process lives.
- */
-struct _SPI_plan;
-extern void ecm_spi_run(const char *sql, int expected, int nargs, Oid *types,
-						Datum *values, const char *nulls);
-extern void ecm_spi_run_kept(struct _SPI_plan **kept, const char *sql,
-							 int expected, int nargs, Oid *types,
-							 Datum *values, const char *nulls);
-
-/* Is the table in our publication? */
-extern bool ecm_table_is_published(Oid relation);
-
-/* Prefix of the stack's own messages; in a transaction; palloc'd. */
-extern char *ecm_message_prefix(void);
-
-/* A longer one is none of ours. */
-#define ECM_MAX_MESSAGE		(1024 * 1024)
-
-/*
- * A larger row or message leaves a walsender, and libpq, with buffers as large,
- * which shrink only with the connection.  The walsender tells of the messages
- * that it drops by one of our own.
- */
-#define ECM_GIANT_BYTES		(16 * 1024 * 1024)
-#define ECM_GIANT_MESSAGE	"giant"
-#define ECM_UNSENDABLE_MESSAGE	"unsendable "
-
-/* Emits one in the current transaction. */
-extern void ecm_emit_message(const char *text);
 
 /* An error as it is kept of a shape, palloc'd: see ecm_error_public_text(). */
 extern char *ecm_tag_error(const char *sqlstate, const char *message);
@@ -251,9 +185,6 @@ extern bool ecm_is_filtered(Oid relation);
  * the stream.
  */
 extern bool ecm_publishes_everything(void);
-
-/* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
-extern char *ecm_relation_name(Oid relation);
 
 /* Has the role the rights on the table that it takes to own the shape? */
 extern bool ecm_shape_may_read(const EcmShapeDef *shape, Oid role);
@@ -529,8 +460,8 @@ extern void ecm_creations_init(int stack_index);
 extern void ecm_creations_scan(void);
 
 /* One of our own messages was met in the stream: an EcmFeedMessageCallback. */
-extern void ecm_creations_message(const char *text, TransactionId xid,
-								  XLogRecPtr after);
+extern void ecm_creations_message(const EcmStreamMessage *message,
+								  TransactionId xid, XLogRecPtr after);
 
 /*
  * Moves everything on that can move.  received_lsn: end of the last complete

@@ -1,12 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shape_catalog.c
- *	  Shapes as SQL sees them: looked up, dropped, invalidated; and how our
- *	  tables are accessed.
- *
- * The tables belong to the extension's owner and nobody else may touch them,
- * so every statement here runs as the bootstrap superuser with search_path
- * pinned, after the caller's own rights have been checked.
+ *	  Shapes as SQL sees them: looked up, dropped, invalidated.
  *
  * A user who drops a shape locks its row until the end of a transaction that
  * may last for days, and nobody must wait for that: neither the stack, nor who
@@ -27,18 +22,14 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "replication/message.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -50,6 +41,8 @@
 #include "base/errors.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stream_message_io.h"
 #include "shape/shape.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
@@ -62,95 +55,6 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_error);
 
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
-
-/* ------------------------------------------------------------------ SPI -- */
-
-void
-ecm_spi_begin(EcmSpiState *state)
-{
-	GetUserIdAndSecContext(&state->save_userid, &state->save_sec_context);
-	state->save_nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   state->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-void
-ecm_spi_end(EcmSpiState *state)
-{
-	SPI_finish();
-	SetUserIdAndSecContext(state->save_userid, state->save_sec_context);
-	AtEOXact_GUC(false, state->save_nestlevel);
-}
-
-void
-ecm_spi_run(const char *sql, int expected, int nargs, Oid *types, Datum *values,
-			const char *nulls)
-{
-	int			rc = SPI_execute_with_args(sql, nargs, types, values, nulls,
-										   false, 0);
-
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
-
-void
-ecm_spi_run_kept(SPIPlanPtr *kept, const char *sql, int expected, int nargs,
-				 Oid *types, Datum *values, const char *nulls)
-{
-	int			rc;
-
-	if (*kept == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\"", sql);
-		*kept = plan;
-	}
-	rc = SPI_execute_plan(*kept, values, nulls, false, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
-
-/*
- * Kept as long as the extension is the same; it does not change meanwhile.
- */
-char *
-ecm_message_prefix(void)
-{
-	static char prefix[64];
-	static Oid	prefix_of;
-	Oid			stack_table = get_relname_relid("stack", get_namespace_oid(ECM_SCHEMA, true));
-	EcmSpiState spi;
-
-	if (OidIsValid(stack_table) && stack_table == prefix_of)
-		return pstrdup(prefix);
-
-	ecm_spi_begin(&spi);
-	/* a REPEATABLE READ transaction may have begun before the extension came */
-	ecm_shapes_query("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
-					 0, NULL, NULL);
-	if (SPI_processed != 1)
-		elog(ERROR, "table _electric_cm.stack has no row");
-	strlcpy(prefix, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
-			sizeof(prefix));
-	prefix_of = stack_table;
-	ecm_spi_end(&spi);
-	return pstrdup(prefix);
-}
-
-void
-ecm_emit_message(const char *text)
-{
-	(void) ecm_log_message(ecm_message_prefix(), text);
-}
 
 static Datum
 spi_column(int row, int column, bool *isnull)
@@ -525,53 +429,58 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------- dropping -- */
 
-/* What tells the stack about shapes that have been deleted. */
+/* Tells the stack about shapes that have been deleted, some at a time. */
 typedef struct DropMessage
 {
-	StringInfoData text;
-	const char *prefix;
-	const char *order;			/* "drop", or "lost" */
-	const char *reason;
-	int			n;
+	EcmStreamMessage message;
+	EcmMessageShape shapes[SHAPES_PER_MESSAGE];
+	int			n;				/* altogether */
 } DropMessage;
 
-static void
-begin_drop_message(DropMessage *message, const char *order, const char *reason)
+/* 'kind': drop, or lost. */
+static DropMessage *
+begin_drop_message(EcmMessageKind kind, const char *reason)
 {
-	initStringInfo(&message->text);
-	message->order = order;
-	message->prefix = ecm_message_prefix();
-	message->reason = reason;
-	message->n = 0;
+	DropMessage *drop = palloc(sizeof(DropMessage));
+
+	memset(&drop->message, 0, sizeof(drop->message));
+	drop->message.kind = kind;
+	drop->message.shapes = drop->shapes;
+	drop->message.text = reason;
+	drop->n = 0;
+	return drop;
 }
 
 static void
-flush_drop_message(DropMessage *message)
+flush_drop_message(DropMessage *drop)
 {
-	if (message->text.len == 0)
+	if (drop->message.nshapes == 0)
 		return;
-	appendStringInfo(&message->text, " %s", message->reason);
-	(void) ecm_log_message(message->prefix, message->text.data);
-	resetStringInfo(&message->text);
+	ecm_message_emit(&drop->message);
+	drop->message.nshapes = 0;
 }
 
 static void
-add_to_drop_message(DropMessage *message, int64 id, const char *handle)
+add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
 {
-	if (message->text.len == 0)
-		appendStringInfo(&message->text, "%s %s ", message->order, handle);
-	else
-		appendStringInfoChar(&message->text, ',');
-	appendStringInfo(&message->text, INT64_FORMAT, id);
-	if (++message->n % SHAPES_PER_MESSAGE == 0)
-		flush_drop_message(message);
+	EcmStreamMessage *message = &drop->message;
+
+	if (message->nshapes == 0)
+		strlcpy(message->handle, handle, sizeof(message->handle));
+	message->shapes[message->nshapes++] = (EcmMessageShape) {.id = id};
+	drop->n++;
+	if (message->nshapes == SHAPES_PER_MESSAGE)
+		flush_drop_message(drop);
 }
 
 static int
-end_drop_message(DropMessage *message)
+end_drop_message(DropMessage *drop)
 {
-	flush_drop_message(message);
-	return message->n;
+	int			n = drop->n;
+
+	flush_drop_message(drop);
+	pfree(drop);
+	return n;
 }
 
 /*
@@ -582,21 +491,21 @@ announce_dropped(const char *reason)
 {
 	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
-	DropMessage message;
+	DropMessage *drop;
 
 	if (n == 0)
 		return 0;
-	begin_drop_message(&message, "drop", reason);
+	drop = begin_drop_message(ECM_MESSAGE_DROP, reason);
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
 
-		add_to_drop_message(&message,
+		add_to_drop_message(drop,
 							DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 														1, &isnull)),
 							SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
 	}
-	return end_drop_message(&message);
+	return end_drop_message(drop);
 }
 
 void
@@ -637,35 +546,16 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * The snapshot is the latest one, also in a REPEATABLE READ transaction: that
- * must not overlook a shape only because it was created after it began.
- */
-static void
-run_with_latest_snapshot(const char *sql, int expected, int nargs, Oid *types,
-						 Datum *values, const char *nulls)
-{
-	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
-	int			rc = SPI_result;
-
-	if (plan != NULL)
-		rc = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
-								  InvalidSnapshot, false, true, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected result %s of \"%s\"",
-			 SPI_result_code_string(rc), sql);
-}
-
 void
 ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	run_with_latest_snapshot(sql, SPI_OK_SELECT, nargs, types, values, NULL);
+	ecm_spi_run_latest(sql, SPI_OK_SELECT, nargs, types, values, NULL);
 }
 
 void
 ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	run_with_latest_snapshot(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
+	ecm_spi_run_latest(sql, SPI_OK_UPDATE, nargs, types, values, NULL);
 }
 
 List *
@@ -795,19 +685,19 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 	uint64		nrows;
 	Relation	rel;
 	Relation	index;
-	DropMessage dropped;
-	DropMessage lost;
+	DropMessage *dropped;
+	DropMessage *lost;
 
 	/* in an order that is the same for all, lest they wait for each other */
-	run_with_latest_snapshot(psprintf("SELECT id, handle FROM _electric_cm.shape s"
+	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
 									  " WHERE %s ORDER BY id", condition),
 							 SPI_OK_SELECT, nargs, types, values, nulls);
 	if (SPI_processed == 0)
 		return 0;
 	rows = SPI_tuptable;
 	nrows = SPI_processed;
-	begin_drop_message(&dropped, "drop", reason);
-	begin_drop_message(&lost, "lost", reason);
+	dropped = begin_drop_message(ECM_MESSAGE_DROP, reason);
+	lost = begin_drop_message(ECM_MESSAGE_LOST, reason);
 	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
 	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
 	for (uint64 i = 0; i < nrows; i++)
@@ -819,14 +709,14 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		DeleteResult result = delete_row(rel, index, id, spare_own);
 
 		if (result == ROW_DELETED)
-			add_to_drop_message(&dropped, id, handle);
+			add_to_drop_message(dropped, id, handle);
 		else if (result == ROW_LOCKED && note_lost(id))
-			add_to_drop_message(&lost, id, handle);
+			add_to_drop_message(lost, id, handle);
 	}
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
-	return end_drop_message(&dropped) + end_drop_message(&lost);
+	return end_drop_message(dropped) + end_drop_message(lost);
 }
 
 int
@@ -981,6 +871,8 @@ ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
 	EcmSpiState spi;
 	Oid			type = INT8OID;
 	Datum		id = Int64GetDatum(shape->id);
+	EcmMessageShape named = {shape->id, shape->generation};
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_FAIL};
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR NO KEY UPDATE NOWAIT",
@@ -988,6 +880,8 @@ ecm_shape_emit_failure(const EcmShapeDef *shape, const char *error)
 	ecm_spi_run("UPDATE _electric_cm.shape SET order_xid = pg_current_xact_id() WHERE id = $1",
 				SPI_OK_UPDATE, 1, &type, &id, NULL);
 	ecm_spi_end(&spi);
-	ecm_emit_message(psprintf("fail " INT64_FORMAT " %d %s", shape->id,
-							  shape->generation, error));
+	message.shapes = &named;
+	message.nshapes = 1;
+	message.text = error;
+	ecm_message_emit(&message);
 }

@@ -34,6 +34,7 @@
 #include "utils/xid8.h"
 
 #include "base/compat.h"
+#include "base/settings.h"
 #include "base/table_writer.h"
 #include "shape/shape.h"
 #include "shape/shape_log.h"
@@ -588,4 +589,22 @@ ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
 		stream_size->entries -= base->origin.entries;
 		stream_size->bytes -= base->origin.bytes;
 	}
+}
+
+/* ----------------------------------------------------------------
+ * Retention
+ * ----------------------------------------------------------------
+ */
+
+/* By what part of its retention a log grows before it is looked at. */
+#define STEP_DIVISOR		8
+
+int64
+ecm_retention_step(void)
+{
+	if (ecm_shape_log_retention < 0)
+		return 0;
+	if (ecm_shape_log_retention == 0)
+		return ECM_RETENTION_AUTO_STEP;
+	return ecm_shape_log_retention * INT64CONST(1024) / STEP_DIVISOR;
 }

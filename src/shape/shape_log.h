@@ -80,4 +80,11 @@ extern void ecm_chunk_scan_read(EcmChunkScan *cs, EcmChunkReader *reader,
 								EcmValue *new_values, EcmValue *old_values,
 								int max_values);
 
+/*
+ * How much a log may grow before it is looked at, and perhaps folded, in
+ * bytes; 0: it need not be.  The constant is that of the default retention.
+ */
+#define ECM_RETENTION_AUTO_STEP		(INT64CONST(64) * 1024 * 1024)
+extern int64 ecm_retention_step(void);
+
 #endif							/* ECM_SHAPE_LOG_H */

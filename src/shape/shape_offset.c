@@ -27,6 +27,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "base/spi.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 

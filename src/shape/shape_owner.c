@@ -18,6 +18,8 @@
 #include "storage/latch.h"
 
 #include "base/clock.h"
+#include "base/spi.h"
+#include "base/stream_message_io.h"
 #include "base/wait_event.h"
 #include "shape/shape.h"
 
@@ -84,6 +86,16 @@ lock_shape(int64 id, EcmTime until)
 }
 
 static void
+tell_owner(int64 id, Oid owner)
+{
+	EcmMessageShape shape = {.id = id};
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_OWNER, .shapes = &shape,
+		.nshapes = 1, .owner = owner};
+
+	ecm_message_emit(&message);
+}
+
+static void
 give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 {
 	Oid			types[] = {INT8OID, OIDOID};
@@ -105,7 +117,7 @@ give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 						  " AND o.definition = s.definition)",
 						  2, types, values);
 		if (SPI_processed > 0)
-			ecm_emit_message(psprintf("owner " INT64_FORMAT " %u", shape->id, to));
+			tell_owner(shape->id, to);
 		else
 			(void) ecm_shapes_delete("id = $1 AND $2 <> 0", 2, types, values, NULL,
 									 "its new owner has the same shape");

@@ -17,6 +17,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 

@@ -33,6 +33,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/spi.h"
+#include "base/text.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
 

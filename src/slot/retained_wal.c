@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/text.h"
 #include "slot/retained_wal.h"
 #include "slot/retained_wal_blame.h"
 #include "slot/retained_wal_history.h"

@@ -17,6 +17,7 @@
 #include "replication/slot.h"
 #include "storage/fd.h"
 
+#include "base/text.h"
 #include "slot/retained_wal_blame.h"
 
 #define STATUS_DIR	XLOGDIR "/archive_status"

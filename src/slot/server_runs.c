@@ -48,7 +48,7 @@
 
 #include "base/compat.h"
 #include "base/shmem.h"
-#include "shape/shape.h"
+#include "base/spi.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 
@@ -130,7 +130,7 @@ static HTAB *
 create_changers(void)
 {
 	HASHCTL		ctl = {.keysize = sizeof(TransactionId), .entrysize = sizeof(TransactionId),
-		.hcxt = CurrentMemoryContext};
+	.hcxt = CurrentMemoryContext};
 
 	return hash_create("electric_cm unseen transactions", 64, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -274,11 +274,11 @@ check_prepared(const RunScan *scan)
 
 	foreach(lc, scan->prepared)
 		if (TransactionIdIsInProgress(lfirst_oid(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
-					 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
-					 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
+				 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
+				 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
 }
 
 static XLogRecPtr

@@ -120,7 +120,8 @@ safe_wal_size(XLogRecPtr restart_lsn, XLogRecPtr current_lsn)
 	XLogSegNoOffsetToRecPtr(restart_seg + kept_segs + 1, 0, wal_segment_size,
 							fail_lsn);
 	if (fail_lsn < restart_lsn)
-		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the range */
+		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the
+									 * range */
 
 	return fail_lsn > current_lsn ? (int64) (fail_lsn - current_lsn) : 0;
 }
@@ -166,13 +167,6 @@ ecm_current_lsn(void)
 	if (!RecoveryInProgress())
 		return GetXLogWriteRecPtr();
 	return Max(GetWalRcvFlushRecPtr(NULL, NULL), GetXLogReplayRecPtr(NULL));
-}
-
-char *
-ecm_size_text(int64 bytes)
-{
-	return text_to_cstring(DatumGetTextPP(DirectFunctionCall1(pg_size_pretty,
-															  Int64GetDatum(bytes))));
 }
 
 int64
@@ -260,7 +254,7 @@ ecm_slots_read(EcmSlotRow *rows)
 		EcmSlotRow *row = &rows[i];
 		WALAvailability availability = wal_availability(slot);
 		XLogRecPtr	restart_lsn = availability == WALAVAIL_REMOVED ?
-			InvalidXLogRecPtr : slot->data.restart_lsn;
+		InvalidXLogRecPtr : slot->data.restart_lsn;
 
 		strlcpy(row->name, NameStr(slot->data.name), NAMEDATALEN);
 		strlcpy(row->plugin, NameStr(slot->data.plugin), NAMEDATALEN);

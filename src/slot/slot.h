@@ -33,9 +33,6 @@ extern bool ecm_wal_sample(const char *slot_name, EcmWalSample *sample);
  */
 extern XLogRecPtr ecm_current_lsn(void);
 
-/* A size as pg_size_pretty() has it, palloc'd. */
-extern char *ecm_size_text(int64 bytes);
-
 /* max_slot_wal_keep_size in bytes; -1: no limit. */
 extern int64 ecm_max_slot_wal_keep_bytes(void);
 

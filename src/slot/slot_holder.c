@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/text.h"
 #include "slot/slot.h"
 #include "slot/slot_holder.h"
 

@@ -28,6 +28,7 @@
 
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/text.h"
 #include "slot/slot.h"
 #include "slot/slot_notes.h"
 

@@ -59,7 +59,8 @@ ecm_slot_owner_look(int stack_index, bool former)
 {
 	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmWatchedSlot *slot = former ? &stack->former : &stack->slot;
-	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
+	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked
+												 * at */
 	EcmSlotFacts facts;
 	char		name[NAMEDATALEN];
 	uint64		runs;

@@ -32,7 +32,9 @@
 #include "utils/rel.h"
 
 #include "base/compat.h"
-#include "shape/shape.h"
+#include "base/errors.h"
+#include "base/stack_catalog.h"
+#include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 
 /* A smaller value is not worth leaving out. */
@@ -54,18 +56,8 @@ static LogicalDecodeMessageCB send_message;
 static bool
 is_unsendable(const ErrorData *edata)
 {
-	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-		case ERRCODE_PLPGSQL_ERROR:
-		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
-			return true;
-		default:
-			return edata->sqlerrcode == ERRCODE_INTERNAL_ERROR &&
-				strncmp(edata->message, "invalid memory alloc request size",
-						strlen("invalid memory alloc request size")) == 0;
-	}
+	return ecm_error_fault(unpack_sql_state(edata->sqlerrcode), edata->message,
+						   ECM_WORK_SEND) == ECM_FAULT_OF_IT;
 }
 
 /* False: there was an error, of that kind; it is reported. */
@@ -173,7 +165,9 @@ static void
 tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	 Relation rel, const char *column)
 {
-	char	   *text = psprintf(ECM_UNSENDABLE_MESSAGE "%u %s", RelationGetRelid(rel), column);
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_UNSENDABLE,
+		.relation = RelationGetRelid(rel), .text = column};
+	char	   *text = ecm_message_text(&message);
 
 	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
 }
@@ -312,10 +306,7 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 		   bool transactional, const char *prefix, Size size, const char *message)
 {
 	if (strcmp(prefix, message_prefix) == 0 &&
-		((size == strlen(ECM_GIANT_MESSAGE) &&
-		  memcmp(message, ECM_GIANT_MESSAGE, size) == 0) ||
-		 (size >= strlen(ECM_UNSENDABLE_MESSAGE) &&
-		  memcmp(message, ECM_UNSENDABLE_MESSAGE, strlen(ECM_UNSENDABLE_MESSAGE)) == 0)))
+		ecm_message_is_walsenders(message, size))
 		return;
 	send_message(ctx, txn, lsn, transactional, prefix, size, message);
 }

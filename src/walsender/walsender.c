@@ -50,8 +50,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "shape/shape.h"
-
+#include "base/stack_catalog.h"
+#include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
@@ -200,6 +200,8 @@ is_foreign_message(const char *s, Size len)
 static void
 tell_of_giant(const char *s)
 {
+	EcmStreamMessage giant = {.kind = ECM_MESSAGE_GIANT};
+	char	   *text = ecm_message_text(&giant);
 	StringInfoData message;
 
 	initStringInfo(&message);
@@ -207,10 +209,11 @@ tell_of_giant(const char *s)
 	pq_sendbyte(&message, 1);
 	appendBinaryStringInfo(&message, s + XLOGDATA_HEADER + 2, 8);
 	appendBinaryStringInfo(&message, message_prefix, strlen(message_prefix) + 1);
-	pq_sendint32(&message, strlen(ECM_GIANT_MESSAGE));
-	appendBinaryStringInfo(&message, ECM_GIANT_MESSAGE, strlen(ECM_GIANT_MESSAGE));
+	pq_sendint32(&message, strlen(text));
+	appendBinaryStringInfo(&message, text, strlen(text));
 	socket_methods->putmessage_noblock('d', message.data, message.len);
 	pfree(message.data);
+	pfree(text);
 }
 
 /*

@@ -590,10 +590,127 @@ test_public(void)
 	checked("of what the stream ends with, too");
 }
 
+static const struct
+{
+	const char *sqlstate;
+	EcmShapeWork work;
+	EcmFault	fault;
+}			faults[] =
+{
+	{"0A000", ECM_WORK_PUBLISH, ECM_FAULT_OF_IT},
+	{"42501", ECM_WORK_PUBLISH, ECM_FAULT_OF_IT},
+	{"55000", ECM_WORK_PUBLISH, ECM_FAULT_OF_IT},
+	{"55P03", ECM_WORK_PUBLISH, ECM_FAULT_OF_NONE},
+	{"42704", ECM_WORK_PUBLISH, ECM_FAULT_OF_NONE},
+	{"22012", ECM_WORK_PUBLISH, ECM_FAULT_OF_NONE},
+	{"", ECM_WORK_PUBLISH, ECM_FAULT_OF_NONE},
+
+	{"22012", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"40001", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"55000", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"53200", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"53400", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"XX000", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"53100", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+	{"53300", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+	{"08006", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+	{"55P03", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+	{"57014", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+	{"58030", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
+
+	{"22012", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
+	{"0A000", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
+	{"42501", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
+	{"54000", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
+	{"53200", ECM_WORK_SNAPSHOT, ECM_FAULT_IF_AGAIN},
+	{"53400", ECM_WORK_SNAPSHOT, ECM_FAULT_IF_AGAIN},
+	{"XX000", ECM_WORK_SNAPSHOT, ECM_FAULT_IF_AGAIN},
+	{"P0001", ECM_WORK_SNAPSHOT, ECM_FAULT_IF_AGAIN},
+	{"21000", ECM_WORK_SNAPSHOT, ECM_FAULT_IF_AGAIN},
+	{"08006", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"25001", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"40001", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"53100", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"55000", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"57014", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+	{"58P01", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_NONE},
+
+	{"22012", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
+	{"42601", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
+	{"54000", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
+	{"XX000", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
+	{"XX001", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
+	{"53000", ECM_WORK_FOLLOW, ECM_FAULT_IF_AGAIN},
+	{"53200", ECM_WORK_FOLLOW, ECM_FAULT_IF_AGAIN},
+	{"53400", ECM_WORK_FOLLOW, ECM_FAULT_IF_AGAIN},
+	{"53100", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"53300", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"08000", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"40P01", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"55P03", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"57P01", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+	{"58030", ECM_WORK_FOLLOW, ECM_FAULT_OF_NONE},
+
+	{"22P05", ECM_WORK_SEND, ECM_FAULT_OF_IT},
+	{"38000", ECM_WORK_SEND, ECM_FAULT_OF_IT},
+	{"54000", ECM_WORK_SEND, ECM_FAULT_OF_IT},
+	{"P0001", ECM_WORK_SEND, ECM_FAULT_OF_IT},
+	{"XX000", ECM_WORK_SEND, ECM_FAULT_OF_NONE},
+	{"39000", ECM_WORK_SEND, ECM_FAULT_OF_NONE},
+	{"42704", ECM_WORK_SEND, ECM_FAULT_OF_NONE},
+	{"53200", ECM_WORK_SEND, ECM_FAULT_OF_NONE},
+	{"57014", ECM_WORK_SEND, ECM_FAULT_OF_NONE},
+
+	{"42704", ECM_WORK_FOLD, ECM_FAULT_IT_IS_GONE},
+	{"55P03", ECM_WORK_FOLD, ECM_FAULT_IT_IS_GONE},
+	{"54000", ECM_WORK_FOLD, ECM_FAULT_OF_IT},
+	{"54001", ECM_WORK_FOLD, ECM_FAULT_OF_IT},
+	{"XX001", ECM_WORK_FOLD, ECM_FAULT_OF_IT},
+	{"55000", ECM_WORK_FOLD, ECM_FAULT_OF_NONE},
+	{"53200", ECM_WORK_FOLD, ECM_FAULT_OF_NONE},
+	{"57014", ECM_WORK_FOLD, ECM_FAULT_OF_NONE},
+	{"", ECM_WORK_FOLD, ECM_FAULT_OF_NONE},
+
+	{"54000", ECM_WORK_FOLD_LOG, ECM_FAULT_OF_IT},
+	{"54001", ECM_WORK_FOLD_LOG, ECM_FAULT_OF_NONE},
+	{"22012", ECM_WORK_FOLD_LOG, ECM_FAULT_OF_NONE},
+	{"55P03", ECM_WORK_FOLD_LOG, ECM_FAULT_OF_NONE}
+};
+
+static void
+test_faults(void)
+{
+	int			i;
+
+	for (i = 0; i < (int) (sizeof(faults) / sizeof(faults[0])); i++)
+		if (!CHECK(ecm_error_fault(faults[i].sqlstate, "", faults[i].work) == faults[i].fault))
+			printf("#   %s, %d\n", faults[i].sqlstate, faults[i].work);
+	checked("whose fault an error is that is raised in work for a shape");
+
+	ok(ecm_error_fault("XX000", "invalid memory alloc request size 1120000003",
+					   ECM_WORK_SEND) == ECM_FAULT_OF_IT &&
+	   ecm_error_fault("XX000", "cache lookup failed, invalid memory alloc request size",
+					   ECM_WORK_SEND) == ECM_FAULT_OF_NONE &&
+	   ecm_error_fault("XX000", NULL, ECM_WORK_SEND) == ECM_FAULT_OF_NONE,
+	   "a row that is too large is told by the message");
+
+	ok(ecm_error_is_refusal("28P01") && ecm_error_is_refusal("28000") &&
+	   !ecm_error_is_refusal("08006") && !ecm_error_is_refusal(""),
+	   "a refusal is known as one");
+	ok(ecm_error_is_connection("08006") && ecm_error_is_connection("08P01") &&
+	   !ecm_error_is_connection("28000") && !ecm_error_is_connection(""),
+	   "... and so is a connection that fails");
+	ok(ecm_error_is_name_not_found("42P01") && ecm_error_is_name_not_found("42883") &&
+	   ecm_error_is_name_not_found("42704") && !ecm_error_is_name_not_found("42703"),
+	   "... and a name that is not found");
+}
+
 void
 test_errors(void)
 {
 	test_kinds();
+	test_faults();
 	test_classes();
 	test_may_pass();
 	test_libpq();

@@ -297,8 +297,8 @@ test_all_facts(void)
 static EcmStartAction
 start(int nfree, int looking, int reserve, bool unseen)
 {
-	EcmStartFacts f = {.needed = 3,.free = nfree,.looking = looking,
-	.reserve = reserve,.unseen = unseen};
+	EcmStartFacts f = {.needed = 3, .free = nfree, .looking = looking,
+	.reserve = reserve, .unseen = unseen};
 
 	return ecm_start_decide(&f);
 }

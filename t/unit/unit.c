@@ -4,8 +4,8 @@
  *	  Runs the unit tests; no server needed.  Exits with 1 if any has failed.
  *
  *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/base/state.c \
- *		  src/base/errors.c src/base/backoff.c src/shape/shape_chunk.c \
- *		  src/slot/retained_wal_guard.c -o unit && ./unit
+ *		  src/base/errors.c src/base/backoff.c src/base/stream_message.c \
+ *		  src/shape/shape_chunk.c src/slot/retained_wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
  */
@@ -111,6 +111,7 @@ main(void)
 	test_shape_chunk();
 	test_stack_decision();
 	test_state();
+	test_stream_message();
 	test_wal_guard();
 
 	printf("1..%d\n", tests);

@@ -1,4 +1,4 @@
--- What bench/soak runs inside the server: tables of many kinds, procedures that
+-- What stress/soak runs inside the server: tables of many kinds, procedures that
 -- change them at random, and the comparison of a shape's log with its table.
 CREATE SCHEMA soak;
 

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_name.c
+ *	  The name of this database's slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+
+#include "base/settings.h"
+#include "slot/slot.h"
+#include "slot/slot_name.h"
+
+char *
+ecm_timeline_slot_name(const EcmRemembered *remembered, const char *datname)
+{
+	if (ecm_slot_name[0] != '\0')
+		return pstrdup(ecm_slot_name);
+	return ecm_timeline_default_slot_name(remembered, datname);
+}
+
+char *
+ecm_timeline_default_slot_name(const EcmRemembered *remembered,
+							   const char *datname)
+{
+	EcmSlotFacts facts;
+	char		taken_by[NAMEDATALEN];
+	char	   *name = ecm_default_slot_name(datname);
+
+	if (remembered->owns_slot &&
+		ecm_slot_lookup(NameStr(remembered->slot_name), &facts) &&
+		facts.logical && facts.database == MyDatabaseId)
+		return pstrdup(NameStr(remembered->slot_name));
+
+	/*
+	 * Another database's stack has that name, though perhaps no slot yet: one
+	 * that had this database's name before, or whose name differs only in
+	 * what a slot's can't have.
+	 */
+	if (ecm_slot_name_is_taken(name, taken_by) ||
+		(ecm_slot_lookup(name, &facts) && facts.logical &&
+		 facts.database != MyDatabaseId && strcmp(facts.plugin, "pgoutput") == 0))
+	{
+		char	   *suffix = psprintf("_%u", MyDatabaseId);
+
+		return psprintf("%.*s%s", NAMEDATALEN - 1 - (int) strlen(suffix), name,
+						suffix);
+	}
+	return name;
+}
+
+char *
+ecm_own_slot_name(const EcmStack *stack)
+{
+	EcmRemembered remembered;
+
+	if (stack != NULL && stack->slot.name[0] != '\0')
+		return pstrdup(stack->slot.name);
+	ecm_timeline_read(&remembered);
+	return ecm_timeline_slot_name(&remembered, get_database_name(MyDatabaseId));
+}
