@@ -54,7 +54,7 @@ for my $time (1 .. 4)
 	write_wal(60);
 	seen(count_of('retained_wal_limit') . " = $time", '... reaching the limit is an event');
 	like(value(q{SELECT message FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
-		qr/^replication slot "$slot" holds back \d+ MB of WAL, more than electric_cm.retained_wal_limit$/, '... that says what');
+		qr/^replication slot "$slot" retains \d+ MB of WAL, more than electric_cm.retained_wal_limit$/, '... that says what');
 	if ($time < 4)
 	{
 		kill 'CONT', $consumer;
@@ -69,10 +69,10 @@ for my $time (1 .. 4)
 		kill 'CONT', $consumer;
 	}
 }
-like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*holds back/, '... and says why');
+like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*retains/, '... and says why');
 seen("NOT $exists", '... and the slot is dropped all the same');
 is(value('SELECT ' . count_of('retained_wal_limit')), 4, 'each time one event');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%holds back%'}), 0, '... not two');
+is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%retains%'}), 0, '... not two');
 value('SELECT electric_cm_start()');
 ok(wait_active($node, $db), 'it can be started again');
 

@@ -46,7 +46,7 @@ value('CREATE EXTENSION electric_cm');
 seen("$exists AND (SELECT confirmed_flush_lsn IS NULL FROM pg_replication_slots)", 'a slot is being made, and waits for a transaction');
 write_some(30) for 1 .. 2;
 seen(events("event = 'retained_wal_limit'") . ' = 1', 'it holds too much meanwhile: the limit applies');
-is( value(q{SELECT message ~ 'which is being created, holds back \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
+is( value(q{SELECT message ~ 'which is being created, retains \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
 		FROM electric_cm_events WHERE event = 'retained_wal_limit'}),
 	't', '... an event says what was done, and for whose sake');
 is(value('SELECT ' . events(q{detail LIKE '%not made by electric_cm%'})), 0, '... and not that it is somebody else\'s');

@@ -343,7 +343,7 @@ typedef struct EcmWatchedSlot
 	EcmWalSample sample;
 	EcmWalGuard guard;
 	bool		drop_reported;	/* that the slot is to be dropped */
-	char		pinned_by[ECM_TEXT_LEN];	/* what holds it back, or "" */
+	char		pinned_by[ECM_TEXT_LEN];	/* what pins it, or "" */
 	TimestampTz pinned_since;
 	EcmTime		pinned_at;		/* the same by the other clock */
 } EcmWatchedSlot;

@@ -155,11 +155,11 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   s->slot_name);
 	else if (RecoveryInProgress())
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" on this standby holds back WAL, and nobody moves it on before a promotion",
+					   "replication slot \"%s\" on this standby retains WAL, and nobody moves it on before a promotion",
 					   s->slot_name);
 	else if (!s->runs)
 		ecm_check_warn(f, s->preloaded ? ecm_check_start(s) : NULL,
-					   "replication slot \"%s\" holds back WAL while the stack does not run; dropping it instead would cost all shapes",
+					   "replication slot \"%s\" retains WAL while the stack does not run; dropping it instead would cost all shapes",
 					   s->slot_name);
 	else
 		ecm_check_pass(f, "replication slot \"%s\" exists", s->slot_name);
@@ -222,13 +222,13 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 		unused |= !active;
 	}
 	if (unused)
-		ecm_check_warn(f, NULL, "slots that nobody may be looking after hold back WAL: %s; drop one with pg_drop_replication_slot() if whoever used it will not come back, since it loses its place",
+		ecm_check_warn(f, NULL, "slots that nobody may be looking after retain WAL: %s; drop one with pg_drop_replication_slot() if whoever used it will not come back, since it loses its place",
 					   names.data);
 	else
 		ecm_check_pass(f, "in use beside the stack's: %s", names.data);
 }
 
-/* What the slot that is farthest behind holds back now, in megabytes. */
+/* What the slot that is farthest behind retains now, in megabytes. */
 static int64
 most_retained_mb(void)
 {
@@ -243,7 +243,7 @@ most_retained_mb(void)
 }
 
 /*
- * Half of the free space is for slots to hold back besides what they do now,
+ * Half of the free space is for slots to retain besides what they do now,
  * so that none is lost at once, in whole gigabytes where there are any; but
  * not less than the server keeps anyway.
  */

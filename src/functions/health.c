@@ -520,7 +520,7 @@ add_conditions(Health *health)
 	close_group(&health->json, '}');
 	if (stack->slot.pinned_by[0] != '\0' && has_lasted(stack->slot.pinned_at))
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"the slot is held back by %s", stack->slot.pinned_by);
+					"the slot is pinned by %s", stack->slot.pinned_by);
 }
 
 static void
@@ -544,9 +544,9 @@ judge_slot(Health *health, const EcmWalSample *wal, int64 limit)
 					stack->slot.name);
 	else if (limit > 0 && wal->retained_wal_bytes >= limit)
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL%s%s",
+					"replication slot \"%s\" retains " INT64_FORMAT " MB of WAL%s%s",
 					stack->slot.name, wal->retained_wal_bytes / (1024 * 1024),
-					stack->slot.pinned_by[0] != '\0' ? ", held back by " : "",
+					stack->slot.pinned_by[0] != '\0' ? ", pinned by " : "",
 					stack->slot.pinned_by);
 }
 

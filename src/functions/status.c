@@ -167,8 +167,8 @@ await_sample(EcmStack *stack)
 /*
  * electric_cm_report_retained_wal_size() -> int8
  *
- * The bytes of WAL that the stack's slot holds back now; NULL without a slot.
- * Works in every status.  If the slot is lost: what it held back when last
+ * The bytes of WAL that the stack's slot retains now; NULL without a slot.
+ * Works in every status.  If the slot is lost: what it retained when last
  * seen, NULL if nobody has.  electric_cm_stat_replication shows that sample.
  *
  * 55000: not preloaded.

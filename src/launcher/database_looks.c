@@ -173,7 +173,7 @@ ecm_look_into_next(EcmTime now)
 	if (a_look_is_on_its_way())
 		return;
 
-	/* what holds back WAL first, so that somebody looks after it */
+	/* what retains WAL first, so that somebody looks after it */
 	database = ecm_database_next_to_look(now, true);
 	if (database == NULL)
 		database = ecm_database_next_to_look(now, false);

@@ -4,7 +4,7 @@
  *	  Slots that no manager looks after.
  *
  * A stack that is stopped, disabled, or can't be started still has its slot,
- * and the slot goes on holding back WAL.  The launcher, which is always there,
+ * and the slot goes on retaining WAL.  The launcher, which is always there,
  * does for it what the manager would: it is the entry's writer meanwhile, and
  * dropping a slot needs no process in its database.
  *
@@ -116,7 +116,7 @@ drop_left_slot(EcmLeftSlot *item, EcmTime now)
 			item->reported = true;
 			ecm_event(item->dboid, ecm_database_name(item->dboid),
 					  "replication_slot_left", ECM_SEVERITY_WARNING,
-					  "It goes on holding back WAL, and is dropped as soon as nobody uses it.",
+					  "It goes on retaining WAL, and is dropped as soon as nobody uses it.",
 					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
 					  item->slot_name, facts.active_pid);
 		}

@@ -14,7 +14,7 @@
 
 /*
  * Samples, if that is due or has been asked for, the slots of stacks that have
- * no manager, or one that hangs; warns, and drops those that hold back too much.
+ * no manager, or one that hangs; warns, and drops those that retain too much.
  */
 extern void ecm_unattended_watch(EcmTime now);
 

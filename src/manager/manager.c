@@ -1256,7 +1256,7 @@ check_consumers(EcmTime now)
 	sample_at = 0;				/* shows it */
 	if (stalled_since != arg.consumer.since)
 		event("consumer_stalled", ECM_SEVERITY_WARNING,
-			  "It has work to do and holds back the replication slot.",
+			  "It has work to do and pins the replication slot.",
 			  psprintf("%s makes no progress since %s", arg.text,
 					   timestamptz_to_str(consumer_pin.since)));
 	stalled_since = arg.consumer.since;
@@ -1432,7 +1432,7 @@ has_last_word(EcmTime now, EcmStepFailure *lost)
 }
 
 /*
- * The slot holds back too much.  A stack that is connected makes a new one,
+ * The slot retains too much.  A stack that is connected makes a new one,
  * which counts as any other recreation does; else the old one is just dropped,
  * and the stack will find none when it comes to that.
  */
@@ -1474,7 +1474,7 @@ enforce_wal_limit(EcmTime now, const EcmWalAction *order)
 }
 
 /*
- * The slot that is being made holds back too much.  It goes with the session
+ * The slot that is being made retains too much.  It goes with the session
  * that makes it.  No shape depends on it yet, so this is no recreation.
  */
 static void

@@ -49,7 +49,7 @@ typedef struct Look
 	uint32		shapes;			/* of the stack, as its consumers have said */
 	EcmWalLimits limits;
 	EcmWatchedSlot slot;
-	EcmPin		pin;			/* what holds it back */
+	EcmPin		pin;			/* what pins it */
 	EcmWalBlame for_limit;		/* who else needs its WAL, by limit */
 	EcmWalBlame for_room;
 } Look;
@@ -271,7 +271,7 @@ static char *
 describe_pin(const EcmPin *pin)
 {
 	return pin->by[0] == '\0' ? "" :
-		psprintf(" It %s held back by: %s.", pin->certain ? "is" : "seems to be",
+		psprintf(" It %s pinned by: %s.", pin->certain ? "is" : "seems to be",
 				 pin->by);
 }
 
@@ -344,10 +344,10 @@ report_lost(const Look *look, int64 unseen_us)
 
 	initStringInfo(&detail);
 	if (sample->sizes_known)
-		appendStringInfo(&detail, "It held back %s of WAL",
+		appendStringInfo(&detail, "It retained %s of WAL",
 						 ecm_size_text(sample->retained_wal_bytes));
 	else
-		appendStringInfoString(&detail, "It held back an unknown amount of WAL");
+		appendStringInfoString(&detail, "It retained an unknown amount of WAL");
 	if (look->limits.server_limit >= 0)
 		appendStringInfo(&detail, ", and max_slot_wal_keep_size is %s",
 						 ecm_size_text(look->limits.server_limit));
@@ -377,17 +377,17 @@ report(const Look *look, unsigned actions, int64 unseen_us)
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
 						   ecm_size_text(limits->warning), describe_pin(pin),
 						   describe_time_left(&look->slot.guard, limits)),
-				  "replication slot \"%s\" holds back %s of WAL",
+				  "replication slot \"%s\" retains %s of WAL",
 				  look->slot.name, held);
 	if (actions & ECM_WAL_WARN_OVER)
 		ecm_event(look->dboid, look->datname, "retained_wal_warning_over",
 				  ECM_SEVERITY_LOG, NULL,
-				  "replication slot \"%s\" holds back only %s of WAL now",
+				  "replication slot \"%s\" retains only %s of WAL now",
 				  look->slot.name, held);
 	if (actions & ECM_WAL_UNRESERVED)
 		ecm_event(look->dboid, look->datname, "replication_slot_unreserved",
 				  ECM_SEVERITY_WARNING,
-				  psprintf("It holds back %s of WAL, and max_slot_wal_keep_size is %s.%s",
+				  psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
 						   held, ecm_size_text(Max(limits->server_limit, 0)),
 						   describe_pin(pin)),
 				  "replication slot \"%s\" will be lost at the next checkpoint",
@@ -397,7 +397,7 @@ report(const Look *look, unsigned actions, int64 unseen_us)
 	if (actions & ECM_WAL_FREE_LOW)
 		ecm_event(look->dboid, look->datname, "wal_free_space_low",
 				  ECM_SEVERITY_WARNING,
-				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" holds back %s. See electric_cm_slots for all slots.",
+				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
 						   ecm_size_text(limits->min_free), look->slot.name, held),
 				  "only %s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
@@ -417,9 +417,9 @@ describe_excess(const Look *look, unsigned why)
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (why & ECM_WAL_DROP_FREE)
-		return psprintf("only %s are free under pg_wal, and %s holds back %s of WAL",
+		return psprintf("only %s are free under pg_wal, and %s retains %s of WAL",
 						ecm_size_text(sample->wal_free_bytes), slot, held);
-	return psprintf("%s holds back %s of WAL, more than electric_cm.retained_wal_limit",
+	return psprintf("%s retains %s of WAL, more than electric_cm.retained_wal_limit",
 					slot, held);
 }
 
@@ -455,7 +455,7 @@ decide(const Look *look, unsigned why, EcmWalAction *action)
 					  detail, "Make room for WAL, or lower electric_cm.min_wal_free_space.");
 	else
 		ecm_error_set(&action->reason, "54000", describe_excess(look, why),
-					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
+					  detail, psprintf("Remove what pins it, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
 									   ecm_size_text(look->limits.limit)));
 }
 

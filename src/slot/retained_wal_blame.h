@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * retained_wal_blame.h
- *	  Who else needs the WAL that a replication slot holds back?
+ *	  Who else needs the WAL that a replication slot retains?
  *
  *-------------------------------------------------------------------------
  */

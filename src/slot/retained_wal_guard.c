@@ -9,7 +9,7 @@
  *
  * Such a step needs a record of the running transactions in the WAL, which the
  * server may not write in time.  So half way to a limit one is asked for, and a
- * slot that is read from, and that nothing is known to hold back, is not dropped
+ * slot that is read from, and that nothing is known to pin, is not dropped
  * at once: not even if it is behind, for it may just have met a large transaction.
  *
  * WAL that others hold as well is not freed by dropping a slot, so that it would

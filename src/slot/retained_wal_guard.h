@@ -39,7 +39,7 @@ typedef struct EcmWalFigures
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		connected;		/* somebody uses it */
 	bool		being_made;		/* its creation is not complete */
-	bool		pinned;			/* it is known what holds it back */
+	bool		pinned;			/* it is known what pins it */
 	int64_t		flush_lag;		/* bytes that are not confirmed */
 	int64_t		retained;		/* bytes */
 	int64_t		safe;			/* bytes until the server's own limit */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.c
- *	  Samples of the WAL that a replication slot holds back.
+ *	  Samples of the WAL that a replication slot retains.
  *
  * The figures are those of pg_replication_slots, computed the same way, but
  * for one slot, outside SQL.  The slot's shared struct may change as soon as

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.h
- *	  How much WAL a replication slot holds back, and facts about slots.
+ *	  How much WAL a replication slot retains, and facts about slots.
  *
  * Read from shared memory in the calling process: works without SQL, without
  * a transaction and without a manager, and waits for nothing.

@@ -6,7 +6,7 @@
  * The table that says which slot is ours goes with the extension.  If it goes
  * while nobody can drop the slot (it is in use, the server crashes; nobody looks,
  * in single-user mode or without the library), the slot would be nobody's, and
- * hold back WAL for ever.  So the launcher keeps a list of them in a file, and
+ * retain WAL for ever.  So the launcher keeps a list of them in a file, and
  * when it next looks into a database and finds no extension, it knows what was
  * left there.
  *
@@ -195,7 +195,7 @@ report_left(Oid dboid, const char *datname, const char *slot_name,
 	XLogRecPtr	end = ecm_current_lsn();
 
 	ecm_event(dboid, datname, "replication_slot_left", ECM_SEVERITY_WARNING,
-			  psprintf("It holds back %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
+			  psprintf("It retains %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
 					   ecm_size_text(facts->restart_lsn < end &&
 									 !XLogRecPtrIsInvalid(facts->restart_lsn) ?
 									 (int64) (end - facts->restart_lsn) : 0),
