@@ -115,7 +115,7 @@ pause_is_over(int index, const EcmEntry *entry)
 	datname = ecm_database_name(entry->dboid);
 	if (sup->made_way && datname != NULL)
 		ecm_event(entry->dboid, datname, "stack_resumed",
-				  ECM_SEVERITY_LOG, NULL, "stack resumed: %s is over",
+				  ECM_SEVERITY_LOG, NULL, "stack resumed after %s",
 				  entry->pause.command);
 	sup->made_way = false;
 }
@@ -185,13 +185,13 @@ ecm_supervisor_meet(int index, const EcmEntry *entry)
 /* ---------------------------------------------------- start of a manager -- */
 
 /*
- * Schedules the next start.  Only the first, second, fourth, eighth ... failure
- * in a row is an event: a manager that cannot run at all would flood the log.
+ * Schedules the next start.  With a message it is an event, but only the first,
+ * second, fourth, eighth ... in a row: a manager that cannot run at all would
+ * flood the log.
  */
 static void
-restart_with_backoff(int index, const EcmEntry *entry, const char *event,
-					 const char *waiting_for, const char *detail,
-					 const char *message)
+restart_with_backoff(int index, const EcmEntry *entry, const char *waiting_for,
+					 const char *detail, const char *message)
 {
 	EcmSupervised *sup = ecm_supervised(index);
 	EcmStack   *stack = ecm_stack_at(index);
@@ -210,9 +210,9 @@ restart_with_backoff(int index, const EcmEntry *entry, const char *event,
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
-	if (event != NULL && (retries & (retries - 1)) == 0)
-		ecm_event(entry->dboid, entry->datname, event, ECM_SEVERITY_WARNING,
-				  detail, "%s", message);
+	if (message != NULL && (retries & (retries - 1)) == 0)
+		ecm_event(entry->dboid, entry->datname, "manager_restarting",
+				  ECM_SEVERITY_WARNING, detail, "%s", message);
 }
 
 void
@@ -304,7 +304,7 @@ wait_for_workers(int index, const EcmEntry *entry, int nfree)
 		stack->manager.probe = ECM_PROBE_UNKNOWN;
 	ecm_unlock();
 	ecm_supervisor_report_no_worker(index, entry, nfree);
-	restart_with_backoff(index, entry, NULL,
+	restart_with_backoff(index, entry,
 						 psprintf("a free background worker slot (max_worker_processes): %d are needed, %d of %d are free",
 								  ecm_workers_needed(entry), Max(nfree, 0),
 								  max_worker_processes),
@@ -425,8 +425,7 @@ restart_failed(int index, const EcmEntry *entry, bool has_run,
 	ecm_lock(LW_EXCLUSIVE);
 	stack->lifecycle.restarts++;
 	ecm_unlock();
-	restart_with_backoff(index, entry, "manager_restarting",
-						 "restart of the manager",
+	restart_with_backoff(index, entry, "restart of the manager",
 						 "The server log says why. It is started again.",
 						 has_run ? "the manager ended unexpectedly" :
 						 "the manager could not be started");
