@@ -7,6 +7,9 @@
 #                                     whatever tables; see how fast
 #   make indent, make indent-check    format the C files; say whether they are
 #   make typedefs                     the list of types that this needs, anew
+#   make lint                         shellcheck and perlcritic over the scripts
+#   make sanitize, make valgrind      the tests with a server that finds more mistakes
+#   make coverage                     how much of the code they run
 #   make docs-check                   code and documentation agree; the documentation's SQL does what it says
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make setup                        install what these need (Debian packages)
@@ -29,16 +32,21 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c \
 	src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-ifneq ($(filter setup check indent indent-check demo demo-% soak fuzz docs-check monitoring-check bench bench-%,$(MAKECMDGOALS)),)
+SANDBOXED = setup check docs-check lint indent indent-check sanitize valgrind coverage \
+	demo soak fuzz bench monitoring-check
+
+ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
 
 # These install what is missing and make their own throwaway server, so they
 # must work where there is no pg_config, hence no PGXS, yet.
 
-.PHONY: setup check indent indent-check demo soak fuzz docs-check monitoring-check bench
+.PHONY: $(SANDBOXED)
 setup:
 	@tools/setup
 check:
 	@tools/sandbox tools/check
+lint sanitize valgrind coverage:
+	@tools/$@
 indent:
 	@tools/indent
 indent-check:

@@ -4,17 +4,16 @@ use strict;
 use warnings;
 
 use IPC::Run ();
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 # Parts are ended one after the other, faster than backoff is reset
-my $node = new_node('main',
+my $stack = new_stack('main',
 	conf => "electric_cm.reconnect_initial_delay = '100 ms'\nelectric_cm.reconnect_max_delay = '500 ms'\n");
+my $node = $stack->node;
 my $db = 'postgres';
-
-sub value { return $node->safe_psql($db, $_[0]); }
 
 sub becomes
 {
@@ -31,7 +30,7 @@ sub error
 	return $stderr;
 }
 
-my $stack = "FROM electric_cm_stat_manager WHERE datname = '$db'";
+my $from_stat_manager = "FROM electric_cm_stat_manager WHERE datname = '$db'";
 my $replication =
   "FROM electric_cm_stat_connections WHERE datname = '$db' AND role = 'replication'";
 
@@ -45,17 +44,17 @@ $node->safe_psql($db, 'CREATE EXTENSION electric_cm');
 becomes(
 	'waits for the lock, and says who holds it',
 	"SELECT status = 'waiting' AND step = 'acquire_lock'
-		AND waiting_for LIKE '%$holder_pid%' $stack");
-is(value('SELECT electric_cm_exclusive_connection_lock_acquired()'),
+		AND waiting_for LIKE '%$holder_pid%' $from_stat_manager");
+is($stack->sql('SELECT electric_cm_exclusive_connection_lock_acquired()'),
 	'f', 'does not have the lock');
-is(value('SELECT electric_cm_status()'), 'waiting', 'status is "waiting"');
+is($stack->sql('SELECT electric_cm_status()'), 'waiting', 'status is "waiting"');
 my $error = error("SELECT electric_cm_await_active('100 ms')");
 like($error, qr/57014/, 'awaiting it times out');
 like($error, qr/DETAIL:.*acquire_lock.*\b$holder_pid\b/s,
 	'... and names the step and the process');
-is( value("SELECT count(*) FROM pg_replication_slots"),
+is( $stack->sql("SELECT count(*) FROM pg_replication_slots"),
 	0, 'nothing is created without the lock');
-is( value("SELECT count(*) FROM electric_cm_events
+is( $stack->sql("SELECT count(*) FROM electric_cm_events
 		WHERE event = 'waiting_for_connection_lock' AND datname = '$db'"),
 	1, 'an event says so, once');
 
@@ -67,27 +66,27 @@ $writer->query_safe('BEGIN');
 $writer->query_safe('CREATE TABLE pending_too ()');
 $holder->query_safe("SELECT pg_advisory_unlock(hashtext('electric_cm_$db'))");
 becomes('with the lock, it is starting, as far as the slot',
-	"SELECT status = 'starting' AND step = 'create_slot' $stack");
-is(value('SELECT electric_cm_exclusive_connection_lock_acquired()'),
+	"SELECT status = 'starting' AND step = 'create_slot' $from_stat_manager");
+is($stack->sql('SELECT electric_cm_exclusive_connection_lock_acquired()'),
 	't', 'has the lock');
-is(value('SELECT electric_cm_pg_version() = current_setting($$server_version_num$$)::int'),
+is($stack->sql('SELECT electric_cm_pg_version() = current_setting($$server_version_num$$)::int'),
 	't', 'the version is known before it is active');
 $writer->query_safe('COMMIT');
 is(error("SELECT electric_cm_await_active('3 s')"),
 	'', 'active soon after the transaction that was in the way');
 for my $event (qw(connection_lock_acquired pg_info_looked_up ready))
 {
-	is( value("SELECT count(*) > 0 FROM electric_cm_events
+	is( $stack->sql("SELECT count(*) > 0 FROM electric_cm_events
 			WHERE event = '$event' AND datname = '$db'"),
 		't', "event \"$event\"");
 }
 
 # The lock, once more, with nothing else in the way
 
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $holder->query_safe("SELECT pg_advisory_lock(hashtext('electric_cm_$db'))");
-value('SELECT electric_cm_start()');
-becomes('waits for the lock again', "SELECT status = 'waiting' AND waiting_for IS NOT NULL $stack");
+$stack->sql('SELECT electric_cm_start()');
+becomes('waits for the lock again', "SELECT status = 'waiting' AND waiting_for IS NOT NULL $from_stat_manager");
 $holder->query_safe("SELECT pg_advisory_unlock(hashtext('electric_cm_$db'))");
 is(error("SELECT electric_cm_await_active('1 s')"),
 	'', 'active within a second after the release of the lock');
@@ -98,10 +97,10 @@ $writer->quit;
 
 # A part ends under load, and while nothing happens
 
-value('CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, filler text)');
-value("INSERT INTO t SELECT i, 0, repeat('x', 50) FROM generate_series(1, 200) i");
-my $handle = value("SELECT electric_cm_create_shape('t')");
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, filler text)');
+$stack->sql("INSERT INTO t SELECT i, 0, repeat('x', 50) FROM generate_series(1, 200) i");
+my $handle = $stack->sql("SELECT electric_cm_create_shape('t')");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 my $script = $node->basedir . '/load.sql';
 append_to_file($script, q{
@@ -118,7 +117,7 @@ sub under_load
 {
 	my ($code) = @_;
 	my ($in, $out, $err) = ('', '', '');
-	my $before = value('SELECT sum(n) FROM t');
+	my $before = $stack->sql('SELECT sum(n) FROM t');
 	my $load = IPC::Run::start(
 		[
 			'pgbench', '-n', '-c', 4, '-T', 2, '-f', $script, $node->connstr($db)
@@ -137,7 +136,7 @@ sub check_log
 	my ($what) = @_;
 	my $error = error('SELECT electric_cm_await_flushed(NULL, $$30 s$$)');
 	is($error, '', "$what: everything gets into the log");
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok, "$what: exactly once ($entries entries)");
 	return;
 }
@@ -147,10 +146,10 @@ sub check_log
 sub terminate
 {
 	my ($what, $select_pid) = @_;
-	my $old = value($select_pid);
-	my $since = value("SELECT status_since $stack");
+	my $old = $stack->sql($select_pid);
+	my $since = $stack->sql("SELECT status_since $from_stat_manager");
 	die "no $what" if $old eq '';
-	value("SELECT pg_terminate_backend($old)");
+	$stack->sql("SELECT pg_terminate_backend($old)");
 	becomes("$what ended: it comes back",
 		"SELECT coalesce(($select_pid) <> $old, false) AND electric_cm_status() = 'active'");
 	return $since;
@@ -158,7 +157,7 @@ sub terminate
 
 my $walsender = "SELECT backend_pid $replication";
 my $consumer = "SELECT pid FROM electric_cm_stat_consumers WHERE datname = '$db'";
-my $manager = "SELECT pid $stack";
+my $manager = "SELECT pid $from_stat_manager";
 my $launcher = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'electric_cm launcher'";
 
 for my $part ([ 'walsender', $walsender ], [ 'consumer', $consumer ])
@@ -167,41 +166,41 @@ for my $part ([ 'walsender', $walsender ], [ 'consumer', $consumer ])
 	my $since;
 
 	$since = terminate("quiet $name", $query);
-	is( value("SELECT status_since > '$since' $stack"),
+	is( $stack->sql("SELECT status_since > '$since' $from_stat_manager"),
 		't', "quiet $name ended: the stack has not been active in between");
 	check_log("quiet $name ended");
 	under_load(sub { terminate("busy $name", $query); });
 	check_log("busy $name ended");
 }
-is( value("SELECT total_retry_time IS NOT NULL AND last_error IS NOT NULL $stack"),
+is( $stack->sql("SELECT total_retry_time IS NOT NULL AND last_error IS NOT NULL $from_stat_manager"),
 	't', 'the last error is on show');
 
 terminate('manager', $manager);
 check_log('manager ended');
 under_load(sub { terminate('busy manager', $manager); });
 check_log('busy manager ended');
-is( value("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'"),
+is( $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'"),
 	3, 'one launcher, one manager, one consumer');
 
 # The launcher's end does not concern a manager that runs
-my $manager_pid = value($manager);
-my $launcher_pid = value($launcher);
-value("SELECT pg_terminate_backend($launcher_pid)");
-is(value('SELECT electric_cm_status()'), 'active', 'launcher ended: still active');
+my $manager_pid = $stack->sql($manager);
+my $launcher_pid = $stack->sql($launcher);
+$stack->sql("SELECT pg_terminate_backend($launcher_pid)");
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'launcher ended: still active');
 becomes('launcher ended: there is another one', "SELECT coalesce(($launcher) <> $launcher_pid, false)");
-is(value($manager), $manager_pid, '... and the manager is the same');
+is($stack->sql($manager), $manager_pid, '... and the manager is the same');
 terminate('manager of an earlier launcher', $manager);
 check_log('launcher and manager ended');
 
 # Nobody is there to start another one
-$launcher_pid = value($launcher);
+$launcher_pid = $stack->sql($launcher);
 becomes('the launcher sleeps',
 	"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $launcher_pid");
 kill 'STOP', $launcher_pid;
-$manager_pid = value($manager);
-value("SELECT pg_terminate_backend($manager_pid)");
+$manager_pid = $stack->sql($manager);
+$stack->sql("SELECT pg_terminate_backend($manager_pid)");
 becomes('manager ended: it is gone', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $manager_pid)");
-is(value('SELECT electric_cm_status()'), 'waiting', '... and its stack is not said to be active');
+is($stack->sql('SELECT electric_cm_status()'), 'waiting', '... and its stack is not said to be active');
 kill 'CONT', $launcher_pid;
 becomes('active again with another one',
 	"SELECT electric_cm_status() = 'active' AND ($manager) <> $manager_pid");

@@ -4,22 +4,21 @@ use strict;
 use warnings;
 
 use IPC::Run ();
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE account (id int PRIMARY KEY, balance int NOT NULL, filler text)');
-value('CREATE TABLE history (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account int, delta int, at timestamptz)');
-value("INSERT INTO account SELECT i, 0, repeat('x', 80) FROM generate_series(1, 5000) i");
-ok(wait_active($node, $db), 'active');
-my %handle = map { $_ => value("SELECT electric_cm_create_shape('$_')") } qw(account history);
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE account (id int PRIMARY KEY, balance int NOT NULL, filler text)');
+$stack->sql('CREATE TABLE history (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account int, delta int, at timestamptz)');
+$stack->sql("INSERT INTO account SELECT i, 0, repeat('x', 80) FROM generate_series(1, 5000) i");
+ok($stack->active, 'active');
+my %handle = map { $_ => $stack->sql("SELECT electric_cm_create_shape('$_')") } qw(account history);
 
 my $script = $node->basedir . '/load.sql';
 append_to_file($script, q{
@@ -49,35 +48,35 @@ sub start_load
 
 for my $mode (qw(fast immediate fast immediate))
 {
-	my $before = value('SELECT count(*) FROM history');
+	my $before = $stack->sql('SELECT count(*) FROM history');
 	my $load = start_load(30);
 	ok($node->poll_query_until($db, "SELECT count(*) > $before + 300 FROM history"), 'load');
 	$node->stop($mode);
 	$load->finish;    # has lost its connections
 	isnt($load->result(0), 0, "$mode shutdown in the middle of it");
 	$node->start;
-	ok(wait_active($node, $db), "active again after $mode shutdown");
+	ok($stack->active, "active again after $mode shutdown");
 }
 my $load = start_load(1);
 $load->finish;
 is($load->result(0), 0, 'a last load') or diag($err);
 
-value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
 for my $table (sort keys %handle)
 {
-	my ($ok, $entries) = replay_equals($node, $db, $handle{$table}, $table, ['id']);
+	my ($ok, $entries) = $stack->replay_equals($handle{$table}, $table, ['id']);
 	ok($ok, "$table: replay equals table ($entries entries)");
 }
-cmp_ok(value("SELECT count(*) FROM electric_cm_shape_log('$handle{history}') WHERE operation <> 'insert'"),
+cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle{history}') WHERE operation <> 'insert'"),
 	'==', 0, 'what was only inserted has only inserts');
-is( value('SELECT count(*) FROM electric_cm_shapes WHERE state = $$live$$'),
+is( $stack->sql('SELECT count(*) FROM electric_cm_shapes WHERE state = $$live$$'),
 	2, 'the shapes are the same all along');
 
 # A crash right after the commits: what is acknowledged is in the logs
-value('SELECT electric_cm_await_flushed()');
+$stack->sql('SELECT electric_cm_await_flushed()');
 $node->stop('immediate');
 $node->start;
-is( value("SELECT count(*) = (SELECT count(*) FROM history)
+is( $stack->sql("SELECT count(*) = (SELECT count(*) FROM history)
 		FROM electric_cm_shape_log('$handle{history}')"),
 	't', 'what electric_cm_await_flushed() has said to be there survives a crash');
 
@@ -87,8 +86,8 @@ $node->append_conf('postgresql.conf', 'restart_after_crash = on');
 $node->reload;
 for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 {
-	my $started = value('SELECT pg_postmaster_start_time()');
-	my ($pid, $since) = split /\|/, value("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
+	my $started = $stack->sql('SELECT pg_postmaster_start_time()');
+	my ($pid, $since) = split /\|/, $stack->sql("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
 	my $load = start_load(30);
 	ok($node->poll_query_until($db, "SELECT count(*) > 0 FROM history WHERE at > '$since'::timestamptz"), 'load');
 	my $offset = -s $node->logfile;
@@ -99,12 +98,12 @@ for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 	ok( $node->poll_query_until($db,
 			"SELECT electric_cm_status() = 'active' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
 		"$type killed: the server restarts, and the stack is active again");
-	is(value('SELECT pg_postmaster_start_time()'), $started, '... by itself');
+	is($stack->sql('SELECT pg_postmaster_start_time()'), $started, '... by itself');
 }
-value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
 for my $table (sort keys %handle)
 {
-	my ($ok, $entries) = replay_equals($node, $db, $handle{$table}, $table, ['id']);
+	my ($ok, $entries) = $stack->replay_equals($handle{$table}, $table, ['id']);
 	ok($ok, "$table: replay equals table ($entries entries)");
 }
 

@@ -4,21 +4,20 @@ use strict;
 use warnings;
 
 use IPC::Run ();
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, t text)');
-value('CREATE TABLE seq (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int)');
-value("INSERT INTO t SELECT i, 0, 'row ' || i FROM generate_series(1, 2000) i");
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, t text)');
+$stack->sql('CREATE TABLE seq (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int)');
+$stack->sql("INSERT INTO t SELECT i, 0, 'row ' || i FROM generate_series(1, 2000) i");
+ok($stack->active, 'active');
 
 my $script = $node->basedir . '/load.sql';
 append_to_file($script, q{
@@ -57,22 +56,22 @@ my $reader = $node->background_psql($db);
 $reader->query_safe('BEGIN');
 $reader->query_safe('SELECT count(*) FROM t');
 my $reader_pid = $reader->query_safe('SELECT pg_backend_pid()');
-value(q{BEGIN; INSERT INTO t VALUES (-3, 0, 'prepared'); PREPARE TRANSACTION 'in the way'});
+$stack->sql(q{BEGIN; INSERT INTO t VALUES (-3, 0, 'prepared'); PREPARE TRANSACTION 'in the way'});
 
-my $handle = value("SELECT electric_cm_create_shape('t')");
-my $seq = value("SELECT electric_cm_create_shape('seq')");
+my $handle = $stack->sql("SELECT electric_cm_create_shape('t')");
+my $seq = $stack->sql("SELECT electric_cm_create_shape('seq')");
 
 my $shape = "FROM electric_cm_shapes WHERE handle = '$handle'";
 ok( $node->poll_query_until(
 		$db, "SELECT coalesce(waiting_for ~ '\\y$writer_pid\\y' AND waiting_for ~ '\\y$undone_pid\\y'
 				AND waiting_for ~ 'prepared', false) $shape"),
 	'waits for those who were writing, and names them');
-unlike(value("SELECT waiting_for $shape"), qr/\b$reader_pid\b/, 'does not wait for a reader');
-is(value("SELECT state $shape"), 'creating', 'is not live meanwhile');
+unlike($stack->sql("SELECT waiting_for $shape"), qr/\b$reader_pid\b/, 'does not wait for a reader');
+is($stack->sql("SELECT state $shape"), 'creating', 'is not live meanwhile');
 
 # Those who come later are not waited for, and don't wait
 $writer->query_safe("UPDATE t SET t = 'and after' WHERE id = -1");
-is(value("INSERT INTO t VALUES (-4, 0, 'meanwhile') RETURNING id"), '-4',
+is($stack->sql("INSERT INTO t VALUES (-4, 0, 'meanwhile') RETURNING id"), '-4',
 	'nobody has to wait for the shape');
 my $later = $node->background_psql($db);
 $later->query_safe('BEGIN');
@@ -83,10 +82,10 @@ $writer->query_safe('COMMIT');
 ok( $node->poll_query_until(
 		$db, "SELECT coalesce(waiting_for ~ 'prepared' AND NOT waiting_for ~ '\\y$writer_pid\\y', false) $shape"),
 	'then for the prepared transaction only');
-is(value("SELECT state $shape"), 'creating', 'is not live meanwhile');
-value(q{COMMIT PREPARED 'in the way'});
+is($stack->sql("SELECT state $shape"), 'creating', 'is not live meanwhile');
+$stack->sql(q{COMMIT PREPARED 'in the way'});
 ok($node->poll_query_until($db, "SELECT state $shape", 'live'), 'live when all have ended');
-is(value("SELECT waiting_for IS NULL $shape"), 't', 'and waits for nothing');
+is($stack->sql("SELECT waiting_for IS NULL $shape"), 't', 'and waits for nothing');
 $later->query_safe("INSERT INTO t VALUES (-6, 0, 'later')");
 $later->query_safe('COMMIT');
 ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$seq'", 'live'),
@@ -95,10 +94,10 @@ ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE han
 # Again and again, while the load goes on
 for my $i (1 .. 5)
 {
-	value("SELECT electric_cm_drop_shape('$seq')");
-	$seq = value("SELECT electric_cm_create_shape('seq')");
-	my $first = value("SELECT count(*) FROM electric_cm_shape_log('$seq')");
-	value('SELECT electric_cm_await_flushed()');
+	$stack->sql("SELECT electric_cm_drop_shape('$seq')");
+	$seq = $stack->sql("SELECT electric_cm_create_shape('seq')");
+	my $first = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$seq')");
+	$stack->sql('SELECT electric_cm_await_flushed()');
 	my ($ok, $entries) = replay_at($seq);
 	ok($ok, "shape of a table under load, $i: complete ($first entries at first)");
 }
@@ -108,7 +107,7 @@ for my $i (1 .. 5)
 sub replay_at
 {
 	my ($h) = @_;
-	my $odd = value(qq{
+	my $odd = $stack->sql(qq{
 		WITH log AS MATERIALIZED (SELECT (value->>'id')::bigint AS id FROM electric_cm_shape_log('$h')),
 			doubles AS (SELECT FROM log GROUP BY id HAVING count(*) > 1)
 		SELECT (SELECT count(*) FROM doubles) || ' ' || count(*) FROM log});
@@ -118,59 +117,59 @@ sub replay_at
 $load->finish;
 is($load->result(0), 0, 'the load was not disturbed') or diag($err);
 $_->quit for ($writer, $undone, $reader, $later);
-value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
 for ([ t => $handle ], [ seq => $seq ])
 {
 	my ($table, $h) = @$_;
-	my ($ok, $entries) = replay_equals($node, $db, $h, $table, ['id']);
+	my ($ok, $entries) = $stack->replay_equals($h, $table, ['id']);
 	ok($ok, "$table: replay equals table ($entries entries)");
 }
-is( value("SELECT string_agg(value->>'id', ' ' ORDER BY value->>'id') FROM electric_cm_shape_log('$handle')
+is( $stack->sql("SELECT string_agg(value->>'id', ' ' ORDER BY value->>'id') FROM electric_cm_shape_log('$handle')
 		WHERE (value->>'id')::int < 0 AND operation = 'insert'"),
 	'-1 -3 -4 -5 -6', 'the rows of those transactions came once each');
 
 # The stack is restarted while a shape is being created
-value('CREATE TABLE u (id int PRIMARY KEY)');
+$stack->sql('CREATE TABLE u (id int PRIMARY KEY)');
 my $blocker = $node->background_psql($db);
 $blocker->query_safe('BEGIN');
 $blocker->query_safe('INSERT INTO u VALUES (1)');
-$handle = value("SELECT electric_cm_create_shape('u')");
+$handle = $stack->sql("SELECT electric_cm_create_shape('u')");
 ok( $node->poll_query_until($db, "SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'being created');
-value('SELECT electric_cm_restart()');
-value('INSERT INTO u VALUES (2)');
+$stack->sql('SELECT electric_cm_restart()');
+$stack->sql('INSERT INTO u VALUES (2)');
 $blocker->query_safe('INSERT INTO u VALUES (3)');
 $blocker->query_safe('COMMIT');
 $blocker->quit;
-value('INSERT INTO u VALUES (4)');
+$stack->sql('INSERT INTO u VALUES (4)');
 ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
 	'live after a restart of the stack');
-value('SELECT electric_cm_await_flushed()');
-my ($ok, $entries) = replay_equals($node, $db, $handle, 'u', ['id']);
+$stack->sql('SELECT electric_cm_await_flushed()');
+my ($ok, $entries) = $stack->replay_equals($handle, 'u', ['id']);
 ok($ok && $entries == 4, "replay equals table ($entries entries)");
 
 # It goes on after a restart of the stack even if what a dropped shape has left
 # can't be freed, here because somebody has a lock on it
-my $gone = value("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+my $gone = $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
 my $locker = $node->background_psql($db);
 $locker->query_safe('BEGIN');
 $locker->query_safe("SELECT FROM _electric_cm.shape_log WHERE shape = $gone FOR UPDATE");
-value("SELECT electric_cm_drop_shape('$handle')");
+$stack->sql("SELECT electric_cm_drop_shape('$handle')");
 ok( $node->poll_query_until($db,
 		q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%purge_shape%' AND wait_event_type = 'Lock'}),
 	'the log of a dropped shape is to be deleted');
 $blocker = $node->background_psql($db);
 $blocker->query_safe('BEGIN');
 $blocker->query_safe('INSERT INTO u VALUES (5)');
-$handle = value("SELECT electric_cm_create_shape('u')");
+$handle = $stack->sql("SELECT electric_cm_create_shape('u')");
 ok( $node->poll_query_until($db, "SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'being created');
-value('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
+$stack->sql('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
 $blocker->query_safe('COMMIT');
 $blocker->quit;
 ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
 	'live after a reconnection, while that log is still there');
-is(value("SELECT count(*) > 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 't', 'it is');
+is($stack->sql("SELECT count(*) > 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 't', 'it is');
 $locker->query_safe('COMMIT');
 $locker->quit;
 ok($node->poll_query_until($db, "SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 'then it goes');

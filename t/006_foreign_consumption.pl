@@ -3,29 +3,28 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 my $db = 'postgres';
 my $slot = 'electric_cm_postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
+ok($stack->active, 'active');
 
 my $handle;
 
 sub shape
 {
-	$handle = value("SELECT electric_cm_create_shape('t')");
-	value(q{INSERT INTO t (t) VALUES ('x')});
-	value('SELECT electric_cm_await_flushed()');
-	return value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$handle = $stack->sql("SELECT electric_cm_create_shape('t')");
+	$stack->sql(q{INSERT INTO t (t) VALUES ('x')});
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	return $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 }
 
 # What happens to the shape if this happens while the stack is stopped?
@@ -34,21 +33,21 @@ sub while_stopped
 	my ($what, $survives, $code) = @_;
 
 	cmp_ok(shape(), '>', 0, "$what: a shape");
-	my $since = value('SELECT clock_timestamp()');
+	my $since = $stack->sql('SELECT clock_timestamp()');
 	$node->psql($db, 'SELECT electric_cm_stop()');
 	$code->();
-	value('SELECT electric_cm_start()');
-	ok(wait_active($node, $db), "$what: active");
+	$stack->sql('SELECT electric_cm_start()');
+	ok($stack->active, "$what: active");
 	my ($rc, $out, $err) =
 	  $node->psql($db, "\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
-	my $events = value("SELECT count(*) FROM electric_cm_events
+	my $events = $stack->sql("SELECT count(*) FROM electric_cm_events
 		WHERE event = 'shapes_invalidated' AND occurred_at > '$since'");
 	if ($survives)
 	{
 		is($rc, 0, "$what: the shape goes on") or diag($err);
 		is($events, 0, "$what: no event");
-		value('SELECT electric_cm_await_flushed()');
-		my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+		$stack->sql('SELECT electric_cm_await_flushed()');
+		my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 		ok($ok, "$what: replay equals table ($entries entries)");
 	}
 	else
@@ -58,85 +57,85 @@ sub while_stopped
 		is($events, 1, "$what: an event says so");
 	}
 	cmp_ok(shape(), '>', 0, "$what: the next shape works");
-	value('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok, "$what: and replays to the table");
 	return;
 }
 
 while_stopped('nothing happens', 1, sub { });
 while_stopped('rows are written', 1, sub {
-	value(q{INSERT INTO t (t) SELECT 'y' FROM generate_series(1, 1000)});
+	$stack->sql(q{INSERT INTO t (t) SELECT 'y' FROM generate_series(1, 1000)});
 });
 while_stopped('the server is restarted', 1, sub {
-	value(q{INSERT INTO t (t) VALUES ('y')});
+	$stack->sql(q{INSERT INTO t (t) VALUES ('y')});
 	$node->restart;
 });
 while_stopped('the server crashes', 1, sub {
-	value(q{INSERT INTO t (t) VALUES ('y')});
+	$stack->sql(q{INSERT INTO t (t) VALUES ('y')});
 	$node->stop('immediate');
 	$node->start;
 });
 while_stopped('somebody looks at the slot', 1, sub {
-	value(q{INSERT INTO t (t) VALUES ('y')});
-	my $n = value(qq{SELECT count(*) FROM pg_logical_slot_peek_binary_changes('$slot', NULL, NULL,
+	$stack->sql(q{INSERT INTO t (t) VALUES ('y')});
+	my $n = $stack->sql(qq{SELECT count(*) FROM pg_logical_slot_peek_binary_changes('$slot', NULL, NULL,
 		'proto_version', '1', 'publication_names', 'electric_cm_publication')});
 	cmp_ok($n, '>=', 3, 'somebody has seen the changes');
 });
 while_stopped('somebody consumes the slot', 0, sub {
-	value(q{INSERT INTO t (t) VALUES ('lost')});
-	my $n = value(qq{SELECT count(*) FROM pg_logical_slot_get_binary_changes('$slot', NULL, NULL,
+	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
+	my $n = $stack->sql(qq{SELECT count(*) FROM pg_logical_slot_get_binary_changes('$slot', NULL, NULL,
 		'proto_version', '1', 'publication_names', 'electric_cm_publication')});
 	cmp_ok($n, '>=', 3, 'somebody has got the changes');
 });
 while_stopped('somebody advances the slot', 0, sub {
-	value(q{INSERT INTO t (t) VALUES ('lost')});
-	value(qq{SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())});
+	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
+	$stack->sql(qq{SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())});
 });
 while_stopped('somebody drops the slot', 0, sub {
-	value(qq{SELECT pg_drop_replication_slot('$slot')});
+	$stack->sql(qq{SELECT pg_drop_replication_slot('$slot')});
 });
 while_stopped('somebody makes another slot of that name', 0, sub {
-	value(qq{SELECT pg_drop_replication_slot('$slot')});
-	value(q{INSERT INTO t (t) VALUES ('lost')});
-	value(qq{SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')});
+	$stack->sql(qq{SELECT pg_drop_replication_slot('$slot')});
+	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
+	$stack->sql(qq{SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')});
 });
 
 # The end of the manager by itself is no clean stop, but nobody else can have
 # had the slot unnoticed
 cmp_ok(shape(), '>', 0, 'a shape');
-my $pid = value('SELECT pid FROM electric_cm_stat_manager');
-value("SELECT pg_terminate_backend($pid)");
+my $pid = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
+$stack->sql("SELECT pg_terminate_backend($pid)");
 ok($node->poll_query_until($db,
 		"SELECT electric_cm_status() = 'active' AND pid <> $pid FROM electric_cm_stat_manager"),
 	'back after pg_terminate_backend()');
-cmp_ok(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), '>', 0, 'the shape goes on');
+cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), '>', 0, 'the shape goes on');
 
 # The publication goes while it runs: shapes must not go on with a hole
 shape();
-value('DROP PUBLICATION electric_cm_publication');
-value(q{INSERT INTO t (t) VALUES ('unpublished')});
+$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql(q{INSERT INTO t (t) VALUES ('unpublished')});
 ok( $node->poll_query_until($db,
 		"SELECT NOT EXISTS (SELECT FROM electric_cm_shapes WHERE handle = '$handle')"),
 	'publication dropped: the shape is gone');
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 cmp_ok(shape(), '>', 0, 'a new shape');
-my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, "replay equals table ($entries entries)");
 
 # A slot that belongs to somebody else is left alone
 $node->psql($db, 'SELECT electric_cm_stop(drop_slot => true)');
-value(qq{SELECT pg_create_physical_replication_slot('$slot')});
-value('SELECT electric_cm_start()');
+$stack->sql(qq{SELECT pg_create_physical_replication_slot('$slot')});
+$stack->sql('SELECT electric_cm_start()');
 ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), 'another kind of slot: failed');
-like(value('SELECT last_error FROM electric_cm_stat_manager'),
+like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'),
 	qr/$slot.*belongs to another/, 'the error says why');
 my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
 like($err, qr/has failed.*DETAIL:.*$slot.*HINT:.*electric_cm\.slot_name/s, 'waiting is an error, with the fix');
-is(value('SELECT count(*) FROM pg_replication_slots'), 1, 'it is left alone');
-value("SELECT pg_drop_replication_slot('$slot')");
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active after electric_cm_start() when it is gone');
+is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 1, 'it is left alone');
+$stack->sql("SELECT pg_drop_replication_slot('$slot')");
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active after electric_cm_start() when it is gone');
 
 $node->stop;
 done_testing();

@@ -3,37 +3,35 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack source_constant);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-# as in shape.h, shape_chunk.h and consumer.c
-my $CHUNK = 8076;
-my $TXN_RECORD = 25;
-my $BATCH = 1024 * 1024;
-my $SPILL = 4 * 1024 * 1024;
+my $CHUNK = source_constant('ECM_CHUNK_TARGET');
+my $TXN_RECORD = source_constant('ECM_CHUNK_TXN_SIZE');
+my $BATCH = source_constant('BATCH_BYTES');
+my $SPILL = source_constant('SPILL_BYTES');
 
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-value('ALTER TABLE t ALTER COLUMN t SET STORAGE EXTERNAL');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+$stack->sql('ALTER TABLE t ALTER COLUMN t SET STORAGE EXTERNAL');
+ok($stack->active, 'active');
 my ($handle, $shape);
 new_shape();
 
 # An empty table, and a shape of it that is live
 sub new_shape
 {
-	value('TRUNCATE t');
-	$handle = value("SELECT electric_cm_create_shape('t')");
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-	$shape = value("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+	$stack->sql('TRUNCATE t');
+	$handle = $stack->sql("SELECT electric_cm_create_shape('t')");
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$shape = $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
 	return;
 }
 
@@ -63,7 +61,7 @@ sub insert_rows
 {
 	my (@lengths) = @_;
 	my @rows = map { '(' . $next_id++ . ", $_)" } @lengths;
-	value("INSERT INTO t SELECT id, repeat(chr(97 + id % 26), n) FROM (VALUES " . join(', ', @rows) . ') v (id, n)');
+	$stack->sql("INSERT INTO t SELECT id, repeat(chr(97 + id % 26), n) FROM (VALUES " . join(', ', @rows) . ') v (id, n)');
 	return;
 }
 
@@ -73,26 +71,26 @@ sub insert_many
 	my ($n, $length) = @_;
 	my $first = $next_id;
 	$next_id += $n;
-	value("INSERT INTO t SELECT i, repeat(chr(97 + i % 26), $length) FROM generate_series($first, $next_id - 1) i");
+	$stack->sql("INSERT INTO t SELECT i, repeat(chr(97 + i % 26), $length) FROM generate_series($first, $next_id - 1) i");
 	return;
 }
 
 # The sizes of the chunks since the last call
 sub chunks
 {
-	value('SELECT electric_cm_await_flushed()');
-	my $sizes = value("SELECT string_agg(octet_length(data)::text, ' ' ORDER BY first_lsn, first_op)
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my $sizes = $stack->sql("SELECT string_agg(octet_length(data)::text, ' ' ORDER BY first_lsn, first_op)
 		FROM _electric_cm.shape_log WHERE shape = $shape AND first_lsn > '$last_lsn'");
-	$last_lsn = value("SELECT coalesce(max(first_lsn), '0/0') FROM _electric_cm.shape_log WHERE shape = $shape");
+	$last_lsn = $stack->sql("SELECT coalesce(max(first_lsn), '0/0') FROM _electric_cm.shape_log WHERE shape = $shape");
 	return $sizes;
 }
 
 sub check
 {
 	my ($what) = @_;
-	value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
-	my $rows = value('SELECT count(*) FROM t');
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
+	my $rows = $stack->sql('SELECT count(*) FROM t');
 	ok($ok && $entries == $rows, "$what: replay equals table ($entries entries)");
 	new_shape();
 	return;
@@ -131,8 +129,8 @@ check('around the size of a chunk');
 sub while_consumer_sleeps
 {
 	my ($code) = @_;
-	value('SELECT electric_cm_await_flushed()');
-	my $pid = value('SELECT pid FROM electric_cm_stat_consumers');
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my $pid = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 	kill 'STOP', $pid;
 	my $ok = eval { $code->(); 1 };
 	my $error = $@;
@@ -207,8 +205,8 @@ while_consumer_sleeps(sub {
 check('small transactions around a large one');
 
 # A large transaction that is rolled back, in part and as a whole
-value("BEGIN; INSERT INTO t SELECT -i, repeat('x', 100) FROM generate_series(1, 100000) i; ROLLBACK");
-value("BEGIN; INSERT INTO t VALUES (1, 'kept'); SAVEPOINT s;
+$stack->sql("BEGIN; INSERT INTO t SELECT -i, repeat('x', 100) FROM generate_series(1, 100000) i; ROLLBACK");
+$stack->sql("BEGIN; INSERT INTO t VALUES (1, 'kept'); SAVEPOINT s;
 	INSERT INTO t SELECT -i, repeat('x', 100) FROM generate_series(1, 100000) i; ROLLBACK TO s;
 	INSERT INTO t VALUES (2, 'kept'); COMMIT");
 check('a large transaction that is rolled back');
@@ -221,7 +219,7 @@ for my $victim (qw(walsender consumer manager))
 		walsender => "SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'",
 		consumer => 'SELECT pid FROM electric_cm_stat_consumers',
 		manager => 'SELECT pid FROM electric_cm_stat_manager');
-	my $pid = value($query{$victim});
+	my $pid = $stack->sql($query{$victim});
 	my $ended = 0;
 
 	# 30 MB

@@ -3,22 +3,21 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $node = new_node('main', start => 0);
+my $stack = new_stack('main', start => 0);
+my $node = $stack->node;
 my $db = 'postgres';
-
-sub value { return $node->safe_psql($db, $_[0]); }
 
 sub status_becomes
 {
 	my ($status, $what) = @_;
 	return 1 if ok($node->poll_query_until($db, 'SELECT electric_cm_status()', $status), $what);
-	diag(value('SELECT * FROM electric_cm_stat_manager'));
+	diag($stack->sql('SELECT * FROM electric_cm_stat_manager'));
 	return 0;
 }
 
@@ -29,16 +28,16 @@ sub fails
 	my $last = '';
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		$last = value('SELECT status, last_error FROM electric_cm_stat_manager');
+		$last = $stack->sql('SELECT status, last_error FROM electric_cm_stat_manager');
 		last if $last =~ /^failed\|.*$error/;
 		usleep(100_000);
 	}
 	like($last, qr/^failed\|.*$error/, "$what: failed, and last_error says why");
-	isnt(value('SELECT last_error_sqlstate FROM electric_cm_stat_manager'), '', "$what: with an SQLSTATE");
+	isnt($stack->sql('SELECT last_error_sqlstate FROM electric_cm_stat_manager'), '', "$what: with an SQLSTATE");
 	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
 	isnt($rc, 0, "$what: waiting is an error");
 	like($err, qr/has failed\nDETAIL: .*\nHINT: .*$hint/s, "$what: with the hint");
-	is( value("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND severity = 'error'"),
+	is( $stack->sql("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND severity = 'error'"),
 		't', "$what: an event");
 	return;
 }
@@ -46,7 +45,7 @@ sub fails
 sub set_and_reload
 {
 	my ($sql) = @_;
-	value($sql);
+	$stack->sql($sql);
 	$node->reload;
 	return;
 }
@@ -55,24 +54,24 @@ sub set_and_reload
 
 $node->append_conf('postgresql.conf', "wal_level = replica");
 $node->start;
-value('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm');
 fails('wal_level = replica', qr/wal_level/, qr/wal_level = logical.*restart/);
-is(value('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');
+is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');
 $node->append_conf('postgresql.conf', "wal_level = logical");
 $node->restart;
-ok(wait_active($node, $db), 'wal_level = logical: active');
+ok($stack->active, 'wal_level = logical: active');
 
 # The connection
 
 set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'user=nobody'");
 fails('a role that does not exist', qr/nobody/, qr/(?:Create the role|electric_cm\.connection)/);
-value('CREATE ROLE nobody LOGIN');
-value('SELECT electric_cm_restart()');
+$stack->sql('CREATE ROLE nobody LOGIN');
+$stack->sql('SELECT electric_cm_restart()');
 fails('a role without REPLICATION', qr/\S/, qr/REPLICATION/);
-value('ALTER ROLE nobody SUPERUSER REPLICATION');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'a role that may: active after electric_cm_start()');
-is( value("SELECT usename FROM pg_stat_activity JOIN electric_cm_stat_connections ON backend_pid = pid AND role = 'replication'"),
+$stack->sql('ALTER ROLE nobody SUPERUSER REPLICATION');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'a role that may: active after electric_cm_start()');
+is( $stack->sql("SELECT usename FROM pg_stat_activity JOIN electric_cm_stat_connections ON backend_pid = pid AND role = 'replication'"),
 	'nobody', '... with that role');
 set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'dbname=no_such_database'");
 fails('a database that does not exist', qr/no_such_database/, qr/electric_cm\.connection/);
@@ -80,15 +79,15 @@ set_and_reload("ALTER DATABASE $db SET electric_cm.connection = 'no_such_keyword
 fails('a keyword that does not exist', qr/connection/, qr/electric_cm\.connection/);
 
 # Another database, or server
-value('CREATE DATABASE elsewhere');
+$stack->sql('CREATE DATABASE elsewhere');
 for my $setting ('connection', 'pooled_connection')
 {
 	set_and_reload("ALTER DATABASE $db SET electric_cm.$setting = 'dbname=elsewhere'");
 	fails("$setting leads to another database", qr/another database/, qr/dbname.*electric_cm\.connection/);
 	set_and_reload("ALTER DATABASE $db RESET electric_cm.$setting");
 }
-ok(wait_active($node, $db), 'this database again: active');
-is(value("SELECT count(*) FROM pg_replication_slots WHERE database = 'elsewhere'"), 0, 'nothing is made elsewhere');
+ok($stack->active, 'this database again: active');
+is($stack->sql("SELECT count(*) FROM pg_replication_slots WHERE database = 'elsewhere'"), 0, 'nothing is made elsewhere');
 
 my $other = PostgreSQL::Test::Cluster->new('other');
 $other->init(allows_streaming => 'logical');
@@ -105,7 +104,7 @@ set_and_reload("ALTER DATABASE $db SET electric_cm.connection = '$other_conninfo
 fails('another server again', qr/another server/, qr/electric_cm\.connection/);
 $other->stop;
 # ... that isn't there: it may come
-value('SELECT electric_cm_restart()');
+$stack->sql('SELECT electric_cm_restart()');
 ok( $node->poll_query_until($db,
 		"SELECT status = 'starting' AND retry_count >= 2 AND next_retry_at IS NOT NULL
 			AND last_error IS NOT NULL FROM electric_cm_stat_manager"),
@@ -115,7 +114,7 @@ like($err, qr/timed out.*DETAIL:.*connect_replication/s, 'waiting times out and 
 
 # Mended by a reload
 set_and_reload("ALTER DATABASE $db RESET electric_cm.connection");
-ok(wait_active($node, $db), 'nothing configured: active after a reload');
+ok($stack->active, 'nothing configured: active after a reload');
 
 # pg_hba.conf
 my $hba = $node->data_dir . '/pg_hba.conf';
@@ -130,7 +129,7 @@ my $failed = 0;
 for (1 .. 600)
 {
 	last if $failed = as_nobody('SELECT electric_cm_status()') eq 'failed';
-	select undef, undef, undef, 0.1;
+	usleep(100_000);
 }
 ok($failed, 'no entry in pg_hba.conf: failed');
 my $last_error = as_nobody('SELECT last_error FROM electric_cm_stat_manager');
@@ -141,56 +140,56 @@ open $fh, '>', $hba or die;
 print $fh $hba_text;
 close $fh;
 $node->reload;
-ok(wait_active($node, $db), 'the entry is there again: active after a reload');
+ok($stack->active, 'the entry is there again: active after a reload');
 
 # The publication
 
-value('SELECT electric_cm_stop(drop_slot => true)');
-value('CREATE TABLE f (id int PRIMARY KEY, t text)');
-value('CREATE PUBLICATION electric_cm_publication FOR TABLE f WHERE (id > 1)');
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('CREATE TABLE f (id int PRIMARY KEY, t text)');
+$stack->sql('CREATE PUBLICATION electric_cm_publication FOR TABLE f WHERE (id > 1)');
+$stack->sql('SELECT electric_cm_start()');
 fails('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
-value('ALTER PUBLICATION electric_cm_publication SET TABLE f (id)');
-value('SELECT electric_cm_start()');
+$stack->sql('ALTER PUBLICATION electric_cm_publication SET TABLE f (id)');
+$stack->sql('SELECT electric_cm_start()');
 fails('a publication that filters columns', qr/filters rows or columns/, qr/column lists/);
-value('ALTER PUBLICATION electric_cm_publication SET TABLE f');
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
-value('SELECT electric_cm_start()');
+$stack->sql('ALTER PUBLICATION electric_cm_publication SET TABLE f');
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
+$stack->sql('SELECT electric_cm_start()');
 fails('a publication without updates', qr/does not publish/, qr/ALTER PUBLICATION.*publish/);
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'a publication that publishes everything: active');
-my $handle = value(q{SELECT electric_cm_create_shape('f')});
-value(q{INSERT INTO f VALUES (1, 'a')});
-value('SELECT electric_cm_await_flushed()');
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'and it works');
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'a publication that publishes everything: active');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('f')});
+$stack->sql(q{INSERT INTO f VALUES (1, 'a')});
+$stack->sql('SELECT electric_cm_await_flushed()');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'and it works');
 
-value('SELECT electric_cm_stop(drop_slot => true)');
-value('DROP PUBLICATION electric_cm_publication');
-value("ALTER DATABASE $db SET electric_cm.create_publication = off");
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql("ALTER DATABASE $db SET electric_cm.create_publication = off");
+$stack->sql('SELECT electric_cm_start()');
 fails('no publication', qr/does not exist/, qr/CREATE PUBLICATION/);
-value('CREATE PUBLICATION electric_cm_publication');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'made by hand: active');
-value("ALTER DATABASE $db RESET electric_cm.create_publication");
+$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'made by hand: active');
+$stack->sql("ALTER DATABASE $db RESET electric_cm.create_publication");
 
 # Names
-value('SELECT electric_cm_stop(drop_slot => true)');
-value("ALTER DATABASE $db SET electric_cm.slot_name = 'my_slot'");
-value("ALTER DATABASE $db SET electric_cm.publication_name = 'My Publication'");
-value("ALTER DATABASE $db SET electric_cm.stack_id = 'my stack'");
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'other names: active');
-is(value('SELECT slot_name FROM pg_replication_slots'), 'my_slot', 'slot_name');
-is(value(q{SELECT pubname FROM pg_publication WHERE pubname = 'My Publication'}), 'My Publication', 'publication_name');
-is(value('SELECT stack_id FROM electric_cm_stat_manager'), 'my stack', 'stack_id');
-value('DROP TABLE f');
-value('CREATE TABLE f (id int PRIMARY KEY, t text)');
-$handle = value(q{SELECT electric_cm_create_shape('f')});
-value(q{INSERT INTO f VALUES (1, 'a')});
-value('SELECT electric_cm_await_flushed()');
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'shapes work with them');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql("ALTER DATABASE $db SET electric_cm.slot_name = 'my_slot'");
+$stack->sql("ALTER DATABASE $db SET electric_cm.publication_name = 'My Publication'");
+$stack->sql("ALTER DATABASE $db SET electric_cm.stack_id = 'my stack'");
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'other names: active');
+is($stack->sql('SELECT slot_name FROM pg_replication_slots'), 'my_slot', 'slot_name');
+is($stack->sql(q{SELECT pubname FROM pg_publication WHERE pubname = 'My Publication'}), 'My Publication', 'publication_name');
+is($stack->sql('SELECT stack_id FROM electric_cm_stat_manager'), 'my stack', 'stack_id');
+$stack->sql('DROP TABLE f');
+$stack->sql('CREATE TABLE f (id int PRIMARY KEY, t text)');
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('f')});
+$stack->sql(q{INSERT INTO f VALUES (1, 'a')});
+$stack->sql('SELECT electric_cm_await_flushed()');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'shapes work with them');
 
 # Settings that change while a manager starts with others: the last one counts
 for my $round (1 .. 5)
@@ -221,13 +220,13 @@ $node->restart;
 $ENV{PGOPTIONS} = join ' ', map { "-c $_" }
   ('statement_timeout=0', 'default_transaction_read_only=off',
 	'default_transaction_isolation=read\\ committed', 'search_path=public', 'idle_session_timeout=0');
-ok(wait_active($node, $db), 'settings of the database do not get in the way');
-value("INSERT INTO f VALUES (2, 'b')");
-value("SELECT electric_cm_await_flushed(NULL, '20 s')");
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 2, 'shapes go on');
-value('CREATE TABLE g (id int PRIMARY KEY)');
-$handle = value("SELECT electric_cm_create_shape('g')");
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 0, 'and are created');
+ok($stack->active, 'settings of the database do not get in the way');
+$stack->sql("INSERT INTO f VALUES (2, 'b')");
+$stack->sql("SELECT electric_cm_await_flushed(NULL, '20 s')");
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 2, 'shapes go on');
+$stack->sql('CREATE TABLE g (id int PRIMARY KEY)');
+$handle = $stack->sql("SELECT electric_cm_create_shape('g')");
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 0, 'and are created');
 
 $node->stop;
 done_testing();

@@ -3,16 +3,15 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+my $stack = new_stack('main', db => 'app');
+my $node = $stack->node;
 my $db = 'app';
 my $notice = qr/NOTICE:  replication slot "electric_cm_app" will be dropped after commit/;
-
-sub value { return $node->safe_psql($db, $_[0]); }
 
 sub output
 {
@@ -30,8 +29,8 @@ sub become
 
 sub create
 {
-	value('CREATE EXTENSION electric_cm' . ($_[0] // ''));
-	return ok(wait_active($node, $db), 'active');
+	$stack->sql('CREATE EXTENSION electric_cm' . ($_[0] // ''));
+	return ok($stack->active, 'active');
 }
 
 # Nothing stays.  The server's own view is from another database, lest the
@@ -39,7 +38,7 @@ sub create
 sub nothing_stays
 {
 	my ($what) = @_;
-	is(value('SELECT count(*) FROM pg_publication'), 0, "$what: no publication stays");
+	is($stack->sql('SELECT count(*) FROM pg_publication'), 0, "$what: no publication stays");
 	become(q{SELECT NOT EXISTS (SELECT FROM pg_replication_slots)}, '... no slot');
 	become(
 		q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'app'
@@ -55,8 +54,8 @@ sub nothing_stays
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET electric_cm.enabled = off');
 $node->safe_psql('postgres', 'CREATE EXTENSION electric_cm');
 $node->safe_psql('postgres', "CREATE DATABASE $db");
-value("ALTER DATABASE $db SET search_path = public, tools");
-value('CREATE TABLE t (id int PRIMARY KEY)');
+$stack->sql("ALTER DATABASE $db SET search_path = public, tools");
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 
 # Active
 
@@ -66,14 +65,14 @@ nothing_stays('dropped while active');
 
 # By other commands
 
-value('CREATE SCHEMA tools');
+$stack->sql('CREATE SCHEMA tools');
 create(' SCHEMA tools');
 like(output('DROP SCHEMA tools CASCADE'), $notice, 'DROP SCHEMA CASCADE: a notice names the slot');
 nothing_stays('DROP SCHEMA CASCADE');
 
-value('CREATE ROLE keeper SUPERUSER');
-value("SET ROLE keeper;\nCREATE EXTENSION electric_cm");
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE ROLE keeper SUPERUSER');
+$stack->sql("SET ROLE keeper;\nCREATE EXTENSION electric_cm");
+ok($stack->active, 'active');
 like(output('DROP OWNED BY keeper'), $notice, 'DROP OWNED: a notice names the slot');
 nothing_stays('DROP OWNED');
 
@@ -81,7 +80,7 @@ create();
 like(output(q{DO 'BEGIN DROP EXTENSION electric_cm; END'}), $notice, 'in a function: a notice names the slot');
 nothing_stays('DROP in a function');
 
-value('CREATE SCHEMA tools');
+$stack->sql('CREATE SCHEMA tools');
 create(' SCHEMA tools');
 output(q{DO 'BEGIN DROP SCHEMA tools CASCADE; END'});
 nothing_stays('DROP SCHEMA CASCADE in a function');
@@ -90,31 +89,31 @@ nothing_stays('DROP SCHEMA CASCADE in a function');
 
 create();
 my $manager = "SELECT pid FROM electric_cm_stat_manager WHERE datname = 'app'";
-my $pid = value($manager);
-value('CREATE ROLE stranger');
+my $pid = $stack->sql($manager);
+$stack->sql('CREATE ROLE stranger');
 my ($rc, $out, $err) = $node->psql($db, "SET ROLE stranger;\nDROP EXTENSION electric_cm");
 like($err, qr/must be owner of extension/, 'a stranger may not');
 ($rc, $out, $err) = $node->psql($db, "SET ROLE stranger;\nDROP OWNED BY keeper");
 like($err, qr/permission denied/, '... nor what is not his');
 ($rc, $out, $err) = $node->psql($db, "SET ROLE stranger;\nDROP SCHEMA public CASCADE");
 like($err, qr/must be owner of schema/, '... nor the schema');
-is(value($manager), $pid, 'the stack has not noticed');
+is($stack->sql($manager), $pid, 'the stack has not noticed');
 
 # Rolled back
 
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
 
 sub all_there
 {
 	my ($what) = @_;
-	ok(wait_active($node, $db), "$what: active");
-	my $n = 1 + value('SELECT coalesce(max(id), 0) FROM t');
-	value("INSERT INTO t VALUES ($n)");
-	value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	ok($stack->active, "$what: active");
+	my $n = 1 + $stack->sql('SELECT coalesce(max(id), 0) FROM t');
+	$stack->sql("INSERT INTO t VALUES ($n)");
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok && $entries == $n, '... with its shape');
-	is( value('SELECT (SELECT count(*) FROM pg_replication_slots) || $$ $$ ||
+	is( $stack->sql('SELECT (SELECT count(*) FROM pg_replication_slots) || $$ $$ ||
 			(SELECT count(*) FROM pg_publication)'),
 		'1 1', '... with slot and publication');
 	return;
@@ -149,40 +148,40 @@ nothing_stays('dropped after a released savepoint');
 # Dropped and created again in one transaction
 
 create();
-value(q{SELECT electric_cm_create_shape('t')});
-my $before = value('SELECT restart_lsn FROM pg_replication_slots');
+$stack->sql(q{SELECT electric_cm_create_shape('t')});
+my $before = $stack->sql('SELECT restart_lsn FROM pg_replication_slots');
 output("BEGIN;\nDROP EXTENSION electric_cm;\nCREATE EXTENSION electric_cm;\nCOMMIT");
-ok(wait_active($node, $db), 'dropped and created again: active');
-is(value(q{SELECT electric_cm_status()}), 'active', '... it really is');
-is( value(q{SELECT (SELECT count(*) FROM electric_cm_shapes) || ' ' || (SELECT count(*) FROM pg_publication)
+ok($stack->active, 'dropped and created again: active');
+is($stack->sql(q{SELECT electric_cm_status()}), 'active', '... it really is');
+is( $stack->sql(q{SELECT (SELECT count(*) FROM electric_cm_shapes) || ' ' || (SELECT count(*) FROM pg_publication)
 		|| ' ' || (SELECT string_agg(slot_name, ' ') FROM pg_replication_slots)}),
 	'0 1 electric_cm_app', '... with a new slot and publication, and no shape');
-is(value("SELECT restart_lsn > '$before' FROM pg_replication_slots"), 't', '... not the old one');
+is($stack->sql("SELECT restart_lsn > '$before' FROM pg_replication_slots"), 't', '... not the old one');
 output('DROP EXTENSION electric_cm');
 nothing_stays('dropped again');
 
 # Stopped
 
 create();
-$handle = value(q{SELECT electric_cm_create_shape('t')});
-value('SELECT electric_cm_stop()');
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql('SELECT electric_cm_stop()');
 like(output('DROP EXTENSION electric_cm'), $notice, 'dropped while stopped: the notice');
 nothing_stays('dropped while stopped');
 
 create();
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $node->restart;
 like(output('DROP EXTENSION electric_cm'), $notice, 'dropped after a restart while stopped: the notice');
 nothing_stays('dropped while stopped since before a restart');
 
 # Disabled; not listed any more, so that no manager may even have a look
 create();
-value('ALTER DATABASE app SET electric_cm.enabled = off');
+$stack->sql('ALTER DATABASE app SET electric_cm.enabled = off');
 $node->reload;
 become(q{SELECT electric_cm_status() = 'stopped'}, 'disabled');
 output('DROP EXTENSION electric_cm');
 nothing_stays('dropped while disabled');
-value('ALTER DATABASE app RESET electric_cm.enabled');
+$stack->sql('ALTER DATABASE app RESET electric_cm.enabled');
 
 create();
 $node->append_conf('postgresql.conf', "electric_cm.databases = 'postgres'");
@@ -195,23 +194,23 @@ $node->reload;
 # Failed
 
 create();
-value(q{ALTER DATABASE app SET electric_cm.publication_name = 'half'});
-value(q{CREATE PUBLICATION half WITH (publish = 'insert')});
+$stack->sql(q{ALTER DATABASE app SET electric_cm.publication_name = 'half'});
+$stack->sql(q{CREATE PUBLICATION half WITH (publish = 'insert')});
 $node->reload;
 become(q{SELECT electric_cm_status() = 'failed'}, 'failed');
 output('DROP EXTENSION electric_cm');
-is(value('SELECT pubname FROM pg_publication'), 'half', "the user's publication stays");
-value('DROP PUBLICATION half');
+is($stack->sql('SELECT pubname FROM pg_publication'), 'half', "the user's publication stays");
+$stack->sql('DROP PUBLICATION half');
 nothing_stays('dropped while failed');
-value('ALTER DATABASE app RESET electric_cm.publication_name');
+$stack->sql('ALTER DATABASE app RESET electric_cm.publication_name');
 
 # Waiting for the lock
 
 create();
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 my $holder = $node->background_psql($db);
 $holder->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_app'))});
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 become(q{SELECT electric_cm_status() = 'waiting'}, 'waits for the lock');
 output('DROP EXTENSION electric_cm');
 nothing_stays('dropped while waiting for the lock');
@@ -222,7 +221,7 @@ $holder->quit;
 $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN');
 $holder->query_safe('CREATE TABLE never (id int)');
-value('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm');
 become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'app'
 	AND step = 'create_slot' AND waiting_for <> '')}, 'waits with its slot for an old transaction');
 output('DROP EXTENSION electric_cm');
@@ -234,12 +233,12 @@ $holder->quit;
 # While a consumer is in the middle of a transaction
 
 create();
-$handle = value(q{SELECT electric_cm_create_shape('t')});
-value(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
 my $locker = $node->background_psql($db);
 $locker->query_safe('BEGIN');
 $locker->query_safe('LOCK TABLE _electric_cm.progress IN EXCLUSIVE MODE');
-value('INSERT INTO t SELECT 1000000 + i FROM generate_series(1, 1000) i');
+$stack->sql('INSERT INTO t SELECT 1000000 + i FROM generate_series(1, 1000) i');
 become(q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'app'
 	AND backend_type = 'electric_cm consumer' AND wait_event_type = 'Lock')},
 	'a consumer waits in the middle of its transaction');
@@ -248,7 +247,7 @@ $dropper->{stdin} .= "DROP EXTENSION electric_cm;\n";
 $dropper->{run}->pump_nb;
 become(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')},
 	'the stack is out of the way, only the user is waited for');
-is( value(q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'app' AND backend_type LIKE 'electric_cm%'}),
+is( $stack->sql(q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'app' AND backend_type LIKE 'electric_cm%'}),
 	0, '... no consumer is left to wait for');
 $locker->query_safe('ROLLBACK');
 $locker->quit;
@@ -258,20 +257,20 @@ nothing_stays('dropped while a consumer was in a transaction');
 
 # What the user has made stays
 
-value('CREATE PUBLICATION electric_cm_publication');
+$stack->sql('CREATE PUBLICATION electric_cm_publication');
 create();
 output('DROP EXTENSION electric_cm');
-is(value('SELECT pubname FROM pg_publication'), 'electric_cm_publication', "the user's publication stays");
+is($stack->sql('SELECT pubname FROM pg_publication'), 'electric_cm_publication', "the user's publication stays");
 
-value(q{ALTER DATABASE app SET electric_cm.slot_name = 'mine'});
-value(q{SELECT pg_create_logical_replication_slot('mine', 'pgoutput')});
+$stack->sql(q{ALTER DATABASE app SET electric_cm.slot_name = 'mine'});
+$stack->sql(q{SELECT pg_create_logical_replication_slot('mine', 'pgoutput')});
 create();
-is(value('SELECT active FROM pg_replication_slots'), 't', "the user's slot is used");
+is($stack->sql('SELECT active FROM pg_replication_slots'), 't', "the user's slot is used");
 unlike(output('DROP EXTENSION electric_cm'), qr/slot/, 'no notice of it');
 become(q{SELECT NOT active FROM pg_replication_slots}, 'it is not used any more');
-is(value('SELECT slot_name FROM pg_replication_slots'), 'mine', "the user's slot stays");
-value(q{SELECT pg_drop_replication_slot('mine')});
-value('DROP PUBLICATION electric_cm_publication');
+is($stack->sql('SELECT slot_name FROM pg_replication_slots'), 'mine', "the user's slot stays");
+$stack->sql(q{SELECT pg_drop_replication_slot('mine')});
+$stack->sql('DROP PUBLICATION electric_cm_publication');
 nothing_stays("a user's slot");
 
 # ... one that we make by that name does not
@@ -282,22 +281,22 @@ nothing_stays('a slot with a name of its own');
 
 # A changed name leaves no slot behind
 create();
-value('ALTER DATABASE app RESET electric_cm.slot_name');
+$stack->sql('ALTER DATABASE app RESET electric_cm.slot_name');
 $node->reload;
 become(q{SELECT electric_cm_status() = 'active'}, 'active after the setting was reset');
-is(value('SELECT string_agg(slot_name, $$ $$) FROM pg_replication_slots'),
+is($stack->sql('SELECT string_agg(slot_name, $$ $$) FROM pg_replication_slots'),
 	'mine', 'without the setting it goes on with the slot that it has');
-value(q{ALTER DATABASE app SET electric_cm.slot_name = 'another'});
+$stack->sql(q{ALTER DATABASE app SET electric_cm.slot_name = 'another'});
 $node->reload;
 become(q{SELECT string_agg(slot_name, ' ') = 'another' FROM pg_replication_slots},
 	'with another name the former slot is dropped');
-ok(wait_active($node, $db), 'active');
-is( value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'replication_slot_dropped'
+ok($stack->active, 'active');
+is( $stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'replication_slot_dropped'
 		AND message LIKE '%"mine"%' AND detail LIKE '%"another"%'}),
 	1, '... and an event says so');
 output('DROP EXTENSION electric_cm');
 nothing_stays('a changed name');
-value('ALTER DATABASE app RESET electric_cm.slot_name');
+$stack->sql('ALTER DATABASE app RESET electric_cm.slot_name');
 
 # A user may dump and drop our publication all the same
 create();
@@ -305,13 +304,13 @@ my ($dump, $dump_err) = run_command([ 'pg_dump', '-d', $node->connstr($db) ]);
 is($dump_err, '', 'pg_dump has nothing to say');
 like($dump, qr/CREATE PUBLICATION electric_cm_publication/, '... and dumps the publication');
 unlike($dump, qr/DEPENDS ON EXTENSION/, '... as an ordinary one');
-value('SELECT electric_cm_stop()');
-value('DROP PUBLICATION electric_cm_publication');
-value('CREATE PUBLICATION electric_cm_publication');
-value('SELECT electric_cm_stop(drop_slot => true)');
-is(value('SELECT count(*) FROM pg_publication'), 1, "one that the user has made instead of ours is the user's");
+$stack->sql('SELECT electric_cm_stop()');
+$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+is($stack->sql('SELECT count(*) FROM pg_publication'), 1, "one that the user has made instead of ours is the user's");
 output('DROP EXTENSION electric_cm');
-is(value('SELECT count(*) FROM pg_publication'), 1, '... also for DROP EXTENSION');
+is($stack->sql('SELECT count(*) FROM pg_publication'), 1, '... also for DROP EXTENSION');
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal|deadlock detected/, 'the server is well');
 
 $node->stop;

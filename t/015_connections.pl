@@ -10,6 +10,7 @@ use ElectricCM qw(new_node wait_active replay_equals);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
 my $delays = "electric_cm.reconnect_initial_delay = '100 ms'\nelectric_cm.reconnect_max_delay = '500 ms'\n";
@@ -33,7 +34,7 @@ sub write_file
 	open my $fh, '>', $file or die "$file: $!";
 	print $fh $text;
 	close $fh;
-	chmod $mode // 0600, $file;
+	chmod $mode // oct('600'), $file;
 	return;
 }
 
@@ -333,7 +334,7 @@ sub ask_until
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return pass($what) if $session->query($sql) eq 't';
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	diag($session->query("SELECT * $stack"));
 	diag($session->query('SELECT * FROM electric_cm_stat_connections'));

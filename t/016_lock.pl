@@ -4,33 +4,33 @@ use strict;
 use warnings;
 
 use IPC::Run ();
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-my $node = new_node('main',
+my $stack = new_stack('main',
 	conf => "electric_cm.status_check_interval = '1 s'\nmax_locks_per_transaction = 10\n"
 	  . "electric_cm.reconnect_initial_delay = '100 ms'\nelectric_cm.reconnect_max_delay = '500 ms'\n");
+my $node = $stack->node;
 my $db = 'postgres';
 my $lock = "hashtext('electric_cm_$db')";
-my $stack = "FROM electric_cm_stat_manager WHERE datname = '$db'";
-
-sub value { return $node->safe_psql($db, $_[0]); }
+my $from_stat_manager = "FROM electric_cm_stat_manager WHERE datname = '$db'";
 
 sub poll
 {
 	my ($what, $sql) = @_;
 	return 1 if ok($node->poll_query_until($db, $sql), $what);
-	diag(value("SELECT * $stack"));
-	diag(value('SELECT occurred_at, event, message, detail FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 10'));
+	diag($stack->sql("SELECT * $from_stat_manager"));
+	diag($stack->sql('SELECT occurred_at, event, message, detail FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 10'));
 	return 0;
 }
 
 sub count_events
 {
 	my ($event) = @_;
-	return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND datname = '$db'");
+	return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND datname = '$db'");
 }
 
 # A session, with its process number, that calls itself as it is told
@@ -42,13 +42,13 @@ sub session
 	return ($session, $session->query_safe('SELECT pg_backend_pid()'));
 }
 
-sub is_alive { return value("SELECT count(*) FROM pg_stat_activity WHERE pid = $_[0]"); }
+sub is_alive { return $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $_[0]"); }
 
 # Time for so many status checks: what must not happen can only be waited for
 sub after_checks
 {
 	my ($n) = @_;
-	my $since = value('SELECT clock_timestamp()');
+	my $since = $stack->sql('SELECT clock_timestamp()');
 	$node->poll_query_until($db, "SELECT clock_timestamp() > '$since'::timestamptz + $n * interval '1 s'")
 	  or die;
 	return;
@@ -58,29 +58,29 @@ sub after_checks
 
 my ($electric, $electric_pid) = session('Electric (test)');
 $electric->query_safe("SELECT pg_advisory_lock($lock)");
-value('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm');
 poll('waits, and names the process and its application',
 	"SELECT status = 'waiting' AND step = 'acquire_lock'
-		AND waiting_for LIKE '%PID $electric_pid%' AND waiting_for LIKE '%\"Electric (test)\"%' $stack");
+		AND waiting_for LIKE '%PID $electric_pid%' AND waiting_for LIKE '%\"Electric (test)\"%' $from_stat_manager");
 my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_await_active('100 ms')});
 like($err, qr/DETAIL:.*PID $electric_pid/s, '... also to who waits for the stack');
-is(value('SELECT count(*) FROM pg_replication_slots'), 0, 'touches nothing meanwhile');
+is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, 'touches nothing meanwhile');
 
 my $released = $electric->query_safe("SELECT clock_timestamp() FROM (SELECT pg_advisory_unlock($lock)) u");
-ok(wait_active($node, $db), 'active after the release');
-my $delay = value("SELECT extract(epoch FROM occurred_at - '$released')
+ok($stack->active, 'active after the release');
+my $delay = $stack->sql("SELECT extract(epoch FROM occurred_at - '$released')
 	FROM electric_cm_events WHERE event = 'connection_lock_acquired'");
 cmp_ok($delay, '<', 1, "taken over within a second of the release ($delay s)");
 is($electric->query_safe("SELECT pg_try_advisory_lock($lock)"), 'f', 'and then ours');
-is(value("SELECT waiting_for IS NULL OR waiting_for = '' $stack"), 't', 'waits for nothing any more');
-value('CREATE TABLE t (id int PRIMARY KEY)');
+is($stack->sql("SELECT waiting_for IS NULL OR waiting_for = '' $from_stat_manager"), 't', 'waits for nothing any more');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 
 # An abandoned lock.  The setting is off: nobody is touched.
 
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $electric->query_safe("SELECT pg_advisory_lock($lock)");
-value('SELECT electric_cm_start()');
-poll('waits for a lock whose holder does nothing', "SELECT waiting_for LIKE '%PID $electric_pid%' $stack");
+$stack->sql('SELECT electric_cm_start()');
+poll('waits for a lock whose holder does nothing', "SELECT waiting_for LIKE '%PID $electric_pid%' $from_stat_manager");
 after_checks(3);
 is(is_alive($electric_pid), 1, 'break_abandoned_lock = off: the holder is left alone');
 is(count_events('lock_holder_terminated'), 0, '... and so no event');
@@ -92,7 +92,7 @@ my $recv = IPC::Run::start(
 		'-o', 'proto_version=1', '-o', 'publication_names=electric_cm_publication', '-f', '/dev/null' ],
 	\undef, '>', \my $recv_out, '2>', \my $recv_err);
 poll('the slot is in use', "SELECT active FROM pg_replication_slots WHERE slot_name = 'electric_cm_$db'");
-value('ALTER SYSTEM SET electric_cm.break_abandoned_lock = on');
+$stack->sql('ALTER SYSTEM SET electric_cm.break_abandoned_lock = on');
 $node->reload;
 poll('the setting is in effect',
 	"SELECT setting = 'on' FROM electric_cm_options WHERE name = 'electric_cm.break_abandoned_lock' AND datname = '$db'");
@@ -101,18 +101,18 @@ is(is_alive($electric_pid), 1, 'on, and the slot is in use: the holder is left a
 
 # Not in use any more
 my $log_offset = -s $node->logfile;
-my $free_since = value('SELECT clock_timestamp()');
+my $free_since = $stack->sql('SELECT clock_timestamp()');
 $recv->kill_kill;
-ok(wait_active($node, $db), 'on, and the slot is idle: the lock is broken, and the stack active');
+ok($stack->active, 'on, and the slot is idle: the lock is broken, and the stack active');
 is(is_alive($electric_pid), 0, 'the holder has been terminated');
 is(is_alive($user_pid), 1, 'nobody else has');
-is( value("SELECT severity || ': ' || message FROM electric_cm_events WHERE event = 'lock_holder_terminated'"),
+is( $stack->sql("SELECT severity || ': ' || message FROM electric_cm_events WHERE event = 'lock_holder_terminated'"),
 	qq{warning: lock holder terminated: PID $electric_pid, application "Electric (test)"},
 	'an event says who it was');
 like(slurp_file($node->logfile, $log_offset),
 	qr/WARNING: .*lock holder terminated: PID $electric_pid, application "Electric \(test\)"/,
 	'... and the log');
-cmp_ok(value("SELECT extract(epoch FROM occurred_at - '$free_since') FROM electric_cm_events WHERE event = 'lock_holder_terminated'"),
+cmp_ok($stack->sql("SELECT extract(epoch FROM occurred_at - '$free_since') FROM electric_cm_events WHERE event = 'lock_holder_terminated'"),
 	'>=', 1, '... not at the first status check');
 $electric->{run}->kill_kill;
 
@@ -120,55 +120,55 @@ $electric->{run}->kill_kill;
 
 my $consumed = "SELECT pg_logical_slot_get_binary_changes('electric_cm_$db', NULL, NULL,
 	'proto_version', '1', 'publication_names', 'electric_cm_publication')";
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $user->query_safe("SELECT pg_advisory_lock($lock)");
-value('SELECT electric_cm_start()');
-poll('waits for another holder', "SELECT waiting_for LIKE '%PID $user_pid%' $stack");
-my $consumed_until = value(q{SELECT clock_timestamp() + '3 s'});
+$stack->sql('SELECT electric_cm_start()');
+poll('waits for another holder', "SELECT waiting_for LIKE '%PID $user_pid%' $from_stat_manager");
+my $consumed_until = $stack->sql(q{SELECT clock_timestamp() + '3 s'});
 my $i = 0;
-while (value("SELECT clock_timestamp() < '$consumed_until'") eq 't')
+while ($stack->sql("SELECT clock_timestamp() < '$consumed_until'") eq 't')
 {
 	# so several times between two checks
-	value('INSERT INTO t VALUES (' . ++$i . ')');
-	value("SELECT count(*) FROM ($consumed) c");
+	$stack->sql('INSERT INTO t VALUES (' . ++$i . ')');
+	$stack->sql("SELECT count(*) FROM ($consumed) c");
 }
 is(is_alive($user_pid), 1, 'a slot that is consumed from time to time is not idle');
 $user->query_safe("SELECT pg_advisory_unlock($lock)");
-ok(wait_active($node, $db), 'active after the release');
+ok($stack->active, 'active after the release');
 
 # Without a slot, the holder may be about to create one.
 
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $user->query_safe("SELECT pg_advisory_lock($lock)");
-value('SELECT electric_cm_start()');
-poll('waits without a slot', "SELECT waiting_for LIKE '%PID $user_pid%' $stack");
+$stack->sql('SELECT electric_cm_start()');
+poll('waits without a slot', "SELECT waiting_for LIKE '%PID $user_pid%' $from_stat_manager");
 after_checks(3);
 is(is_alive($user_pid), 1, 'no slot: the holder is left alone');
 $user->query_safe("SELECT pg_advisory_unlock($lock)");
-ok(wait_active($node, $db), 'active after the release');
+ok($stack->active, 'active after the release');
 
 # A prepared transaction has nobody to terminate.
 
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $user->query_safe("BEGIN; SELECT pg_advisory_xact_lock($lock); PREPARE TRANSACTION 'p'; SELECT 1");
-value('SELECT electric_cm_start()');
-poll('waits for a prepared transaction', "SELECT waiting_for LIKE '%held by a prepared transaction%' $stack");
+$stack->sql('SELECT electric_cm_start()');
+poll('waits for a prepared transaction', "SELECT waiting_for LIKE '%held by a prepared transaction%' $from_stat_manager");
 after_checks(3);
 is(count_events('lock_holder_terminated'), 1, 'nobody is terminated for it');
 is(is_alive($user_pid), 1, '... not even its former session');
-value("ROLLBACK PREPARED 'p'");
-ok(wait_active($node, $db), 'active when it is gone');
+$stack->sql("ROLLBACK PREPARED 'p'");
+ok($stack->active, 'active when it is gone');
 
 # Trying the lock is an error: the lock table is full.  A new session could not
 # get in then, so all that is asked goes by way of one that is there.
 
-value('ALTER SYSTEM RESET electric_cm.break_abandoned_lock');
+$stack->sql('ALTER SYSTEM RESET electric_cm.break_abandoned_lock');
 $node->reload;
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $user->query_safe("SELECT pg_advisory_lock($lock)");
 my ($other, $other_pid) = session('other');
-value('SELECT electric_cm_start()');
-poll('waits for the lock', "SELECT waiting_for LIKE '%PID $user_pid%' $stack");
+$stack->sql('SELECT electric_cm_start()');
+poll('waits for the lock', "SELECT waiting_for LIKE '%PID $user_pid%' $from_stat_manager");
 # one fills the table of locks, the other that of their holders
 $user->query('SELECT count(pg_advisory_lock_shared(i)) FROM generate_series(1, 1000000) i');
 $other->query('SELECT count(pg_advisory_lock_shared(i)) FROM generate_series(1, 1000000) i');
@@ -178,15 +178,15 @@ for (1 .. 300)
 	my $answer = $user->query(
 		"SELECT count(*) FROM electric_cm_events WHERE event = 'failed_to_acquire_connection_lock' AND datname = '$db'");
 	last if $seen = ($answer =~ /^[1-9]/);
-	select undef, undef, undef, 0.1;
+	usleep(100_000);
 }
 ok($seen, 'the lock cannot even be tried: an event says so');
-is($user->query("SELECT status || ' ' || last_error_sqlstate || ' ' || (last_error ~ 'shared memory') $stack"),
+is($user->query("SELECT status || ' ' || last_error_sqlstate || ' ' || (last_error ~ 'shared memory') $from_stat_manager"),
 	'waiting 53200 true', '... and status and last_error');
 $other->query('SELECT pg_advisory_unlock_all()');
 $user->query('SELECT pg_advisory_unlock_all()');
-ok(wait_active($node, $db), 'active when there is room again');
-is(value("SELECT electric_cm_await_flushed(NULL, '20 s') IS NOT NULL"), 't', 'and it streams');
+ok($stack->active, 'active when there is room again');
+is($stack->sql("SELECT electric_cm_await_flushed(NULL, '20 s') IS NOT NULL"), 't', 'and it streams');
 $other->quit;
 $user->quit;
 

@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack wait_active replay_equals);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
@@ -13,9 +13,8 @@ use Time::HiRes qw(time);
 
 my $db = 'postgres';
 my $slot = "electric_cm_$db";
-my $node = new_node('main', init => { has_archiving => 1 });
-
-sub value { return $node->safe_psql($db, $_[0]); }
+my $stack = new_stack('main', init => { has_archiving => 1 });
+my $node = $stack->node;
 
 # A shape with some rows in its log.
 sub shape
@@ -60,15 +59,15 @@ sub restored
 	return $server;
 }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
-value('CREATE TABLE blocked (id int PRIMARY KEY)');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
+$stack->sql('CREATE TABLE blocked (id int PRIMARY KEY)');
 my $handle = shape($node);
-my $system = value('SELECT system_identifier FROM pg_control_system()');
+my $system = $stack->sql('SELECT system_identifier FROM pg_control_system()');
 $node->backup('base');
-value(q{INSERT INTO t (t) VALUES ('after the backup')});
-value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
+$stack->sql(q{INSERT INTO t (t) VALUES ('after the backup')});
+$stack->sql('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 
 #
 # A standby: no stack, but shape logs can be read
@@ -78,7 +77,7 @@ $standby->start;
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO blocked VALUES (1)');
-my $creating = value("SELECT electric_cm_create_shape('blocked')");
+my $creating = $stack->sql("SELECT electric_cm_create_shape('blocked')");
 $node->wait_for_catchup($standby);
 is( $standby->safe_psql($db, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'electric%'}),
 	0, 'standby: nothing runs');
@@ -95,7 +94,7 @@ for my $function (qw(await_active await_flushed start stop restart))
 	like($err, qr/recovery.*HINT:.*promotion/s, "standby: electric_cm_$function() is an error with a hint");
 }
 is( $standby->safe_psql($db, "SELECT string_agg(l::text, E'\\n') FROM electric_cm_shape_log('$handle') l"),
-	value("SELECT string_agg(l::text, E'\\n') FROM electric_cm_shape_log('$handle') l"),
+	$stack->sql("SELECT string_agg(l::text, E'\\n') FROM electric_cm_shape_log('$handle') l"),
 	'standby: a shape log can be read');
 is( $standby->safe_psql($db, "SELECT state, log_entries FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'live|11', 'standby: the shape can be seen');
@@ -117,34 +116,34 @@ $holder->query_until(qr/waiting/, "\\echo waiting\nSELECT pg_advisory_lock(hasht
 ok( $node->poll_query_until($db,
 		q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}),
 	'somebody else waits for the lock');
-value('SELECT electric_cm_restart()');
+$stack->sql('SELECT electric_cm_restart()');
 ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'waiting'), 'and has it');
-is(value('SELECT count(*) FROM _electric_cm.stack WHERE clean_stop_lsn IS NOT NULL'), 1,
+is($stack->sql('SELECT count(*) FROM _electric_cm.stack WHERE clean_stop_lsn IS NOT NULL'), 1,
 	'a clean stop is recorded');
-value(q{UPDATE _electric_cm.progress SET lsn = lsn + 1000000000});
-value(q{SELECT pg_create_restore_point('clean stop')});
-value(q{UPDATE _electric_cm.progress SET lsn = lsn - 1000000000});
+$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn + 1000000000});
+$stack->sql(q{SELECT pg_create_restore_point('clean stop')});
+$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn - 1000000000});
 $holder->quit;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 shape_goes_on($node, $handle, 'after the clean stop');
 
 # ... a moment when the stack was stopped by hand
 $node->psql($db, 'SELECT electric_cm_stop()');
-value(q{SELECT pg_create_restore_point('stopped by hand')});
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active again');
-value(q{INSERT INTO t (t) VALUES ('never happens there')});
-value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
+$stack->sql(q{SELECT pg_create_restore_point('stopped by hand')});
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active again');
+$stack->sql(q{INSERT INTO t (t) VALUES ('never happens there')});
+$stack->sql('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 
 # ... and complete copies, one of a running server, and one of one that is not
 $node->backup('running');
-value('CHECKPOINT');	# also writes the slot
-my $wal = value('SELECT pg_walfile_name(pg_switch_wal())');
+$stack->sql('CHECKPOINT');	# also writes the slot
+my $wal = $stack->sql('SELECT pg_walfile_name(pg_switch_wal())');
 $node->stop;
 ok(-e $node->archive_dir . "/$wal", 'the WAL is archived');
 $node->backup_fs_cold('cold');
 $node->start;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 #
 # Point-in-time recovery

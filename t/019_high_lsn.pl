@@ -3,15 +3,14 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "autovacuum = off\nwal_keep_size = 0\nlog_statement = none\n");
-
-sub value { return $node->safe_psql($db, $_[0]); }
+my $stack = new_stack('main', conf => "autovacuum = off\nwal_keep_size = 0\nlog_statement = none\n");
+my $node = $stack->node;
 
 # Moves the stopped server ahead.  A transaction number must be the first of a
 # page of pg_xact, for there is no such page.
@@ -28,19 +27,19 @@ sub jump
 # by more than half of that.
 sub freeze
 {
-	value('UPDATE pg_database SET datallowconn = true WHERE NOT datallowconn');
+	$stack->sql('UPDATE pg_database SET datallowconn = true WHERE NOT datallowconn');
 	system_or_bail('vacuumdb', '--all', '--freeze', '--quiet',
 		'--maintenance-db', $node->connstr($db));
 	return;
 }
 
-sub next_xid { return 0 + value('SELECT pg_snapshot_xmax(pg_current_snapshot())'); }
+sub next_xid { return 0 + $stack->sql('SELECT pg_snapshot_xmax(pg_current_snapshot())'); }
 
 sub use_xids_up_to
 {
 	my ($xid) = @_;
 	my $n = $xid - next_xid();
-	value("DO \$\$ BEGIN FOR i IN 1..$n LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END \$\$");
+	$stack->sql("DO \$\$ BEGIN FOR i IN 1..$n LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END \$\$");
 	return;
 }
 
@@ -48,7 +47,7 @@ sub use_xids_up_to
 sub load
 {
 	my ($n) = @_;
-	value(qq{
+	$stack->sql(qq{
 DO \$\$ BEGIN
 	FOR i IN 1..$n LOOP
 		INSERT INTO t (t) VALUES (md5(i::text));
@@ -64,10 +63,10 @@ END \$\$});
 sub write_wal_up_to
 {
 	my ($lsn) = @_;
-	while (value("SELECT pg_current_wal_insert_lsn() < '$lsn'") eq 't')
+	while ($stack->sql("SELECT pg_current_wal_insert_lsn() < '$lsn'") eq 't')
 	{
-		value(q{SELECT pg_logical_emit_message(false, 'test', 'fill')});
-		value('SELECT pg_switch_wal()');
+		$stack->sql(q{SELECT pg_logical_emit_message(false, 'test', 'fill')});
+		$stack->sql('SELECT pg_switch_wal()');
 	}
 	return;
 }
@@ -75,15 +74,15 @@ sub write_wal_up_to
 sub shape
 {
 	my ($table) = @_;
-	return value("SELECT electric_cm_create_shape('$table')");
+	return $stack->sql("SELECT electric_cm_create_shape('$table')");
 }
 
 sub replays
 {
 	my ($handle, $table, $what) = @_;
-	value("SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle', '-1', 1)");
-	value('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
+	$stack->sql("SET statement_timeout = '60 s'; SELECT count(*) FROM electric_cm_shape_log('$handle', '-1', 1)");
+	$stack->sql('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
+	my ($ok, $entries) = $stack->replay_equals($handle, $table, ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
@@ -91,13 +90,13 @@ sub replays
 sub cross
 {
 	my ($what, $lsn, $xid) = @_;
-	my $position = value("SELECT '$lsn'::pg_lsn - '0/0'");
+	my $position = $stack->sql("SELECT '$lsn'::pg_lsn - '0/0'");
 
-	ok(wait_active($node, $db), "$what: active");
+	ok($stack->active, "$what: active");
 	my $t = shape('t');
 	load(100);
 	replays($t, 't', "$what, before");
-	is(value("SELECT pg_current_wal_insert_lsn() < '$lsn'"), 't', "$what: the WAL is not there yet");
+	is($stack->sql("SELECT pg_current_wal_insert_lsn() < '$lsn'"), 't', "$what: the WAL is not there yet");
 	cmp_ok(next_xid(), '<', $xid, "$what: nor are the transactions");
 
 	# Transactions cross while a shape is created: the snapshot decides over
@@ -106,22 +105,22 @@ sub cross
 	$writer->query_safe('BEGIN');
 	$writer->query_safe('INSERT INTO u DEFAULT VALUES');
 	use_xids_up_to($xid - 100);
-	value('INSERT INTO u DEFAULT VALUES');
+	$stack->sql('INSERT INTO u DEFAULT VALUES');
 	my $u = shape('u');
 	ok( $node->poll_query_until($db,
 			"SELECT waiting_for LIKE '%writing to the table%' FROM electric_cm_shapes WHERE handle = '$u'"),
 		"$what: a shape waits for a writer");
-	value('INSERT INTO u DEFAULT VALUES');
+	$stack->sql('INSERT INTO u DEFAULT VALUES');
 	load(200);
 	cmp_ok(next_xid(), '>', $xid, "$what: transactions have crossed");
-	value('INSERT INTO u DEFAULT VALUES');
+	$stack->sql('INSERT INTO u DEFAULT VALUES');
 	$writer->query_safe('INSERT INTO u DEFAULT VALUES');
 	$writer->query_safe('COMMIT');
 	replays($u, 'u', "$what, created meanwhile");
-	value('UPDATE u SET id = id + 1000000');
+	$stack->sql('UPDATE u SET id = id + 1000000');
 	replays($u, 'u', "$what, created meanwhile, changed");
 	replays($t, 't', "$what, transactions crossed");
-	is( value("SELECT bool_and(xid BETWEEN $xid - 1000000 AND $xid + 1000000),
+	is( $stack->sql("SELECT bool_and(xid BETWEEN $xid - 1000000 AND $xid + 1000000),
 			bool_or(xid < $xid), bool_or(xid >= $xid) FROM electric_cm_shape_log('$t') WHERE xid IS NOT NULL"),
 		't|t|t', "$what: the log has transactions from both sides");
 
@@ -130,66 +129,66 @@ sub cross
 	$writer->query_safe(q{INSERT INTO t (t) SELECT 'one side' FROM generate_series(1, 1000)});
 	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_stop()');
 	load(50);
-	is(value("SELECT pg_current_wal_insert_lsn() < '$lsn'"), 't', "$what: the WAL is not there yet");
+	is($stack->sql("SELECT pg_current_wal_insert_lsn() < '$lsn'"), 't', "$what: the WAL is not there yet");
 	write_wal_up_to($lsn);
 	load(50);
 	$writer->query_safe(q{INSERT INTO t (t) SELECT 'other side' FROM generate_series(1, 1000)});
 	$writer->query_safe('COMMIT');
 	$writer->quit;
 	$node->restart;
-	value('SELECT electric_cm_start()');
-	ok(wait_active($node, $db), "$what: active on the other side");
+	$stack->sql('SELECT electric_cm_start()');
+	ok($stack->active, "$what: active on the other side");
 	replays($t, 't', "$what, the WAL has crossed");
 	my ($before, $after) = split /\|/,
-	  value("SELECT count(*) FILTER (WHERE split_part(log_offset, '_', 1)::numeric < $position),
+	  $stack->sql("SELECT count(*) FILTER (WHERE split_part(log_offset, '_', 1)::numeric < $position),
 			count(*) FILTER (WHERE split_part(log_offset, '_', 1)::numeric >= $position)
 		FROM electric_cm_shape_log('$t')");
 	cmp_ok($before, '>=', 500, "$what: offsets on one side ($before)");
 	cmp_ok($after, '>=', 2000, "$what: offsets on the other side ($after)");
-	is( value("SELECT count(*) FROM electric_cm_shape_log('$t',
+	is( $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$t',
 			(SELECT log_offset FROM electric_cm_shape_log('$t') WITH ORDINALITY AS l (log_offset, b, c, d, e, f, n)
 				WHERE n = $before))"),
 		$after, "$what: a reader goes on from one side to the other");
 
 	# While it runs, too; and waiting
 	load(50);
-	my $now = value('SELECT pg_current_wal_insert_lsn()');
-	is(value("SELECT electric_cm_await_flushed('$now') >= '$now'"), 't', "$what: await_flushed() returns what it has waited for");
+	my $now = $stack->sql('SELECT pg_current_wal_insert_lsn()');
+	is($stack->sql("SELECT electric_cm_await_flushed('$now') >= '$now'"), 't', "$what: await_flushed() returns what it has waited for");
 	($rc, $out, $err) = $node->psql($db, "SELECT electric_cm_await_flushed('FFFFFFFF/FFFFFFFF', '100 ms')");
 	like($err, qr/timed out.*FFFFFFFF\/FFFFFFFF/, "$what: and waits for the future");
 	$node->stop('immediate');
 	$node->start;
-	ok(wait_active($node, $db), "$what: active after a crash");
+	ok($stack->active, "$what: active after a crash");
 	load(50);
 	replays($t, 't', "$what, after a crash");
 
 	# Figures
-	cmp_ok(value('SELECT electric_cm_report_retained_wal_size()'), '<', 200 * 1024 * 1024, "$what: retained WAL");
+	cmp_ok($stack->sql('SELECT electric_cm_report_retained_wal_size()'), '<', 200 * 1024 * 1024, "$what: retained WAL");
 	ok( $node->poll_query_until($db, q{
 SELECT retained_wal_bytes = current_lsn - restart_lsn AND retained_wal_bytes BETWEEN 0 AND 200000000
 	AND flush_lag_bytes = greatest(0, current_lsn - confirmed_flush_lsn) AND flush_lag_bytes BETWEEN 0 AND 200000000
 	AND received_lsn >= '} . $lsn . q{' AND flushed_lsn >= '} . $lsn . q{'
 	AND wal_status = 'reserved' AND safe_wal_size IS NULL
 FROM electric_cm_stat_replication}), "$what: the figures are what they should be");
-	value('ALTER SYSTEM SET max_slot_wal_keep_size = \'8GB\'');
+	$stack->sql('ALTER SYSTEM SET max_slot_wal_keep_size = \'8GB\'');
 	$node->reload;
 	ok( $node->poll_query_until($db, q{
 SELECT electric_cm_report_retained_wal_size() IS NOT NULL AND safe_wal_size BETWEEN 1 AND 9::int8 << 30
 FROM electric_cm_stat_replication}), "$what: safe_wal_size, too");
-	value('ALTER SYSTEM RESET max_slot_wal_keep_size');
+	$stack->sql('ALTER SYSTEM RESET max_slot_wal_keep_size');
 	$node->reload;
 
 	# Drop the slot and go on
-	value('SELECT electric_cm_stop(drop_slot => true)');
-	is(value('SELECT count(*) FROM pg_replication_slots'), 0, "$what: the slot is dropped");
-	value('SELECT electric_cm_start()');
-	ok(wait_active($node, $db), "$what: active with another slot");
+	$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+	is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, "$what: the slot is dropped");
+	$stack->sql('SELECT electric_cm_start()');
+	ok($stack->active, "$what: active with another slot");
 	($rc, $out, $err) = $node->psql($db, "SELECT * FROM electric_cm_shape_log('$t')");
 	like($err, qr/does not exist/, "$what: the shapes of before are gone");
 	$t = shape('t');
 	load(50);
 	replays($t, 't', "$what, another slot");
-	value('SELECT electric_cm_stop(drop_slot => true)');
+	$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 	return;
 }
 
@@ -198,16 +197,16 @@ freeze();
 jump('-x' => 1000013824);
 freeze();
 jump('-x' => 2**31 - 32768, '-l' => '000000017FFFFFFF000000FE');
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
-value('CREATE TABLE u (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY)');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
+$stack->sql('CREATE TABLE u (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY)');
 cross('half way', '80000000/0', 2**31);
 
 freeze();
 jump('-x' => 3000008704, '-e' => 7);
 freeze();
 jump('-x' => 2**32 - 32768, '-e' => 7, '-l' => '00000001FFFFFFFE000000FE');
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 cross('near the end', 'FFFFFFFF/0', 8 * 2**32);
 
 $node->stop;

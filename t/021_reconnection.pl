@@ -3,46 +3,39 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.reconnect_initial_delay = '300 ms'
 electric_cm.reconnect_max_delay = '600 ms'
 electric_cm.status_check_interval = '1 s'
 electric_cm.consumer_stall_timeout = '1 s'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
-
-sub events
-{
-	my ($event, $where) = @_;
-	return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND " . ($where // 'true'));
-}
+sub becomes { return $stack->becomes($_[1], $_[0]); }
 
 my $walsender = "(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')";
 my $consumer = '(SELECT pid FROM electric_cm_stat_consumers)';
 my $manager = '(SELECT pid FROM electric_cm_stat_manager)';
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 sub log_is_right
 {
 	my ($what) = @_;
-	value(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
-	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
@@ -50,17 +43,17 @@ sub log_is_right
 # Measured by the server's own clock: from the loss noticed to "ready".
 sub lose_stream
 {
-	value("SELECT pg_terminate_backend($walsender)");
+	$stack->sql("SELECT pg_terminate_backend($walsender)");
 	becomes($_[0],
 		"SELECT electric_cm_status() = 'active' AND count(*) FILTER (WHERE event = 'ready') > $_[1] FROM electric_cm_events");
-	return value(q{SELECT extract(milliseconds FROM max(occurred_at) FILTER (WHERE event = 'ready')
+	return $stack->sql(q{SELECT extract(milliseconds FROM max(occurred_at) FILTER (WHERE event = 'ready')
 		- max(occurred_at) FILTER (WHERE event = 'connection_error')) FROM electric_cm_events});
 }
 
 my $ms = lose_stream('the walsender ended: active again', 1);
 cmp_ok($ms, '<', 290, "... without waiting for the first delay ($ms ms)");
-like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/administrator command/, '... last_error says why');
-is(value('SELECT retry_count FROM electric_cm_stat_manager'), 0, '... and nothing counts as a retry');
+like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/administrator command/, '... last_error says why');
+is($stack->sql('SELECT retry_count FROM electric_cm_stat_manager'), 0, '... and nothing counts as a retry');
 $ms = lose_stream('it ended again soon after: active again', 2);
 cmp_ok($ms, '>=', 290, "... after the first delay ($ms ms)");
 log_is_right('two broken connections');
@@ -88,13 +81,13 @@ print $fh $hba;
 close $fh;
 $node->reload;
 $keep->quit;
-ok(wait_active($node, $db), 'the entry is back: active after a reload');
+ok($stack->active, 'the entry is back: active after a reload');
 
 # A consumer that keeps dying
 
 # as soon as there is another one, until the stack restarts (which takes more
 # than three within five seconds)
-my $deaths = value(q{
+my $deaths = $stack->sql(q{
 CREATE FUNCTION pg_temp.kill_consumers() RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
 	last int := 0;
@@ -114,70 +107,70 @@ END $$;
 SELECT pg_temp.kill_consumers()});
 cmp_ok($deaths, '>', 3, 'up to three deaths in a row are mended one by one');
 becomes('active again', q{SELECT electric_cm_status() = 'active'});
-is(events('stack_restarting', "severity = 'warning'"), 1, 'then the stack restarts from the beginning');
+is($stack->events('stack_restarting', "severity = 'warning'"), 1, 'then the stack restarts from the beginning');
 log_is_right('a consumer that kept dying');
 
 # A consumer that hangs is named, and holds up neither the manager nor, once it
 # goes on, anything else
 
-my $pid = value("SELECT $consumer");
+my $pid = $stack->sql("SELECT $consumer");
 kill 'STOP', $pid or die "no consumer";
 # just more than its queue of 1 MB holds, so that the manager stops reading
-value("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(100001, 102050) i");
+$stack->sql("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(100001, 102050) i");
 becomes('a consumer that hangs with work to do is named in pinned_by',
 	"SELECT pinned_by LIKE 'consumer 1 (PID $pid)%' AND pinned_since < now() FROM electric_cm_stat_replication");
-is(events('consumer_stalled', "severity = 'warning' AND message LIKE '%$pid%'"), 1, 'a warning says so, once');
-is(value('SELECT electric_cm_status()'), 'active', 'the status is still answered');
-cmp_ok(value('SELECT electric_cm_report_retained_wal_size()'), '>', 1_000_000, 'retained WAL grows and is reported');
+is($stack->events('consumer_stalled', "severity = 'warning' AND message LIKE '%$pid%'"), 1, 'a warning says so, once');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'the status is still answered');
+cmp_ok($stack->sql('SELECT electric_cm_report_retained_wal_size()'), '>', 1_000_000, 'retained WAL grows and is reported');
 
 # nobody reads the stream now; its end is noticed all the same
-my $sender = value("SELECT $walsender");
-value("SELECT pg_terminate_backend($sender)");
+my $sender = $stack->sql("SELECT $walsender");
+$stack->sql("SELECT pg_terminate_backend($sender)");
 becomes('a connection that ends while the consumer hangs is replaced',
 	"SELECT coalesce($walsender <> $sender, false)");
 kill 'CONT', $pid;
 becomes('it goes on: active', q{SELECT electric_cm_status() = 'active'});
 log_is_right('a consumer that hung');
 becomes('nothing is pinned any more', 'SELECT pinned_by IS NULL AND pinned_since IS NULL FROM electric_cm_stat_replication');
-is(events('consumer_resumed'), 1, 'an event says that it goes on');
+is($stack->events('consumer_resumed'), 1, 'an event says that it goes on');
 
 # One shape whose entries can't be written: an index of an administrator's
 # raises an error for it
 
-value('CREATE TABLE other (id int PRIMARY KEY)');
-my $other = value(q{SELECT electric_cm_create_shape('other')});
-value("SELECT count(*) FROM electric_cm_shape_log('$other')");
-my $id = value("SELECT id FROM _electric_cm.shape WHERE handle = '$other'");
-value("CREATE INDEX trap ON _electric_cm.shape_log ((1 / (shape - $id)))");
-value('INSERT INTO other VALUES (1)');
+$stack->sql('CREATE TABLE other (id int PRIMARY KEY)');
+my $other = $stack->sql(q{SELECT electric_cm_create_shape('other')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$other')");
+my $id = $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$other'");
+$stack->sql("CREATE INDEX trap ON _electric_cm.shape_log ((1 / (shape - $id)))");
+$stack->sql('INSERT INTO other VALUES (1)');
 becomes('a shape that raises errors is "errored"',
 	"SELECT state = 'errored' AND last_error = 'division by zero' FROM electric_cm_shapes WHERE handle = '$other'");
-is(events('shape_errored', "message LIKE '%$other%'"), 1, 'an event names it');
+is($stack->events('shape_errored', "message LIKE '%$other%'"), 1, 'an event names it');
 my ($rc, $out, $err) = $node->psql($db, "SELECT * FROM electric_cm_shape_log('$other')");
 like($err, qr/has failed.*DETAIL:\s+division by zero/s, 'its readers get the message');
-ok(wait_active($node, $db), 'the stack is active again');
-value('INSERT INTO other VALUES (2)');
+ok($stack->active, 'the stack is active again');
+$stack->sql('INSERT INTO other VALUES (2)');
 log_is_right('beside an errored shape');
-value('DROP INDEX _electric_cm.trap');
-value("SELECT electric_cm_drop_shape('$other')");
-$other = value(q{SELECT electric_cm_create_shape('other')});
-is(value("SELECT count(*) FROM electric_cm_shape_log('$other')"), 2, 'dropped and created again, it works');
+$stack->sql('DROP INDEX _electric_cm.trap');
+$stack->sql("SELECT electric_cm_drop_shape('$other')");
+$other = $stack->sql(q{SELECT electric_cm_create_shape('other')});
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$other')"), 2, 'dropped and created again, it works');
 
 # A shape that can't be created: its owner lost the right to read the table
 # after it was declared
 
-value('CREATE ROLE reader LOGIN');
-value('CREATE TABLE secret (id int PRIMARY KEY)');
-value('GRANT SELECT ON secret TO reader');
-value('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
-value('ALTER PUBLICATION electric_cm_publication ADD TABLE secret');
+$stack->sql('CREATE ROLE reader LOGIN');
+$stack->sql('CREATE TABLE secret (id int PRIMARY KEY)');
+$stack->sql('GRANT SELECT ON secret TO reader');
+$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
+$stack->sql('ALTER PUBLICATION electric_cm_publication ADD TABLE secret');
 my $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN');
 $holder->query_safe('LOCK TABLE secret IN ROW EXCLUSIVE MODE');
 my $secret = $node->safe_psql($db, q{SELECT electric_cm_create_shape('secret')}, extra_params => [ '-U', 'reader' ]);
 becomes('a shape waits for who may be writing to its table, and says so',
 	"SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$secret'");
-value('REVOKE SELECT ON secret FROM reader');
+$stack->sql('REVOKE SELECT ON secret FROM reader');
 $holder->query_safe('COMMIT');
 $holder->quit;
 becomes('... and is errored when its owner may not read the table any more',
@@ -185,13 +178,13 @@ becomes('... and is errored when its owner may not read the table any more',
 
 # A manager that can't run is started again with backoff
 
-value('CREATE TABLE saved AS TABLE _electric_cm.stack');
-value('DELETE FROM _electric_cm.stack');
-value("SELECT pg_terminate_backend($manager)");
+$stack->sql('CREATE TABLE saved AS TABLE _electric_cm.stack');
+$stack->sql('DELETE FROM _electric_cm.stack');
+$stack->sql("SELECT pg_terminate_backend($manager)");
 becomes('a manager that fails is waited for, with a time for the next attempt',
 	q{SELECT status = 'waiting' AND retry_count >= 2 AND next_retry_at IS NOT NULL FROM electric_cm_stat_manager});
-cmp_ok(events('manager_restarting'), '>=', 1, 'an event says so');
-value('INSERT INTO _electric_cm.stack TABLE saved');
+cmp_ok($stack->events('manager_restarting'), '>=', 1, 'an event says so');
+$stack->sql('INSERT INTO _electric_cm.stack TABLE saved');
 becomes('mended: active', q{SELECT electric_cm_status() = 'active'});
 log_is_right('a manager that could not run');
 

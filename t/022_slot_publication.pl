@@ -3,12 +3,12 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.reconnect_initial_delay = '200 ms'
 electric_cm.reconnect_max_delay = '400 ms'
 electric_cm.status_check_interval = '1 s'
@@ -17,27 +17,20 @@ wal_keep_size = 0
 min_wal_size = 32MB
 max_wal_size = 32MB
 });
+my $node = $stack->node;
 my $db = 'postgres';
 my $slot = 'electric_cm_postgres';
 my $publication = 'electric_cm_publication';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
+sub becomes { return $stack->becomes($_[1], $_[0]); }
 
 sub active { return becomes("$_[0]: active", q{SELECT electric_cm_status() = 'active'}); }
-
-sub events
-{
-	my ($event, $where) = @_;
-	return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND " . ($where // 'true'));
-}
 
 sub failed
 {
 	my ($what, $error, $hint) = @_;
 	becomes("$what: failed", q{SELECT electric_cm_status() = 'failed'});
-	like(value('SELECT last_error FROM electric_cm_stat_manager'), $error, "$what: last_error says why");
+	like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), $error, "$what: last_error says why");
 	my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
 	like($err, qr/has failed\nDETAIL: .*\nHINT: .*$hint/s, "$what: the hint says what to do");
 	return;
@@ -47,8 +40,8 @@ my $handle;
 
 sub make_shape
 {
-	$handle = value(q{SELECT electric_cm_create_shape('t')});
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 	return;
 }
 
@@ -63,61 +56,61 @@ sub shape_is
 sub works
 {
 	my ($what) = @_;
-	value(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i FROM generate_series(1, 10) i});
-	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i FROM generate_series(1, 10) i});
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
 # A reload forgives recreations, of which there may be three an hour
 sub forgive
 {
-	value('SELECT electric_cm_restart()');
+	$stack->sql('SELECT electric_cm_restart()');
 	active('restarted');
 	return;
 }
 
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY)');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 active('created');
 make_shape();
 
 # The publication
 
-value("DROP PUBLICATION $publication");
+$stack->sql("DROP PUBLICATION $publication");
 becomes('a dropped publication is made again',
 	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
 shape_is(0, '... and the shapes that lived by it are gone');
-is(events('replication_slot_dropped', "severity = 'warning'"), 1, '... the slot is another one, which an event says');
+is($stack->events('replication_slot_dropped', "severity = 'warning'"), 1, '... the slot is another one, which an event says');
 make_shape();
 works('after a dropped publication');
 
-value("BEGIN; DROP PUBLICATION $publication; ROLLBACK");
+$stack->sql("BEGIN; DROP PUBLICATION $publication; ROLLBACK");
 works('a drop that was rolled back');
 
-value("ALTER PUBLICATION $publication SET (publish = 'insert, update')");
+$stack->sql("ALTER PUBLICATION $publication SET (publish = 'insert, update')");
 failed('a publication that leaves out deletes', qr/does not publish/, qr/ALTER PUBLICATION $publication SET/);
 shape_is(0, '... and the shapes are gone, for deletes would be missing');
-value("ALTER PUBLICATION $publication SET (publish = 'insert, update, delete, truncate')");
+$stack->sql("ALTER PUBLICATION $publication SET (publish = 'insert, update, delete, truncate')");
 active('the publication is repaired, without a reload');
 
-value('CREATE TABLE filtered (id int PRIMARY KEY, t text)');
-value("ALTER PUBLICATION $publication ADD TABLE filtered WHERE (id > 10)");
+$stack->sql('CREATE TABLE filtered (id int PRIMARY KEY, t text)');
+$stack->sql("ALTER PUBLICATION $publication ADD TABLE filtered WHERE (id > 10)");
 failed('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
-value("ALTER PUBLICATION $publication SET TABLE filtered (id)");
+$stack->sql("ALTER PUBLICATION $publication SET TABLE filtered (id)");
 failed('a publication that filters columns', qr/filters rows or columns/, qr/column lists/);
-value("ALTER PUBLICATION $publication DROP TABLE filtered");
+$stack->sql("ALTER PUBLICATION $publication DROP TABLE filtered");
 active('without the filter');
 
 make_shape();
-value("ALTER PUBLICATION $publication DROP TABLE t");
+$stack->sql("ALTER PUBLICATION $publication DROP TABLE t");
 shape_is(0, 'a table that leaves the publication: its shapes are gone');
-is(value('SELECT electric_cm_status()'), 'active', '... the stack is active all the same');
+is($stack->sql('SELECT electric_cm_status()'), 'active', '... the stack is active all the same');
 
-value("ALTER PUBLICATION $publication RENAME TO another");
+$stack->sql("ALTER PUBLICATION $publication RENAME TO another");
 becomes('a renamed publication is a dropped one',
 	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
-value('DROP PUBLICATION another');
+$stack->sql('DROP PUBLICATION another');
 forgive();
 make_shape();
 works('with a publication made again');
@@ -129,14 +122,14 @@ sub without_stack
 	my ($code) = @_;
 	$node->psql($db, 'SELECT electric_cm_stop()');
 	$code->();
-	value('SELECT electric_cm_start()');
+	$stack->sql('SELECT electric_cm_start()');
 	return;
 }
 
-without_stack(sub { value("SELECT pg_drop_replication_slot('$slot')"); });
+without_stack(sub { $stack->sql("SELECT pg_drop_replication_slot('$slot')"); });
 active('somebody has dropped the slot');
 shape_is(0, '... its shapes are gone');
-is(events('replication_slot_created'), 4, '... an event says that there is a new one');
+is($stack->events('replication_slot_created'), 4, '... an event says that there is a new one');
 make_shape();
 
 # dropped under a stack that runs: between the walsender's end and the next one
@@ -159,24 +152,24 @@ works('with a new slot');
 forgive();
 
 without_stack(sub {
-	value("SELECT pg_drop_replication_slot('$slot')");
-	value("SELECT pg_create_logical_replication_slot('$slot', 'test_decoding')");
+	$stack->sql("SELECT pg_drop_replication_slot('$slot')");
+	$stack->sql("SELECT pg_create_logical_replication_slot('$slot', 'test_decoding')");
 });
 failed('a slot with another plugin', qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
-value("SELECT pg_drop_replication_slot('$slot')");
-value("SELECT pg_create_physical_replication_slot('$slot')");
+$stack->sql("SELECT pg_drop_replication_slot('$slot')");
+$stack->sql("SELECT pg_create_physical_replication_slot('$slot')");
 $node->reload;
 failed('a physical slot of that name', qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
-value('CREATE DATABASE elsewhere');
-value("ALTER DATABASE $db SET electric_cm.slot_name = '$slot'");
+$stack->sql('CREATE DATABASE elsewhere');
+$stack->sql("ALTER DATABASE $db SET electric_cm.slot_name = '$slot'");
 without_stack(sub {
-	value("SELECT pg_drop_replication_slot('$slot')");
+	$stack->sql("SELECT pg_drop_replication_slot('$slot')");
 	$node->safe_psql('elsewhere', "SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')");
 });
 failed("another database's slot", qr/belongs to another database or plugin/, qr/electric_cm\.slot_name/);
-is(value("SELECT database FROM pg_replication_slots WHERE slot_name = '$slot'"), 'elsewhere', '... it is left alone');
+is($stack->sql("SELECT database FROM pg_replication_slots WHERE slot_name = '$slot'"), 'elsewhere', '... it is left alone');
 $node->safe_psql('elsewhere', "SELECT pg_drop_replication_slot('$slot')");
-value("ALTER DATABASE $db RESET electric_cm.slot_name");
+$stack->sql("ALTER DATABASE $db RESET electric_cm.slot_name");
 $node->reload;
 active("the other's slot is gone, and a reload");
 make_shape();
@@ -191,34 +184,34 @@ my $user = IPC::Run::start(
 	],
 	\$in, \$out, \$err);
 becomes('somebody else uses the slot', "SELECT active FROM pg_replication_slots WHERE slot_name = '$slot'");
-my $user_pid = value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
-value('SELECT electric_cm_start()');
+my $user_pid = $stack->sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
+$stack->sql('SELECT electric_cm_start()');
 becomes('the stack waits for it, and says for which process',
 	"SELECT status = 'starting' AND waiting_for LIKE '%$slot%PID $user_pid%' FROM electric_cm_stat_manager");
-is(value("SELECT count(*) FROM pg_stat_activity WHERE pid = $user_pid"), 1, '... which goes on');
+is($stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $user_pid"), 1, '... which goes on');
 $user->kill_kill;
 active('the slot is free again');
 works('nobody consumed what is ours') if shape_is(1, 'the shapes are still there');
 
 # ... lost, since it retained more than the server allows
 
-my $sender = value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $sender = $stack->sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = '1 MB'");
 $node->reload;
 kill 'STOP', $consumer;
-value(q{INSERT INTO t SELECT i FROM generate_series(1000000, 1020000) i});
+$stack->sql(q{INSERT INTO t SELECT i FROM generate_series(1000000, 1020000) i});
 for (1 .. 6)
 {
-	value('SELECT pg_switch_wal()');
-	value(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + 1});
+	$stack->sql('SELECT pg_switch_wal()');
+	$stack->sql(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + 1});
 }
-value('CHECKPOINT');
+$stack->sql('CHECKPOINT');
 kill 'CONT', $consumer;
 becomes('a slot that was lost is made again',
 	"SELECT electric_cm_status() = 'active' AND wal_status = 'reserved' FROM pg_replication_slots WHERE slot_name = '$slot'");
 shape_is(0, '... its shapes are gone');
-is(events('replication_slot_dropped', "detail LIKE '%invalid%'") >= 1 ? 1 : 0, 1, '... an event says so');
+is($stack->events('replication_slot_dropped', "detail LIKE '%invalid%'") >= 1 ? 1 : 0, 1, '... an event says so');
 $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = -1");
 $node->reload;
 make_shape();
@@ -228,9 +221,9 @@ works('with a slot made again');
 $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = '1 MB'");
 $node->reload;
 without_stack(sub {
-	value('INSERT INTO t SELECT (SELECT max(id) FROM t) + 1; SELECT pg_switch_wal()') for 1 .. 6;
-	value('CHECKPOINT');
-	is(value("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '$slot'"), 'lost', 'a slot was lost while the stack was stopped');
+	$stack->sql('INSERT INTO t SELECT (SELECT max(id) FROM t) + 1; SELECT pg_switch_wal()') for 1 .. 6;
+	$stack->sql('CHECKPOINT');
+	is($stack->sql("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '$slot'"), 'lost', 'a slot was lost while the stack was stopped');
 });
 becomes('... it is made again',
 	"SELECT electric_cm_status() = 'active' AND wal_status = 'reserved' FROM pg_replication_slots WHERE slot_name = '$slot'");
@@ -239,29 +232,29 @@ $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = -1");
 $node->reload;
 
 # There is an end to it: more than three recreations in an hour
-value('SELECT electric_cm_restart()');
+$stack->sql('SELECT electric_cm_restart()');
 active('restarted');
 for my $n (1 .. 3)
 {
-	my $before = events('replication_slot_created');
-	value("DROP PUBLICATION $publication");
+	my $before = $stack->events('replication_slot_created');
+	$stack->sql("DROP PUBLICATION $publication");
 	becomes("recreation $n of three", "SELECT electric_cm_status() = 'active' AND count(*) > $before
 		FROM electric_cm_events WHERE event = 'replication_slot_created'");
 }
-value("DROP PUBLICATION $publication");
+$stack->sql("DROP PUBLICATION $publication");
 failed('a fourth recreation within an hour', qr/more than 3 times within an hour.*has been dropped/, qr/Remove the cause/);
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 active('until somebody starts it again');
 
 # No slot is free
 
-value('SELECT electric_cm_stop(drop_slot => true)');
-value("SELECT pg_create_physical_replication_slot('full' || i) FROM generate_series(1, 3) i");
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql("SELECT pg_create_physical_replication_slot('full' || i) FROM generate_series(1, 3) i");
+$stack->sql('SELECT electric_cm_start()');
 becomes('no replication slot is free: it is tried again, with a hint',
 	q{SELECT status = 'starting' AND step = 'create_slot' AND retry_count > 1 AND last_error_sqlstate = '53400' FROM electric_cm_stat_manager});
-is(events('connection_error', q{detail LIKE '%max\_replication\_slots%'}) > 0 ? 1 : 0, 1, 'the hint names max_replication_slots');
-value(q{SELECT pg_drop_replication_slot('full2')});
+is($stack->events('connection_error', q{detail LIKE '%max\_replication\_slots%'}) > 0 ? 1 : 0, 1, 'the hint names max_replication_slots');
+$stack->sql(q{SELECT pg_drop_replication_slot('full2')});
 active('one is free');
 
 $holder->quit;

@@ -4,34 +4,34 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack new_node wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 wal_sender_timeout = '2 s'
 electric_cm.status_check_interval = '1 s'
 electric_cm.wal_report_interval = '1 s'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
+sub becomes { return $stack->becomes($_[1], $_[0]); }
 
 my $walsender = "(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')";
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 sub add_rows
 {
 	my ($n) = @_;
-	value(qq{SET statement_timeout = '30 s';
+	$stack->sql(qq{SET statement_timeout = '30 s';
 		INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, repeat('x', 1000) FROM generate_series(1, $n) i});
 	return;
 }
@@ -39,18 +39,18 @@ sub add_rows
 sub log_is_right
 {
 	my ($what) = @_;
-	value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
 # A consumer that is stopped for longer than wal_sender_timeout, with a full
 # queue: the connection is the same afterwards
 
-my $before = value("SELECT $walsender || ' ' || current_setting('wal_sender_timeout')");
+my $before = $stack->sql("SELECT $walsender || ' ' || current_setting('wal_sender_timeout')");
 like($before, qr/ 2s$/, 'wal_sender_timeout is 2 s');
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
-my $began = value('SELECT now()');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
+my $began = $stack->sql('SELECT now()');
 kill 'STOP', $consumer or die 'no consumer';
 add_rows(10_000);
 becomes('a stopped consumer: the manager is responsive for more than three times wal_sender_timeout',
@@ -59,8 +59,8 @@ becomes('... and the walsender has heard of it lately',
 	"SELECT reply_time > '$began'::timestamptz + interval '5 s' FROM pg_stat_replication WHERE pid = $walsender");
 kill 'CONT', $consumer;
 log_is_right('it goes on');
-is(value("SELECT $walsender || ' ' || current_setting('wal_sender_timeout')"), $before, 'the connection is the same');
-is(value("SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error'"), 0, 'no error in between');
+is($stack->sql("SELECT $walsender || ' ' || current_setting('wal_sender_timeout')"), $before, 'the connection is the same');
+is($stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error'"), 0, 'no error in between');
 
 # A synchronous standby that is dead: commits of others wait, ours do not
 
@@ -73,15 +73,15 @@ $waits->query_until(qr/^start/m, "\\echo start\nINSERT INTO t VALUES (-1);\n");
 becomes('a dead synchronous standby: an application waits for it',
 	q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')});
 add_rows(100);
-my $another = value(q{CREATE TABLE s (id int PRIMARY KEY); SELECT electric_cm_create_shape('s')});
-is(value("SELECT count(*) FROM electric_cm_shape_log('$another')"), 0, '... a shape is created all the same');
-value("SELECT pg_terminate_backend($walsender)");
+my $another = $stack->sql(q{CREATE TABLE s (id int PRIMARY KEY); SELECT electric_cm_create_shape('s')});
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$another')"), 0, '... a shape is created all the same');
+$stack->sql("SELECT pg_terminate_backend($walsender)");
 becomes('... the stack comes back', q{SELECT electric_cm_status() = 'active'});
-value('SELECT electric_cm_restart()');
-ok(wait_active($node, $db), '... a manager ends and starts');
-value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-cmp_ok(value("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
-	'>=', value('SELECT count(*) FROM t'), '... and what others can see is in the log');
+$stack->sql('SELECT electric_cm_restart()');
+ok($stack->active, '... a manager ends and starts');
+$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
+	'>=', $stack->sql('SELECT count(*) FROM t'), '... and what others can see is in the log');
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
 $waits->quit;
@@ -105,7 +105,7 @@ sub locked
 	{
 		$result = $holder->query_safe(sprintf $seen, $since, $since);
 		last if $result eq 'active true true';
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	is($result, 'active true true', "$what locked: the manager answers, samples and feeds back");
 	$holder->query_safe('COMMIT');
@@ -136,14 +136,14 @@ $load->query_until(qr/^start/m, q{
 DO $$ BEGIN FOR i IN 1 .. 400 LOOP
 	INSERT INTO t SELECT (SELECT max(id) FROM t) + 1, 'load'; COMMIT; END LOOP; END $$;
 });
-value("VACUUM FULL $_")
+$stack->sql("VACUUM FULL $_")
   for qw(_electric_cm.shape_log _electric_cm.progress _electric_cm.shape_state _electric_cm.shape _electric_cm.stack
   pg_publication pg_publication_rel pg_class pg_attribute pg_database pg_extension);
 $load->query_safe('SELECT 1');
 $load->quit;
-is(value('SELECT electric_cm_status()'), 'active', 'VACUUM FULL of all of them under load: active');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'VACUUM FULL of all of them under load: active');
 log_is_right('VACUUM FULL under load');
-is( value("SELECT count(*) FROM electric_cm_events WHERE event = 'manager_restarting' AND message NOT LIKE '%by request%'"),
+is( $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = 'manager_restarting' AND message NOT LIKE '%by request%'"),
 	0, 'no manager has given up meanwhile');
 $node->stop;
 

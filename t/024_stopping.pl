@@ -4,24 +4,23 @@ use strict;
 use warnings;
 
 use IO::Socket::INET;
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
 my $limit = 2;
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.pool_idle_timeout = '1 s'
 electric_cm.reconnect_initial_delay = '100 ms'
 electric_cm.status_check_interval = '1 s'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 my @sessions;
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[0]); }
+sub becomes { return $stack->becomes($_[0]); }
 
 sub at_step { return becomes("SELECT step = '$_[0]' FROM electric_cm_stat_manager"); }
 
@@ -45,7 +44,7 @@ sub let_go
 
 sub terminate
 {
-	return value("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = '$_[0]' AND application_name LIKE 'electric%'");
+	return $stack->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = '$_[0]' AND application_name LIKE 'electric%'");
 }
 
 # A server that accepts connections and says nothing
@@ -63,7 +62,7 @@ my @cases = (
 		enter => sub {
 			$node->psql($db, 'SELECT electric_cm_stop()');
 			hold("SELECT pg_advisory_lock(hashtext('electric_cm_$db'))");
-			value('SELECT electric_cm_start()');
+			$stack->sql('SELECT electric_cm_start()');
 			becomes("SELECT status = 'waiting' AND waiting_for LIKE '%lock%' FROM electric_cm_stat_manager");
 		}
 	},
@@ -71,11 +70,11 @@ my @cases = (
 		name => 'connecting to an address that does not answer',
 		keeps => 0,
 		enter => sub {
-			value("ALTER DATABASE $db SET electric_cm.connection = '$silent_conninfo'");
+			$stack->sql("ALTER DATABASE $db SET electric_cm.connection = '$silent_conninfo'");
 			$node->reload;
 			at_step('connect_replication');
 		},
-		leave => sub { value("ALTER DATABASE $db RESET electric_cm.connection"); }
+		leave => sub { $stack->sql("ALTER DATABASE $db RESET electric_cm.connection"); }
 	},
 	{
 		name => 'looking at the publication',
@@ -109,22 +108,22 @@ my @cases = (
 		name => 'opening the pool',
 		keeps => 0,
 		enter => sub {
-			value("ALTER DATABASE $db SET electric_cm.pooled_connection = '$silent_conninfo'");
+			$stack->sql("ALTER DATABASE $db SET electric_cm.pooled_connection = '$silent_conninfo'");
 			$node->reload;
 			at_step('start_pool');
 		},
-		leave => sub { value("ALTER DATABASE $db RESET electric_cm.pooled_connection"); }
+		leave => sub { $stack->sql("ALTER DATABASE $db RESET electric_cm.pooled_connection"); }
 	},
 	{
 		name => 'recording the timeline',
 		keeps => 0,
 		enter => sub {
 			# after a clean stop, whose record is removed
-			value("ALTER DATABASE $db SET electric_cm.enabled = off");
+			$stack->sql("ALTER DATABASE $db SET electric_cm.enabled = off");
 			$node->reload;
 			becomes("SELECT electric_cm_status() = 'stopped'");
 			hold('BEGIN', 'LOCK TABLE _electric_cm.stack IN SHARE MODE');
-			value("ALTER DATABASE $db RESET electric_cm.enabled");
+			$stack->sql("ALTER DATABASE $db RESET electric_cm.enabled");
 			$node->reload;
 			at_step('check_timeline');
 		},
@@ -143,9 +142,9 @@ my @cases = (
 		name => 'in the middle of a snapshot',
 		keeps => 1,
 		enter => sub {
-			value('CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)');
+			$stack->sql('CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)');
 			my $writer = hold('BEGIN', 'INSERT INTO t SELECT coalesce(max(id), 0) + 1 FROM t');
-			$handle = value(q{SELECT electric_cm_create_shape('t')});
+			$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 			becomes("SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$handle'");
 			# what the snapshot will have to write at its end
 			hold('BEGIN', 'LOCK TABLE _electric_cm.shape IN SHARE MODE');
@@ -158,12 +157,12 @@ my @cases = (
 		name => 'with a consumer that waits for a lock',
 		keeps => 1,
 		enter => sub {
-			value('CREATE TABLE IF NOT EXISTS u (id int PRIMARY KEY)');
-			my $u = value(q{SELECT electric_cm_create_shape('u')});
-			value("SELECT count(*) FROM electric_cm_shape_log('$u')");
+			$stack->sql('CREATE TABLE IF NOT EXISTS u (id int PRIMARY KEY)');
+			my $u = $stack->sql(q{SELECT electric_cm_create_shape('u')});
+			$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$u')");
 			hold('BEGIN', 'LOCK TABLE _electric_cm.shape_log');
-			value('INSERT INTO u SELECT coalesce(max(id), 0) + i FROM u, generate_series(1, 5000) i GROUP BY i');
-			value('INSERT INTO u SELECT (SELECT coalesce(max(id), 0) FROM u) + i FROM generate_series(1, 5000) i');
+			$stack->sql('INSERT INTO u SELECT coalesce(max(id), 0) + i FROM u, generate_series(1, 5000) i GROUP BY i');
+			$stack->sql('INSERT INTO u SELECT (SELECT coalesce(max(id), 0) FROM u) + i FROM generate_series(1, 5000) i');
 			becomes("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'electric_cm consumer' AND wait_event_type = 'Lock')");
 		}
 	},
@@ -171,17 +170,17 @@ my @cases = (
 		name => 'failed',
 		keeps => 0,
 		enter => sub {
-			value("ALTER DATABASE $db SET electric_cm.connection = 'user=nobody_there'");
+			$stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'user=nobody_there'");
 			$node->reload;
 			becomes("SELECT status = 'failed' FROM electric_cm_stat_manager");
 		},
-		leave => sub { value("ALTER DATABASE $db RESET electric_cm.connection"); }
+		leave => sub { $stack->sql("ALTER DATABASE $db RESET electric_cm.connection"); }
 	},
 	{ name => 'active', keeps => 1, enter => sub { return 1; } });
 
 sub left_behind
 {
-	return value(q{SELECT concat_ws(' ', (SELECT 'slot' FROM pg_replication_slots WHERE slot_name LIKE 'electric%'),
+	return $stack->sql(q{SELECT concat_ws(' ', (SELECT 'slot' FROM pg_replication_slots WHERE slot_name LIKE 'electric%'),
 		(SELECT 'publication' FROM pg_publication WHERE pubname LIKE 'electric%'))});
 }
 
@@ -192,13 +191,13 @@ sub starts_again
 	$case->{leave}->() if $case->{leave};
 	$node->reload;
 	$node->psql($db, 'SELECT electric_cm_start()');
-	return ok(wait_active($node, $db), "$case->{name}: active afterwards");
+	return ok($stack->active, "$case->{name}: active afterwards");
 }
 
 my @took;
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
 
 for my $case (@cases)
 {
@@ -214,10 +213,10 @@ for my $case (@cases)
 	$took = time - $start;
 	is($rc, 0, "$case->{name}: electric_cm_stop() succeeds") or diag($err);
 	cmp_ok($took, '<', $limit, sprintf "%s: electric_cm_stop() took %.2f s", $case->{name}, $took);
-	is( value(q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'electric%'
+	is( $stack->sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'electric%'
 			AND backend_type <> 'electric_cm launcher'}),
 		0, "$case->{name}: nothing of it is left");
-	is(value('SELECT count(*) FROM pg_replication_slots WHERE active'), 0, "$case->{name}: the slot is not in use");
+	is($stack->sql('SELECT count(*) FROM pg_replication_slots WHERE active'), 0, "$case->{name}: the slot is not in use");
 	starts_again($case);
 }
 
@@ -229,7 +228,7 @@ for my $case (@cases)
 
 	if ($case->{keeps})
 	{
-		value('SELECT electric_cm_drop_replication_slot_on_stop()');
+		$stack->sql('SELECT electric_cm_drop_replication_slot_on_stop()');
 	}
 	ok($case->{enter}->(), "$case->{name}: got there again") or next;
 	$start = time;

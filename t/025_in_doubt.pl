@@ -4,21 +4,20 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.reconnect_initial_delay = '200 ms'
 electric_cm.reconnect_max_delay = '400 ms'
 electric_cm.status_check_interval = '1 s'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
+sub becomes { return $stack->becomes($_[1], $_[0]); }
 
 sub live
 {
@@ -26,26 +25,26 @@ sub live
 	return becomes($what, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
 }
 
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, filler text)');
-ok(wait_active($node, $db), 'active');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, filler text)');
+ok($stack->active, 'active');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 live($handle, 'a shape');
 
 # A new slot, while a consumer has half of a large transaction, for which it
 # has a transaction of its own open, and its queue has no room for an order
 
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 my $blocker = $node->background_psql($db);
 $blocker->query_safe('BEGIN; LOCK TABLE _electric_cm.shape_log IN SHARE MODE');
-value(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 40000) i});
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 40000) i});
 becomes('a consumer is in the middle of a large transaction, and blocked',
 	"SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $consumer AND NOT granted)");
 
 # slot creation waits for this one first, and then for the consumer's
 my $older = $node->background_psql($db);
 $older->query_safe('BEGIN; SELECT pg_current_xact_id()');
-value('DROP PUBLICATION electric_cm_publication');
+$stack->sql('DROP PUBLICATION electric_cm_publication');
 becomes('a new slot is being made, which waits for older transactions',
 	q{SELECT step = 'create_slot' AND waiting_for LIKE '%older transactions%' FROM electric_cm_stat_manager});
 $blocker->query_safe('COMMIT');
@@ -53,10 +52,10 @@ becomes('the consumer has gone on', "SELECT NOT EXISTS (SELECT FROM pg_locks WHE
 $older->query_safe('COMMIT');
 becomes('it gives up what was half received, and the stack is active again',
 	q{SELECT electric_cm_status() = 'active'});
-is(value('SELECT pid FROM electric_cm_stat_consumers'), $consumer, '... with the same consumer');
-$handle = value(q{SELECT electric_cm_create_shape('t')});
+is($stack->sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, '... with the same consumer');
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 live($handle, '... and its shapes can be made again');
-my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, "replay equals table ($entries entries)");
 
 # A shape whose creator waits for a synchronous standby: its commit has been
@@ -66,7 +65,7 @@ sub in_doubt
 {
 	my ($table, $what, $lose) = @_;
 
-	value("CREATE TABLE $table (id int PRIMARY KEY)");
+	$stack->sql("CREATE TABLE $table (id int PRIMARY KEY)");
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
 	$node->reload;
 	becomes('a synchronous standby is missing', q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
@@ -74,7 +73,7 @@ sub in_doubt
 	$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('$table');\n");
 	becomes('the creator waits for the standby',
 		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%create_shape%' AND wait_event = 'SyncRep')});
-	value(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
 
 	$lose->();
 	becomes("$what, and it has looked for shapes", q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
@@ -82,20 +81,20 @@ sub in_doubt
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	$node->reload;
 	becomes('the creator is done', "SELECT EXISTS (SELECT FROM electric_cm_shapes WHERE relation = '$table'::regclass)");
-	live(value("SELECT handle FROM electric_cm_shapes WHERE relation = '$table'::regclass"), "$what: the shape becomes live");
+	live($stack->sql("SELECT handle FROM electric_cm_shapes WHERE relation = '$table'::regclass"), "$what: the shape becomes live");
 	$creator->quit;
 	return;
 }
 
 in_doubt('u', 'the stream was lost', sub {
-	my $sender = value('SELECT active_pid FROM pg_replication_slots');
-	value("SELECT pg_terminate_backend($sender)");
+	my $sender = $stack->sql('SELECT active_pid FROM pg_replication_slots');
+	$stack->sql("SELECT pg_terminate_backend($sender)");
 	becomes('another stream',
 		"SELECT electric_cm_status() = 'active' AND active_pid <> $sender FROM pg_replication_slots");
 });
 in_doubt('v', 'the manager was ended', sub {
-	my $manager = value('SELECT pid FROM electric_cm_stat_manager');
-	value("SELECT pg_terminate_backend($manager)");
+	my $manager = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
+	$stack->sql("SELECT pg_terminate_backend($manager)");
 	becomes('another manager',
 		"SELECT electric_cm_status() = 'active' AND pid <> $manager FROM electric_cm_stat_manager");
 });

@@ -6,7 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -14,10 +14,8 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "max_connections = 100\n");
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
-sub settle { return value("SELECT electric_cm_await_flushed(timeout => '60 s')"); }
+my $stack = new_stack('main', conf => "max_connections = 100\n");
+my $node = $stack->node;
 
 # Sessions that wait, in the background; each is a hash of its IPC::Run
 # handle and what it has printed.
@@ -55,31 +53,29 @@ sub await_sql
 	return "SELECT operation, value->>'id' FROM electric_cm_await_shape_log('$handle', '$after', '$timeout')";
 }
 
-sub last_offset { return value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-
 sub shape
 {
 	my ($definition) = @_;
-	my $handle = value("SELECT electric_cm_create_shape($definition)");
-	becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
+	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
+	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
 	return $handle;
 }
 
-value('CREATE EXTENSION electric_cm',
+$stack->sql('CREATE EXTENSION electric_cm',
 	'CREATE TABLE t (id int PRIMARY KEY, v int)', 'INSERT INTO t VALUES (1, 1)',
 	'CREATE TABLE other (id int PRIMARY KEY)', 'CREATE TABLE later (id int PRIMARY KEY)');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 my $handle = shape(q{'t'});
 
 #
 # What is there is returned at once, as electric_cm_shape_log() does
 #
-is( value("SELECT * FROM electric_cm_await_shape_log('$handle', '-1', '1 hour')"),
-	value("SELECT * FROM electric_cm_shape_log('$handle')"),
+is( $stack->sql("SELECT * FROM electric_cm_await_shape_log('$handle', '-1', '1 hour')"),
+	$stack->sql("SELECT * FROM electric_cm_shape_log('$handle')"),
 	'what is there is returned at once');
-is(value(await_sql($handle, '0_1', '0')), '', 'a timeout of 0 only looks');
+is($stack->sql(await_sql($handle, '0_1', '0')), '', 'a timeout of 0 only looks');
 my $start = time;
-is(value(await_sql($handle, '0_1', '300 ms')), '', 'nothing is returned after the timeout');
+is($stack->sql(await_sql($handle, '0_1', '300 ms')), '', 'nothing is returned after the timeout');
 cmp_ok(time - $start, '>=', 0.3, '... and not before');
 
 #
@@ -91,29 +87,29 @@ ok(are_waiting($node, 1), 'a session waits');
 # How often the session that waits has slept.
 sub times_slept
 {
-	my $pid = value(q{SELECT pid FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
+	my $pid = $stack->sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
 	return slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die 'no such process';
 }
 my $slept = times_slept();
-value('SELECT pg_sleep(1)');
+$stack->sql('SELECT pg_sleep(1)');
 is(times_slept(), $slept, '... and does nothing else in a second');
 
-value('INSERT INTO other VALUES (1)');
-settle();
+$stack->sql('INSERT INTO other VALUES (1)');
+$stack->settle;
 ok(are_waiting($node, 1), 'what is of no concern to the shape does not end the wait');
-value('BEGIN', 'INSERT INTO t VALUES (2, 2)', 'UPDATE t SET v = 3 WHERE id = 1', 'COMMIT');
+$stack->sql('BEGIN', 'INSERT INTO t VALUES (2, 2)', 'UPDATE t SET v = 3 WHERE id = 1', 'COMMIT');
 is(finish($waiter), "insert|2\nupdate|1\n", 'it gets a transaction as a whole');
 
-my $after = last_offset($handle);
+my $after = $stack->last_offset($handle);
 $waiter = waiter($node, "SELECT count(*) FROM electric_cm_await_shape_log('$handle', '$after', '1 hour', 1)");
 ok(are_waiting($node, 1), 'a session waits for one entry');
-value('UPDATE t SET v = v + 1');
+$stack->sql('UPDATE t SET v = v + 1');
 is(finish($waiter), "1\n", '... and gets max_entries');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 # Latency, client to client.  The machine may be busy, so only an absurd figure
 # fails; the real one is printed.
-value(q{CREATE PROCEDURE measure(handle text, rounds int) LANGUAGE plpgsql AS $$
+$stack->sql(q{CREATE PROCEDURE measure(handle text, rounds int) LANGUAGE plpgsql AS $$
 DECLARE after text; started timestamptz; n int;
 BEGIN
 	FOR i IN 1 .. rounds LOOP
@@ -126,34 +122,34 @@ BEGIN
 		COMMIT;
 	END LOOP;
 END $$}, 'CREATE TABLE latency (ms float8, n int)', "CALL measure('$handle', 200)");
-is(value('SELECT count(*) FROM latency WHERE n = 0'), 0, 'in a loop of changes and waits, each wait gets its change');
+is($stack->sql('SELECT count(*) FROM latency WHERE n = 0'), 0, 'in a loop of changes and waits, each wait gets its change');
 my ($median, $max) = split /\|/,
-  value('SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), max(ms) FROM latency');
+  $stack->sql('SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), max(ms) FROM latency');
 diag(sprintf('from commit to return: median %.2f ms, maximum %.1f ms', $median, $max));
 cmp_ok($median, '<', 100, 'they get it soon');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 #
 # Many
 #
 my @waiters = map { waiter($node, await_sql($handle, $after, '1 hour')) } 1 .. 50;
 ok(are_waiting($node, 50), '50 sessions wait');
-value('INSERT INTO t VALUES (3, 3)');
+$stack->sql('INSERT INTO t VALUES (3, 3)');
 is(join('', map { finish($_) } @waiters), "insert|3\n" x 50, '50 sessions get it');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 #
 # Cancelled, terminated
 #
 $waiter = waiter($node, await_sql($handle, $after, '1 hour'));
 are_waiting($node, 1);
-value(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
+$stack->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
 like(finish($waiter), qr/57014.*canceling statement/, 'a wait can be cancelled');
 $waiter = waiter($node, 'SET statement_timeout = 200; ' . await_sql($handle, $after, '1 hour'));
 like(finish($waiter), qr/57014.*statement timeout/, '... also by statement_timeout');
 $waiter = waiter($node, await_sql($handle, $after, '1 hour'));
 are_waiting($node, 1);
-value(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
+$stack->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%await_shape_log%' AND pid <> pg_backend_pid()});
 like(finish($waiter), qr/57P01/, '... and terminated');
 
 #
@@ -172,7 +168,7 @@ fails(qr/55000.*HINT:  Commit first/s, '... that locks the table',
 	'BEGIN', 'LOCK t IN SHARE MODE', $await);
 fails(qr/55000.*HINT:  Commit first/s, '... above READ COMMITTED',
 	'BEGIN ISOLATION LEVEL REPEATABLE READ', $await);
-is(value('BEGIN', 'SELECT count(*) > 0 FROM t', "SELECT count(*) > 0 FROM electric_cm_await_shape_log('$handle', '-1')", 'COMMIT'),
+is($stack->sql('BEGIN', 'SELECT count(*) > 0 FROM t', "SELECT count(*) > 0 FROM electric_cm_await_shape_log('$handle', '-1')", 'COMMIT'),
 	"t\nt", 'not in one that has only read');
 fails(qr/22004.*handle/s, 'no handle', q{SELECT * FROM electric_cm_await_shape_log(NULL, '-1')});
 fails(qr/22004.*offset/s, 'no offset', "SELECT * FROM electric_cm_await_shape_log('$handle', NULL)");
@@ -189,10 +185,10 @@ fails(qr/42704.*HINT/s, 'no such shape', await_sql('none', '-1', '1 s'));
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO later VALUES (1)');
-my $creating = value(q{SELECT electric_cm_create_shape('later')});
+my $creating = $stack->sql(q{SELECT electric_cm_create_shape('later')});
 fails(qr/57014.*"$creating" to be created.*DETAIL:.*waits for: .*HINT/s,
 	'a shape that is being created is not an empty one: the timeout says what it waits for', await_sql($creating, '-1', '200 ms'));
-is(value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$creating'"), '', '... and it has no offset to go on from');
+is($stack->sql("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$creating'"), '', '... and it has no offset to go on from');
 $waiter = waiter($node, await_sql($creating, '-1', '1 hour'));
 are_waiting($node, 1);
 $writer->query_safe('COMMIT');
@@ -207,68 +203,68 @@ my %ends = (
 	'altered' => ['ALTER TABLE doomed ADD more int'],
 	'dropped by a prepared transaction' =>
 	  [ 'BEGIN', "SELECT electric_cm_drop_shape('%s')", q{PREPARE TRANSACTION 'drop'}, q{COMMIT PREPARED 'drop'} ]);
-value('CREATE TABLE doomed (id int PRIMARY KEY, v int)');
+$stack->sql('CREATE TABLE doomed (id int PRIMARY KEY, v int)');
 for my $how (sort keys %ends)
 {
 	my $doomed = shape(q{'doomed'});
 	$waiter = waiter($node, await_sql($doomed, '-1', '1 hour'));
 	are_waiting($node, 1);
-	value(map { s/%s/$doomed/r } @{ $ends{$how} });
+	$stack->sql(map { s/%s/$doomed/r } @{ $ends{$how} });
 	like(finish($waiter), qr/42704.*HINT:.*electric_cm_create_shape/s, "$how while one waits");
 }
 
-value('ALTER TABLE doomed REPLICA IDENTITY FULL');
+$stack->sql('ALTER TABLE doomed REPLICA IDENTITY FULL');
 my $doomed = shape(q{'doomed', '100 / v > 1'});
 $waiter = waiter($node, await_sql($doomed, '-1', '1 hour'));
 are_waiting($node, 1);
-value('INSERT INTO doomed VALUES (1, 0)');
+$stack->sql('INSERT INTO doomed VALUES (1, 0)');
 like(finish($waiter), qr/55000.*has failed.*DETAIL:  division by zero/s, 'errored while one waits');
 
 # a drop that can't be seen yet when the stream has it
-value(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'}, 'SELECT pg_reload_conf()');
-$doomed = value(q{SET synchronous_commit = local}, q{SELECT electric_cm_create_shape('doomed', 'id > 10')});
-becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$doomed'");
+$stack->sql(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'}, 'SELECT pg_reload_conf()');
+$doomed = $stack->sql(q{SET synchronous_commit = local}, q{SELECT electric_cm_create_shape('doomed', 'id > 10')});
+$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$doomed'");
 $waiter = waiter($node, await_sql($doomed, '-1', '1 hour'));
 are_waiting($node, 1);
 my $dropper = waiter($node, "SELECT electric_cm_drop_shape('$doomed')");
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
-becomes($node, $db, "SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shape_invalidated' AND message LIKE '%$doomed%'");
-value(q{SET synchronous_commit = local}, 'ALTER SYSTEM RESET synchronous_standby_names', 'SELECT pg_reload_conf()');
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+$stack->becomes("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shape_invalidated' AND message LIKE '%$doomed%'");
+$stack->sql(q{SET synchronous_commit = local}, 'ALTER SYSTEM RESET synchronous_standby_names', 'SELECT pg_reload_conf()');
 like(finish($waiter), qr/42704/, 'dropped by a commit that waits for a standby');
 finish($dropper);
 
 #
 # Rights are checked when there is something to return, too
 #
-value('CREATE ROLE reader LOGIN', 'GRANT SELECT ON t TO reader',
+$stack->sql('CREATE ROLE reader LOGIN', 'GRANT SELECT ON t TO reader',
 	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
-my $theirs = value('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
-becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$theirs'");
-my $last = last_offset($theirs);
+my $theirs = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
+$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$theirs'");
+my $last = $stack->last_offset($theirs);
 $waiter = waiter($node, 'SET ROLE reader; ' . await_sql($theirs, $last, '1 hour'));
 are_waiting($node, 1);
-value('REVOKE SELECT ON t FROM reader', 'UPDATE t SET v = v + 1');
+$stack->sql('REVOKE SELECT ON t FROM reader', 'UPDATE t SET v = v + 1');
 like(finish($waiter), qr/42501/, 'a right that was taken away while one waited');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 #
 # The stack
 #
 $waiter = waiter($node, await_sql($handle, $after, '1 hour'));
 are_waiting($node, 1);
-value(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm consumer%'});
-value('INSERT INTO t VALUES (4, 4)');
+$stack->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm consumer%'});
+$stack->sql('INSERT INTO t VALUES (4, 4)');
 is(finish($waiter), "insert|4\n", 'a consumer that ends does not end the wait');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 $waiter = waiter($node, await_sql($handle, $after, '1 hour'));
 are_waiting($node, 1);
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 like(finish($waiter), qr/55000.*stopped.*HINT:.*electric_cm_start/s, 'a stack that is stopped does');
 fails(qr/55000.*stopped.*HINT:.*electric_cm_start/s, '... and nobody waits for it any more', await_sql($handle, '-1', '1 hour'));
-is(value("SELECT count(*) > 0 FROM electric_cm_shape_log('$handle')"), 't', 'a log can be read all the same');
-value('SELECT electric_cm_start()');
-wait_active($node, $db);
+is($stack->sql("SELECT count(*) > 0 FROM electric_cm_shape_log('$handle')"), 't', 'a log can be read all the same');
+$stack->sql('SELECT electric_cm_start()');
+$stack->active;
 
 #
 # A standby
@@ -279,17 +275,17 @@ $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 $node->wait_for_catchup($standby);
 is( $standby->safe_psql($db, "SELECT * FROM electric_cm_await_shape_log('$handle', '-1', '1 hour')"),
-	value("SELECT * FROM electric_cm_shape_log('$handle')"), 'standby: what is there is returned at once');
+	$stack->sql("SELECT * FROM electric_cm_shape_log('$handle')"), 'standby: what is there is returned at once');
 is($standby->safe_psql($db, await_sql($handle, $after, '200 ms')), '', 'standby: nothing until the timeout');
 @waiters = map { waiter($standby, await_sql($handle, $after, '1 hour')) } 1 .. 10;
 ok(are_waiting($standby, 10), 'standby: sessions wait');
-value('INSERT INTO t VALUES (5, 5)');
+$stack->sql('INSERT INTO t VALUES (5, 5)');
 is(join('', map { finish($_) } @waiters), "insert|5\n" x 10, 'standby: they get what comes');
-$after = last_offset($handle);
+$after = $stack->last_offset($handle);
 
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO other VALUES (10)');
-$creating = value(q{SELECT electric_cm_create_shape('other')});
+$creating = $stack->sql(q{SELECT electric_cm_create_shape('other')});
 $node->wait_for_catchup($standby);
 @waiters = map { waiter($standby, $_) } "SELECT count(*) > 0 FROM electric_cm_shape_log('$creating') /* await_shape_log */",
   "SELECT count(*) > 0 FROM electric_cm_await_shape_log('$creating', '-1', '1 hour')";
@@ -300,7 +296,7 @@ is(join('', map { finish($_) } @waiters), "t\nt\n", 'standby: until it is live')
 
 $waiter = waiter($standby, await_sql($handle, $after, '1 hour'));
 are_waiting($standby, 1);
-value("SELECT electric_cm_drop_shape('$handle')");
+$stack->sql("SELECT electric_cm_drop_shape('$handle')");
 like(finish($waiter), qr/42704/, 'standby: dropped while one waits');
 $standby->stop;
 
@@ -310,16 +306,16 @@ $standby->stop;
 $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO later VALUES (10)');
-value("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'later'::regclass");
-my $unfinished = value(q{SELECT electric_cm_create_shape('later', 'id > 5')});
-@waiters = map { waiter($node, $_) } await_sql($creating, last_offset($creating), '1 hour'),
+$stack->sql("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'later'::regclass");
+my $unfinished = $stack->sql(q{SELECT electric_cm_create_shape('later', 'id > 5')});
+@waiters = map { waiter($node, $_) } await_sql($creating, $stack->last_offset($creating), '1 hour'),
   await_sql($unfinished, '-1', '1 hour'), "SELECT FROM electric_cm_shape_log('$unfinished') /* await_shape_log */";
 are_waiting($node, 3);
-is(value(q{SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+is($stack->sql(q{SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
 		JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE c.relnamespace = '_electric_cm'::regnamespace AND a.query LIKE '%await_shape_log%' AND a.pid <> pg_backend_pid()}),
 	0, 'those who wait hold no locks');
-value(q{SET lock_timeout = '30 s'}, 'DROP EXTENSION electric_cm');
+$stack->sql(q{SET lock_timeout = '30 s'}, 'DROP EXTENSION electric_cm');
 like(finish($_), qr/55000.*extension electric_cm has been dropped/s, '... and the extension can be dropped, which ends the wait') for @waiters;
 $writer->query_safe('COMMIT');
 $writer->quit;

@@ -8,53 +8,51 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
 my $db = 'postgres';
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 restart_after_crash = on
 electric_cm.wal_report_interval = '1s'
 electric_cm.shape_log_retention = -1
 log_min_messages = info
 });
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
-sub settle { return value("SELECT electric_cm_await_flushed(timeout => '60 s')"); }
+my $node = $stack->node;
 
 sub retention
 {
 	my ($size) = @_;
-	return value("ALTER SYSTEM SET electric_cm.shape_log_retention = '$size'", 'SELECT pg_reload_conf()');
+	return $stack->sql("ALTER SYSTEM SET electric_cm.shape_log_retention = '$size'", 'SELECT pg_reload_conf()');
 }
 
 sub shape
 {
 	my ($definition) = @_;
-	my $handle = value("SELECT electric_cm_create_shape($definition)");
-	becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
+	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
+	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
 	return $handle;
 }
 
-sub log_bytes { return value("SELECT log_bytes FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub log_bytes { return $stack->sql("SELECT log_bytes FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 sub entries
 {
 	my ($handle, $after) = @_;
-	return value("SELECT l FROM electric_cm_shape_log('$handle', '$after') l");
+	return $stack->sql("SELECT l FROM electric_cm_shape_log('$handle', '$after') l");
 }
 sub base
 {
 	my ($handle) = @_;
-	return value("SELECT (lsn - '0/0') || '_' || op FROM _electric_cm.shape_base
+	return $stack->sql("SELECT (lsn - '0/0') || '_' || op FROM _electric_cm.shape_base
 		WHERE shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$handle')");
 }
 sub nothing_is_left_before
 {
 	my ($handle, $what) = @_;
-	return becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape s JOIN _electric_cm.shape_base b ON b.shape = s.id
+	return $stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape s JOIN _electric_cm.shape_base b ON b.shape = s.id
 		JOIN _electric_cm.shape_log l ON l.shape = s.id AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)
 		WHERE s.handle = '$handle'", $what);
 }
@@ -62,8 +60,8 @@ sub figures_are_right
 {
 	my ($handle, $what) = @_;
 	return is(
-		value("SELECT log_entries, log_bytes FROM electric_cm_shapes WHERE handle = '$handle'"),
-		value("SELECT (SELECT count(*) FROM electric_cm_shape_log('$handle')),
+		$stack->sql("SELECT log_entries, log_bytes FROM electric_cm_shapes WHERE handle = '$handle'"),
+		$stack->sql("SELECT (SELECT count(*) FROM electric_cm_shape_log('$handle')),
 			sum(length(data)) FROM _electric_cm.shape_log
 			WHERE shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$handle')"),
 		$what);
@@ -75,14 +73,14 @@ sub fails
 	return like($err, $like, $what);
 }
 
-value('CREATE EXTENSION electric_cm',
+$stack->sql('CREATE EXTENSION electric_cm',
 	'CREATE TABLE t (id int, part text, n int, big text, PRIMARY KEY (id, part))',
 	'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
 	'CREATE TABLE f (id int PRIMARY KEY, n int, more text)', 'ALTER TABLE f REPLICA IDENTITY FULL',
 	# rows of the initial snapshot
 	q{INSERT INTO t SELECT i, 'a', 0, repeat('x', 3000) FROM generate_series(1, 20) i},
 	q{INSERT INTO f SELECT i, i % 10, 'more' FROM generate_series(1, 600) i});
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 my $handle = shape(q{'t'});
 my $filtered = shape(q{'f', 'n > 4', '{id,n}'});
 my @filtered = ('f', ['id'], where => 'n > 4', columns => [ 'id', 'n' ]);
@@ -95,7 +93,7 @@ my @filtered = ('f', ['id'], where => 'n > 4', columns => [ 'id', 'n' ]);
 sub churn
 {
 	my ($from, $to) = @_;
-	return value(
+	return $stack->sql(
 		'SET synchronous_commit = off',
 		map {
 			(   q{UPDATE t SET n = n + 1},
@@ -109,13 +107,13 @@ sub churn
 				"INSERT INTO f SELECT $_ + 1000, 5, NULL") } $from .. $to);
 }
 churn(1, 150);
-value('BEGIN', (map { 'UPDATE t SET n = n + 1' } 1 .. 300), 'UPDATE f SET n = 9 - n', 'COMMIT');
+$stack->sql('BEGIN', (map { 'UPDATE t SET n = n + 1' } 1 .. 300), 'UPDATE f SET n = 9 - n', 'COMMIT');
 churn(151, 250);
-settle();
+$stack->settle;
 my $before = log_bytes($handle);
 cmp_ok($before, '>', 1000000, "a log of $before bytes");
-my %saved = map { $_ => value("SELECT string_agg(log_offset, ' ') FROM electric_cm_shape_log('$_')") } $handle, $filtered;
-value('CREATE TABLE saved AS SELECT * FROM electric_cm_shape_log(' . "'$handle') WITH ORDINALITY");
+my %saved = map { $_ => $stack->sql("SELECT string_agg(log_offset, ' ') FROM electric_cm_shape_log('$_')") } $handle, $filtered;
+$stack->sql('CREATE TABLE saved AS SELECT * FROM electric_cm_shape_log(' . "'$handle') WITH ORDINALITY");
 is(base($handle), '', 'not folded with retention -1');
 
 my $idle_reader = $node->background_psql($db);
@@ -123,15 +121,15 @@ $idle_reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 my $seen = $idle_reader->query_safe("SELECT count(*), md5(string_agg(l::text, '')) FROM electric_cm_shape_log('$handle') l");
 
 retention('256 kB');
-becomes($node, $db, "SELECT count(*) = 2 FROM _electric_cm.shape_base WHERE lsn > '0/0'", 'both logs are folded');
+$stack->becomes("SELECT count(*) = 2 FROM _electric_cm.shape_base WHERE lsn > '0/0'", 'both logs are folded');
 nothing_is_left_before($handle, '... and what has been folded is deleted');
 nothing_is_left_before($filtered);
 my $after = log_bytes($handle);
 cmp_ok($after, '<', $before / 2, "... down to $after bytes");
-becomes($node, $db, q{SELECT count(*) >= 2 FROM electric_cm_events WHERE event = 'shape_log_folded'}, 'events tell of it');
-my ($ok, $n) = replay_equals($node, $db, $handle, 't', [ 'id', 'part' ]);
+$stack->becomes(q{SELECT count(*) >= 2 FROM electric_cm_events WHERE event = 'shape_log_folded'}, 'events tell of it');
+my ($ok, $n) = $stack->replay_equals($handle, 't', [ 'id', 'part' ]);
 ok($ok, "replay of what is left equals the table ($n entries)");
-($ok, $n) = replay_equals($node, $db, $filtered, @filtered);
+($ok, $n) = $stack->replay_equals($filtered, @filtered);
 ok($ok, "... and the query ($n entries)");
 figures_are_right($handle, 'its figures are right');
 figures_are_right($filtered, '... those of the other, too');
@@ -148,10 +146,10 @@ my ($at) = grep { $offsets[$_] eq $base } 0 .. $#offsets;
 ok(defined $at, 'the fold is at an offset of the log that was');
 like($offsets[ $at + 1 ], qr/_0$/, '... at the end of a transaction');
 my $number = $at + 1;
-is( value("SELECT md5(string_agg(ROW(log_offset, operation, key, value, old_value, xid)::text, '')) FROM electric_cm_shape_log('$handle', '$base')"),
-	value("SELECT md5(string_agg(ROW(log_offset, operation, key, value, old_value, xid)::text, '' ORDER BY ordinality)) FROM saved WHERE ordinality > $number"),
+is( $stack->sql("SELECT md5(string_agg(ROW(log_offset, operation, key, value, old_value, xid)::text, '')) FROM electric_cm_shape_log('$handle', '$base')"),
+	$stack->sql("SELECT md5(string_agg(ROW(log_offset, operation, key, value, old_value, xid)::text, '' ORDER BY ordinality)) FROM saved WHERE ordinality > $number"),
 	'a reader who is there goes on with what was next, without loss or doubles');
-is(entries($handle, $offsets[ $at + 10 ]) eq value("SELECT (log_offset, operation, key, value, old_value, xid) FROM saved WHERE ordinality > $number + 10 ORDER BY ordinality") ? 1 : 0,
+is(entries($handle, $offsets[ $at + 10 ]) eq $stack->sql("SELECT (log_offset, operation, key, value, old_value, xid) FROM saved WHERE ordinality > $number + 10 ORDER BY ordinality") ? 1 : 0,
 	1, '... so does one who is further');
 for my $offset ($offsets[ $at - 1 ], '0_1', '0_0')
 {
@@ -159,14 +157,14 @@ for my $offset ($offsets[ $at - 1 ], '0_1', '0_0')
 		qr/EC001.*not in the log.*DETAIL:.*$base.*HINT:.*-1/s, "one who is at $offset is told");
 	fails("SELECT FROM electric_cm_await_shape_log('$handle', '$offset')", qr/EC001.*not in the log/s, '... also who would wait');
 }
-my $rows = value("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE xid IS NULL");
-is( value("SELECT bool_and(operation = 'insert'), min(split_part(log_offset, '_', 1)) = split_part('$base', '_', 1)
+my $rows = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE xid IS NULL");
+is( $stack->sql("SELECT bool_and(operation = 'insert'), min(split_part(log_offset, '_', 1)) = split_part('$base', '_', 1)
 			AND max(split_part(log_offset, '_', 1)) = split_part('$base', '_', 1),
 		min(split_part(log_offset, '_', 2)::int8 & 4294967295), max(split_part(log_offset, '_', 2)::int8 & 4294967295),
 		count(DISTINCT split_part(log_offset, '_', 2)::int8 >> 32), min(split_part(log_offset, '_', 2)::int8) > split_part('$base', '_', 2)::int8
 		FROM electric_cm_shape_log('$handle') WHERE xid IS NULL"),
 	"t|t|1|$rows|1|t", 'the log begins with inserts of the rows as they stood there');
-is( value("CREATE TEMP TABLE pieces (LIKE saved)",
+is( $stack->sql("CREATE TEMP TABLE pieces (LIKE saved)",
 		q{DO $$
 DECLARE after text := '-1'; n int := 1; count int;
 BEGIN
@@ -185,7 +183,7 @@ END $$},
 #
 # Under concurrent writes
 #
-value('CREATE TABLE enough (x int)', q{CREATE PROCEDURE write(worker int) LANGUAGE plpgsql AS $$
+$stack->sql('CREATE TABLE enough (x int)', q{CREATE PROCEDURE write(worker int) LANGUAGE plpgsql AS $$
 DECLARE i int := 0;
 BEGIN
 	SET synchronous_commit = off;
@@ -202,7 +200,7 @@ BEGIN
 END $$});
 # A follower: keeps its own copy of the rows, by offsets, and starts again when it
 # has fallen behind.
-value(q{CREATE TABLE copy (key text PRIMARY KEY, value jsonb)},
+$stack->sql(q{CREATE TABLE copy (key text PRIMARY KEY, value jsonb)},
 	q{CREATE TABLE follower (after text, restarts int, entries int)}, q{INSERT INTO follower VALUES ('-1', 0, 0)},
 	q{CREATE PROCEDURE follow(handle text, until text) LANGUAGE plpgsql AS $$
 DECLARE e record; pos text; found_any bool;
@@ -244,7 +242,7 @@ sub background
 		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	return sub { $run->finish; return $out . $err; };
 }
-my $folds = value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_log_folded'});
+my $folds = $stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_log_folded'});
 my $more_folds = qq{SELECT count(*) - $folds FROM electric_cm_events WHERE event = 'shape_log_folded'};
 my @writers = map { background("CALL write($_)") } 1 .. 2;
 my $follower = background("CALL follow('$handle', '')");
@@ -253,30 +251,30 @@ my $end = time + 8;
 my $deadline = time + $PostgreSQL::Test::Utils::timeout_default / 2;
 my $rounds = 0;
 my $holder = $node->background_psql($db);
-while (time < $end || (time < $deadline && ($rounds < 4 || value($more_folds) < 2)))
+while (time < $end || (time < $deadline && ($rounds < 4 || $stack->sql($more_folds) < 2)))
 {
 	$holder->query_safe('BEGIN');
 	$holder->query_safe('LOCK TABLE t, f IN SHARE MODE');
-	settle();
-	my ($ok1) = replay_equals($node, $db, $handle, 't', [ 'id', 'part' ]);
-	my ($ok2) = replay_equals($node, $db, $filtered, @filtered);
+	$stack->settle;
+	my ($ok1) = $stack->replay_equals($handle, 't', [ 'id', 'part' ]);
+	my ($ok2) = $stack->replay_equals($filtered, @filtered);
 	$holder->query_safe('COMMIT');
 	$ok1 && $ok2 ? $rounds++ : fail('replay equals table under concurrent writes');
-	becomes($node, $db, 'SELECT true');
+	$stack->becomes('SELECT true');
 }
 $holder->quit;
-value('INSERT INTO enough VALUES (1)');
+$stack->sql('INSERT INTO enough VALUES (1)');
 is(join('', map { $_->() } @writers), '', 'writers meet no errors');
 cmp_ok($rounds, '>', 3, "replay equals table, $rounds times under concurrent writes");
-$folds = value($more_folds);
+$folds = $stack->sql($more_folds);
 cmp_ok($folds, '>', 1, "$folds folds meanwhile");
-settle();
-value('INSERT INTO done VALUES (1)');
+$stack->settle;
+$stack->sql('INSERT INTO done VALUES (1)');
 is($follower->(), '', 'a follower meets no contradiction');
-is( value("SELECT count(*) FROM copy c FULL JOIN (SELECT jsonb_populate_record(NULL::t, '{}'), t.* FROM t) t
+is( $stack->sql("SELECT count(*) FROM copy c FULL JOIN (SELECT jsonb_populate_record(NULL::t, '{}'), t.* FROM t) t
 		ON (c.value->>'id')::int = t.id AND c.value->>'part' = t.part
 		WHERE c.key IS NULL OR t.id IS NULL OR (c.value->>'n')::int IS DISTINCT FROM t.n OR c.value->>'big' IS DISTINCT FROM t.big"),
-	0, sprintf('... and has the table in the end (%s entries, %s restarts)', split(/\|/, value('SELECT entries, restarts FROM follower'))));
+	0, sprintf('... and has the table in the end (%s entries, %s restarts)', split(/\|/, $stack->sql('SELECT entries, restarts FROM follower'))));
 
 #
 # Crashes
@@ -284,7 +282,7 @@ is( value("SELECT count(*) FROM copy c FULL JOIN (SELECT jsonb_populate_record(N
 sub crash_pool_session
 {
 	my ($like) = @_;
-	my $pid = value("SELECT pid FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'");
+	my $pid = $stack->sql("SELECT pid FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'");
 	kill 'KILL', $pid;
 	$node->poll_query_until($db, "SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'") or die 'no restart';
 	return;
@@ -293,23 +291,23 @@ sub crash_pool_session
 # ... before it has become the new base.  Somebody has a lock on the bases.
 retention(-1);
 churn(300, 420);
-settle();
+$stack->settle;
 my $former = base($handle);
 my $locker = $node->background_psql($db);
 $locker->query_safe('BEGIN');
 $locker->query_safe('LOCK TABLE _electric_cm.shape_base IN SHARE MODE');
 retention('256 kB');
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'},
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'},
 	'a fold that is all but done');
-is(value(q{INSERT INTO t VALUES (99999, 'while folding', 1, 'x')}, q{SELECT electric_cm_await_flushed(timeout => '60 s') IS NOT NULL},
+is($stack->sql(q{INSERT INTO t VALUES (99999, 'while folding', 1, 'x')}, q{SELECT electric_cm_await_flushed(timeout => '60 s') IS NOT NULL},
 		"SELECT value->>'part' FROM electric_cm_shape_log('$handle', '$former') WHERE value->>'id' = '99999'"),
 	"t\nwhile folding", 'it holds up neither consumer nor readers');
 retention(-1);
 crash_pool_session();
-wait_active($node, $db);
-settle();
+$stack->active;
+$stack->settle;
 is(base($handle), $former, 'after a crash it has not happened');
-($ok) = replay_equals($node, $db, $handle, 't', [ 'id', 'part' ]);
+($ok) = $stack->replay_equals($handle, 't', [ 'id', 'part' ]);
 ok($ok, '... and replay equals the table');
 figures_are_right($handle, '... with the right figures');
 
@@ -319,22 +317,22 @@ $locker->query_safe('BEGIN');
 $locker->query_safe("SELECT FROM _electric_cm.shape_log WHERE shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$handle')
 	ORDER BY first_lsn, first_op LIMIT 1 FOR UPDATE");
 retention('256 kB');
-becomes($node, $db, "SELECT (lsn - '0/0') || '_' || op <> '$former' FROM _electric_cm.shape_base
+$stack->becomes("SELECT (lsn - '0/0') || '_' || op <> '$former' FROM _electric_cm.shape_base
 	WHERE shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$handle')", 'folded');
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'},
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'},
 	'... but nothing deleted yet');
-($ok) = replay_equals($node, $db, $handle, 't', [ 'id', 'part' ]);
+($ok) = $stack->replay_equals($handle, 't', [ 'id', 'part' ]);
 ok($ok, '... replay equals the table');
 crash_pool_session();
-wait_active($node, $db);
-settle();
-($ok) = replay_equals($node, $db, $handle, 't', [ 'id', 'part' ]);
+$stack->active;
+$stack->settle;
+($ok) = $stack->replay_equals($handle, 't', [ 'id', 'part' ]);
 ok($ok, '... also after a crash');
 nothing_is_left_before($handle, '... and what has been folded is deleted in the end');
-value(q{INSERT INTO t VALUES (99998, 'after crashes', 1, 'x')});
-settle();
+$stack->sql(q{INSERT INTO t VALUES (99998, 'after crashes', 1, 'x')});
+$stack->settle;
 figures_are_right($handle, '... with the right figures');
-($ok) = replay_equals($node, $db, $filtered, @filtered);
+($ok) = $stack->replay_equals($filtered, @filtered);
 ok($ok, '... the other log is right, too');
 
 #
@@ -342,8 +340,8 @@ ok($ok, '... the other log is right, too');
 #
 retention(-1);
 churn(500, 620);
-settle();
-my $id = value("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+$stack->settle;
+my $id = $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
 my $dropper = $node->background_psql($db);
 $dropper->query_safe('BEGIN');
 $dropper->query_safe("SELECT electric_cm_drop_shape('$handle')");
@@ -351,24 +349,24 @@ retention('256 kB');
 fails("SELECT _electric_cm.fold_shape($id, 256 * 1024)", qr/shape "$handle" is locked|another shape log is being folded/, 'a shape that is being dropped is not folded');
 $dropper->query_safe('COMMIT');
 $dropper->quit;
-becomes($node, $db, "SELECT (SELECT count(*) FROM _electric_cm.shape_log WHERE shape = $id)
+$stack->becomes("SELECT (SELECT count(*) FROM _electric_cm.shape_log WHERE shape = $id)
 	+ (SELECT count(*) FROM _electric_cm.shape_base WHERE shape = $id) = 0", 'nothing is left of it');
 
 # a table that is empty where the log is folded
-value('DELETE FROM f');
+$stack->sql('DELETE FROM f');
 $folds = base($filtered);
-value(map { ("INSERT INTO f SELECT i, 5, $_ FROM generate_series(1, 300) i", 'DELETE FROM f') } 1 .. 120);
-settle();
-becomes($node, $db, "SELECT (lsn - '0/0') || '_' || op <> '$folds' AND log_bytes < 300000 FROM electric_cm_shapes v
+$stack->sql(map { ("INSERT INTO f SELECT i, 5, $_ FROM generate_series(1, 300) i", 'DELETE FROM f') } 1 .. 120);
+$stack->settle;
+$stack->becomes("SELECT (lsn - '0/0') || '_' || op <> '$folds' AND log_bytes < 300000 FROM electric_cm_shapes v
 	JOIN _electric_cm.shape s USING (handle) JOIN _electric_cm.shape_base b ON b.shape = s.id WHERE handle = '$filtered'",
 	'a log of rows that come and go is folded');
 nothing_is_left_before($filtered);
-($ok) = replay_equals($node, $db, $filtered, @filtered);
+($ok) = $stack->replay_equals($filtered, @filtered);
 ok($ok, '... and replays to nothing');
 figures_are_right($filtered, '... with the right figures');
 
 retention(0);
-is(value('SHOW electric_cm.shape_log_retention'), '0', 'the default');
+is($stack->sql('SHOW electric_cm.shape_log_retention'), '0', 'the default');
 fails(q{SELECT _electric_cm.fold_shape(1, 1)} , qr/^$/, 'a shape that does not exist is nothing to fold');
 fails(q{SET electric_cm.shape_log_retention = -2}, qr/22023/, 'retention has no other special value');
 $node->stop;

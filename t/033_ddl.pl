@@ -6,16 +6,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $db = 'postgres';
-my $node = new_node('main', conf => "log_min_messages = warning\n");
+my $stack = new_stack('main', conf => "log_min_messages = warning\n");
+my $node = $stack->node;
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-
-run_sql(
+$stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE reader',
 	'CREATE ROLE bypasser BYPASSRLS',
@@ -41,11 +39,9 @@ run_sql(
 	'CREATE TABLE leaf1 PARTITION OF root FOR VALUES IN (1)',
 	'CREATE TABLE leaf2 PARTITION OF root FOR VALUES IN (2)',
 	'CREATE TABLE loose (t text, id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k))');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 my $create = q{electric_cm_create_shape('s1.t')};
-
-sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
 
 # Creates a shape, runs a command, looks whether the shape is still there, and
 # runs what takes the command back.  What is ended is ended at the commit, and
@@ -53,19 +49,19 @@ sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE
 sub outcome
 {
 	my ($command, $undo, $shape) = @_;
-	my $handle = run_sql("SELECT $shape");
+	my $handle = $stack->sql("SELECT $shape");
 	my ($rolled_back, $there);
 
 	# as long as nobody follows the shape, this could still be mended
-	run_sql("SELECT count(*) FROM electric_cm_shape_log('$handle')") if $command =~ /REPLICA IDENTITY/;
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')") if $command =~ /REPLICA IDENTITY/;
 	if ($command !~ /CONCURRENTLY|VACUUM|COMMIT/)
 	{
-		run_sql('BEGIN', $command, 'ROLLBACK');
-		$rolled_back = exists_shape($handle);
+		$stack->sql('BEGIN', $command, 'ROLLBACK');
+		$rolled_back = $stack->exists_shape($handle);
 	}
-	run_sql($command);
-	$there = exists_shape($handle);
-	run_sql($undo) if defined $undo;
+	$stack->sql($command);
+	$there = $stack->exists_shape($handle);
+	$stack->sql($undo) if defined $undo;
 	return ($there, $rolled_back);
 }
 
@@ -91,8 +87,8 @@ sub keeps
 }
 
 # once it is published, this is so for what follows
-my $live = run_sql("SELECT $create");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+my $live = $stack->sql("SELECT $create");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 
 # what does not concern a shape
 keeps(@$_) for (
@@ -154,10 +150,10 @@ keeps(@$_) for (
 	[ 'CREATE PUBLICATION other FOR TABLE s1.t', undef ],
 	[ q{ALTER PUBLICATION other SET (publish = 'insert')}, undef ],
 	[ 'DROP PUBLICATION other', undef ]);
-is(exists_shape($live), 1, 'it has been the same shape all the time');
-run_sql('UPDATE s1.t SET n = n + 100', 'DELETE FROM s1.t WHERE id = 3', 'UPDATE s1.t SET id = id + 100 WHERE id > 8',
+is($stack->exists_shape($live), 1, 'it has been the same shape all the time');
+$stack->sql('UPDATE s1.t SET n = n + 100', 'DELETE FROM s1.t WHERE id = 3', 'UPDATE s1.t SET id = id + 100 WHERE id > 8',
 	'SELECT electric_cm_await_flushed()');
-my ($ok, $entries) = replay_equals($node, $db, $live, 's1.t', ['id']);
+my ($ok, $entries) = $stack->replay_equals($live, 's1.t', ['id']);
 ok($ok, "and it goes on ($entries entries)");
 
 # what ends one
@@ -188,12 +184,12 @@ ends(@$_) for (
 	[ 'BEGIN; TRUNCATE s1.t; SET TRANSACTION READ ONLY; COMMIT', undef ]);
 
 # another sort of enum has nothing to do with it
-run_sql(q{CREATE TYPE lamp AS ENUM ('on', 'off')}, 'CREATE TYPE unused AS (x int)');
+$stack->sql(q{CREATE TYPE lamp AS ENUM ('on', 'off')}, 'CREATE TYPE unused AS (x int)');
 keeps(q{ALTER TYPE lamp RENAME VALUE 'on' TO 'lit'});
 keeps('ALTER TYPE unused ADD ATTRIBUTE y int');
 
 # where clauses: what was enough for one shape is not for another
-run_sql('ALTER TABLE s1.t REPLICA IDENTITY FULL');
+$stack->sql('ALTER TABLE s1.t REPLICA IDENTITY FULL');
 ends('ALTER TABLE s1.t REPLICA IDENTITY DEFAULT', 'ALTER TABLE s1.t REPLICA IDENTITY FULL',
 	q{electric_cm_create_shape('s1.t', 'n > 5')}, 'REPLICA IDENTITY DEFAULT, where clause on another column');
 ends('ALTER TABLE s1.t REPLICA IDENTITY DEFAULT', 'ALTER TABLE s1.t REPLICA IDENTITY FULL',
@@ -206,22 +202,22 @@ my $as_reader = q{electric_cm_create_shape('s1.t') FROM set_config('role', 'read
 my $as_bypasser = q{electric_cm_create_shape('s1.t') FROM set_config('role', 'bypasser', false)};
 my $enable = 'ALTER TABLE s1.t ENABLE ROW LEVEL SECURITY';
 my $disable = 'ALTER TABLE s1.t DISABLE ROW LEVEL SECURITY';
-run_sql('GRANT USAGE ON SCHEMA s1 TO reader, bypasser', 'GRANT SELECT ON s1.t TO reader, bypasser');	# with the owner, grants have changed
+$stack->sql('GRANT USAGE ON SCHEMA s1 TO reader, bypasser', 'GRANT SELECT ON s1.t TO reader, bypasser');	# with the owner, grants have changed
 keeps('ALTER POLICY p ON s1.t USING (true)', undef, $as_reader);
 keeps('ALTER TABLE s1.t FORCE ROW LEVEL SECURITY', undef, $as_reader, 'FORCE alone');
 ends($enable, $disable, $as_reader, 'ENABLE ROW LEVEL SECURITY, ordinary owner');
 keeps($enable, $disable, $as_bypasser, 'ENABLE ROW LEVEL SECURITY, owner with BYPASSRLS');
-run_sql('ALTER TABLE s1.t OWNER TO reader', 'ALTER TABLE s1.t NO FORCE ROW LEVEL SECURITY');
+$stack->sql('ALTER TABLE s1.t OWNER TO reader', 'ALTER TABLE s1.t NO FORCE ROW LEVEL SECURITY');
 keeps($enable, undef, $as_reader, 'ENABLE ROW LEVEL SECURITY, owner of the table');
 ends('ALTER TABLE s1.t FORCE ROW LEVEL SECURITY', $disable, $as_reader, 'FORCE ROW LEVEL SECURITY, owner of the table');
-run_sql($enable, 'ALTER TABLE s1.t NO FORCE ROW LEVEL SECURITY');
+$stack->sql($enable, 'ALTER TABLE s1.t NO FORCE ROW LEVEL SECURITY');
 ends('ALTER TABLE s1.t OWNER TO bypasser', $disable, $as_reader, 'another owner while row-level security is enabled');
 
 # partitions
 my $of_root = q{electric_cm_create_shape('root')};
 my $of_leaf = q{electric_cm_create_shape('leaf2')};
-$live = run_sql("SELECT $of_root");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+$live = $stack->sql("SELECT $of_root");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 keeps('ALTER TABLE leaf1 SET (fillfactor = 70)', undef, $of_root);
 keeps('ALTER TABLE leaf1 RENAME TO leaf', 'ALTER TABLE leaf RENAME TO leaf1', $of_root);
 keeps('ALTER TABLE leaf1 REPLICA IDENTITY FULL', undef, $of_root);
@@ -240,45 +236,45 @@ ends('CREATE TABLE leaf5 PARTITION OF root DEFAULT', undef, $of_root);
 ends('DROP TABLE leaf5', undef, $of_root);
 ends('TRUNCATE leaf1', undef, $of_root);
 ends('ALTER TABLE root RENAME COLUMN t TO tt', 'ALTER TABLE root RENAME COLUMN tt TO t', $of_root);
-run_sql('ALTER TABLE leaf1 REPLICA IDENTITY FULL', 'ALTER TABLE leaf2 REPLICA IDENTITY FULL');
+$stack->sql('ALTER TABLE leaf1 REPLICA IDENTITY FULL', 'ALTER TABLE leaf2 REPLICA IDENTITY FULL');
 ends('ALTER TABLE leaf2 REPLICA IDENTITY DEFAULT', 'ALTER TABLE leaf2 REPLICA IDENTITY FULL',
 	q{electric_cm_create_shape('root', $$t = 'x'$$)}, q{a partition's replica identity, where clause on another column});
 
 # a partition's own shape is served by what is published of the root
-$live = run_sql("SELECT $of_leaf");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
-is(run_sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'leaf2'::regclass}), 0, 'a partition is not published by itself');
+$live = $stack->sql("SELECT $of_leaf");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+is($stack->sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'leaf2'::regclass}), 0, 'a partition is not published by itself');
 keeps('DROP TABLE leaf1', 'CREATE TABLE leaf1 PARTITION OF root FOR VALUES IN (1)', $of_leaf, q{DROP of a partition's sibling});
 ends('ALTER TABLE root DETACH PARTITION leaf2', undef, $of_leaf, 'DETACH of the partition itself');
-run_sql('ALTER TABLE root ATTACH PARTITION leaf2 FOR VALUES IN (2)');
+$stack->sql('ALTER TABLE root ATTACH PARTITION leaf2 FOR VALUES IN (2)');
 
 # the publication
-$live = run_sql("SELECT $create");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+$live = $stack->sql("SELECT $create");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 ends('ALTER PUBLICATION electric_cm_publication DROP TABLE s1.t', undef);
-$live = run_sql("SELECT $create");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+$live = $stack->sql("SELECT $create");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 ends('ALTER PUBLICATION electric_cm_publication SET TABLE root', undef);
-run_sql('ALTER PUBLICATION electric_cm_publication ADD TABLES IN SCHEMA s1');
-$live = run_sql("SELECT $create");
-run_sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
+$stack->sql('ALTER PUBLICATION electric_cm_publication ADD TABLES IN SCHEMA s1');
+$live = $stack->sql("SELECT $create");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 keeps('ALTER PUBLICATION electric_cm_publication ADD TABLES IN SCHEMA s2', undef);
 keeps('ALTER PUBLICATION electric_cm_publication DROP TABLES IN SCHEMA s2', undef);
 ends('ALTER PUBLICATION electric_cm_publication DROP TABLES IN SCHEMA s1', undef);
 
 # partitions under their root's name: a leaf's own shapes would see nothing
 ends('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)', undef, $of_leaf);
-becomes($node, $db, q{SELECT status = 'failed' AND last_error LIKE '%changes of their root' FROM electric_cm_stat_manager},
+$stack->becomes(q{SELECT status = 'failed' AND last_error LIKE '%changes of their root' FROM electric_cm_stat_manager},
 	'such a publication is a configuration error');
-run_sql('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root = false)', 'SELECT electric_cm_start()');
+$stack->sql('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root = false)', 'SELECT electric_cm_start()');
 
 # an event says why
-is(run_sql(q{SELECT count(*) FROM unnest(ARRAY['the table was renamed', 'the table''s key has changed',
+is($stack->sql(q{SELECT count(*) FROM unnest(ARRAY['the table was renamed', 'the table''s key has changed',
 		'the table''s replica identity has changed', 'row-level security applies to the shape''s owner',
 		'the table is not logged any more', 'the type of a column was changed',
 		'a value of a column''s type was renamed', 'the table has left the publication']) r
 	WHERE NOT EXISTS (SELECT FROM electric_cm_events e WHERE e.message LIKE '%' || r)}), 0, 'events say why');
-ok(wait_active($node, $db), 'and the stack is active');
+ok($stack->active, 'and the stack is active');
 
 $node->stop;
 done_testing();

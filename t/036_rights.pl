@@ -6,15 +6,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack wait_active replay_equals);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "log_min_messages = warning\n");
+my $stack = new_stack('main', conf => "log_min_messages = warning\n");
+my $node = $stack->node;
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub run_as { my $role = shift; return run_sql("SET ROLE $role", @_); }
+sub run_as { my $role = shift; return $stack->sql("SET ROLE $role", @_); }
 
 # The SQLSTATE that statements of a role end with.
 sub state_as
@@ -27,11 +27,11 @@ sub state_as
 }
 sub handle_of { my ($role, $args) = @_; return run_as($role, "SELECT electric_cm_create_shape($args)"); }
 sub log_of { my ($handle) = @_; return "SELECT count(*) FROM electric_cm_shape_log('$handle')"; }
-sub is_there { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
-sub owner_of { return run_sql("SELECT owner FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
+sub is_there { return $stack->sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
+sub owner_of { return $stack->sql("SELECT owner FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
 my $create = 'electric_cm_create_shape(regclass, text, text[])';
-run_sql(
+$stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE alice', 'CREATE ROLE bob', 'CREATE ROLE carol', 'CREATE ROLE member IN ROLE alice', 'CREATE ROLE nobody',
 	"GRANT EXECUTE ON FUNCTION $create, electric_cm_drop_shape(text) TO alice, bob, carol",
@@ -41,13 +41,13 @@ run_sql(
 	'ALTER TABLE app.t OWNER TO alice',
 	q{INSERT INTO app.t SELECT i, i % 3, 'secret' || i FROM generate_series(1, 30) i},
 	'GRANT USAGE ON SCHEMA app TO PUBLIC');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 # creating
 is(state_as('nobody', q{SELECT electric_cm_create_shape('app.t')}), '42501', 'creating needs EXECUTE');
 is(state_as('bob', q{SELECT electric_cm_create_shape('app.t')}), '42501', '... and SELECT');
 is(state_as('bob', q{SELECT electric_cm_create_shape('app.t', 'a = 1', '{id}')}), '42501', '... also with columns');
-run_sql('GRANT SELECT ON app.t TO bob');
+$stack->sql('GRANT SELECT ON app.t TO bob');
 is(state_as('bob', q{SELECT electric_cm_create_shape('app.t')}), '42501', '... and ownership, as long as the table is not published');
 my $alices = handle_of('alice', q{'app.t'});
 is(run_as('alice', log_of($alices)), '30', 'the owner of the table may');
@@ -65,51 +65,51 @@ is(state_as('bob', log_of($alices)), '42501', 'nobody else reads a shape, though
 is(state_as('member', log_of($alices)), 'none', 'a member of the role does');
 is(state_as('alice', log_of($bobs)), '42501', 'not even the owner of the table');
 is(state_as('bob', "SELECT electric_cm_drop_shape('$alices')"), '42501', 'nobody else drops it');
-run_sql('GRANT alice TO bob');
+$stack->sql('GRANT alice TO bob');
 is(state_as('bob', log_of($alices)), 'none', 'whoever becomes a member reads it');
-run_sql('REVOKE alice FROM bob');
+$stack->sql('REVOKE alice FROM bob');
 is(state_as('bob', log_of($alices)), '42501', 'and not after that');
-run_sql('REVOKE SELECT ON app.t FROM bob');
+$stack->sql('REVOKE SELECT ON app.t FROM bob');
 is(state_as('bob', log_of($bobs)), '42501', 'SELECT revoked: 42501 at the next read');
-is(run_sql("SELECT count(*) FROM electric_cm_events WHERE message LIKE 'shape $bobs%'"), '0', 'but the shape stays');
-run_sql(q{INSERT INTO app.t VALUES (31, 1, 'x')}, 'SELECT electric_cm_await_flushed()', 'GRANT SELECT ON app.t TO bob');
+is($stack->sql("SELECT count(*) FROM electric_cm_events WHERE message LIKE 'shape $bobs%'"), '0', 'but the shape stays');
+$stack->sql(q{INSERT INTO app.t VALUES (31, 1, 'x')}, 'SELECT electric_cm_await_flushed()', 'GRANT SELECT ON app.t TO bob');
 is(run_as('bob', log_of($bobs)), '31', 'SELECT granted again: everything is there');
-run_sql('REVOKE SELECT ON app.t FROM bob');
+$stack->sql('REVOKE SELECT ON app.t FROM bob');
 
 # rights on columns
-run_sql('GRANT SELECT (id, a) ON app.t TO carol');
+$stack->sql('GRANT SELECT (id, a) ON app.t TO carol');
 is(state_as('carol', q{SELECT electric_cm_create_shape('app.t')}), '42501', 'rights on some columns: not for the whole table');
 is(state_as('carol', q{SELECT electric_cm_create_shape('app.t', columns => '{id,secret}')}), '42501', '... nor for another column');
 is(state_as('carol', q{SELECT electric_cm_create_shape('app.t', $$secret LIKE 'secret1%'$$, '{id}')}), '42501',
 	'... nor in a where clause');
 my $carols = handle_of('carol', q{'app.t', 'a > 0', '{id,a}'});
 is(run_as('carol', log_of($carols)), '21', '... but for those columns');
-run_sql('REVOKE SELECT (a) ON app.t FROM carol');
+$stack->sql('REVOKE SELECT (a) ON app.t FROM carol');
 is(state_as('carol', log_of($carols)), '42501', '... as long as they last');
-run_sql('GRANT SELECT (a) ON app.t TO carol');
+$stack->sql('GRANT SELECT (a) ON app.t TO carol');
 is(state_as('carol', log_of($carols)), 'none', '... or again');
-run_sql('REVOKE SELECT (id, a) ON app.t FROM carol', 'GRANT SELECT (id) ON app.t TO carol');
+$stack->sql('REVOKE SELECT (id, a) ON app.t FROM carol', 'GRANT SELECT (id) ON app.t TO carol');
 my $id_only = handle_of('carol', q{'app.t', NULL, '{id}'});
 is(run_as('carol', "SELECT DISTINCT value - 'id' FROM electric_cm_shape_log('$id_only')"), '{}', 'a shape shows no other column');
-run_sql(q{UPDATE app.t SET secret = 'changed' WHERE id = 1}, 'DELETE FROM app.t WHERE id = 2', 'SELECT electric_cm_await_flushed()');
+$stack->sql(q{UPDATE app.t SET secret = 'changed' WHERE id = 1}, 'DELETE FROM app.t WHERE id = 2', 'SELECT electric_cm_await_flushed()');
 is(run_as('carol', "SELECT count(*) FROM electric_cm_shape_log('$id_only') WHERE coalesce(value, '{}') - 'id' <> '{}' OR coalesce(old_value, '{}') - 'id' <> '{}'"),
 	'0', '... nor does an old row');
-run_sql('REVOKE SELECT ON app.t FROM carol');
+$stack->sql('REVOKE SELECT ON app.t FROM carol');
 
 # row-level security, checked at each read, too: its owner loses BYPASSRLS
-run_sql('CREATE ROLE dora BYPASSRLS', "GRANT EXECUTE ON FUNCTION $create TO dora", 'GRANT SELECT ON app.t TO dora',
+$stack->sql('CREATE ROLE dora BYPASSRLS', "GRANT EXECUTE ON FUNCTION $create TO dora", 'GRANT SELECT ON app.t TO dora',
 	'ALTER TABLE app.t ENABLE ROW LEVEL SECURITY');
 my $doras = handle_of('dora', q{'app.t'});
 is(state_as('dora', log_of($doras)), 'none', 'row-level security does not apply to a role with BYPASSRLS');
-run_sql('ALTER ROLE dora NOBYPASSRLS');
+$stack->sql('ALTER ROLE dora NOBYPASSRLS');
 is(state_as('dora', log_of($doras)), '0A000', '... but does at the next read, once it has lost that');
 is(state_as('dora', q{SELECT electric_cm_create_shape('app.t', 'a = 2')}), '0A000', '... and prevents another shape');
-run_sql('ALTER TABLE app.t DISABLE ROW LEVEL SECURITY');
+$stack->sql('ALTER TABLE app.t DISABLE ROW LEVEL SECURITY');
 is(state_as('dora', log_of($doras)), 'none', '... until it is disabled');
 
 # A where clause does nothing that its author has prepared.  Everything in
 # search_path that could be taken for a built-in thing is not.
-run_sql('CREATE TABLE witness (what text)', 'GRANT INSERT ON witness TO PUBLIC', 'CREATE SCHEMA trap AUTHORIZATION alice');
+$stack->sql('CREATE TABLE witness (what text)', 'GRANT INSERT ON witness TO PUBLIC', 'CREATE SCHEMA trap AUTHORIZATION alice');
 run_as('alice',
 	q{CREATE FUNCTION trap.f(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
 		$$BEGIN INSERT INTO public.witness VALUES ('f'); RETURN true; END$$},
@@ -131,7 +131,7 @@ run_as('alice',
 	'CREATE TABLE trap.t (id int PRIMARY KEY, a int, b trap.d, c trap.c, s text)',
 	'ALTER TABLE trap.t REPLICA IDENTITY FULL',
 	q{INSERT INTO trap.t VALUES (1, 1, 'x', ROW(1)::trap.c, 'y')});
-run_sql('DELETE FROM witness');
+$stack->sql('DELETE FROM witness');
 my $path = 'SET search_path = trap, pg_catalog, public';
 for my $clause (
 	'f(a)', 'abs(a) = 1', 'a = 1', 'a OPERATOR(trap.=) 1', q{b = 'x'}, q{s::trap.d = 'x'}, q{b::text = 'x'}, 'c = ROW(1)::trap.c',
@@ -142,31 +142,31 @@ for my $clause (
 {
 	is(state_as('alice', $path, "SELECT electric_cm_create_shape('trap.t', \$c\$$clause\$c\$)"), '0A000', "refused: $clause");
 }
-is(run_sql('SELECT count(*) FROM witness'), '0', 'and nothing was run');
+is($stack->sql('SELECT count(*) FROM witness'), '0', 'and nothing was run');
 
 # What is built in is so in each process, whatever search_path says where the
 # clause was written.
 my $trapped = run_as('alice', 'SET search_path = pg_catalog, trap, public', q{SELECT electric_cm_create_shape('trap.t', 'abs(a) = 1 AND length(s) = 1', '{id,a,s}')});
 is(run_as('alice', log_of($trapped)), '1', 'a clause of built-in things is evaluated');
 run_as('alice', q{UPDATE trap.t SET a = -a}, q{INSERT INTO trap.t VALUES (2, 2, 'x', NULL, 'z'), (3, -1, 'x', NULL, 'z')});
-run_sql(q{DELETE FROM witness}, 'SELECT electric_cm_await_flushed()');
+$stack->sql(q{DELETE FROM witness}, 'SELECT electric_cm_await_flushed()');
 is(run_as('alice', "SELECT string_agg(operation || (coalesce(value, old_value)->>'id'), ' ') FROM electric_cm_shape_log('$trapped')"),
 	'insert1 update1 insert3', '... by the consumer, too');
-is(run_sql('SELECT count(*) FROM witness'), '0', '... and nothing else is run');
+is($stack->sql('SELECT count(*) FROM witness'), '0', '... and nothing else is run');
 
 # in the name of its owner: without the right to execute a function, it can't be
-run_sql('CREATE ROLE eve', "GRANT EXECUTE ON FUNCTION $create TO eve", 'GRANT SELECT ON app.t TO eve');
-run_sql('REVOKE EXECUTE ON FUNCTION pg_catalog.sqrt(float8) FROM PUBLIC', 'GRANT EXECUTE ON FUNCTION pg_catalog.sqrt(float8) TO alice, eve');
+$stack->sql('CREATE ROLE eve', "GRANT EXECUTE ON FUNCTION $create TO eve", 'GRANT SELECT ON app.t TO eve');
+$stack->sql('REVOKE EXECUTE ON FUNCTION pg_catalog.sqrt(float8) FROM PUBLIC', 'GRANT EXECUTE ON FUNCTION pg_catalog.sqrt(float8) TO alice, eve');
 my $eves = handle_of('eve', q{'app.t', 'sqrt(a) > 1', '{id,a}'});
 is(run_as('eve', log_of($eves)), '9', 'a shape that needs a right on a function');
-run_sql('REVOKE EXECUTE ON FUNCTION pg_catalog.sqrt(float8) FROM eve');
-run_sql('SELECT pg_terminate_backend(pid) FROM electric_cm_stat_consumers');	# or it remembers
-becomes($node, $db, q{SELECT status = 'active' FROM electric_cm_stat_manager});
-run_sql(q{UPDATE app.t SET a = 2 WHERE id = 3}, 'SELECT electric_cm_await_flushed()');
-becomes($node, $db, "SELECT state = 'errored' AND last_error LIKE 'permission denied%' FROM electric_cm_shapes WHERE handle = '$eves'",
+$stack->sql('REVOKE EXECUTE ON FUNCTION pg_catalog.sqrt(float8) FROM eve');
+$stack->sql('SELECT pg_terminate_backend(pid) FROM electric_cm_stat_consumers');	# or it remembers
+$stack->becomes(q{SELECT status = 'active' FROM electric_cm_stat_manager});
+$stack->sql(q{UPDATE app.t SET a = 2 WHERE id = 3}, 'SELECT electric_cm_await_flushed()');
+$stack->becomes("SELECT state = 'errored' AND last_error LIKE 'permission denied%' FROM electric_cm_shapes WHERE handle = '$eves'",
 	'is evaluated in the name of its owner');
 is(state_as('eve', log_of($eves)), '55000', '... who is told so');
-run_sql('REVOKE SELECT ON app.t FROM eve');
+$stack->sql('REVOKE SELECT ON app.t FROM eve');
 my ($rc, $stdout, $stderr) = $node->psql($db, "SET ROLE eve;" . log_of($eves));
 unlike($stderr, qr/sqrt/, '... as long as he may read the table');
 
@@ -176,30 +176,30 @@ sub new_owner
 {
 	my ($role) = @_;
 
-	run_sql("CREATE ROLE $role", "GRANT EXECUTE ON FUNCTION $create TO $role", "GRANT SELECT ON app.t TO $role");
+	$stack->sql("CREATE ROLE $role", "GRANT EXECUTE ON FUNCTION $create TO $role", "GRANT SELECT ON app.t TO $role");
 	return;
 }
 
 # DROP OWNED
 new_owner('frank');
 my $franks = handle_of('frank', q{'app.t'});
-run_sql('BEGIN', 'DROP OWNED BY frank', 'ROLLBACK');
-is(run_as('frank', log_of($franks)), run_sql('SELECT count(*) FROM app.t') + 0, 'DROP OWNED, rolled back: nothing has happened');
+$stack->sql('BEGIN', 'DROP OWNED BY frank', 'ROLLBACK');
+is(run_as('frank', log_of($franks)), $stack->sql('SELECT count(*) FROM app.t') + 0, 'DROP OWNED, rolled back: nothing has happened');
 is(state_as('bob', 'DROP OWNED BY frank'), '42501', q{another's DROP OWNED fails});
 is(is_there($franks), '1', '... and does nothing');
-run_sql('DROP OWNED BY frank');
+$stack->sql('DROP OWNED BY frank');
 is(is_there($franks), '0', 'DROP OWNED drops the shapes of the role');
-run_sql('DROP ROLE frank');
+$stack->sql('DROP ROLE frank');
 
 # DROP ROLE; a right that PUBLIC has does not hold it up
-run_sql('GRANT SELECT ON app.t TO PUBLIC', "GRANT EXECUTE ON FUNCTION $create TO PUBLIC", 'CREATE ROLE greg', 'CREATE ROLE hank');
+$stack->sql('GRANT SELECT ON app.t TO PUBLIC', "GRANT EXECUTE ON FUNCTION $create TO PUBLIC", 'CREATE ROLE greg', 'CREATE ROLE hank');
 my $gregs = handle_of('greg', q{'app.t', 'a = 1', '{id,a}'});
 run_as('greg', log_of($gregs));
-run_sql('BEGIN', 'DROP ROLE greg', 'ROLLBACK');
+$stack->sql('BEGIN', 'DROP ROLE greg', 'ROLLBACK');
 is(is_there($gregs), '1', 'DROP ROLE, rolled back: nothing has happened');
-run_sql('DROP ROLE greg');
+$stack->sql('DROP ROLE greg');
 is(is_there($gregs), '0', 'DROP ROLE drops the shapes of the role');
-becomes($node, $db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%its owner was dropped'}, 'an event says why');
+$stack->becomes(q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%its owner was dropped'}, 'an event says why');
 
 # ... against somebody who is creating one at that moment
 my $creating = $node->background_psql($db);
@@ -207,7 +207,7 @@ $creating->query_safe('SET ROLE hank; BEGIN');
 my $hanks = $creating->query_safe(q{SELECT electric_cm_create_shape('app.t')});
 my $dropping = $node->background_psql($db);
 $dropping->query_until(qr/dropping/, "\\echo dropping\nDROP ROLE hank;\n\\echo dropped\n");
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'DROP ROLE hank;' AND wait_event_type = 'Lock'},
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'DROP ROLE hank;' AND wait_event_type = 'Lock'},
 	'DROP ROLE waits for a shape that is being declared');
 $creating->query_safe('COMMIT');
 $creating->quit;
@@ -223,7 +223,7 @@ wait_active($node, 'other') or BAIL_OUT('no stack in the other database');
 my $admins = $node->safe_psql('other', q{SELECT electric_cm_create_shape('t')});
 my $iriss = $node->safe_psql('other', q{SET ROLE iris; SELECT electric_cm_create_shape('t', 'abs(a) > 0')});
 $node->safe_psql('other', "SET ROLE iris; " . log_of($iriss));
-run_sql('DROP ROLE iris');
+$stack->sql('DROP ROLE iris');
 $node->safe_psql('other', 'INSERT INTO t VALUES (2, 2); UPDATE t SET a = 0 WHERE id = 1; SELECT electric_cm_await_flushed()');
 is($node->safe_psql('other', "SELECT state, owner LIKE 'unknown%' FROM electric_cm_shapes WHERE handle = '$iriss'"), 'live|t',
 	'a shape in another database outlives its owner for a while');
@@ -237,30 +237,30 @@ my ($ok, $entries) = replay_equals($node, 'other', $admins, 't', ['id']);
 ok($ok, "... and the others go on ($entries entries)");
 
 # REASSIGN OWNED
-run_sql('REVOKE SELECT ON app.t FROM PUBLIC', 'REVOKE SELECT ON app.t FROM bob, dora');
+$stack->sql('REVOKE SELECT ON app.t FROM PUBLIC', 'REVOKE SELECT ON app.t FROM bob, dora');
 new_owner($_) for qw(jack kate);
-run_sql('CREATE ROLE lars');
+$stack->sql('CREATE ROLE lars');
 my $moved = handle_of('jack', q{'app.t', 'a = 1'});
 my $doubled = handle_of('jack', q{'app.t', 'a = 2'});
 my $kates = handle_of('kate', q{'app.t', 'a = 2'});
 run_as('jack', log_of($moved), log_of($doubled));
-run_sql('BEGIN', 'REASSIGN OWNED BY jack TO kate', 'ROLLBACK');
+$stack->sql('BEGIN', 'REASSIGN OWNED BY jack TO kate', 'ROLLBACK');
 is(owner_of($moved), 'jack', 'REASSIGN OWNED, rolled back: nothing has happened');
 is(state_as('jack', 'REASSIGN OWNED BY jack TO kate'), '42501', 'one that is not allowed');
 is(owner_of($moved), 'jack', '... does nothing');
-run_sql('REASSIGN OWNED BY jack TO kate');
+$stack->sql('REASSIGN OWNED BY jack TO kate');
 is(owner_of($moved), 'kate', 'REASSIGN OWNED: the shape has another owner');
 is(is_there($doubled), '0', '... unless that has the same already');
 is(is_there($kates), '1', '... which stays');
 is(state_as('jack', log_of($moved)), '42501', 'the former owner does not read it any more');
-run_sql('DROP OWNED BY jack', 'DROP ROLE jack');
-run_sql(q{UPDATE app.t SET a = 1 WHERE id > 20}, 'SELECT electric_cm_await_flushed()');
+$stack->sql('DROP OWNED BY jack', 'DROP ROLE jack');
+$stack->sql(q{UPDATE app.t SET a = 1 WHERE id > 20}, 'SELECT electric_cm_await_flushed()');
 is(run_as('kate', "SELECT sum(CASE operation WHEN 'insert' THEN 1 WHEN 'delete' THEN -1 ELSE 0 END) FROM electric_cm_shape_log('$moved')"),
-	run_sql('SELECT count(*) FROM app.t WHERE a = 1'), 'it goes on, with its log');
-run_sql('REASSIGN OWNED BY kate TO lars');
+	$stack->sql('SELECT count(*) FROM app.t WHERE a = 1'), 'it goes on, with its log');
+$stack->sql('REASSIGN OWNED BY kate TO lars');
 is(is_there($moved), '0', 'a new owner without rights on the table gets none');
-becomes($node, $db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%new owner may not read the table'}, 'an event says why');
-ok(wait_active($node, $db), 'and the stack is active');
+$stack->becomes(q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%new owner may not read the table'}, 'an event says why');
+ok($stack->active, 'and the stack is active');
 
 $node->stop;
 done_testing();

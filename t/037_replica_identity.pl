@@ -6,16 +6,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "electric_cm.set_replica_identity = on\n");
+my $stack = new_stack('main', conf => "electric_cm.set_replica_identity = on\n");
+my $node = $stack->node;
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub identity { return run_sql("SELECT relreplident FROM pg_class WHERE oid = '$_[0]'::regclass"); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
+sub identity { return $stack->sql("SELECT relreplident FROM pg_class WHERE oid = '$_[0]'::regclass"); }
 sub state_of
 {
 	my ($rc, $stdout, $stderr) = $node->psql($db, "\\set VERBOSITY sqlstate\n" . join(";\n", @_));
@@ -24,74 +23,74 @@ sub state_of
 sub replays
 {
 	my ($handle, $table, $where, $what) = @_;
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id'], defined $where ? (where => $where) : ());
+	my ($ok, $entries) = $stack->replay_equals($handle, $table, ['id'], defined $where ? (where => $where) : ());
 	ok($ok, "$what ($entries entries)");
 	return;
 }
 
-run_sql(
+$stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE owner', 'CREATE ROLE guest',
 	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO owner, guest',
 	'CREATE TABLE t (id int PRIMARY KEY, a int, big text)',
 	'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
 	q{INSERT INTO t SELECT i, i % 3, repeat(i::text, 3000) FROM generate_series(1, 30) i});
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 # a shape that needs nothing changes nothing, and goes on when another one needs it
-my $whole = run_sql(q{SELECT electric_cm_create_shape('t')});
-is_live($whole, 'a shape of the whole table');
+my $whole = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->is_live($whole, 'a shape of the whole table');
 is(identity('t'), 'd', '... leaves the replica identity alone');
-my $keyed = run_sql(q{SELECT electric_cm_create_shape('t', 'id > 10', '{id,a}')});
-is_live($keyed, 'a shape with a where clause on the key');
+my $keyed = $stack->sql(q{SELECT electric_cm_create_shape('t', 'id > 10', '{id,a}')});
+$stack->is_live($keyed, 'a shape with a where clause on the key');
 is(identity('t'), 'd', '... too');
-run_sql('UPDATE t SET a = a + 1 WHERE id < 20');
-my $where = run_sql(q{SELECT electric_cm_create_shape('t', 'a > 1')});
-is_live($where, 'a shape with a where clause on another column');
+$stack->sql('UPDATE t SET a = a + 1 WHERE id < 20');
+my $where = $stack->sql(q{SELECT electric_cm_create_shape('t', 'a > 1')});
+$stack->is_live($where, 'a shape with a where clause on another column');
 is(identity('t'), 'f', '... has it set to FULL');
-run_sql('UPDATE t SET a = a % 3 WHERE id > 5', 'UPDATE t SET id = id + 100 WHERE id > 25', 'DELETE FROM t WHERE id % 7 = 0',
+$stack->sql('UPDATE t SET a = a % 3 WHERE id > 5', 'UPDATE t SET id = id + 100 WHERE id > 25', 'DELETE FROM t WHERE id % 7 = 0',
 	q{INSERT INTO t SELECT i, i % 4, 'x' FROM generate_series(200, 220) i}, 'SELECT electric_cm_await_flushed()');
 replays($where, 't', 'a > 1', 'it has its rows');
 replays($whole, 't', undef, 'the whole one goes on');
-my ($ok, $entries) = replay_equals($node, $db, $keyed, 't', ['id'], where => 'id > 10', columns => [qw(id a)]);
+my ($ok, $entries) = $stack->replay_equals($keyed, 't', ['id'], where => 'id > 10', columns => [qw(id a)]);
 ok($ok, "and so does the other ($entries entries)");
-is(run_sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}), '3', 'they are the same shapes');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}), '3', 'they are the same shapes');
 
 # a value that was stored out of line when that was still so for its column, or is in a partition
-run_sql(
+$stack->sql(
 	'CREATE TABLE s (id int PRIMARY KEY, v text)', 'ALTER TABLE s ALTER v SET STORAGE EXTERNAL',
 	q{INSERT INTO s VALUES (1, repeat('x', 5000)), (2, repeat('y', 5000))}, 'ALTER TABLE s ALTER v SET STORAGE PLAIN',
 	'CREATE TABLE sp (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'ALTER TABLE sp ALTER v SET STORAGE PLAIN',
 	'CREATE TABLE sp1 PARTITION OF sp DEFAULT', 'ALTER TABLE sp1 ALTER v SET STORAGE EXTERNAL',
 	q{INSERT INTO sp VALUES (1, repeat('x', 5000))});
-my %moved_in = map { $_ => run_sql("SELECT electric_cm_create_shape('$_', 'id > 10')") } qw(s sp);
-is_live($moved_in{$_}, "a shape of $_, whose column's storage is plain now") for qw(s sp);
+my %moved_in = map { $_ => $stack->sql("SELECT electric_cm_create_shape('$_', 'id > 10')") } qw(s sp);
+$stack->is_live($moved_in{$_}, "a shape of $_, whose column's storage is plain now") for qw(s sp);
 is(identity('s') . identity('sp1'), 'ff', '... has it set to FULL');
-run_sql((map { "UPDATE $_ SET id = 11 WHERE id = 1" } qw(s sp)), 'SELECT electric_cm_await_flushed()');
+$stack->sql((map { "UPDATE $_ SET id = 11 WHERE id = 1" } qw(s sp)), 'SELECT electric_cm_await_flushed()');
 replays($moved_in{$_}, $_, 'id > 10', '... and has the row that moves into it') for qw(s sp);
 
 # should such a row lack a value all the same, the shape does not go on with an unreadable log
-my $others = run_sql(q{SELECT electric_cm_create_shape('s')});
-my $short = run_sql(q{SELECT electric_cm_create_shape('s', 'id > 10', '{id}')});
-is_live($_, 'a shape that needs no such value') for $others, $short;
-run_sql(q{UPDATE pg_class SET relreplident = 'd' WHERE oid = 's'::regclass}, 'UPDATE s SET id = 12 WHERE id = 2', 'UPDATE s SET id = 13 WHERE id = 12',
+my $others = $stack->sql(q{SELECT electric_cm_create_shape('s')});
+my $short = $stack->sql(q{SELECT electric_cm_create_shape('s', 'id > 10', '{id}')});
+$stack->is_live($_, 'a shape that needs no such value') for $others, $short;
+$stack->sql(q{UPDATE pg_class SET relreplident = 'd' WHERE oid = 's'::regclass}, 'UPDATE s SET id = 12 WHERE id = 2', 'UPDATE s SET id = 13 WHERE id = 12',
 	'SELECT electric_cm_await_flushed()');
-is(run_sql("SELECT state, last_error FROM electric_cm_shapes WHERE handle = '$moved_in{s}'"),
+is($stack->sql("SELECT state, last_error FROM electric_cm_shapes WHERE handle = '$moved_in{s}'"),
 	'errored|an update moved a row into the shape, and the stream lacks its value of column "v"', 'a row that lacks a value makes the shape errored');
-is(run_sql("SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored' AND message LIKE '%$moved_in{s}%'"), '1', '... once');
+is($stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored' AND message LIKE '%$moved_in{s}%'"), '1', '... once');
 replays($others, 's', undef, '... and not the others');
-($ok, $entries) = replay_equals($node, $db, $short, 's', ['id'], where => 'id > 10', columns => ['id']);
+($ok, $entries) = $stack->replay_equals($short, 's', ['id'], where => 'id > 10', columns => ['id']);
 ok($ok, "... which go on ($entries entries)");
 
 # nobody waits
-run_sql('CREATE TABLE busy (id int PRIMARY KEY, a int)', 'INSERT INTO busy SELECT i, i FROM generate_series(1, 10) i');
+$stack->sql('CREATE TABLE busy (id int PRIMARY KEY, a int)', 'INSERT INTO busy SELECT i, i FROM generate_series(1, 10) i');
 my $reader = $node->background_psql($db);
 $reader->query_safe('BEGIN; SELECT * FROM busy');
-my $busy = run_sql(q{SELECT electric_cm_create_shape('busy', 'a > 5')});
-becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$busy'",
+my $busy = $stack->sql(q{SELECT electric_cm_create_shape('busy', 'a > 5')});
+$stack->becomes("SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$busy'",
 	'somebody reads the table for long: the lock is not waited for');
 is(identity('busy'), 'd', '... and nothing has changed');
-is(run_sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'busy'::regclass}), '0', '... nor is it published');
+is($stack->sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'busy'::regclass}), '0', '... nor is it published');
 sub attempts { return scalar(() = slurp_file($node->logfile) =~ /canceling statement due to lock timeout/g); }
 my $before = attempts();
 my $written = 0;
@@ -102,16 +101,16 @@ while (attempts() < $before + 2)
 	$written++;
 }
 cmp_ok($written, '>', 0, "the application goes on writing ($written times during two more attempts)");
-is(run_sql(q{SELECT count(*) FROM busy}), 10 + $written, '... each time');
+is($stack->sql(q{SELECT count(*) FROM busy}), 10 + $written, '... each time');
 $reader->query_safe('COMMIT');
 $reader->quit;
-is_live($busy, 'when the reader is done, the shape is created');
+$stack->is_live($busy, 'when the reader is done, the shape is created');
 is(identity('busy'), 'f', '... with the replica identity');
-run_sql('UPDATE busy SET a = 20 - a', 'SELECT electric_cm_await_flushed()');
+$stack->sql('UPDATE busy SET a = 20 - a', 'SELECT electric_cm_await_flushed()');
 replays($busy, 'busy', 'a > 5', '... and has its rows');
 
 # partitions: each that needs it; all at once or none
-run_sql(
+$stack->sql(
 	'CREATE TABLE p (id int, k int, a int, PRIMARY KEY (id, k)) PARTITION BY LIST (k)',
 	'CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)',
 	'CREATE TABLE "P 2" PARTITION OF p FOR VALUES IN (2, 3) PARTITION BY LIST (k)',
@@ -121,38 +120,38 @@ run_sql(
 	'INSERT INTO p SELECT i, 1 + i % 3, i FROM generate_series(1, 30) i');
 my $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN; SELECT * FROM "p 3"');
-my $parted = run_sql(q{SELECT electric_cm_create_shape('p', 'a > 10')});
-becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$parted'", 'one partition is busy');
+my $parted = $stack->sql(q{SELECT electric_cm_create_shape('p', 'a > 10')});
+$stack->becomes("SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$parted'", 'one partition is busy');
 is(identity('p2'), 'd', '... so that no other is changed either');
 $holder->query_safe('COMMIT');
 $holder->quit;
-is_live($parted, 'a shape of a partitioned table');
+$stack->is_live($parted, 'a shape of a partitioned table');
 is(join('', map { identity($_) } ('p', 'p1', '"P 2"', 'p2', '"p 3"')), 'dfdff', '... has it set on its leaves');
-run_sql('UPDATE p SET a = 30 - a', 'UPDATE p SET k = 1 + k % 3', 'SELECT electric_cm_await_flushed()');
+$stack->sql('UPDATE p SET a = 30 - a', 'UPDATE p SET k = 1 + k % 3', 'SELECT electric_cm_await_flushed()');
 replays($parted, 'p', 'a > 10', '... and has its rows');
 
 # whose table it is
-run_sql('CREATE TABLE theirs (id int PRIMARY KEY, a int)', 'ALTER TABLE theirs OWNER TO owner', 'GRANT SELECT ON theirs TO guest',
+$stack->sql('CREATE TABLE theirs (id int PRIMARY KEY, a int)', 'ALTER TABLE theirs OWNER TO owner', 'GRANT SELECT ON theirs TO guest',
 	'ALTER PUBLICATION electric_cm_publication ADD TABLE theirs');
 my $guests = q{SELECT electric_cm_create_shape('theirs', 'a > 1')};
 is(state_of('SET ROLE guest', $guests), '42501', 'only for the owner of the table');
 is(identity('theirs'), 'd', '... not for others');
-my $owners = run_sql('SET ROLE owner', $guests);
-is_live($owners, q{the owner's shape});
+my $owners = $stack->sql('SET ROLE owner', $guests);
+$stack->is_live($owners, q{the owner's shape});
 is(state_of('SET ROLE guest', $guests), 'none', 'once it is set, others can have such shapes');
 
 # not where that would make the application's updates fail, or is not wanted
-run_sql('CREATE TABLE listed (id int PRIMARY KEY, a int, b int)', 'CREATE PUBLICATION lists FOR TABLE listed (id, a)');
+$stack->sql('CREATE TABLE listed (id int PRIMARY KEY, a int, b int)', 'CREATE PUBLICATION lists FOR TABLE listed (id, a)');
 is(state_of(q{SELECT electric_cm_create_shape('listed', 'a > 1')}), '0A000', 'not where another publication has a column list');
-run_sql(q{ALTER PUBLICATION lists SET (publish = 'insert')});
-is_live(run_sql(q{SELECT electric_cm_create_shape('listed', 'a > 1')}), '... unless it publishes no updates');
-run_sql('INSERT INTO listed VALUES (1, 2, 3)', 'UPDATE listed SET a = 3', 'DELETE FROM listed');
-run_sql('CREATE TABLE lp (id int PRIMARY KEY, a int) PARTITION BY RANGE (id)', 'CREATE TABLE lp1 PARTITION OF lp DEFAULT',
+$stack->sql(q{ALTER PUBLICATION lists SET (publish = 'insert')});
+$stack->is_live($stack->sql(q{SELECT electric_cm_create_shape('listed', 'a > 1')}), '... unless it publishes no updates');
+$stack->sql('INSERT INTO listed VALUES (1, 2, 3)', 'UPDATE listed SET a = 3', 'DELETE FROM listed');
+$stack->sql('CREATE TABLE lp (id int PRIMARY KEY, a int) PARTITION BY RANGE (id)', 'CREATE TABLE lp1 PARTITION OF lp DEFAULT',
 	'CREATE PUBLICATION lists2 FOR TABLE lp (id) WITH (publish_via_partition_root = true)');
 is(state_of(q{SELECT electric_cm_create_shape('lp', 'a > 1')}), '0A000', '... also for what it is a partition of');
-run_sql('CREATE TABLE indexed (id int PRIMARY KEY, a int, b int NOT NULL UNIQUE)', 'ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_b_key');
+$stack->sql('CREATE TABLE indexed (id int PRIMARY KEY, a int, b int NOT NULL UNIQUE)', 'ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_b_key');
 is(state_of(q{SELECT electric_cm_create_shape('indexed', 'a > 1')}), '55000', 'not where the key would become another one');
-run_sql('CREATE TABLE manual (id int PRIMARY KEY, a int)', 'ALTER PUBLICATION electric_cm_publication ADD TABLE manual');
+$stack->sql('CREATE TABLE manual (id int PRIMARY KEY, a int)', 'ALTER PUBLICATION electric_cm_publication ADD TABLE manual');
 is(state_of('SET electric_cm.manual_table_publishing = on', q{SELECT electric_cm_create_shape('manual', 'a > 1')}), '55000',
 	'not with electric_cm.manual_table_publishing');
 is(state_of('SET electric_cm.set_replica_identity = off', q{SELECT electric_cm_create_shape('manual', 'a > 1')}), '55000', 'not if it is off');
@@ -160,47 +159,47 @@ is(state_of('SET ROLE guest', 'SET electric_cm.set_replica_identity = off'), '42
 is(identity('manual'), 'd', '... and nothing has changed');
 
 # a right that is lost while the shape is being created
-run_sql('CREATE TABLE late (id int PRIMARY KEY, a int)', 'ALTER TABLE late OWNER TO owner');
+$stack->sql('CREATE TABLE late (id int PRIMARY KEY, a int)', 'ALTER TABLE late OWNER TO owner');
 $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN; SELECT * FROM late');
-my $late = run_sql('SET ROLE owner', q{SELECT electric_cm_create_shape('late', 'a > 1')});
-becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$late'");
+my $late = $stack->sql('SET ROLE owner', q{SELECT electric_cm_create_shape('late', 'a > 1')});
+$stack->becomes("SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$late'");
 $holder->query_safe('ALTER TABLE late OWNER TO guest');
 $holder->query_safe('COMMIT');
 $holder->quit;
-becomes($node, $db, "SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$late'",
+$stack->becomes("SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$late'",
 	q{not any more once the shape's owner has lost the table});
 is(identity('late'), 'd', '... and nothing has changed');
-run_sql('ALTER TABLE late OWNER TO owner');
-is_live($late, '... until he has it back');
+$stack->sql('ALTER TABLE late OWNER TO owner');
+$stack->is_live($late, '... until he has it back');
 
 # what one shape lacks is not the others' problem
-run_sql('CREATE TABLE mixed (id int PRIMARY KEY, a int)', 'ALTER TABLE mixed OWNER TO owner', 'GRANT SELECT ON mixed TO owner, guest',
+$stack->sql('CREATE TABLE mixed (id int PRIMARY KEY, a int)', 'ALTER TABLE mixed OWNER TO owner', 'GRANT SELECT ON mixed TO owner, guest',
 	'ALTER TABLE mixed REPLICA IDENTITY FULL', 'INSERT INTO mixed SELECT i, i FROM generate_series(1, 10) i');
-run_sql('SELECT electric_cm_stop()');
-my @plain = map { run_sql("SELECT electric_cm_create_shape('mixed', 'id > $_')") } 1 .. 5;
-my $lacking = run_sql('SET ROLE owner', q{SELECT electric_cm_create_shape('mixed', 'a > 1')});
-run_sql('ALTER TABLE mixed REPLICA IDENTITY DEFAULT', 'ALTER TABLE mixed OWNER TO guest', 'GRANT SELECT ON mixed TO owner');
-run_sql('SELECT electric_cm_start()');
-is_live($_, 'a shape of the same batch') for @plain;
-becomes($node, $db, "SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$lacking'",
+$stack->sql('SELECT electric_cm_stop()');
+my @plain = map { $stack->sql("SELECT electric_cm_create_shape('mixed', 'id > $_')") } 1 .. 5;
+my $lacking = $stack->sql('SET ROLE owner', q{SELECT electric_cm_create_shape('mixed', 'a > 1')});
+$stack->sql('ALTER TABLE mixed REPLICA IDENTITY DEFAULT', 'ALTER TABLE mixed OWNER TO guest', 'GRANT SELECT ON mixed TO owner');
+$stack->sql('SELECT electric_cm_start()');
+$stack->is_live($_, 'a shape of the same batch') for @plain;
+$stack->becomes("SELECT waiting_for LIKE 'must be owner%' FROM electric_cm_shapes WHERE handle = '$lacking'",
 	'only the one that needs another replica identity waits');
 is(identity('mixed'), 'd', '... which is not set');
-run_sql('ALTER TABLE mixed OWNER TO owner');
-is_live($lacking, '... until it is for us to set');
+$stack->sql('ALTER TABLE mixed OWNER TO owner');
+$stack->is_live($lacking, '... until it is for us to set');
 
 # another session's command meanwhile: no deadlock, and it is not in its way
-run_sql('CREATE TABLE fought (id int PRIMARY KEY, a int)');
+$stack->sql('CREATE TABLE fought (id int PRIMARY KEY, a int)');
 $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN; LOCK TABLE fought IN SHARE UPDATE EXCLUSIVE MODE');
-my $fought = run_sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')});
-becomes($node, $db, "SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$fought'");
+my $fought = $stack->sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')});
+$stack->becomes("SELECT waiting_for LIKE '%lock timeout%' FROM electric_cm_shapes WHERE handle = '$fought'");
 $holder->query_safe('ALTER TABLE fought ADD COLUMN b int');
 $holder->query_safe('COMMIT');
 $holder->quit;
-is(run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$fought'"), '0', 'DDL ends a shape that waits for its table');
-is_live(run_sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')}), 'which can be created again');
-ok(wait_active($node, $db), 'and the stack is active');
+is($stack->sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$fought'"), '0', 'DDL ends a shape that waits for its table');
+$stack->is_live($stack->sql(q{SELECT electric_cm_create_shape('fought', 'a > 1')}), 'which can be created again');
+ok($stack->active, 'and the stack is active');
 
 $node->stop;
 done_testing();

@@ -3,21 +3,18 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
 my $shapes = 3000;
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub settle { value(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); return; }
-
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'becomes active');
-value(qq{
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'becomes active');
+$stack->sql(qq{
 	CREATE TABLE m (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, c int, v varchar, note text);
 	ALTER TABLE m REPLICA IDENTITY FULL;
 	INSERT INTO m (c, v, note) SELECT i, 'v' || i % 50, repeat('note', 1 + i % 7) FROM generate_series(1, 6000) i;
@@ -46,27 +43,27 @@ value(qq{
 my $writer = $node->background_psql($db);
 $writer->query_until(qr/started/, "\\echo started\nCALL churn(100000, 0.005);\n");
 
-value(qq{INSERT INTO handles SELECT i, clause, NULL, electric_cm_create_shape('m', clause)
+$stack->sql(qq{INSERT INTO handles SELECT i, clause, NULL, electric_cm_create_shape('m', clause)
 	FROM generate_series(1, 2000) i,
 		LATERAL (SELECT CASE WHEN i = 1500 THEN '10 / (c - 1500) > 1'
 			WHEN i % 100 = 0 THEN 'c > 0 AND c % 300 = ' || i % 300 ELSE 'c = ' || i END) AS x (clause)
 	ON CONFLICT DO NOTHING});
-value('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
-value('CALL create_one_by_one(2001, 2900)');
-value(qq{INSERT INTO handles SELECT 2900 + i, 'v = ''v' || i || '''', '{id,v}', electric_cm_create_shape('m', 'v = ''v' || i || '''', '{id,v}')
+$stack->sql('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
+$stack->sql('CALL create_one_by_one(2001, 2900)');
+$stack->sql(qq{INSERT INTO handles SELECT 2900 + i, 'v = ''v' || i || '''', '{id,v}', electric_cm_create_shape('m', 'v = ''v' || i || '''', '{id,v}')
 	FROM generate_series(1, 100) i});
-becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'}, 'none is being created any more');
-is(value(q{SELECT string_agg(h.c || ' ' || last_error, ', ') FROM electric_cm_shapes s JOIN handles h USING (handle) WHERE state = 'errored'}),
+$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'}, 'none is being created any more');
+is($stack->sql(q{SELECT string_agg(h.c || ' ' || last_error, ', ') FROM electric_cm_shapes s JOIN handles h USING (handle) WHERE state = 'errored'}),
 	'1500 division by zero', 'the impossible one has failed, alone');
-is(value(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}),
-	value(q{SELECT count(DISTINCT handle) - 1 FROM handles}), 'all others are live');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored'}), '1', 'there is one event about it');
-value('DELETE FROM handles WHERE c = 1500');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}),
+	$stack->sql(q{SELECT count(DISTINCT handle) - 1 FROM handles}), 'all others are live');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored'}), '1', 'there is one event about it');
+$stack->sql('DELETE FROM handles WHERE c = 1500');
 
 sub stop_writing
 {
-	value(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%'});
-	becomes($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%' AND state = 'active'});
+	$stack->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%'});
+	$stack->becomes(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'CALL churn(100000%' AND state = 'active'});
 	return;
 }
 
@@ -74,17 +71,17 @@ sub compare
 {
 	my ($when) = @_;
 
-	settle();
+	$stack->settle;
 	# sums over all logs together: a row is in as many shapes as want it
-	is(value(q{SELECT coalesce(sum(CASE operation WHEN 'insert' THEN 1 WHEN 'delete' THEN -1 ELSE 0 END), 0)
+	is($stack->sql(q{SELECT coalesce(sum(CASE operation WHEN 'insert' THEN 1 WHEN 'delete' THEN -1 ELSE 0 END), 0)
 			FROM handles h, electric_cm_shape_log(h.handle) WHERE clause LIKE 'c = %' OR clause LIKE 'v = %'}),
-		value(q{SELECT (SELECT count(*) FROM m JOIN handles h ON h.clause = 'c = ' || m.c)
+		$stack->sql(q{SELECT (SELECT count(*) FROM m JOIN handles h ON h.clause = 'c = ' || m.c)
 			+ (SELECT count(*) FROM m JOIN handles h ON h.clause = 'v = ''' || m.v || '''')}),
 		"$when: the logs have as many rows as the table has for them");
 	for my $c (1, 77, 999, 1000, 1499, 2001, 2450, 2907)
 	{
-		my ($clause, $columns) = split /\|/, value("SELECT clause, array_to_string(columns, ',') FROM handles WHERE c = $c");
-		my ($ok, $entries) = replay_equals($node, $db, value("SELECT handle FROM handles WHERE c = $c"), 'm', ['id'],
+		my ($clause, $columns) = split /\|/, $stack->sql("SELECT clause, array_to_string(columns, ',') FROM handles WHERE c = $c");
+		my ($ok, $entries) = $stack->replay_equals($stack->sql("SELECT handle FROM handles WHERE c = $c"), 'm', ['id'],
 			where => $clause, ($columns ? (columns => [ split /,/, $columns ]) : ()));
 		ok($ok, "$when: $clause ($entries entries)");
 	}
@@ -94,15 +91,15 @@ sub compare
 stop_writing();
 compare('created under load');
 
-value('CALL churn(50, 0)');
+$stack->sql('CALL churn(50, 0)');
 $node->restart;
-ok(wait_active($node, $db), 'active again after a restart');
-value('CALL churn(50, 0)');
+ok($stack->active, 'active again after a restart');
+$stack->sql('CALL churn(50, 0)');
 compare('restarted');
 
 # Those that look for a constant are read together: for each type, operator and
 # direction the same rows must come out as of a query.
-value(q{
+$stack->sql(q{
 	CREATE TABLE typed (id int PRIMARY KEY, i8 int8, i2 int2, t text, v varchar(9), c char(5), n numeric, f float8, f4 float4,
 		d date, ts timestamptz, u uuid, b bool, nm name, ch "char", o oid, j jsonb, bt bytea, tc text COLLATE "C", iv interval,
 		vb varbit, ip inet, "odd Name" int);
@@ -133,38 +130,38 @@ value(q{
 		EXECUTE 'SELECT string_agg(id::text, '','' ORDER BY id) FROM typed WHERE ' || clause INTO ids;
 		RETURN ids;
 	END $$});
-becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state <> 'live' AND relation = 'typed'::regclass},
+$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state <> 'live' AND relation = 'typed'::regclass},
 	'shapes of all kinds of columns are live');
-is(value(q{
+is($stack->sql(q{
 	SELECT string_agg(clause, ', ') FROM typed_handles h, LATERAL (SELECT
 		string_agg(value->>'id', ',' ORDER BY (value->>'id')::int) AS ids FROM electric_cm_shape_log(h.handle)) AS l
 	WHERE l.ids IS DISTINCT FROM ids_of(clause)}), '', 'each has the rows that its clause gives');
-value('DROP TABLE typed');
+$stack->sql('DROP TABLE typed');
 
 # somebody is about to drop a shape; those beside it are created all the same
 my $dropper = $node->background_psql($db);
-my $undecided = value(q{SELECT electric_cm_create_shape('m', 'id = -1')});
+my $undecided = $stack->sql(q{SELECT electric_cm_create_shape('m', 'id = -1')});
 $dropper->query_safe('BEGIN');
 $dropper->query_safe("SELECT FROM _electric_cm.shape WHERE handle = '$undecided' FOR UPDATE");
-value(q{SELECT electric_cm_create_shape('m', 'id = ' || -i) FROM generate_series(2, 50) i});
-becomes($node, $db, qq{SELECT count(*) = 0 FROM electric_cm_shapes WHERE where_clause LIKE '(id = %' AND state <> 'live' AND handle <> '$undecided'},
+$stack->sql(q{SELECT electric_cm_create_shape('m', 'id = ' || -i) FROM generate_series(2, 50) i});
+$stack->becomes(qq{SELECT count(*) = 0 FROM electric_cm_shapes WHERE where_clause LIKE '(id = %' AND state <> 'live' AND handle <> '$undecided'},
 	'a shape that somebody is about to drop does not hold up the others');
 $dropper->query_safe('COMMIT');
-becomes($node, $db, qq{SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$undecided'}, 'it follows when that is decided');
+$stack->becomes(qq{SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$undecided'}, 'it follows when that is decided');
 $dropper->quit;
 
-my $gone = value('SELECT count(*) FROM electric_cm_shapes');
-my $one = value('SELECT handle FROM handles WHERE c = 77');
-value('DROP TABLE m');
+my $gone = $stack->sql('SELECT count(*) FROM electric_cm_shapes');
+my $one = $stack->sql('SELECT handle FROM handles WHERE c = 77');
+$stack->sql('DROP TABLE m');
 my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\nSELECT * FROM electric_cm_shape_log('$one')");
 like($err, qr/42704/, 'with the table its shapes are gone at once');
-is(value('SELECT count(*) FROM electric_cm_shapes'), '0', 'all of them');
-becomes($node, $db, 'SELECT NOT EXISTS (SELECT FROM _electric_cm.shape_log) AND NOT EXISTS (SELECT FROM _electric_cm.shape_state)',
+is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), '0', 'all of them');
+$stack->becomes('SELECT NOT EXISTS (SELECT FROM _electric_cm.shape_log) AND NOT EXISTS (SELECT FROM _electric_cm.shape_state)',
 	'and nothing is left of them in the end');
-like(value(q{SELECT string_agg(message, '; ') FROM electric_cm_events WHERE event = 'shape_invalidated'}),
+like($stack->sql(q{SELECT string_agg(message, '; ') FROM electric_cm_events WHERE event = 'shape_invalidated'}),
 	qr/^\d+ shapes [^;]+; $gone shapes are gone, \S+ and others: the table was dropped$/, 'for each table one event tells of them');
-is(value('SELECT shapes FROM electric_cm_stat_consumers'), '0', 'the consumer follows none');
-is(value('SELECT electric_cm_status()'), 'active', 'and the stack goes on');
+is($stack->sql('SELECT shapes FROM electric_cm_stat_consumers'), '0', 'the consumer follows none');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'and the stack goes on');
 
 $node->stop;
 done_testing();

@@ -4,20 +4,19 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack becomes);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "electric_cm.shape_workers = 3\n");
+my $stack = new_stack('main', conf => "electric_cm.shape_workers = 3\n");
+my $node = $stack->node;
 my @tables = map { "t$_" } 1 .. 6;
 my %shape;
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
 sub write_to_all
 {
-	value(join '', map { qq{
+	$stack->sql(join '', map { qq{
 		INSERT INTO $_ (v) SELECT g FROM generate_series(1, 50) g;
 		UPDATE $_ SET v = v + 1 WHERE id % 5 = 0;
 		DELETE FROM $_ WHERE id % 7 = 0;
@@ -29,10 +28,10 @@ sub all_are_right
 {
 	my ($what) = @_;
 	my $bad = 0;
-	value("SELECT electric_cm_await_flushed(timeout => '60 s')");
+	$stack->sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
 	for (@tables)
 	{
-		my ($ok, $entries) = replay_equals($node, $db, $shape{$_}, $_, ['id']);
+		my ($ok, $entries) = $stack->replay_equals($shape{$_}, $_, ['id']);
 		$bad++ unless $ok and $entries > 0;
 	}
 	return is($bad, 0, "$what: every shape's log gives its table");
@@ -43,42 +42,42 @@ sub all_are_right
 sub change_workers
 {
 	my ($behind, $workers) = @_;
-	my $pid = value("SELECT pid FROM electric_cm_stat_consumers WHERE worker = $behind");
+	my $pid = $stack->sql("SELECT pid FROM electric_cm_stat_consumers WHERE worker = $behind");
 	kill 'STOP', $pid;
 	write_to_all();
-	my $lsn = value('SELECT pg_current_wal_lsn()');
+	my $lsn = $stack->sql('SELECT pg_current_wal_lsn()');
 	becomes($node, $db,
 		"SELECT count(*) >= 1 FROM electric_cm_stat_consumers
 		 WHERE worker <> $behind AND flushed_lsn > (SELECT flushed_lsn
 			FROM electric_cm_stat_consumers WHERE worker = $behind)",
 		"others are ahead of consumer $behind");
-	is(value("SELECT max(flushed_lsn) < '$lsn' FROM electric_cm_stat_consumers WHERE worker = $behind"),
+	is($stack->sql("SELECT max(flushed_lsn) < '$lsn' FROM electric_cm_stat_consumers WHERE worker = $behind"),
 		't', 'and it is behind');
 	$node->append_conf('postgresql.conf', "electric_cm.shape_workers = $workers");
 	# its death is the server's, which is told not to restart after a crash
 	kill 'KILL', $pid;
 	$node->stop('immediate', fail_ok => 1);
 	$node->start;
-	ok(wait_active($node, $db), "active with $workers consumers");
+	ok($stack->active, "active with $workers consumers");
 	return;
 }
 
-value('CREATE EXTENSION electric_cm');
-wait_active($node, $db);
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->active;
 for (@tables)
 {
-	value("CREATE TABLE $_ (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int)");
-	$shape{$_} = value("SELECT electric_cm_create_shape('$_')");
+	$stack->sql("CREATE TABLE $_ (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int)");
+	$shape{$_} = $stack->sql("SELECT electric_cm_create_shape('$_')");
 }
-value("SELECT count(*) FROM electric_cm_shape_log('$_')") for values %shape;
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$_')") for values %shape;
 write_to_all();
 all_are_right('3 consumers');
-is(value('SELECT string_agg(shapes::text, \',\' ORDER BY worker) FROM electric_cm_stat_consumers'),
+is($stack->sql('SELECT string_agg(shapes::text, \',\' ORDER BY worker) FROM electric_cm_stat_consumers'),
 	'2,2,2', 'the shapes are shared evenly');
 
 change_workers(1, 2);
 all_are_right('2 consumers');
-is(value('SELECT string_agg(shapes::text, \',\' ORDER BY worker) FROM electric_cm_stat_consumers'),
+is($stack->sql('SELECT string_agg(shapes::text, \',\' ORDER BY worker) FROM electric_cm_stat_consumers'),
 	'3,3', 'two consumers have them all');
 write_to_all();
 all_are_right('2 consumers, later');
@@ -87,7 +86,7 @@ all_are_right('2 consumers, later');
 # keeps its snapshot from being taken
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN; INSERT INTO t1 (v) VALUES (-1)');
-my $created = value("SELECT electric_cm_create_shape('t1', 'id % 2 = 1')");
+my $created = $stack->sql("SELECT electric_cm_create_shape('t1', 'id % 2 = 1')");
 becomes($node, $db,
 	"SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$created'",
 	'a shape waits for a writer');
@@ -95,15 +94,15 @@ becomes($node, $db,
 change_workers(2, 4);
 eval { $writer->quit };
 all_are_right('4 consumers');
-value("SELECT count(*) FROM electric_cm_shape_log('$created')");
-my ($ok) = replay_equals($node, $db, $created, 't1', ['id'], where => 'id % 2 = 1');
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$created')");
+my ($ok) = $stack->replay_equals($created, 't1', ['id'], where => 'id % 2 = 1');
 ok($ok, 'so is the shape that was being created');
 
 change_workers(4, 1);
 all_are_right('1 consumer');
 write_to_all();
 all_are_right('1 consumer, later');
-is(value('SELECT string_agg(shapes::text, \',\') FROM electric_cm_stat_consumers'),
+is($stack->sql('SELECT string_agg(shapes::text, \',\') FROM electric_cm_stat_consumers'),
 	'7', 'it has all shapes');
 
 $node->stop;

@@ -3,12 +3,12 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.wal_report_interval = 1s
 electric_cm.reconnect_initial_delay = 50ms
 electric_cm.retained_wal_warning = 16MB
@@ -17,43 +17,40 @@ electric_cm.min_wal_free_space = -1
 max_wal_size = 4GB
 autovacuum = off
 });
+my $node = $stack->node;
 my $db = 'postgres';
 my $slot = 'electric_cm_postgres';
 my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
 
-sub value { return $node->safe_psql($db, $_[0]); }
 sub seen
 {
 	my ($query, $what) = @_;
-	return becomes($node, $db, $query =~ /^SELECT/ ? $query : "SELECT $query", $what);
+	return $stack->becomes($query =~ /^SELECT/ ? $query : "SELECT $query", $what);
 }
 sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
 
-sub write_wal { return ElectricCM::write_wal($node, $db, @_); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-ok(wait_active($node, $db), 'active');
-
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+ok($stack->active, 'active');
 
 #
 # While it streams: three times in an hour, then it has failed
 #
 for my $time (1 .. 4)
 {
-	my $handle = value(q{SELECT electric_cm_create_shape('t')});
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-	value("INSERT INTO t SELECT $time * 1000 + i, 'x' FROM generate_series(1, 100) i");
-	value('SELECT electric_cm_await_flushed()');
-	my ($ok) = replay_equals($node, $db, $handle, 't', ['id']);
+	my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	$stack->sql("INSERT INTO t SELECT $time * 1000 + i, 'x' FROM generate_series(1, 100) i");
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my ($ok) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok, "slot $time: the shape is right");
 
-	my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+	my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 	kill 'STOP', $consumer or die 'no consumer';
-	value("INSERT INTO t VALUES ($time * 1000 + 500, 'for the consumer')");
-	write_wal(60);
+	$stack->sql("INSERT INTO t VALUES ($time * 1000 + 500, 'for the consumer')");
+	$stack->write_wal(60);
 	seen(count_of('retained_wal_limit') . " = $time", '... reaching the limit is an event');
-	like(value(q{SELECT message FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
+	like($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
 		qr/^replication slot "$slot" retains \d+ MB of WAL, more than electric_cm.retained_wal_limit$/, '... that says what');
 	if ($time < 4)
 	{
@@ -69,94 +66,94 @@ for my $time (1 .. 4)
 		kill 'CONT', $consumer;
 	}
 }
-like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*retains/, '... and says why');
+like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*retains/, '... and says why');
 seen("NOT $exists", '... and the slot is dropped all the same');
-is(value('SELECT ' . count_of('retained_wal_limit')), 4, 'each time one event');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%retains%'}), 0, '... not two');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'it can be started again');
+is($stack->sql('SELECT ' . count_of('retained_wal_limit')), 4, 'each time one event');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%retains%'}), 0, '... not two');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'it can be started again');
 
 #
 # While it waits for the lock: the slot is ours, and nobody uses it
 #
 my $holder = $node->background_psql($db);
 $holder->query_until(qr/waiting/, "\\echo waiting\nSELECT pg_advisory_lock(hashtext('$slot'));\n");
-value('SELECT electric_cm_restart()');
+$stack->sql('SELECT electric_cm_restart()');
 seen(q{electric_cm_status() = 'waiting'}, 'waiting for the lock');
-write_wal(60);
+$stack->write_wal(60);
 seen("NOT $exists", '... the slot is dropped');
 $holder->quit;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 #
 # While it has failed for another reason
 #
-value('CREATE TABLE watched (id int PRIMARY KEY)');
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
+$stack->sql('CREATE TABLE watched (id int PRIMARY KEY)');
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
 seen(q{electric_cm_status() = 'failed'}, 'failed');
 seen("SELECT count(*) = 1 FROM electric_cm_stat_replication WHERE pinned_by = 'nobody is connected to the slot'", '... nobody is connected');
-write_wal(20);
+$stack->write_wal(20);
 seen('SELECT retained_wal_bytes > 16 * 1024 * 1024 FROM electric_cm_stat_replication', '... what the slot holds is seen');
-write_wal(40);
+$stack->write_wal(40);
 seen("NOT $exists", '... the slot is dropped');
-is(value('SELECT electric_cm_status()'), 'failed', '... and that is all');
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
-value('SELECT pg_reload_conf()');
-ok(wait_active($node, $db), 'active again');
+is($stack->sql('SELECT electric_cm_status()'), 'failed', '... and that is all');
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
+$stack->sql('SELECT pg_reload_conf()');
+ok($stack->active, 'active again');
 
 #
 # While it is disabled, across a restart of the server: with the database's own limit
 #
-value('ALTER DATABASE postgres SET electric_cm.enabled = off');
-value('ALTER DATABASE postgres SET electric_cm.retained_wal_limit = 96');
-value('SELECT pg_reload_conf()');
+$stack->sql('ALTER DATABASE postgres SET electric_cm.enabled = off');
+$stack->sql('ALTER DATABASE postgres SET electric_cm.retained_wal_limit = 96');
+$stack->sql('SELECT pg_reload_conf()');
 seen(q{electric_cm_status() = 'stopped'}, 'disabled');
-write_wal(70);
+$stack->write_wal(70);
 $node->restart;
 seen('SELECT retained_wal_bytes > 70 * 1024 * 1024 FROM electric_cm_stat_replication', '... what the slot holds is seen, also after a restart');
-is(value("SELECT $exists"), 't', '... a limit of the database counts');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_warning' AND occurred_at > pg_postmaster_start_time()}), 1, '... the warning comes again');
-write_wal(40);
+is($stack->sql("SELECT $exists"), 't', '... a limit of the database counts');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_warning' AND occurred_at > pg_postmaster_start_time()}), 1, '... the warning comes again');
+$stack->write_wal(40);
 seen("NOT $exists", '... and is enforced');
-value('ALTER DATABASE postgres RESET electric_cm.enabled');
-value('ALTER DATABASE postgres RESET electric_cm.retained_wal_limit');
-value('SELECT pg_reload_conf()');
-ok(wait_active($node, $db), 'active again');
+$stack->sql('ALTER DATABASE postgres RESET electric_cm.enabled');
+$stack->sql('ALTER DATABASE postgres RESET electric_cm.retained_wal_limit');
+$stack->sql('SELECT pg_reload_conf()');
+ok($stack->active, 'active again');
 
 #
 # Not listed any more, and the server has been restarted
 #
-value(q{ALTER SYSTEM SET electric_cm.databases = 'none'});
-value('SELECT pg_reload_conf()');
+$stack->sql(q{ALTER SYSTEM SET electric_cm.databases = 'none'});
+$stack->sql('SELECT pg_reload_conf()');
 seen(q{electric_cm_status() = 'stopped'}, 'not listed');
 $node->restart;
 seen('SELECT count(*) = 1 FROM electric_cm_stat_replication WHERE retained_wal_bytes IS NOT NULL',
 	'... the slot is watched, also after a restart');
-is(value('SELECT electric_cm_status()'), 'stopped', '... and nothing else happens');
-is(value('SELECT waiting_for FROM electric_cm_stat_manager'), 'not listed in electric_cm.databases', '... for a reason that is shown');
-write_wal(60);
+is($stack->sql('SELECT electric_cm_status()'), 'stopped', '... and nothing else happens');
+is($stack->sql('SELECT waiting_for FROM electric_cm_stat_manager'), 'not listed in electric_cm.databases', '... for a reason that is shown');
+$stack->write_wal(60);
 seen("NOT $exists", '... and dropped');
-value('ALTER SYSTEM RESET electric_cm.databases');
-value('SELECT pg_reload_conf()');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active again');
+$stack->sql('ALTER SYSTEM RESET electric_cm.databases');
+$stack->sql('SELECT pg_reload_conf()');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active again');
 
 #
 # A slot that somebody else has made, or uses, is not ours to drop
 #
-value('SELECT electric_cm_stop()');
-value(q{SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')});
-value(q{ALTER DATABASE postgres SET electric_cm.slot_name = 'theirs'});
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active with a slot that was there');
-value('SELECT electric_cm_stop()');
-write_wal(60);
+$stack->sql('SELECT electric_cm_stop()');
+$stack->sql(q{SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')});
+$stack->sql(q{ALTER DATABASE postgres SET electric_cm.slot_name = 'theirs'});
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active with a slot that was there');
+$stack->sql('SELECT electric_cm_stop()');
+$stack->write_wal(60);
 seen(q{SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit' AND detail LIKE '%was not made by electric_cm%'},
 	'stopped: that it holds too much is said');
-write_wal(10);
+$stack->write_wal(10);
 seen('SELECT retained_wal_bytes > 69 * 1024 * 1024 FROM electric_cm_stat_replication');
-is(value(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'theirs'}), 1, '... but it stays');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND detail LIKE '%was not made by electric_cm%'}),
+is($stack->sql(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'theirs'}), 1, '... but it stays');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND detail LIKE '%was not made by electric_cm%'}),
 	1, '... and that is said once');
 
 $node->stop;

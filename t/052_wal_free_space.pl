@@ -28,14 +28,14 @@ BEGIN
 	}
 }
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $fs = $ENV{ECM_TEST_WAL_FS};
 
-my $node = new_node('main',
+my $stack = new_stack('main',
 	init => { extra => [ '--waldir', "$fs/wal", '--wal-segsize', '1' ] },
 	conf => q{
 electric_cm.wal_report_interval = 1s
@@ -46,20 +46,16 @@ max_wal_size = 16MB
 min_wal_size = 2MB
 autovacuum = off
 });
-my $db = 'postgres';
+my $node = $stack->node;
 my $slot = 'electric_cm_postgres';
 my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
-
-sub value { return $node->safe_psql($db, $_[0]); }
 
 sub seen
 {
 	my ($query, $what) = @_;
-	return becomes($node, $db, $query =~ /^SELECT/ ? $query : "SELECT $query", $what);
+	return $stack->becomes($query =~ /^SELECT/ ? $query : "SELECT $query", $what);
 }
 sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
-
-sub write_wal { return ElectricCM::write_wal($node, $db, @_); }
 
 # Something else that takes up space there
 sub take_space
@@ -69,44 +65,44 @@ sub take_space
 	return;
 }
 
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+ok($stack->active, 'active');
 seen('SELECT wal_free_bytes BETWEEN 300 * 1024 * 1024 AND 400 * 1024 * 1024 FROM electric_cm_stat_replication',
 	'the free space is that of the file system under pg_wal');
-is(value('SELECT data_free_bytes <> wal_free_bytes FROM electric_cm_stat_replication'), 't', '... not that of the data directory');
+is($stack->sql('SELECT data_free_bytes <> wal_free_bytes FROM electric_cm_stat_replication'), 't', '... not that of the data directory');
 
 #
 # It is somebody else's fault
 #
 take_space('theirs', 210);
 seen(count_of('wal_free_space_low') . ' = 1', 'too little is free: a warning');
-write_wal(20);
-value('CHECKPOINT');
-my $sampled = value('SELECT sampled_at FROM electric_cm_stat_replication');
+$stack->write_wal(20);
+$stack->sql('CHECKPOINT');
+my $sampled = $stack->sql('SELECT sampled_at FROM electric_cm_stat_replication');
 seen("SELECT sampled_at > '$sampled'::timestamptz + interval '2 s' FROM electric_cm_stat_replication");
-is(value('SELECT ' . count_of('wal_free_space_limit')), 0, 'a slot that holds little is not to blame');
-is(value('SELECT ' . count_of('wal_free_space_low')), 1, '... and there is one warning');
+is($stack->sql('SELECT ' . count_of('wal_free_space_limit')), 0, 'a slot that holds little is not to blame');
+is($stack->sql('SELECT ' . count_of('wal_free_space_low')), 1, '... and there is one warning');
 unlink "$fs/theirs" or die $!;
 seen(count_of('wal_free_space_over') . ' = 1', 'when there is room again, an event says so');
 
 #
 # It is our slot's, and it is the WAL that takes the room
 #
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 take_space('theirs', 110);
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value(q{INSERT INTO t VALUES (-1, 'for the consumer')});
-write_wal(50);
-write_wal(60);
+$stack->sql(q{INSERT INTO t VALUES (-1, 'for the consumer')});
+$stack->write_wal(50);
+$stack->write_wal(60);
 seen(count_of('wal_free_space_limit') . ' = 1', 'too little is free, and our slot holds more than 64 MB: an event');
 kill 'CONT', $consumer;
 seen(count_of('replication_slot_created') . q{ = 2 AND electric_cm_status() = 'active'}, '... a new slot is made');
 seen(count_of('wal_free_space_over') . ' = 2', '... when there was room again');
 seen('SELECT count(*) = 0 FROM electric_cm_shapes', '... and the shapes are gone');
-is( value(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_events
+is( $stack->sql(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_events
 	WHERE event ~ 'wal_free|slot' AND occurred_at >= (SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'wal_free_space_low')}),
 	'wal_free_space_low wal_free_space_limit replication_slot_dropped wal_free_space_over replication_slot_created',
 	'... in this order');
@@ -114,34 +110,34 @@ is( value(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_
 #
 # There is no room even without it
 #
-$handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-$consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value(q{INSERT INTO t VALUES (-2, 'for the consumer')});
-write_wal(50);
+$stack->sql(q{INSERT INTO t VALUES (-2, 'for the consumer')});
+$stack->write_wal(50);
 take_space('more', 60);
-write_wal(30);
+$stack->write_wal(30);
 seen("NOT $exists", 'the slot is dropped again');
 kill 'CONT', $consumer;
 seen(q{SELECT status = 'starting' AND step = 'create_slot' AND waiting_for LIKE 'free space under pg_wal: %'
 	FROM electric_cm_stat_manager}, '... and none is made as long as there is no room');
-write_wal(10);
-is(value('SELECT ' . count_of('replication_slot_created')), 2, '... indeed');
+$stack->write_wal(10);
+is($stack->sql('SELECT ' . count_of('replication_slot_created')), 2, '... indeed');
 unlink "$fs/more" or die $!;
-ok(wait_active($node, $db), 'as soon as there is, the stack is active again');
+ok($stack->active, 'as soon as there is, the stack is active again');
 
 #
 # While it is stopped
 #
-value('SELECT electric_cm_stop()');
-write_wal(110);
+$stack->sql('SELECT electric_cm_stop()');
+$stack->write_wal(110);
 seen("NOT $exists", 'stopped: the slot is dropped');
 seen('SELECT wal_free_bytes > 225 * 1024 * 1024 FROM electric_cm_stat_replication', '... and its WAL is removed');
 unlink "$fs/theirs" or die $!;
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active again');
-is(value('SELECT ' . count_of('wal_free_space_limit')), 3, 'each time was an event');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active again');
+is($stack->sql('SELECT ' . count_of('wal_free_space_limit')), 3, 'each time was an event');
 
 $node->stop;
 done_testing();

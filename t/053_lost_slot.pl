@@ -3,12 +3,12 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main',
+my $stack = new_stack('main',
 	init => { extra => [ '--wal-segsize', '1' ] },
 	conf => q{
 electric_cm.wal_report_interval = 10s
@@ -19,77 +19,75 @@ max_wal_size = 1GB
 checkpoint_timeout = 1h
 autovacuum = off
 });
+my $node = $stack->node;
 my $db = 'postgres';
 my $view = 'electric_cm_stat_replication';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
 
-sub write_wal { return ElectricCM::write_wal($node, $db, @_); }
-
-value('CREATE EXTENSION electric_cm');
-value('CREATE TABLE t (id int PRIMARY KEY, t text)');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+ok($stack->active, 'active');
 
 for my $how ('stopped', 'streaming')
 {
 	my $is = $how eq 'stopped' ? 1 : 2;
-	my $handle = value(q{SELECT electric_cm_create_shape('t')});
-	value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-	my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
-	if ($how eq 'stopped') { value('SELECT electric_cm_stop()'); }
+	my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
+	if ($how eq 'stopped') { $stack->sql('SELECT electric_cm_stop()'); }
 	else { kill 'STOP', $consumer or die 'no consumer'; }
-	value("INSERT INTO t VALUES ($is, 'for the consumer')");
-	value('SELECT electric_cm_report_retained_wal_size()');
-	write_wal(10);
-	is( value("SELECT electric_cm_report_retained_wal_size() > 10 * 1024 * 1024"), 't', "$how: some WAL");
-	is(value("SELECT safe_wal_size BETWEEN 20 * 1024 * 1024 AND 24 * 1024 * 1024 FROM $view"), 't', '... the rest is what may be written yet');
+	$stack->sql("INSERT INTO t VALUES ($is, 'for the consumer')");
+	$stack->sql('SELECT electric_cm_report_retained_wal_size()');
+	$stack->write_wal(10);
+	is( $stack->sql("SELECT electric_cm_report_retained_wal_size() > 10 * 1024 * 1024"), 't', "$how: some WAL");
+	is($stack->sql("SELECT safe_wal_size BETWEEN 20 * 1024 * 1024 AND 24 * 1024 * 1024 FROM $view"), 't', '... the rest is what may be written yet');
 	seen("electric_cm_report_retained_wal_size() > 0 AND (SELECT time_to_limit > '0' FROM $view)",
 		'... and how long that takes is estimated');
 
 	# from here on, samples are taken every second, unasked
-	write_wal(17);
-	value('SELECT electric_cm_report_retained_wal_size()');
-	my $sampled = value("SELECT sampled_at FROM $view");
+	$stack->write_wal(17);
+	$stack->sql('SELECT electric_cm_report_retained_wal_size()');
+	my $sampled = $stack->sql("SELECT sampled_at FROM $view");
 	seen("sampled_at BETWEEN '$sampled'::timestamptz + interval '0.5 s' AND '$sampled'::timestamptz + interval '5 s' FROM $view",
 		'near the limit, samples are taken every second');
-	write_wal(10);
+	$stack->write_wal(10);
 	seen("wal_status = 'unreserved' FROM $view", 'too much: it is about to be lost');
 	seen(count_of('replication_slot_unreserved') . " = $is", '... and an event says so');
-	is(value(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'will be invalidated at the next checkpoint', '... and the verdict');
-	my $retained = value("SELECT retained_wal_bytes FROM $view");
-	value('CHECKPOINT');
+	is($stack->sql(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'will be invalidated at the next checkpoint', '... and the verdict');
+	my $retained = $stack->sql("SELECT retained_wal_bytes FROM $view");
+	$stack->sql('CHECKPOINT');
 	seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
-	like( value(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
+	like( $stack->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
 		qr/^It retained 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) gone/, '... and what it held');
 	if ($how eq 'stopped')
 	{
-		is( value("SELECT wal_status, retained_wal_bytes >= $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
+		is( $stack->sql("SELECT wal_status, retained_wal_bytes >= $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
 			'lost|t|t|t', '... as does the view');
-		is(value("SELECT electric_cm_report_retained_wal_size() = retained_wal_bytes FROM $view"), 't', '... and the function');
-		is(value(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'lost', '... and the verdict');
-		is(value('SELECT wal_status FROM electric_cm_retained_wal_history ORDER BY sampled_at DESC LIMIT 1'), 'lost', '... and the history');
-		like(value('SELECT electric_cm_retained_wal_plot()'), qr/#!+x|!x/, '... and the plot');
-		value('SELECT electric_cm_start()');
+		is($stack->sql("SELECT electric_cm_report_retained_wal_size() = retained_wal_bytes FROM $view"), 't', '... and the function');
+		is($stack->sql(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'lost', '... and the verdict');
+		is($stack->sql('SELECT wal_status FROM electric_cm_retained_wal_history ORDER BY sampled_at DESC LIMIT 1'), 'lost', '... and the history');
+		like($stack->sql('SELECT electric_cm_retained_wal_plot()'), qr/#!+x|!x/, '... and the plot');
+		$stack->sql('SELECT electric_cm_start()');
 	}
 	else { kill 'CONT', $consumer; }
 	seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
 }
-is(value('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
+is($stack->sql('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
 
 #
 # A standby
 #
-value(q{SELECT pg_create_physical_replication_slot('standby')});
+$stack->sql(q{SELECT pg_create_physical_replication_slot('standby')});
 $node->backup('base', backup_options => [ '-c', 'fast' ]);
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->append_conf('postgresql.conf', "primary_slot_name = 'standby'");
 $standby->start;
-write_wal(3);
+$stack->write_wal(3);
 $node->wait_for_catchup($standby);
-my $lsn = value('SELECT pg_current_wal_lsn()');
+my $lsn = $stack->sql('SELECT pg_current_wal_lsn()');
 is( $standby->safe_psql($db, "SELECT datname, slot_name, current_lsn >= '$lsn', retained_wal_bytes IS NULL, active IS NULL, wal_free_bytes > 0 FROM $view"),
 	"$db|electric_cm_$db|t|t|t|t", 'standby: the view shows how far it is');
 is($standby->safe_psql($db, 'SELECT count(*) FROM electric_cm_retained_wal_history'), 0, 'standby: there is no history');

@@ -3,22 +3,21 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 restart_after_crash = on
 electric_cm.status_check_interval = '1 s'
 electric_cm.reconnect_initial_delay = '50 ms'
 electric_cm.pool_idle_timeout = '500 ms'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-sub becomes { return ElectricCM::becomes($node, $db, $_[1], $_[0]); }
+sub becomes { return $stack->becomes($_[1], $_[0]); }
 
 # What the table has, as opposed to the view
 sub stored
@@ -29,12 +28,12 @@ sub stored
 
 sub doubles
 {
-	return value(q{SELECT count(*) - count(DISTINCT (occurred_at, message)) FROM electric_cm_events WHERE datname = current_database()});
+	return $stack->sql(q{SELECT count(*) - count(DISTINCT (occurred_at, message)) FROM electric_cm_events WHERE datname = current_database()});
 }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value(q{CREATE PUBLICATION everything FOR ALL TABLES;
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql(q{CREATE PUBLICATION everything FOR ALL TABLES;
 	CREATE TABLE t (id int PRIMARY KEY);
 	SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
 
@@ -42,21 +41,21 @@ value(q{CREATE PUBLICATION everything FOR ALL TABLES;
 sub lose_stream
 {
 	becomes('there is a stream to lose', q{SELECT state = 'streaming' FROM electric_cm_stat_connections WHERE role = 'replication'});
-	value(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+	$stack->sql(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
 	return;
 }
 lose_stream();
 becomes('a lost connection is in the table soon', 'SELECT ' . stored('%terminating connection%') . ' = 1');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, '... and once in the view');
-is(value(q{SELECT count(*) FROM _electric_cm.event WHERE severity NOT IN ('warning', 'error')}), 0, 'what is merely worth a note is not stored');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, '... and once in the view');
+is($stack->sql(q{SELECT count(*) FROM _electric_cm.event WHERE severity NOT IN ('warning', 'error')}), 0, 'what is merely worth a note is not stored');
 
 # An orderly restart
 
-my $before = value('SELECT count(*) FROM _electric_cm.event');
+my $before = $stack->sql('SELECT count(*) FROM _electric_cm.event');
 $node->restart;
-ok(wait_active($node, $db), 'active after a restart');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, 'the event has survived it');
-is(value(q{SELECT datname FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), $db, '... with its database');
+ok($stack->active, 'active after a restart');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 1, 'the event has survived it');
+is($stack->sql(q{SELECT datname FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), $db, '... with its database');
 is(doubles(), 0, 'no doubles');
 
 # A crash
@@ -65,58 +64,58 @@ lose_stream();
 becomes('the next one is stored', 'SELECT ' . stored('%terminating connection%') . ' = 2');
 $node->stop('immediate');
 $node->start;
-ok(wait_active($node, $db), 'active after a crash');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 2, 'both have survived it');
+ok($stack->active, 'active after a crash');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%terminating connection%'}), 2, 'both have survived it');
 is(doubles(), 0, 'no doubles');
 
 # While no manager runs, and at its end
 
-value('SELECT electric_cm_drop_replication_slot_on_stop()');
-value('SELECT electric_cm_stop()');
-is(value('SELECT ' . stored('dropped replication slot%')), 1, 'a manager stores what happens at its end');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active again');
-$before = value("SELECT " . stored('%terminating connection%'));
+$stack->sql('SELECT electric_cm_drop_replication_slot_on_stop()');
+$stack->sql('SELECT electric_cm_stop()');
+is($stack->sql('SELECT ' . stored('dropped replication slot%')), 1, 'a manager stores what happens at its end');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active again');
+$before = $stack->sql("SELECT " . stored('%terminating connection%'));
 lose_stream();
 becomes('the next manager has delivered what there was, and more', "SELECT " . stored('%terminating connection%') . " > $before");
-is(value('SELECT ' . stored('dropped replication slot%')), 1, '... nothing twice');
+is($stack->sql('SELECT ' . stored('dropped replication slot%')), 1, '... nothing twice');
 is(doubles(), 0, 'no doubles');
 
 # A stack that has failed stores why before the server ends
 
 $node->append_conf('postgresql.conf', "wal_level = replica\nmax_wal_senders = 5");
-value("SELECT pg_drop_replication_slot('other')");
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql("SELECT pg_drop_replication_slot('other')");
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $node->restart;
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 becomes('wal_level is too low', q{SELECT electric_cm_status() = 'failed'});
 $node->append_conf('postgresql.conf', 'wal_level = logical');
 $node->restart;
-ok(wait_active($node, $db), 'active with the right one');
-is(value(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND message LIKE '%wal_level%'}), 't', 'that it had failed is known');
+ok($stack->active, 'active with the right one');
+is($stack->sql(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND message LIKE '%wal_level%'}), 't', 'that it had failed is known');
 
 # Bounded
 
-value(q{SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
-value(q{INSERT INTO _electric_cm.event
+$stack->sql(q{SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
+$stack->sql(q{INSERT INTO _electric_cm.event
 	SELECT 'epoch'::timestamptz, i, 'epoch'::timestamptz + i * interval '1 s', 'old', 'warning', 'old ' || i FROM generate_series(1, 1500) i});
 lose_stream();
 becomes('the table is cut to 1,000', 'SELECT count(*) = 1000 FROM _electric_cm.event');
-is(value('SELECT ' . stored('old 1') . ' + ' . stored('old 500')), 0, '... the oldest go');
-is(value('SELECT ' . stored('%terminating connection%')), 4, '... the latest stay');
+is($stack->sql('SELECT ' . stored('old 1') . ' + ' . stored('old 500')), 0, '... the oldest go');
+is($stack->sql('SELECT ' . stored('%terminating connection%')), 4, '... the latest stay');
 
 # No publication FOR ALL TABLES has any of it, but for our own INSERT above
 
 my $peek = q{SELECT string_agg(DISTINCT substr(encode(data, 'hex'), 1, 2), ',')
 	FROM pg_logical_slot_%s_binary_changes('other', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')
 	WHERE substr(encode(data, 'hex'), 1, 2) IN ('52', '49', '55', '44') };
-value(sprintf $peek, 'get');
+$stack->sql(sprintf $peek, 'get');
 lose_stream();
 becomes('one more is stored, and an old one deleted', 'SELECT ' . stored('%terminating connection%') . ' = 5');
-is(value('SELECT count(*) FROM _electric_cm.event'), 1000, '... of 1,000');
-is(value(sprintf $peek, 'peek'), '', 'a publication FOR ALL TABLES sends neither');
-value('INSERT INTO t VALUES (1)');
-is(value(sprintf $peek, 'peek'), '49,52', '... while it does send the tables it should');
+is($stack->sql('SELECT count(*) FROM _electric_cm.event'), 1000, '... of 1,000');
+is($stack->sql(sprintf $peek, 'peek'), '', 'a publication FOR ALL TABLES sends neither');
+$stack->sql('INSERT INTO t VALUES (1)');
+is($stack->sql(sprintf $peek, 'peek'), '49,52', '... while it does send the tables it should');
 
 # Nobody who locks the table is waited for, and nothing is made of it
 
@@ -125,7 +124,7 @@ $locker->query_safe('BEGIN; LOCK TABLE _electric_cm.event');
 my $offset = -s $node->logfile;
 lose_stream();
 $node->wait_for_log(qr/could not store events/, $offset);
-is(value('SELECT electric_cm_status()'), 'active', 'the table is locked: the stack is active all the same');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'the table is locked: the stack is active all the same');
 my ($rc, $recent, $warnings) = $node->psql($db, q{SELECT count(*) > 0, count(*) FILTER (WHERE event = 'old') FROM electric_cm_events});
 is($recent, 't|0', '... and the view shows what is recent');
 like($warnings, qr/WARNING:  older events are not shown: canceling statement due to lock timeout/, '... and that there is more');
@@ -134,7 +133,7 @@ $locker->quit;
 becomes('... and the event is stored afterwards', 'SELECT ' . stored('%terminating connection%') . ' = 6');
 my @complaints = slurp_file($node->logfile, $offset) =~ /could not store events/g;
 is(scalar @complaints, 1, '... after one complaint');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%store events%'}), 0, '... which is no event');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%store events%'}), 0, '... which is no event');
 
 $node->stop;
 done_testing();

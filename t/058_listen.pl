@@ -2,23 +2,22 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.pool_idle_timeout = '500 ms'
 electric_cm.reconnect_initial_delay = '50 ms'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE DATABASE other');
-value('CREATE TABLE heard (n serial, payload jsonb)');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE DATABASE other');
+$stack->sql('CREATE TABLE heard (n serial, payload jsonb)');
 
 my $listener = $node->background_psql($db, on_error_stop => 1);
 $listener->query_safe('LISTEN electric_cm');
@@ -37,12 +36,12 @@ sub hear
 	return like($heard, $pattern, $what);
 }
 
-value(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+$stack->sql(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
 hear(qr/"event":"connection_error"/, 'a warning is heard');
 hear(qr/"event":"ready"/, 'what is merely worth a note, too');
 
 # an event of the launcher's, while there is no manager, and one of a settings' change
-value('ALTER DATABASE postgres SET electric_cm.pool_size = 3');
+$stack->sql('ALTER DATABASE postgres SET electric_cm.pool_size = 3');
 $node->reload;
 hear(qr/"event":"settings_changed"/, 'what the last manager had no time for, the next one delivers');
 hear(qr/"event":"ready".*"event":"ready"/s, 'active again');
@@ -52,20 +51,20 @@ $node->safe_psql('other', 'CREATE EXTENSION electric_cm');
 ok(wait_active($node, 'other'), 'another stack');
 $node->safe_psql('other', 'SELECT electric_cm_restart()');
 ok(wait_active($node, 'other'), '... restarted');
-value('SELECT electric_cm_restart()');
+$stack->sql('SELECT electric_cm_restart()');
 hear(qr/(?:"event":"ready".*){3}/s, 'restarted here');
 
 my @payloads = $heard =~ /Asynchronous notification "electric_cm" with payload "(.*)" received/g;
 cmp_ok(scalar @payloads, '>=', 4, 'payloads');
 my $list = join ', ', map { s/'/''/gr =~ s/(.*)/('$1')/r } @payloads;
-is(value("SELECT count(*) FROM (VALUES $list) v(p) WHERE p::jsonb->>'datname' <> 'postgres'"), 0, 'only of this database');
-is(value("SELECT string_agg(DISTINCT k, ',' ORDER BY k) FROM (VALUES $list) v(p), jsonb_object_keys(p::jsonb) k"),
+is($stack->sql("SELECT count(*) FROM (VALUES $list) v(p) WHERE p::jsonb->>'datname' <> 'postgres'"), 0, 'only of this database');
+is($stack->sql("SELECT string_agg(DISTINCT k, ',' ORDER BY k) FROM (VALUES $list) v(p), jsonb_object_keys(p::jsonb) k"),
 	'datname,event,message,occurred_at,severity', 'members');
-is(value("SELECT count(*) - count(DISTINCT p) FROM (VALUES $list) v(p)"), 0, 'none twice');
-is(value(qq{SELECT count(*) FROM (VALUES $list) v(p) WHERE NOT EXISTS (
+is($stack->sql("SELECT count(*) - count(DISTINCT p) FROM (VALUES $list) v(p)"), 0, 'none twice');
+is($stack->sql(qq{SELECT count(*) FROM (VALUES $list) v(p) WHERE NOT EXISTS (
 	SELECT FROM electric_cm_events e WHERE e.event = p::jsonb->>'event' AND e.severity = p::jsonb->>'severity'
 		AND e.occurred_at = (p::jsonb->>'occurred_at')::timestamptz)}), 0, 'as in electric_cm_events');
-is(value(qq{SELECT count(*) FROM electric_cm_events e WHERE datname = current_database()
+is($stack->sql(qq{SELECT count(*) FROM electric_cm_events e WHERE datname = current_database()
 	AND occurred_at > (SELECT min((p::jsonb->>'occurred_at')::timestamptz) FROM (VALUES $list) v(p))
 	AND occurred_at < (SELECT max((p::jsonb->>'occurred_at')::timestamptz) FROM (VALUES $list) v(p))
 	AND NOT EXISTS (SELECT FROM (VALUES $list) v(p) WHERE (p::jsonb->>'occurred_at')::timestamptz = e.occurred_at)}),
@@ -75,7 +74,7 @@ $listener->quit;
 # Texts that have to be escaped fit and are valid
 my $quote = $node->background_psql($db, on_error_stop => 1);
 $quote->query_safe('LISTEN electric_cm');
-value(q{CREATE DATABASE "we""ird\db"});
+$stack->sql(q{CREATE DATABASE "we""ird\db"});
 $node->safe_psql('we"ird\db', 'CREATE EXTENSION electric_cm');
 ok(wait_active($node, 'we"ird\db'), 'a database with an odd name is active');
 my $weird = $node->background_psql('we"ird\db', on_error_stop => 1);
@@ -89,7 +88,7 @@ $weird->quit;
 $quote->quit;
 
 # Nothing more: an idle database stays idle
-ElectricCM::becomes($node, $db, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%')},
+$stack->becomes(q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%')},
 	'the pool closes when all is delivered');
 
 $node->stop;

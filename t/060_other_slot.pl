@@ -3,12 +3,12 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.wal_report_interval = 1s
 electric_cm.reconnect_initial_delay = 50ms
 electric_cm.retained_wal_warning = 8MB
@@ -17,22 +17,21 @@ electric_cm.min_wal_free_space = -1
 max_wal_size = 4GB
 autovacuum = off
 });
-my $db = 'postgres';
+my $node = $stack->node;
 my $slot = 'electric_cm_postgres';
 my $there = "(SELECT count(*) FROM pg_replication_slots WHERE slot_name = '$slot')";
 my $kept = q{(SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit'
 	AND detail LIKE '%was not made by electric_cm%'
 	AND occurred_at > pg_postmaster_start_time())};
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 
 sub remake
 {
 	my ($plugin) = @_;
-	value("SELECT pg_drop_replication_slot('$slot')");
-	value("SELECT pg_create_logical_replication_slot('$slot', '$plugin')");
-	value('SELECT electric_cm_report_retained_wal_size()');
+	$stack->sql("SELECT pg_drop_replication_slot('$slot')");
+	$stack->sql("SELECT pg_create_logical_replication_slot('$slot', '$plugin')");
+	$stack->sql('SELECT electric_cm_report_retained_wal_size()');
 	return;
 }
 
@@ -40,18 +39,18 @@ sub remake
 sub stays
 {
 	my ($what) = @_;
-	my $before = value("SELECT $kept");
+	my $before = $stack->sql("SELECT $kept");
 
-	ElectricCM::write_wal($node, $db, 20);
+	$stack->write_wal(20);
 	seen("$kept = $before + 1", "$what: that it holds too much is said") or return;
-	ElectricCM::write_wal($node, $db, 10);
+	$stack->write_wal(10);
 	seen("retained_wal_bytes > 29 * 1024 * 1024 FROM electric_cm_stat_replication");
-	return is(value("SELECT $there"), 1, '... but it stays');
+	return is($stack->sql("SELECT $there"), 1, '... but it stays');
 }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('SELECT electric_cm_stop()');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('SELECT electric_cm_stop()');
 
 for my $plugin ('test_decoding', 'pgoutput')
 {
@@ -59,29 +58,29 @@ for my $plugin ('test_decoding', 'pgoutput')
 	stays("another $plugin slot");
 	$node->restart;
 	seen("$kept = 1", '... and after a restart as well');
-	is(value("SELECT $there"), 1, '... it stays');
+	is($stack->sql("SELECT $there"), 1, '... it stays');
 	$node->stop('immediate');
 	$node->start;
 	seen("$kept = 1", '... and after a crash');
-	is(value("SELECT $there"), 1, '... it stays');
+	is($stack->sql("SELECT $there"), 1, '... it stays');
 }
 
 # The stack takes it, since it can; that makes it nobody else's, but not ours
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active with the slot that was there');
-is(value('SELECT slot_name IS NULL FROM _electric_cm.stack'), 't', '... which is not recorded as our own');
-value('SELECT electric_cm_stop()');
-ElectricCM::write_wal($node, $db, 20);
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active with the slot that was there');
+is($stack->sql('SELECT slot_name IS NULL FROM _electric_cm.stack'), 't', '... which is not recorded as our own');
+$stack->sql('SELECT electric_cm_stop()');
+$stack->write_wal(20);
 seen('retained_wal_bytes > 19 * 1024 * 1024 FROM electric_cm_stat_replication', 'stopped: it holds too much');
-is(value("SELECT $there"), 1, '... but it stays');
-value('SELECT electric_cm_stop(drop_slot => true)');
-is(value("SELECT $there"), 0, 'the user drops it');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active with one of our own');
+is($stack->sql("SELECT $there"), 1, '... but it stays');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+is($stack->sql("SELECT $there"), 0, 'the user drops it');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active with one of our own');
 
 # While the stack has failed
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
-value('CREATE TABLE t (id int PRIMARY KEY)');
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 seen(q{electric_cm_status() = 'failed'}, 'failed');
 remake('test_decoding');
 stays('failed, another test_decoding slot');
@@ -89,18 +88,18 @@ remake('pgoutput');
 stays('failed, another pgoutput slot');
 $node->restart;
 seen("$kept = 1", '... also after a restart');
-is(value("SELECT $there"), 1, '... it stays');
-value(qq{SELECT pg_drop_replication_slot('$slot')});
-value(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active again');
+is($stack->sql("SELECT $there"), 1, '... it stays');
+$stack->sql(qq{SELECT pg_drop_replication_slot('$slot')});
+$stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active again');
 
 # Ours is ours also after a crash
-value('ALTER DATABASE postgres SET electric_cm.enabled = off');
+$stack->sql('ALTER DATABASE postgres SET electric_cm.enabled = off');
 $node->stop('immediate');
 $node->start;
 seen(q{electric_cm_status() = 'stopped'}, 'disabled by the time of a crash');
-ElectricCM::write_wal($node, $db, 20);
+$stack->write_wal(20);
 seen("$there = 0", '... our own slot is dropped');
 
 $node->stop;

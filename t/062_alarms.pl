@@ -5,35 +5,35 @@ use strict;
 use warnings;
 
 use CPAN::Meta::YAML;
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.wal_report_interval = 1s
 electric_cm.reconnect_initial_delay = 50ms
 max_slot_wal_keep_size = 64MB
 min_wal_size = 32MB
 max_wal_size = 64MB
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
-sub health { return decode_json(value('SELECT electric_cm_health()')); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
+sub health { return decode_json($stack->sql('SELECT electric_cm_health()')); }
 sub problems { return join ' | ', map { "$_->{severity}: $_->{problem}" } @{ health()->{problems} }; }
 sub set
 {
 	my ($name, $value) = @_;
-	value("ALTER SYSTEM SET $name = $value");
-	value('SELECT pg_reload_conf()');
+	$stack->sql("ALTER SYSTEM SET $name = $value");
+	$stack->sql('SELECT pg_reload_conf()');
 	return;
 }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
 
 # Free space
 
@@ -48,28 +48,28 @@ set('electric_cm.min_wal_free_space', 'DEFAULT');
 # A stopped stack, after a restart
 
 set('electric_cm.retained_wal_warning', q{'2MB'});
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 $node->restart;
-ElectricCM::write_wal($node, $db, 4);
+$stack->write_wal(4);
 seen(q{electric_cm_status() = 'stopped'});
 like(problems(), qr/warning: replication slot "electric_cm_postgres" retains \d+ MB of WAL/, 'stopped, restarted: what the slot retains is a problem');
 
 # Lost, and the server has been restarted: alarms see it
 
 my $other = q{SELECT pg_create_logical_replication_slot('other', 'test_decoding')};
-value($other);
-for (1 .. 3) { ElectricCM::write_wal($node, $db, 40); value('SELECT pg_switch_wal()'); value('CHECKPOINT'); }
-is(value(q{SELECT count(*) FROM pg_replication_slots WHERE wal_status = 'lost'}), 2, 'two slots are lost');
+$stack->sql($other);
+for (1 .. 3) { $stack->write_wal(40); $stack->sql('SELECT pg_switch_wal()'); $stack->sql('CHECKPOINT'); }
+is($stack->sql(q{SELECT count(*) FROM pg_replication_slots WHERE wal_status = 'lost'}), 2, 'two slots are lost');
 $node->restart;
 seen(q{(SELECT wal_status = 'lost' AND retained_wal_bytes IS NULL FROM electric_cm_stat_replication)}, '... and after a restart nobody knows what they held');
 my $queries = CPAN::Meta::YAML->read_string(slurp_file('monitoring/queries.yml'))->[0];
-is(value("SELECT lost FROM ($queries->{electric_cm_replication}{query}) q"), 1, '... the exporter shows it all the same');
-is(value("SELECT count(*) FROM ($queries->{electric_cm_wal}{query}) q"), 1, '... and what else is known');
-is(value("SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM ($queries->{electric_cm_slot}{query}) q WHERE lost = 1"),
+is($stack->sql("SELECT lost FROM ($queries->{electric_cm_replication}{query}) q"), 1, '... the exporter shows it all the same');
+is($stack->sql("SELECT count(*) FROM ($queries->{electric_cm_wal}{query}) q"), 1, '... and what else is known');
+is($stack->sql("SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM ($queries->{electric_cm_slot}{query}) q WHERE lost = 1"),
 	'electric_cm_postgres other', '... and the one that is not ours');
-value(q{SELECT pg_drop_replication_slot('other')});
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'started: active');
+$stack->sql(q{SELECT pg_drop_replication_slot('other')});
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'started: active');
 
 # Another encoding
 
@@ -83,18 +83,18 @@ $node->safe_psql($latin, 'SELECT electric_cm_stop(drop_slot => true)');
 
 # A thousand events from a time when the clock was ahead
 
-value(q{INSERT INTO _electric_cm.event SELECT '2100-01-01', i, '2100-01-01', 'old', 'warning', 'old ' || i FROM generate_series(1, 1000) i});
-value(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+$stack->sql(q{INSERT INTO _electric_cm.event SELECT '2100-01-01', i, '2100-01-01', 'old', 'warning', 'old ' || i FROM generate_series(1, 1000) i});
+$stack->sql(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
 seen(q{EXISTS (SELECT FROM _electric_cm.event WHERE message LIKE '%terminating connection%')}, 'a new event is kept');
 seen(q{count(*) = 1000 FROM _electric_cm.event}, '... and an old one goes');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 
 # String literals as of old
 
 set('standard_conforming_strings', 'off');
 my $offset = -s $node->logfile;
-value('SELECT electric_cm_restart()');
-ok(wait_active($node, $db), 'standard_conforming_strings = off: active');
+$stack->sql('SELECT electric_cm_restart()');
+ok($stack->active, 'standard_conforming_strings = off: active');
 my ($rc, $out, $err) = $node->psql($db, 'SELECT count(*) > 0 FROM electric_cm_check()');
 is("$out $err", 't ', '... electric_cm_check() does not complain');
 unlike(slurp_file($node->logfile, $offset), qr/nonstandard use/, '... nor does the stack');

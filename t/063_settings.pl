@@ -11,6 +11,7 @@ use ElectricCM qw(new_node becomes install_compare has_xml);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = new_node('main', conf => q{
 max_connections = 100
@@ -192,7 +193,7 @@ sub judged
 		{
 			return 'not active: ' . judge($database, q{SELECT concat_ws(' ', status, step, waiting_for, last_error) FROM electric_cm_stat_manager WHERE datname = current_database()})
 			  if $tries-- == 0;
-			select undef, undef, undef, 0.1;
+			usleep(100_000);
 		}
 
 		# one that is created, and changes, with what an application has

@@ -6,21 +6,20 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active has_xml);
+use ElectricCM qw(new_stack has_xml);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main');
+my $stack = new_stack('main');
+my $node = $stack->node;
 
-sub value { return $node->safe_psql($db, join ";\n", @_); }
-
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value(q{CREATE SCHEMA other}, q{CREATE FUNCTION other.upper(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'},
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql(q{CREATE SCHEMA other}, q{CREATE FUNCTION other.upper(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'},
 	q{CREATE TABLE other.c (id int PRIMARY KEY)}, q{CREATE TABLE c (id int PRIMARY KEY, d date, ts timestamp, tsz timestamptz, iv interval, m money, t text, b bytea, a text[],
 	f float8, r daterange, "Odd ""column" int, ttz timetz)}, 'ALTER TABLE c REPLICA IDENTITY FULL');
-value(q{INSERT INTO c SELECT i, (CASE i % 3 WHEN 0 THEN '2020-01-02' WHEN 1 THEN '2020-02-01' ELSE '2002-01-20' END)::date,
+$stack->sql(q{INSERT INTO c SELECT i, (CASE i % 3 WHEN 0 THEN '2020-01-02' WHEN 1 THEN '2020-02-01' ELSE '2002-01-20' END)::date,
 	timestamp '2020-01-01 00:00' + make_interval(hours => i), timestamptz '2020-01-01 00:00+00' + make_interval(hours => i),
 	CASE i % 3 WHEN 0 THEN make_interval(days => -1, hours => -2) WHEN 1 THEN make_interval(days => -1, hours => 2) END,
 	1234.5::numeric::money + i * 1::numeric::money,
@@ -28,7 +27,7 @@ value(q{INSERT INTO c SELECT i, (CASE i % 3 WHEN 0 THEN '2020-01-02' WHEN 1 THEN
 	CASE i % 3 WHEN 0 THEN decode('5c00', 'hex') WHEN 1 THEN decode('5c303030', 'hex') ELSE convert_to(chr(92) || chr(92) || 'x5c00', 'UTF8') END,
 	(ARRAY[ARRAY[NULL], ARRAY['NULL'], ARRAY['x']])[i % 3 + 1 : i % 3 + 1], i / 10.0,
 	daterange((date '2020-01-01' + i), (date '2020-01-03' + i)), i, make_time(i % 24, 0, 0)::timetz FROM generate_series(1, 24) i});
-value(q{UPDATE c SET a = CASE id % 3 WHEN 0 THEN '{NULL}'::text[] WHEN 1 THEN '{"NULL"}' ELSE '{x}' END});
+$stack->sql(q{UPDATE c SET a = CASE id % 3 WHEN 0 THEN '{NULL}'::text[] WHEN 1 THEN '{"NULL"}' ELSE '{x}' END});
 
 # Settings, a clause, and whether it may mean something else without them
 my @cases = (
@@ -68,24 +67,24 @@ for my $case (@cases)
 {
 	my ($settings, $clause) = @$case;
 	my $what = join(', ', @$settings) . ": $clause";
-	my $ids = value(settings(@$settings), "SELECT coalesce(pg_catalog.string_agg(id::text, ' ' ORDER BY id), '') FROM public.c WHERE $clause");
-	my $handle = value(settings(@$settings), "SELECT public.electric_cm_create_shape('public.c', " . quoted($clause) . ')');
-	my $replayed = value(qq{SELECT coalesce(string_agg(value->>'id', ' ' ORDER BY (value->>'id')::int), '') FROM electric_cm_shape_log('$handle')});
+	my $ids = $stack->sql(settings(@$settings), "SELECT coalesce(pg_catalog.string_agg(id::text, ' ' ORDER BY id), '') FROM public.c WHERE $clause");
+	my $handle = $stack->sql(settings(@$settings), "SELECT public.electric_cm_create_shape('public.c', " . quoted($clause) . ')');
+	my $replayed = $stack->sql(qq{SELECT coalesce(string_agg(value->>'id', ' ' ORDER BY (value->>'id')::int), '') FROM electric_cm_shape_log('$handle')});
 
 	is($replayed, $ids, "$what: the rows of the query");
 	isnt($ids, '', '... which are some') unless $clause eq 'a = \'{NULL}\'';
-	my $stored = value("SELECT where_clause FROM electric_cm_shapes WHERE handle = '$handle'");
-	is(value("SELECT electric_cm_create_shape('c', " . quoted($stored) . ')'), $handle, '... what is stored is the same shape elsewhere');
-	is(value(settings(@$settings), "SELECT public.electric_cm_create_shape('public.c', " . quoted($clause) . ')'), $handle, '... and so is the clause here');
+	my $stored = $stack->sql("SELECT where_clause FROM electric_cm_shapes WHERE handle = '$handle'");
+	is($stack->sql("SELECT electric_cm_create_shape('c', " . quoted($stored) . ')'), $handle, '... what is stored is the same shape elsewhere');
+	is($stack->sql(settings(@$settings), "SELECT public.electric_cm_create_shape('public.c', " . quoted($clause) . ')'), $handle, '... and so is the clause here');
 	$handles{$handle} = $ids;
 }
 
 # ... and so for what comes by the stream
-value('CREATE TABLE before AS TABLE c', 'DELETE FROM c', 'INSERT INTO c TABLE before', q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->sql('CREATE TABLE before AS TABLE c', 'DELETE FROM c', 'INSERT INTO c TABLE before', q{SELECT electric_cm_await_flushed(NULL, '60 s')});
 for my $handle (sort keys %handles)
 {
-	is(value(qq{SELECT coalesce(string_agg(id, ' ' ORDER BY id::int), '') FROM (SELECT value->>'id' AS id FROM electric_cm_shape_log('$handle') WHERE operation = 'insert' GROUP BY 1 HAVING count(*) = 2) s}),
-		$handles{$handle}, 'the same rows by snapshot and by stream: ' . value("SELECT where_clause FROM electric_cm_shapes WHERE handle = '$handle'"));
+	is($stack->sql(qq{SELECT coalesce(string_agg(id, ' ' ORDER BY id::int), '') FROM (SELECT value->>'id' AS id FROM electric_cm_shape_log('$handle') WHERE operation = 'insert' GROUP BY 1 HAVING count(*) = 2) s}),
+		$handles{$handle}, 'the same rows by snapshot and by stream: ' . $stack->sql("SELECT where_clause FROM electric_cm_shapes WHERE handle = '$handle'"));
 }
 cmp_ok(scalar(keys %handles), '>', 20, 'other meanings are other shapes');
 
@@ -100,6 +99,6 @@ for my $case (
 	my ($rc, $out, $err) = $node->psql($db, join(";\n", settings($setting), "SELECT electric_cm_create_shape('c', " . quoted($clause) . ')'));
 	like($err, qr/invalid where clause of a shape.*$why/s, "$setting: $clause is refused, and the reason given");
 }
-is(value("SET timezone = 'UTC'", q{SELECT electric_cm_create_shape('c', $$(ts AT TIME ZONE 'EST') > '2020-01-01'$$) <> ''}), 't', 'as the defaults are, it is not');
+is($stack->sql("SET timezone = 'UTC'", q{SELECT electric_cm_create_shape('c', $$(ts AT TIME ZONE 'EST') > '2020-01-01'$$) <> ''}), 't', 'as the defaults are, it is not');
 $node->stop;
 done_testing();

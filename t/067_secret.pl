@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -13,7 +13,7 @@ my $db = 'postgres';
 my $pkglibdir = `$ENV{PG_CONFIG} --pkglibdir`;
 chomp $pkglibdir;
 my @libraries = ('electric_cm', grep { -e "$pkglibdir/$_.so" } qw(auto_explain pg_stat_statements));
-my $node = new_node('main', preload => 0, conf => qq{
+my $stack = new_stack('main', preload => 0, conf => qq{
 shared_preload_libraries = '@{[join ', ', @libraries]}'
 log_statement = all
 log_min_duration_statement = 0
@@ -23,8 +23,7 @@ auto_explain.log_nested_statements = on
 pg_stat_statements.track = all
 electric_cm.pool_idle_timeout = '60 s'
 });
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
+my $node = $stack->node;
 
 sub value_as
 {
@@ -40,10 +39,10 @@ sub error_as
 }
 
 sub state_of { return "SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"; }
-sub becomes_errored { my ($handle, $what) = @_; return becomes($node, $db, "SELECT (" . state_of($handle) . ") = 'errored'", $what); }
+sub becomes_errored { my ($handle, $what) = @_; return $stack->becomes("SELECT (" . state_of($handle) . ") = 'errored'", $what); }
 sub log_of { return "SELECT count(*) FROM electric_cm_shape_log('$_[0]')"; }
 
-value(
+$stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE mallory LOGIN', 'CREATE ROLE monitor LOGIN IN ROLE pg_monitor',
 	'CREATE ROLE auditor LOGIN IN ROLE pg_read_all_data, pg_write_all_data, pg_read_all_stats',
@@ -52,10 +51,10 @@ value(
 	'CREATE TABLE patient (id int PRIMARY KEY, note text)', 'ALTER TABLE patient REPLICA IDENTITY FULL',
 	'CREATE TABLE other (id int PRIMARY KEY, v text)', 'ALTER TABLE other REPLICA IDENTITY FULL', q{INSERT INTO other VALUES (1, 'old')},
 	'GRANT SELECT ON patient TO alice');
-wait_active($node, $db) or BAIL_OUT('no stack');
-my $others = value(q{SELECT electric_cm_create_shape('other')});
-value(log_of($others), q{SELECT electric_cm_create_shape('patient', 'id < 0')});
-becomes($node, $db, q{SELECT bool_and(state = 'live') FROM electric_cm_shapes}, 'shapes are live');
+$stack->active or BAIL_OUT('no stack');
+my $others = $stack->sql(q{SELECT electric_cm_create_shape('other')});
+$stack->sql(log_of($others), q{SELECT electric_cm_create_shape('patient', 'id < 0')});
+$stack->becomes(q{SELECT bool_and(state = 'live') FROM electric_cm_shapes}, 'shapes are live');
 
 # Errors that quote a row: in the stream, in the snapshot, and of every shape of
 # a batch alike.
@@ -66,7 +65,7 @@ $listener->query_safe('LISTEN electric_cm');
 my $clause = q{to_tsvector('simple', 'x') @@ to_tsquery('simple', note)};
 my $streamed = value_as('alice', "SELECT electric_cm_create_shape('patient', \$\$$clause\$\$)");
 value_as('alice', log_of($streamed));
-value(q{INSERT INTO patient VALUES (1, 'PIN 4711 of Alice')});
+$stack->sql(q{INSERT INTO patient VALUES (1, 'PIN 4711 of Alice')});
 becomes_errored($streamed, 'a row that a clause fails for ends the shape');
 my $snapshot = value_as('alice', "SELECT electric_cm_create_shape('patient', \$\$$clause AND id > 0\$\$)");
 becomes_errored($snapshot, '... and one that is there already ends it, too');
@@ -90,69 +89,69 @@ unlike($watched, qr/4711|Alice/, 'pg_monitor sees nothing of the row in views, e
 like($watched, qr/errored\|syntax error \(SQLSTATE 42601\)/, '... but what kind of an error it was');
 is(value_as('watcher', "SELECT last_error FROM electric_cm_shapes WHERE handle = '$snapshot'"), 'syntax error in tsquery: "PIN 4711 of Alice"',
 	'who may read the shape sees the text');
-is(value("SELECT count(*) FROM electric_cm_shapes WHERE last_error LIKE '%4711%'"), '6', '... and so does a superuser');
+is($stack->sql("SELECT count(*) FROM electric_cm_shapes WHERE last_error LIKE '%4711%'"), '6', '... and so does a superuser');
 like(error_as($_, log_of($streamed)), qr/55000.*DETAIL:  syntax error in tsquery: "PIN 4711 of Alice"/s, "$_ reads the shape's error") for qw(alice member);
 unlike(error_as('mallory', log_of($streamed)), qr/4711/, '... mallory does not');
-value('REVOKE SELECT ON patient FROM alice');
+$stack->sql('REVOKE SELECT ON patient FROM alice');
 like(error_as($_, log_of($streamed)), qr/42501: permission denied/, "$_ does not when the right to read the rows is gone") for qw(alice member);
 is(value_as('watcher', "SELECT count(*) FROM electric_cm_shapes WHERE last_error LIKE '%4711%'"), '0', '... nor by the view');
-value('GRANT SELECT ON patient TO alice');
+$stack->sql('GRANT SELECT ON patient TO alice');
 
 # The texts of statements: what the stack does, nested statements included
 
-my $key = value('SELECT message_key FROM _electric_cm.stack');
+my $key = $stack->sql('SELECT message_key FROM _electric_cm.stack');
 my $log = slurp_file($node->logfile);
 unlike($log, qr/\Q$key\E/, 'the key is not in the log, whatever is logged');
 my @own = grep { /_electric_cm\.|pg_logical_emit_message/ && /4711/ } split /\n/, $log;
 is(scalar @own, 0, '... nor a row in the text of a statement of ours') or diag($own[0]);
 if (grep { $_ eq 'pg_stat_statements' } @libraries)
 {
-	value('CREATE EXTENSION pg_stat_statements');
-	value('UPDATE other SET v = v', q{SELECT electric_cm_create_shape('other', '1 / (id - 1) > 0')});
-	becomes($node, $db, q{SELECT count(*) = 1 FROM electric_cm_shapes WHERE last_error = 'division by zero'}, 'another shape fails');
-	is(value("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%$key%' OR query LIKE '%electric_cm/%'"), '0', 'pg_stat_statements has no key');
+	$stack->sql('CREATE EXTENSION pg_stat_statements');
+	$stack->sql('UPDATE other SET v = v', q{SELECT electric_cm_create_shape('other', '1 / (id - 1) > 0')});
+	$stack->becomes(q{SELECT count(*) = 1 FROM electric_cm_shapes WHERE last_error = 'division by zero'}, 'another shape fails');
+	is($stack->sql("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%$key%' OR query LIKE '%electric_cm/%'"), '0', 'pg_stat_statements has no key');
 	is(value_as('monitor', q{SELECT count(*) FROM pg_stat_activity WHERE query ~ 'electric_cm/[0-9a-f]' AND pid <> pg_backend_pid()}), '0', 'nor has pg_stat_activity');
 }
 
 # Our tables, for those who may read and write everything
 
-value(q{INSERT INTO other SELECT i, string_agg(md5(i::text || j), '') FROM generate_series(2, 4) i, generate_series(1, 1000) j GROUP BY i}, 'SELECT electric_cm_await_flushed()');
-my @tables = split /\n/, value(q{SELECT oid::regclass FROM pg_class WHERE relnamespace = '_electric_cm'::regnamespace AND relkind = 'r'});
+$stack->sql(q{INSERT INTO other SELECT i, string_agg(md5(i::text || j), '') FROM generate_series(2, 4) i, generate_series(1, 1000) j GROUP BY i}, 'SELECT electric_cm_await_flushed()');
+my @tables = split /\n/, $stack->sql(q{SELECT oid::regclass FROM pg_class WHERE relnamespace = '_electric_cm'::regnamespace AND relkind = 'r'});
 cmp_ok(scalar @tables, '>=', 7, 'tables');
 for my $table (@tables)
 {
 	is(value_as('auditor', "SELECT count(*) FROM $table"), '0', "$table: pg_read_all_data sees no row");
-	my ($column) = split /\n/, value("SELECT attname FROM pg_attribute WHERE attrelid = '$table'::regclass AND attnum > 0 AND attidentity = '' ORDER BY attnum DESC LIMIT 1");
+	my ($column) = split /\n/, $stack->sql("SELECT attname FROM pg_attribute WHERE attrelid = '$table'::regclass AND attnum > 0 AND attidentity = '' ORDER BY attnum DESC LIMIT 1");
 	error_as('auditor', "DELETE FROM $table", "UPDATE $table SET $column = NULL");
 }
 isnt(error_as('auditor', q{INSERT INTO _electric_cm.progress VALUES (0, 'F/0')}), '', 'pg_write_all_data writes nothing');
 isnt(error_as('auditor', "COPY $_ TO STDOUT", 'SELECT 1/0'), '', "$_: nothing by COPY") for '_electric_cm.shape_log';
-my $toast = value(q{SELECT reltoastrelid::regclass FROM pg_class WHERE oid = '_electric_cm.shape_log'::regclass});
+my $toast = $stack->sql(q{SELECT reltoastrelid::regclass FROM pg_class WHERE oid = '_electric_cm.shape_log'::regclass});
 like(error_as('auditor', "SELECT count(*) FROM $toast"), qr/42501/, 'nor from its TOAST table');
-value("ANALYZE $_") for @tables;
-is(value(q{SELECT count(*) FROM pg_statistic s, LATERAL (VALUES (s.stavalues1::text), (s.stavalues2::text)) v (t)
+$stack->sql("ANALYZE $_") for @tables;
+is($stack->sql(q{SELECT count(*) FROM pg_statistic s, LATERAL (VALUES (s.stavalues1::text), (s.stavalues2::text)) v (t)
 	WHERE starelid::regclass::text LIKE '\_electric\_cm.%' AND (t LIKE '%} . $key . q{%' OR t LIKE '%4711%' OR t LIKE '%' || encode('4711', 'hex') || '%')}),
 	'0', 'samples in pg_statistic have nothing of it');
 is(value_as('alice', 'SET row_security = off', qq{SELECT count(*) FROM electric_cm_shape_log('} . value_as('alice', q{SELECT electric_cm_create_shape('patient', 'id > 100')}) . q{')}), '0',
 	"our functions don't mind row_security = off");
-is(value('SELECT electric_cm_status()'), 'active', 'the stack is active');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'the stack is active');
 
 # Orders of somebody who has the key, from the WAL say
 
-my $slot_sees = value(q{SELECT pg_create_logical_replication_slot('peeping', 'pgoutput')});
-value('CREATE TABLE unpublished (id int, v text)', 'CREATE TABLE held (id int PRIMARY KEY, v text)', q{INSERT INTO held VALUES (1, 'a')});
-my $publication_before = value(q{SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'electric_cm_publication'});
+my $slot_sees = $stack->sql(q{SELECT pg_create_logical_replication_slot('peeping', 'pgoutput')});
+$stack->sql('CREATE TABLE unpublished (id int, v text)', 'CREATE TABLE held (id int PRIMARY KEY, v text)', q{INSERT INTO held VALUES (1, 'a')});
+my $publication_before = $stack->sql(q{SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'electric_cm_publication'});
 
 sub forge
 {
 	my (@orders) = @_;
 	value_as('mallory', map { my $text = s/'/''/gr; "SELECT pg_logical_emit_message(true, 'electric_cm/$key', '$text')" } @orders);
-	return value('SELECT electric_cm_await_flushed()');
+	return $stack->sql('SELECT electric_cm_await_flushed()');
 }
 
-my ($id, $generation, $relation, $snapshot_text) = split /\|/, value("SELECT id, generation, relation, snapshot FROM _electric_cm.shape WHERE handle = '$others'");
-my $oid = value(q{SELECT 'unpublished'::regclass::oid});
-my $mallory = value(q{SELECT 'mallory'::regrole::oid});
+my ($id, $generation, $relation, $snapshot_text) = split /\|/, $stack->sql("SELECT id, generation, relation, snapshot FROM _electric_cm.shape WHERE handle = '$others'");
+my $oid = $stack->sql(q{SELECT 'unpublished'::regclass::oid});
+my $mallory = $stack->sql(q{SELECT 'mallory'::regrole::oid});
 my %orders = (
 	drop => ["drop $others $id forged", "drop x $id,$id,1,,,", 'drop'],
 	lost => ["lost $others $id forged", "lost x $id,$id,1,,,", 'lost'],
@@ -168,79 +167,79 @@ my %orders = (
 for my $order (sort keys %orders)
 {
 	forge(@{ $orders{$order} });
-	value("UPDATE other SET v = v || '$order' WHERE id = 1", 'SELECT electric_cm_await_flushed()');
-	is(value(state_of($others)), 'live', "forged '$order': the shape is live");
-	my ($ok, $entries) = replay_equals($node, $db, $others, 'other', ['id']);
+	$stack->sql("UPDATE other SET v = v || '$order' WHERE id = 1", 'SELECT electric_cm_await_flushed()');
+	is($stack->sql(state_of($others)), 'live', "forged '$order': the shape is live");
+	my ($ok, $entries) = $stack->replay_equals($others, 'other', ['id']);
 	ok($ok, "... and its log is right ($entries entries)");
 }
 is(value(q{SELECT string_agg(severity, ',') FROM electric_cm_events WHERE event = 'unknown_message'}), 'warning', 'that there are messages of nobody is said, once');
 
 # in one transaction with a drop of one's own
-value('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');
+$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');
 my $own = value_as('mallory', q{SELECT electric_cm_create_shape('other')});
 value_as('mallory', log_of($own));
 value_as('mallory', 'BEGIN', "SELECT electric_cm_drop_shape('$own')", "SELECT pg_logical_emit_message(true, 'electric_cm/$key', 'drop $others $id forged')", 'COMMIT');
-becomes($node, $db, "SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%$own%'", 'a genuine drop beside a forged one is obeyed');
-value(q{UPDATE other SET v = 'last' WHERE id = 1}, 'SELECT electric_cm_await_flushed()');
-my ($ok, $entries) = replay_equals($node, $db, $others, 'other', ['id']);
+$stack->becomes("SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%$own%'", 'a genuine drop beside a forged one is obeyed');
+$stack->sql(q{UPDATE other SET v = 'last' WHERE id = 1}, 'SELECT electric_cm_await_flushed()');
+my ($ok, $entries) = $stack->replay_equals($others, 'other', ['id']);
 ok($ok, "... and the forged one is not ($entries entries)");
-is(value(q{SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'electric_cm_publication'}), $publication_before,
+is($stack->sql(q{SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = 'electric_cm_publication'}), $publication_before,
 	'nothing was published by it');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE concat(message, detail) LIKE '%forged%'}), '0', 'no event says what a forger wants');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE concat(message, detail) LIKE '%forged%'}), '0', 'no event says what a forger wants');
 
 # ... while a shape is being created: it waits for a writer
 
 my $writer = $node->background_psql($db, on_error_stop => 1);
 $writer->query_safe(q{BEGIN; INSERT INTO held VALUES (2, 'b')});
-my $held = value(q{SELECT electric_cm_create_shape('held')});
-becomes($node, $db, "SELECT waiting_for LIKE '%PID%' OR waiting_for LIKE '%process%' OR waiting_for LIKE '%transaction%' FROM electric_cm_shapes WHERE handle = '$held'", 'a shape waits for a writer');
-($id, $generation) = split /\|/, value("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$held'");
-value(q{UPDATE held SET v = 'changed' WHERE id = 1});
+my $held = $stack->sql(q{SELECT electric_cm_create_shape('held')});
+$stack->becomes("SELECT waiting_for LIKE '%PID%' OR waiting_for LIKE '%process%' OR waiting_for LIKE '%transaction%' FROM electric_cm_shapes WHERE handle = '$held'", 'a shape waits for a writer');
+($id, $generation) = split /\|/, $stack->sql("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$held'");
+$stack->sql(q{UPDATE held SET v = 'changed' WHERE id = 1});
 forge("live 1:1: $id $generation", "capture 1 $id $generation", "fail $id $generation 22012: forged", "drop $held $id forged", "lost $held $id forged", "create $id $oid x");
-is(value(state_of($held)), 'creating', 'forged orders do not make it live, nor end it');
+is($stack->sql(state_of($held)), 'creating', 'forged orders do not make it live, nor end it');
 $writer->query_safe('COMMIT');
 $writer->quit;
-becomes($node, $db, "SELECT (" . state_of($held) . ") = 'live'", '... it becomes live all the same');
-value(q{INSERT INTO held VALUES (3, 'c')}, 'SELECT electric_cm_await_flushed()');
-($ok, $entries) = replay_equals($node, $db, $held, 'held', ['id']);
+$stack->becomes("SELECT (" . state_of($held) . ") = 'live'", '... it becomes live all the same');
+$stack->sql(q{INSERT INTO held VALUES (3, 'c')}, 'SELECT electric_cm_await_flushed()');
+($ok, $entries) = $stack->replay_equals($held, 'held', ['id']);
 ok($ok, "... with all its rows ($entries entries)");
 
 # ... before it is declared
-my $next = value('SELECT max(id) + 1 FROM _electric_cm.shape');
+my $next = $stack->sql('SELECT max(id) + 1 FROM _electric_cm.shape');
 forge(map { "create $_ $oid x" } $next .. $next + 5);
 forge(map { ("drop x $_ forged", "lost x $_ forged", "capture 1 $_ 1", "live 1:1: $_ 1", "fail $_ 1 22012: forged") } $next .. $next + 5);
-my $later = value(q{SELECT electric_cm_create_shape('held', NULL, '{id}')});
-becomes($node, $db, "SELECT (" . state_of($later) . ") = 'live'", 'a shape whose number was named before becomes live');
-is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer has died of all that');
+my $later = $stack->sql(q{SELECT electric_cm_create_shape('held', NULL, '{id}')});
+$stack->becomes("SELECT (" . state_of($later) . ") = 'live'", 'a shape whose number was named before becomes live');
+is($stack->sql('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer has died of all that');
 
 # ... by somebody whose commit waits for a synchronous standby, for ever: he waits alone
 
-value(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
+$stack->sql(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
 $node->reload;
-becomes($node, $db, q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
-($id, $generation) = split /\|/, value("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$others'");
+$stack->becomes(q{SELECT current_setting('synchronous_standby_names') = 'nobody'});
+($id, $generation) = split /\|/, $stack->sql("SELECT id, generation FROM _electric_cm.shape WHERE handle = '$others'");
 my $waiting = $node->background_psql($db, extra_params => [ '-U', 'mallory' ]);
 $waiting->query_until(qr/emitting/, "\\echo emitting\nSELECT count(pg_logical_emit_message(true, 'electric_cm/$key', o || '$id $generation')) FROM unnest('{capture 1 ,live 1:1: ,drop x }'::text[]) o;\n");
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'mallory' AND wait_event = 'SyncRep'}, 'a forger waits for a synchronous standby');
-value(q{ALTER SYSTEM SET synchronous_commit = local});
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'mallory' AND wait_event = 'SyncRep'}, 'a forger waits for a synchronous standby');
+$stack->sql(q{ALTER SYSTEM SET synchronous_commit = local});
 $node->reload;
-becomes($node, $db, q{SELECT current_setting('synchronous_commit') = 'local'});
-value(q{UPDATE other SET v = 'not waiting' WHERE id = 1}, q{SELECT electric_cm_await_flushed(timeout => '60 s')});
-($ok, $entries) = replay_equals($node, $db, $others, 'other', ['id']);
+$stack->becomes(q{SELECT current_setting('synchronous_commit') = 'local'});
+$stack->sql(q{UPDATE other SET v = 'not waiting' WHERE id = 1}, q{SELECT electric_cm_await_flushed(timeout => '60 s')});
+($ok, $entries) = $stack->replay_equals($others, 'other', ['id']);
 ok($ok, "... and nobody else does ($entries entries)");
-value('ALTER SYSTEM RESET synchronous_standby_names');
-value('ALTER SYSTEM RESET synchronous_commit');
+$stack->sql('ALTER SYSTEM RESET synchronous_standby_names');
+$stack->sql('ALTER SYSTEM RESET synchronous_commit');
 $node->reload;
-becomes($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+$stack->becomes(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
 $waiting->quit;
 
 # Logs are deleted only of what is gone.
-($id) = value("SELECT id FROM _electric_cm.shape WHERE handle = '$held'");
-value("SELECT _electric_cm.purge_shapes(ARRAY[$id, 1], 1000, 1000000000)");
-($ok, $entries) = replay_equals($node, $db, $held, 'held', ['id']);
+($id) = $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$held'");
+$stack->sql("SELECT _electric_cm.purge_shapes(ARRAY[$id, 1], 1000, 1000000000)");
+($ok, $entries) = $stack->replay_equals($held, 'held', ['id']);
 ok($ok, "the log of a shape that is there is not deleted ($entries entries)");
-value("SELECT electric_cm_drop_shape('$held')");
-becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $id", '... that of one which was dropped is');
+$stack->sql("SELECT electric_cm_drop_shape('$held')");
+$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $id", '... that of one which was dropped is');
 
 $node->stop;
 done_testing();

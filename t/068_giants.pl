@@ -3,29 +3,29 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 plan skip_all => 'needs /proc' unless -r '/proc/self/status';
 
 my $db = 'postgres';
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 max_wal_size = '4GB'
 autovacuum = off
 electric_cm.shape_workers = 2
 electric_cm.retained_wal_warning = -1
 });
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
+my $node = $stack->node;
 
 sub pids
 {
 	return (
-		manager => value('SELECT pid FROM electric_cm_stat_manager'),
-		consumer => value('SELECT pid FROM electric_cm_stat_consumers WHERE worker = 1'),
-		walsender => value(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'}));
+		manager => $stack->sql('SELECT pid FROM electric_cm_stat_manager'),
+		consumer => $stack->sql('SELECT pid FROM electric_cm_stat_consumers WHERE worker = 1'),
+		walsender => $stack->sql(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'}));
 }
 
 # Of a process, in MB: RssAnon, what it has of its own now; VmHWM, its peak
@@ -47,7 +47,7 @@ sub become_small
 	{
 		my %pid = pids();
 		%mb = map { $_ => $pid{$_} ne '' ? memory($pid{$_}, 'RssAnon') : 999 } keys %pid;
-		select undef, undef, undef, 0.2;
+		usleep(200_000);
 	} while ((grep { $_ > 30 } values %mb) && time < $deadline);
 	return ok(!(grep { $_ > 30 } values %mb), "$what: " . join ', ', map { "$_ $mb{$_} MB" } sort keys %mb);
 }
@@ -55,21 +55,21 @@ sub become_small
 sub shape_is_right
 {
 	my ($handle, $what) = @_;
-	value('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
-value('CREATE EXTENSION electric_cm', 'CREATE ROLE mallory LOGIN', 'CREATE TABLE t (id int PRIMARY KEY, v text)',
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE mallory LOGIN', 'CREATE TABLE t (id int PRIMARY KEY, v text)',
 	'ALTER TABLE t ALTER v SET STORAGE EXTERNAL', 'ALTER TABLE t REPLICA IDENTITY FULL', q{INSERT INTO t VALUES (1, 'old')}, 'CREATE TABLE big (id int, v text)');
-wait_active($node, $db) or BAIL_OUT('no stack');
-my @handles = map { value("SELECT electric_cm_create_shape('t'$_)") } '', q{, 'id > -2'};
-value("SELECT count(*) FROM electric_cm_shape_log('$_')") for @handles;
+$stack->active or BAIL_OUT('no stack');
+my @handles = map { $stack->sql("SELECT electric_cm_create_shape('t'$_)") } '', q{, 'id > -2'};
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$_')") for @handles;
 
 # Messages of a role that may only log in
 
 my %first = pids();
-my $key = value('SELECT message_key FROM _electric_cm.stack');
+my $key = $stack->sql('SELECT message_key FROM _electric_cm.stack');
 for my $message (
 	[ 'true', q{'x'} ], [ 'false', q{'x'} ], [ 'true', q{''} ], [ 'false', q{''} ],
 	[ 'true', q{'electric_cm/' || gen_random_uuid()} ], [ 'true', "'electric_cm/$key'" ], [ 'false', "'electric_cm/$key'" ])
@@ -78,30 +78,30 @@ for my $message (
 	$node->safe_psql($db, "SELECT FROM pg_logical_emit_message($transactional, $prefix, repeat('x', 40000000))",
 		extra_params => [ '-U', 'mallory' ]);
 }
-value('SELECT electric_cm_await_flushed()');
+$stack->sql('SELECT electric_cm_await_flushed()');
 cmp_ok(memory($first{$_}, 'VmHWM'), '<', 50, "messages of 40 MB do not come to the $_") for qw(manager consumer);
 become_small('... nor does the walsender keep what it needed');
-value(q{INSERT INTO t VALUES (2, 'new')});
+$stack->sql(q{INSERT INTO t VALUES (2, 'new')});
 shape_is_right($handles[0], '... and the stream goes on');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', '... without a word of warning');
-is(value('SELECT pid FROM electric_cm_stat_manager'), $first{manager}, '... by the same manager');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', '... without a word of warning');
+is($stack->sql('SELECT pid FROM electric_cm_stat_manager'), $first{manager}, '... by the same manager');
 
 # Rows: they must come, but their memory is given back
 
-value(q{INSERT INTO t VALUES (3, repeat('y', 40000000))}, 'SELECT electric_cm_await_flushed()');
+$stack->sql(q{INSERT INTO t VALUES (3, repeat('y', 40000000))}, 'SELECT electric_cm_await_flushed()');
 cmp_ok(memory($first{manager}, 'VmHWM'), '>', 50, 'a row of 40 MB has taken memory');
 become_small('... which is given back');
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[0]') WHERE value->>'id' = '3'"), '40000000', 'the row is in the log');
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[1]') WHERE value->>'id' = '3'"), '40000000', '... and in the other consumer\'s');
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', 'no warning of that either');
-is(value('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer had to end for it');
+is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[0]') WHERE value->>'id' = '3'"), '40000000', 'the row is in the log');
+is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$handles[1]') WHERE value->>'id' = '3'"), '40000000', '... and in the other consumer\'s');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE severity <> 'log'}), '0', 'no warning of that either');
+is($stack->sql('SELECT sum(restarts) FROM electric_cm_stat_consumers'), '0', 'no consumer had to end for it');
 
 # What comes in pieces, through queues that are full, between what does not
-value('DELETE FROM t WHERE id = 3');
-my @stopped = split /\n/, value('SELECT pid FROM electric_cm_stat_consumers ORDER BY worker');
-becomes($node, $db, "SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE pid IN (@{[join ', ', @stopped]})");
+$stack->sql('DELETE FROM t WHERE id = 3');
+my @stopped = split /\n/, $stack->sql('SELECT pid FROM electric_cm_stat_consumers ORDER BY worker');
+$stack->becomes("SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE pid IN (@{[join ', ', @stopped]})");
 kill 'STOP', @stopped;
-value(q{INSERT INTO t SELECT 10 + i, repeat(chr(97 + i % 26), (ARRAY[10, 131071, 131072, 131073, 300000, 700000])[1 + i % 6]) FROM generate_series(1, 24) i},
+$stack->sql(q{INSERT INTO t SELECT 10 + i, repeat(chr(97 + i % 26), (ARRAY[10, 131071, 131072, 131073, 300000, 700000])[1 + i % 6]) FROM generate_series(1, 24) i},
 	q{UPDATE t SET v = v || 'x' WHERE id % 5 = 0});
 kill 'CONT', $stopped[0];
 kill 'CONT', $stopped[1];
@@ -110,9 +110,9 @@ shape_is_right($handles[$_], "rows in pieces, consumer " . ($_ + 1)) for 0, 1;
 # A stream that is lost in the middle of it
 for my $i (1 .. 3)
 {
-	value(qq{INSERT INTO t SELECT $i * 1000 + i, repeat('z', 200000) FROM generate_series(1, 12) i},
+	$stack->sql(qq{INSERT INTO t SELECT $i * 1000 + i, repeat('z', 200000) FROM generate_series(1, 12) i},
 		q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
-	wait_active($node, $db);
+	$stack->active;
 }
 shape_is_right($handles[$_], "... and after lost streams, consumer " . ($_ + 1)) for 0, 1;
 
@@ -122,24 +122,24 @@ shape_is_right($handles[$_], "... and after lost streams, consumer " . ($_ + 1))
 for my $where ([ '256MB', 500000, 'in memory' ], [ '64kB', 250000, 'on disk' ])
 {
 	my ($work_mem, $rows, $what) = @$where;
-	value("ALTER SYSTEM SET logical_decoding_work_mem = '$work_mem'");
+	$stack->sql("ALTER SYSTEM SET logical_decoding_work_mem = '$work_mem'");
 	$node->reload;
-	value('SELECT electric_cm_restart()');
-	wait_active($node, $db);
-	value('TRUNCATE big', q{INSERT INTO t VALUES (-1, '') ON CONFLICT DO NOTHING}, q{SELECT electric_cm_await_flushed()});
+	$stack->sql('SELECT electric_cm_restart()');
+	$stack->active;
+	$stack->sql('TRUNCATE big', q{INSERT INTO t VALUES (-1, '') ON CONFLICT DO NOTHING}, q{SELECT electric_cm_await_flushed()});
 
 	my $large = $node->background_psql($db, on_error_stop => 1);
 	$large->query_safe("BEGIN; INSERT INTO big SELECT i, 'x' FROM generate_series(1, $rows) i");
-	becomes($node, $db, q{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn) < 1000 FROM pg_stat_replication WHERE application_name LIKE 'electric_cm%'},
+	$stack->becomes(q{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn) < 1000 FROM pg_stat_replication WHERE application_name LIKE 'electric_cm%'},
 		"a large transaction has been read, $what");
 	my %pid = pids();
 	kill 'STOP', $pid{walsender};
-	my $before = value("SELECT count(*) FROM electric_cm_shape_log('$handles[0]')");
-	value(q{UPDATE t SET v = v || 'y' WHERE id = 1});
+	my $before = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handles[0]')");
+	$stack->sql(q{UPDATE t SET v = v || 'y' WHERE id = 1});
 	$large->query_safe('COMMIT');
 	$large->quit;
-	my $end = value('SELECT pg_current_wal_lsn()');
-	value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000))) FROM generate_series(1, 200)});
+	my $end = $stack->sql('SELECT pg_current_wal_lsn()');
+	$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000))) FROM generate_series(1, 200)});
 	kill 'CONT', $pid{walsender};
 
 	my $reader = $node->background_psql($db, on_error_stop => 1);
@@ -152,7 +152,7 @@ for my $where ([ '256MB', 500000, 'in memory' ], [ '64kB', 250000, 'on disk' ])
 	}
 	is($seen, 't|t', "... and a small one before it is readable while it is decoded, $what");
 	$reader->quit;
-	value('SELECT electric_cm_await_flushed()');
+	$stack->sql('SELECT electric_cm_await_flushed()');
 }
 
 $node->stop;

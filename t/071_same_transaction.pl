@@ -7,41 +7,29 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack wait_active becomes);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "log_min_messages = warning\n");
+my $stack = new_stack('main', conf => "log_min_messages = warning\n");
+my $node = $stack->node;
 my $pub = 'electric_cm_publication';
 my $created = q{SELECT 'handle=' || electric_cm_create_shape};
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
-sub replays
-{
-	my ($handle, $table, $what) = @_;
-	if (!exists_shape($handle)) { fail("$what (the shape is gone)"); return; }
-	run_sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
-	ok($ok, "$what ($entries entries)");
-	return;
-}
-
 # the handles that statements have returned, the last one first
-sub handles { return reverse(run_sql(@_) =~ /^handle=(.*)$/mg); }
+sub handles { return reverse($stack->sql(@_) =~ /^handle=(.*)$/mg); }
 
 sub lives
 {
 	my ($what, $table, @commands) = @_;
 	my ($handle) = handles(@commands);
 
-	if (!exists_shape($handle)) { fail("$what: the shape lives"); return; }
-	is_live($handle, "$what: the shape lives");
-	run_sql("UPDATE $table SET v = v || 'x'", "DELETE FROM $table WHERE id = 1", "INSERT INTO $table VALUES (7, 'new')");
-	replays($handle, $table, '... and is right');
-	run_sql("DELETE FROM $table WHERE id = 7", "INSERT INTO $table VALUES (1, 'old')");
+	if (!$stack->exists_shape($handle)) { fail("$what: the shape lives"); return; }
+	$stack->is_live($handle, "$what: the shape lives");
+	$stack->sql("UPDATE $table SET v = v || 'x'", "DELETE FROM $table WHERE id = 1", "INSERT INTO $table VALUES (7, 'new')");
+	$stack->replays($handle, $table, '... and is right');
+	$stack->sql("DELETE FROM $table WHERE id = 7", "INSERT INTO $table VALUES (1, 'old')");
 	return;
 }
 
@@ -50,14 +38,14 @@ sub ends
 	my ($what, @commands) = @_;
 	my ($handle) = handles(@commands);
 
-	is(exists_shape($handle), 0, "$what: the shape ends");
+	is($stack->exists_shape($handle), 0, "$what: the shape ends");
 	return;
 }
 
 my $fill = q{INSERT INTO t VALUES (1, 'old'), (2, 'old')};
 
-run_sql('CREATE EXTENSION electric_cm', q{CREATE TYPE feeling AS ENUM ('sad', 'ok')}, 'CREATE SCHEMA s');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->sql('CREATE EXTENSION electric_cm', q{CREATE TYPE feeling AS ENUM ('sad', 'ok')}, 'CREATE SCHEMA s');
+$stack->active or BAIL_OUT('no stack');
 
 #
 # First the command, then the shape
@@ -71,7 +59,7 @@ lives('a label of an enum', 't', 'BEGIN', q{UPDATE t SET f = 'sad'}, q{ALTER TYP
 lives('another name', 'u', 'BEGIN', 'ALTER TABLE t RENAME TO u', "$created('u')", 'COMMIT');
 lives('... and schema', 's.t', 'BEGIN', 'ALTER TABLE u RENAME TO t', 'ALTER TABLE t SET SCHEMA s', "$created('s.t')", 'COMMIT');
 lives('... of the schema itself', 's2.t', 'BEGIN', 'ALTER SCHEMA s RENAME TO s2', "$created('s2.t')", 'COMMIT');
-run_sql('ALTER TABLE s2.t SET SCHEMA public');
+$stack->sql('ALTER TABLE s2.t SET SCHEMA public');
 lives('a replica identity, a clause that needs it', 't', 'BEGIN', 'ALTER TABLE t REPLICA IDENTITY FULL', "$created('t', 'v IS NOT NULL')", 'COMMIT');
 lives('another key', 't', 'BEGIN', 'ALTER TABLE t REPLICA IDENTITY DEFAULT', 'ALTER TABLE t DROP CONSTRAINT t_pkey', 'ALTER TABLE t ADD PRIMARY KEY (id)', "$created('t')", 'COMMIT');
 lives('unlogged for a while', 'fresh', 'BEGIN', 'CREATE UNLOGGED TABLE fresh AS SELECT id, v FROM t', 'ALTER TABLE fresh ADD PRIMARY KEY (id)', 'ALTER TABLE fresh SET LOGGED', "$created('fresh')", 'COMMIT');
@@ -87,10 +75,10 @@ lives('prepared', 't', 'BEGIN', 'ALTER TABLE t ADD COLUMN y int', "$created('t')
 lives('a transaction with one snapshot', 't', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'SELECT FROM t', 'ALTER TABLE t DROP COLUMN y', "$created('t')", 'COMMIT');
 my ($second, $first) = handles('BEGIN', 'ALTER TABLE t ADD COLUMN z int', "$created('t')", 'TRUNCATE t', $fill, "$created('t')", 'COMMIT');
 isnt($first, $second, 'the shape is declared before and after a command: it is another one');
-is_live($second, '... which lives');
-replays($second, 't', '... and is right');
+$stack->is_live($second, '... which lives');
+$stack->replays($second, 't', '... and is right');
 
-run_sql(q{CREATE FUNCTION again() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM electric_cm_create_shape('t'); END $$},
+$stack->sql(q{CREATE FUNCTION again() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM electric_cm_create_shape('t'); END $$},
 	q{CREATE EVENT TRIGGER again ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION again()}, 'ALTER TABLE t DROP COLUMN z', 'DROP EVENT TRIGGER again');
 lives("the command's own event trigger", 't', q{SELECT 'handle=' || coalesce(max(handle), 'none') FROM electric_cm_shapes WHERE relation = 't'::regclass});
 
@@ -105,7 +93,7 @@ ends('the key dropped and made again', 'BEGIN', "$created('t')", 'ALTER TABLE t 
 ends('another name', 'BEGIN', "$created('t')", 'ALTER TABLE t RENAME TO u', 'COMMIT', 'ALTER TABLE u RENAME TO t');
 ends('... of the schema', 'BEGIN', "$created('t')", 'ALTER SCHEMA public RENAME TO private', 'COMMIT', 'ALTER SCHEMA private RENAME TO public');
 ends('a label', 'BEGIN', "$created('t')", q{ALTER TYPE feeling RENAME VALUE 'sorry' TO 'sad'}, 'COMMIT');
-run_sql('CREATE TABLE fresh2 (id int PRIMARY KEY)');
+$stack->sql('CREATE TABLE fresh2 (id int PRIMARY KEY)');
 ends('unlogged', 'BEGIN', "$created('fresh2')", 'ALTER TABLE fresh2 SET UNLOGGED', 'COMMIT');
 ends('an unlogged partition', 'BEGIN', "$created('r')", 'CREATE UNLOGGED TABLE r3 PARTITION OF r FOR VALUES FROM (200) TO (300)', 'COMMIT', 'DROP TABLE r3');
 ends('dropped', 'BEGIN', "$created('made')", 'DROP TABLE made', 'COMMIT');
@@ -117,7 +105,7 @@ lives('a shape of a table that is to be published yet', 'yet', 'BEGIN', 'CREATE 
 # Unlogged partitions
 #
 
-run_sql('CREATE TABLE u (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE um PARTITION OF u FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
+$stack->sql('CREATE TABLE u (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE um PARTITION OF u FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
 	'CREATE UNLOGGED TABLE ul PARTITION OF um FOR VALUES FROM (0) TO (100)', q{INSERT INTO u VALUES (1, 'a'), (2, 'a')});
 my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_create_shape('u')});
 like($err, qr/cannot create a shape of table "u".*partition "ul" is unlogged.*ALTER TABLE public.ul SET LOGGED/s, 'a shape of a table with an unlogged partition is refused, with a hint');
@@ -129,106 +117,106 @@ my $writer = $node->background_psql($db, on_error_stop => 1);
 $writer->query_safe('BEGIN; CREATE UNLOGGED TABLE ul2 (id int PRIMARY KEY, v text); ALTER TABLE u ATTACH PARTITION ul2 FOR VALUES FROM (100) TO (200)');
 $writer->query_safe(q{INSERT INTO ul2 VALUES (100, 'a')});
 my ($u) = handles("$created('um')");
-is_live($u, 'a shape beside it lives');
+$stack->is_live($u, 'a shape beside it lives');
 $writer->query_safe('COMMIT');
 $writer->quit;
-run_sql('DROP TABLE ul2');
+$stack->sql('DROP TABLE ul2');
 $writer = $node->background_psql($db, on_error_stop => 1);
-run_sql("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'u'::regclass");
+$stack->sql("SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 'u'::regclass");
 $writer->query_safe(q{BEGIN; INSERT INTO u VALUES (50, 'held')});
 ($u) = handles("$created('u')");
-becomes($node, $db, "SELECT waiting_for LIKE '%writing to the table%' FROM electric_cm_shapes WHERE handle = '$u'", 'a shape waits for a writer');
-run_sql('CREATE UNLOGGED TABLE ul2 (id int PRIMARY KEY, v text)');
+$stack->becomes("SELECT waiting_for LIKE '%writing to the table%' FROM electric_cm_shapes WHERE handle = '$u'", 'a shape waits for a writer');
+$stack->sql('CREATE UNLOGGED TABLE ul2 (id int PRIMARY KEY, v text)');
 $writer->query_safe('COMMIT');
-run_sql('ALTER TABLE u ATTACH PARTITION ul2 FOR VALUES FROM (100) TO (200)');
+$stack->sql('ALTER TABLE u ATTACH PARTITION ul2 FOR VALUES FROM (100) TO (200)');
 $writer->quit;
-becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$u'", 'an unlogged partition that comes meanwhile ends it');
+$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$u'", 'an unlogged partition that comes meanwhile ends it');
 
 #
 # What others create while a transaction is not over
 #
 
-run_sql('CREATE SCHEMA byname', 'CREATE TABLE byname.t (id int PRIMARY KEY, v text)', q{INSERT INTO byname.t VALUES (1, 'a')}, "ALTER PUBLICATION $pub ADD TABLES IN SCHEMA byname");
+$stack->sql('CREATE SCHEMA byname', 'CREATE TABLE byname.t (id int PRIMARY KEY, v text)', q{INSERT INTO byname.t VALUES (1, 'a')}, "ALTER PUBLICATION $pub ADD TABLES IN SCHEMA byname");
 my $changer = $node->background_psql($db, on_error_stop => 1);
 $changer->query_safe("BEGIN; ALTER PUBLICATION $pub DROP TABLES IN SCHEMA byname");
 my ($late) = handles("$created('byname.t')");
-becomes($node, $db, "SELECT waiting_for LIKE '%or changing it%' FROM electric_cm_shapes WHERE handle = '$late'", 'a shape waits for whoever has changed what is published');
+$stack->becomes("SELECT waiting_for LIKE '%or changing it%' FROM electric_cm_shapes WHERE handle = '$late'", 'a shape waits for whoever has changed what is published');
 $changer->query_safe(q{UPDATE byname.t SET v = 'unseen'});
 $changer->query_safe("ALTER PUBLICATION $pub ADD TABLES IN SCHEMA byname");
 $changer->query_safe('COMMIT');
-becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$late' AND state <> 'live'");
+$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$late' AND state <> 'live'");
 ($late) = handles("$created('byname.t')");
-is_live($late, 'it is over: the shape lives');
-replays($late, 'byname.t', '... and has what was not in the stream');
+$stack->is_live($late, 'it is over: the shape lives');
+$stack->replays($late, 'byname.t', '... and has what was not in the stream');
 
 #
 # A transaction with one snapshot, and rows that have been changed since
 #
 
 my ($held) = handles("$created('t')");
-is_live($held);
+$stack->is_live($held);
 $changer->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM r');
-run_sql("UPDATE _electric_cm.shape SET snapshot_rows = snapshot_rows WHERE handle = '$held'");
+$stack->sql("UPDATE _electric_cm.shape SET snapshot_rows = snapshot_rows WHERE handle = '$held'");
 my ($newer) = handles("$created('t', 'id > 0', '{id}')");
-is_live($newer);
+$stack->is_live($newer);
 $changer->query_safe('TRUNCATE t; COMMIT');
-is(exists_shape($held) . exists_shape($newer), '00', 'TRUNCATE in a REPEATABLE READ transaction: ends shapes that have come or changed since');
+is($stack->exists_shape($held) . $stack->exists_shape($newer), '00', 'TRUNCATE in a REPEATABLE READ transaction: ends shapes that have come or changed since');
 $changer->quit;
 
 # partitions that are unpublished for a while, without a lock on them
-run_sql('CREATE TABLE tree (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE branch PARTITION OF tree FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
+$stack->sql('CREATE TABLE tree (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE branch PARTITION OF tree FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
 	'CREATE TABLE twig PARTITION OF branch FOR VALUES FROM (0) TO (100)', q{INSERT INTO tree VALUES (1, 'a')});
 my ($tree) = handles("$created('tree')");
-is_live($tree);
+$stack->is_live($tree);
 $changer = $node->background_psql($db, on_error_stop => 1);
 $changer->query_safe("BEGIN; ALTER PUBLICATION $pub DROP TABLE tree");
 my ($twig) = handles("$created('twig')");
-is_live($twig, q{a shape does not wait for whoever takes its table's root out of the publication});
+$stack->is_live($twig, q{a shape does not wait for whoever takes its table's root out of the publication});
 $changer->query_safe(q{UPDATE twig SET v = 'unseen'});
 $changer->query_safe("ALTER PUBLICATION $pub ADD TABLE tree; COMMIT");
 $changer->quit;
-is(exists_shape($twig), 0, 'that is over: the shape ends');
+is($stack->exists_shape($twig), 0, 'that is over: the shape ends');
 ($twig) = handles("$created('twig')");
-is_live($twig, 'the next one lives');
-replays($twig, 'twig', '... and is right');
+$stack->is_live($twig, 'the next one lives');
+$stack->replays($twig, 'twig', '... and is right');
 
 # a table that others make of a type which is being changed
 $changer = $node->background_psql($db, on_error_stop => 1);
 $changer->query_safe(q{BEGIN; ALTER TYPE feeling RENAME VALUE 'ok' TO 'well'});
-run_sql('CREATE TABLE of_type (id int PRIMARY KEY, v text, f feeling)', q{INSERT INTO of_type VALUES (1, 'a', 'ok')});
+$stack->sql('CREATE TABLE of_type (id int PRIMARY KEY, v text, f feeling)', q{INSERT INTO of_type VALUES (1, 'a', 'ok')});
 my ($of_type) = handles("$created('of_type')");
-is_live($of_type, 'a shape does not wait for whoever is changing the type of a column');
+$stack->is_live($of_type, 'a shape does not wait for whoever is changing the type of a column');
 $changer->query_safe('COMMIT');
 $changer->quit;
-is(exists_shape($of_type), 0, 'that is over: the shape ends');
+is($stack->exists_shape($of_type), 0, 'that is over: the shape ends');
 ($of_type) = handles("$created('of_type')");
-is_live($of_type, 'the next one lives');
-replays($of_type, 'of_type', '... and has the new label');
+$stack->is_live($of_type, 'the next one lives');
+$stack->replays($of_type, 'of_type', '... and has the new label');
 
 #
 # Types
 #
 
-run_sql('CREATE TYPE classes AS RANGE (subtype = regclass, subtype_opclass = oid_ops, multirange_type_name = many_classes)',
+$stack->sql('CREATE TYPE classes AS RANGE (subtype = regclass, subtype_opclass = oid_ops, multirange_type_name = many_classes)',
 	'CREATE DOMAIN class_domain AS classes', 'CREATE TYPE class_pair AS (a int, c class_domain)', 'CREATE DOMAIN pairs AS class_pair[]',
 	'CREATE TYPE texts AS RANGE (subtype = text)');
 my $n = 0;
 for my $type (qw(regclass classes many_classes class_domain classes[] many_classes[] class_pair class_pair[] pairs))
 {
 	$n++;
-	run_sql("CREATE TABLE named_$n (id $type PRIMARY KEY)");
+	$stack->sql("CREATE TABLE named_$n (id $type PRIMARY KEY)");
 	(undef, undef, $err) = $node->psql($db, "SELECT electric_cm_create_shape('named_$n')");
 	like($err, qr/the key of table .* has column "id" of type .*names for its values/s, "a key of type $type is refused");
 }
-run_sql('CREATE TABLE of_ranges (id int4range PRIMARY KEY, v text, t texts)');
-is(exists_shape(run_sql(q{SELECT electric_cm_create_shape('of_ranges')})), 1, 'one of other ranges is not');
+$stack->sql('CREATE TABLE of_ranges (id int4range PRIMARY KEY, v text, t texts)');
+is($stack->exists_shape($stack->sql(q{SELECT electric_cm_create_shape('of_ranges')})), 1, 'one of other ranges is not');
 
-run_sql('CREATE DOMAIN mood AS feeling', 'CREATE TYPE moods AS RANGE (subtype = mood, multirange_type_name = many_moods)', 'CREATE TYPE of_moods AS (m many_moods[])',
+$stack->sql('CREATE DOMAIN mood AS feeling', 'CREATE TYPE moods AS RANGE (subtype = mood, multirange_type_name = many_moods)', 'CREATE TYPE of_moods AS (m many_moods[])',
 	'CREATE TABLE deep (id int PRIMARY KEY, v text, d of_moods)', 'CREATE TABLE shallow (id int PRIMARY KEY, v text)');
 my ($deep) = handles("$created('deep')");
 my ($shallow) = handles("$created('shallow')");
-run_sql(q{ALTER TYPE feeling RENAME VALUE 'well' TO 'ok'});
-is(exists_shape($deep) . exists_shape($shallow), '01', 'a label in a domain in a multirange in an array in a composite type: ends the shape');
+$stack->sql(q{ALTER TYPE feeling RENAME VALUE 'well' TO 'ok'});
+is($stack->exists_shape($deep) . $stack->exists_shape($shallow), '01', 'a label in a domain in a multirange in an array in a composite type: ends the shape');
 
 #
 # The extension dropped and created again
@@ -237,13 +225,13 @@ is(exists_shape($deep) . exists_shape($shallow), '01', 'a label in a domain in a
 lives('DROP and CREATE EXTENSION', 't2', 'BEGIN', 'DROP EXTENSION electric_cm', 'CREATE EXTENSION electric_cm', 'CREATE TABLE t2 (id int PRIMARY KEY, v text)',
 	q{INSERT INTO t2 VALUES (1, 'a'), (2, 'a')}, 'ALTER TABLE t ADD COLUMN q int', "$created('t2')", 'COMMIT');
 
-ok(wait_active($node, $db), 'and the stack is active');
+ok($stack->active, 'and the stack is active');
 
 #
 # Other databases
 #
 
-run_sql('CREATE DATABASE late');
+$stack->sql('CREATE DATABASE late');
 is($node->safe_psql('late', q{BEGIN; CREATE TABLE t (id int PRIMARY KEY, v text);
 	DO $$ BEGIN FOR i IN 1 .. 100 LOOP ALTER TABLE t ALTER v SET DEFAULT 'x', ENABLE ROW LEVEL SECURITY; END LOOP; END $$;
 	SELECT count(*) FROM pg_backend_memory_contexts WHERE name ~ 'electric_cm changes'; COMMIT}), 0, 'without the extension a transaction keeps nothing of its commands');

@@ -7,65 +7,61 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "electric_cm.status_check_interval = '1 s'\n");
+my $stack = new_stack('main', conf => "electric_cm.status_check_interval = '1 s'\n");
+my $node = $stack->node;
 my $pub = 'electric_cm_publication';
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub shape { return run_sql("SELECT electric_cm_create_shape('$_[0]')"); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub live_shape { my $handle = shape(@_); is_live($handle); return $handle; }
-sub exists_shape { return run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-sub drop_shapes { run_sql(map { "SELECT electric_cm_drop_shape('$_')" } @_); return; }
+sub drop_shapes { $stack->sql(map { "SELECT electric_cm_drop_shape('$_')" } @_); return; }
 my $published = "SELECT count(*) FROM pg_publication_rel WHERE prrelid = '%s'::regclass AND prpubid = (SELECT oid FROM pg_publication WHERE pubname = '$pub')";
-sub is_published { return run_sql(sprintf($published, $_[0])); }
-sub leaves { return becomes($node, $db, sprintf("SELECT ($published) = 0", $_[0]), $_[1]); }
+sub is_published { return $stack->sql(sprintf($published, $_[0])); }
+sub leaves { return $stack->becomes(sprintf("SELECT ($published) = 0", $_[0]), $_[1]); }
 # each table that should have left by now has
 sub all_have_left
 {
-	my $handle = live_shape('sentinel');
+	my $handle = $stack->live_shape('sentinel');
 	drop_shapes($handle);
-	run_sql('SELECT _electric_cm.unpublish_tables()');
+	$stack->sql('SELECT _electric_cm.unpublish_tables()');
 	is(is_published('sentinel'), 0, 'what is to leave has left');
 	return;
 }
 sub replays
 {
 	my ($handle, $table, $what, @keys) = @_;
-	run_sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, [ @keys ? @keys : 'id' ]);
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my ($ok, $entries) = $stack->replay_equals($handle, $table, [ @keys ? @keys : 'id' ]);
 	ok($ok, "$what ($entries entries)");
 	return;
 }
 
-run_sql('CREATE EXTENSION electric_cm', 'CREATE ROLE app LOGIN', 'CREATE ROLE reader LOGIN', 'GRANT CREATE ON SCHEMA public TO app',
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE app LOGIN', 'CREATE ROLE reader LOGIN', 'GRANT CREATE ON SCHEMA public TO app',
 	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO app, reader',
 	(map { "CREATE TABLE $_ (id int PRIMARY KEY, v text)" } qw(sentinel by_hand bystander)),
 	'INSERT INTO bystander VALUES (1)');
-wait_active($node, $db) or BAIL_OUT('no stack');
-my $bystander = live_shape('bystander');
+$stack->active or BAIL_OUT('no stack');
+my $bystander = $stack->live_shape('bystander');
 
 #
 # The last shape has gone
 #
 
-run_sql('CREATE TABLE t (id int PRIMARY KEY, v text)', q{INSERT INTO t SELECT i, 'old' FROM generate_series(1, 10) i}, 'ALTER TABLE t OWNER TO app', 'GRANT SELECT ON t TO reader');
-my $one = live_shape('t');
-my $two = run_sql('SET ROLE app', q{SELECT electric_cm_create_shape('t', 'id > 5', '{id}')});
-is_live($two);
-run_sql("ALTER PUBLICATION $pub ADD TABLE by_hand");
-my $by_hand = live_shape('by_hand');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, v text)', q{INSERT INTO t SELECT i, 'old' FROM generate_series(1, 10) i}, 'ALTER TABLE t OWNER TO app', 'GRANT SELECT ON t TO reader');
+my $one = $stack->live_shape('t');
+my $two = $stack->sql('SET ROLE app', q{SELECT electric_cm_create_shape('t', 'id > 5', '{id}')});
+$stack->is_live($two);
+$stack->sql("ALTER PUBLICATION $pub ADD TABLE by_hand");
+my $by_hand = $stack->live_shape('by_hand');
 
 drop_shapes($one, $by_hand);
 all_have_left();
 is(is_published('t'), 1, 'with another shape the table stays published');
 is(is_published('by_hand'), 1, '... and one that the user has added, without any');
-run_sql('UPDATE t SET id = 17 WHERE id = 7', 'SELECT electric_cm_await_flushed()');
-my ($ok, $entries) = replay_equals($node, $db, $two, 't', ['id'], where => 'id > 5', columns => ['id']);
+$stack->sql('UPDATE t SET id = 17 WHERE id = 7', 'SELECT electric_cm_await_flushed()');
+my ($ok, $entries) = $stack->replay_equals($two, 't', ['id'], where => 'id > 5', columns => ['id']);
 ok($ok, 'that shape goes on');
 
 my $locker = $node->background_psql($db, on_error_stop => 1);
@@ -74,71 +70,71 @@ drop_shapes($two);
 leaves('t', 'after the last one it is not published any more, and whoever has locked it is not waited for');
 $locker->query_safe('COMMIT');
 $locker->quit;
-is(exists_shape($bystander), 1, 'no other shape ends with that');
+is($stack->exists_shape($bystander), 1, 'no other shape ends with that');
 
-run_sql('ALTER TABLE t DROP CONSTRAINT t_pkey', q{UPDATE t SET v = 'x' WHERE id = 1}, 'DELETE FROM t WHERE id = 2', 'ALTER TABLE t ADD PRIMARY KEY (id)');
+$stack->sql('ALTER TABLE t DROP CONSTRAINT t_pkey', q{UPDATE t SET v = 'x' WHERE id = 1}, 'DELETE FROM t WHERE id = 2', 'ALTER TABLE t ADD PRIMARY KEY (id)');
 pass('its key can be dropped, and the application goes on');
 
 # whoever may read a table that was published with its owner's consent ...
-my $reader = run_sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
-is_live($reader, 'a reader brings it back');
-run_sql(q{INSERT INTO t VALUES (11, 'reader')});
+my $reader = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
+$stack->is_live($reader, 'a reader brings it back');
+$stack->sql(q{INSERT INTO t VALUES (11, 'reader')});
 replays($reader, 't', '... for a shape of his own');
 drop_shapes($reader);
 leaves('t', '... which leaves it unpublished again');
-$reader = run_sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
-is_live($reader, 'once more');
-run_sql("ALTER PUBLICATION $pub DROP TABLE t");
-is(exists_shape($reader), 0, 'taken out by hand: the shape is gone');
+$reader = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
+$stack->is_live($reader, 'once more');
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE t");
+is($stack->exists_shape($reader), 0, 'taken out by hand: the shape is gone');
 all_have_left();
 like(($node->psql($db, q{SET ROLE reader; SELECT electric_cm_create_shape('t')}))[2], qr/must be owner of table t/, '... and its owner has to agree anew');
 
 # the user adds himself what we have added before
-$one = live_shape('t');
-run_sql("ALTER PUBLICATION $pub DROP TABLE t", "ALTER PUBLICATION $pub ADD TABLE t");
-$one = live_shape('t');
+$one = $stack->live_shape('t');
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE t", "ALTER PUBLICATION $pub ADD TABLE t");
+$one = $stack->live_shape('t');
 drop_shapes($one);
 all_have_left();
 is(is_published('t'), 1, 'a table that the user has added again stays');
-run_sql("ALTER PUBLICATION $pub DROP TABLE t");
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE t");
 
-$one = live_shape('t');
-run_sql('TRUNCATE t');
+$one = $stack->live_shape('t');
+$stack->sql('TRUNCATE t');
 leaves('t', 'TRUNCATE ends the shape, and the table leaves');
-$one = live_shape('t');
+$one = $stack->live_shape('t');
 drop_shapes($one);
-is(run_sql('SET electric_cm.manual_table_publishing = on', 'SELECT _electric_cm.unpublish_tables()'), 'f', 'with manual_table_publishing nothing is taken out');
+is($stack->sql('SET electric_cm.manual_table_publishing = on', 'SELECT _electric_cm.unpublish_tables()'), 'f', 'with manual_table_publishing nothing is taken out');
 is(is_published('t'), 1, '... the table is there');
 
 #
 # Partitions that are published by way of their root
 #
 
-run_sql('CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE mid PARTITION OF root FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
+$stack->sql('CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE mid PARTITION OF root FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)',
 	'CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (100)', 'INSERT INTO root VALUES (1)');
-$one = live_shape('root');
-$two = live_shape('leaf');
+$one = $stack->live_shape('root');
+$two = $stack->live_shape('leaf');
 drop_shapes($one);
 all_have_left();
 is(is_published('root'), 1, 'a root stays as long as a partition has shapes');
-run_sql('INSERT INTO root VALUES (2)');
+$stack->sql('INSERT INTO root VALUES (2)');
 replays($two, 'leaf', '... which go on');
 drop_shapes($two);
 leaves('root', '... and leaves after them');
 
 # named beside its root, which is enough
-$two = live_shape('leaf');
-$one = live_shape('root');
+$two = $stack->live_shape('leaf');
+$one = $stack->live_shape('root');
 is(join(' ', map { is_published($_) } qw(root leaf)), '1 1', 'a partition and its root are published');
-run_sql("ALTER PUBLICATION $pub DROP TABLE leaf", 'INSERT INTO root VALUES (3)');
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE leaf", 'INSERT INTO root VALUES (3)');
 replays($one, 'root', "the user takes the partition out: the root's shape goes on");
 replays($two, 'leaf', q{... and the partition's own});
 drop_shapes($one);
 all_have_left();
-run_sql('INSERT INTO root VALUES (4)');
+$stack->sql('INSERT INTO root VALUES (4)');
 replays($two, 'leaf', "... without the root's shape as well");
-run_sql("ALTER PUBLICATION $pub DROP TABLE root", 'INSERT INTO root VALUES (5)');
-is(exists_shape($two), 0, '... until nothing publishes it');
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE root", 'INSERT INTO root VALUES (5)');
+is($stack->exists_shape($two), 0, '... until nothing publishes it');
 
 #
 # What identifies the rows is gone
@@ -146,8 +142,8 @@ is(exists_shape($two), 0, '... until nothing publishes it');
 
 sub keyed
 {
-	run_sql('DROP TABLE IF EXISTS k CASCADE', 'CREATE TABLE k (id int PRIMARY KEY, u int NOT NULL, v text)', 'CREATE UNIQUE INDEX ki ON k (u)', 'ALTER TABLE k OWNER TO app', q{INSERT INTO k VALUES (1, 1, 'a'), (2, 2, 'b')}, @_);
-	return live_shape('k');
+	$stack->sql('DROP TABLE IF EXISTS k CASCADE', 'CREATE TABLE k (id int PRIMARY KEY, u int NOT NULL, v text)', 'CREATE UNIQUE INDEX ki ON k (u)', 'ALTER TABLE k OWNER TO app', q{INSERT INTO k VALUES (1, 1, 'a'), (2, 2, 'b')}, @_);
+	return $stack->live_shape('k');
 }
 my $by_index = 'ALTER TABLE k REPLICA IDENTITY USING INDEX ki';
 for my $case (
@@ -161,79 +157,79 @@ for my $case (
 	my ($what, $before, $command) = @$case;
 	my $handle = keyed($before ? $before : ());
 
-	run_sql('SET ROLE app', 'BEGIN', $command, q{UPDATE k SET v = 'c'}, q{DELETE FROM k WHERE v = 'c' AND ctid = (SELECT min(ctid) FROM k)}, 'COMMIT', q{UPDATE k SET v = 'd'}, 'DELETE FROM k');
-	is(exists_shape($handle), 0, "$what is gone: so is the shape, and UPDATE works at once");
+	$stack->sql('SET ROLE app', 'BEGIN', $command, q{UPDATE k SET v = 'c'}, q{DELETE FROM k WHERE v = 'c' AND ctid = (SELECT min(ctid) FROM k)}, 'COMMIT', q{UPDATE k SET v = 'd'}, 'DELETE FROM k');
+	is($stack->exists_shape($handle), 0, "$what is gone: so is the shape, and UPDATE works at once");
 }
-becomes($node, $db, q{SELECT count(*) > 3 FROM electric_cm_events WHERE detail = 'the table''s key has changed'}, '... of which events tell the cause, not the consequence');
+$stack->becomes(q{SELECT count(*) > 3 FROM electric_cm_events WHERE detail = 'the table''s key has changed'}, '... of which events tell the cause, not the consequence');
 
 my $handle = keyed($by_index);
-run_sql('DROP INDEX CONCURRENTLY ki');
-run_sql(q{UPDATE k SET v = 'c'});
-is(exists_shape($handle), 0, 'an identity index dropped CONCURRENTLY: likewise');
+$stack->sql('DROP INDEX CONCURRENTLY ki');
+$stack->sql(q{UPDATE k SET v = 'c'});
+is($stack->exists_shape($handle), 0, 'an identity index dropped CONCURRENTLY: likewise');
 
 # a publication of a former name
 $handle = keyed();
-run_sql("ALTER DATABASE $db SET electric_cm.publication_name = 'second'");
+$stack->sql("ALTER DATABASE $db SET electric_cm.publication_name = 'second'");
 $node->reload;
-becomes($node, $db, q{SELECT publication_name = 'second' FROM electric_cm_stat_replication}, 'another publication');
-wait_active($node, $db);
-live_shape('k');
-run_sql('ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'});
-is(run_sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'k'::regclass}), 0, 'a table that two of them have leaves both');
-run_sql("ALTER DATABASE $db RESET electric_cm.publication_name");
+$stack->becomes(q{SELECT publication_name = 'second' FROM electric_cm_stat_replication}, 'another publication');
+$stack->active;
+$stack->live_shape('k');
+$stack->sql('ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'});
+is($stack->sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'k'::regclass}), 0, 'a table that two of them have leaves both');
+$stack->sql("ALTER DATABASE $db RESET electric_cm.publication_name");
 $node->reload;
-becomes($node, $db, qq{SELECT publication_name = '$pub' FROM electric_cm_stat_replication}, 'the first one again');
-wait_active($node, $db);
-$bystander = live_shape('bystander');
+$stack->becomes(qq{SELECT publication_name = '$pub' FROM electric_cm_stat_replication}, 'the first one again');
+$stack->active;
+$bystander = $stack->live_shape('bystander');
 
 $handle = keyed();
-run_sql('SELECT electric_cm_stop()', 'ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'}, 'SELECT electric_cm_start()');
-wait_active($node, $db);
-is(exists_shape($handle), 0, 'while the stack is stopped: likewise');
+$stack->sql('SELECT electric_cm_stop()', 'ALTER TABLE k DROP CONSTRAINT k_pkey', q{UPDATE k SET v = 'c'}, 'SELECT electric_cm_start()');
+$stack->active;
+is($stack->exists_shape($handle), 0, 'while the stack is stopped: likewise');
 
 $handle = keyed();
-run_sql('BEGIN', 'SAVEPOINT s', 'ALTER TABLE k DROP CONSTRAINT k_pkey', 'ROLLBACK TO s', q{UPDATE k SET v = 'kept'}, 'COMMIT');
-is(exists_shape($handle), 1, 'rolled back: the shape is there');
+$stack->sql('BEGIN', 'SAVEPOINT s', 'ALTER TABLE k DROP CONSTRAINT k_pkey', 'ROLLBACK TO s', q{UPDATE k SET v = 'kept'}, 'COMMIT');
+is($stack->exists_shape($handle), 1, 'rolled back: the shape is there');
 replays($handle, 'k', '... and has what was changed then');
-run_sql('BEGIN', 'SAVEPOINT s', q{DO $$ BEGIN ALTER TABLE k DROP CONSTRAINT k_pkey, ADD CHECK (v IS NULL); EXCEPTION WHEN check_violation THEN END $$}, q{UPDATE k SET v = 'kept again'}, 'COMMIT');
+$stack->sql('BEGIN', 'SAVEPOINT s', q{DO $$ BEGIN ALTER TABLE k DROP CONSTRAINT k_pkey, ADD CHECK (v IS NULL); EXCEPTION WHEN check_violation THEN END $$}, q{UPDATE k SET v = 'kept again'}, 'COMMIT');
 my ($failed) = $node->psql($db, q{BEGIN; SAVEPOINT s; ALTER TABLE k DROP CONSTRAINT k_pkey, ADD CHECK (v IS NULL); ROLLBACK TO s; UPDATE k SET v = 'at last'; COMMIT}, on_error_stop => 0);
 replays($handle, 'k', '... also where the command itself fails');
-run_sql('ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)', q{UPDATE k SET v = 'e'});
-$handle = live_shape('k');
-run_sql(q{UPDATE k SET v = 'f'});
+$stack->sql('ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)', q{UPDATE k SET v = 'e'});
+$handle = $stack->live_shape('k');
+$stack->sql(q{UPDATE k SET v = 'f'});
 replays($handle, 'k', 'a key that is replaced: the next shape is right');
 
 # a leaf, by way of its root
-run_sql('DROP TABLE root', 'CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100)', 'INSERT INTO root VALUES (1)');
-$handle = live_shape('root');
-run_sql('BEGIN', 'ALTER TABLE leaf REPLICA IDENTITY NOTHING', q{UPDATE root SET v = 'leaf'}, 'COMMIT', 'DELETE FROM root');
-is(exists_shape($handle), 0, "a leaf's identity is gone: so is the root's shape, and UPDATE works");
-run_sql('ALTER TABLE leaf REPLICA IDENTITY DEFAULT', 'INSERT INTO root VALUES (1)', 'CREATE TABLE more (id int PRIMARY KEY, v text)', 'ALTER TABLE more REPLICA IDENTITY NOTHING');
-$handle = live_shape('root');
-run_sql('ALTER TABLE root ATTACH PARTITION more FOR VALUES FROM (100) TO (200)', 'INSERT INTO root VALUES (101)', q{UPDATE root SET v = 'more'});
-is(exists_shape($handle), 0, 'a leaf without identity is attached: likewise');
+$stack->sql('DROP TABLE root', 'CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100)', 'INSERT INTO root VALUES (1)');
+$handle = $stack->live_shape('root');
+$stack->sql('BEGIN', 'ALTER TABLE leaf REPLICA IDENTITY NOTHING', q{UPDATE root SET v = 'leaf'}, 'COMMIT', 'DELETE FROM root');
+is($stack->exists_shape($handle), 0, "a leaf's identity is gone: so is the root's shape, and UPDATE works");
+$stack->sql('ALTER TABLE leaf REPLICA IDENTITY DEFAULT', 'INSERT INTO root VALUES (1)', 'CREATE TABLE more (id int PRIMARY KEY, v text)', 'ALTER TABLE more REPLICA IDENTITY NOTHING');
+$handle = $stack->live_shape('root');
+$stack->sql('ALTER TABLE root ATTACH PARTITION more FOR VALUES FROM (100) TO (200)', 'INSERT INTO root VALUES (101)', q{UPDATE root SET v = 'more'});
+is($stack->exists_shape($handle), 0, 'a leaf without identity is attached: likewise');
 
 #
 # Shapes that come just when the table leaves
 #
 
-run_sql('CREATE TABLE busy (id int PRIMARY KEY, v int)', 'INSERT INTO busy VALUES (0, 0)');
+$stack->sql('CREATE TABLE busy (id int PRIMARY KEY, v int)', 'INSERT INTO busy VALUES (0, 0)');
 my $leaver = $node->background_psql($db, on_error_stop => 0);
 $leaver->{stdin} .= q{DO $$ BEGIN FOR i IN 1 .. 3000 LOOP PERFORM _electric_cm.unpublish_tables(); COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$;} . "\n";
 $leaver->{run}->pump_nb;
 for my $i (1 .. 15)
 {
-	$handle = shape('busy');
-	run_sql("INSERT INTO busy VALUES ($i, 1)", "UPDATE busy SET v = v + 1");
-	is_live($handle);
-	run_sql("UPDATE busy SET v = v + 1", "DELETE FROM busy WHERE id = $i - 1");
+	$handle = $stack->shape('busy');
+	$stack->sql("INSERT INTO busy VALUES ($i, 1)", "UPDATE busy SET v = v + 1");
+	$stack->is_live($handle);
+	$stack->sql("UPDATE busy SET v = v + 1", "DELETE FROM busy WHERE id = $i - 1");
 	last if $i == 15;
 	drop_shapes($handle);
 }
 replays($handle, 'busy', 'declared while its table was leaving, again and again: the shape is right');
 $leaver->quit;
-is(exists_shape($bystander), 1, 'in the end the other shape is still there');
-run_sql(q{UPDATE bystander SET v = 'end'});
+is($stack->exists_shape($bystander), 1, 'in the end the other shape is still there');
+$stack->sql(q{UPDATE bystander SET v = 'end'});
 replays($bystander, 'bystander', '... and right');
 
 done_testing();

@@ -6,20 +6,18 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "autovacuum = off\nelectric_cm.status_check_interval = '1 s'\n");
+my $stack = new_stack('main', conf => "autovacuum = off\nelectric_cm.status_check_interval = '1 s'\n");
+my $node = $stack->node;
 my $pub = 'electric_cm_publication';
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub exists_shape { return run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 # of the superuser, and of u
-sub theirs { my $handle = run_sql("SELECT electric_cm_create_shape('$_[0]')"); is_live($handle); return $handle; }
-sub ours { my $handle = run_sql('SET ROLE u', "SELECT electric_cm_create_shape('$_[0]', 'id > 0', '{id}')"); is_live($handle); return $handle; }
+sub theirs { my $handle = $stack->sql("SELECT electric_cm_create_shape('$_[0]')"); $stack->is_live($handle); return $handle; }
+sub ours { my $handle = $stack->sql('SET ROLE u', "SELECT electric_cm_create_shape('$_[0]', 'id > 0', '{id}')"); $stack->is_live($handle); return $handle; }
 # not held up by anybody
 sub at_once
 {
@@ -29,15 +27,7 @@ sub at_once
 	ok(!$timed_out && defined $rc && $rc == 0, "$what is not held up") or diag($err);
 	return;
 }
-sub replays
-{
-	my ($handle, $table, $what, %opts) = @_;
-	run_sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id'], %opts);
-	ok($ok, "$what ($entries entries)");
-	return;
-}
-sub ours_replays { replays(@_, where => 'id > 0', columns => ['id']); return; }
+sub ours_replays { $stack->replays(@_, where => 'id > 0', columns => ['id']); return; }
 
 # a transaction of u that has dropped a shape
 sub open_drop
@@ -47,18 +37,18 @@ sub open_drop
 
 	if ($prepared)
 	{
-		run_sql($drop, q{PREPARE TRANSACTION 'u'});
-		return sub { run_sql("$_[0] PREPARED 'u'"); };
+		$stack->sql($drop, q{PREPARE TRANSACTION 'u'});
+		return sub { $stack->sql("$_[0] PREPARED 'u'"); };
 	}
 	my $session = $node->background_psql($db, on_error_stop => 1);
 	$session->query_safe($drop);
 	return sub { $session->query_safe($_[0]); $session->quit; };
 }
 
-run_sql('CREATE EXTENSION electric_cm', 'CREATE ROLE u LOGIN', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u',
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE u LOGIN', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u',
 	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO u',
 	'CREATE TABLE other (id int PRIMARY KEY, v text)', 'INSERT INTO other VALUES (1)');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 my $other = theirs('other');
 
 my $n = 0;
@@ -76,47 +66,47 @@ for my $case (
 	my $prepared = $n % 2;
 	my $commit = $n++ % 3 == 0;
 
-	run_sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', q{INSERT INTO s.t SELECT i, 'old' FROM generate_series(1, 5) i},
+	$stack->sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', q{INSERT INTO s.t SELECT i, 'old' FROM generate_series(1, 5) i},
 		'GRANT USAGE ON SCHEMA s TO u', 'GRANT SELECT ON s.t TO u');
 	my $all = theirs('s.t');
 	my $some = ours('s.t');
 	my $end = open_drop($some, $prepared);
 
 	at_once($what . ($prepared ? ', with a prepared drop_shape(),' : ''), @statements);
-	is(exists_shape($all), 0, '... and ends the other shape') unless $what =~ /owns/;
-	becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'", '... and the locked one');
+	is($stack->exists_shape($all), 0, '... and ends the other shape') unless $what =~ /owns/;
+	$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'", '... and the locked one');
 	like(($node->psql($db, "SET ROLE u; SELECT electric_cm_shape_log('$some')"))[2], qr/shape "$some" does not exist/, '... for its readers, too');
 	$end->($commit ? 'COMMIT' : 'ROLLBACK');
-	becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$some'", $commit ? 'afterwards it is gone' : 'rolled back, it is gone nevertheless');
+	$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$some'", $commit ? 'afterwards it is gone' : 'rolled back, it is gone nevertheless');
 	next unless defined $table;
 	my $again = ours($table);
-	run_sql("INSERT INTO $table (id) VALUES (100)", "DELETE FROM $table WHERE id = 2");
+	$stack->sql("INSERT INTO $table (id) VALUES (100)", "DELETE FROM $table WHERE id = 2");
 	ours_replays($again, $table, 'the next one is right');
 }
-is(run_sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 1, 'an event says so once for each time');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 1, 'an event says so once for each time');
 
 # ... however many commands there are
-run_sql('CREATE TABLE s.often (id int PRIMARY KEY)', 'GRANT SELECT ON s.often TO u');
+$stack->sql('CREATE TABLE s.often (id int PRIMARY KEY)', 'GRANT SELECT ON s.often TO u');
 theirs('s.often');
 my $often = ours('s.often');
 my $open = open_drop($often);
 at_once("TRUNCATE, number $_,", 'BEGIN', 'TRUNCATE s.often', 'SAVEPOINT a', 'TRUNCATE s.often', 'COMMIT'),
-	becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$often'") for 1 .. 3;
+	$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$often'") for 1 .. 3;
 $open->('ROLLBACK');
-becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$often'");
-is(run_sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 2, '... nor for each command');
+$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$often'");
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_invalidated' AND detail = 'the table was truncated'}), 2, '... nor for each command');
 
 # who declares the same again before it can be deleted
-run_sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', 'INSERT INTO s.t VALUES (1)', 'GRANT SELECT ON s.t TO u');
+$stack->sql('DROP SCHEMA IF EXISTS s, renamed CASCADE', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u', 'CREATE TABLE s.t (id int PRIMARY KEY, v text)', 'INSERT INTO s.t VALUES (1)', 'GRANT SELECT ON s.t TO u');
 theirs('s.t');
 my $some = ours('s.t');
 my $end = open_drop($some);
 at_once('TRUNCATE', 'TRUNCATE s.t');
-becomes($node, $db, "SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'");
+$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'");
 $end->('ROLLBACK');
 my $again = ours('s.t');
 isnt($again, $some, 'declared again at once it has another handle');
-run_sql('INSERT INTO s.t VALUES (2)');
+$stack->sql('INSERT INTO s.t VALUES (2)');
 ours_replays($again, 's.t', '... and is right');
 
 # ... in the transaction that has ended it
@@ -124,44 +114,44 @@ $end = open_drop($again);
 my $creator = $node->background_psql($db, on_error_stop => 1);
 $creator->{stdin} .= "BEGIN; TRUNCATE s.t; SET LOCAL ROLE u; SELECT 'handle=' || electric_cm_create_shape('s.t', 'id > 0', '{id}'); COMMIT;\n";
 $creator->{run}->pump_nb;
-becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'create_shape' AND pid <> pg_backend_pid()}, 'who truncates and declares again waits in create_shape()');
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'create_shape' AND pid <> pg_backend_pid()}, 'who truncates and declares again waits in create_shape()');
 $end->('ROLLBACK');
 ($again) = $creator->query_safe('SELECT 1') =~ /^handle=(.*)$/m;
 $creator->quit;
-is_live($again, '... whose handle is good');
-run_sql('INSERT INTO s.t VALUES (3)');
+$stack->is_live($again, '... whose handle is good');
+$stack->sql('INSERT INTO s.t VALUES (3)');
 ours_replays($again, 's.t', '... and right');
 
 # a consumer has not marked it
-run_sql('CREATE TABLE s.unmarked (id int PRIMARY KEY)');
+$stack->sql('CREATE TABLE s.unmarked (id int PRIMARY KEY)');
 my $unmarked = theirs('s.unmarked');
-run_sql("INSERT INTO _electric_cm.lost_shape SELECT id, pg_current_xact_id() FROM _electric_cm.shape WHERE handle = '$unmarked'", 'SELECT _electric_cm.delete_gone()');
-is(run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$unmarked'") . run_sql('SELECT count(*) FROM _electric_cm.lost_shape'), '00', 'a shape that is lost is deleted, marked or not');
+$stack->sql("INSERT INTO _electric_cm.lost_shape SELECT id, pg_current_xact_id() FROM _electric_cm.shape WHERE handle = '$unmarked'", 'SELECT _electric_cm.delete_gone()');
+is($stack->sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$unmarked'") . $stack->sql('SELECT count(*) FROM _electric_cm.lost_shape'), '00', 'a shape that is lost is deleted, marked or not');
 
 # an owner who was dropped in another database
 my $ownerless = theirs('s.unmarked');
-is(run_sql("UPDATE _electric_cm.shape SET owner = 4294967295 WHERE handle = '$ownerless'", 'SELECT _electric_cm.invalidate_ownerless()', 'SELECT count(*) FROM _electric_cm.lost_shape'), "1\n0",
+is($stack->sql("UPDATE _electric_cm.shape SET owner = 4294967295 WHERE handle = '$ownerless'", 'SELECT _electric_cm.invalidate_ownerless()', 'SELECT count(*) FROM _electric_cm.lost_shape'), "1\n0",
 	'a shape without owner is not taken for one that somebody has locked');
 
 # another owner
-run_sql('CREATE ROLE heir', 'GRANT USAGE ON SCHEMA s TO heir', 'GRANT SELECT ON s.t TO heir');
+$stack->sql('CREATE ROLE heir', 'GRANT USAGE ON SCHEMA s TO heir', 'GRANT SELECT ON s.t TO heir');
 $end = open_drop($again);
 at_once('REASSIGN OWNED', 'REASSIGN OWNED BY u TO heir');
 $end->('ROLLBACK');
-becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", '... and that shape ends');
+$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", '... and that shape ends');
 $again = ours('s.t');
-run_sql('CREATE ROLE stranger');
-is(run_sql('REASSIGN OWNED BY u TO stranger', 'SELECT count(*) FROM electric_cm_shapes WHERE owner IN (\'u\', \'stranger\')'), 0, "a new owner who may not read the table: the shape ends at once");
+$stack->sql('CREATE ROLE stranger');
+is($stack->sql('REASSIGN OWNED BY u TO stranger', 'SELECT count(*) FROM electric_cm_shapes WHERE owner IN (\'u\', \'stranger\')'), 0, "a new owner who may not read the table: the shape ends at once");
 $again = ours('s.t');
 
 # two that drop in opposite order to what others change
-run_sql('CREATE TABLE s.a (id int PRIMARY KEY)', 'CREATE TABLE s.b (id int PRIMARY KEY)', 'GRANT SELECT ON s.a, s.b TO u');
+$stack->sql('CREATE TABLE s.a (id int PRIMARY KEY)', 'CREATE TABLE s.b (id int PRIMARY KEY)', 'GRANT SELECT ON s.a, s.b TO u');
 theirs($_) for 's.a', 's.b';
 my ($a, $b) = (ours('s.a'), ours('s.b'));
 $end = open_drop($b);
 at_once('TRUNCATE of both', 'BEGIN', 'TRUNCATE s.a', 'TRUNCATE s.b', 'COMMIT');
 $end->('COMMIT');
-is(exists_shape($_), 0, 'both shapes are gone') for $a, $b;
+is($stack->exists_shape($_), 0, 'both shapes are gone') for $a, $b;
 
 #
 # The stack's own work
@@ -170,12 +160,12 @@ is(exists_shape($_), 0, 'both shapes are gone') for $a, $b;
 for my $prepared (0, 1)
 {
 	$end = open_drop($again, $prepared);
-	run_sql('ALTER DATABASE postgres SET electric_cm.shape_workers = ' . (3 - $prepared));
+	$stack->sql('ALTER DATABASE postgres SET electric_cm.shape_workers = ' . (3 - $prepared));
 	$node->reload;
-	becomes($node, $db, q{SELECT count(*) = } . (3 - $prepared) . q{ FROM electric_cm_stat_consumers}, 'the stack starts with another number of consumers');
-	wait_active($node, $db);
-	run_sql('INSERT INTO other SELECT max(id) + 1 FROM other', 'INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
-	replays($other, 'other', '... which follow the others');
+	$stack->becomes(q{SELECT count(*) = } . (3 - $prepared) . q{ FROM electric_cm_stat_consumers}, 'the stack starts with another number of consumers');
+	$stack->active;
+	$stack->sql('INSERT INTO other SELECT max(id) + 1 FROM other', 'INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
+	$stack->replays($other, 'other', '... which follow the others');
 	$end->('ROLLBACK');
 	ours_replays($again, 's.t', '... and the one that was not dropped after all');
 }
@@ -187,19 +177,19 @@ for my $with (0, 1)
 	$node->stop;
 	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', $with ? "'electric_cm'" : "''");
 	$node->start;
-	run_sql('ALTER TABLE other ADD COLUMN w int') unless $with;
+	$stack->sql('ALTER TABLE other ADD COLUMN w int') unless $with;
 }
-wait_active($node, $db);
+$stack->active;
 pass('a start at which all shapes end is not held up');
-is(exists_shape($_), 0, 'they have ended') for $other, $again;
+is($stack->exists_shape($_), 0, 'they have ended') for $other, $again;
 $other = theirs('other');
-run_sql('UPDATE other SET v = \'x\'');
-replays($other, 'other', 'the next one is right');
+$stack->sql('UPDATE other SET v = \'x\'');
+$stack->replays($other, 'other', 'the next one is right');
 $end->('ROLLBACK');
-becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", 'the locked one is deleted when it can be');
-becomes($node, $db, 'SELECT count(*) = 0 FROM _electric_cm.shape_state t WHERE NOT EXISTS (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)', '... with all that belongs to it');
+$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$again'", 'the locked one is deleted when it can be');
+$stack->becomes('SELECT count(*) = 0 FROM _electric_cm.shape_state t WHERE NOT EXISTS (SELECT FROM _electric_cm.shape s WHERE s.id = t.shape)', '... with all that belongs to it');
 $again = ours('s.t');
-run_sql('INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
+$stack->sql('INSERT INTO s.t SELECT max(id) + 1 FROM s.t');
 ours_replays($again, 's.t', 'u goes on with another');
 
 done_testing();

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 
 use lib 't/lib';
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -31,14 +31,13 @@ C
 chomp(my $include = `$ENV{PG_CONFIG} --includedir-server`);
 system_or_bail('cc', '-shared', '-fPIC', '-w', "-I$include", '-o', "$dir/hold.so", "$dir/hold.c");
 
-my $node = new_node('main');
-sub value { return $node->safe_psql($db, $_[0]); }
-
-value('CREATE EXTENSION electric_cm');
-value(q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')});
-wait_active($node, $db) or BAIL_OUT('no stack');
-my $before = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT FROM electric_cm_shape_log('$before')");
+my $stack = new_stack('main');
+my $node = $stack->node;
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql(q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')});
+$stack->active or BAIL_OUT('no stack');
+my $before = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT FROM electric_cm_shape_log('$before')");
 
 my $session = $node->background_psql($db, on_error_stop => 1);
 $session->query_safe("LOAD '$dir/hold.so'");
@@ -47,15 +46,15 @@ $session->query_safe('BEGIN; ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t
 my $handle = $session->query_safe(q{SELECT electric_cm_create_shape('t')});
 $session->{stdin} .= "COMMIT;\n\\echo committed\n";
 $session->{run}->pump_nb;
-becomes($node, $db, "SELECT EXISTS (SELECT FROM _electric_cm.shape WHERE handle = '$handle')", 'the shape can be seen');
-becomes($node, $db, qq{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 't'::regclass AND NOT granted)
+$stack->becomes("SELECT EXISTS (SELECT FROM _electric_cm.shape WHERE handle = '$handle')", 'the shape can be seen');
+$stack->becomes(qq{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 't'::regclass AND NOT granted)
 	OR EXISTS (SELECT FROM _electric_cm.shape WHERE handle = '$handle' AND generation > 0)}, 'the stack has gone to work');
 unlink $held or die "$held: $!";
-becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'", 'it is live');
-is(value(q{SELECT count(*) FROM pg_publication_tables WHERE tablename = 't'}), 1, 'its table is published');
-value(q{INSERT INTO t VALUES (2, 'b'); UPDATE t SET v = 'c'});
-value('SELECT electric_cm_await_flushed()');
-my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'", 'it is live');
+is($stack->sql(q{SELECT count(*) FROM pg_publication_tables WHERE tablename = 't'}), 1, 'its table is published');
+$stack->sql(q{INSERT INTO t VALUES (2, 'b'); UPDATE t SET v = 'c'});
+$stack->sql('SELECT electric_cm_await_flushed()');
+my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, "its log has what came afterwards ($entries entries)");
 
 $session->quit;

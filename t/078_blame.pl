@@ -4,25 +4,25 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
-my $node = new_node('main', conf => qq{
+my $stack = new_stack('main', conf => qq{
 restart_after_crash = on
 max_parallel_workers_per_gather = 0
 electric_cm.reconnect_initial_delay = 100ms
 electric_cm.reconnect_max_delay = 1s
 });
-
-sub value { return $node->safe_psql($db, $_[0]); }
+my $node = $stack->node;
 
 sub shape
 {
 	my ($table, $clause) = @_;
-	my $handle = value("SELECT electric_cm_create_shape('$table', \$\$$clause\$\$)");
-	value("SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)");
+	my $handle = $stack->sql("SELECT electric_cm_create_shape('$table', \$\$$clause\$\$)");
+	$stack->sql("SELECT FROM electric_cm_shape_log('$handle', max_entries => 1)");
 	return $handle;
 }
 
@@ -33,12 +33,10 @@ sub is_up
 	{
 		my ($rc) = $node->psql($db, 'SELECT 1');
 		return 1 if defined $rc and $rc == 0;
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	return 0;
 }
-
-sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
 # The PID of the consumer, once it is at the transaction that lasts.
 sub busy_consumer
@@ -48,13 +46,13 @@ sub busy_consumer
 		AND state = 'active' AND query = 'writing shape logs'
 		AND state_change < clock_timestamp() - interval '0.5 s' AND pid <> $not";
 	is_up();
-	becomes($node, $db, "SELECT EXISTS ($query)");
-	return value($query);
+	$stack->becomes("SELECT EXISTS ($query)");
+	return $stack->sql($query);
 }
 
-value('CREATE EXTENSION electric_cm');
-wait_active($node, $db);
-value(q{
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->active;
+$stack->sql(q{
 	CREATE TABLE mine (id int PRIMARY KEY, v text);
 	CREATE TABLE slow (id int PRIMARY KEY, n int);
 	CREATE TABLE theirs (id int PRIMARY KEY, v text);
@@ -68,22 +66,22 @@ my $theirs = shape('theirs', 'true');
 # as long as this lasts, half a minute, its consumer is at it
 my $slow = shape('slow', join( ' + ', map { "factorial(n - $_)" } 1 .. 12) . ' > 0');
 my $quick = shape('slow', 'n > 0');
-value('INSERT INTO slow VALUES (1, 30000)');
+$stack->sql('INSERT INTO slow VALUES (1, 30000)');
 my $pid = 0;
 for my $what ('manager', 'manager')
 {
 	$pid = busy_consumer($pid);
-	my $manager = value('SELECT pid FROM electric_cm_stat_manager');
+	my $manager = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
 	kill 'KILL', $manager;
 	becomes_gone($pid);
 }
 for (1 .. 3)
 {
 	$pid = busy_consumer($pid);
-	value("SELECT pg_terminate_backend($pid)");
+	$stack->sql("SELECT pg_terminate_backend($pid)");
 	becomes_gone($pid);
 }
-is(state_of($slow), 'live', 'whoever ends the consumer at a where clause costs no shape');
+is($stack->state_of($slow), 'live', 'whoever ends the consumer at a where clause costs no shape');
 
 sub becomes_gone
 {
@@ -91,7 +89,7 @@ sub becomes_gone
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return 1 unless kill 0, $gone;
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	return 0;
 }
@@ -105,37 +103,37 @@ for (1 .. 2)
 	becomes_gone($pid);
 }
 is_up();
-becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$slow'",
+$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$slow'",
 	'a shape at which the server crashes twice is errored');
-like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$slow'"),
+like($stack->sql("SELECT last_error FROM electric_cm_shapes WHERE handle = '$slow'"),
 	qr/killed, or crashed, twice/, 'and says why');
-value("INSERT INTO theirs VALUES (1, 'new')");
-becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$theirs')",
+$stack->sql("INSERT INTO theirs VALUES (1, 'new')");
+$stack->becomes("SELECT count(*) = 1 FROM electric_cm_shape_log('$theirs')",
 	"another table's shape goes on");
-becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$quick')",
+$stack->becomes("SELECT count(*) = 1 FROM electric_cm_shape_log('$quick')",
 	"so does another of the same table");
 
 # ---- the same while the table is read for a new shape
 
-my $late = value("SELECT electric_cm_create_shape('slow', '" . join(' - ', map { "factorial(n - $_)" } 1 .. 12) . " > 0')");
-my $early = value("SELECT electric_cm_create_shape('slow', 'n > 1')");
+my $late = $stack->sql("SELECT electric_cm_create_shape('slow', '" . join(' - ', map { "factorial(n - $_)" } 1 .. 12) . " > 0')");
+my $early = $stack->sql("SELECT electric_cm_create_shape('slow', 'n > 1')");
 $pid = 0;
 for (1 .. 2)
 {
 	my $query = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%take_snapshot%' AND state = 'active' AND pid NOT IN ($pid, pg_backend_pid())
 		AND query_start < clock_timestamp() - interval '0.5 s'";
 	is_up();
-	becomes($node, $db, "SELECT EXISTS ($query)");
-	$pid = value("$query LIMIT 1");
+	$stack->becomes("SELECT EXISTS ($query)");
+	$pid = $stack->sql("$query LIMIT 1");
 	kill 'KILL', $pid;
 	becomes_gone($pid);
 }
 is_up();
-becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$late'",
+$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$late'",
 	'a shape at whose snapshot the server crashes twice is errored');
-like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$late'"),
+like($stack->sql("SELECT last_error FROM electric_cm_shapes WHERE handle = '$late'"),
 	qr/crashed twice while it read the table/, 'and says why');
-becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$early'",
+$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$early'",
 	'another that was waiting with it is live');
 
 # ---- out of memory
@@ -145,33 +143,33 @@ SKIP:
 	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 	skip 'prlimit is missing', 8
 	  if system('prlimit', '--pid', $postmaster, '--as=900000000') != 0;
-	value('SELECT electric_cm_restart()');
-	wait_active($node, $db);
+	$stack->sql('SELECT electric_cm_restart()');
+	$stack->active;
 	my @hungry = map { shape('mine', "octet_length(repeat(repeat('x', 1000000 + id), 1000)) > $_") } 1 .. 4;
 	my $modest = shape('mine', "v = 'a'");
-	my $restarts = value('SELECT restarts FROM electric_cm_stat_consumers');
-	value("INSERT INTO mine VALUES (1, 'a')");
-	value("UPDATE theirs SET v = 'newer'");
-	becomes($node, $db, "SELECT count(*) = 2 FROM electric_cm_shape_log('$theirs')",
+	my $restarts = $stack->sql('SELECT restarts FROM electric_cm_stat_consumers');
+	$stack->sql("INSERT INTO mine VALUES (1, 'a')");
+	$stack->sql("UPDATE theirs SET v = 'newer'");
+	$stack->becomes("SELECT count(*) = 2 FROM electric_cm_shape_log('$theirs')",
 		"clauses that are out of memory don't stop the others");
-	is(join(' ', map { state_of($_) } @hungry), 'errored errored errored errored',
+	is(join(' ', map { $stack->state_of($_) } @hungry), 'errored errored errored errored',
 		'they are errored');
-	like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungry[0]'"),
+	like($stack->sql("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungry[0]'"),
 		qr/out of memory/, 'and say why');
-	becomes($node, $db, "SELECT count(*) = 1 FROM electric_cm_shape_log('$modest')",
+	$stack->becomes("SELECT count(*) = 1 FROM electric_cm_shape_log('$modest')",
 		'a modest one of the same table goes on');
-	is(value('SELECT restarts FROM electric_cm_stat_consumers') - $restarts, 1,
+	is($stack->sql('SELECT restarts FROM electric_cm_stat_consumers') - $restarts, 1,
 		'which took one end of the consumer');
-	is(value("SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%consumer 1 has ended: out of memory%'"),
+	is($stack->sql("SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%consumer 1 has ended: out of memory%'"),
 		't', 'whose reason is told');
 
-	my $hungrier = value("SELECT electric_cm_create_shape('mine', 'octet_length(repeat(repeat(v, 1000001), 1000)) > 1')");
-	becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$hungrier'",
+	my $hungrier = $stack->sql("SELECT electric_cm_create_shape('mine', 'octet_length(repeat(repeat(v, 1000001), 1000)) > 1')");
+	$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$hungrier'",
 		'a shape whose snapshot is out of memory each time is errored');
-	like(value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungrier'"), qr/out of memory/, 'and says why');
+	like($stack->sql("SELECT last_error FROM electric_cm_shapes WHERE handle = '$hungrier'"), qr/out of memory/, 'and says why');
 }
 
-is(value("SELECT string_agg(f, ' ') FROM pg_ls_dir('pg_stat_tmp') f WHERE f LIKE 'electric_cm%'
+is($stack->sql("SELECT string_agg(f, ' ') FROM pg_ls_dir('pg_stat_tmp') f WHERE f LIKE 'electric_cm%'
 		AND NOT EXISTS (SELECT FROM electric_cm_stat_consumers WHERE pid IS NOT NULL AND f LIKE '%.0')"),
 	'', 'notes are kept for consumers that run, at most');
 $node->stop;

@@ -3,47 +3,43 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
 my $limit = 268435455;			# bytes of a jsonb object
-my $node = new_node('main', conf => qq{
+my $stack = new_stack('main', conf => qq{
 shared_buffers = 256MB
 max_wal_size = 8GB
 log_statement = none
 max_parallel_workers_per_gather = 0
 });
-
-sub value { return $node->safe_psql($db, $_[0]); }
+my $node = $stack->node;
 
 sub shape
 {
 	my ($table, $columns) = @_;
-	return value("SELECT electric_cm_create_shape('$table', NULL, " . ($columns ? "'{$columns}'" : 'NULL') . ')');
+	return $stack->sql("SELECT electric_cm_create_shape('$table', NULL, " . ($columns ? "'{$columns}'" : 'NULL') . ')');
 }
 
 sub live
 {
 	my $handles = join ', ', map { "'$_'" } @_;
-	return becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($handles)");
+	return $stack->becomes("SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($handles)");
 }
 
-sub flushed { return value("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
-sub state_of { return value("SELECT state FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-sub error_of { return value("SELECT last_error FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-
-value('CREATE EXTENSION electric_cm');
-wait_active($node, $db);
+sub flushed { return $stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->active;
 
 # The tables' own copies of giants shall cost little: only what becomes of them
 # in the stream and in the logs is tested.
-value(q{SELECT format('ALTER DATABASE %I SET default_toast_compression = lz4', current_database())
+$stack->sql(q{SELECT format('ALTER DATABASE %I SET default_toast_compression = lz4', current_database())
 	FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals) \gexec});
-value(q{CREATE FUNCTION giant(text, bigint) RETURNS text LANGUAGE sql
+$stack->sql(q{CREATE FUNCTION giant(text, bigint) RETURNS text LANGUAGE sql
 	RETURN repeat(repeat($1, 10000), ($2 / 10000)::int) || repeat($1, ($2 % 10000)::int)});
-value(q{
+$stack->sql(q{
 	CREATE TABLE t (i int PRIMARY KEY, v text, w text);
 	CREATE TABLE c (i int PRIMARY KEY, v text);
 	CREATE TABLE u (i int PRIMARY KEY, v text, w text);
@@ -56,57 +52,57 @@ my $narrow = shape('t', 'i,w');
 live($all, $narrow);
 # besides the names and values, four bytes, and eight for each column
 my $fits = $limit - length('ivw' . '1' . '22') - 4 - 3 * 8;
-value("INSERT INTO t VALUES (1, giant('x', $fits), '22')");
+$stack->sql("INSERT INTO t VALUES (1, giant('x', $fits), '22')");
 flushed();
-is(state_of($all), 'live', 'a row that just fits is logged');
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$all')"), $fits, 'and can be read');
-value("INSERT INTO t VALUES (2, giant('x', $fits), '333')");
+is($stack->state_of($all), 'live', 'a row that just fits is logged');
+is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$all')"), $fits, 'and can be read');
+$stack->sql("INSERT INTO t VALUES (2, giant('x', $fits), '333')");
 flushed();
-is(state_of($all), 'errored', 'one byte more ends the shape');
-like(error_of($all), qr/too large to be read.*\b$limit\b/, 'with the limit in its message');
+is($stack->state_of($all), 'errored', 'one byte more ends the shape');
+like($stack->error_of($all), qr/too large to be read.*\b$limit\b/, 'with the limit in its message');
 my ($rc, $out, $err) = $node->psql($db, "SELECT FROM electric_cm_shape_log('$all')");
 like($err, qr/too large to be read/, 'which its readers get');
-is(value("SELECT string_agg(value->>'i', ' ') FROM electric_cm_shape_log('$narrow')"), '1 2',
+is($stack->sql("SELECT string_agg(value->>'i', ' ') FROM electric_cm_shape_log('$narrow')"), '1 2',
 	'a shape without the large column goes on');
 
 # ---- in a snapshot
 
 my $again = shape('t');
-becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$again'",
+$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$again'",
 	'a shape of a table that has such a row is errored');
-like(error_of($again), qr/too large to be read/, 'for the same reason');
-value('DELETE FROM t WHERE i = 2; SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = \'t\'::regclass');
+like($stack->error_of($again), qr/too large to be read/, 'for the same reason');
+$stack->sql('DELETE FROM t WHERE i = 2; SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = \'t\'::regclass');
 $again = shape('t');
 live($again);
-is(value("SELECT length(value->>'v') FROM electric_cm_shape_log('$again')"), $fits,
+is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$again')"), $fits,
 	'a snapshot with a row that just fits can be read');
-value('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUNCATE t');
+$stack->sql('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUNCATE t');
 
 # ---- what is longer when it is sent: control characters, quotes
 
 my $control = shape('c');
 live($control);
-value(q{INSERT INTO c VALUES (1, giant(E'\x01', 180000000))});
+$stack->sql(q{INSERT INTO c VALUES (1, giant(E'\x01', 180000000))});
 flushed();
-is(state_of($control), 'errored', 'a row whose escaped text could not be sent ends the shape');
-like(error_of($control), qr/too large to be read: .* the server can send/, 'with its reason');
-value('TRUNCATE c');
+is($stack->state_of($control), 'errored', 'a row whose escaped text could not be sent ends the shape');
+like($stack->error_of($control), qr/too large to be read: .* the server can send/, 'with its reason');
+$stack->sql('TRUNCATE c');
 
 # ---- a row that has become too large piece by piece, without any entry being so
 
 my $pieces = shape('u');
 live($pieces);
-value(q{INSERT INTO u VALUES (1, giant('x', 150000000))});
-value(q{UPDATE u SET w = giant('y', 150000000)});
-value(q{INSERT INTO u SELECT g, repeat('z', 1000) FROM generate_series(2, 2000) g});
+$stack->sql(q{INSERT INTO u VALUES (1, giant('x', 150000000))});
+$stack->sql(q{UPDATE u SET w = giant('y', 150000000)});
+$stack->sql(q{INSERT INTO u SELECT g, repeat('z', 1000) FROM generate_series(2, 2000) g});
 flushed();
-is(value("SELECT string_agg(operation || coalesce(length(value->>'v'), 0) || ',' || coalesce(length(value->>'w'), 0), ' ') FROM electric_cm_shape_log('$pieces', max_entries => 2)"),
+is($stack->sql("SELECT string_agg(operation || coalesce(length(value->>'v'), 0) || ',' || coalesce(length(value->>'w'), 0), ' ') FROM electric_cm_shape_log('$pieces', max_entries => 2)"),
 	'insert150000000,0 update0,150000000', 'both entries can be read');
-value('ALTER SYSTEM SET electric_cm.shape_log_retention = \'1MB\'; ALTER SYSTEM SET electric_cm.wal_report_interval = \'1s\'');
-value('SELECT pg_reload_conf()');
-becomes($node, $db, "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$pieces'",
+$stack->sql('ALTER SYSTEM SET electric_cm.shape_log_retention = \'1MB\'; ALTER SYSTEM SET electric_cm.wal_report_interval = \'1s\'');
+$stack->sql('SELECT pg_reload_conf()');
+$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$pieces'",
 	'what could not be folded into a row ends the shape');
-like(error_of($pieces), qr/too large to be read/, 'with its reason');
-is(value("SELECT electric_cm_status()"), 'active', 'the stack is active');
+like($stack->error_of($pieces), qr/too large to be read/, 'with its reason');
+is($stack->sql("SELECT electric_cm_status()"), 'active', 'the stack is active');
 $node->stop;
 done_testing();

@@ -7,27 +7,25 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack wait_active becomes);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.shape_workers = 2
 electric_cm.shape_log_retention = -1
 hot_standby_feedback = on
 });
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
-sub settle { return value("SELECT electric_cm_await_flushed(timeout => '60 s')"); }
+my $node = $stack->node;
 
 sub shape
 {
 	my ($definition) = @_;
-	my $handle = value("SELECT electric_cm_create_shape($definition)");
-	becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
+	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
+	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
 	return $handle;
 }
 
@@ -37,12 +35,11 @@ sub fails
 	my ($rc, $out, $err) = $server->psql($db, "\\set VERBOSITY verbose\n" . join(";\n", @sql));
 	return like($err, $like, $what);
 }
-sub last_offset { return value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-sub id { return value("SELECT id FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
+sub id { return $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
 sub fold
 {
 	my ($handle, $retention) = @_;
-	return value(sprintf q{SELECT report FROM _electric_cm.fold_shape(%d, %d)}, id($handle), $retention);
+	return $stack->sql(sprintf q{SELECT report FROM _electric_cm.fold_shape(%d, %d)}, id($handle), $retention);
 }
 sub log_after
 {
@@ -50,23 +47,23 @@ sub log_after
 	return $server->safe_psql($db, "SELECT l FROM electric_cm_shape_log('$handle', '$offset') l");
 }
 
-value('CREATE EXTENSION electric_cm',
+$stack->sql('CREATE EXTENSION electric_cm',
 	(map { ("CREATE TABLE $_ (id int PRIMARY KEY, v text)", "INSERT INTO $_ SELECT i, 'first' FROM generate_series(1, 20) i") } qw(t u w)),
 	'CREATE TABLE nothing (id int PRIMARY KEY)');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 my ($t, $u, $w, $nothing) = map { shape("'$_'") } qw(t u w nothing);
-is(value('SELECT count(DISTINCT worker) FROM _electric_cm.shape_worker'), 2, 'shapes of two consumers');
-value(q{UPDATE t SET v = 'second'}, q{INSERT INTO u VALUES (21, 'second')}, q{INSERT INTO w VALUES (21, 'second')}, q{UPDATE t SET v = 'third' WHERE id = 1},
+is($stack->sql('SELECT count(DISTINCT worker) FROM _electric_cm.shape_worker'), 2, 'shapes of two consumers');
+$stack->sql(q{UPDATE t SET v = 'second'}, q{INSERT INTO u VALUES (21, 'second')}, q{INSERT INTO w VALUES (21, 'second')}, q{UPDATE t SET v = 'third' WHERE id = 1},
 	q{DELETE FROM t WHERE id = 20});
-settle();
+$stack->settle;
 
 #
 # Offsets that are not this log's
 #
-my $end = last_offset($t);
+my $end = $stack->last_offset($t);
 my ($lsn, $op) = split /_/, $end;
 is(log_after($node, $t, $end), '', 'after its last offset a log has nothing');
-is( value("SELECT bool_and((SELECT count(*) FROM electric_cm_shape_log('$t', l.log_offset)) = 42 - l.n)
+is( $stack->sql("SELECT bool_and((SELECT count(*) FROM electric_cm_shape_log('$t', l.log_offset)) = 42 - l.n)
 		FROM electric_cm_shape_log('$t') WITH ORDINALITY AS l (log_offset, operation, key, value, old_value, xid, n)"),
 	't', 'from each of its own offsets, a log goes on with the next entry');
 my %foreign = (
@@ -77,8 +74,8 @@ my %foreign = (
 	'of a snapshot row too few' => '0_18446744073709551615',
 	'just after an entry' => ($lsn + 1) . '_0',
 	'just before one' => ($lsn - 1) . '_0',
-	'of a shape of the same table\'s neighbour' => last_offset($u),
-	'of another shape' => last_offset($w),
+	'of a shape of the same table\'s neighbour' => $stack->last_offset($u),
+	'of another shape' => $stack->last_offset($w),
 	'of base rows that it does not have' => $lsn . '_' . ((1 << 62) + 1));
 for my $what (sort keys %foreign)
 {
@@ -91,20 +88,20 @@ fails($node, qr/EC001/, 'also under an older snapshot', 'BEGIN ISOLATION LEVEL R
 	"SELECT FROM electric_cm_shape_log('$t', '999999999999_0')");
 fails($node, qr/EC001/, 'an offset of another shape, in a log without entries', "SELECT FROM electric_cm_shape_log('$nothing', '$end')");
 is(log_after($node, $nothing, '0_0'), '', 'a log without entries has the offset 0_0');
-value('INSERT INTO nothing VALUES (1)');
-settle();
-is(value("SELECT operation, value->>'id' FROM electric_cm_shape_log('$nothing', '0_0')"), 'insert|1', '... and goes on from there');
+$stack->sql('INSERT INTO nothing VALUES (1)');
+$stack->settle;
+is($stack->sql("SELECT operation, value->>'id' FROM electric_cm_shape_log('$nothing', '0_0')"), 'insert|1', '... and goes on from there');
 
 # What the stack has not come to may be an entry or not.
-value('SELECT electric_cm_stop()');
-my $unknown = value('INSERT INTO t VALUES (100)', "SELECT pg_current_wal_insert_lsn() - '0/0'", 'SELECT pg_switch_wal() IS NULL');
+$stack->sql('SELECT electric_cm_stop()');
+my $unknown = $stack->sql('INSERT INTO t VALUES (100)', "SELECT pg_current_wal_insert_lsn() - '0/0'", 'SELECT pg_switch_wal() IS NULL');
 $unknown = (split /\n/, $unknown)[0] . '_0';
 fails($node, qr/55000/, 'an offset that the stack, which is stopped, has not come to is not called wrong',
 	"SELECT FROM electric_cm_shape_log('$t', '$unknown')");
-value('SELECT electric_cm_start()');
-settle();
+$stack->sql('SELECT electric_cm_start()');
+$stack->settle;
 fails($node, qr/EC001/, '... before it has', "SELECT FROM electric_cm_shape_log('$t', '$unknown')");
-is(value("SELECT operation, value->>'id' FROM electric_cm_shape_log('$t', '$end')"), 'insert|100', '... and a right one is right all the time');
+is($stack->sql("SELECT operation, value->>'id' FROM electric_cm_shape_log('$t', '$end')"), 'insert|100', '... and a right one is right all the time');
 
 #
 # One statement sees one moment
@@ -123,23 +120,23 @@ sub while_one_reads
 	my ($sql, @meanwhile) = @_;
 	$holder->query_safe('SELECT pg_advisory_lock(1)');
 	my $reader = background($sql);
-	becomes($node, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'advisory'});
+	$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'advisory'});
 	$_->() for @meanwhile;
 	$holder->query_safe('SELECT pg_advisory_unlock(1)');
 	return $reader->();
 }
-my $count = value("SELECT count(*) FROM electric_cm_shape_log('$u')");
+my $count = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$u')");
 is( while_one_reads("SELECT (SELECT count(*) FROM electric_cm_shape_log('$u')), pg_advisory_xact_lock(1)::text, (SELECT count(*) FROM electric_cm_shape_log('$u'))",
-		sub { value(q{INSERT INTO u VALUES (22, 'meanwhile')}); settle(); }),
+		sub { $stack->sql(q{INSERT INTO u VALUES (22, 'meanwhile')}); $stack->settle; }),
 	"$count||$count\n", 'two logs in one statement are of one moment');
-is(value("SELECT count(*) FROM electric_cm_shape_log('$u')"), $count + 1, '... the next one sees what has come');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$u')"), $count + 1, '... the next one sees what has come');
 
 # Also if the log is deleted meanwhile, in part or as a whole.
 my $dropped = id($u);
 is( while_one_reads("SELECT pg_advisory_xact_lock(1)::text, (SELECT count(*) FROM electric_cm_shape_log('$u'))",
 		sub {
-			value("SELECT electric_cm_drop_shape('$u')");
-			becomes($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $dropped");
+			$stack->sql("SELECT electric_cm_drop_shape('$u')");
+			$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $dropped");
 		}),
 	'|' . ($count + 1) . "\n", 'a log that is deleted while one reads is read to its end');
 fails($node, qr/42704/, '... the next one is told', "SELECT FROM electric_cm_shape_log('$u')");
@@ -161,29 +158,29 @@ sub entries_in_pages
 	}
 	return;
 }
-value(q{INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1000, 1999) i}, q{UPDATE t SET v = v || 'y' WHERE id < 1100});
-settle();
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1000, 1999) i}, q{UPDATE t SET v = v || 'y' WHERE id < 1100});
+$stack->settle;
 
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 $node->wait_for_catchup($standby);
-is(join("\n", entries_in_pages(300, $node, $standby)), value("SELECT * FROM electric_cm_shape_log('$t')"),
+is(join("\n", entries_in_pages(300, $node, $standby)), $stack->sql("SELECT * FROM electric_cm_shape_log('$t')"),
 	'a log can be read in pages, of two servers in turn');
 
 $standby->safe_psql($db, 'SELECT pg_wal_replay_pause()');
 becomes($standby, $db, q{SELECT pg_get_wal_replay_pause_state() = 'paused'});
 like(fold($t, 1000), qr/folded/, 'a log is folded');
-my @page = split /\n/, value("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 10)");
+my @page = split /\n/, $stack->sql("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 10)");
 my $rest = log_after($node, $t, $page[-1]);
 my $await = "SELECT l FROM electric_cm_await_shape_log('$t', '$page[-1]', '%s') l";
 fails($standby, qr/55000.*offset $page[-1] is not in the log of shape "$t" yet.*DETAIL:.*replayed.*HINT/s,
 	'who has begun with the new base is told by a standby that does not have it yet', sprintf $await, '1 s');
 fails($standby, qr/55000.* yet/s, '... also who would not wait, after a moment', "SELECT FROM electric_cm_shape_log('$t', '$page[-1]')");
-value(q{INSERT INTO t VALUES (3000, 'later')});
-settle();
-my $later = last_offset($t);
+$stack->sql(q{INSERT INTO t VALUES (3000, 'later')});
+$stack->settle;
+my $later = $stack->last_offset($t);
 fails($standby, qr/55000.*$later.* yet/s, 'who is ahead of a standby is told as well', "SELECT FROM electric_cm_await_shape_log('$t', '$later', '1 s')");
 fails($standby, qr/EC001/, 'a standby tells an offset that is wrong from one that is to come',
 	"SELECT FROM electric_cm_await_shape_log('$t', '" . ($lsn + 1) . "_0', '5 s')");
@@ -194,15 +191,15 @@ becomes($standby, $db, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query L
 $standby->safe_psql($db, 'SELECT pg_wal_replay_resume()');
 $waiter{run}->finish;
 is($waiter{err}, '', 'who waits at the standby for the new base to come');
-ok(index("$rest\n" . log_after($node, $t, last_offset($t)), substr($waiter{out}, 0, length $rest)) == 0, '... goes on in it');
+ok(index("$rest\n" . log_after($node, $t, $stack->last_offset($t)), substr($waiter{out}, 0, length $rest)) == 0, '... goes on in it');
 $node->wait_for_catchup($standby);
 is(log_after($standby, $t, $later), '', '... and so does who was ahead');
-is(join("\n", entries_in_pages(300, $node, $standby)), value("SELECT * FROM electric_cm_shape_log('$t')"),
+is(join("\n", entries_in_pages(300, $node, $standby)), $stack->sql("SELECT * FROM electric_cm_shape_log('$t')"),
 	'the folded log can be read in pages, of two servers in turn');
 
 # A log without entries has nothing of what its consumer has come past.
-my ($past, @empty) = ($later, map { value("CREATE TABLE empty$_ (id int PRIMARY KEY)"); shape("'empty$_'") } 1 .. 2);
-value("INSERT INTO t VALUES ($_, 'past')", "INSERT INTO w VALUES ($_, 'past')", q{SELECT electric_cm_await_flushed(timeout => '60 s')}) for 4000 .. 4003;
+my ($past, @empty) = ($later, map { $stack->sql("CREATE TABLE empty$_ (id int PRIMARY KEY)"); shape("'empty$_'") } 1 .. 2);
+$stack->sql("INSERT INTO t VALUES ($_, 'past')", "INSERT INTO w VALUES ($_, 'past')", q{SELECT electric_cm_await_flushed(timeout => '60 s')}) for 4000 .. 4003;
 $node->wait_for_catchup($standby);
 fails($standby, qr/EC001/, 'a standby knows how far each consumer has come', "SELECT FROM electric_cm_await_shape_log('$_', '$past', '3 s')") for @empty;
 
@@ -216,10 +213,10 @@ for ($node, $standby)
 }
 
 # The next fold.
-value((map { "UPDATE t SET v = repeat('$_', 300)" } 1 .. 5), q{UPDATE t SET v = v || 'z' WHERE id < 1050});
-settle();
+$stack->sql((map { "UPDATE t SET v = repeat('$_', 300)" } 1 .. 5), q{UPDATE t SET v = v || 'z' WHERE id < 1050});
+$stack->settle;
 fold($t, 1000) for 1 .. 3;
-isnt(value("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 1)"), $page[0], 'a log is folded again');
+isnt($stack->sql("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 1)"), $page[0], 'a log is folded again');
 fails($node, qr/EC001.*not in the log.*any more.*DETAIL:.*folded/s, '... half of the former base is not continued',
 	"SELECT FROM electric_cm_shape_log('$t', '$page[-1]')");
 $node->wait_for_catchup($standby);

@@ -6,7 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack becomes);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -14,14 +14,12 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 max_connections = 200
 electric_cm.max_managers = 4
 });
+my $node = $stack->node;
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
-sub settle { return value("SELECT electric_cm_await_flushed(timeout => '60 s')"); }
 
 my $number = 0;
 sub waiter
@@ -32,9 +30,9 @@ sub waiter
 
 	$waiter{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-d', "$connstr application_name=$waiter{name}", '-c', $sql ],
 		'<', \undef, '>', \$waiter{out}, '2>', \$waiter{err}, IPC::Run::timeout($timeout));
-	becomes($node, $db, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = '$waiter{name}' AND wait_event_type = 'Extension'")
+	$stack->becomes("SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = '$waiter{name}' AND wait_event_type = 'Extension'")
 	  or diag("$sql does not wait: $waiter{err}");
-	$waiter{pid} = value("SELECT pid FROM pg_stat_activity WHERE application_name = '$waiter{name}'");
+	$waiter{pid} = $stack->sql("SELECT pid FROM pg_stat_activity WHERE application_name = '$waiter{name}'");
 	return \%waiter;
 }
 
@@ -52,37 +50,37 @@ sub times_slept
 	return slurp_file("/proc/$waiter->{pid}/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die 'no such process';
 }
 
-value('CREATE EXTENSION electric_cm',
+$stack->sql('CREATE EXTENSION electric_cm',
 	'CREATE TABLE hot (id int PRIMARY KEY, v int)', 'INSERT INTO hot SELECT i, 0 FROM generate_series(1, 200) i',
 	'CREATE TABLE quiet (id int PRIMARY KEY, v int)', 'INSERT INTO quiet SELECT i, 0 FROM generate_series(1, 10) i');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 #
 # Changes of other shapes
 #
 # Of the same table, of others; so many that some have much in common with one.
-value(q{SELECT electric_cm_create_shape('hot', 'id = ' || i) FROM generate_series(1, 150) i},
+$stack->sql(q{SELECT electric_cm_create_shape('hot', 'id = ' || i) FROM generate_series(1, 150) i},
 	q{SELECT electric_cm_create_shape('quiet', 'id = ' || i) FROM generate_series(1, 10) i});
-becomes($node, $db, q{SELECT count(*) = 160 FROM electric_cm_shapes WHERE state = 'live'});
-my %quiet = map { split /\|/ } split /\n/, value(q{SELECT value->>'id', handle FROM electric_cm_shapes s, electric_cm_shape_log(s.handle) WHERE relation = 'quiet'::regclass});
+$stack->becomes(q{SELECT count(*) = 160 FROM electric_cm_shapes WHERE state = 'live'});
+my %quiet = map { split /\|/ } split /\n/, $stack->sql(q{SELECT value->>'id', handle FROM electric_cm_shapes s, electric_cm_shape_log(s.handle) WHERE relation = 'quiet'::regclass});
 my %hot = map { split /\|/ } split /\n/,
-  value(q{SELECT value->>'id', handle FROM electric_cm_shapes s, electric_cm_shape_log(s.handle) WHERE relation = 'hot'::regclass});
+  $stack->sql(q{SELECT value->>'id', handle FROM electric_cm_shapes s, electric_cm_shape_log(s.handle) WHERE relation = 'hot'::regclass});
 my @idle = map { waiter("SELECT value FROM electric_cm_await_shape_log('$quiet{$_}', '0_1', '1 hour')") } 1 .. 5;
 my $idle_hot = waiter("SELECT value FROM electric_cm_await_shape_log('$hot{150}', '0_1', '1 hour')");
 my $concerned = waiter("SELECT count(*) FROM electric_cm_await_shape_log('$hot{149}', '0_1', '1 hour')");
 my %slept = map { $_->{name} => times_slept($_) } @idle, $idle_hot;
 for my $id (1 .. 149)
 {
-	value("UPDATE hot SET v = v + 1 WHERE id = $id", q{UPDATE hot SET v = v + 1 WHERE id > 150});
+	$stack->sql("UPDATE hot SET v = v + 1 WHERE id = $id", q{UPDATE hot SET v = v + 1 WHERE id > 150});
 }
-settle();
+$stack->settle;
 is(finish($concerned), "1\n", 'who waits for a shape is woken by its change');
 is_deeply({ map { $_->{name} => times_slept($_) } @idle, $idle_hot }, \%slept, 'the changes of 149 other shapes wake nobody else');
 
 # ... and a wake-up that was for somebody is not lost.
-value('UPDATE quiet SET v = v + 1');
+$stack->sql('UPDATE quiet SET v = v + 1');
 like(finish($_), qr/^\{.*\}$/, 'one that has not been woken gets its change when it comes') for @idle;
-value('UPDATE hot SET v = v + 1 WHERE id = 150');
+$stack->sql('UPDATE hot SET v = v + 1 WHERE id = 150');
 like(finish($idle_hot), qr/^\{.*\}$/, '... so does the other');
 
 # Several who wait for the same, and again and again.
@@ -96,7 +94,7 @@ BEGIN
 	END LOOP;
 END $$};
 my @followers = map { waiter(sprintf $procedure, $quiet{ 6 + $_ % 3 }) } 1 .. 30;
-value('UPDATE quiet SET v = v + 1 WHERE id IN (6, 7, 8)') for 1 .. 50;
+$stack->sql('UPDATE quiet SET v = v + 1 WHERE id IN (6, 7, 8)') for 1 .. 50;
 is(join('', map { finish($_) } @followers), '', '30 readers of three shapes get 50 changes each');
 
 #
@@ -116,7 +114,7 @@ sub make_certificate
 }
 $tls = make_certificate();
 $node->restart;
-wait_active($node, $db);
+$stack->active;
 
 # The client is killed, so that it can't say good-bye.
 sub goes_with_client
@@ -125,11 +123,11 @@ sub goes_with_client
 	my $waiter = waiter($sql, %opts);
 
 	$waiter->{run}->kill_kill(grace => 0);
-	becomes($node, $db, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $waiter->{pid}", "$what: gone when its client is");
+	$stack->becomes("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $waiter->{pid}", "$what: gone when its client is");
 	return;
 }
 
-my $last = value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$quiet{1}'");
+my $last = $stack->sql("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$quiet{1}'");
 my $await = "SELECT FROM electric_cm_await_shape_log('$quiet{1}', '$last', '1 hour')";
 goes_with_client('electric_cm_await_shape_log()', $await);
 goes_with_client('... in a procedure', "DO 'BEGIN PERFORM FROM electric_cm_await_shape_log(''$quiet{1}'', ''$last'', ''1 hour''); END'");
@@ -142,14 +140,14 @@ SKIP:
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO quiet VALUES (100)');
-my $creating = value(q{SELECT electric_cm_create_shape('quiet')});
+my $creating = $stack->sql(q{SELECT electric_cm_create_shape('quiet')});
 goes_with_client('electric_cm_await_shape_log() of a shape that is being created', "SELECT FROM electric_cm_await_shape_log('$creating', '-1', '1 hour')");
 goes_with_client('electric_cm_shape_log() of one', "SELECT FROM electric_cm_shape_log('$creating')");
 $writer->query_safe('COMMIT');
 $writer->quit;
 
 # A stack that can't become active: somebody has its lock.
-value('CREATE DATABASE second');
+$stack->sql('CREATE DATABASE second');
 my $locker = $node->background_psql('second');
 $locker->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_second'))});
 $node->safe_psql('second', 'CREATE EXTENSION electric_cm');
@@ -159,19 +157,19 @@ for my $function ('electric_cm_await_active()', 'electric_cm_await_flushed()', '
 	goes_with_client($function, "SELECT $function", db => 'second');
 }
 # ... and one whose manager does not answer.
-my $manager = value(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = 'second'});
+my $manager = $stack->sql(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = 'second'});
 for my $function ('electric_cm_restart()', 'electric_cm_stop()')
 {
 	kill 'STOP', $manager;
 	goes_with_client($function, "SELECT $function", db => 'second');
 	kill 'CONT', $manager;
 	becomes($node, 'second', "SELECT count(*) = 1 FROM electric_cm_stat_manager WHERE datname = 'second' AND status = 'waiting' AND pid <> $manager");
-	$manager = value(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = 'second'});
+	$manager = $stack->sql(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = 'second'});
 }
 $locker->quit;
 
 # A log can be read without a stack, but not be waited for.
-my $quiet = value(q{SELECT handle FROM electric_cm_shapes WHERE state = 'live' LIMIT 1});
+my $quiet = $stack->sql(q{SELECT handle FROM electric_cm_shapes WHERE state = 'live' LIMIT 1});
 $node->stop;
 my ($out, $err) = ('', '');
 IPC::Run::run([ 'postgres', '--single', '-D', $node->data_dir, $db ], '<',

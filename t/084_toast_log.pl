@@ -7,34 +7,31 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $db = 'postgres';
-my $node = new_node('main', conf => "electric_cm.shape_log_retention = -1\nshared_buffers = '64MB'\n");
-
-sub value { return $node->safe_psql($db, join(";\n", @_)); }
-sub settle { return value("SELECT electric_cm_await_flushed(timeout => '60 s')"); }
+my $stack = new_stack('main', conf => "electric_cm.shape_log_retention = -1\nshared_buffers = '64MB'\n");
+my $node = $stack->node;
 
 sub shape
 {
 	my ($definition) = @_;
-	my $handle = value("SELECT electric_cm_create_shape($definition)");
-	becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
+	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
+	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
 	return $handle;
 }
 sub fold
 {
 	my ($handle, $retention) = @_;
-	return value("SELECT report FROM _electric_cm.shape s, _electric_cm.fold_shape(s.id, $retention) WHERE handle = '$handle'");
+	return $stack->sql("SELECT report FROM _electric_cm.shape s, _electric_cm.fold_shape(s.id, $retention) WHERE handle = '$handle'");
 }
 
 # Pages read by a statement that returns one value.
 sub pages_read
 {
 	my ($sql) = @_;
-	return value(q{CREATE OR REPLACE FUNCTION pages(sql text) RETURNS bigint LANGUAGE plpgsql AS $$
+	return $stack->sql(q{CREATE OR REPLACE FUNCTION pages(sql text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE plan json;
 BEGIN
 	EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ' || sql INTO plan;
@@ -42,8 +39,8 @@ BEGIN
 END $$}, "SELECT pages(\$sql\$$sql\$sql\$)");
 }
 
-value('CREATE EXTENSION electric_cm');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->active or BAIL_OUT('no stack');
 
 #
 # Right
@@ -51,14 +48,14 @@ wait_active($node, $db) or BAIL_OUT('no stack');
 # Two TOASTed columns, one that changes now and then; keys of two columns, one
 # of them text; keys that change again and again, change places, come back,
 # are deleted and used by others; rows large and small.
-value('CREATE TABLE t (id int, part text, n int, a text, b text, PRIMARY KEY (id, part))',
+$stack->sql('CREATE TABLE t (id int, part text, n int, a text, b text, PRIMARY KEY (id, part))',
 	'ALTER TABLE t ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL',
 	q{INSERT INTO t SELECT i, 'p', 0, repeat('a' || i, 1000), CASE WHEN i % 3 = 0 THEN NULL ELSE repeat('b' || i, 900) END FROM generate_series(1, 40) i});
 my $handle = shape(q{'t'});
 my $narrow = shape(q{'t', NULL, '{id,part,b}'});
 for my $i (1 .. 12)
 {
-	value('BEGIN', "UPDATE t SET id = id + 1000 WHERE id % 4 = $i % 4", 'UPDATE t SET n = n + 1 WHERE id % 2 = 0', 'COMMIT',
+	$stack->sql('BEGIN', "UPDATE t SET id = id + 1000 WHERE id % 4 = $i % 4", 'UPDATE t SET n = n + 1 WHERE id % 2 = 0', 'COMMIT',
 		"UPDATE t SET part = part || '$i' WHERE id % 5 = $i % 5",
 		"UPDATE t SET a = repeat('new a$i', 700) WHERE id % 7 = $i % 7",
 		"UPDATE t SET b = repeat('new b$i', 700), id = -id WHERE id % 11 = $i % 11",
@@ -67,82 +64,82 @@ for my $i (1 .. 12)
 		'BEGIN', 'UPDATE t SET id = 5000 WHERE id = (SELECT min(id) FROM t)', 'UPDATE t SET id = 6000 WHERE id = (SELECT max(id) FROM t WHERE id < 5000)',
 		'UPDATE t SET id = 5001 WHERE id = 6000', 'UPDATE t SET id = 6001 WHERE id = 5000', 'UPDATE t SET id = 10000 + n % 10, part = part || id WHERE id > 5000', 'COMMIT');
 }
-settle();
-my $complete = value("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'");
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert' AND value ?& '{id,part,n,a,b}'"), $complete,
+$stack->settle;
+my $complete = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'");
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert' AND value ?& '{id,part,n,a,b}'"), $complete,
 	"all $complete inserts have all columns");
 for ([ $handle, {} ], [ $narrow, { columns => [ 'id', 'part', 'b' ] } ])
 {
 	my ($shape, $options) = @$_;
-	my ($ok, $n) = replay_equals($node, $db, $shape, 't', [ 'id', 'part' ], %$options);
+	my ($ok, $n) = $stack->replay_equals($shape, 't', [ 'id', 'part' ], %$options);
 	ok($ok, "replay equals the table ($n entries)");
-	value('DROP TABLE IF EXISTS whole', "CREATE TABLE whole AS SELECT * FROM electric_cm_shape_log('$shape') WITH ORDINALITY");
-	is(value("SELECT count(*) FROM whole w JOIN electric_cm_shape_log('$shape', (SELECT log_offset FROM whole WHERE ordinality = w.ordinality - 1), 1) l
+	$stack->sql('DROP TABLE IF EXISTS whole', "CREATE TABLE whole AS SELECT * FROM electric_cm_shape_log('$shape') WITH ORDINALITY");
+	is($stack->sql("SELECT count(*) FROM whole w JOIN electric_cm_shape_log('$shape', (SELECT log_offset FROM whole WHERE ordinality = w.ordinality - 1), 1) l
 			ON (l.log_offset, l.key, l.value) IS NOT DISTINCT FROM (w.log_offset, w.key, w.value) WHERE w.ordinality > 1"),
-		value('SELECT count(*) - 1 FROM whole'), 'read one by one, entries are the same');
-	is(value("SELECT count(*) FROM generate_series(1, $n, 37) s, electric_cm_shape_log('$shape', coalesce((SELECT log_offset FROM whole WHERE ordinality = s - 1), '-1'), 37) l
+		$stack->sql('SELECT count(*) - 1 FROM whole'), 'read one by one, entries are the same');
+	is($stack->sql("SELECT count(*) FROM generate_series(1, $n, 37) s, electric_cm_shape_log('$shape', coalesce((SELECT log_offset FROM whole WHERE ordinality = s - 1), '-1'), 37) l
 			JOIN whole w ON (l.log_offset, l.key, l.value) IS NOT DISTINCT FROM (w.log_offset, w.key, w.value)"),
 		$n, '... and in pages');
 	like(fold($shape, 1000), qr/folded/, 'folded');
-	value("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
-	($ok) = replay_equals($node, $db, $shape, 't', [ 'id', 'part' ], %$options);
+	$stack->sql("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
+	($ok) = $stack->replay_equals($shape, 't', [ 'id', 'part' ], %$options);
 	ok($ok, '... replay equals the table');
 }
 
 #
 # ... and cheap
 #
-value('CREATE TABLE many (id int PRIMARY KEY, v text)', 'ALTER TABLE many ALTER v SET STORAGE EXTERNAL');
+$stack->sql('CREATE TABLE many (id int PRIMARY KEY, v text)', 'ALTER TABLE many ALTER v SET STORAGE EXTERNAL');
 my (%read, %folded);
 for my $n (200, 800)
 {
 	# all of it comes by the stream, so that it can be folded
-	value('TRUNCATE many');
+	$stack->sql('TRUNCATE many');
 	my $shape = shape(q{'many'});
-	value("INSERT INTO many SELECT i, repeat(md5(i::text), 120) FROM generate_series(1, $n) i", 'UPDATE many SET id = id + 1000000');
-	settle();
-	is(value("SELECT count(*), count(DISTINCT md5(value->>'v')) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert'"),
+	$stack->sql("INSERT INTO many SELECT i, repeat(md5(i::text), 120) FROM generate_series(1, $n) i", 'UPDATE many SET id = id + 1000000');
+	$stack->settle;
+	is($stack->sql("SELECT count(*), count(DISTINCT md5(value->>'v')) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert'"),
 		2 * $n . "|$n", "$n rows whose keys have changed");
 	$read{$n} = pages_read("SELECT count(*) FROM electric_cm_shape_log('$shape')");
-	value("UPDATE many SET v = 'short'");
-	settle();
+	$stack->sql("UPDATE many SET v = 'short'");
+	$stack->settle;
 	$folded{$n} = pages_read("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
-	is(value("SELECT count(*) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert' AND xid IS NULL AND length(value->>'v') = 3840"), $n, '... can be folded');
-	value("SELECT electric_cm_drop_shape('$shape')");
+	is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert' AND xid IS NULL AND length(value->>'v') = 3840"), $n, '... can be folded');
+	$stack->sql("SELECT electric_cm_drop_shape('$shape')");
 }
 cmp_ok($read{800}, '<', 6 * $read{200}, "reading four times as much costs about four times as much: $read{200} and $read{800} pages");
 cmp_ok($folded{800}, '<', 6 * $folded{200}, "... so does folding: $folded{200} and $folded{800} pages");
 
 # A few such rows after a long log: one walk for all of them.
-value('TRUNCATE many', q{INSERT INTO many SELECT i, CASE WHEN i <= 20 THEN repeat(md5(i::text), 120) ELSE 'small' END FROM generate_series(1, 2000) i});
+$stack->sql('TRUNCATE many', q{INSERT INTO many SELECT i, CASE WHEN i <= 20 THEN repeat(md5(i::text), 120) ELSE 'small' END FROM generate_series(1, 2000) i});
 my $long = shape(q{'many'});
-value(map { 'UPDATE many SET v = v || 1 WHERE id > 20' } 1 .. 10);
-settle();
-my $after = value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$long'");
-value('UPDATE many SET id = id + 1000000 WHERE id <= 1');
-settle();
+$stack->sql(map { 'UPDATE many SET v = v || 1 WHERE id > 20' } 1 .. 10);
+$stack->settle;
+my $after = $stack->sql("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$long'");
+$stack->sql('UPDATE many SET id = id + 1000000 WHERE id <= 1');
+$stack->settle;
 my $one = pages_read("SELECT count(*) FROM electric_cm_shape_log('$long', '$after')");
-my $middle = value("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$long'");
-value('UPDATE many SET id = id + 1000000 WHERE id BETWEEN 2 AND 20');
-settle();
+my $middle = $stack->sql("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$long'");
+$stack->sql('UPDATE many SET id = id + 1000000 WHERE id BETWEEN 2 AND 20');
+$stack->settle;
 my $nineteen = pages_read("SELECT count(*) FROM electric_cm_shape_log('$long', '$middle')");
 cmp_ok($nineteen, '<', 2 * $one, "what 19 rows lack costs as much as what one does: $nineteen and $one pages");
 
 # The entries of a small chunk may be large; each is done with before the next.
-value('CREATE TABLE large (id int PRIMARY KEY, v text)', 'ALTER TABLE large ALTER v SET STORAGE EXTERNAL');
+$stack->sql('CREATE TABLE large (id int PRIMARY KEY, v text)', 'ALTER TABLE large ALTER v SET STORAGE EXTERNAL');
 my $large = shape(q{'large'});
-value(q{INSERT INTO large SELECT i, repeat(md5(i::text), 60000) FROM generate_series(1, 60) i}, 'UPDATE large SET id = id + 1000');
-settle();
+$stack->sql(q{INSERT INTO large SELECT i, repeat(md5(i::text), 60000) FROM generate_series(1, 60) i}, 'UPDATE large SET id = id + 1000');
+$stack->settle;
 my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s*(\d+)')::int / 1024};
 SKIP:
 {
 	skip 'memory is measured on Linux', 3 if !-e '/proc/self/status';
-	my (undef, $reading) = split /\n/, value("SELECT count(length(value->>'v')) FROM electric_cm_shape_log('$large')", $peak);
+	my (undef, $reading) = split /\n/, $stack->sql("SELECT count(length(value->>'v')) FROM electric_cm_shape_log('$large')", $peak);
 	cmp_ok($reading, '<', 150, "who reads 120 rows of 2 MB needs memory for a few of them: $reading MB");
-	value(q{DELETE FROM large});
-	value(q{INSERT INTO large VALUES (1, 'small')});
-	settle();
-	my ($report, $folding) = split /\n/, value("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$large'), 1000)", $peak);
+	$stack->sql(q{DELETE FROM large});
+	$stack->sql(q{INSERT INTO large VALUES (1, 'small')});
+	$stack->settle;
+	my ($report, $folding) = split /\n/, $stack->sql("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$large'), 1000)", $peak);
 	like($report, qr/oldest (18|24)\d entries/, 'all of it is folded');
 	cmp_ok($folding, '<', 250, "... with little memory: $folding MB");
 }

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -81,7 +81,7 @@ sub set_clock
 }
 append_to_file("$dir/shift", pack('q', 0));
 
-my $node = new_node('main', start => 0, conf => q{
+my $stack = new_stack('main', start => 0, conf => q{
 electric_cm.status_check_interval = '1 s'
 electric_cm.wal_report_interval = '1 s'
 electric_cm.consumer_stall_timeout = '20 s'
@@ -90,6 +90,7 @@ electric_cm.reconnect_max_delay = '1 s'
 electric_cm.retained_wal_limit = '192 MB'
 electric_cm.min_wal_free_space = -1
 });
+my $node = $stack->node;
 my $db = 'postgres';
 {
 	local $ENV{LD_PRELOAD} = "$dir/shim.so";
@@ -97,15 +98,14 @@ my $db = 'postgres';
 	$node->start;
 }
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
-sub events { my ($event) = @_; return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
+sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id bigserial PRIMARY KEY, x text)');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id bigserial PRIMARY KEY, x text)');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 my $insert = q{INSERT INTO t (x) SELECT repeat('x', 400) FROM generate_series(1, 500)};
 my $sampled = q{abs(extract(epoch FROM clock_timestamp() - sampled_at)) < 5 FROM electric_cm_stat_replication};
@@ -119,12 +119,12 @@ sub jump
 	$load->query_until(qr/started/, "\\echo started\n" . "$insert;\n" x 200);
 	$clock += $seconds;
 	set_clock($clock);
-	ok(wait_active($node, $db), "the clock goes by $seconds s: active");
+	ok($stack->active, "the clock goes by $seconds s: active");
 	seen($sampled, '... samples of retained WAL go on');
 
 	# The load may be over by now, and nothing more to acknowledge without this
-	my $lsn = value('SELECT pg_current_wal_lsn()');
-	value($insert);
+	my $lsn = $stack->sql('SELECT pg_current_wal_lsn()');
+	$stack->sql($insert);
 	seen("confirmed_flush_lsn > '$lsn' FROM pg_replication_slots", '... what is written is acknowledged');
 	$load->quit;
 	my ($rc) = $node->psql($db, q{SELECT electric_cm_await_flushed(NULL, '60 s')});
@@ -137,7 +137,7 @@ for my $seconds (-3600, 3600, 3600, -7200, 3600)
 	jump($seconds);
 
 	# A wait ends by its timeout, neither sooner nor later
-	my $last = value("SELECT log_offset FROM electric_cm_shape_log('$handle') OFFSET (SELECT log_entries - 1 FROM electric_cm_shapes)");
+	my $last = $stack->sql("SELECT log_offset FROM electric_cm_shape_log('$handle') OFFSET (SELECT log_entries - 1 FROM electric_cm_shapes)");
 	my $waiter = $node->background_psql($db);
 	my $began = time;
 	$waiter->query_until(qr/started/, "\\echo started\nSELECT electric_cm_await_shape_log('$handle', '$last', '4 s');\n\\echo ended\n");
@@ -152,16 +152,16 @@ for my $seconds (-3600, 3600, 3600, -7200, 3600)
 	set_clock($clock);
 }
 is(events('consumer_stalled') + events('retained_wal_limit') + events('stack_restarting'), 0, 'nothing was given up for it');
-is(value('SELECT count(*) FROM electric_cm_shapes'), 1, '... and no shape is lost');
+is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 1, '... and no shape is lost');
 
 # A consumer that hangs: not named before its time, nor later
 
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value($insert);
+$stack->sql($insert);
 $clock += 3600;
 set_clock($clock);
-value(q{SELECT pg_sleep(3)});
+$stack->sql(q{SELECT pg_sleep(3)});
 is(events('consumer_stalled'), 0, 'forward: a consumer that has stopped a moment ago does not count as hanging');
 $clock -= 7200;
 set_clock($clock);
@@ -171,39 +171,39 @@ seen('pinned_by IS NULL FROM electric_cm_stat_replication', '... no longer when 
 
 # Retries
 
-value(q{SELECT electric_cm_stop()});
+$stack->sql(q{SELECT electric_cm_stop()});
 my $other = $node->background_psql($db);
 $other->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_postgres'))});
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 seen(q{waiting_for LIKE '%lock%' FROM electric_cm_stat_manager}, 'waiting for the lock');
 $clock -= 3600;
 set_clock($clock);
 $other->quit;
-ok(wait_active($node, $db), 'the clock is set back meanwhile: taken over as soon as it is free');
+ok($stack->active, 'the clock is set back meanwhile: taken over as soon as it is free');
 
-value(q{CREATE TABLE u (id int PRIMARY KEY)});
-my $u = value(q{BEGIN; SELECT electric_cm_create_shape('u'); COMMIT});
+$stack->sql(q{CREATE TABLE u (id int PRIMARY KEY)});
+my $u = $stack->sql(q{BEGIN; SELECT electric_cm_create_shape('u'); COMMIT});
 $clock -= 3600;
 set_clock($clock);
-is(value("SELECT count(*) FROM electric_cm_shape_log('$u')"), 0, 'back: a shape is created all the same');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$u')"), 0, 'back: a shape is created all the same');
 
 # The limit holds at once, whatever the clock says: who is to blame for it is
 # the consumer
 
 seen(q{now() - sampled_at < '5 s' FROM electric_cm_stat_replication}, 'sampled');
-$consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+$consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $clock -= 3600;
 set_clock($clock);
-value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 100)}) for 1 .. 2;
-value(q{INSERT INTO t (x) SELECT repeat(md5(i::text), 20) FROM generate_series(1, 10000) i});
+$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 100)}) for 1 .. 2;
+$stack->sql(q{INSERT INTO t (x) SELECT repeat(md5(i::text), 20) FROM generate_series(1, 10000) i});
 ok($node->poll_query_until($db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'retained_wal_limit'}), 'back: a slot that holds too much is dropped');
 kill 'CONT', $consumer;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 # A stack without a manager: the launcher's clock
 
-value(q{SELECT electric_cm_stop()});
+$stack->sql(q{SELECT electric_cm_stop()});
 seen(q{sampled_at > clock_timestamp() - interval '5 s' FROM electric_cm_stat_replication}, 'stopped: sampled');
 for my $seconds (-3600, 7200)
 {
@@ -211,8 +211,8 @@ for my $seconds (-3600, 7200)
 	set_clock($clock);
 	seen($sampled, "stopped, the clock goes by $seconds s: sampled");
 }
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'started: active');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'started: active');
 
 $node->stop;
 done_testing();

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use IO::Select;
 use IO::Socket::UNIX;
 use POSIX ();
@@ -11,7 +11,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 wal_sender_timeout = '4 s'
 electric_cm.status_check_interval = '1 s'
 electric_cm.wal_report_interval = '1 s'
@@ -19,11 +19,11 @@ electric_cm.reconnect_initial_delay = '200 ms'
 electric_cm.reconnect_max_delay = '500 ms'
 electric_cm.min_wal_free_space = -1
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
-sub events { my ($event) = @_; return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
+sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
 
 my $walsender = q{(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')};
 
@@ -101,134 +101,134 @@ sub let_connect
 	return;
 }
 
-value("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
-value('CREATE TABLE t (id int PRIMARY KEY, x text)');
+$stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text)');
 
 # The answer to a slot's creation gets lost: the slot is there, and ours
 
 my $open = $node->background_psql($db);
 $open->query_safe('BEGIN; INSERT INTO t VALUES (0)');
-value('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm');
 seen(q{step = 'create_slot' AND waiting_for <> '' FROM electric_cm_stat_manager}, 'the slot is being created');
 cut_off();
 $open->query_safe('COMMIT');
 $open->quit;
 seen(q{confirmed_flush_lsn IS NOT NULL AND NOT active FROM pg_replication_slots}, 'it is there, but the answer is lost');
 let_connect();
-ok(wait_active($node, $db), 'that is noticed: active');
-is(value(q{SELECT ours FROM electric_cm_slots}), 't', 'the slot is ours');
-is(value(q{SELECT slot_name IS NOT NULL FROM _electric_cm.stack}), 't', '... for good');
-is(value(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'electric_cm replication'}), 1, '... and its session is not left behind');
+ok($stack->active, 'that is noticed: active');
+is($stack->sql(q{SELECT ours FROM electric_cm_slots}), 't', 'the slot is ours');
+is($stack->sql(q{SELECT slot_name IS NOT NULL FROM _electric_cm.stack}), 't', '... for good');
+is($stack->sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'electric_cm replication'}), 1, '... and its session is not left behind');
 is(events('replication_slot_dropped'), 0, '... nor was it made twice');
 
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 sub log_is_right
 {
 	my ($what) = @_;
-	value(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
-	value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	$stack->sql(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
+	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 log_is_right('at first');
 
 # A quiet stream is not a dead one
 
-my $first = value("SELECT $walsender");
+my $first = $stack->sql("SELECT $walsender");
 seen(q{max(reply_time) > pg_postmaster_start_time() FROM pg_stat_replication}, 'the walsender hears from us');
-my $began = value('SELECT clock_timestamp()');
+my $began = $stack->sql('SELECT clock_timestamp()');
 seen("clock_timestamp() > timestamptz '$began' + interval '7 s'", 'more than wal_sender_timeout later');
-is(value("SELECT $walsender"), $first, '... the quiet stream is the same');
-is(value('SELECT electric_cm_status()'), 'active', '... and active');
+is($stack->sql("SELECT $walsender"), $first, '... the quiet stream is the same');
+is($stack->sql('SELECT electric_cm_status()'), 'active', '... and active');
 
 # Cut off: nothing comes, nothing is closed
 
 cut_off();
-value(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(101, 1000) i});
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(101, 1000) i});
 seen(q{electric_cm_status() = 'starting'}, 'cut off: not active any more');
 seen(q{electric_cm_health() ->> 'severity' <> 'ok'}, '... nor well');
-like(value('SELECT last_error FROM electric_cm_stat_manager'), qr/walsender PID \d+ has (not answered|gone)|timed out/, '... and last_error says that the walsender is silent');
+like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/walsender PID \d+ has (not answered|gone)|timed out/, '... and last_error says that the walsender is silent');
 let_connect();
-ok(wait_active($node, $db), 'connections work again: active');
+ok($stack->active, 'connections work again: active');
 log_is_right('cut off');
 is(events('shapes_invalidated'), 0, 'no shape is lost');
 
 # Cut off, and over a limit before that is noticed
 
-value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
+$stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
 $node->reload;
 seen(q{setting = '48MB' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'with a limit');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 cut_off();
 let_connect();
-value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
+$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
 seen(q{count(*) >= 2 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'cut off and beyond the limit: that is noticed');
-ok(wait_active($node, $db), '... and mended');
+ok($stack->active, '... and mended');
 log_is_right('beyond the limit');
 is(events('retained_wal_limit'), 0, '... without giving up the slot');
-value(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
+$stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
 
 # A job of the pool whose answer gets lost
 
-value(q{CREATE TABLE big (id int PRIMARY KEY)});
-value(q{CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(2); END $$;
+$stack->sql(q{CREATE TABLE big (id int PRIMARY KEY)});
+$stack->sql(q{CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(2); END $$;
 	CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION slow()});
-my $big = value(q{SELECT electric_cm_create_shape('big')});
+my $big = $stack->sql(q{SELECT electric_cm_create_shape('big')});
 seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%' AND wait_event = 'PgSleep')}, 'a session of the pool is at work');
 cut_off();
 seen(q{count(*) > 0 FROM pg_publication_tables WHERE tablename = 'big'}, '... it is done, but the answer is lost');
 let_connect();
-value('DROP EVENT TRIGGER slow');
+$stack->sql('DROP EVENT TRIGGER slow');
 seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$big'", '... and it is done again');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 
-value("ALTER DATABASE $db RESET electric_cm.connection");
+$stack->sql("ALTER DATABASE $db RESET electric_cm.connection");
 $node->reload;
 seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'without a proxy');
 
 # A walsender that has stopped: it can't be ended, nor can its slot be taken
 
-my $pid = value("SELECT $walsender");
+my $pid = $stack->sql("SELECT $walsender");
 kill 'STOP', $pid or die 'no walsender';
-value(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 3000) i});
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 3000) i});
 seen(q{electric_cm_status() = 'starting'}, 'a walsender that has stopped: not active any more');
 seen("last_error LIKE 'walsender PID $pid%does not answer and does not end' AND waiting_for LIKE '%$pid%' FROM electric_cm_stat_manager", '... who it is, and what it does');
 my $health = q{electric_cm_health() ->> 'reason'};
 seen("$health LIKE '%$pid%kill -CONT $pid%'", '... and what to do');
-value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
+$stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
 $node->reload;
-value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
+$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
 seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit says that it is reached');
-is(value('SELECT count(*) FROM pg_replication_slots'), 1, '... and drops nothing that is in use');
-value(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
+is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 1, '... and drops nothing that is in use');
+$stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
 kill 'CONT', $pid;
-ok(wait_active($node, $db), 'it goes on, and ends: active');
+ok($stack->active, 'it goes on, and ends: active');
 log_is_right('a walsender that had stopped');
-is(value('SELECT count(*) FROM electric_cm_shapes'), 2, 'no shape is lost');
-isnt(value("SELECT $walsender"), $pid, 'the walsender is another one');
+is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 2, 'no shape is lost');
+isnt($stack->sql("SELECT $walsender"), $pid, 'the walsender is another one');
 
 # One that is busy is not suspected: nothing of a large transaction is published
 
-value('CREATE TABLE other (id int, x text)');
-$pid = value("SELECT $walsender");
-$pid = value("SELECT $walsender");
-value(q{INSERT INTO other SELECT i, repeat('x', 50) FROM generate_series(1, 500000) i});
+$stack->sql('CREATE TABLE other (id int, x text)');
+$pid = $stack->sql("SELECT $walsender");
+$pid = $stack->sql("SELECT $walsender");
+$stack->sql(q{INSERT INTO other SELECT i, repeat('x', 50) FROM generate_series(1, 500000) i});
 log_is_right('a walsender that is busy');
-is(value("SELECT $walsender"), $pid, '... is left alone');
+is($stack->sql("SELECT $walsender"), $pid, '... is left alone');
 
 # A consumer that has stopped keeps the stream from being read, which is not the
 # walsender's fault
 
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(10001, 14000) i});
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(10001, 14000) i});
 seen(q{electric_cm_health() ->> 'reason' LIKE 'Readers are % s behind: consumer 1 (PID ' || } . "$consumer || '%'", 'a consumer that has stopped: readers are behind, and why');
 seen("electric_cm_health() ->> 'reason' LIKE '%pg_terminate_backend($consumer)%'", '... and what to do');
-is(value("SELECT $walsender"), $pid, '... the walsender is not suspected');
+is($stack->sql("SELECT $walsender"), $pid, '... the walsender is not suspected');
 kill 'CONT', $consumer;
 seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'it goes on: well');
 log_is_right('a consumer that had stopped');
@@ -241,21 +241,21 @@ seen(q{electric_cm_await_flushed() IS NOT NULL}, 'others do not wait for that');
 
 # A walsender that stops while it waits for others, to make the slot
 
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $open = $node->background_psql($db);
 $open->query_safe('BEGIN; INSERT INTO t VALUES (-1)');
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'electric_cm replication' AND wait_event_type = 'Lock')}, 'the slot is being created');
-$pid = value(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'electric_cm replication'});
+$pid = $stack->sql(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'electric_cm replication'});
 kill 'STOP', $pid or die 'no walsender';
 $open->query_safe('COMMIT');
 $open->quit;
 seen("message LIKE '%PID $pid, which runs a query of ours, has not moved for%' FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 1", 'it stops: that is noticed');
 seen("$health LIKE '%$pid%'", '... and said');
 kill 'CONT', $pid;
-ok(wait_active($node, $db), 'it goes on, and ends: active');
-is(value(q{SELECT count(*) FROM pg_replication_slots}), 1, '... with one slot');
-is(value(q{SELECT ours FROM electric_cm_slots}), 't', '... of ours');
+ok($stack->active, 'it goes on, and ends: active');
+is($stack->sql(q{SELECT count(*) FROM pg_replication_slots}), 1, '... with one slot');
+is($stack->sql(q{SELECT ours FROM electric_cm_slots}), 't', '... of ours');
 
 $node->stop;
 kill 'KILL', $proxy;

@@ -3,13 +3,14 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 wal_sender_timeout = '2 s'
 electric_cm.status_check_interval = '1 s'
 electric_cm.wal_report_interval = '1 s'
@@ -18,47 +19,47 @@ electric_cm.reconnect_initial_delay = '200 ms'
 electric_cm.reconnect_max_delay = '500 ms'
 electric_cm.min_wal_free_space = -1
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
-sub events { my ($event) = @_; return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
-sub health { return decode_json(value('SELECT electric_cm_health()')); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
+sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
+sub health { return decode_json($stack->sql('SELECT electric_cm_health()')); }
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id int PRIMARY KEY, x text); CREATE TABLE u (id int PRIMARY KEY)');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text); CREATE TABLE u (id int PRIMARY KEY)');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 # Thrown away all at once
 
 is(health()->{severity}, 'ok', 'well');
-value(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
+$stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
 seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'two shapes');
 seen(q{sum(shapes) = 2 FROM electric_cm_stat_consumers}, '... as their consumer knows');
-value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '32MB'});
+$stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '32MB'});
 $node->reload;
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 4000) i});
-value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 60)});
+$stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 4000) i});
+$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 60)});
 seen(q{detail LIKE '%All 2 shapes of this database are gone: create them again.%' FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit takes the slot: an event says how many shapes go with it');
 kill 'CONT', $consumer;
-ok(wait_active($node, $db), 'active with a new slot');
-is(value(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 'all 2 shapes of this database are gone: create them again', '... what is to be done is said');
+ok($stack->active, 'active with a new slot');
+is($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 'all 2 shapes of this database are gone: create them again', '... what is to be done is said');
 my $h = health();
 is($h->{severity}, 'warning', 'with all shapes gone it is not well, for a while');
 like($h->{reason}, qr/all 2 shapes .* are gone, since the replication slot is a new one: create them again/, '... which is the reason');
 is($h->{shapes}{lost}, 2, '... with their number');
-$handle = value(q{SELECT electric_cm_create_shape('t')});
-value(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
 seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'they are created again: well');
 is(health()->{shapes}{lost}, 0, '... none is lost any more');
 
 # A manager that hangs
 
-my $manager = value('SELECT pid FROM electric_cm_stat_manager');
+my $manager = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
 kill 'STOP', $manager or die 'no manager';
 seen(q{electric_cm_status() = 'starting'}, 'a manager that hangs: not active any more');
 seen("status = 'starting' AND waiting_for LIKE 'manager PID $manager, which has not moved for %' FROM electric_cm_stat_manager", '... nor in the view, which says why');
@@ -69,21 +70,21 @@ my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_await_active('100 m
 like($err, qr/timed out.*manager PID $manager/s, 'nobody takes it for active');
 seen("count(*) = 1 FROM electric_cm_events WHERE event = 'manager_hangs' AND message LIKE '%$manager%'", 'an event says so');
 seen(q{sampled_at > clock_timestamp() - interval '3 s' FROM electric_cm_stat_replication}, 'its slot is sampled by the launcher');
-value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 40)});
+$stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 40)});
 seen(q{count(*) = 0 FROM pg_replication_slots}, '... and dropped when it is beyond a limit');
 kill 'CONT', $manager;
-ok(wait_active($node, $db), 'it goes on: active');
-is(value('SELECT pid FROM electric_cm_stat_manager'), $manager, '... the same');
+ok($stack->active, 'it goes on: active');
+is($stack->sql('SELECT pid FROM electric_cm_stat_manager'), $manager, '... the same');
 seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'manager_resumed'}, '... an event says so');
-value(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
+$stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
-$handle = value(q{SELECT electric_cm_create_shape('t')});
-value(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
+$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
 seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'the shapes are created again');
 
 # No session of the pool can be opened any more, while the stream goes on
 
-value('CREATE ROLE me SUPERUSER LOGIN');
+$stack->sql('CREATE ROLE me SUPERUSER LOGIN');
 seen(q{count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%'}, 'the pool has nothing to do');
 my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
 sub write_hba
@@ -102,7 +103,7 @@ sub mine_seen
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return ok(1, $what) if mine("SELECT $query") eq 't';
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	diag(mine('SELECT electric_cm_health()'));
 	return ok(0, $what);
@@ -119,30 +120,30 @@ mine_seen("count(*) > 0 FROM electric_cm_shape_log('$handle') WHERE key LIKE '%1
 mine(q{UPDATE _electric_cm.shape SET created_at = now() - interval '2 minutes' WHERE relation = 'u'::regclass});
 mine_seen(qq{electric_cm_health() ->> 'problems' LIKE '%1 shapes have been in creation for more than a minute; $u waits for %'}, 'a shape that is not created is said to wait');
 write_hba($hba);
-ok(wait_active($node, $db), 'it can: active, without anybody\'s help');
+ok($stack->active, 'it can: active, without anybody\'s help');
 seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$u'", '... and the shape is live');
-is(value('SELECT count(*) FROM electric_cm_shapes'), 3, '... and none was lost');
+is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 3, '... and none was lost');
 
 # A connection string that leads nowhere
 
-value(qq{ALTER DATABASE $db SET electric_cm.connection = 'host=/nowhere'});
+$stack->sql(qq{ALTER DATABASE $db SET electric_cm.connection = 'host=/nowhere'});
 $node->reload;
 seen(q{electric_cm_status() = 'starting' AND last_error LIKE '%/nowhere%' FROM electric_cm_stat_manager}, 'a connection string that leads nowhere');
 $h = health();
 like($h->{reason}, qr{/nowhere.*electric_cm\.connection says where to connect to; it is set by ALTER DATABASE}, '... the error is the reason, with the setting to blame');
-unlike(value(q{SELECT string_agg(coalesce(detail, ''), ' ') FROM electric_cm_events}), qr/Is the server running/, '... and nobody asks the server whether it runs');
-value(qq{ALTER DATABASE $db RESET electric_cm.connection});
+unlike($stack->sql(q{SELECT string_agg(coalesce(detail, ''), ' ') FROM electric_cm_events}), qr/Is the server running/, '... and nobody asks the server whether it runs');
+$stack->sql(qq{ALTER DATABASE $db RESET electric_cm.connection});
 $node->reload;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 # Stopped
 
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 is(health()->{reason}, 'the stack is stopped: electric_cm_stop() was called', 'stopped: said once');
 ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');
 like($err, qr/the stack of database "postgres" is stopped: electric_cm_stop\(\) was called/, '... here, too');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'started: active');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'started: active');
 
 $node->stop;
 done_testing();

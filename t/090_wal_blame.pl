@@ -3,12 +3,12 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 electric_cm.wal_report_interval = '1 s'
 electric_cm.status_check_interval = '1 s'
 electric_cm.reconnect_initial_delay = '50 ms'
@@ -19,14 +19,14 @@ max_wal_size = '64 MB'
 min_wal_size = '32 MB'
 autovacuum = off
 });
+my $node = $stack->node;
 my $db = 'postgres';
 my $slot = 'electric_cm_postgres';
 my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
 
-sub value { return $node->safe_psql($db, join ";\n", @_); }
-sub seen { my ($query, $what) = @_; return ElectricCM::becomes($node, $db, "SELECT $query", $what); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 sub events { my ($condition) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE $condition)"; }
-sub write_some { ElectricCM::write_wal($node, $db, $_[0]); return value('CHECKPOINT'); }
+sub write_some { $stack->write_wal($_[0]); return $stack->sql('CHECKPOINT'); }
 
 sub open_transaction
 {
@@ -42,32 +42,32 @@ sub end_transaction { my ($session) = @_; $session->query_safe('COMMIT'); $sessi
 # The slot that is being made
 #
 my ($session, $pid) = open_transaction();
-value('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm');
 seen("$exists AND (SELECT confirmed_flush_lsn IS NULL FROM pg_replication_slots)", 'a slot is being made, and waits for a transaction');
 write_some(30) for 1 .. 2;
 seen(events("event = 'retained_wal_limit'") . ' = 1', 'it holds too much meanwhile: the limit applies');
-is( value(q{SELECT message ~ 'which is being created, retains \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
+is( $stack->sql(q{SELECT message ~ 'which is being created, retains \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
 		FROM electric_cm_events WHERE event = 'retained_wal_limit'}),
 	't', '... an event says what was done, and for whose sake');
-is(value('SELECT ' . events(q{detail LIKE '%not made by electric_cm%'})), 0, '... and not that it is somebody else\'s');
+is($stack->sql('SELECT ' . events(q{detail LIKE '%not made by electric_cm%'})), 0, '... and not that it is somebody else\'s');
 seen("NOT $exists", '... it is gone');
 seen("step = 'create_slot' AND waiting_for LIKE '%PID $pid%' FROM electric_cm_stat_manager", '... and not made again as long as it would wait again');
 write_some(60);
-is(value("SELECT $exists"), 'f', '... however much is written');
-is(value('SELECT ' . events("event = 'retained_wal_limit'")), 1, '... which is said once');
+is($stack->sql("SELECT $exists"), 'f', '... however much is written');
+is($stack->sql('SELECT ' . events("event = 'retained_wal_limit'")), 1, '... which is said once');
 end_transaction($session);
-ok(wait_active($node, $db), 'as soon as the transaction has ended, the stack is active');
-is(value(q{SELECT status FROM electric_cm_stat_manager}), 'active', '... nor is that counted as a slot that was made anew');
+ok($stack->active, 'as soon as the transaction has ended, the stack is active');
+is($stack->sql(q{SELECT status FROM electric_cm_stat_manager}), 'active', '... nor is that counted as a slot that was made anew');
 
 #
 # A burst
 #
-value('CREATE TABLE t (id int PRIMARY KEY, v text)');
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, v text)');
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 write_some(100) for 1 .. 3;
-value('SELECT electric_cm_await_flushed()');
-is(value("SELECT state FROM electric_cm_shapes WHERE handle = '$handle'"), 'live', 'bursts of twice the limit cost a stack that keeps up nothing');
+$stack->sql('SELECT electric_cm_await_flushed()');
+is($stack->sql("SELECT state FROM electric_cm_shapes WHERE handle = '$handle'"), 'live', 'bursts of twice the limit cost a stack that keeps up nothing');
 
 #
 # Who is named in the moment of the warning
@@ -77,72 +77,72 @@ sub warned
 	my ($like, $what) = @_;
 	return seen(events("event = 'retained_wal_warning' AND detail LIKE '$like'") . ' > 0', $what);
 }
-value('ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
+$stack->sql('ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'quiet');
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value('INSERT INTO t VALUES (1)');
+$stack->sql('INSERT INTO t VALUES (1)');
 write_some(24);
 warned("%consumer 1 (PID $consumer)%", 'a consumer that hangs is named at once');
 kill 'CONT', $consumer;
-value('SELECT electric_cm_await_flushed()');
+$stack->sql('SELECT electric_cm_await_flushed()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
 
-my $walsender = value(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'});
+my $walsender = $stack->sql(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'});
 kill 'STOP', $walsender or die 'no walsender';
 write_some(24);
 warned("%its walsender (PID $walsender)%", 'so is a walsender');
 kill 'CONT', $walsender;
-value('SELECT electric_cm_await_flushed()');
+$stack->sql('SELECT electric_cm_await_flushed()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on as well');
 
 ($session, $pid) = open_transaction();
 $session->query_safe("INSERT INTO t VALUES (2)");
-value('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
+$stack->sql('ALTER SYSTEM SET track_activities = off', 'SELECT pg_reload_conf()');
 write_some(24);
 warned("%an open transaction of PID $pid%", 'an open transaction is named before it is old');
 end_transaction($session);
-value('ALTER SYSTEM RESET track_activities', 'SELECT pg_reload_conf()');
-value('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
+$stack->sql('ALTER SYSTEM RESET track_activities', 'SELECT pg_reload_conf()');
+$stack->sql('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'over');
 
 #
 # WAL that others hold as well
 #
-value(q{SELECT pg_create_physical_replication_slot('standby', true)}, 'SELECT electric_cm_stop()');
-value('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
+$stack->sql(q{SELECT pg_create_physical_replication_slot('standby', true)}, 'SELECT electric_cm_stop()');
+$stack->sql('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
 write_some(60);
 seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%would free nothing. Replication slot "standby" needs%'}) . ' = 1',
 	'another slot holds the same WAL: a warning names it');
-is(value("SELECT $exists"), 't', '... and ours stays');
-value(q{SELECT pg_drop_replication_slot('standby')});
+is($stack->sql("SELECT $exists"), 't', '... and ours stays');
+$stack->sql(q{SELECT pg_drop_replication_slot('standby')});
 seen("NOT $exists", 'it is dropped as soon as that helps');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active with a new one');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'active with a new one');
 
-value('SELECT electric_cm_stop()', q{ALTER SYSTEM SET wal_keep_size = '256 MB'}, 'SELECT pg_reload_conf()');
+$stack->sql('SELECT electric_cm_stop()', q{ALTER SYSTEM SET wal_keep_size = '256 MB'}, 'SELECT pg_reload_conf()');
 write_some(60);
 seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%Wal_keep_size (256 MB) needs%'}) . ' = 1', 'wal_keep_size keeps the same WAL: a warning');
-is(value("SELECT $exists"), 't', '... and ours stays');
-value('ALTER SYSTEM RESET wal_keep_size', 'ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
+is($stack->sql("SELECT $exists"), 't', '... and ours stays');
+$stack->sql('ALTER SYSTEM RESET wal_keep_size', 'ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
 
 # more than the disk has; what there is is less than half of that, so there is no time
-value('SELECT electric_cm_start()', q{SELECT pg_create_physical_replication_slot('standby', true)});
-ok(wait_active($node, $db), 'active again');
+$stack->sql('SELECT electric_cm_start()', q{SELECT pg_create_physical_replication_slot('standby', true)});
+ok($stack->active, 'active again');
 write_some(20);
-value('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
+$stack->sql('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'our slot moves on, another does not');
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 write_some(50);
-value(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = 2000000000}, 'SELECT pg_reload_conf()');
+$stack->sql(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = 2000000000}, 'SELECT pg_reload_conf()');
 write_some(40);
 seen(events(q{event = 'wal_free_space_limit' AND severity = 'warning' AND detail LIKE '%dropping it would free%Replication slot "standby" needs%'}) . ' = 1',
 	'too little is free, and another slot holds most of what ours does: a warning names it');
-is(value("SELECT $exists"), 't', '... and ours stays');
-value(q{SELECT pg_drop_replication_slot('standby')});
+is($stack->sql("SELECT $exists"), 't', '... and ours stays');
+$stack->sql(q{SELECT pg_drop_replication_slot('standby')});
 seen("NOT $exists", 'it is dropped as soon as that helps');
-value('ALTER SYSTEM SET electric_cm.min_wal_free_space = -1', 'SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'active');
+$stack->sql('ALTER SYSTEM SET electric_cm.min_wal_free_space = -1', 'SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
+ok($stack->active, 'active');
 
 $node->stop;
 done_testing();

@@ -6,26 +6,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "autovacuum = off\nelectric_cm.status_check_interval = '1 s'\n");
+my $stack = new_stack('main', conf => "autovacuum = off\nelectric_cm.status_check_interval = '1 s'\n");
+my $node = $stack->node;
 
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub shape { return run_sql("SELECT electric_cm_create_shape('$_[0]')"); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub replays
-{
-	my ($handle, $table, $what) = @_;
-	run_sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
-	ok($ok, "$what ($entries entries)");
-	return;
-}
-
-run_sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA moved',
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA moved',
 	(map { "CREATE TYPE $_ AS ENUM ('a', 'b')" } qw(mine theirs)),
 	'CREATE DOMAIN mine_domain AS mine', 'CREATE TYPE mine_range AS RANGE (subtype = mine)', 'CREATE TYPE mine_pair AS (x int, y mine_range)',
 	'CREATE TABLE plain (id int PRIMARY KEY)',
@@ -33,7 +22,7 @@ run_sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA moved',
 	'CREATE TABLE with_array (id int PRIMARY KEY, v mine_pair[])', 'INSERT INTO with_array VALUES (1)',
 	(map { ("CREATE TABLE $_ (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)", "CREATE TABLE ${_}_mid PARTITION OF $_ FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id)",
 		"CREATE TABLE ${_}_leaf PARTITION OF ${_}_mid FOR VALUES FROM (0) TO (50)", "INSERT INTO $_ VALUES (1, 'a')") } qw(root other)));
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 for my $case (
 	[ 'a type', q{ALTER TYPE mine RENAME VALUE 'a' TO 'z'}, [ 'plain', 'with_theirs', 'other_leaf' ], [ map { "with_$_" } qw(mine mine_domain mine_range mine_pair array) ] ],
@@ -43,39 +32,39 @@ for my $case (
 {
 	my ($what, $command, $free, $held) = @$case;
 
-	run_sql('SELECT count(electric_cm_drop_shape(handle)) FROM electric_cm_shapes');
-	run_sql('BEGIN', $command, q{PREPARE TRANSACTION 'p'});
-	my %handle = map { $_ => shape($_) } @$free, @$held;
-	becomes($node, $db, "SELECT waiting_for ~ 'prepared transaction' FROM electric_cm_shapes WHERE handle = '$handle{$_}'", "$what changed: a shape of $_ waits") for @$held;
-	is_live($handle{$_}, "... one of $_ does not") for @$free;
-	run_sql(q{COMMIT PREPARED 'p'});
+	$stack->sql('SELECT count(electric_cm_drop_shape(handle)) FROM electric_cm_shapes');
+	$stack->sql('BEGIN', $command, q{PREPARE TRANSACTION 'p'});
+	my %handle = map { $_ => $stack->shape($_) } @$free, @$held;
+	$stack->becomes("SELECT waiting_for ~ 'prepared transaction' FROM electric_cm_shapes WHERE handle = '$handle{$_}'", "$what changed: a shape of $_ waits") for @$held;
+	$stack->is_live($handle{$_}, "... one of $_ does not") for @$free;
+	$stack->sql(q{COMMIT PREPARED 'p'});
 	for my $table (@$held)
 	{
-		is_live($handle{$table}, "... it is over: $table");
-		run_sql("INSERT INTO $table (id) VALUES (2)");
-		replays($handle{$table}, $table, '... is right');
+		$stack->is_live($handle{$table}, "... it is over: $table");
+		$stack->sql("INSERT INTO $table (id) VALUES (2)");
+		$stack->replays($handle{$table}, $table, '... is right');
 	}
 }
 
 # a schema that somebody else's publication has
-run_sql('CREATE SCHEMA s', 'CREATE TABLE s.t (id int PRIMARY KEY)', 'CREATE PUBLICATION elsewhere FOR TABLES IN SCHEMA s');
+$stack->sql('CREATE SCHEMA s', 'CREATE TABLE s.t (id int PRIMARY KEY)', 'CREATE PUBLICATION elsewhere FOR TABLES IN SCHEMA s');
 my $dropper = $node->background_psql($db, on_error_stop => 1);
 $dropper->query_safe('SET client_min_messages = warning; BEGIN; DROP SCHEMA s CASCADE');
-run_sql('DROP TABLE plain', 'CREATE TABLE plain (id int PRIMARY KEY)');
-is_live(shape('plain'), 'a schema being dropped holds up no shape, be it published elsewhere');
+$stack->sql('DROP TABLE plain', 'CREATE TABLE plain (id int PRIMARY KEY)');
+$stack->is_live($stack->shape('plain'), 'a schema being dropped holds up no shape, be it published elsewhere');
 $dropper->quit;
 
 # tables that their owner has locked, more than the pool has sessions
-run_sql((map { "CREATE TABLE locked_$_ (id int PRIMARY KEY)" } 1 .. 6), 'CREATE TABLE free (id int PRIMARY KEY)');
+$stack->sql((map { "CREATE TABLE locked_$_ (id int PRIMARY KEY)" } 1 .. 6), 'CREATE TABLE free (id int PRIMARY KEY)');
 my $locker = $node->background_psql($db, on_error_stop => 1);
 $locker->query_safe('BEGIN; LOCK TABLE ' . join(', ', map { "locked_$_" } 1 .. 6) . ' IN EXCLUSIVE MODE');
-my @locked = map { shape("locked_$_") } 1 .. 6;
+my @locked = map { $stack->shape("locked_$_") } 1 .. 6;
 my $began = time;
-is_live(shape('free'), 'tables that somebody has locked hold up no shape of another one');
+$stack->is_live($stack->shape('free'), 'tables that somebody has locked hold up no shape of another one');
 cmp_ok(time - $began, '<', 20, '... for the time that a lock may be waited for');
 $locker->query_safe('COMMIT');
 $locker->quit;
-is_live($_, '... and have theirs when they are free') for @locked;
+$stack->is_live($_, '... and have theirs when they are free') for @locked;
 
 $node->stop;
 done_testing();

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes);
+use ElectricCM qw(new_stack);
 use IO::Select;
 use IO::Socket::UNIX;
 use POSIX ();
@@ -11,7 +11,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 wal_sender_timeout = '3 s'
 electric_cm.status_check_interval = '1 s'
 electric_cm.wal_report_interval = '1 s'
@@ -20,11 +20,11 @@ electric_cm.reconnect_max_delay = '500 ms'
 electric_cm.min_wal_free_space = -1
 electric_cm.retained_wal_limit = '48MB'
 });
+my $node = $stack->node;
 my $db = 'postgres';
 
-sub value { return $node->safe_psql($db, $_[0]); }
-sub seen { my ($query, $what) = @_; return becomes($node, $db, "SELECT $query", $what); }
-sub events { my ($event) = @_; return value("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
+sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
+sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
 
 # A proxy between the server and itself.  After USR1, each stream, also one that
 # begins later, gets no farther than its beginning, and is not closed.
@@ -88,14 +88,14 @@ sub start_proxy
 }
 
 my $proxy = start_proxy();
-value("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
-value('CREATE TABLE t (id int PRIMARY KEY)');
-value(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
+$stack->sql(q{SELECT electric_cm_create_shape('t')});
 seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
 
-sub write_wal { return value(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)}); }
+sub write_wal { return $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)}); }
 
 # Each new stream is cut off, too
 
@@ -104,28 +104,28 @@ write_wal();
 seen(q{count(*) >= 1 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'streams are cut off: that is noticed');
 seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'no stream gets on: the limit acts');
 seen(q{coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0) < 48 * 1024 * 1024 FROM pg_replication_slots}, '... and the WAL is free');
-value("ALTER DATABASE $db RESET electric_cm.connection");
+$stack->sql("ALTER DATABASE $db RESET electric_cm.connection");
 $node->reload;
 seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'a direct connection: active');
 
 # Beyond a limit when the server starts, and about to catch up
 
-my $handle = value(q{SELECT electric_cm_create_shape('t')});
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
-value(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = -1});
+$stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = -1});
 $node->reload;
 seen(q{setting = '-1' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'no limit for a while');
-my $consumer = value('SELECT pid FROM electric_cm_stat_consumers');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
-value('INSERT INTO t VALUES (1)');
+$stack->sql('INSERT INTO t VALUES (1)');
 write_wal();
-value(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
+$stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->stop('immediate');
 $node->start;
-ok(wait_active($node, $db), 'a server that starts with a slot beyond its limit: active');
-value(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-is(value(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND occurred_at > pg_postmaster_start_time()}), 0, '... the limit waits for the stream');
-is(value("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'"), 1, '... and the shape goes on');
+ok($stack->active, 'a server that starts with a slot beyond its limit: active');
+$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND occurred_at > pg_postmaster_start_time()}), 0, '... the limit waits for the stream');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'"), 1, '... and the shape goes on');
 
 $node->stop;
 kill 'KILL', $proxy;

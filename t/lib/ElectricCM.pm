@@ -6,11 +6,15 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use File::Basename qw(dirname);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT_OK = qw(new_node wait_active becomes replay_equals install_compare has_xml);
+use ElectricCM::Stack ();
+
+our @EXPORT_OK = qw(new_stack new_node wait_active becomes replay_equals install_compare has_xml
+  source_constant);
 
 =pod
 
@@ -20,14 +24,15 @@ ElectricCM - helpers for electric_cm's TAP tests
 
 =head1 SYNOPSIS
 
-  use ElectricCM qw(new_node wait_active replay_equals);
+  use ElectricCM qw(new_stack);
 
-  my $node = new_node('main', conf => "electric_cm.pool_size = 2\n");
-  $node->safe_psql('postgres', 'CREATE EXTENSION electric_cm');
-  ok(wait_active($node, 'postgres'), 'becomes active');
-  ...
-  my ($ok, $entries) = replay_equals($node, 'postgres', $handle, 't', ['id']);
-  ok($ok, "replay equals table ($entries entries)");
+  my $stack = new_stack('main', conf => "electric_cm.pool_size = 2\n");
+  $stack->sql('CREATE EXTENSION electric_cm', 'CREATE TABLE t (id int PRIMARY KEY)');
+  ok($stack->active, 'becomes active');
+  $stack->replays($stack->live_shape('t'), 't', 'an empty table');
+
+What a stack can do is in ElectricCM::Stack. Functions that take a server and
+a database are for tests of several of them.
 
 =head1 FUNCTIONS
 
@@ -68,6 +73,25 @@ max_prepared_transactions = 10
 	$node->append_conf('postgresql.conf', $opts{conf}) if defined $opts{conf};
 	$node->start if $opts{start} // 1;
 	return $node;
+}
+
+=pod
+
+=item new_stack($name, %opts)
+
+Such a server, as the ElectricCM::Stack of its database "postgres", or of
+
+  db      => name  another one
+
+The extension is not created: that is the test's to do.
+
+=cut
+
+sub new_stack
+{
+	my ($name, %opts) = @_;
+	my $db = delete $opts{db};
+	return ElectricCM::Stack->new(new_node($name, %opts), $db);
 }
 
 =pod
@@ -252,6 +276,31 @@ sub has_xml
 	my ($node, $db) = @_;
 	my ($rc) = $node->psql($db, q{SELECT '<a/>'::xml});
 	return $rc == 0;
+}
+
+=pod
+
+=item source_constant($name)
+
+The value of a #define of a number, or of a product of numbers, in src/: for a
+test of what happens at a border, which must know when the border is moved.
+
+=cut
+
+sub source_constant
+{
+	my ($name) = @_;
+	my $src = dirname(__FILE__) . '/../../src';
+
+	for my $file (glob "$src/*/*.[ch]")
+	{
+		my ($value) = slurp_file($file) =~ /^#define[ \t]+\Q$name\E[ \t]+\(?([\d *]+)\)?[ \t]*(?:\/\*.*)?$/m
+		  or next;
+		my $product = 1;
+		$product *= $_ for $value =~ /\d+/g;
+		return $product;
+	}
+	die "src/ defines no number $name\n";
 }
 
 =pod

@@ -1,0 +1,205 @@
+
+# ElectricCM::Stack: a database with a stack, as the tests look at it.
+package ElectricCM::Stack;
+
+use strict;
+use warnings;
+
+use ElectricCM ();
+use Test::More ();
+
+=pod
+
+=head1 NAME
+
+ElectricCM::Stack - a database of a test's server, and its stack
+
+=head1 SYNOPSIS
+
+  use ElectricCM qw(new_stack);
+
+  my $stack = new_stack('main', conf => "electric_cm.pool_size = 2\n");
+  $stack->sql('CREATE EXTENSION electric_cm', 'CREATE TABLE t (id int PRIMARY KEY)');
+  ok($stack->active, 'becomes active');
+  my $handle = $stack->live_shape('t');
+  $stack->sql('INSERT INTO t VALUES (1)');
+  $stack->replays($handle, 't', 'an insert');
+
+=head1 METHODS
+
+=over
+
+=item ElectricCM::Stack->new($node, $db)
+
+Of a server that is there; ElectricCM::new_stack makes both.
+
+=item $stack->node, $stack->db
+
+The PostgreSQL::Test::Cluster, and the name of the database.
+
+=item $stack->beside($db)
+
+The stack of another database of that server.
+
+=cut
+
+sub new
+{
+	my ($class, $node, $db) = @_;
+	return bless { node => $node, db => $db // 'postgres' }, $class;
+}
+
+sub node { my ($self) = @_; return $self->{node}; }
+sub db { my ($self) = @_; return $self->{db}; }
+sub beside { my ($self, $db) = @_; return ElectricCM::Stack->new($self->{node}, $db); }
+
+=pod
+
+=item $stack->sql(@statements)
+
+Run statements in one session, each in a transaction of its own, and return what
+they print: fields separated by "|", a row a line. An error ends the test.
+
+=item $stack->error_of_sql(@statements)
+
+Run statements, one of which must fail: returns what psql says, with SQLSTATE.
+The empty string if none has failed.
+
+=cut
+
+sub sql
+{
+	my ($self, @statements) = @_;
+	return $self->{node}->safe_psql($self->{db}, join(";\n", @statements));
+}
+
+sub error_of_sql
+{
+	my ($self, @statements) = @_;
+	my ($rc, $stdout, $stderr) =
+	  $self->{node}->psql($self->{db}, join(";\n", "\\set VERBOSITY verbose\n" . shift @statements, @statements));
+	return $rc == 0 ? '' : $stderr;
+}
+
+=pod
+
+=item $stack->active
+
+Wait until it is active: see ElectricCM::wait_active.
+
+=item $stack->becomes($query, $what)
+
+Wait until a query returns true: see ElectricCM::becomes.
+
+=item $stack->settle
+
+Wait until the logs have all that has been committed.
+
+=item $stack->write_wal($mb)
+
+Write that much WAL, for no table in particular.
+
+=item $stack->events($event, $condition)
+
+How many events of that name there are, of those that the condition holds for.
+
+=cut
+
+sub active { my ($self) = @_; return ElectricCM::wait_active($self->{node}, $self->{db}); }
+sub becomes { my ($self, $query, $what) = @_; return ElectricCM::becomes($self->{node}, $self->{db}, $query, $what); }
+sub settle { my ($self) = @_; return $self->sql(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); }
+sub write_wal { my ($self, $mb) = @_; return ElectricCM::write_wal($self->{node}, $self->{db}, $mb); }
+
+sub events
+{
+	my ($self, $event, $condition) = @_;
+	$condition //= 'true';
+	return $self->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event' AND ($condition)");
+}
+
+=pod
+
+=item $stack->shape($table)
+
+Create a shape of a table, and return its handle.
+
+=item $stack->live_shape($table)
+
+... and wait until it is live.
+
+=item $stack->is_live($handle, $what)
+
+Wait until a shape is live, as a test of that name, if it has one.
+
+=item $stack->exists_shape($handle)
+
+1 if there is such a shape, else 0.
+
+=item $stack->state_of($handle), $stack->error_of($handle), $stack->last_offset($handle)
+
+What electric_cm_shapes says of it.
+
+=item $stack->replays($handle, $table, $what, %opts)
+
+Test that a shape is there, and that its log, once it has all, replays to the
+table: see ElectricCM::replay_equals, whose options can be given. The key is
+"id", if keys => [...] does not say otherwise.
+
+=item $stack->replay_equals($handle, $table, ...), $stack->install_compare
+
+See ElectricCM.
+
+=cut
+
+sub shape { my ($self, $table) = @_; return $self->sql("SELECT electric_cm_create_shape('$table')"); }
+
+sub live_shape
+{
+	my ($self, $table) = @_;
+	my $handle = $self->shape($table);
+	$self->is_live($handle);
+	return $handle;
+}
+
+sub is_live
+{
+	my ($self, $handle, $what) = @_;
+	return $self->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'", $what);
+}
+
+sub exists_shape
+{
+	my ($self, $handle) = @_;
+	return $self->sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$handle'");
+}
+
+sub column_of
+{
+	my ($self, $column, $handle) = @_;
+	return $self->sql("SELECT $column FROM electric_cm_shapes WHERE handle = '$handle'");
+}
+
+sub state_of { my ($self, $handle) = @_; return $self->column_of('state', $handle); }
+sub error_of { my ($self, $handle) = @_; return $self->column_of('last_error', $handle); }
+sub last_offset { my ($self, $handle) = @_; return $self->column_of('last_offset', $handle); }
+
+sub replay_equals { my ($self, @args) = @_; return ElectricCM::replay_equals($self->{node}, $self->{db}, @args); }
+sub install_compare { my ($self) = @_; return ElectricCM::install_compare($self->{node}, $self->{db}); }
+
+sub replays
+{
+	my ($self, $handle, $table, $what, %opts) = @_;
+	my $keys = delete $opts{keys} // ['id'];
+	return Test::More::fail("$what (the shape is gone)") unless $self->exists_shape($handle);
+	$self->settle;
+	my ($ok, $entries) = $self->replay_equals($handle, $table, $keys, %opts);
+	return Test::More::ok($ok, "$what ($entries entries)");
+}
+
+=pod
+
+=back
+
+=cut
+
+1;
