@@ -72,10 +72,13 @@ is($stack->sql("SELECT state FROM electric_cm_shapes WHERE handle = '$handle'"),
 #
 # Who is named in the moment of the warning
 #
+# (by a warning from now on: the burst above may have named the walsender, too)
+my $since = $stack->sql('SELECT clock_timestamp()');
+
 sub warned
 {
 	my ($like, $what) = @_;
-	return seen(events("event = 'retained_wal_warning' AND detail LIKE '$like'") . ' > 0', $what);
+	return seen(events("event = 'retained_wal_warning' AND detail LIKE '$like' AND occurred_at > '$since'") . ' > 0', $what);
 }
 $stack->sql('ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
 seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'quiet');
