@@ -27,7 +27,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
-PURE = src/base/state.c src/base/errors.c src/base/backoff.c \
+PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name.c \
 	src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c \
 	src/launcher/stack_decision.c
 UNIT = t/unit/unit

@@ -156,7 +156,8 @@ main(int argc, char **argv)
 
 	for (int i = 0; i < n; i++)
 	{
-		struct timespec pause = {0, 3000000};	/* until it waits, and all is quiet */
+		struct timespec pause = {0, 3000000};	/* until it waits, and all is
+												 * quiet */
 		double		sent;
 		double		committed;
 		double		arrived;

@@ -156,7 +156,7 @@ $stack->sql('INSERT INTO e VALUES (2, 0), (3, 5)');
 $stack->becomes(qq{SELECT state = 'errored' AND last_error = 'division by zero' FROM electric_cm_shapes WHERE handle = '$bad'},
 	'a division by zero makes the shape errored');
 my ($rc, $out, $err) = $node->psql($db, "SELECT * FROM electric_cm_shape_log('$bad')");
-like($err, qr/shape "$bad" has failed.*DETAIL:  division by zero/s, 'its readers learn why');
+like($err, qr/shape "$bad" is errored.*DETAIL:  division by zero/s, 'its readers learn why');
 $stack->sql('INSERT INTO e VALUES (4, 0)');
 compare('the others go on', %e);
 
@@ -174,7 +174,7 @@ is($stack->sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'they d
 sub errored
 {
 	return $stack->sql("SELECT count(*), count(*) FILTER (WHERE events = 1) FROM (SELECT count(e.event) AS events FROM electric_cm_shapes s
-		LEFT JOIN electric_cm_events e ON e.event = 'shape_errored' AND e.message LIKE 'shape ' || handle || ' has failed%'
+		LEFT JOIN electric_cm_events e ON e.event = 'shape_errored' AND e.message LIKE 'shape ' || handle || ' is errored%'
 		WHERE relation = '$_[0]'::regclass AND state = 'errored' GROUP BY handle) s");
 }
 $stack->sql('CREATE TABLE b (id int PRIMARY KEY, v int, fill text)', 'ALTER TABLE b REPLICA IDENTITY FULL');

@@ -1,5 +1,5 @@
 # Warnings and errors survive the server's end, once each, at most 1,000 of
-# them, and no publication sends them.
+# them, and no publication sends them.  A shape's error is said when it counts.
 use strict;
 use warnings;
 
@@ -134,6 +134,32 @@ becomes('... and the event is stored afterwards', 'SELECT ' . stored('%terminati
 my @complaints = slurp_file($node->logfile, $offset) =~ /could not store events/g;
 is(scalar @complaints, 1, '... after one complaint');
 is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%store events%'}), 0, '... which is no event');
+
+# A shape that ends with an error does so where the transaction commits, and if
+# the stream is lost before that, the transaction comes again.
+
+$stack->sql(q{CREATE TABLE failing (id int PRIMARY KEY, v text); ALTER TABLE failing REPLICA IDENTITY FULL});
+my $handle = $stack->sql(q{SELECT electric_cm_create_shape('failing', '1 / id > 0')});
+$stack->sql(q{SELECT electric_cm_create_shape('failing')});
+becomes('shapes are live', q{SELECT count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'});
+my $holder = $node->background_psql($db, on_error_stop => 1);
+$holder->query_safe('BEGIN; LOCK TABLE _electric_cm.shape_log IN SHARE MODE');
+my $from = -s $node->logfile;
+$stack->sql(q{INSERT INTO failing SELECT i, string_agg(md5(i::text || j), '') FROM generate_series(0, 15000) i, generate_series(1, 60) j GROUP BY i ORDER BY i});
+$node->wait_for_log(qr/division by zero/, $from);
+becomes('the consumer waits in the midst of a transaction that has an error',
+	q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = '_electric_cm.shape_log'::regclass});
+my $errored = "SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored' AND message LIKE 'shape $handle %'";
+is($stack->sql($errored), 0, '... which is no event yet');
+my $manager = $stack->sql('SELECT pg_terminate_backend(pid)::text || pid FROM electric_cm_stat_manager WHERE datname = current_database()') =~ s/^true//r;
+becomes('the manager ends', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $manager");
+$holder->query_safe('COMMIT');
+$holder->quit;
+becomes('the shape is errored', "SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$handle'");
+becomes("... and an event says so", "SELECT ($errored) > 0");
+my @times = slurp_file($node->logfile, $from) =~ /division by zero/g;
+cmp_ok(scalar @times, '>=', 2, '... though the transaction has come twice');
+is($stack->sql($errored), 1, '... once');
 
 $node->stop;
 done_testing();

@@ -172,7 +172,7 @@ for my $order (sort keys %orders)
 	my ($ok, $entries) = $stack->replay_equals($others, 'other', ['id']);
 	ok($ok, "... and its log is right ($entries entries)");
 }
-is(value(q{SELECT string_agg(severity, ',') FROM electric_cm_events WHERE event = 'unknown_message'}), 'warning', 'that there are messages of nobody is said, once');
+is($stack->sql(q{SELECT string_agg(severity, ',') FROM electric_cm_events WHERE event = 'unknown_message'}), 'warning', 'that there are messages of nobody is said, once');
 
 # in one transaction with a drop of one's own
 $stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');

@@ -341,7 +341,7 @@ typedef struct FaultRule
 	const char *sqlstate;		/* or a class; "": any other */
 	const char *text;			/* that the message begins with, or NULL */
 	EcmFault	fault;
-} FaultRule;
+}			FaultRule;
 
 #define PUBLISH		ECM_WORK_PUBLISH
 #define CREATE		ECM_WORK_CREATE
@@ -374,9 +374,9 @@ static const FaultRule fault_rules[] = {
 	{CREATE, "", NULL, OF_IT},
 
 	/*
-	 * Only what is wrong with the table's rows, or with the owner's rights, is
-	 * for ever; whoever mends that can create the shape again.  Other errors
-	 * that no other shape would have met get some more attempts.
+	 * Only what is wrong with the table's rows, or with the owner's rights,
+	 * is for ever; whoever mends that can create the shape again.  Other
+	 * errors that no other shape would have met get some more attempts.
 	 */
 	{SNAPSHOT, "53200", NULL, IF_AGAIN},
 	{SNAPSHOT, "53400", NULL, IF_AGAIN},
@@ -404,7 +404,10 @@ static const FaultRule fault_rules[] = {
 	{FOLLOW, "58", NULL, OF_NONE},
 	{FOLLOW, "", NULL, OF_IT},
 
-	/* a text that is too large, or an output function; the manager sees the rest */
+	/*
+	 * a text that is too large, or an output function; the manager sees the
+	 * rest
+	 */
 	{SEND, "22", NULL, OF_IT},
 	{SEND, "38", NULL, OF_IT},
 	{SEND, "54", NULL, OF_IT},
@@ -412,7 +415,10 @@ static const FaultRule fault_rules[] = {
 	{SEND, "XX000", "invalid memory alloc request size", OF_IT},
 	{SEND, "", NULL, OF_NONE},
 
-	/* dropped, or about to be: a log that isn't goes on growing, and comes again */
+	/*
+	 * dropped, or about to be: a log that isn't goes on growing, and comes
+	 * again
+	 */
 	{FOLD, "42704", NULL, IT_IS_GONE},
 	{FOLD, "55P03", NULL, IT_IS_GONE},
 	{FOLD, "54", NULL, OF_IT},
@@ -449,7 +455,7 @@ ecm_error_fault(const char *sqlstate, const char *message, EcmShapeWork work)
 
 	for (i = 0; i < LENGTHOF(fault_rules); i++)
 	{
-		const FaultRule *r = &fault_rules[i];
+		const		FaultRule *r = &fault_rules[i];
 
 		if (r->work == work && has_class(sqlstate, r->sqlstate) &&
 			(r->text == NULL ||
@@ -463,6 +469,30 @@ bool
 ecm_error_is_refusal(const char *sqlstate)
 {
 	return has_class(sqlstate, "28");
+}
+
+bool
+ecm_error_is_password(const char *sqlstate)
+{
+	return strcmp(sqlstate, "28P01") == 0;
+}
+
+bool
+ecm_error_is_name_taken(const char *sqlstate)
+{
+	return strcmp(sqlstate, "42710") == 0;
+}
+
+bool
+ecm_error_is_file_missing(const char *sqlstate)
+{
+	return strcmp(sqlstate, "58P01") == 0;
+}
+
+bool
+ecm_error_is_no_worker(const char *sqlstate)
+{
+	return strcmp(sqlstate, ECM_SQLSTATE_NO_WORKER) == 0;
 }
 
 bool

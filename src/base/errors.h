@@ -28,7 +28,8 @@ typedef enum EcmErrorKind
 typedef struct EcmError
 {
 	char		sqlstate[6];	/* "" when unknown */
-	char		message[ECM_ERROR_TEXT_LEN];	/* primary message, no severity */
+	char		message[ECM_ERROR_TEXT_LEN];	/* primary message, no
+												 * severity */
 	char		detail[ECM_ERROR_TEXT_LEN];
 	char		hint[ECM_ERROR_TEXT_LEN];
 } EcmError;
@@ -55,14 +56,17 @@ extern EcmErrorKind ecm_error_kind(const EcmError *err,
 /* What was being done for shapes, or for one. */
 typedef enum EcmShapeWork
 {
-	ECM_WORK_PUBLISH,			/* pool: their table is added to the publication */
+	ECM_WORK_PUBLISH,			/* pool: their table is added to the
+								 * publication */
 	ECM_WORK_CREATE,			/* pool: what else it takes to create some */
 	ECM_WORK_SNAPSHOT,			/* pool: one shape's rows are read */
 	ECM_WORK_FOLLOW,			/* consumer: a change is matched, or logged */
-	ECM_WORK_SEND,				/* walsender: pgoutput makes a change's message */
-	ECM_WORK_FOLD,				/* pool: a log is folded, as the manager sees it */
+	ECM_WORK_SEND,				/* walsender: pgoutput makes a change's
+								 * message */
+	ECM_WORK_FOLD,				/* pool: a log is folded, as the manager sees
+								 * it */
 	ECM_WORK_FOLD_LOG			/* pool: ... and as the session does */
-} EcmShapeWork;
+}			EcmShapeWork;
 
 /* Whom an error is blamed on that was raised then. */
 typedef enum EcmFault
@@ -71,7 +75,7 @@ typedef enum EcmFault
 	ECM_FAULT_OF_IT,			/* the shape, or the change, that was at work */
 	ECM_FAULT_IF_AGAIN,			/* ... if it is raised there again */
 	ECM_FAULT_IT_IS_GONE		/* it needs no work any more */
-} EcmFault;
+}			EcmFault;
 
 /*
  * Whose fault is it?  With one shape's the others go on, so what is not listed
@@ -80,12 +84,21 @@ typedef enum EcmFault
 extern EcmFault ecm_error_fault(const char *sqlstate, const char *message,
 								EcmShapeWork work);
 
-/* The server has refused a connection's role; nothing has answered, or no more. */
+/*
+ * Single kinds.  A connection's role was refused; for want of the right
+ * password; nothing has answered, or not any more; a name was not found, which
+ * may be one that lacks its schema; a name is taken; a file is missing, of WAL
+ * perhaps; no background worker was free, an error of our own.
+ */
 extern bool ecm_error_is_refusal(const char *sqlstate);
+extern bool ecm_error_is_password(const char *sqlstate);
 extern bool ecm_error_is_connection(const char *sqlstate);
-
-/* A name was not found, which may be one that lacks its schema. */
 extern bool ecm_error_is_name_not_found(const char *sqlstate);
+extern bool ecm_error_is_name_taken(const char *sqlstate);
+extern bool ecm_error_is_file_missing(const char *sqlstate);
+extern bool ecm_error_is_no_worker(const char *sqlstate);
+
+#define ECM_SQLSTATE_NO_WORKER	"53000"
 
 /*
  * Of an error in the stream: may it pass by itself?  What is short may become

@@ -45,6 +45,7 @@
 
 #include "base/clock.h"
 #include "base/errors.h"
+#include "base/event_name.h"
 #include "base/settings.h"
 #include "base/stack_lifecycle.h"
 #include "base/state.h"
@@ -61,22 +62,13 @@
 /* Why a standby's stacks are stopped. */
 #define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
 
-/* Severity of an event. */
-typedef enum EcmSeverity
-{
-	ECM_SEVERITY_LOG,
-	ECM_SEVERITY_WARNING,
-	ECM_SEVERITY_ERROR
-} EcmSeverity;
-
 typedef struct EcmEventRecord
 {
 	uint64		number;			/* since shared memory was made */
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	TimestampTz occurred_at;
-	char		event[64];
-	EcmSeverity severity;
+	EcmEventName event;
 	char		message[ECM_TEXT_LEN];
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
@@ -126,8 +118,8 @@ typedef struct EcmConsumerSlot
 	int64		grown[ECM_MAX_GROWN];
 
 	/*
-	 * What it has ended with; "" if it has not said.  Anybody may read this, so
-	 * the text is the error's only where such errors quote no data.
+	 * What it has ended with; "" if it has not said.  Anybody may read this,
+	 * so the text is the error's only where such errors quote no data.
 	 */
 	char		last_error[ECM_TEXT_LEN];
 	char		last_error_sqlstate[6];
@@ -187,8 +179,8 @@ typedef struct EcmWalSample
 	bool		active;
 	int			active_pid;
 	char		wal_status[16]; /* reserved, extended, unreserved, lost */
-	bool		sizes_known;	/* the next five are of now, or of the last time
-								 * before the slot was lost */
+	bool		sizes_known;	/* the next five are of now, or of the last
+								 * time before the slot was lost */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
 	int64		retained_wal_bytes;
@@ -294,7 +286,8 @@ typedef struct EcmStackReport
 	char		step[32];
 	TimestampTz status_since;
 	EcmTime		status_at;		/* the same by the other clock */
-	EcmTime		failing_at;		/* since when it has had to retry, 0: it hasn't */
+	EcmTime		failing_at;		/* since when it has had to retry, 0: it
+								 * hasn't */
 	char		waiting_for[ECM_TEXT_LEN];
 	int			blocking_pid;	/* with waiting_for, 0: unknown */
 	char		last_error[ECM_TEXT_LEN];
@@ -433,7 +426,8 @@ typedef struct EcmShared
 	volatile EcmTime launcher_alive_at; /* it writes that without the lock */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
-	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody sets */
+	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody
+									 * sets */
 	bool		rescan_requested;	/* look at pg_database again */
 	bool		reprobe_all_requested;	/* look again into databases without
 										 * the extension */
@@ -442,10 +436,11 @@ typedef struct EcmShared
 	int			nleft_slots;
 	EcmLeftSlot left_slots[ECM_MAX_LEFT_SLOTS];
 
-	EcmTime		made_room_at;	/* when a slot was last dropped for the sake of
-								 * free space; anybody writes */
+	EcmTime		made_room_at;	/* when a slot was last dropped for the sake
+								 * of free space; anybody writes */
 
-	TimestampTz made_at;		/* with this, event numbers are unique for ever */
+	TimestampTz made_at;		/* with this, event numbers are unique for
+								 * ever */
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
@@ -586,12 +581,6 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 								 const char *waiting_for);
 
 /*
- * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
- * that is too much for the launcher, an event says what is left to do by hand.
- */
-extern void ecm_leave_slot(Oid dboid, const char *slot_name);
-
-/*
  * A shape of this database is being read; and when one was last (0: unknown).
  * A standby's server may not have preloaded us: then nothing is known.
  */
@@ -608,24 +597,5 @@ extern int	ecm_launcher_pid(void); /* 0: not running */
 
 /* The end of WAL when the server's first launcher started. */
 extern XLogRecPtr ecm_first_lsn(void);
-
-extern const char *ecm_severity_name(EcmSeverity severity);
-
-/*
- * Appends to the ring, wakes the database's manager, which delivers it, and
- * logs it if it is a warning (WARNING) or worse (LOG: it never raises).  Takes
- * the lock, so don't hold it.  detail and datname may be NULL.
- */
-extern void ecm_event(Oid dboid, const char *datname, const char *event,
-					  EcmSeverity severity, const char *detail,
-					  const char *message_fmt,...) pg_attribute_printf(6, 7);
-
-/*
- * Copies what the ring still has of a database (InvalidOid: of all), from an
- * event on, the oldest first.  "copy" has room for ECM_MAX_EVENTS.  Returns how
- * many there are; *end becomes the number that the next event will get.
- */
-extern int	ecm_events_copy(Oid dboid, uint64 from, EcmEventRecord *copy,
-							uint64 *end);
 
 #endif							/* ECM_SHMEM_H */

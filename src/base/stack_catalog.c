@@ -200,19 +200,109 @@ ecm_timeline_drop_publications(void)
 		elog(ERROR, "could not drop publication %s", names);
 }
 
+static uint64
+update_row(const char *set_and_where, int nargs, Oid *types, Datum *values)
+{
+	EcmSpiState spi;
+	uint64		n;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run(psprintf("UPDATE _electric_cm.stack SET %s", set_and_where),
+				SPI_OK_UPDATE, nargs, types, values, NULL);
+	n = SPI_processed;
+	ecm_spi_end(&spi);
+	return n;
+}
+
 void
 ecm_timeline_record_stop(XLogRecPtr lsn)
 {
-	EcmSpiState spi;
 	Oid			types[] = {LSNOID, LSNOID};
 	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn())};
 
 	/* what nobody has looked at yet stays so */
+	(void) update_row("clean_stop_lsn = $1,"
+					  " seen_lsn = CASE WHEN seen_lsn >= $2"
+					  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
+					  2, types, values);
+}
+
+void
+ecm_stack_row_stopped(void)
+{
+	(void) update_row("stopped = true WHERE NOT stopped", 0, NULL, NULL);
+}
+
+bool
+ecm_stack_row_started(void)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(MyDatabaseId);
+
+	return update_row("stopped = false, database_oid = $1"
+					  " WHERE stopped OR database_oid <> $1",
+					  1, &type, &value) > 0;
+}
+
+void
+ecm_stack_row_forget_created(void)
+{
+	(void) update_row("slot_name = NULL, publication_name = NULL, clean_stop_lsn = NULL"
+					  " WHERE slot_name IS NOT NULL OR publication_name IS NOT NULL"
+					  " OR clean_stop_lsn IS NOT NULL",
+					  0, NULL, NULL);
+}
+
+void
+ecm_stack_row_disown_slot(const char *name)
+{
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(name);
+
+	(void) update_row("slot_name = NULL WHERE slot_name = $1", 1, &type, &value);
+}
+
+char *
+ecm_stack_row_disown_slot_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = NULL WHERE slot_name = %s",
+					ecm_quote_literal(name));
+}
+
+char *
+ecm_stack_row_own_slot_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = %s",
+					name != NULL ? ecm_quote_literal(name) : "NULL");
+}
+
+char *
+ecm_stack_row_own_publication_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET publication_name = %s",
+					ecm_quote_literal(name));
+}
+
+void
+ecm_stack_row_seen_all(void)
+{
+	(void) update_row("seen_lsn = pg_current_wal_insert_lsn()", 0, NULL, NULL);
+}
+
+char *
+ecm_stack_row_publication(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	char	   *name = NULL;
+
 	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("UPDATE _electric_cm.stack SET clean_stop_lsn = $1,"
-							  " seen_lsn = CASE WHEN seen_lsn >= $2"
-							  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not record the end of the stack");
+	ecm_spi_run_latest("SELECT followed_publication FROM _electric_cm.stack",
+					   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	if (SPI_processed == 1)
+		name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (name != NULL)
+		name = MemoryContextStrdup(context, name);
 	ecm_spi_end(&spi);
+	return name;
 }

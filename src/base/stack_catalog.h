@@ -28,7 +28,8 @@ typedef struct EcmRemembered
 	XLogRecPtr	seen_lsn;		/* see server_runs.c; invalid: never looked */
 	bool		owns_slot;		/* we created a slot ... */
 	NameData	slot_name;
-	NameData	publication;	/* that the stream was read by; empty: none yet */
+	NameData	publication;	/* that the stream was read by; empty: none
+								 * yet */
 	char		message_prefix[64];
 } EcmRemembered;
 
@@ -64,6 +65,38 @@ extern bool ecm_timeline_left(const EcmRemembered *remembered,
 extern char *ecm_timeline_record_sql(const EcmRemembered *remembered,
 									 const EcmReplicationInfo *info,
 									 Oid database_oid, const char *mismatch);
+
+/*
+ * The changes of the row, and reads of single columns.  In a transaction.
+ * electric_cm_check() alone reads the row by itself, since it waits for no lock
+ * longer than a moment.
+ *
+ * The stack was stopped, and stays so; it runs, for this database (true: that
+ * was not so before); what it had created, slot and publication, is no more.
+ */
+extern void ecm_stack_row_stopped(void);
+extern bool ecm_stack_row_started(void);
+extern void ecm_stack_row_forget_created(void);
+
+/* The slot of that name is not ours any more; or for a session to execute. */
+extern void ecm_stack_row_disown_slot(const char *name);
+extern char *ecm_stack_row_disown_slot_sql(const char *name);
+
+/*
+ * For a session to execute: the stack has created a slot (NULL: a temporary one,
+ * which is not remembered), a publication.
+ */
+extern char *ecm_stack_row_own_slot_sql(const char *name);
+extern char *ecm_stack_row_own_publication_sql(const char *name);
+
+/* The library was loaded whenever WAL before this moment was written. */
+extern void ecm_stack_row_seen_all(void);
+
+/*
+ * The publication that the stream was last read by, palloc'd, as of now; NULL:
+ * there was no stream yet.
+ */
+extern char *ecm_stack_row_publication(void);
 
 /*
  * Records the last acknowledged LSN of a clean stop, in the current

@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 
 #include "base/backend.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "connection/conn_internal.h"
 
@@ -371,10 +372,9 @@ become_connected(EcmConn *conn)
 	{
 		conn->memory->without_tls = true;
 		if (conn->sslmode_given)
-			ecm_event(MyDatabaseId, conn->info.dbname, "warning",
-					  ECM_SEVERITY_WARNING,
-					  "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
-					  "connection to %s is not encrypted", conn->address);
+			ecm_event_in(MyDatabaseId, conn->info.dbname, ECM_EVENT_WARNING,
+						 "TLS could not be had, and sslmode=prefer allows to go on without it; use sslmode=require to insist on it.",
+						 "connection to %s is not encrypted", conn->address);
 	}
 }
 

@@ -35,7 +35,7 @@ hint_pg_hba(EcmConn *conn)
 	const char *user = PQuser(conn->pg);
 	const char *dbname = PQdb(conn->pg) ? PQdb(conn->pg) : conn->info.dbname;
 	bool		local = host == NULL || host[0] == '\0' || host[0] == '/';
-	bool		no_password = strcmp(conn->error.sqlstate, "28P01") == 0;
+	bool		no_password = ecm_error_is_password(conn->error.sqlstate);
 
 	/* some of these have nothing to do with pg_hba.conf: see errors.c */
 	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "base/backoff.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/pool.h"
@@ -217,9 +218,8 @@ report_small_pool(const EcmError *err)
 {
 	if (pool.has_last_error && strcmp(err->sqlstate, pool.last_error.sqlstate) == 0)
 		return;
-	ecm_event(MyDatabaseId, pool.dbname, "connection_error",
-			  ECM_SEVERITY_WARNING, err->hint,
-			  "could not open another pool session: %s", err->message);
+	ecm_event_in(MyDatabaseId, pool.dbname, ECM_EVENT_CONNECTION_ERROR, err->hint,
+				 "could not open another pool session: %s", err->message);
 }
 
 /*

@@ -281,7 +281,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 {
 	LogicalRepTupleData oldtup;
 	LogicalRepTupleData newtup;
-	EcmRelation   *entry;
+	EcmRelation *entry;
 	bool		has_old = false;
 	ListCell   *lc;
 

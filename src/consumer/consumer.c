@@ -66,8 +66,8 @@ static MemoryContext message_context;	/* reset after each message */
 static MemoryContext pieces_context;
 static char *whole;				/* the message that comes in pieces, or NULL */
 static Size whole_len;			/* so far */
-static bool skipping;			/* the transaction that is coming in was applied
-								 * before */
+static bool skipping;			/* the transaction that is coming in was
+								 * applied before */
 
 static EcmConsumerSlot *
 my_slot(void)
@@ -101,7 +101,7 @@ handle_commit(StringInfo in)
 		return;
 	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
-		ecm_orders_forget();
+		ecm_orders_committed();
 	if (ecm_gather_is_empty())
 		ecm_match_free_gone();
 }
@@ -119,7 +119,7 @@ handle_truncate(StringInfo in)
 
 	foreach(lc, logicalrep_read_truncate(in, &cascade, &restart_seqs))
 	{
-		EcmRelation   *entry = ecm_relation_find(lfirst_oid(lc));
+		EcmRelation *entry = ecm_relation_find(lfirst_oid(lc));
 		ListCell   *lc2;
 
 		foreach(lc2, entry->bindings)
@@ -460,7 +460,7 @@ leave_error(int sqlerrcode, const char *message)
 	EcmConsumerSlot *slot = my_slot();
 	const char *sqlstate = unpack_sql_state(sqlerrcode);
 	const char *text = message != NULL ? ecm_error_for_public(sqlstate, message) :
-		ecm_error_condition(sqlstate);
+	ecm_error_condition(sqlstate);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (slot->generation == args.generation)
@@ -506,10 +506,7 @@ blame_shape(int64 shape, const char *message)
 	if (fault.handle[0] == '\0')
 		return true;
 	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_event(MyDatabaseId, ecm_stack_at(args.stack_index)->datname,
-			  "shape_errored", ECM_SEVERITY_WARNING,
-			  ecm_error_public_text(fault.message),
-			  "shape %s has failed and is not followed any more", fault.handle);
+	ecm_shape_report_errored(fault.handle, fault.message);
 	return true;
 }
 
@@ -578,7 +575,7 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 		return;
 	foreach(lc, accused.ids)
 		if (!blame_shape(*(int64 *) lfirst(lc), message))
-			return;
+		return;
 	ecm_blame_settled(place);
 }
 
@@ -610,17 +607,8 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 static void
 match_failed(EcmShape *shape, const char *message)
 {
-	EcmShapeDef *def;
-
-	if (ecm_gather_is_past(shape->skip_until))
-		return;
-	def = ecm_shape_by_id(shape->id);
-	ecm_orders_add_errored(shape->id, shape->generation, message);
-	if (def != NULL)
-		ecm_event(MyDatabaseId, ecm_stack_at(args.stack_index)->datname,
-				  "shape_errored", ECM_SEVERITY_WARNING,
-				  ecm_error_public_text(message),
-				  "shape %s has failed and is not followed any more", def->handle);
+	if (!ecm_gather_is_past(shape->skip_until))
+		ecm_orders_add_errored(shape->id, shape->generation, message);
 }
 
 static int
@@ -686,7 +674,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 											ALLOCSET_DEFAULT_SIZES);
 	pieces_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 										   ALLOCSET_SMALL_SIZES);
-	ecm_orders_init(args.worker);
+	ecm_orders_init(args.stack_index, args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||

@@ -83,7 +83,7 @@ void
 ecm_load_start(int worker_number)
 {
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(NotedShape),
-		.hcxt = TopMemoryContext};
+	.hcxt = TopMemoryContext};
 
 	worker = worker_number;
 	shapes = hash_create("electric_cm noted shapes", 64, &ctl,

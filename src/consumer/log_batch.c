@@ -323,8 +323,9 @@ commit_local(XLogRecPtr lsn)
 
 	/*
 	 * What readers see from now on is not flushed yet.  A crash would take it
-	 * away, and the stream bring it back as it was: the slot has not been told
-	 * that it is done with, and offsets are made of the upstream's alone.
+	 * away, and the stream bring it back as it was: the slot has not been
+	 * told that it is done with, and offsets are made of the upstream's
+	 * alone.
 	 */
 	wake_readers();
 

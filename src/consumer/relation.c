@@ -48,7 +48,7 @@ ecm_relation_describe(StringInfo in)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	LogicalRepRelation *rel = logicalrep_read_rel(in);
-	EcmRelation   *entry;
+	EcmRelation *entry;
 	bool		found;
 
 	entry = hash_search(relations, &rel->remoteid, HASH_ENTER, &found);
@@ -132,7 +132,7 @@ read_ancestors(void *arg)
 static EcmBinding *
 bind_table(EcmTable *table, EcmRelation *entry)
 {
-	EcmBinding    *binding = palloc(sizeof(EcmBinding));
+	EcmBinding *binding = palloc(sizeof(EcmBinding));
 	ListCell   *lc;
 
 	binding->table = table;
@@ -200,7 +200,7 @@ bind_relation(EcmRelation *entry)
 EcmRelation *
 ecm_relation_find(LogicalRepRelId relid)
 {
-	EcmRelation   *entry = hash_search(relations, &relid, HASH_FIND, NULL);
+	EcmRelation *entry = hash_search(relations, &relid, HASH_FIND, NULL);
 
 	if (entry == NULL)
 		elog(ERROR, "change of relation %u, which the stream has not described",

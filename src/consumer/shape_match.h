@@ -85,8 +85,8 @@ typedef struct EcmShape
 	EcmFilter  *filter;			/* NULL: no where clause */
 	dlist_node	node;			/* among unfiltered, scanned, or those gone */
 	uint64		marks[2];		/* last change whose tuple matched */
-	uint64		failed_in;		/* upstream transaction, by our count, in which
-								 * it has failed */
+	uint64		failed_in;		/* upstream transaction, by our count, in
+								 * which it has failed */
 	EcmShapeBuffer buffer;
 } EcmShape;
 

@@ -29,6 +29,7 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/spi.h"
 #include "base/stream_message_io.h"
 #include "consumer/followed_shapes.h"
@@ -43,7 +44,7 @@ typedef enum OrderKind
 	ORDER_ERRORED,				/* a shape ends with an error */
 	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
 	ORDER_MISMATCH				/* likewise, those of one layout */
-} OrderKind;
+}			OrderKind;
 
 typedef struct Order
 {
@@ -54,19 +55,22 @@ typedef struct Order
 	int64		shape;
 	int			generation;
 	const char *reason;
+	const char *handle;			/* once it is obeyed, if it made a difference */
 
 	/* truncated, mismatch */
 	Oid			table;
 	int			layout;
 } Order;
 
+static int	stack_index;
 static int	worker;
 static MemoryContext orders_context;	/* reset after each transaction */
 static List *orders = NIL;		/* of Order, in orders_context */
 
 void
-ecm_orders_init(int worker_number)
+ecm_orders_init(int index, int worker_number)
 {
+	stack_index = index;
 	worker = worker_number;
 	orders_context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
 										   ALLOCSET_SMALL_SIZES);
@@ -91,27 +95,35 @@ add_order(const Order *order)
 void
 ecm_orders_add_truncated(Oid table)
 {
-	add_order(&(Order) {.kind = ORDER_TRUNCATED, .table = table});
+	Order		order = {.kind = ORDER_TRUNCATED, .table = table};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_mismatch(Oid table, int layout)
 {
-	add_order(&(Order) {.kind = ORDER_MISMATCH, .table = table, .layout = layout});
+	Order		order = {.kind = ORDER_MISMATCH, .table = table, .layout = layout};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_errored(int64 shape, int generation, const char *reason)
 {
-	add_order(&(Order) {.kind = ORDER_ERRORED, .shape = shape,
-			  .generation = generation, .reason = reason});
+	Order		order = {.kind = ORDER_ERRORED, .shape = shape,
+	.generation = generation, .reason = reason};
+
+	add_order(&order);
 }
 
 void
-ecm_orders_add_message(const EcmStreamMessage *message)
+ecm_orders_add_message(const EcmStreamMessage * message)
 {
-	add_order(&(Order) {.kind = ORDER_MESSAGE,
-			  .message = unconstify(EcmStreamMessage *, message)});
+	Order		order = {.kind = ORDER_MESSAGE,
+	.message = unconstify(EcmStreamMessage *, message)};
+
+	add_order(&order);
 }
 
 bool
@@ -160,7 +172,7 @@ add_to_list(ShapeList *list, int64 id, int generation)
 
 /* Those that a message names. */
 static ShapeList
-named_shapes(const EcmStreamMessage *message)
+named_shapes(const EcmStreamMessage * message)
 {
 	ShapeList	list = create_list(message->nshapes);
 
@@ -280,11 +292,12 @@ capture_shape(const EcmShapeDef *def, void *arg)
 
 	if (wanted == NULL || def->generation != wanted->generation ||
 		def->state != ECM_SHAPE_CREATING || def->worker != worker || ecm_gather_is_past(def->skip_until))
-		return;					/* a later attempt is coming, another's, or done */
+		return;					/* a later attempt is coming, another's, or
+								 * done */
 
 	shape = ecm_match_find(def->id);
 	if (shape != NULL)
-		ecm_match_remove(shape); /* an earlier attempt */
+		ecm_match_remove(shape);	/* an earlier attempt */
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
 	ecm_load_shape(def);
@@ -296,14 +309,14 @@ capture_shape(const EcmShapeDef *def, void *arg)
  * its own, since the snapshot decides later which of them count.
  */
 static void
-obey_capture(const EcmStreamMessage *message)
+obey_capture(const EcmStreamMessage * message)
 {
 	static struct _SPI_plan *plan;
 	ShapeList	named = named_shapes(message);
 	ShapeList	list = meant(&named);
 	CaptureArg	arg = {.captured = create_list(list.n)};
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
-		.hcxt = CurrentMemoryContext};
+	.hcxt = CurrentMemoryContext};
 
 	if (list.n == 0)
 		return;
@@ -353,7 +366,7 @@ settle_captured(int64 id, int generation, const char *snapshot)
  * those is dropped, all else stays, and nothing later needs to be looked at.
  */
 static void
-obey_live(const EcmStreamMessage *message)
+obey_live(const EcmStreamMessage * message)
 {
 	static struct _SPI_plan *plan;
 	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
@@ -393,10 +406,13 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 	static struct _SPI_plan *plan;
 	Oid			types[3] = {INT8OID, INT4OID, TEXTOID};
 	Datum		values[3] = {Int64GetDatum(id), Int32GetDatum(generation),
-		CStringGetTextDatum(reason)};
+	CStringGetTextDatum(reason)};
 	EcmSpiState spi;
 
-	/* the reason may quote a row, so it must not be part of a statement's text */
+	/*
+	 * the reason may quote a row, so it must not be part of a statement's
+	 * text
+	 */
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_state"
 					 " (shape, state, generation, last_error)"
@@ -426,13 +442,14 @@ give_up(int64 id, const char *reason)
 
 /*
  * The shape can't be created, or followed.  An attempt that was made since is
- * another matter.
+ * another matter: then there is no handle to be returned.
  */
-static void
+static const char *
 end_errored(int64 id, int generation, const char *reason)
 {
 	EcmShapeDef *def;
 	EcmShape   *shape = ecm_match_find(id);
+	const char *handle = NULL;
 
 	ecm_gather_work_on(id);
 	ecm_gather_touch(id);
@@ -443,22 +460,24 @@ end_errored(int64 id, int generation, const char *reason)
 		ecm_shape_set_errored(id, generation, reason);
 		if (shape != NULL)
 			ecm_match_remove(shape);
+		handle = def->handle;
 	}
 	ecm_gather_work_on(0);
+	return handle;
 }
 
 static void
-obey_fail(const EcmStreamMessage *message)
+obey_fail(const EcmStreamMessage * message)
 {
 	ShapeList	named = named_shapes(message);
 
 	if (meant(&named).n > 0)
-		end_errored(message->shapes[0].id, message->shapes[0].generation,
-					message->text);
+		(void) end_errored(message->shapes[0].id, message->shapes[0].generation,
+						   message->text);
 }
 
 static void
-obey_drop(const EcmStreamMessage *message)
+obey_drop(const EcmStreamMessage * message)
 {
 	EcmFates	fates;
 
@@ -486,7 +505,7 @@ obey_drop(const EcmStreamMessage *message)
  * ends here.
  */
 static void
-obey_lost(const EcmStreamMessage *message)
+obey_lost(const EcmStreamMessage * message)
 {
 	const char *reason = quote_literal_cstr(message->text);
 
@@ -533,7 +552,7 @@ obey_owner(int64 id)
 }
 
 static void
-obey_message(const EcmStreamMessage *message)
+obey_message(const EcmStreamMessage * message)
 {
 	switch (message->kind)
 	{
@@ -563,15 +582,19 @@ obey_message(const EcmStreamMessage *message)
 }
 
 static void
-obey_order(const Order *order)
+obey_order(Order *order)
 {
+	const char *handle;
+
 	switch (order->kind)
 	{
 		case ORDER_MESSAGE:
 			obey_message(order->message);
 			break;
 		case ORDER_ERRORED:
-			end_errored(order->shape, order->generation, order->reason);
+			handle = end_errored(order->shape, order->generation, order->reason);
+			if (handle != NULL)
+				order->handle = MemoryContextStrdup(orders_context, handle);
 			break;
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
@@ -621,7 +644,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 }
 
 static void
-obey_checks(const Order *order)
+obey_checks(Order *order)
 {
 	if (order->kind == ORDER_MISMATCH)
 		check_table(order->table, order->layout,
@@ -634,16 +657,43 @@ void
 ecm_orders_obey(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	void		(*const rounds[]) (const Order *order) = {obey_order, obey_checks};
+	void		(*const rounds[]) (Order *order) = {obey_order, obey_checks};
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
 		foreach(lc, orders)
-		{
-			rounds[i] (lfirst(lc));
-			MemoryContextSwitchTo(context);
-		}
+	{
+		rounds[i] (lfirst(lc));
+		MemoryContextSwitchTo(context);
+	}
 	ecm_gather_figures.shapes = ecm_load_count();
+}
+
+/*
+ * Only now, when it is so: a transaction that is lost before its commit comes
+ * again, and its errors with it.
+ */
+void
+ecm_orders_committed(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, orders)
+	{
+		const Order *order = lfirst(lc);
+
+		if (order->handle != NULL)
+			ecm_shape_report_errored(order->handle, order->reason);
+	}
+	ecm_orders_forget();
+}
+
+void
+ecm_shape_report_errored(const char *handle, const char *reason)
+{
+	ecm_event(ecm_stack_at(stack_index), ECM_EVENT_SHAPE_ERRORED,
+			  ecm_error_public_text(reason),
+			  "shape %s is errored, and not followed any more", handle);
 }
 
 void

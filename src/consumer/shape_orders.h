@@ -14,7 +14,7 @@
 #include "base/stream_message.h"
 
 /* At start; 'worker': whose shapes are meant. */
-extern void ecm_orders_init(int worker);
+extern void ecm_orders_init(int stack_index, int worker);
 
 /*
  * Adds one that the consumer gives to itself, on what it has met in the stream:
@@ -36,7 +36,8 @@ extern bool ecm_orders_any(void);
 /* Does what they say, in the local transaction that this is committed with. */
 extern void ecm_orders_obey(void);
 
-/* The transaction has been committed, or has been lost. */
+/* The transaction has been committed; or it has been lost. */
+extern void ecm_orders_committed(void);
 extern void ecm_orders_forget(void);
 
 /*
@@ -44,5 +45,8 @@ extern void ecm_orders_forget(void);
  * which others are told what it is about (errors.h).
  */
 extern void ecm_shape_set_errored(int64 shape, int generation, const char *reason);
+
+/* Tells those who watch; after the commit. */
+extern void ecm_shape_report_errored(const char *handle, const char *reason);
 
 #endif							/* ECM_SHAPE_ORDERS_H */

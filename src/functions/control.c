@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -64,8 +65,8 @@ static bool restoring = false;	/* ... which waits for the session's end */
 static char *no_room = NULL;	/* ... or for room, and what makes it */
 static char *no_room_fix;
 static char register_datname[NAMEDATALEN];
-static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo
-																 * our stop */
+static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo our
+																 * stop */
 
 /* What the end of the session has to do. */
 static bool exit_callback_registered = false;
@@ -127,11 +128,10 @@ register_at_commit(void)
 	ecm_unlock();
 
 	if (index < 0)
-		ecm_event(MyDatabaseId, register_datname, "too_many_stacks",
-				  ECM_SEVERITY_WARNING,
-				  "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
-				  "no stack is started: all %d are taken",
-				  ecm_stack_count());
+		ecm_event_in(MyDatabaseId, register_datname, ECM_EVENT_TOO_MANY_STACKS,
+					 "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
+					 "no stack is started: all %d are taken",
+					 ecm_stack_count());
 	ecm_launcher_wake();
 }
 
@@ -175,10 +175,8 @@ register_before_commit(void)
 	ecm_spi_begin(&spi);
 	disabled = is_disabled_in_session();
 	restoring = !disabled && !check_function_bodies && ecm_shared != NULL;
-	if ((disabled || restoring) &&
-		SPI_execute("UPDATE _electric_cm.stack SET stopped = true",
-					false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update _electric_cm.stack");
+	if (disabled || restoring)
+		ecm_stack_row_stopped();
 	ecm_spi_end(&spi);
 	PopActiveSnapshot();
 
@@ -416,13 +414,9 @@ await_row_changers(void)
 Datum
 electric_cm_start(NO_ARGUMENTS)
 {
-	EcmSpiState spi;
 	EcmStack   *stack;
 	uint64		runs;
 	int			index;
-	bool		changed;
-	Oid			argtypes[] = {OIDOID};
-	Datum		args[] = {ObjectIdGetDatum(MyDatabaseId)};
 
 	ecm_check_may_wait("electric_cm_start()");
 	PreventCommandIfReadOnly("electric_cm_start()");
@@ -453,16 +447,7 @@ electric_cm_start(NO_ARGUMENTS)
 
 	await_run(runs);
 
-	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("UPDATE _electric_cm.stack"
-							  " SET stopped = false, database_oid = $1"
-							  " WHERE stopped OR database_oid <> $1",
-							  1, argtypes, args, NULL,
-							  false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update _electric_cm.stack");
-	changed = SPI_processed > 0;
-	ecm_spi_end(&spi);
-	if (changed)
+	if (ecm_stack_row_started())
 		commit_locally();
 	PG_RETURN_VOID();
 }
@@ -593,21 +578,14 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 			await_slot_release(slot_name, walsender);
 	}
 
-	ecm_spi_begin(&spi);
-	if (SPI_execute("UPDATE _electric_cm.stack SET stopped = true"
-					" WHERE NOT stopped", false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_stack_row_stopped();
 	if (drop_slot)
 	{
+		ecm_spi_begin(&spi);
 		ecm_timeline_drop_publications();
-		if (SPI_execute("UPDATE _electric_cm.stack"
-						" SET slot_name = NULL, publication_name = NULL"
-						" WHERE slot_name IS NOT NULL"
-						" OR publication_name IS NOT NULL",
-						false, 0) != SPI_OK_UPDATE)
-			elog(ERROR, "could not update _electric_cm.stack");
+		ecm_spi_end(&spi);
+		ecm_stack_row_forget_created();
 	}
-	ecm_spi_end(&spi);
 	commit_locally();
 
 	/* last, since it can't be undone */

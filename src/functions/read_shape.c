@@ -312,7 +312,7 @@ check_shape(const char *handle, const EcmShapeDef *shape)
 	if (shape->state == ECM_SHAPE_ERRORED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("shape \"%s\" has failed", handle),
+				 errmsg("shape \"%s\" is errored", handle),
 				 shape->last_error != NULL ?
 				 errdetail("%s", ecm_error_untagged(shape->last_error)) : 0,
 				 errhint("Drop it with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));

@@ -23,6 +23,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -497,8 +498,8 @@ electric_cm_events(PG_FUNCTION_ARGS)
 
 		add_name(&row, event->datname);
 		add_time(&row, event->occurred_at);
-		add_text(&row, event->event);
-		add_text(&row, ecm_severity_name(event->severity));
+		add_text(&row, ecm_event_name(event->event));
+		add_text(&row, ecm_severity_name(ecm_event_severity(event->event)));
 		add_text(&row, event->message);
 		add_text(&row, event->detail);
 		put_row(fcinfo, &row);

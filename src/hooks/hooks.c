@@ -56,6 +56,7 @@
 #include "hooks/hooks.h"
 #include "hooks/shape_ddl.h"
 #include "shape/shape.h"
+#include "slot/abandoned_slot.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 
@@ -198,7 +199,7 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
 {
 	bool		changed = access == OAT_POST_CREATE || access == OAT_DROP ||
-		access == OAT_POST_ALTER;
+	access == OAT_POST_ALTER;
 
 	if (next_object_access_hook)
 		next_object_access_hook(access, class_id, object_id, sub_id, arg);
@@ -356,7 +357,7 @@ after_statement(NodeTag tag, Node *stmt)
 					ecm_ddl_note_perhaps(relid);
 					foreach(lc, alter->cmds)
 						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
-							ecm_unpublish_note(relid);
+						ecm_unpublish_note(relid);
 				}
 				break;
 			}
@@ -431,7 +432,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *stmt = pstmt->utilityStmt;
 	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
 
-	/* a part of a statement, or the transaction's own end: nothing comes between */
+	/*
+	 * a part of a statement, or the transaction's own end: nothing comes
+	 * between
+	 */
 	bool		whole = context != PROCESS_UTILITY_SUBCOMMAND && tag != T_TransactionStmt;
 
 	if (whole)

@@ -41,6 +41,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stream_message_io.h"
@@ -291,7 +292,7 @@ copy_rows(Member **members, int n)
 	writer = ecm_log_writer_begin();
 	for (int i = 0; i < n; i++)
 		members[i]->packer = ecm_row_packer_begin(writer, members[i]->def->id, 0,
-													 ecm_new_snapshot_identity());
+												  ecm_new_snapshot_identity());
 
 	/* rather no rows than those that a policy lets the owner see */
 	save_nestlevel = NewGUCNestLevel();
@@ -490,7 +491,7 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 {
 	EcmSpiState spi;
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_LIVE, .snapshot = snapshot,
-		.snapshot_len = strlen(snapshot)};
+	.snapshot_len = strlen(snapshot)};
 	Oid			types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTOID};
 	Datum		args[4];
 	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
@@ -509,7 +510,10 @@ store_snapshot(const Member *members, int n, const char *snapshot)
 		generations[ndone] = Int32GetDatum(member->def->generation);
 		rows[ndone++] = Int64GetDatum(member->rows);
 		message.shapes[message.nshapes++] =
-			(EcmMessageShape) {member->def->id, member->def->generation};
+			(EcmMessageShape)
+		{
+			member->def->id, member->def->generation
+		};
 	}
 	if (ndone == 0)
 		return;
@@ -601,9 +605,8 @@ emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 			(errcode(edata->sqlerrcode),
 			 errmsg("could not create shape %s: %s", def->handle,
 					ecm_error_untagged(text))));
-	ecm_event(MyDatabaseId, get_database_name(MyDatabaseId), "shape_errored",
-			  ECM_SEVERITY_WARNING, ecm_error_public_text(text),
-			  "could not create shape %s", def->handle);
+	ecm_event_in(MyDatabaseId, get_database_name(MyDatabaseId), ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(text),
+				 "could not create shape %s", def->handle);
 }
 
 /*

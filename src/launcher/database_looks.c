@@ -16,6 +16,7 @@
 #include "replication/slot.h"
 #include "storage/latch.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "launcher/database_looks.h"
@@ -68,7 +69,7 @@ report_too_many_stacks(const EcmDatabase *first, EcmTime now)
 			appendStringInfo(&slots, "%s\"%s\"", slots.len > 0 ? ", " : "",
 							 rows[i].name);
 	}
-	ecm_event(InvalidOid, NULL, "too_many_stacks", ECM_SEVERITY_WARNING,
+	ecm_event_in(InvalidOid, NULL, ECM_EVENT_TOO_MANY_STACKS,
 			  psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
 					   slots.len == 0 ? "" :
 					   psprintf("No limit on retained WAL is watched for slots %s. ",

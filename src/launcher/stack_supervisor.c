@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "launcher/databases.h"
@@ -67,8 +68,7 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 	if (strcmp(sup->announced, reason) != 0)
 	{
 		strlcpy(sup->announced, reason, sizeof(sup->announced));
-		ecm_event(entry->dboid, entry->datname, "manager_stopped",
-				  ECM_SEVERITY_LOG, NULL,
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_STOPPED, NULL,
 				  "stopped: %s", reason);
 	}
 }
@@ -114,8 +114,7 @@ pause_is_over(int index, const EcmEntry *entry)
 	ecm_databases_scan();
 	datname = ecm_database_name(entry->dboid);
 	if (sup->made_way && datname != NULL)
-		ecm_event(entry->dboid, datname, "stack_resumed",
-				  ECM_SEVERITY_LOG, NULL, "stack resumed after %s",
+		ecm_event_in(entry->dboid, datname, ECM_EVENT_STACK_RESUMED, NULL, "stack resumed after %s",
 				  entry->pause.command);
 	sup->made_way = false;
 }
@@ -211,8 +210,7 @@ restart_with_backoff(int index, const EcmEntry *entry, const char *waiting_for,
 	ConditionVariableBroadcast(&stack->cv);
 
 	if (message != NULL && (retries & (retries - 1)) == 0)
-		ecm_event(entry->dboid, entry->datname, "manager_restarting",
-				  ECM_SEVERITY_WARNING, detail, "%s", message);
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING_AFTER_FAILURE, detail, "%s", message);
 }
 
 void
@@ -226,8 +224,7 @@ ecm_supervisor_report_no_worker(int index, const EcmEntry *entry, int nfree)
 	if (sup->short_reported)
 		return;
 	sup->short_reported = true;
-	ecm_event(entry->dboid, entry->datname, "no_free_worker",
-			  ECM_SEVERITY_WARNING,
+	ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_NO_FREE_WORKER,
 			  "Raise max_worker_processes and restart the server. It is tried again until then.",
 			  "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
 			  ecm_workers_needed(entry), Max(nfree, 0), max_worker_processes);
@@ -451,8 +448,7 @@ manager_ended(int index, EcmEntry *entry)
 	if (entry->lifecycle.end_reason == ECM_END_PAUSE)
 	{
 		sup->made_way = true;
-		ecm_event(entry->dboid, entry->datname, "stack_paused",
-				  ECM_SEVERITY_LOG, NULL, "stack paused for %s",
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_STACK_PAUSED, NULL, "stack paused for %s",
 				  entry->pause.command);
 	}
 
@@ -473,8 +469,7 @@ manager_ended(int index, EcmEntry *entry)
 			break;
 		case ECM_ENDED_BY_REQUEST:
 			ecm_backoff_reset(&sup->backoff, now);
-			ecm_event(entry->dboid, entry->datname, "manager_restarting",
-					  ECM_SEVERITY_LOG, NULL,
+			ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING, NULL,
 					  "the manager is restarted by request");
 			break;
 		case ECM_ENDED_WITHOUT_WORKERS:
@@ -661,14 +656,12 @@ watch_hang(int index, const EcmEntry *entry, EcmTime now)
 	ConditionVariableBroadcast(&stack->cv);
 	sup->sample_at = 0;
 	if (facts.hangs)
-		ecm_event(entry->dboid, entry->datname, "manager_hangs",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_HANGS,
 				  psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
 						   entry->manager.pid),
 				  "manager PID %d has not moved for %d s", entry->manager.pid, seconds);
 	else
-		ecm_event(entry->dboid, entry->datname, "manager_resumed",
-				  ECM_SEVERITY_LOG, NULL, "manager PID %d goes on",
+		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESUMED, NULL, "manager PID %d goes on",
 				  entry->manager.pid);
 }
 

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "base/event.h"
 #include "base/shmem.h"
 #include "launcher/databases.h"
 #include "launcher/stack_entry.h"
@@ -114,17 +115,14 @@ drop_left_slot(EcmLeftSlot *item, EcmTime now)
 		if (!item->reported && now - item->at > LEFT_SLOT_PATIENCE)
 		{
 			item->reported = true;
-			ecm_event(item->dboid, ecm_database_name(item->dboid),
-					  "replication_slot_left", ECM_SEVERITY_WARNING,
+			ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_LEFT,
 					  "It goes on retaining WAL, and is dropped as soon as nobody uses it.",
 					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
 					  item->slot_name, facts.active_pid);
 		}
 		return false;
 	}
-	ecm_event(item->dboid, ecm_database_name(item->dboid),
-			  "replication_slot_dropped",
-			  ECM_SEVERITY_WARNING, "The extension has been dropped.",
+	ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
 			  "dropped replication slot \"%s\"", item->slot_name);
 	return true;
 }

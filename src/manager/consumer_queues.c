@@ -25,6 +25,7 @@
 
 #include "base/bgworker.h"
 #include "base/consumer_queue.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stream_message_io.h"
@@ -253,7 +254,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 
 		if (consumers[i].handle == NULL)
 		{
-			ecm_error_set(&failure->err, "53000",
+			ecm_error_set(&failure->err, ECM_SQLSTATE_NO_WORKER,
 						  "no background worker slot is free for a consumer", "",
 						  "Raise max_worker_processes and restart the server.");
 			failure->kind = ECM_ERROR_RETRY;
@@ -278,7 +279,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 	if (missing < 0)
 		return ECM_RESULT_DONE;
 	if (ecm_has_passed(start_began, ecm_now(),
-								   ATTACH_TIMEOUT_MS))
+					   ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
 					  psprintf("consumer %d (PID %d) did not become ready in time",
@@ -310,9 +311,9 @@ static bool
 moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 {
 	bool		has_work = c->pending || slot->processed != c->sent ||
-		slot->durable_lsn < received_lsn;
+	slot->durable_lsn < received_lsn;
 	bool		moved = slot->processed != c->seen_processed ||
-		slot->durable_lsn != c->seen_durable;
+	slot->durable_lsn != c->seen_durable;
 
 	c->seen_processed = slot->processed;
 	c->seen_durable = slot->durable_lsn;
@@ -407,10 +408,9 @@ report_unknown_message(void)
 	static bool reported = false;
 
 	if (!reported)
-		ecm_event(MyDatabaseId, stack_datname, "unknown_message",
-				  ECM_SEVERITY_WARNING,
-				  "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
-				  "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
+		ecm_event_in(MyDatabaseId, stack_datname, ECM_EVENT_UNKNOWN_MESSAGE,
+					 "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
+					 "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
 	reported = true;
 }
 

@@ -38,6 +38,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -72,7 +73,7 @@ static uint64 delivering;
 
 /* the manager's job */
 static uint64 job;				/* 0: none runs */
-static EcmTime retry_at;	/* not before */
+static EcmTime retry_at;		/* not before */
 static bool failing;			/* the last one has failed */
 
 /* ---------------------------------------------------------------- table -- */
@@ -110,8 +111,8 @@ put_event(EcmTableWriter *writer, const EcmEventRecord *event)
 	values[EVENT_MADE_AT] = TimestampTzGetDatum(ecm_shared->made_at);
 	values[EVENT_NUMBER] = Int64GetDatum((int64) event->number);
 	values[EVENT_OCCURRED_AT] = TimestampTzGetDatum(event->occurred_at);
-	values[EVENT_EVENT] = CStringGetTextDatum(event->event);
-	values[EVENT_SEVERITY] = CStringGetTextDatum(ecm_severity_name(event->severity));
+	values[EVENT_EVENT] = CStringGetTextDatum(ecm_event_name(event->event));
+	values[EVENT_SEVERITY] = CStringGetTextDatum(ecm_severity_name(ecm_event_severity(event->event)));
 	values[EVENT_MESSAGE] = CStringGetTextDatum(ecm_valid_text(event->message));
 	values[EVENT_DETAIL] = CStringGetTextDatum(ecm_valid_text(event->detail));
 	slot->tts_isnull[EVENT_DETAIL] = event->detail[0] == '\0';
@@ -169,14 +170,14 @@ store(const EcmEventRecord *events, int n)
 	bool		any = false;
 
 	for (int i = 0; i < n; i++)
-		any |= events[i].severity > ECM_SEVERITY_LOG;
+		any |= ecm_event_severity(events[i].event) > ECM_SEVERITY_LOG;
 	if (!any)
 		return;
 
 	ecm_table_writer_begin(&writer, "event", RowExclusiveLock);
 	first = first_not_stored();
 	for (int i = 0; i < n; i++)
-		if (events[i].severity > ECM_SEVERITY_LOG && events[i].number >= first)
+		if (ecm_event_severity(events[i].event) > ECM_SEVERITY_LOG && events[i].number >= first)
 			put_event(&writer, &events[i]);
 	ecm_table_writer_end(&writer);
 	prune();
@@ -194,62 +195,6 @@ append_member(StringInfo json, const char *name, const char *value)
 		escape_json(json, ecm_valid_text(value));
 }
 
-/*
- * Whoever can log in can listen, so a notification has nothing in it that may
- * come from a row, a clause or another database: the event's name says it all.
- */
-static const struct
-{
-	const char *event;
-	const char *message;
-}			messages[] =
-{
-	{"config_error", "the stack has failed"},
-	{"connection_error", "a connection of the stack has failed"},
-	{"connection_lock_acquired", "the stack holds its exclusive lock"},
-	{"consumer_resumed", "a consumer makes progress again"},
-	{"consumer_stalled", "a consumer makes no progress"},
-	{"failed_to_acquire_connection_lock", "the stack's exclusive lock could not be acquired"},
-	{"lock_holder_terminated", "who held the stack's exclusive lock was terminated"},
-	{"manager_restarting", "the stack's manager is started again"},
-	{"manager_stopped", "the stack's manager has stopped"},
-	{"no_free_worker", "no background worker is free for the stack"},
-	{"pg_info_looked_up", "the server's version and timeline are known"},
-	{"ready", "streaming"},
-	{"replication_slot_created", "the replication slot was created"},
-	{"replication_slot_creation_blocked_by_pending_transactions",
-	"the replication slot's creation waits for open transactions"},
-	{"replication_slot_dropped", "the replication slot was dropped"},
-	{"replication_slot_lost", "the replication slot has lost WAL that it needs"},
-	{"replication_slot_unreserved", "the replication slot is about to lose WAL that it needs"},
-	{"retained_wal_limit", "the replication slot retains more WAL than it may"},
-	{"retained_wal_warning", "the replication slot retains much WAL"},
-	{"retained_wal_warning_over", "the replication slot does not retain much WAL any more"},
-	{"settings_changed", "settings have changed"},
-	{"shape_creation_failed", "a shape could not be created yet"},
-	{"shape_errored", "a shape has failed"},
-	{"shape_invalidated", "shapes are gone"},
-	{"shape_log_folded", "a shape's log was folded"},
-	{"shapes_invalidated", "all shapes are gone"},
-	{"stack_paused", "the stack makes way for a command"},
-	{"stack_restarting", "the stack starts afresh"},
-	{"stack_resumed", "the stack comes back after a command"},
-	{"too_many_stacks", "there are more databases than electric_cm.max_managers"},
-	{"waiting_for_connection_lock", "the stack waits for its exclusive lock"},
-	{"wal_free_space_limit", "there is less free space for WAL than there must be"},
-	{"wal_free_space_low", "free space for WAL is low"},
-	{"wal_free_space_over", "there is enough free space for WAL again"}
-};
-
-static const char *
-public_message(const EcmEventRecord *event)
-{
-	for (size_t i = 0; i < lengthof(messages); i++)
-		if (strcmp(event->event, messages[i].event) == 0)
-			return messages[i].message;
-	return "see electric_cm_events";
-}
-
 static void
 notify(const EcmEventRecord *event)
 {
@@ -259,9 +204,9 @@ notify(const EcmEventRecord *event)
 
 	JsonEncodeDateTime(occurred_at, time, TIMESTAMPTZOID, NULL);
 	initStringInfo(&json);
-	append_member(&json, "event", event->event);
-	append_member(&json, "severity", ecm_severity_name(event->severity));
-	append_member(&json, "message", public_message(event));
+	append_member(&json, "event", ecm_event_name(event->event));
+	append_member(&json, "severity", ecm_severity_name(ecm_event_severity(event->event)));
+	append_member(&json, "message", ecm_event_meaning(event->event));
 	append_member(&json, "occurred_at", occurred_at);
 	append_member(&json, "datname", event->datname);
 	appendStringInfoChar(&json, '}');
@@ -368,7 +313,7 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 	if (err != NULL)
 	{
 		retry_at = ecm_later(ecm_now(),
-											   ecm_status_check_interval);
+							 ecm_status_check_interval);
 		if (!failing)
 			ereport(LOG,
 					(errmsg("electric_cm in database \"%s\": could not store events: %s",

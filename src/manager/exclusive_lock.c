@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -39,10 +40,9 @@ ecm_exclusive_lock_init(SlotLock *lock, const char *datname,
 }
 
 static void
-event(const SlotLock *lock, const char *name, EcmSeverity severity,
-	  const char *detail, const char *message)
+event(const SlotLock *lock, EcmEventName name, const char *detail, const char *message)
 {
-	ecm_event(MyDatabaseId, lock->datname, name, severity, detail, "%s", message);
+	ecm_event_in(MyDatabaseId, lock->datname, name, detail, "%s", message);
 }
 
 /*
@@ -137,12 +137,12 @@ ecm_exclusive_lock_poll(SlotLock *lock, EcmStepFailure *failure)
 	if (lock->held)
 	{
 		lock->waiting_for[0] = '\0';
-		event(lock, "connection_lock_acquired", ECM_SEVERITY_LOG, "",
+		event(lock, ECM_EVENT_CONNECTION_LOCK_ACQUIRED, "",
 			  "exclusive lock acquired");
 		return ECM_RESULT_DONE;
 	}
 	if (lock->retry_at == 0)
-		event(lock, "waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
+		event(lock, ECM_EVENT_WAITING_FOR_CONNECTION_LOCK, "",
 			  "waiting for the exclusive lock");
 	(void) ecm_worker_try(find_lock_holder, lock, &err);
 	lock->retry_at = ecm_later(now, LOCK_POLL_MS);
@@ -253,7 +253,7 @@ ecm_exclusive_lock_check(SlotLock *lock, EcmTime now)
 	lock->terminated[0] = '\0';
 	if (ecm_worker_try(terminate_lock_holder, lock, &err) &&
 		lock->terminated[0] != '\0')
-		event(lock, "lock_holder_terminated", ECM_SEVERITY_WARNING,
+		event(lock, ECM_EVENT_LOCK_HOLDER_TERMINATED,
 			  "It held the exclusive lock and did not use the slot.",
 			  psprintf("lock holder terminated: %s",
 					   lock->terminated));

@@ -28,6 +28,7 @@
 #include "utils/resowner.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/state.h"
@@ -42,10 +43,10 @@
 #include "shape/shape.h"
 
 void
-ecm_manager_event(const Manager *m, const char *name, EcmSeverity severity,
+ecm_manager_event(const Manager *m, EcmEventName name,
 				  const char *detail, const char *message)
 {
-	ecm_event(MyDatabaseId, m->stack->datname, name, severity, detail, "%s", message);
+	ecm_event(m->stack, name, detail, "%s", message);
 }
 
 /* -------------------------------------------------------------- actions -- */
@@ -101,7 +102,7 @@ act(Manager *m, EcmAction action)
 			break;
 		case ECM_ACTION_RESTART:
 			close_everything(m);
-			ecm_manager_event(m, "stack_restarting", ECM_SEVERITY_WARNING,
+			ecm_manager_event(m, ECM_EVENT_STACK_RESTARTING,
 							  "Its consumers keep dying. The server log has their reasons.",
 							  "the stack restarts from the beginning");
 			break;
@@ -153,10 +154,10 @@ ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure)
 		says_the_same(err->message, m->last_reported.message))
 		return;
 	m->last_reported = *err;
-	ecm_manager_event(m, fatal ? "config_error" :
+	ecm_manager_event(m, fatal ? ECM_EVENT_CONFIG_ERROR :
 					  m->state.step == ECM_STEP_ACQUIRE_LOCK ?
-					  "failed_to_acquire_connection_lock" : "connection_error",
-					  fatal ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+					  ECM_EVENT_FAILED_TO_ACQUIRE_CONNECTION_LOCK :
+					  ECM_EVENT_CONNECTION_ERROR,
 					  err->hint[0] ? err->hint : err->detail,
 					  psprintf("%s: %s", ecm_step_name(m->state.step), err->message));
 }
@@ -183,7 +184,7 @@ report_too_many_recreations(Manager *m, const EcmError *last)
 static void
 report_stuck(Manager *m, const EcmError *err)
 {
-	ecm_manager_event(m, "stream_given_up", ECM_SEVERITY_ERROR,
+	ecm_manager_event(m, ECM_EVENT_STREAM_GIVEN_UP,
 					  psprintf("%s%sAll shapes of this database have to be created again.",
 							   err->hint, err->hint[0] != '\0' ? " " : ""),
 					  psprintf("the stream fails again and again at the same place, after %X/%X, and begins anew behind it: %s",
@@ -230,7 +231,7 @@ note_active(Manager *m)
 	if (active && !m->was_active)
 	{
 		memset(&m->last_reported, 0, sizeof(m->last_reported)); /* news again */
-		ecm_manager_event(m, "ready", ECM_SEVERITY_LOG, "", "streaming");
+		ecm_manager_event(m, ECM_EVENT_READY, "", "streaming");
 	}
 	m->was_active = active;
 }

@@ -16,6 +16,7 @@
 #include "access/xlogdefs.h"
 
 #include "base/clock.h"
+#include "base/event_name.h"
 #include "base/failure.h"
 #include "base/shmem.h"
 #include "base/stack_catalog.h"
@@ -186,8 +187,8 @@ round_failed(RoundInput *in, EcmInputType type)
 extern PGDLLEXPORT void ecm_manager_main(Datum arg);
 
 /* Records an event of this database. */
-extern void ecm_manager_event(const Manager *m, const char *name,
-							  EcmSeverity severity, const char *detail,
+extern void ecm_manager_event(const Manager *m, EcmEventName name,
+							  const char *detail,
 							  const char *message);
 
 /* Shows a failure, and logs it unless it is the same one again. */
@@ -238,9 +239,8 @@ extern void ecm_manager_retire_former_slot(Manager *m);
 /* Is there a slot of that name that the stack could use? */
 extern bool ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts);
 
-/* Does the table say that the slot is ours?  And how it is told otherwise. */
+/* Does the table say that the slot is ours? */
 extern bool ecm_manager_slot_is_recorded(const Manager *m);
-extern char *ecm_manager_disown_slot_sql(const char *name);
 
 /* -------------------------------------------------- manager_waiting.c -- */
 

@@ -94,7 +94,7 @@ check_consumers(Manager *m, EcmTime now)
 	if (!ecm_feed_find_stalled(now, ecm_consumer_stall_timeout, &arg.consumer))
 	{
 		if (m->checks.reported_stall != 0)
-			ecm_manager_event(m, "consumer_resumed", ECM_SEVERITY_LOG, "",
+			ecm_manager_event(m, ECM_EVENT_CONSUMER_RESUMED, "",
 							  "all consumers make progress again");
 		if (m->wal.consumer_pin.by[0] != '\0')
 			m->wal.sample_at = 0;	/* shows that it is over */
@@ -110,7 +110,7 @@ check_consumers(Manager *m, EcmTime now)
 	m->wal.consumer_pin.certain = true;
 	m->wal.sample_at = 0;		/* shows it */
 	if (m->checks.reported_stall != arg.consumer.since)
-		ecm_manager_event(m, "consumer_stalled", ECM_SEVERITY_WARNING,
+		ecm_manager_event(m, ECM_EVENT_CONSUMER_STALLED,
 						  "It has work to do and pins the replication slot.",
 						  psprintf("%s makes no progress since %s", arg.text,
 								   timestamptz_to_str(m->wal.consumer_pin.since)));

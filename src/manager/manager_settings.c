@@ -200,7 +200,7 @@ ecm_manager_reload(Manager *m, EcmTime now pg_attribute_unused(), RoundInput *in
 	m->reload_again = signature == NULL;
 	if (signature != NULL && strcmp(signature, m->settings_signature) != 0)
 	{
-		ecm_manager_event(m, "settings_changed", ECM_SEVERITY_LOG, "",
+		ecm_manager_event(m, ECM_EVENT_SETTINGS_CHANGED, "",
 						  "settings have changed: the stack restarts");
 		keep_signature(m, signature);
 		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);

@@ -104,13 +104,6 @@ start_pool(Manager *m)
 								pool_answered, m);
 }
 
-char *
-ecm_manager_disown_slot_sql(const char *name)
-{
-	return psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
-					" WHERE slot_name = %s", ecm_quote_literal(name));
-}
-
 /* Does the table say that the slot is ours? */
 bool
 ecm_manager_slot_is_recorded(const Manager *m)
@@ -145,9 +138,9 @@ report_lost_shapes(Manager *m, const char *reason)
 
 	(void) ecm_worker_try(count_shapes, &n, &err);
 	if (n == 0)
-		ecm_manager_event(m, "shapes_invalidated", ECM_SEVERITY_LOG, reason, "there were no shapes");
+		ecm_manager_event(m, ECM_EVENT_NO_SHAPES_INVALIDATED, reason, "there were no shapes");
 	else
-		ecm_manager_event(m, "shapes_invalidated", ECM_SEVERITY_WARNING, reason,
+		ecm_manager_event(m, ECM_EVENT_SHAPES_INVALIDATED, reason,
 						  n < 0 ? "all shapes of this database are gone: create them again" :
 						  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
 	if (n == 0)
@@ -193,7 +186,7 @@ start_timeline(Manager *m)
 		report_lost_shapes(m, mismatch);
 	assign_sql = ecm_feed_assign_sql();
 	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) ?
-		ecm_manager_disown_slot_sql(m->stack->slot.name) : NULL;
+		ecm_stack_row_disown_slot_sql(m->stack->slot.name) : NULL;
 	runs_sql = mismatch == NULL && !ecm_runs_seen(m->remembered.seen_lsn) ?
 		psprintf("SELECT _electric_cm.check_runs(%s)",
 				 ecm_quote_literal(m->stack->slot.name)) : NULL;
@@ -263,13 +256,13 @@ ecm_manager_retire_former_slot(Manager *m)
 		if (!ecm_slot_drop(name, &err))
 			return;
 		ecm_report_former_slot(m->stack_index, "", InvalidXLogRecPtr);
-		ecm_manager_event(m, "replication_slot_dropped", ECM_SEVERITY_WARNING,
+		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_DROPPED,
 						  psprintf("The stack uses replication slot \"%s\" now.", m->stack->slot.name),
 						  psprintf("dropped replication slot \"%s\"", name));
 	}
 	else if (m->stack->former.name[0] != '\0')
 		return;
-	(void) ecm_pool_submit(ecm_manager_disown_slot_sql(name), ECM_MANAGER_JOB_MS, ignore_result,
+	(void) ecm_pool_submit(ecm_stack_row_disown_slot_sql(name), ECM_MANAGER_JOB_MS, ignore_result,
 						   NULL);
 }
 
@@ -335,7 +328,7 @@ step_completed(Manager *m, EcmStep step)
 	if (step == ECM_STEP_PG_INFO)
 	{
 		ecm_report_lookup(&m->replication.info);
-		ecm_manager_event(m, "pg_info_looked_up", ECM_SEVERITY_LOG, "",
+		ecm_manager_event(m, ECM_EVENT_PG_INFO_LOOKED_UP, "",
 						  psprintf("server version %d, timeline %u",
 								   m->replication.info.server_version_num,
 								   m->replication.info.timeline_id));
@@ -344,7 +337,7 @@ step_completed(Manager *m, EcmStep step)
 	{
 		(void) ecm_report_slot(m->stack_index, m->stack->slot.name, !ecm_slot_temporary,
 							   m->replication.info.confirmed_flush_lsn, false);
-		ecm_manager_event(m, "replication_slot_created", ECM_SEVERITY_LOG, "",
+		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_CREATED, "",
 						  psprintf("created replication slot \"%s\"", m->stack->slot.name));
 	}
 	else if (step == ECM_STEP_START_CONSUMERS)
@@ -365,7 +358,7 @@ step_completed(Manager *m, EcmStep step)
 static void
 give_way(Manager *m, const EcmStepFailure *failure)
 {
-	if (strcmp(failure->err.sqlstate, "53000") == 0)
+	if (ecm_error_is_no_worker(failure->err.sqlstate))
 		m->worker_failures++;
 	else
 		m->worker_failures = 0;
@@ -389,14 +382,14 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 	const char *name;
 
 	if (m->state.step != ECM_STEP_CREATE_SLOT || ecm_slot_name[0] != '\0' ||
-		strcmp(failure->err.sqlstate, "42710") != 0)
+		!ecm_error_is_name_taken(failure->err.sqlstate))
 		return false;
 	name = ecm_timeline_slot_name(&m->remembered, m->stack->datname);
 	if (strcmp(name, m->stack->slot.name) == 0)
 		return false;
 	if (m->stack->requests.restart)
 		return true;
-	ecm_manager_event(m, "slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
+	ecm_manager_event(m, ECM_EVENT_SLOT_NAME_TAKEN, failure->err.message,
 					  psprintf("the stack restarts to use replication slot \"%s\"", name));
 	(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);
 	return true;

@@ -26,6 +26,7 @@
 #include "manager/consumer_queues.h"
 #include "manager/event_delivery.h"
 #include "manager/manager.h"
+#include "slot/abandoned_slot.h"
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 
@@ -60,12 +61,8 @@ static void
 disown_slot(void *arg)
 {
 	Manager    *m = arg;
-	EcmSpiState spi;
 
-	ecm_spi_begin(&spi);
-	if (SPI_execute(ecm_manager_disown_slot_sql(m->stack->slot.name), false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not update _electric_cm.stack");
-	ecm_spi_end(&spi);
+	ecm_stack_row_disown_slot(m->stack->slot.name);
 }
 
 static void
@@ -75,9 +72,8 @@ drop_publication(void *arg pg_attribute_unused())
 
 	ecm_spi_begin(&spi);
 	ecm_timeline_drop_publications();
-	(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
-					   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
 	ecm_spi_end(&spi);
+	ecm_stack_row_forget_created();
 }
 
 /* The slot is free by now, unless somebody else uses it. */
@@ -90,10 +86,10 @@ drop_slot(Manager *m)
 	if (!ecm_manager_slot_is_usable(m->stack->slot.name, &facts) || facts.temporary)
 		return;
 	if (ecm_slot_drop(m->stack->slot.name, &err))
-		ecm_manager_event(m, "replication_slot_dropped", ECM_SEVERITY_WARNING, "",
+		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_DROPPED, "",
 						  psprintf("dropped replication slot \"%s\"", m->stack->slot.name));
 	else
-		ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+		ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 						  psprintf("could not drop replication slot \"%s\"", m->stack->slot.name));
 }
 
@@ -108,13 +104,13 @@ leave_slot(Manager *m, bool drop, bool drained)
 	{
 		drop_slot(m);
 		if (!ecm_worker_try(drop_publication, NULL, &err))
-			ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not drop the publication");
 	}
 	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
-			ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not record the end of the stack");
 	}
 	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) &&

@@ -75,8 +75,7 @@ ecm_manager_help_slot_creation(Manager *m)
 	(void) ecm_worker_try(find_slot_blocker, m, &err);
 	if (!m->waiting.creation_reported && m->waiting.text[0] != '\0')
 	{
-		ecm_manager_event(m, "replication_slot_creation_blocked_by_pending_transactions",
-						  ECM_SEVERITY_WARNING,
+		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_CREATION_BLOCKED,
 						  "The slot is created when all transactions that run now have ended.",
 						  psprintf("waiting for %s", m->waiting.text));
 		m->waiting.creation_reported = true;

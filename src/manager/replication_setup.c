@@ -26,9 +26,11 @@
 #include "utils/pg_lsn.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stack_catalog.h"
 #include "base/text.h"
 #include "base/wait_event.h"
 #include "connection/conn.h"
@@ -251,11 +253,10 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
 					 "CREATE PUBLICATION %s;"
-					 "SELECT _electric_cm.own_publication(%s);"
-					 "UPDATE _electric_cm.stack SET publication_name = %s",
+					 "SELECT _electric_cm.own_publication(%s);%s",
 					 quote_identifier(rep->publication),
 					 ecm_quote_literal(rep->publication),
-					 ecm_quote_literal(rep->publication));
+					 ecm_stack_row_own_publication_sql(rep->publication));
 	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
 	rep->step.query++;
 	return ECM_RESULT_PENDING;
@@ -387,8 +388,7 @@ drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 		return ECM_RESULT_FAILED;
 	}
 	rep->creation.drop_first = false;
-	ecm_event(MyDatabaseId, rep->dbname, "replication_slot_dropped",
-			  ECM_SEVERITY_WARNING,
+	ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
 			  "The shapes that were made with it are invalid.",
 			  "dropped replication slot \"%s\", to make a new one", rep->slot);
 	return ECM_RESULT_DONE;
@@ -467,9 +467,9 @@ record_slot(Replication *rep)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "%sUPDATE _electric_cm.stack SET slot_name = %s",
+	appendStringInfo(&sql, "%s%s",
 					 ecm_conn_idle_in_no_transaction(rep->conn) ? "" : "COMMIT; ",
-					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep->slot));
+					 ecm_stack_row_own_slot_sql(ecm_slot_temporary ? NULL : rep->slot));
 	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
 	rep->creation.made_unheard = false;
 }

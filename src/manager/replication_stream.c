@@ -70,7 +70,7 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 		EcmSlotFacts facts;
 
 		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidated ||
-			(strcmp(failure->err.sqlstate, "58P01") == 0 &&
+			(ecm_error_is_file_missing(failure->err.sqlstate) &&
 			 ecm_wal_is_gone(facts.restart_lsn)))
 			failure->kind = ECM_ERROR_RECREATE;
 	}

@@ -36,6 +36,7 @@
 #include "base/backoff.h"
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -321,7 +322,10 @@ fail(Batch *b, const EcmError *err)
 	const char *reason = err->message;
 	const char *hint = err->hint;
 
-	/* only the snapshot looks at rows, with what types of extensions there are */
+	/*
+	 * only the snapshot looks at rows, with what types of extensions there
+	 * are
+	 */
 	if (b->step == CREATION_SNAPSHOT)
 		reason = strncmp(err->sqlstate, "XX", 2) == 0 ? ecm_error_condition(err->sqlstate) :
 			ecm_error_for_public(err->sqlstate, err->message);
@@ -341,15 +345,13 @@ fail(Batch *b, const EcmError *err)
 	if (b->backoff.retries > 1)
 		return;
 	if (b->nshapes == 1)
-		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, hint,
-				  "could not create shape %s yet: %s", b->shapes[0]->handle,
-				  reason);
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED, hint,
+					 "could not create shape %s yet: %s", b->shapes[0]->handle,
+					 reason);
 	else
-		ecm_event(MyDatabaseId, datname(), "shape_creation_failed",
-				  ECM_SEVERITY_WARNING, hint,
-				  "could not create shape %s and %d others of its table yet: %s",
-				  b->shapes[0]->handle, b->nshapes - 1, reason);
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED, hint,
+					 "could not create shape %s and %d others of its table yet: %s",
+					 b->shapes[0]->handle, b->nshapes - 1, reason);
 }
 
 /* ---------------------------------------------------------------- steps -- */
@@ -436,7 +438,10 @@ note_early(Batch *b, TransactionId xid, XLogRecPtr after)
 		if (b->early[i].xid == xid)
 			return;
 	if (b->nearly < MAX_EARLY)
-		b->early[b->nearly++] = (Met) {xid, after};
+		b->early[b->nearly++] = (Met)
+	{
+		xid, after
+	};
 }
 
 /* As the answer says. */
@@ -680,7 +685,8 @@ shapes_dropped(const EcmStreamMessage *message, TransactionId xid, XLogRecPtr af
 	}
 	if (lost)
 		ecm_purges_gone(after);
-	if (dropped.n > 0 && message->text[0] != '\0') /* else it has been said before */
+	if (dropped.n > 0 && message->text[0] != '\0')	/* else it has been said
+													 * before */
 		ecm_purges_report(message->handle, dropped.n, message->text, after);
 	pfree(dropped.gone);
 }
@@ -811,7 +817,7 @@ count_working(void)
 
 	dlist_foreach(iter, &active)
 		if (dlist_container(Batch, node, iter.cur)->step != CREATION_BARRIER)
-			n++;
+		n++;
 	return n;
 }
 

@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "base/backoff.h"
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -76,7 +77,7 @@ static int	purges_size = 0;
 static uint64 purge_job = 0;
 static uint64 scan_job = 0;
 static bool scan_wanted = false;
-static EcmTime next_at = 0; /* nothing is done before; 0: at once */
+static EcmTime next_at = 0;		/* nothing is done before; 0: at once */
 static EcmTime held_since = 0;	/* so that no limit is reached; 0: not */
 static EcmBackoff backoff;
 
@@ -91,8 +92,8 @@ static int	leavers_size = 0;
 static EcmTime gone_at = 0;
 static int	gone_delay_ms = GONE_MIN_MS;
 static uint64 gone_job = 0;
-static XLogRecPtr marked_after;	/* the last transaction that says so comes after
-								 * this one; or ends here, if it was met */
+static XLogRecPtr marked_after; /* the last transaction that says so comes
+								 * after this one; or ends here, if it was met */
 static bool marked_met;
 
 /* what an event will say, once the transaction is complete */
@@ -121,12 +122,12 @@ static void
 report_gone(void)
 {
 	if (ngone == 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
-				  gone_reason, "shape %s is gone: %s", gone_handle, gone_reason);
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
+					 gone_reason, "shape %s is gone: %s", gone_handle, gone_reason);
 	else if (ngone > 1)
-		ecm_event(MyDatabaseId, datname(), "shape_invalidated", ECM_SEVERITY_LOG,
-				  gone_reason, "%d shapes are gone, %s and others: %s",
-				  ngone, gone_handle, gone_reason);
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
+					 gone_reason, "%d shapes are gone, %s and others: %s",
+					 ngone, gone_handle, gone_reason);
 	ngone = 0;
 }
 
@@ -198,9 +199,9 @@ job_failed(const char *what, const EcmError *err)
 {
 	next_at = ecm_backoff_fail(&backoff, ecm_now());
 	if (backoff.retries == 1)
-		ecm_event(MyDatabaseId, datname(), "warning", ECM_SEVERITY_WARNING,
-				  err->hint, "could not %s yet: %s", what,
-				  ecm_error_for_public(err->sqlstate, err->message));
+		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_WARNING,
+					 err->hint, "could not %s yet: %s", what,
+					 ecm_error_for_public(err->sqlstate, err->message));
 }
 
 static void
@@ -479,7 +480,7 @@ ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 EcmTime
 ecm_purges_deadline(void)
 {
-	EcmTime deadline = ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
+	EcmTime		deadline = ecm_sooner(next_at, leave_job == 0 ? leave_at : 0);
 
 	return ecm_sooner(deadline, gone_job == 0 ? gone_at : 0);
 }

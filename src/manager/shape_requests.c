@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "connection/pool.h"
 #include "manager/shape_requests.h"
@@ -250,11 +251,11 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	if (err != NULL)
 	{
 		/* without it shapes could stay "creating" unseen: try again */
-		ecm_event(MyDatabaseId, datname, "warning", ECM_SEVERITY_WARNING,
-				  err->hint, "could not look for shapes to create: %s",
-				  ecm_error_for_public(err->sqlstate, err->message));
+		ecm_event_in(MyDatabaseId, datname, ECM_EVENT_WARNING,
+					 err->hint, "could not look for shapes to create: %s",
+					 ecm_error_for_public(err->sqlstate, err->message));
 		scan_retry_at = ecm_later(ecm_now(),
-													SCAN_RETRY_MS);
+								  SCAN_RETRY_MS);
 		return;
 	}
 	n = ecm_conn_nrows(conn);
@@ -334,7 +335,7 @@ ecm_requests_scan(void)
 	if (!ecm_worker_try(collect_creators, NULL, &err))
 	{
 		scan_retry_at = ecm_later(ecm_now(),
-													SCAN_RETRY_MS);
+								  SCAN_RETRY_MS);
 		return;
 	}
 	creators_poll_at = 0;

@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "connection/conn.h"
@@ -38,7 +39,7 @@ static int	scanned_for = -1;	/* retention for which all shapes have been
 static int	scanning_for;
 static int64 scanned_to = 0;	/* shape id */
 static uint64 job = 0;
-static EcmTime look_at = 0; /* at what consumers have to say */
+static EcmTime look_at = 0;		/* at what consumers have to say */
 static bool paused = false;		/* until then, because of an error */
 
 void
@@ -65,7 +66,7 @@ add_candidate(int64 shape)
 
 	foreach(lc, candidates)
 		if (*(int64 *) lfirst(lc) == shape)
-			return;
+		return;
 	add_last(shape);
 }
 
@@ -106,8 +107,7 @@ report(const EcmError *err, const char *what)
 
 	if (strcmp(err->sqlstate, last.sqlstate) != 0 ||
 		strcmp(err->message, last.message) != 0)
-		ecm_event(MyDatabaseId, ecm_stack_at(stack_index)->datname,
-				  "warning", ECM_SEVERITY_WARNING, err->hint, "%s: %s",
+		ecm_event(ecm_stack_at(stack_index), ECM_EVENT_WARNING, err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
 	last = *err;
 	look_at = ecm_later(ecm_now(), RETRY_MS);
@@ -133,8 +133,7 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	value = ecm_conn_value(conn, 0, 1);
 	if (value != NULL)
-		ecm_event(MyDatabaseId, ecm_stack_at(stack_index)->datname,
-				  "shape_log_folded", ECM_SEVERITY_LOG, NULL, "%s", value);
+		ecm_event(ecm_stack_at(stack_index), ECM_EVENT_SHAPE_LOG_FOLDED, NULL, "%s", value);
 	value = ecm_conn_value(conn, 0, 0);
 	if (value == NULL || strcmp(value, "t") != 0)
 		forget_first();
@@ -169,7 +168,7 @@ static void
 submit_scan(void)
 {
 	int64		smallest = ecm_shape_log_retention > 0 ?
-		ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
+	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
 	if (scanning_for != ecm_shape_log_retention)
 		scanned_to = 0;

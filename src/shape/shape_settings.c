@@ -18,28 +18,9 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stack_catalog.h"
 #include "shape/shape.h"
 #include "shape/shape_settings.h"
-
-/*
- * As recorded when the stack last began to stream; NULL: it never has.
- */
-static char *
-recorded_publication(void)
-{
-	MemoryContext context = CurrentMemoryContext;
-	EcmSpiState spi;
-	char	   *name = NULL;
-
-	ecm_spi_begin(&spi);
-	ecm_shapes_query("SELECT followed_publication FROM _electric_cm.stack", 0, NULL, NULL);
-	if (SPI_processed == 1)
-		name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (name != NULL)
-		name = MemoryContextStrdup(context, name);
-	ecm_spi_end(&spi);
-	return name;
-}
 
 char *
 ecm_own_publication_name(void)
@@ -58,7 +39,7 @@ ecm_own_publication_name(void)
 	}
 	if (name[0] != '\0')
 		return pstrdup(name);
-	recorded = recorded_publication();
+	recorded = ecm_stack_row_publication();
 	return recorded != NULL ? recorded : pstrdup(ecm_publication_name);
 }
 

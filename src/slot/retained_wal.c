@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/event.h"
 #include "base/text.h"
 #include "slot/retained_wal.h"
 #include "slot/retained_wal_blame.h"
@@ -357,8 +358,7 @@ report_lost(const Look *look, int64 unseen_us)
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
 	appendStringInfo(&detail, " %s",
 					 describe_loss(look, look->has_manager ? "" : " when the stack runs again"));
-	ecm_event(look->dboid, look->datname, "replication_slot_lost",
-			  ECM_SEVERITY_ERROR, detail.data,
+	ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
 			  "replication slot \"%s\" is lost", look->slot.name);
 }
 
@@ -372,21 +372,18 @@ report(const Look *look, unsigned actions, int64 unseen_us)
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (actions & ECM_WAL_WARN)
-		ecm_event(look->dboid, look->datname, "retained_wal_warning",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING,
 				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
 						   ecm_size_text(limits->warning), describe_pin(pin),
 						   describe_time_left(&look->slot.guard, limits)),
 				  "replication slot \"%s\" retains %s of WAL",
 				  look->slot.name, held);
 	if (actions & ECM_WAL_WARN_OVER)
-		ecm_event(look->dboid, look->datname, "retained_wal_warning_over",
-				  ECM_SEVERITY_LOG, NULL,
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
 				  "replication slot \"%s\" retains only %s of WAL now",
 				  look->slot.name, held);
 	if (actions & ECM_WAL_UNRESERVED)
-		ecm_event(look->dboid, look->datname, "replication_slot_unreserved",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
 				  psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
 						   held, ecm_size_text(Max(limits->server_limit, 0)),
 						   describe_pin(pin)),
@@ -395,15 +392,13 @@ report(const Look *look, unsigned actions, int64 unseen_us)
 	if (actions & ECM_WAL_LOST)
 		report_lost(look, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
-		ecm_event(look->dboid, look->datname, "wal_free_space_low",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_LOW,
 				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
 						   ecm_size_text(limits->min_free), look->slot.name, held),
 				  "only %s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
-		ecm_event(look->dboid, look->datname, "wal_free_space_over",
-				  ECM_SEVERITY_LOG, NULL, "%s are free under pg_wal",
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
 				  ecm_size_text(sample->wal_free_bytes));
 }
 
@@ -429,9 +424,7 @@ report_spared(const Look *look, unsigned why)
 {
 	const EcmWalBlame *blame = why & ECM_WAL_DROP_FREE ? &look->for_room : &look->for_limit;
 
-	ecm_event(look->dboid, look->datname,
-			  why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" : "retained_wal_limit",
-			  ECM_SEVERITY_WARNING,
+	ecm_event_in(look->dboid, look->datname, why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
 			  psprintf("The slot stays, since dropping it would free %s. %s",
 					   blame->frees <= 0 ? "nothing" :
 					   psprintf("only %s", ecm_size_text(blame->frees)),
@@ -518,11 +511,11 @@ judge(Look *look)
 	return ecm_wal_guard_step(&look->slot.guard, &figures, &look->limits);
 }
 
-static const char *
+static EcmEventName
 limit_event(const EcmWalAction *action)
 {
-	return action->why & ECM_WAL_DROP_FREE ? "wal_free_space_limit" :
-		"retained_wal_limit";
+	return action->why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT :
+		ECM_EVENT_RETAINED_WAL_LIMIT;
 }
 
 /*
@@ -557,8 +550,7 @@ watch_former_slot(int stack_index)
 		memset(look->shared, 0, sizeof(*look->shared));
 	ecm_unlock();
 	if (action.why != 0 && (dropped || !look->slot.drop_reported))
-		ecm_event(look->dboid, look->datname, limit_event(&action),
-				  ECM_SEVERITY_ERROR,
+		ecm_event_in(look->dboid, look->datname, limit_event(&action),
 				  dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
 				  psprintf("The slot could not be dropped: %s.", err.message),
 				  "%s", action.reason.message);
@@ -704,8 +696,7 @@ report_action(Look *look, const EcmWalAction *action, const char *outcome)
 	ecm_lock(LW_EXCLUSIVE);
 	look->shared->drop_reported = true;
 	ecm_unlock();
-	ecm_event(look->dboid, look->datname, limit_event(action),
-			  ECM_SEVERITY_ERROR,
+	ecm_event_in(look->dboid, look->datname, limit_event(action),
 			  psprintf("%s%s%s %s", action->reason.detail,
 					   action->reason.detail[0] != '\0' ? " " : "", outcome,
 					   action->reason.hint),
@@ -772,8 +763,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalAction *action)
 	{
 		slot_goes(look, action,
 				  psprintf("The slot is dropped. %s", describe_loss(look, "")));
-		ecm_event(look->dboid, look->datname, "replication_slot_dropped",
-				  ECM_SEVERITY_WARNING,
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
 				  describe_loss(look, " when the stack runs again"),
 				  "dropped replication slot \"%s\"", slot_name);
 	}

@@ -47,8 +47,10 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/event.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/stack_catalog.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 
@@ -281,20 +283,6 @@ check_prepared(const RunScan *scan)
 				 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
 }
 
-static XLogRecPtr
-read_seen_lsn(void)
-{
-	bool		isnull;
-	Datum		datum;
-
-	ecm_spi_run("SELECT seen_lsn FROM _electric_cm.stack", SPI_OK_SELECT,
-				0, NULL, NULL, NULL);
-	if (SPI_processed != 1)
-		elog(ERROR, "table _electric_cm.stack has no row");
-	datum = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	return isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
-}
-
 static void
 invalidate_all(XLogRecPtr since)
 {
@@ -304,10 +292,10 @@ invalidate_all(XLogRecPtr since)
 
 	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);
-	ecm_event(MyDatabaseId, datname, "shapes_invalidated", ECM_SEVERITY_WARNING,
-			  psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
-					   LSN_FORMAT_ARGS(since)),
-			  "all shapes made so far are invalid");
+	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_INVALIDATED,
+				 psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
+						  LSN_FORMAT_ARGS(since)),
+				 "all shapes made so far are invalid");
 }
 
 /*
@@ -329,11 +317,13 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	EcmSlotFacts facts;
 	EcmSpiState spi;
 	RunScan		scan = {0};
+	EcmRemembered remembered;
 	XLogRecPtr	from;
 
 	ecm_require_shared();
+	ecm_timeline_read(&remembered);
+	from = remembered.seen_lsn;
 	ecm_spi_begin(&spi);
-	from = read_seen_lsn();
 	if (ecm_slot_lookup(slot_name, &facts))
 		from = Max(from, facts.restart_lsn);
 	if (facts.exists && ecm_wal_is_gone(facts.restart_lsn))
@@ -354,8 +344,7 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 		check_prepared(&scan);
 		invalidate_all(scan.unseen);
 	}
-	ecm_spi_run("UPDATE _electric_cm.stack SET seen_lsn = pg_current_wal_insert_lsn()",
-				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	ecm_stack_row_seen_all();
 	ecm_spi_end(&spi);
 	PG_RETURN_BOOL(!XLogRecPtrIsInvalid(scan.unseen));
 }

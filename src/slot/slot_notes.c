@@ -26,9 +26,11 @@
 #include "replication/slot.h"
 #include "storage/fd.h"
 
+#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
+#include "slot/abandoned_slot.h"
 #include "slot/slot.h"
 #include "slot/slot_notes.h"
 
@@ -194,7 +196,7 @@ report_left(Oid dboid, const char *datname, const char *slot_name,
 {
 	XLogRecPtr	end = ecm_current_lsn();
 
-	ecm_event(dboid, datname, "replication_slot_left", ECM_SEVERITY_WARNING,
+	ecm_event_in(dboid, datname, ECM_EVENT_REPLICATION_SLOT_LEFT,
 			  psprintf("It retains %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
 					   ecm_size_text(facts->restart_lsn < end &&
 									 !XLogRecPtrIsInvalid(facts->restart_lsn) ?

@@ -701,6 +701,11 @@ test_faults(void)
 	ok(ecm_error_is_connection("08006") && ecm_error_is_connection("08P01") &&
 	   !ecm_error_is_connection("28000") && !ecm_error_is_connection(""),
 	   "... and so is a connection that fails");
+	ok(ecm_error_is_password("28P01") && !ecm_error_is_password("28000") &&
+	   ecm_error_is_name_taken("42710") && !ecm_error_is_name_taken("42704") &&
+	   ecm_error_is_file_missing("58P01") && !ecm_error_is_file_missing("58P02") &&
+	   ecm_error_is_no_worker(ECM_SQLSTATE_NO_WORKER) && !ecm_error_is_no_worker("53300"),
+	   "... and single ones");
 	ok(ecm_error_is_name_not_found("42P01") && ecm_error_is_name_not_found("42883") &&
 	   ecm_error_is_name_not_found("42704") && !ecm_error_is_name_not_found("42703"),
 	   "... and a name that is not found");

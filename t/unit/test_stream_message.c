@@ -52,11 +52,51 @@ same(const EcmStreamMessage *a, const EcmStreamMessage *b)
 	return true;
 }
 
-static EcmMessageShape one[] = {{1, 0}};
-static EcmMessageShape last[] = {{INT64_MAX, 0}};
-static EcmMessageShape one_generation[] = {{7, 1}};
-static EcmMessageShape generations[] = {{1, 0}, {INT64_MAX, INT32_MAX}, {42, 10}};
-static EcmMessageShape ids[] = {{1, 0}, {INT64_MAX, 0}, {42, 0}, {42, 0}};
+static EcmMessageShape one[] =
+{
+	{
+		1, 0
+	}
+};
+static EcmMessageShape last[] =
+{
+	{
+		INT64_MAX, 0
+	}
+};
+static EcmMessageShape one_generation[] =
+{
+	{
+		7, 1
+	}
+};
+static EcmMessageShape generations[] =
+{
+	{
+		1, 0
+	},
+	{
+		INT64_MAX, INT32_MAX
+	},
+	{
+		42, 10
+	}
+};
+static EcmMessageShape ids[] =
+{
+	{
+		1, 0
+	},
+	{
+		INT64_MAX, 0
+	},
+	{
+		42, 0
+	},
+	{
+		42, 0
+	}
+};
 
 #define SHAPES(list)	.nshapes = LENGTHOF(list), .shapes = (list)
 #define SNAPSHOT(s)		.snapshot = (s), .snapshot_len = sizeof(s) - 1
@@ -150,12 +190,12 @@ is_sane(const char *text)
 {
 	int			i;
 	bool		generations = read.kind == ECM_MESSAGE_CAPTURE ||
-		read.kind == ECM_MESSAGE_LIVE || read.kind == ECM_MESSAGE_FAIL;
+	read.kind == ECM_MESSAGE_LIVE || read.kind == ECM_MESSAGE_FAIL;
 	bool		one_shape = read.kind == ECM_MESSAGE_CREATE ||
-		read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_OWNER;
+	read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_OWNER;
 	bool		none = read.kind == ECM_MESSAGE_UNSENDABLE || read.kind == ECM_MESSAGE_GIANT;
 	bool		has_text = read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_DROP ||
-		read.kind == ECM_MESSAGE_LOST || read.kind == ECM_MESSAGE_UNSENDABLE;
+	read.kind == ECM_MESSAGE_LOST || read.kind == ECM_MESSAGE_UNSENDABLE;
 
 	if (ecm_message_write(&read, written, sizeof(written)) != strlen(text) ||
 		strcmp(written, text) != 0)
@@ -302,7 +342,7 @@ test_many_shapes(void)
 {
 	static EcmMessageShape shapes[1000];
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_DROP, .nshapes = LENGTHOF(shapes),
-		.shapes = shapes, .handle = "x", .text = "reason"};
+	.shapes = shapes, .handle = "x", .text = "reason"};
 	int			i;
 
 	for (i = 0; i < LENGTHOF(shapes); i++)

@@ -108,6 +108,7 @@ main(void)
 {
 	test_backoff();
 	test_errors();
+	test_event_name();
 	test_shape_chunk();
 	test_stack_decision();
 	test_state();

@@ -35,6 +35,7 @@ extern uint32_t random_below(uint32_t n);
 
 extern void test_backoff(void);
 extern void test_errors(void);
+extern void test_event_name(void);
 extern void test_shape_chunk(void);
 extern void test_stack_decision(void);
 extern void test_state(void);
