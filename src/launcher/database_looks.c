@@ -70,12 +70,12 @@ report_too_many_stacks(const EcmDatabase *first, EcmTime now)
 							 rows[i].name);
 	}
 	ecm_event_in(InvalidOid, NULL, ECM_EVENT_TOO_MANY_STACKS,
-			  psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
-					   slots.len == 0 ? "" :
-					   psprintf("No limit on retained WAL is watched for slots %s. ",
-								slots.data)),
-			  "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
-			  ecm_stack_count(), NameStr(first->datname));
+				 psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+						  slots.len == 0 ? "" :
+						  psprintf("No limit on retained WAL is watched for slots %s. ",
+								   slots.data)),
+				 "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+				 ecm_stack_count(), NameStr(first->datname));
 }
 
 /* Is there a stack that is to run as soon as it can?  It was here first. */

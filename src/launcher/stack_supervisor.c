@@ -69,7 +69,7 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 	{
 		strlcpy(sup->announced, reason, sizeof(sup->announced));
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_STOPPED, NULL,
-				  "stopped: %s", reason);
+					 "stopped: %s", reason);
 	}
 }
 
@@ -115,7 +115,7 @@ pause_is_over(int index, const EcmEntry *entry)
 	datname = ecm_database_name(entry->dboid);
 	if (sup->made_way && datname != NULL)
 		ecm_event_in(entry->dboid, datname, ECM_EVENT_STACK_RESUMED, NULL, "stack resumed after %s",
-				  entry->pause.command);
+					 entry->pause.command);
 	sup->made_way = false;
 }
 
@@ -225,9 +225,9 @@ ecm_supervisor_report_no_worker(int index, const EcmEntry *entry, int nfree)
 		return;
 	sup->short_reported = true;
 	ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_NO_FREE_WORKER,
-			  "Raise max_worker_processes and restart the server. It is tried again until then.",
-			  "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
-			  ecm_workers_needed(entry), Max(nfree, 0), max_worker_processes);
+				 "Raise max_worker_processes and restart the server. It is tried again until then.",
+				 "could not start a manager: it needs %d background workers, with its consumers, and %d of %d are free",
+				 ecm_workers_needed(entry), Max(nfree, 0), max_worker_processes);
 }
 
 /* Brings the entry up to a new manager; false: none is to be started now. */
@@ -449,7 +449,7 @@ manager_ended(int index, EcmEntry *entry)
 	{
 		sup->made_way = true;
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_STACK_PAUSED, NULL, "stack paused for %s",
-				  entry->pause.command);
+					 entry->pause.command);
 	}
 
 	facts.registered = entry->registered;
@@ -470,7 +470,7 @@ manager_ended(int index, EcmEntry *entry)
 		case ECM_ENDED_BY_REQUEST:
 			ecm_backoff_reset(&sup->backoff, now);
 			ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESTARTING, NULL,
-					  "the manager is restarted by request");
+						 "the manager is restarted by request");
 			break;
 		case ECM_ENDED_WITHOUT_WORKERS:
 			wait_for_workers(index, entry, ecm_workers_free(&looking));
@@ -657,12 +657,12 @@ watch_hang(int index, const EcmEntry *entry, EcmTime now)
 	sup->sample_at = 0;
 	if (facts.hangs)
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_HANGS,
-				  psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
-						   entry->manager.pid),
-				  "manager PID %d has not moved for %d s", entry->manager.pid, seconds);
+					 psprintf("Its slot is watched without it. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it: that would restart the whole server.",
+							  entry->manager.pid),
+					 "manager PID %d has not moved for %d s", entry->manager.pid, seconds);
 	else
 		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_RESUMED, NULL, "manager PID %d goes on",
-				  entry->manager.pid);
+					 entry->manager.pid);
 }
 
 void

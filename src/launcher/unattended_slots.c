@@ -116,14 +116,14 @@ drop_left_slot(EcmLeftSlot *item, EcmTime now)
 		{
 			item->reported = true;
 			ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_LEFT,
-					  "It goes on retaining WAL, and is dropped as soon as nobody uses it.",
-					  "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
-					  item->slot_name, facts.active_pid);
+						 "It goes on retaining WAL, and is dropped as soon as nobody uses it.",
+						 "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+						 item->slot_name, facts.active_pid);
 		}
 		return false;
 	}
 	ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
-			  "dropped replication slot \"%s\"", item->slot_name);
+				 "dropped replication slot \"%s\"", item->slot_name);
 	return true;
 }
 

@@ -359,7 +359,7 @@ report_lost(const Look *look, int64 unseen_us)
 	appendStringInfo(&detail, " %s",
 					 describe_loss(look, look->has_manager ? "" : " when the stack runs again"));
 	ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
-			  "replication slot \"%s\" is lost", look->slot.name);
+				 "replication slot \"%s\" is lost", look->slot.name);
 }
 
 /* Everything that is news, and only that. */
@@ -373,33 +373,33 @@ report(const Look *look, unsigned actions, int64 unseen_us)
 
 	if (actions & ECM_WAL_WARN)
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING,
-				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
-						   ecm_size_text(limits->warning), describe_pin(pin),
-						   describe_time_left(&look->slot.guard, limits)),
-				  "replication slot \"%s\" retains %s of WAL",
-				  look->slot.name, held);
+					 psprintf("electric_cm.retained_wal_warning is %s.%s%s",
+							  ecm_size_text(limits->warning), describe_pin(pin),
+							  describe_time_left(&look->slot.guard, limits)),
+					 "replication slot \"%s\" retains %s of WAL",
+					 look->slot.name, held);
 	if (actions & ECM_WAL_WARN_OVER)
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
-				  "replication slot \"%s\" retains only %s of WAL now",
-				  look->slot.name, held);
+					 "replication slot \"%s\" retains only %s of WAL now",
+					 look->slot.name, held);
 	if (actions & ECM_WAL_UNRESERVED)
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
-				  psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
-						   held, ecm_size_text(Max(limits->server_limit, 0)),
-						   describe_pin(pin)),
-				  "replication slot \"%s\" will be lost at the next checkpoint",
-				  look->slot.name);
+					 psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
+							  held, ecm_size_text(Max(limits->server_limit, 0)),
+							  describe_pin(pin)),
+					 "replication slot \"%s\" will be lost at the next checkpoint",
+					 look->slot.name);
 	if (actions & ECM_WAL_LOST)
 		report_lost(look, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_LOW,
-				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
-						   ecm_size_text(limits->min_free), look->slot.name, held),
-				  "only %s are free under pg_wal",
-				  ecm_size_text(sample->wal_free_bytes));
+					 psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
+							  ecm_size_text(limits->min_free), look->slot.name, held),
+					 "only %s are free under pg_wal",
+					 ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
-				  ecm_size_text(sample->wal_free_bytes));
+					 ecm_size_text(sample->wal_free_bytes));
 }
 
 /* The slot is past a limit, in words. */
@@ -425,12 +425,12 @@ report_spared(const Look *look, unsigned why)
 	const EcmWalBlame *blame = why & ECM_WAL_DROP_FREE ? &look->for_room : &look->for_limit;
 
 	ecm_event_in(look->dboid, look->datname, why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
-			  psprintf("The slot stays, since dropping it would free %s. %s",
-					   blame->frees <= 0 ? "nothing" :
-					   psprintf("only %s", ecm_size_text(blame->frees)),
-					   blame->others[0] != '\0' ? blame->others :
-					   "The server would keep that for later use (min_wal_size)."),
-			  "%s", describe_excess(look, why));
+				 psprintf("The slot stays, since dropping it would free %s. %s",
+						  blame->frees <= 0 ? "nothing" :
+						  psprintf("only %s", ecm_size_text(blame->frees)),
+						  blame->others[0] != '\0' ? blame->others :
+						  "The server would keep that for later use (min_wal_size)."),
+				 "%s", describe_excess(look, why));
 }
 
 static void
@@ -551,9 +551,9 @@ watch_former_slot(int stack_index)
 	ecm_unlock();
 	if (action.why != 0 && (dropped || !look->slot.drop_reported))
 		ecm_event_in(look->dboid, look->datname, limit_event(&action),
-				  dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
-				  psprintf("The slot could not be dropped: %s.", err.message),
-				  "%s", action.reason.message);
+					 dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
+					 psprintf("The slot could not be dropped: %s.", err.message),
+					 "%s", action.reason.message);
 	pfree(look);
 }
 
@@ -697,10 +697,10 @@ report_action(Look *look, const EcmWalAction *action, const char *outcome)
 	look->shared->drop_reported = true;
 	ecm_unlock();
 	ecm_event_in(look->dboid, look->datname, limit_event(action),
-			  psprintf("%s%s%s %s", action->reason.detail,
-					   action->reason.detail[0] != '\0' ? " " : "", outcome,
-					   action->reason.hint),
-			  "%s", action->reason.message);
+				 psprintf("%s%s%s %s", action->reason.detail,
+						  action->reason.detail[0] != '\0' ? " " : "", outcome,
+						  action->reason.hint),
+				 "%s", action->reason.message);
 }
 
 /* The slot is as good as dropped. */
@@ -764,8 +764,8 @@ ecm_wal_drop_slot(int stack_index, const EcmWalAction *action)
 		slot_goes(look, action,
 				  psprintf("The slot is dropped. %s", describe_loss(look, "")));
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-				  describe_loss(look, " when the stack runs again"),
-				  "dropped replication slot \"%s\"", slot_name);
+					 describe_loss(look, " when the stack runs again"),
+					 "dropped replication slot \"%s\"", slot_name);
 	}
 	pfree(look);
 }

@@ -197,13 +197,13 @@ report_left(Oid dboid, const char *datname, const char *slot_name,
 	XLogRecPtr	end = ecm_current_lsn();
 
 	ecm_event_in(dboid, datname, ECM_EVENT_REPLICATION_SLOT_LEFT,
-			  psprintf("It retains %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
-					   ecm_size_text(facts->restart_lsn < end &&
-									 !XLogRecPtrIsInvalid(facts->restart_lsn) ?
-									 (int64) (end - facts->restart_lsn) : 0),
-					   slot_name),
-			  "replication slot \"%s\" of database \"%s\" seems to have been left by electric_cm, which is not there any more",
-			  slot_name, datname);
+				 psprintf("It retains %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
+						  ecm_size_text(facts->restart_lsn < end &&
+										!XLogRecPtrIsInvalid(facts->restart_lsn) ?
+										(int64) (end - facts->restart_lsn) : 0),
+						  slot_name),
+				 "replication slot \"%s\" of database \"%s\" seems to have been left by electric_cm, which is not there any more",
+				 slot_name, datname);
 }
 
 void
