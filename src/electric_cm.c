@@ -63,7 +63,7 @@ _PG_init(void)
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup_shmem;
 
-	ecm_step_aside_init();
+	ecm_database_commands_init();
 	ecm_hooks_init();
 	ecm_own_tables_init();
 	ecm_launcher_register();

@@ -1,5 +1,5 @@
 # DROP, RENAME, SET TABLESPACE and TEMPLATE of a database whose stack is
-# active: the stack is paused, and resumed if the database is still there.
+# active: the stack is paused, and comes back if the database is still there.
 use strict;
 use warnings;
 
@@ -149,7 +149,7 @@ $session->query_safe('BEGIN');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
 is(stack('shop', 'status || $$: $$ || waiting_for'),
 	'stopped: paused for ALTER DATABASE RENAME',
-	'the stack is aside until the end of the transaction, and says why');
+	'the stack is paused until the end of the transaction, and says why');
 $session->query_safe('ROLLBACK');
 ok(wait_active($node, 'shop'), 'active after ROLLBACK');
 shape_intact('shop', $handle, 'ROLLBACK');
@@ -244,7 +244,7 @@ become(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
 $renamers[0]->query_safe('ROLLBACK');
 become(q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction')}, 'the second has its turn');
-is(stack('shop', 'status'), 'stopped', 'the stack is still aside');
+is(stack('shop', 'status'), 'stopped', 'the stack is still paused');
 $renamers[1]->{run}->pump_nb;
 value('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction'});

@@ -156,7 +156,7 @@ value(q{SELECT pg_create_logical_replication_slot(n, 'pgoutput') FROM unnest('{e
 unspoiled('other_slots', 'WARN', qr/"electric_cm_old".*"electric_slot_default".*drop one with pg_drop_replication_slot\(\) if/);
 value(qq{SELECT pg_drop_replication_slot('$_')}) for qw(electric_cm_old electric_slot_default);
 value(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
-mended('slot', 'WARN', qr/holds back WAL.*would cost all shapes/, qr/^SELECT public.electric_cm_start\(\)$/);
+mended('slot', 'WARN', qr/retains WAL.*would cost all shapes/, qr/^SELECT public.electric_cm_start\(\)$/);
 value('SELECT electric_cm_stop(drop_slot => true)');
 
 # ... somebody else who uses the slot

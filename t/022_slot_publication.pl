@@ -193,7 +193,7 @@ $user->kill_kill;
 active('the slot is free again');
 works('nobody consumed what is ours') if shape_is(1, 'the shapes are still there');
 
-# ... lost, since it held back more than the server allows
+# ... lost, since it retained more than the server allows
 
 my $sender = $stack->sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '$slot'");
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');

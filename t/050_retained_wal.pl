@@ -1,4 +1,4 @@
-# How much WAL the slot retains, what holds it back, and when a warning says so.
+# How much WAL the slot retains, what pins it, and when a warning says so.
 use strict;
 use warnings;
 
@@ -23,7 +23,7 @@ my $view = 'electric_cm_stat_replication';
 
 sub seen { my ($query, $what) = @_; return $stack->becomes($query, $what); }
 
-sub warnings_in_log { return scalar(() = slurp_file($node->logfile) =~ /WARNING:.*holds back/g); }
+sub warnings_in_log { return scalar(() = slurp_file($node->logfile) =~ /WARNING:.*retains/g); }
 
 # What was running is logged, so that the slot can move on
 sub log_running_transactions { $stack->sql('CHECKPOINT'); return; }
@@ -78,9 +78,9 @@ seen("SELECT pinned_by LIKE 'an open transaction of PID $pid (forgotten), for 0:
 $stack->write_wal(20);
 log_running_transactions();
 seen("SELECT retained_wal_bytes > 32 * 1024 * 1024 AND flush_lag_bytes < 1024 * 1024 FROM $view",
-	'it holds back WAL, though everything is flushed');
+	'it retains WAL, though everything is flushed');
 seen(q{SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_warning'
-		AND severity = 'warning' AND message ~ 'holds back \d\d MB of WAL' AND detail ~ 'is 32 MB. It is held back by: an open transaction'},
+		AND severity = 'warning' AND message ~ 'retains \d\d MB of WAL' AND detail ~ 'is 32 MB. It is pinned by: an open transaction'},
 	'a warning says so');
 $stack->write_wal(70);
 seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_warning'}, '... again at twice as much');
@@ -227,9 +227,9 @@ seen(q{SELECT status = 'starting' AND step = 'create_slot' FROM electric_cm_stat
 seen("SELECT pinned_by LIKE 'an open transaction of PID $pid (forgotten), for 0:%' AND pinned_since < sampled_at FROM $view",
 	'making a slot: the transaction that it waits for is named');
 $stack->write_wal(70);
-seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, '... it holds back WAL meanwhile');
+seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, '... it retains WAL meanwhile');
 like($stack->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
-	qr/^It is held back by: an open transaction of PID $pid \(forgotten\)/, '... and the reason is in the event');
+	qr/^It is pinned by: an open transaction of PID $pid \(forgotten\)/, '... and the reason is in the event');
 $session->query_safe('ROLLBACK');
 $session->quit;
 ok($stack->active, 'active again');

@@ -51,7 +51,7 @@ for my $time (1 .. 4)
 	$stack->write_wal(60);
 	seen(count_of('retained_wal_limit') . " = $time", '... reaching the limit is an event');
 	like($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'retained_wal_limit' ORDER BY occurred_at DESC LIMIT 1}),
-		qr/^replication slot "$slot" holds back \d+ MB of WAL, more than electric_cm.retained_wal_limit$/, '... that says what');
+		qr/^replication slot "$slot" retains \d+ MB of WAL, more than electric_cm.retained_wal_limit$/, '... that says what');
 	if ($time < 4)
 	{
 		kill 'CONT', $consumer;
@@ -66,10 +66,10 @@ for my $time (1 .. 4)
 		kill 'CONT', $consumer;
 	}
 }
-like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*holds back/, '... and says why');
+like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/made anew more than 3 times within an hour.*retains/, '... and says why');
 seen("NOT $exists", '... and the slot is dropped all the same');
 is($stack->sql('SELECT ' . count_of('retained_wal_limit')), 4, 'each time one event');
-is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%holds back%'}), 0, '... not two');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND message LIKE '%retains%'}), 0, '... not two');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'it can be started again');
 

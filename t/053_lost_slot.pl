@@ -60,7 +60,7 @@ for my $how ('stopped', 'streaming')
 	$stack->sql('CHECKPOINT');
 	seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
 	like( $stack->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
-		qr/^It held back 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) gone/, '... and what it held');
+		qr/^It retained 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) gone/, '... and what it held');
 	if ($how eq 'stopped')
 	{
 		is( $stack->sql("SELECT wal_status, retained_wal_bytes >= $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),

@@ -1,5 +1,5 @@
 # Somebody has dropped the stack's slot and made another one of the same name:
-# that one is not dropped, whatever it holds back, nor after a restart.
+# that one is not dropped, whatever it retains, nor after a restart.
 use strict;
 use warnings;
 

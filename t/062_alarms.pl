@@ -52,7 +52,7 @@ $stack->sql('SELECT electric_cm_stop()');
 $node->restart;
 $stack->write_wal(4);
 seen(q{electric_cm_status() = 'stopped'});
-like(problems(), qr/warning: replication slot "electric_cm_postgres" holds back \d+ MB of WAL/, 'stopped, restarted: what the slot holds back is a problem');
+like(problems(), qr/warning: replication slot "electric_cm_postgres" retains \d+ MB of WAL/, 'stopped, restarted: what the slot retains is a problem');
 
 # Lost, and the server has been restarted: alarms see it
 

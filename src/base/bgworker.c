@@ -20,6 +20,7 @@
 #include "base/bgworker.h"
 #include "base/compat.h"
 #include "base/pinned_settings.h"
+#include "base/settings.h"
 
 volatile sig_atomic_t ecm_got_sigterm = false;
 static volatile sig_atomic_t leaving = false;
@@ -126,4 +127,32 @@ ecm_worker_try(void (*fn) (void *arg), void *arg, EcmError *err)
 
 	MemoryContextSwitchTo(context);
 	return ok;
+}
+
+void
+ecm_bgworker_init(BackgroundWorker *worker, const char *function,
+				  const char *type)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, ECM_LIBRARY_NAME, BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+}
+
+BackgroundWorkerHandle *
+ecm_bgworker_start(BackgroundWorker *worker, MemoryContext context)
+{
+	BackgroundWorkerHandle *handle;
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		registered;
+
+	worker->bgw_notify_pid = MyProcPid;
+	registered = RegisterDynamicBackgroundWorker(worker, &handle);
+	MemoryContextSwitchTo(old);
+	return registered ? handle : NULL;
 }

@@ -12,6 +12,8 @@
 
 #include <signal.h>
 
+#include "postmaster/bgworker.h"
+
 #include "base/errors.h"
 
 /* SIGTERM has arrived: leave at the next safe place, without a FATAL. */
@@ -37,5 +39,20 @@ extern void ecm_worker_set(const char *name, const char *value);
  * an ERROR, which is in err; everything is rolled back.
  */
 extern bool ecm_worker_try(void (*fn) (void *arg), void *arg, EcmError *err);
+
+/*
+ * What all our workers have in common, for a worker to be registered: it is not
+ * started again by the postmaster, and its name is its type's unless the caller
+ * gives it another one.
+ */
+extern void ecm_bgworker_init(BackgroundWorker *worker, const char *function,
+							  const char *type);
+
+/*
+ * Starts such a worker; the postmaster tells this process of its start and end.
+ * Returns its handle, palloc'd in that context; NULL: no worker slot is free.
+ */
+extern BackgroundWorkerHandle *ecm_bgworker_start(BackgroundWorker *worker,
+												  MemoryContext context);
 
 #endif							/* ECM_BGWORKER_H */

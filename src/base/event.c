@@ -37,11 +37,11 @@ append(Oid dboid, const char *datname, EcmEventName event, const char *message,
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
-		stack->last_event = ecm_shared->nevents;
-		if (stack->latch != NULL)
-			SetLatch(stack->latch); /* it has something to deliver */
+		stack->events.last = ecm_shared->nevents;
+		if (stack->manager.latch != NULL)
+			SetLatch(stack->manager.latch); /* it has something to deliver */
 	}
 	ecm_unlock();
 }

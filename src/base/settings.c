@@ -377,7 +377,7 @@ check_wal_limit(int *newval, void **extra pg_attribute_unused(),
 {
 	if (*newval != 0)
 		return true;
-	GUC_check_errdetail("A replication slot always holds back some WAL.");
+	GUC_check_errdetail("A replication slot always retains some WAL.");
 	GUC_check_errhint("Use -1 for no limit.");
 	return false;
 }
@@ -389,7 +389,7 @@ check_wal_warning(int *newval, void **extra pg_attribute_unused(),
 {
 	if (*newval != 0)
 		return true;
-	GUC_check_errdetail("A replication slot always holds back some WAL.");
+	GUC_check_errdetail("A replication slot always retains some WAL.");
 	GUC_check_errhint("Use -1 for no warning.");
 	return false;
 }

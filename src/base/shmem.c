@@ -136,7 +136,7 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		stack->in_use = true;
 		stack->dboid = dboid;
 		strlcpy(stack->datname, datname, NAMEDATALEN);
-		stack->last_event = stack->events_done = ecm_shared->nevents;
+		stack->events.last = stack->events.delivered = ecm_shared->nevents;
 		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
 							 "start of the manager");
 		/* the launcher may not have heard of a new database */
@@ -200,8 +200,8 @@ ecm_last_read(int64 shape)
 bool
 ecm_manager_hangs(const EcmStack *stack)
 {
-	return stack->pid != 0 && stack->pid != MyProcPid &&
-		ecm_has_passed(stack->alive_at, ecm_now(), ECM_MANAGER_HANGS_MS);
+	return stack->manager.pid != 0 && stack->manager.pid != MyProcPid &&
+		ecm_has_passed(stack->manager.alive_at, ecm_now(), ECM_MANAGER_HANGS_MS);
 }
 
 bool
@@ -217,16 +217,16 @@ reveal_hang(EcmStack *copy)
 {
 	if (!copy->in_use || !ecm_manager_hangs(copy))
 		return;
-	if (copy->status == ECM_STATUS_ACTIVE)
+	if (copy->report.status == ECM_STATUS_ACTIVE)
 	{
-		copy->status = ECM_STATUS_STARTING;
-		copy->status_at = copy->alive_at;
-		copy->status_since = ecm_shown_time(copy->alive_at);
+		copy->report.status = ECM_STATUS_STARTING;
+		copy->report.status_at = copy->manager.alive_at;
+		copy->report.status_since = ecm_shown_time(copy->manager.alive_at);
 	}
-	snprintf(copy->waiting_for, sizeof(copy->waiting_for),
-			 "manager PID %d, which has not moved for %d s", copy->pid,
-			 (int) ((ecm_now() - copy->alive_at) / USECS_PER_SEC));
-	copy->blocking_pid = copy->pid;
+	snprintf(copy->report.waiting_for, sizeof(copy->report.waiting_for),
+			 "manager PID %d, which has not moved for %d s", copy->manager.pid,
+			 (int) ((ecm_now() - copy->manager.alive_at) / USECS_PER_SEC));
+	copy->report.blocking_pid = copy->manager.pid;
 }
 
 static bool
@@ -265,22 +265,22 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 	EcmStack   *stack = &ecm_shared->stacks[DatumGetInt32(arg)];
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (stack->pid == MyProcPid)
+	if (stack->manager.pid == MyProcPid)
 	{
-		stack->pid = 0;
-		stack->latch = NULL;
-		stack->lock_acquired = false;
-		stack->pool_up = false;
-		stack->consumers_up = false;
-		stack->streaming_up = false;
-		stack->failing_at = 0;
-		stack->stalled[0] = '\0';
-		if (stack->end_reason != ECM_END_PAUSE)
-			stack->drop_on_stop = false;
+		stack->manager.pid = 0;
+		stack->manager.latch = NULL;
+		stack->report.lock_acquired = false;
+		stack->report.pool_up = false;
+		stack->report.consumers_up = false;
+		stack->report.streaming_up = false;
+		stack->report.failing_at = 0;
+		stack->stall.text[0] = '\0';
+		if (stack->lifecycle.end_reason != ECM_END_PAUSE)
+			stack->requests.drop_on_stop = false;
 
 		/* what it showed last is not so any more; the launcher knows better */
-		if (stack->status == ECM_STATUS_ACTIVE ||
-			stack->status == ECM_STATUS_STARTING)
+		if (stack->report.status == ECM_STATUS_ACTIVE ||
+			stack->report.status == ECM_STATUS_STARTING)
 			ecm_stack_set_status(stack, ECM_STATUS_WAITING,
 								 "start of the manager");
 	}
@@ -302,7 +302,7 @@ ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN])
 		const EcmStack *stack = &ecm_shared->stacks[i];
 
 		taken = stack->in_use && stack->dboid != MyDatabaseId &&
-			strcmp(stack->slot_name, slot_name) == 0;
+			strcmp(stack->slot.name, slot_name) == 0;
 		if (taken)
 			strlcpy(datname, stack->datname, NAMEDATALEN);
 	}
@@ -310,19 +310,31 @@ ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN])
 	return taken;
 }
 
-int
-ecm_own_stack(EcmStack *copy)
+static int
+copy_own(EcmStack *copy, Size size)
 {
 	int			index;
 
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		memcpy(copy, &ecm_shared->stacks[index], sizeof(EcmStack));
+		memcpy(copy, &ecm_shared->stacks[index], size);
 	ecm_unlock();
 	if (index >= 0)
 		reveal_hang(copy);
 	return index;
+}
+
+int
+ecm_own_stack(EcmStack *copy)
+{
+	return copy_own(copy, sizeof(EcmStack));
+}
+
+int
+ecm_own_stack_head(EcmStack *copy)
+{
+	return copy_own(copy, offsetof(EcmStack, conns));
 }
 
 XLogRecPtr
@@ -336,7 +348,7 @@ ecm_own_flushed_lsn(void)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		lsn = ecm_shared->stacks[index].flushed_lsn;
+		lsn = ecm_shared->stacks[index].progress.flushed_lsn;
 	ecm_unlock();
 	return lsn;
 }
@@ -348,13 +360,13 @@ ecm_stack_claim(int index)
 	bool		claimed = false;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (stack->in_use && stack->pid == 0)
+	if (stack->in_use && stack->manager.pid == 0)
 	{
-		stack->pid = MyProcPid;
-		stack->latch = MyLatch;
-		stack->runs++;
-		stack->started_at = ecm_wall_clock();
-		stack->alive_at = ecm_now();
+		stack->manager.pid = MyProcPid;
+		stack->manager.latch = MyLatch;
+		stack->manager.runs++;
+		stack->manager.started_at = ecm_wall_clock();
+		stack->manager.alive_at = ecm_now();
 		claimed = true;
 	}
 	ecm_unlock();
@@ -373,7 +385,7 @@ ecm_stack_set_probe(int index, EcmProbe probe)
 	EcmStack   *stack = &ecm_shared->stacks[index];
 
 	ecm_lock(LW_EXCLUSIVE);
-	stack->probe = probe;
+	stack->manager.probe = probe;
 	if (probe != ECM_PROBE_NO_EXTENSION)
 		stack->registered = true;
 	ecm_unlock();
@@ -385,24 +397,148 @@ void
 ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 					 const char *waiting_for)
 {
-	if (stack->status != status || stack->status_since == 0)
+	if (stack->report.status != status || stack->report.status_since == 0)
 	{
-		stack->status = status;
-		stack->status_since = ecm_wall_clock();
-		stack->status_at = ecm_now();
+		stack->report.status = status;
+		stack->report.status_since = ecm_wall_clock();
+		stack->report.status_at = ecm_now();
 		if (status == ECM_STATUS_STOPPED || status == ECM_STATUS_FAILED)
 			ecm_waiters_wake_all(stack->dboid);
 	}
-	ecm_copy_text(stack->waiting_for, sizeof(stack->waiting_for), waiting_for);
-	stack->blocking_pid = 0;
+	ecm_copy_text(stack->report.waiting_for, sizeof(stack->report.waiting_for), waiting_for);
+	stack->report.blocking_pid = 0;
+}
+
+void
+ecm_stack_set_request(EcmStack *stack, EcmStackRequest request)
+{
+	EcmStackRequests *requests = &stack->requests;
+
+	Assert(LWLockHeldByMeInMode(ecm_shared->lock, LW_EXCLUSIVE));
+
+	switch (request)
+	{
+		case ECM_REQUEST_START:
+			requests->stop = false;
+			requests->drop_slot = false;
+			requests->adopt = true;
+			requests->reprobe = true;
+			stack->lifecycle.no_worker = false; /* it is tried anew */
+			break;
+		case ECM_REQUEST_STOP:
+			requests->stop = true;
+			requests->drop_slot = false;
+			requests->adopt = false;
+			requests->restart = false;
+			requests->reprobe = false;
+			break;
+		case ECM_REQUEST_UNSTOP:
+			requests->stop = false;
+			requests->drop_slot = false;
+			requests->reprobe = true;
+			break;
+		case ECM_REQUEST_RESTART:
+			requests->restart = true;
+			stack->lifecycle.no_worker = false;
+			break;
+		case ECM_REQUEST_REPROBE:
+			requests->reprobe = true;
+			break;
+		case ECM_REQUEST_SAMPLE:
+			requests->sample = true;
+			break;
+		case ECM_REQUEST_CHECK:
+			requests->check = true;
+			break;
+	}
+}
+
+bool
+ecm_stack_request(Oid dboid, EcmStackRequest request)
+{
+	Latch	   *latch = NULL;
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		ecm_stack_set_request(stack, request);
+		if (request == ECM_REQUEST_SAMPLE || request == ECM_REQUEST_CHECK)
+			latch = stack->manager.latch;
+		if (latch == NULL)
+			latch = ecm_shared->launcher_latch;
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+	ecm_unlock();
+	return index >= 0;
+}
+
+void
+ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(dboid);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		stack->requests.await_lsn = Max(stack->requests.await_lsn, lsn);
+		if (stack->manager.latch != NULL)
+			SetLatch(stack->manager.latch);
+	}
+	ecm_unlock();
+}
+
+bool
+ecm_stack_take_check(int index)
+{
+	EcmStack   *stack = &ecm_shared->stacks[index];
+	bool		requested;
+
+	if (!stack->requests.check)
+		return false;
+	ecm_lock(LW_EXCLUSIVE);
+	requested = stack->requests.check;
+	stack->requests.check = false;
+	ecm_unlock();
+	return requested;
+}
+
+bool
+ecm_stack_has_events(int index)
+{
+	EcmStack   *stack = ecm_stack_at(index);
+	bool		some;
+
+	ecm_lock(LW_SHARED);
+	some = stack->events.last > stack->events.delivered;
+	ecm_unlock();
+	return some;
+}
+
+XLogRecPtr
+ecm_stack_awaited_lsn(int index)
+{
+	XLogRecPtr	lsn;
+
+	ecm_lock(LW_SHARED);
+	lsn = ecm_shared->stacks[index].requests.await_lsn;
+	ecm_unlock();
+	return lsn;
 }
 
 void
 ecm_stack_wake(int index)
 {
 	ecm_lock(LW_SHARED);
-	if (ecm_shared->stacks[index].latch != NULL)
-		SetLatch(ecm_shared->stacks[index].latch);
+	if (ecm_shared->stacks[index].manager.latch != NULL)
+		SetLatch(ecm_shared->stacks[index].manager.latch);
 	ecm_unlock();
 }
 
@@ -413,4 +549,30 @@ ecm_launcher_wake(void)
 	if (ecm_shared->launcher_latch != NULL)
 		SetLatch(ecm_shared->launcher_latch);
 	ecm_unlock();
+}
+
+void
+ecm_launcher_request_scan(void)
+{
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->rescan_requested = true;
+	ecm_unlock();
+	ecm_launcher_wake();
+}
+
+int
+ecm_launcher_pid(void)
+{
+	int			pid;
+
+	ecm_lock(LW_SHARED);
+	pid = ecm_shared->launcher_pid;
+	ecm_unlock();
+	return pid;
+}
+
+XLogRecPtr
+ecm_first_lsn(void)
+{
+	return ecm_shared->first_lsn;
 }

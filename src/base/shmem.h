@@ -3,13 +3,29 @@
  * shmem.h
  *	  The one shared struct, its lock and condition variables.
  *
- * One entry per stack.  Only that stack's manager writes its entry's public
- * part (the launcher while there is no manager); consumers write only their
- * own consumer slot; anybody may write the requests.  Everything is protected
- * by one LWLock unless a field says otherwise, and read through accessors
- * that return copies.  No process-local pointer is ever stored; an entry,
- * once allocated for a database, stays at its index until the launcher frees
- * it, and its condition variable is valid for ever.
+ * One entry per stack, in parts, each of which says who writes it: the stack's
+ * manager (the launcher while there is none), the launcher, a consumer, or
+ * anybody (requests).  No process-local pointer is ever stored.  An entry, once
+ * allocated for a database, stays at its index until the launcher frees it, and
+ * its condition variable is valid for ever.
+ *
+ * One LWLock protects everything.  Nobody writes without it, but for the fields
+ * marked so.  These may be read without it:
+ *
+ *	- by a writer, what nobody else writes: it can't change meanwhile;
+ *	- by a manager, its consumers and pool sessions, the entry's dboid and
+ *	  datname: an entry that has a manager is not freed, and ALTER DATABASE
+ *	  RENAME waits until nobody is in the database;
+ *	- nstacks, made_at, and first_lsn once a launcher has started: they don't
+ *	  change any more;
+ *	- a bool or an int of the requests, the pause or the lifecycle, as a hint: it
+ *	  is read in one piece, and who sets it wakes the reader, who looks again;
+ *	- the fields that their writers write without it ("volatile").
+ *
+ * All others take copies, through the accessors below.  An index that was found
+ * under the lock is good until the lock is released; later the entry may be
+ * another database's, so whoever is not a process of the stack starts from the
+ * database's OID each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +47,7 @@
 #include "base/errors.h"
 #include "base/event_name.h"
 #include "base/settings.h"
+#include "base/stack_lifecycle.h"
 #include "base/state.h"
 #include "slot/retained_wal_guard.h"
 
@@ -38,7 +55,7 @@
 #define ECM_MAX_OPTIONS		40
 #define ECM_MAX_EVENTS		512
 #define ECM_MAX_CREATIONS	16	/* batches of shapes being created */
-#define ECM_MAX_ABANDONED	32	/* slots waiting to be dropped */
+#define ECM_MAX_LEFT_SLOTS	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
 #define ECM_MAX_READS		8192	/* shapes whose last read is known */
 
@@ -55,32 +72,6 @@ typedef struct EcmEventRecord
 	char		message[ECM_TEXT_LEN];
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
-
-/* What the manager found out about a database before it started anything. */
-typedef enum EcmProbe
-{
-	ECM_PROBE_UNKNOWN,			/* not looked at yet */
-	ECM_PROBE_RUN,				/* a stack is wanted and runs or may run */
-	ECM_PROBE_LOOKED,			/* a stack is wanted, but this was only a look */
-	ECM_PROBE_NO_EXTENSION,
-	ECM_PROBE_CLOSED,			/* a template, or no connections allowed */
-	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
-	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
-	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
-	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */
-	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
-} EcmProbe;
-
-/* Why the launcher ends a manager: it sets this before it sends SIGTERM. */
-typedef enum EcmEndReason
-{
-	ECM_END_NONE,				/* it didn't: pg_terminate_backend, shutdown */
-	ECM_END_STOP,				/* electric_cm_stop() */
-	ECM_END_RESTART,			/* electric_cm_restart() */
-	ECM_END_PAUSE,				/* a command that it would be in the way of */
-	ECM_END_UNWANTED			/* not listed any more, or no connections
-								 * allowed */
-} EcmEndReason;
 
 /* pool sessions and the replication connection, as shown in the view */
 typedef struct EcmConnInfo
@@ -215,61 +206,65 @@ typedef struct EcmWalSettings
 	int			min_free;		/* MB */
 } EcmWalSettings;
 
-typedef struct EcmStack
+/* What others want of a stack.  Anybody sets these, the addressee clears them. */
+typedef struct EcmStackRequests
 {
-	/* --- identity; written by the launcher when it allocates the entry --- */
-	bool		in_use;
-	Oid			dboid;
-	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack, or one ran:
-								 * else the launcher is only having a look */
-
-	/* --- requests; anybody may write, the addressee clears --- */
-	bool		stop_requested; /* stays set until start: launcher honours it */
-	bool		drop_slot_requested;	/* with stop: drop slot and
-										 * publication */
-	bool		restart_requested;	/* cleared by the launcher */
-	bool		reprobe_requested;	/* cleared by the launcher */
-	bool		adopt_requested;	/* electric_cm_start(): overrides STOPPED,
-									 * NOT_STARTED and CLONED; cleared by the
-									 * manager once the database's table says
-									 * that it runs */
+	bool		stop;			/* stays set until start: launcher honours it */
+	bool		drop_slot;		/* with stop: drop slot and publication */
+	bool		restart;		/* cleared by the launcher */
+	bool		reprobe;		/* cleared by the launcher */
+	bool		adopt;			/* electric_cm_start(): overrides STOPPED,
+								 * NOT_STARTED and CLONED; cleared by the
+								 * manager once the database's table says that
+								 * it runs */
 	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
 								 * when the manager ends */
-	bool		sample_requested;	/* cleared by who takes the sample */
-	bool		check_requested;	/* look whether the extension is still
-									 * there; cleared by the manager */
+	bool		sample;			/* cleared by who takes the sample */
+	bool		check;			/* look whether the extension is still there;
+								 * cleared by the manager */
 	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
+} EcmStackRequests;
 
-	/*
-	 * Commands that need the stack out of the way: how many run, and the
-	 * latest one's name.  Each backend takes back what it has added. Drained:
-	 * all that others have written has been consumed, and what the stack
-	 * itself writes from here on will be skipped.
-	 */
-	int			pauses;
-	char		paused_for[32];
-	bool		drained;
+/*
+ * Commands that need the stack out of the way.  Each backend takes back what it
+ * has added.
+ */
+typedef struct EcmStackPause
+{
+	int			count;			/* how many such commands run ... */
+	char		command[32];	/* ... and the latest one's name */
+	bool		drained;		/* all that others have written has been
+								 * consumed, and what the stack itself writes
+								 * from here on will be skipped */
+} EcmStackPause;
 
-	/* --- written by whoever records an event of this database --- */
-	uint64		last_event;		/* number of the next event after the last one */
+typedef struct EcmStackEvents
+{
+	uint64		last;			/* number of the next event after the last one;
+								 * written by whoever records one of this
+								 * database */
+	uint64		delivered;		/* events before this one have been delivered;
+								 * written by the session that does */
+} EcmStackEvents;
 
-	/* --- written by the session that delivers them --- */
-	uint64		events_done;	/* events before this one have been delivered */
-
-	/* --- written by the launcher --- */
+/* What the launcher decides about a stack; it alone writes this. */
+typedef struct EcmStackLifecycle
+{
 	EcmEndReason end_reason;	/* reset when a manager is started */
-	bool		no_worker;		/* too few background workers were free;
-								 * cleared by who asks for another attempt */
-	bool		look_only;		/* the manager is to say what there is, and
-								 * end, for there is no room for its consumers */
-	bool		aside;			/* no manager has been started since a pause */
-	bool		hangs;			/* the manager does not go round: it is said,
-								 * and its slot looked after */
+	bool		no_worker;		/* too few background workers were free; cleared
+								 * by who asks for another attempt, too */
+	bool		look_only;		/* the manager is to say what there is, and end,
+								 * for there is no room for its consumers */
+	bool		paused;			/* no manager has been started since a pause */
+	bool		hangs;			/* the manager does not go round: it is said, and
+								 * its slot looked after */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
+} EcmStackLifecycle;
 
-	/* --- written by the manager (launcher while there is none) --- */
+/* The manager itself: it writes this, and the launcher while there is none. */
+typedef struct EcmStackManager
+{
 	EcmProbe	probe;			/* UNKNOWN from each start of a manager until
 								 * it knows */
 	int			shape_workers;	/* consumers that it needs; 0: not known yet */
@@ -279,8 +274,12 @@ typedef struct EcmStack
 	volatile EcmTime alive_at;	/* when it last went round; without the lock */
 	uint64		runs;			/* number of managers started so far */
 	TimestampTz started_at;
+} EcmStackManager;
+
+/* What the stack shows of itself; writer as of EcmStackManager. */
+typedef struct EcmStackReport
+{
 	char		stack_id[NAMEDATALEN];
-	char		slot_name[NAMEDATALEN];
 	char		publication_name[NAMEDATALEN];
 	EcmStatus	status;
 	char		phase[24];
@@ -302,51 +301,96 @@ typedef struct EcmStack
 	bool		pool_up;
 	bool		consumers_up;
 	bool		streaming_up;
+} EcmStackReport;
 
-	int			server_version_num; /* 0: not looked up yet */
+/* The server as its stack has found it; the manager writes. */
+typedef struct EcmStackServer
+{
+	int			version_num;	/* 0: not looked up yet */
 	uint64		system_identifier;
 	uint32		timeline_id;
 	TimestampTz looked_up_at;
+} EcmStackServer;
 
+/* How far the stream has come; the manager writes. */
+typedef struct EcmStackProgress
+{
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
-	bool		slot_owned;		/* we have created the slot of that name */
-	XLogRecPtr	slot_seen_lsn;	/* end of WAL when that one was last seen, or
-								 * before: see slot_owner.c */
-	char		former_slot[NAMEDATALEN];	/* ours, from before slot_name was
-											 * changed; "": none */
-	XLogRecPtr	former_seen_lsn;
-	EcmWalGuard former_guard;
-	bool		former_drop_reported;
-	EcmWalSample wal;
-	EcmWalSettings wal_settings;
-	EcmWalGuard wal_guard;
-	bool		wal_drop_reported;	/* that the slot is to be dropped */
 	int64		shape_log_bytes;	/* on disk; -1: not looked at yet */
-	char		pinned_by[ECM_TEXT_LEN];	/* what holds the slot back, or "" */
+} EcmStackProgress;
+
+/*
+ * A slot that the stack looks after: the one it uses, or the one that it has
+ * left behind under a former name.  Written by the manager, and by the launcher
+ * while there is none, or while the manager hangs.
+ */
+typedef struct EcmWatchedSlot
+{
+	char		name[NAMEDATALEN];	/* "": none */
+	bool		owned;			/* we have created the slot of that name */
+	XLogRecPtr	seen_lsn;		/* end of WAL when it was last seen, or before:
+								 * see slot_owner.c */
+	EcmWalSample sample;
+	EcmWalGuard guard;
+	bool		drop_reported;	/* that the slot is to be dropped */
+	char		pinned_by[ECM_TEXT_LEN];	/* what pins it, or "" */
 	TimestampTz pinned_since;
 	EcmTime		pinned_at;		/* the same by the other clock */
+} EcmWatchedSlot;
 
-	/* a consumer that has work and does not move */
-	char		stalled[ECM_TEXT_LEN];	/* "consumer 1 (PID 123), ...", or "" */
-	int			stalled_pid;
-	EcmTime		stalled_at;
+/* A consumer that has work and does not move; the manager writes. */
+typedef struct EcmStackStall
+{
+	char		text[ECM_TEXT_LEN]; /* "consumer 1 (PID 123), ...", or "" */
+	int			pid;
+	EcmTime		at;
+} EcmStackStall;
 
-	/* all shapes were thrown away: how many (-1: unknown), when, and why */
-	int64		lost_shapes;
-	EcmTime		lost_shapes_at; /* 0: they weren't */
-	char		lost_shapes_reason[ECM_TEXT_LEN];
+/* All shapes were thrown away; the manager writes. */
+typedef struct EcmStackLoss
+{
+	int64		count;			/* of the shapes, -1: unknown */
+	EcmTime		at;				/* 0: they weren't */
+	char		reason[ECM_TEXT_LEN];
+} EcmStackLoss;
+
+typedef struct EcmStack
+{
+	/* identity; who allocates the entry writes it, the launcher a new name */
+	bool		in_use;
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	bool		registered;		/* somebody asked for a stack (and wrote this),
+								 * or one ran: else the launcher is only
+								 * having a look */
+
+	EcmStackRequests requests;
+	EcmStackPause pause;
+	EcmStackEvents events;
+	EcmStackLifecycle lifecycle;
+	EcmStackManager manager;
+	EcmStackReport report;
+	EcmStackServer server;
+	EcmStackProgress progress;
+	EcmWatchedSlot slot;
+	EcmWatchedSlot former;		/* from before electric_cm.slot_name was changed */
+	EcmWalSettings wal_settings;	/* the manager writes */
+	EcmStackStall stall;
+	EcmStackLoss lost;
 
 	/* the head ends here: see ecm_stack_copy_head() */
+
+	/* the manager writes (the launcher clears them when it has ended) */
 	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
 	EcmCreation creations[ECM_MAX_CREATIONS];
 	EcmOption	options[ECM_MAX_OPTIONS];
 	int			noptions;
-
-	/* --- each written by its consumer --- */
 	int			nconsumers;
+
+	/* each written by its consumer, but for what the manager gives it */
 	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
 
 	/* broadcast after every change that somebody may be waiting for */
@@ -354,14 +398,14 @@ typedef struct EcmStack
 } EcmStack;
 
 /* A slot of a stack whose extension has been dropped. */
-typedef struct EcmAbandonedSlot
+typedef struct EcmLeftSlot
 {
 	Oid			dboid;			/* its database */
 	char		slot_name[NAMEDATALEN];
 	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
 	EcmTime		at;				/* newer is another slot of the same name */
 	bool		reported;		/* that it is in use; the launcher writes */
-} EcmAbandonedSlot;
+} EcmLeftSlot;
 
 /*
  * When a shape was read last.  A place may be another shape's by now: what is
@@ -389,8 +433,8 @@ typedef struct EcmShared
 										 * the extension */
 
 	/* anybody adds, the launcher takes away what it has dropped */
-	int			nabandoned;
-	EcmAbandonedSlot abandoned[ECM_MAX_ABANDONED];
+	int			nleft_slots;
+	EcmLeftSlot left_slots[ECM_MAX_LEFT_SLOTS];
 
 	EcmTime		made_room_at;	/* when a slot was last dropped for the sake
 								 * of free space; anybody writes */
@@ -450,9 +494,10 @@ extern bool ecm_launcher_hangs(void);
 /*
  * Copies the current database's entry, and returns its index, or -1.  What a
  * manager that hangs has said last is no longer so: all copies say that it
- * hangs.
+ * hangs.  The head is what comes before conns.
  */
 extern int	ecm_own_stack(EcmStack *copy);
+extern int	ecm_own_stack_head(EcmStack *copy);
 
 /* Its flushed_lsn, if it has one; else invalid. */
 extern XLogRecPtr ecm_own_flushed_lsn(void);
@@ -464,9 +509,58 @@ extern XLogRecPtr ecm_own_flushed_lsn(void);
 extern bool ecm_stack_copy(int index, EcmStack *copy);
 extern bool ecm_stack_copy_head(int index, EcmStack *copy);
 
-/* In-place access for the entry's own writer; hold the lock. */
+/* What one can ask of a stack. */
+typedef enum EcmStackRequest
+{
+	ECM_REQUEST_START,			/* though it was stopped, or never started */
+	ECM_REQUEST_STOP,			/* and nothing that was requested before */
+	ECM_REQUEST_UNSTOP,			/* a stop has not happened: see what is wanted */
+	ECM_REQUEST_RESTART,		/* a new manager */
+	ECM_REQUEST_REPROBE,		/* see what is wanted */
+	ECM_REQUEST_SAMPLE,			/* of the slot */
+	ECM_REQUEST_CHECK			/* whether the extension is still there */
+} EcmStackRequest;
+
+/*
+ * Asks for that, and wakes who has to see to it: the launcher, or the manager.
+ * False: the database has no entry.  The second one is for callers that hold the
+ * lock, exclusively, and wake afterwards.
+ */
+extern bool ecm_stack_request(Oid dboid, EcmStackRequest request);
+extern void ecm_stack_set_request(EcmStack *stack, EcmStackRequest request);
+
+/* Asks the stack to flush up to there, and to say so soon. */
+extern void ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn);
+
+/* For a manager: has a check been requested?  That is cleared. */
+extern bool ecm_stack_take_check(int index);
+
+/* Has this stack events that nobody has delivered yet? */
+extern bool ecm_stack_has_events(int index);
+
+/* How far somebody waits for flushed_lsn to come; invalid: nobody does. */
+extern XLogRecPtr ecm_stack_awaited_lsn(int index);
+
+/*
+ * In-place access: see the top of this file for what may be read, and written,
+ * with the lock and without.
+ */
 #define ecm_lock(mode)	LWLockAcquire(ecm_shared->lock, (mode))
 #define ecm_unlock()	LWLockRelease(ecm_shared->lock)
+
+static inline EcmStack *
+ecm_stack_at(int index)
+{
+	Assert(index >= 0 && index < ecm_shared->nstacks);
+	return &ecm_shared->stacks[index];
+}
+
+/* electric_cm.max_managers as of the server's start */
+static inline int
+ecm_stack_count(void)
+{
+	return ecm_shared->nstacks;
+}
 
 /*
  * For a manager.  Claim, before it even reads dboid: sets pid, latch, runs and
@@ -495,5 +589,13 @@ extern TimestampTz ecm_last_read(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);
+
+/* Has the launcher look at pg_database again. */
+extern void ecm_launcher_request_scan(void);
+
+extern int	ecm_launcher_pid(void); /* 0: not running */
+
+/* The end of WAL when the server's first launcher started. */
+extern XLogRecPtr ecm_first_lsn(void);
 
 #endif							/* ECM_SHMEM_H */

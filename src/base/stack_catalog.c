@@ -218,7 +218,7 @@ void
 ecm_stack_row_record_stop(XLogRecPtr lsn)
 {
 	Oid			types[] = {LSNOID, LSNOID};
-	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_shared->first_lsn)};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn())};
 
 	/* what nobody has looked at yet stays so */
 	(void) update_row("clean_stop_lsn = $1,"

@@ -20,7 +20,7 @@ static const char *const names[] = {
 	[ECM_WAIT_STACK] = "ElectricCmStack",
 	[ECM_WAIT_SHAPE_LOG] = "ElectricCmShapeLog",
 	[ECM_WAIT_SLOT_RELEASE] = "ElectricCmSlotRelease",
-	[ECM_WAIT_STEP_ASIDE] = "ElectricCmStepAside"
+	[ECM_WAIT_STACK_PAUSE] = "ElectricCmStackPause"
 };
 
 uint32

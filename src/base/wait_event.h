@@ -18,7 +18,7 @@ typedef enum EcmWaitEvent
 	ECM_WAIT_STACK,				/* a function, for the stack to change */
 	ECM_WAIT_SHAPE_LOG,			/* a reader, for entries, or the first rows */
 	ECM_WAIT_SLOT_RELEASE,		/* for a walsender to let go of the slot */
-	ECM_WAIT_STEP_ASIDE			/* a command, for the stack to step aside */
+	ECM_WAIT_STACK_PAUSE		/* a command, for the stack to make way */
 } EcmWaitEvent;
 
 /* For WaitLatch() and the like. */

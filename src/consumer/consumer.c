@@ -93,7 +93,7 @@ static Consumer consumer =
 static EcmConsumerSlot *
 my_slot(void)
 {
-	return &ecm_shared->stacks[consumer.args.stack_index].consumers[consumer.args.worker];
+	return &ecm_stack_at(consumer.args.stack_index)->consumers[consumer.args.worker];
 }
 
 /* ------------------------------------------------------------- messages -- */
@@ -683,7 +683,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
 	memcpy(&consumer.args, MyBgworkerEntry->bgw_extra, sizeof(consumer.args));
-	ecm_worker_init(ecm_shared->stacks[consumer.args.stack_index].dboid);
+	ecm_worker_init(ecm_stack_at(consumer.args.stack_index)->dboid);
 	ecm_worker_set("synchronous_commit", "off");
 	before_shmem_exit(at_exit, 0);
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);

@@ -24,7 +24,7 @@ static struct
 void
 ecm_work_init(int stack_index, int worker)
 {
-	current.shown = &ecm_shared->stacks[stack_index].consumers[worker].working_on;
+	current.shown = &ecm_stack_at(stack_index)->consumers[worker].working_on;
 	ecm_work_on(0);
 }
 

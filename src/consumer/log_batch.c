@@ -375,7 +375,7 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 static void
 report_progress(bool flush)
 {
-	EcmStack   *stack = &ecm_shared->stacks[batch.stack_index];
+	EcmStack   *stack = ecm_stack_at(batch.stack_index);
 	EcmConsumerSlot *slot = &stack->consumers[batch.worker];
 	XLogRecPtr	flushed;
 	XLogRecPtr	durable = InvalidXLogRecPtr;

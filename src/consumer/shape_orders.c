@@ -673,7 +673,7 @@ ecm_orders_committed(void)
 void
 ecm_shape_report_errored(const char *handle, const char *reason)
 {
-	ecm_event(&ecm_shared->stacks[orders.stack_index], ECM_EVENT_SHAPE_ERRORED,
+	ecm_event(ecm_stack_at(orders.stack_index), ECM_EVENT_SHAPE_ERRORED,
 			  ecm_error_public_text(reason),
 			  "shape %s is errored, and not followed any more", handle);
 }

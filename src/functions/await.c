@@ -44,27 +44,27 @@ own_datname(void)
 bool
 ecm_stack_is_running(const EcmStack *stack)
 {
-	return stack->pid != 0 && stack->probe == ECM_PROBE_RUN &&
-		stack->end_reason == ECM_END_NONE &&
-		!stack->stop_requested && !stack->restart_requested;
+	return stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_RUN &&
+		stack->lifecycle.end_reason == ECM_END_NONE &&
+		!stack->requests.stop && !stack->requests.restart;
 }
 
 /* No manager runs, and nobody has asked for one or is about to let one run. */
 bool
 ecm_stack_is_stopped(const EcmStack *stack)
 {
-	return stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-		!stack->reprobe_requested && !stack->restart_requested &&
-		stack->pauses == 0;
+	return stack->report.status == ECM_STATUS_STOPPED && stack->manager.pid == 0 &&
+		!stack->requests.reprobe && !stack->requests.restart &&
+		stack->pause.count == 0;
 }
 
 static const char *
 stopped_hint(const EcmStack *stack)
 {
-	if (stack->stop_requested)
+	if (stack->requests.stop)
 		return "Start it with electric_cm_start().";
 
-	switch (stack->probe)
+	switch (stack->manager.probe)
 	{
 		case ECM_PROBE_CLOSED:
 			return "See ALTER DATABASE ... IS_TEMPLATE and ALLOW_CONNECTIONS.";
@@ -92,7 +92,7 @@ stopped_hint(const EcmStack *stack)
 static bool
 shows_error(const EcmStack *stack)
 {
-	return stack->last_error[0] != '\0' &&
+	return stack->report.last_error[0] != '\0' &&
 		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
 }
 
@@ -104,24 +104,24 @@ ecm_report_stopped(const EcmStack *stack)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the stack of database \"%s\" is stopped: %s",
-					stack->datname, stack->waiting_for),
+					stack->datname, stack->report.waiting_for),
 			 shows_error(stack) ?
-			 errdetail("The last error was: %s", stack->last_error) : 0,
+			 errdetail("The last error was: %s", stack->report.last_error) : 0,
 			 hint != NULL ? errhint("%s", hint) : 0));
 }
 
 void
 ecm_check_stack_alive(const EcmStack *stack)
 {
-	if (stack->status == ECM_STATUS_FAILED)
+	if (stack->report.status == ECM_STATUS_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the stack of database \"%s\" has failed",
 						stack->datname),
 				 shows_error(stack) ?
-				 errdetail_internal("%s", stack->last_error) : 0,
-				 shows_error(stack) && stack->last_error_hint[0] != '\0' ?
-				 errhint("%s", stack->last_error_hint) : 0));
+				 errdetail_internal("%s", stack->report.last_error) : 0,
+				 shows_error(stack) && stack->report.last_error_hint[0] != '\0' ?
+				 errhint("%s", stack->report.last_error_hint) : 0));
 	if (ecm_stack_is_stopped(stack))
 		ecm_report_stopped(stack);
 }
@@ -141,7 +141,7 @@ report_no_entry(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("all %d stacks of this server are taken",
-					ecm_shared->nstacks),
+					ecm_stack_count()),
 			 errhint("Raise electric_cm.max_managers and restart the server.")));
 }
 
@@ -197,7 +197,7 @@ ecm_ensure_own_stack(void)
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_alloc(MyDatabaseId, datname);
 	if (index >= 0)
-		ecm_shared->stacks[index].registered = true;
+		ecm_stack_at(index)->registered = true;
 	ecm_unlock();
 	if (index < 0)
 		report_no_entry();
@@ -319,7 +319,7 @@ ecm_sleep_until_change(int index, EcmTime deadline)
 			return true;
 		timeout = ecm_ms_until(now, deadline);
 	}
-	sleep_on(&ecm_shared->stacks[index].cv, timeout);
+	sleep_on(&ecm_stack_at(index)->cv, timeout);
 	return false;
 }
 
@@ -330,16 +330,16 @@ ecm_describe_wait(const EcmStack *stack)
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "Its status is \"%s\"",
-					 ecm_status_name(stack->status));
-	if (stack->step[0] != '\0')
-		appendStringInfo(&buf, ", its step \"%s\"", stack->step);
-	if (stack->waiting_for[0] != '\0')
-		appendStringInfo(&buf, "; it waits for: %s", stack->waiting_for);
-	if (stack->blocking_pid != 0)
-		appendStringInfo(&buf, " (process %d)", stack->blocking_pid);
+					 ecm_status_name(stack->report.status));
+	if (stack->report.step[0] != '\0')
+		appendStringInfo(&buf, ", its step \"%s\"", stack->report.step);
+	if (stack->report.waiting_for[0] != '\0')
+		appendStringInfo(&buf, "; it waits for: %s", stack->report.waiting_for);
+	if (stack->report.blocking_pid != 0)
+		appendStringInfo(&buf, " (process %d)", stack->report.blocking_pid);
 	appendStringInfoChar(&buf, '.');
 	if (shows_error(stack))
-		appendStringInfo(&buf, " The last error was: %s", stack->last_error);
+		appendStringInfo(&buf, " The last error was: %s", stack->report.last_error);
 	return buf.data;
 }
 
@@ -355,7 +355,7 @@ ecm_creation_waiting_for(int64 shape, Oid relation)
 	ecm_lock(LW_SHARED);
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)
 	{
-		EcmCreation *creation = &ecm_shared->stacks[index].creations[i];
+		EcmCreation *creation = &ecm_stack_at(index)->creations[i];
 
 		if (creation->used && creation->relation == relation &&
 			shape >= creation->first && shape <= creation->last &&
@@ -376,11 +376,11 @@ ecm_await_active(EcmTime deadline)
 	ecm_ensure_own_stack();
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();
-		if (stack->status == ECM_STATUS_ACTIVE && ecm_stack_is_running(stack))
+		if (stack->report.status == ECM_STATUS_ACTIVE && ecm_stack_is_running(stack))
 			break;
 		ecm_check_stack_alive(stack);
 		if (ecm_sleep_until_change(index, deadline))

@@ -270,8 +270,8 @@ find_slot_name(const EcmSituation *s)
 
 	if (setting[0] != '\0')
 		return setting;
-	if (s->has_stack && s->stack->slot_name[0] != '\0')
-		return s->stack->slot_name;
+	if (s->has_stack && s->stack->slot.name[0] != '\0')
+		return s->stack->slot.name;
 	v = ecm_check_query(1, &n, "SELECT slot_name FROM _electric_cm.stack");
 	if (n > 0 && v[0] != NULL)
 	{
@@ -296,7 +296,7 @@ ecm_check_schema(void)
 const char *
 ecm_check_slot_name(const EcmStack *stack)
 {
-	return stack->slot_name[0] != '\0' ? stack->slot_name :
+	return stack->slot.name[0] != '\0' ? stack->slot.name :
 		ecm_default_slot_name(stack->datname);
 }
 
@@ -315,8 +315,8 @@ assess_situation(void)
 	if (s->preloaded)
 	{
 		s->has_stack = ecm_own_stack(s->stack) >= 0;
-		s->runs = s->has_stack && s->stack->pid != 0 &&
-			s->stack->probe == ECM_PROBE_RUN && !s->stack->stop_requested;
+		s->runs = s->has_stack && s->stack->manager.pid != 0 &&
+			s->stack->manager.probe == ECM_PROBE_RUN && !s->stack->requests.stop;
 	}
 	s->slot_name = find_slot_name(s);
 	return s;
@@ -500,7 +500,7 @@ check_stopped(const EcmSituation *s, EcmFinding *f)
 
 	if (n == 0)
 		ecm_check_fail(f, NULL, "table _electric_cm.stack has lost its row: only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone");
-	else if (!s->runs && (v[0][0] == 't' || s->stack->stop_requested))
+	else if (!s->runs && (v[0][0] == 't' || s->stack->requests.stop))
 		ecm_check_fail(f, start_costs_shapes() ? NULL : ecm_check_start(s),
 					   "the stack was stopped by electric_cm_stop()");
 	else
@@ -603,21 +603,21 @@ static void
 check_stack(const EcmSituation *s, EcmFinding *f)
 {
 	const EcmStack *stack = s->stack;
-	const char *status = ecm_status_name(s->has_stack ? stack->status : ECM_STATUS_STOPPED);
+	const char *status = ecm_status_name(s->has_stack ? stack->report.status : ECM_STATUS_STOPPED);
 
 	if (!s->preloaded)
 		ecm_check_warn(f, NULL, "nothing runs: the library is not loaded");
-	else if (s->has_stack && stack->status == ECM_STATUS_FAILED)
+	else if (s->has_stack && stack->report.status == ECM_STATUS_FAILED)
 		ecm_check_fail(f, ecm_check_start(s), "the stack has failed: %s%s%s",
-					   stack->last_error, stack->last_error_hint[0] ? "; " : "",
-					   stack->last_error_hint);
-	else if (s->has_stack && stack->status == ECM_STATUS_ACTIVE)
+					   stack->report.last_error, stack->report.last_error_hint[0] ? "; " : "",
+					   stack->report.last_error_hint);
+	else if (s->has_stack && stack->report.status == ECM_STATUS_ACTIVE)
 		ecm_check_pass(f, "the stack is active");
 	else
 		ecm_check_warn(f, NULL, "the stack is %s%s%s%s%s", status,
-					   stack->waiting_for[0] ? ": " : "", stack->waiting_for,
-					   stack->last_error[0] ? "; the last error was: " : "",
-					   stack->last_error);
+					   stack->report.waiting_for[0] ? ": " : "", stack->report.waiting_for,
+					   stack->report.last_error[0] ? "; the last error was: " : "",
+					   stack->report.last_error);
 }
 
 /* ------------------------------------------------------------ the table -- */

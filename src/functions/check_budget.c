@@ -62,11 +62,11 @@ add_demand(Demand *d, const EcmStack *stack, const char *slot_name,
 {
 	EcmSlotFacts facts;
 	bool		slot = ecm_slot_lookup(slot_name, &facts);
-	bool		sender = stack->pid != 0 && stack->conns[0].backend_pid != 0;
+	bool		sender = stack->manager.pid != 0 && stack->conns[0].backend_pid != 0;
 	int			sessions_have = 0;
 
 	for (int i = 1; i < (int) lengthof(stack->conns); i++)
-		if (stack->pid != 0 && stack->conns[i].used &&
+		if (stack->manager.pid != 0 && stack->conns[i].used &&
 			stack->conns[i].backend_pid != 0)
 			sessions_have++;
 
@@ -80,8 +80,8 @@ add_demand(Demand *d, const EcmStack *stack, const char *slot_name,
 	{
 		d->own_slot = slot;
 		d->own_sender = sender;
-		d->own_workers = stack->pid != 0 && consumers_run(stack, workers);
-		d->own_session = sessions_have > 0 || stack->status == ECM_STATUS_ACTIVE;
+		d->own_workers = stack->manager.pid != 0 && consumers_run(stack, workers);
+		d->own_session = sessions_have > 0 || stack->report.status == ECM_STATUS_ACTIVE;
 	}
 }
 
@@ -93,10 +93,10 @@ stacks_demand(const EcmSituation *s)
 
 	add_demand(&d, s->stack, s->slot_name, ecm_check_int(s, "shape_workers"),
 			   ecm_check_int(s, "pool_size"), true);
-	for (int i = 0; s->preloaded && i < ecm_shared->nstacks; i++)
+	for (int i = 0; s->preloaded && i < ecm_stack_count(); i++)
 		if (ecm_stack_copy(i, stack) && stack->registered &&
 			stack->dboid != MyDatabaseId &&
-			stack->status != ECM_STATUS_STOPPED)
+			stack->report.status != ECM_STATUS_STOPPED)
 			add_demand(&d, stack, ecm_check_slot_name(stack),
 					   published_option(stack, "electric_cm.shape_workers", 1),
 					   published_option(stack, "electric_cm.pool_size", 1),
@@ -208,15 +208,15 @@ ecm_check_stacks(const EcmSituation *s, EcmFinding *f)
 		return;
 	}
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks; i++)
-		taken += ecm_shared->stacks[i].in_use && ecm_shared->stacks[i].registered;
+	for (int i = 0; i < ecm_stack_count(); i++)
+		taken += ecm_stack_at(i)->in_use && ecm_stack_at(i)->registered;
 	ecm_unlock();
 
-	if (taken >= ecm_shared->nstacks && !s->has_stack)
+	if (taken >= ecm_stack_count() && !s->has_stack)
 		ecm_check_fail(f, ecm_check_raise("electric_cm.max_managers", taken + HEADROOM),
 					   "all %d stacks that electric_cm.max_managers allows are taken by other databases",
 					   taken);
 	else
 		ecm_check_pass(f, "%d of the %d stacks that electric_cm.max_managers allows are taken",
-					   taken, ecm_shared->nstacks);
+					   taken, ecm_stack_count());
 }

@@ -44,9 +44,9 @@ ecm_check_lock(const EcmSituation *s, EcmFinding *f)
 						" AND l.objid::int8 = (k.key & 4294967295)"
 						" AND l.pid IS DISTINCT FROM %d LIMIT 1",
 						quote_literal_cstr(s->slot_name), MyDatabaseId,
-						s->stack->pid);
+						s->stack->manager.pid);
 	if (n == 0)
-		ecm_check_pass(f, s->stack->lock_acquired ?
+		ecm_check_pass(f, s->stack->report.lock_acquired ?
 					   "the stack holds its exclusive lock" :
 					   "nobody holds the exclusive lock");
 	else if (v[0] != NULL && v[3][0] == 't')
@@ -88,7 +88,7 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 	const char *application = n > 0 && v[0] ? v[0] : "";
 
 	/* the second: a walsender that comes or goes */
-	if (s->stack->pid != 0 &&
+	if (s->stack->manager.pid != 0 &&
 		(pid == s->stack->conns[0].backend_pid ||
 		 strcmp(application, "electric_cm replication") == 0))
 		ecm_check_pass(f, "replication slot \"%s\" is active for the stack",
@@ -155,11 +155,11 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   s->slot_name);
 	else if (RecoveryInProgress())
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" on this standby holds back WAL, and nobody moves it on before a promotion",
+					   "replication slot \"%s\" on this standby retains WAL, and nobody moves it on before a promotion",
 					   s->slot_name);
 	else if (!s->runs)
 		ecm_check_warn(f, s->preloaded ? ecm_check_start(s) : NULL,
-					   "replication slot \"%s\" holds back WAL while the stack does not run; dropping it instead would cost all shapes",
+					   "replication slot \"%s\" retains WAL while the stack does not run; dropping it instead would cost all shapes",
 					   s->slot_name);
 	else
 		ecm_check_pass(f, "replication slot \"%s\" exists", s->slot_name);
@@ -174,8 +174,8 @@ known_slots(const EcmSituation *s)
 
 	initStringInfo(&list);
 	appendStringInfoString(&list, quote_literal_cstr(s->slot_name));
-	for (int i = 0; s->preloaded && i < ecm_shared->nstacks; i++)
-		if (ecm_stack_copy(i, stack) && stack->registered &&
+	for (int i = 0; s->preloaded && i < ecm_stack_count(); i++)
+		if (ecm_stack_copy_head(i, stack) && stack->registered &&
 			stack->dboid != MyDatabaseId)
 			appendStringInfo(&list, ", %s", quote_literal_cstr(ecm_check_slot_name(stack)));
 	pfree(stack);
@@ -222,13 +222,13 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 		unused |= !active;
 	}
 	if (unused)
-		ecm_check_warn(f, NULL, "slots that nobody may be looking after hold back WAL: %s; drop one with pg_drop_replication_slot() if whoever used it will not come back, since it loses its place",
+		ecm_check_warn(f, NULL, "slots that nobody may be looking after retain WAL: %s; drop one with pg_drop_replication_slot() if whoever used it will not come back, since it loses its place",
 					   names.data);
 	else
 		ecm_check_pass(f, "in use beside the stack's: %s", names.data);
 }
 
-/* What the slot that is farthest behind holds back now, in megabytes. */
+/* What the slot that is farthest behind retains now, in megabytes. */
 static int64
 most_retained_mb(void)
 {
@@ -243,7 +243,7 @@ most_retained_mb(void)
 }
 
 /*
- * Half of the free space is for slots to hold back besides what they do now,
+ * Half of the free space is for slots to retain besides what they do now,
  * so that none is lost at once, in whole gigabytes where there are any; but
  * not less than the server keeps anyway.
  */

@@ -80,15 +80,15 @@ await_run(uint64 runs)
 
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();
-		if (stack->runs > runs && ecm_stack_is_running(stack))
+		if (stack->manager.runs > runs && ecm_stack_is_running(stack))
 			break;
 		if (ecm_stack_is_stopped(stack))
 			ecm_report_stopped(stack);
-		if (stack->no_worker)
+		if (stack->lifecycle.no_worker)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("the stack of database \"%s\" cannot be started: no background worker slot is free",
@@ -118,12 +118,10 @@ register_at_commit(void)
 	index = ecm_stack_alloc(MyDatabaseId, register_datname);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		stack->registered = true;
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->reprobe_requested = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
 	}
 	else
 		ecm_shared->reprobe_all_requested = true;
@@ -133,7 +131,7 @@ register_at_commit(void)
 		ecm_event_in(MyDatabaseId, register_datname, ECM_EVENT_TOO_MANY_STACKS,
 					 "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
 					 "no stack is started: all %d are taken",
-					 ecm_shared->nstacks);
+					 ecm_stack_count());
 	ecm_launcher_wake();
 }
 
@@ -213,15 +211,12 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
-		if (!stack->stop_requested &&
-			(stack->probe == ECM_PROBE_UNKNOWN ||
-			 stack->probe == ECM_PROBE_NOT_STARTED))
-		{
-			stack->adopt_requested = true;
-			stack->reprobe_requested = true;
-		}
+		if (!stack->requests.stop &&
+			(stack->manager.probe == ECM_PROBE_UNKNOWN ||
+			 stack->manager.probe == ECM_PROBE_NOT_STARTED))
+			ecm_stack_set_request(stack, ECM_REQUEST_START);
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -237,14 +232,8 @@ undo_stop(void)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
-	if (index >= 0 && ecm_shared->stacks[index].stop_requested)
-	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
-
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->reprobe_requested = true;
-	}
+	if (index >= 0 && ecm_stack_at(index)->requests.stop)
+		ecm_stack_set_request(ecm_stack_at(index), ECM_REQUEST_UNSTOP);
 	ecm_unlock();
 	ecm_launcher_wake();
 }
@@ -441,22 +430,18 @@ electric_cm_start(NO_ARGUMENTS)
 		ecm_unlock();
 		ecm_report_stack_gone();
 	}
-	stack = &ecm_shared->stacks[index];
-	runs = stack->runs;
-	if (ecm_stack_is_running(stack) && stack->status != ECM_STATUS_FAILED)
+	stack = ecm_stack_at(index);
+	runs = stack->manager.runs;
+	if (ecm_stack_is_running(stack) && stack->report.status != ECM_STATUS_FAILED)
 		runs--;					/* the current one will do */
 	else if (ecm_stack_is_running(stack))
-		stack->restart_requested = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_RESTART);
 	else
 	{
-		stack->stop_requested = false;
-		stack->drop_slot_requested = false;
-		stack->adopt_requested = true;
-		stack->reprobe_requested = true;
-		if (stack->pid != 0 && stack->probe == ECM_PROBE_UNKNOWN)
+		ecm_stack_set_request(stack, ECM_REQUEST_START);
+		if (stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_UNKNOWN)
 			runs--;				/* it is having a look: it may do, too */
 	}
-	stack->no_worker = false;	/* it is tried anew */
 	ecm_unlock();
 	ecm_launcher_wake();
 
@@ -471,9 +456,8 @@ electric_cm_start(NO_ARGUMENTS)
 static bool
 slot_is_ours(const char *name, EcmSlotFacts *facts)
 {
-	return ecm_slot_lookup(name, facts) && facts->logical &&
-		facts->database == MyDatabaseId &&
-		strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_lookup(name, facts) &&
+		ecm_slot_is_of_our_kind(facts, MyDatabaseId);
 }
 
 /*
@@ -515,18 +499,18 @@ await_stopped(void)
 
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			break;
-		if (!stack->stop_requested)
+		if (!stack->requests.stop)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the stack of database \"%s\" was started by another session while it was being stopped",
 							stack->datname)));
 		/* the launcher sets STOPPED only while there is no manager */
-		if (stack->status == ECM_STATUS_STOPPED && stack->pid == 0 &&
-			stack->stopped_runs == stack->runs)
+		if (stack->report.status == ECM_STATUS_STOPPED && stack->manager.pid == 0 &&
+			stack->lifecycle.stopped_runs == stack->manager.runs)
 			break;
 		(void) ecm_sleep_until_change(index, 0);
 	}
@@ -571,17 +555,14 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	index = ecm_stack_alloc(MyDatabaseId, datname);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
-		if (!stack->stop_requested)
+		if (!stack->requests.stop)
 			stop_subid = GetCurrentSubTransactionId();
-		walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
 		stack->registered = true;
-		stack->stop_requested = true;
-		stack->drop_slot_requested = drop_slot;
-		stack->adopt_requested = false;
-		stack->restart_requested = false;
-		stack->reprobe_requested = false;
+		ecm_stack_set_request(stack, ECM_REQUEST_STOP);
+		stack->requests.drop_slot = drop_slot;
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -591,7 +572,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		EcmStack   *stack = palloc(sizeof(EcmStack));
 
 		await_stopped();
-		if (ecm_own_stack(stack) >= 0)
+		if (ecm_own_stack_head(stack) >= 0)
 			slot_name = ecm_own_slot_name(stack);
 		if (walsender != 0 && !drop_slot)
 			await_slot_release(slot_name, walsender);
@@ -636,19 +617,18 @@ electric_cm_restart(NO_ARGUMENTS)
 	ecm_check_may_wait("electric_cm_restart()");
 	ecm_ensure_own_stack();
 
-	if (ecm_own_stack(copy) >= 0 && ecm_stack_is_stopped(copy) &&
-		(copy->stop_requested || copy->probe == ECM_PROBE_STOPPED ||
-		 copy->probe == ECM_PROBE_NOT_STARTED ||
-		 copy->probe == ECM_PROBE_CLONED))
+	if (ecm_own_stack_head(copy) >= 0 && ecm_stack_is_stopped(copy) &&
+		(copy->requests.stop || copy->manager.probe == ECM_PROBE_STOPPED ||
+		 copy->manager.probe == ECM_PROBE_NOT_STARTED ||
+		 copy->manager.probe == ECM_PROBE_CLONED))
 		ecm_report_stopped(copy);
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		runs = ecm_shared->stacks[index].runs;
-		ecm_shared->stacks[index].restart_requested = true;
-		ecm_shared->stacks[index].no_worker = false;
+		runs = ecm_stack_at(index)->manager.runs;
+		ecm_stack_set_request(ecm_stack_at(index), ECM_REQUEST_RESTART);
 	}
 	ecm_unlock();
 	if (index < 0)
@@ -684,9 +664,9 @@ electric_cm_drop_replication_slot_on_stop(PG_FUNCTION_ARGS)
 		/* unless it has ended since */
 		ecm_lock(LW_EXCLUSIVE);
 		index = ecm_stack_find_locked(MyDatabaseId);
-		if (index >= 0 && ecm_stack_is_running(&ecm_shared->stacks[index]))
+		if (index >= 0 && ecm_stack_is_running(ecm_stack_at(index)))
 		{
-			ecm_shared->stacks[index].drop_on_stop = enable;
+			ecm_stack_at(index)->requests.drop_on_stop = enable;
 			done = true;
 		}
 		ecm_unlock();

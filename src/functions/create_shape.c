@@ -624,21 +624,21 @@ warn_if_nothing_runs(void)
 {
 	EcmStack   *stack = palloc(sizeof(EcmStack));
 
-	if (ecm_own_stack(stack) < 0)
+	if (ecm_own_stack_head(stack) < 0)
 	{
 		pfree(stack);
 		return;
 	}
-	if (stack->status == ECM_STATUS_FAILED)
+	if (stack->report.status == ECM_STATUS_FAILED)
 		ereport(NOTICE,
 				(errmsg("the shape is not made before the stack runs, which has failed"),
 				 errhint("electric_cm_check() says why. When that is mended: SELECT electric_cm_start()")));
 	else if (ecm_stack_is_stopped(stack))
 		ereport(NOTICE,
 				(errmsg("the shape is not made before the stack runs, which is stopped: %s",
-						stack->waiting_for),
+						stack->report.waiting_for),
 				 errhint("electric_cm_check() says what is missing; SELECT electric_cm_start() starts a stack that was stopped.")));
-	else if (stack->no_worker)
+	else if (stack->lifecycle.no_worker)
 		ereport(NOTICE,
 				(errmsg("the shape is not made before the stack runs, which waits for a free background worker slot"),
 				 errhint("Raise max_worker_processes and restart the server.")));

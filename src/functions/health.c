@@ -28,7 +28,6 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
-#include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
@@ -243,21 +242,21 @@ static void
 judge_lost_shapes(Health *health, const char *total)
 {
 	const EcmStack *stack = health->stack;
-	bool		lost = stack->lost_shapes_at != 0 &&
-	!ecm_has_passed(stack->lost_shapes_at, ecm_now(), LOST_SHAPES_MS) &&
-	(total == NULL || stack->lost_shapes < 0 ||
-	 strtoi64(total, NULL, 10) < stack->lost_shapes);
+	bool		lost = stack->lost.at != 0 &&
+		!ecm_has_passed(stack->lost.at, ecm_now(), LOST_SHAPES_MS) &&
+		(total == NULL || stack->lost.count < 0 ||
+		 strtoi64(total, NULL, 10) < stack->lost.count);
 
-	add_int(&health->json, "lost", lost && stack->lost_shapes > 0 ? stack->lost_shapes : lost);
-	if (lost && stack->lost_shapes > 0)
+	add_int(&health->json, "lost", lost && stack->lost.count > 0 ? stack->lost.count : lost);
+	if (lost && stack->lost.count > 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"all " INT64_FORMAT " shapes that were there %d s ago are gone, since %s: create them again",
-					stack->lost_shapes, seconds_since(stack->lost_shapes_at),
-					stack->lost_shapes_reason);
+					stack->lost.count, seconds_since(stack->lost.at),
+					stack->lost.reason);
 	else if (lost)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"all shapes that were there %d s ago are gone, since %s: create them again",
-					seconds_since(stack->lost_shapes_at), stack->lost_shapes_reason);
+					seconds_since(stack->lost.at), stack->lost.reason);
 }
 
 static void
@@ -290,7 +289,7 @@ add_shapes(Health *health)
 					"%s shapes have failed and are not followed: see electric_cm_shapes",
 					v[2]);
 	/* without a stack, none is created */
-	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->pid != 0)
+	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->manager.pid != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"%s shapes have been in creation for more than a minute; %s waits for %s",
 					v[3], v[4], v[5] != NULL ? v[5] : "the stack to come to it");
@@ -316,11 +315,11 @@ add_events(Health *health)
 static char *
 last_error(const EcmStack *stack)
 {
-	if (stack->last_error[0] == '\0')
+	if (stack->report.last_error[0] == '\0')
 		return "";
-	return psprintf("%s%s%s", stack->last_error,
-					stack->last_error_hint[0] != '\0' ? ". " : "",
-					stack->last_error_hint);
+	return psprintf("%s%s%s", stack->report.last_error,
+					stack->report.last_error_hint[0] != '\0' ? ". " : "",
+					stack->report.last_error_hint);
 }
 
 /* Those who supervise must go round themselves. */
@@ -329,20 +328,20 @@ judge_supervision(Health *health)
 {
 	const EcmStack *stack = health->stack;
 
-	if (ecm_shared->launcher_pid == 0)
+	if (ecm_launcher_pid() == 0)
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"the launcher is not running: nothing is supervised");
 	else if (ecm_launcher_hangs())
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"the launcher, PID %d, has not moved for %d s: nothing is supervised",
-					ecm_shared->launcher_pid,
+					ecm_launcher_pid(),
 					seconds_since(ecm_shared->launcher_alive_at));
 	if (ecm_manager_hangs(stack))
 		add_problem(health,
-					has_lasted(stack->alive_at) ?
+					has_lasted(stack->manager.alive_at) ?
 					ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
 					"manager PID %d has not moved for %d s: the launcher watches its slot meanwhile. If it is stopped, kill -CONT %d lets it go on; don't kill -9 it, which would restart the whole server",
-					stack->pid, seconds_since(stack->alive_at), stack->pid);
+					stack->manager.pid, seconds_since(stack->manager.alive_at), stack->manager.pid);
 }
 
 /*
@@ -353,33 +352,33 @@ static void
 judge_consumers(Health *health)
 {
 	const EcmStack *stack = health->stack;
-	bool		blocked = strstr(stack->stalled, "blocked by ") != NULL;
+	bool		blocked = strstr(stack->stall.text, "blocked by ") != NULL;
 
-	if (stack->stalled[0] == '\0' || stack->pid == 0)
+	if (stack->stall.text[0] == '\0' || stack->manager.pid == 0)
 		return;
 	add_problem(health, ECM_SEVERITY_WARNING,
 				blocked ?
 				"Readers are %d s behind: %s. It goes on when that one has ended; nothing is lost" :
 				"Readers are %d s behind: %s hangs. SELECT pg_terminate_backend(%d) restarts it; nothing is lost. (If it is stopped, kill -CONT %d lets it go on.)",
-				seconds_since(stack->stalled_at), stack->stalled,
-				stack->stalled_pid, stack->stalled_pid);
+				seconds_since(stack->stall.at), stack->stall.text,
+				stack->stall.pid, stack->stall.pid);
 }
 
 static void
 judge_starting(Health *health)
 {
 	const EcmStack *stack = health->stack;
-	const char *error = stack->retry_count > 0 ? last_error(stack) : "";
-	bool		waits = stack->waiting_for[0] != '\0';
+	const char *error = stack->report.retry_count > 0 ? last_error(stack) : "";
+	bool		waits = stack->report.waiting_for[0] != '\0';
 
 	/* what it waits for may well say it already */
-	if (waits && strstr(stack->waiting_for, stack->last_error) != NULL)
-		error = stack->retry_count > 0 ? stack->last_error_hint : "";
+	if (waits && strstr(stack->report.waiting_for, stack->report.last_error) != NULL)
+		error = stack->report.retry_count > 0 ? stack->report.last_error_hint : "";
 	add_problem(health,
-				has_lasted(stack->status_at) || has_lasted(stack->failing_at) ?
+				has_lasted(stack->report.status_at) || has_lasted(stack->report.failing_at) ?
 				ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
-				"the stack is starting, step %s%s%s%s%s", stack->step,
-				waits ? ", and waits for " : "", stack->waiting_for,
+				"the stack is starting, step %s%s%s%s%s", stack->report.step,
+				waits ? ", and waits for " : "", stack->report.waiting_for,
 				error[0] != '\0' ? ": " : "", error);
 }
 
@@ -394,13 +393,13 @@ judge_status(Health *health)
 	if (ecm_manager_hangs(stack))
 		return;
 	judge_consumers(health);
-	switch (stack->status)
+	switch (stack->report.status)
 	{
 		case ECM_STATUS_ACTIVE:
-			if (has_lasted(stack->failing_at))
+			if (has_lasted(stack->report.failing_at))
 				add_problem(health, ECM_SEVERITY_ERROR,
 							"the stack fails again and again, for %d s now: %s",
-							seconds_since(stack->failing_at), last_error(stack));
+							seconds_since(stack->report.failing_at), last_error(stack));
 			break;
 		case ECM_STATUS_FAILED:
 			add_problem(health, ECM_SEVERITY_ERROR, "the stack has failed: %s",
@@ -412,11 +411,11 @@ judge_status(Health *health)
 		case ECM_STATUS_STOPPED:
 			add_problem(health, ECM_SEVERITY_WARNING,
 						"the stack is stopped: %s",
-						stack->waiting_for);
+						stack->report.waiting_for);
 			break;
 		case ECM_STATUS_WAITING:
 			add_problem(health, ECM_SEVERITY_WARNING, "the stack is waiting for %s",
-						stack->waiting_for);
+						stack->report.waiting_for);
 			break;
 	}
 }
@@ -429,22 +428,22 @@ add_status(Health *health)
 
 	judge_status(health);
 	add_text(json, "database", stack->datname);
-	add_text(json, "stack_id", stack->stack_id);
+	add_text(json, "stack_id", stack->report.stack_id);
 	add_bool(json, "standby", health->standby);
-	add_text(json, "status", ecm_status_name(stack->status));
-	add_time(json, "status_since", stack->status_since);
-	add_text(json, "step", stack->step);
-	add_text(json, "waiting_for", stack->waiting_for);
-	add_int(json, "manager_pid", stack->pid != 0 ? stack->pid : -1);
-	add_int(json, "restarts", stack->restarts);
-	add_int(json, "retry_count", stack->retry_count);
-	add_time(json, "next_retry_at", stack->next_retry_at);
+	add_text(json, "status", ecm_status_name(stack->report.status));
+	add_time(json, "status_since", stack->report.status_since);
+	add_text(json, "step", stack->report.step);
+	add_text(json, "waiting_for", stack->report.waiting_for);
+	add_int(json, "manager_pid", stack->manager.pid != 0 ? stack->manager.pid : -1);
+	add_int(json, "restarts", stack->lifecycle.restarts);
+	add_int(json, "retry_count", stack->report.retry_count);
+	add_time(json, "next_retry_at", stack->report.next_retry_at);
 
 	open_group(json, "last_error", '{');
-	add_text(json, "message", stack->last_error);
-	add_text(json, "sqlstate", stack->last_error_sqlstate);
-	add_text(json, "hint", stack->last_error_hint);
-	add_time(json, "at", stack->last_error_at);
+	add_text(json, "message", stack->report.last_error);
+	add_text(json, "sqlstate", stack->report.last_error_sqlstate);
+	add_text(json, "hint", stack->report.last_error_hint);
+	add_time(json, "at", stack->report.last_error_at);
 	close_group(json, '}');
 }
 
@@ -455,7 +454,7 @@ current_step(const EcmStack *stack)
 	int			step = 0;
 
 	while (step < ECM_NUM_STEPS &&
-		   (stack->pid == 0 || strcmp(stack->step, ecm_step_name(step)) != 0))
+		   (stack->manager.pid == 0 || strcmp(stack->report.step, ecm_step_name(step)) != 0))
 		step++;
 	return step;
 }
@@ -473,13 +472,13 @@ add_condition(Health *health, const char *name, bool met, EcmStep first,
 	StringInfo	json = &health->json;
 	int			step = current_step(stack);
 	bool		at_work = step >= (int) first && step <= (int) last;
-	bool		failing = stack->retry_count > 0 || stack->status == ECM_STATUS_FAILED;
-	const char *error = at_work && failing ? stack->last_error : other_error;
+	bool		failing = stack->report.retry_count > 0 || stack->report.status == ECM_STATUS_FAILED;
+	const char *error = at_work && failing ? stack->report.last_error : other_error;
 
 	open_group(json, name, '{');
 	add_bool(json, "met", met);
 	add_text(json, "error", met ? NULL : error);
-	add_text(json, "waiting_for", !met && at_work ? stack->waiting_for : NULL);
+	add_text(json, "waiting_for", !met && at_work ? stack->report.waiting_for : NULL);
 	close_group(json, '}');
 }
 
@@ -507,21 +506,21 @@ add_conditions(Health *health)
 	const EcmStack *stack = health->stack;
 
 	open_group(&health->json, "conditions", '{');
-	add_condition(health, "lock", stack->lock_acquired,
+	add_condition(health, "lock", stack->report.lock_acquired,
 				  ECM_STEP_ACQUIRE_LOCK, ECM_STEP_ACQUIRE_LOCK, NULL);
-	add_condition(health, "pool", stack->pool_up,
+	add_condition(health, "pool", stack->report.pool_up,
 				  ECM_STEP_START_POOL, ECM_STEP_CHECK_TIMELINE, pool_error(stack));
-	add_condition(health, "consumers", stack->consumers_up,
+	add_condition(health, "consumers", stack->report.consumers_up,
 				  ECM_STEP_START_CONSUMERS, ECM_STEP_START_CONSUMERS,
 				  consumers_error(stack));
 	/* whatever else there is, it is for the stream */
-	add_condition(health, "replication", stack->streaming_up,
+	add_condition(health, "replication", stack->report.streaming_up,
 				  ECM_STEP_CONNECT_REPLICATION, ECM_STEP_STREAMING,
 				  stack->conns[0].last_error);
 	close_group(&health->json, '}');
-	if (stack->pinned_by[0] != '\0' && has_lasted(stack->pinned_at))
+	if (stack->slot.pinned_by[0] != '\0' && has_lasted(stack->slot.pinned_at))
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"the slot is held back by %s", stack->pinned_by);
+					"the slot is pinned by %s", stack->slot.pinned_by);
 }
 
 static void
@@ -531,24 +530,24 @@ judge_slot(Health *health, const EcmWalSample *wal, int64 limit)
 
 	if (!wal->slot_exists)
 	{
-		if (stack->status == ECM_STATUS_ACTIVE)
+		if (stack->report.status == ECM_STATUS_ACTIVE)
 			add_problem(health, ECM_SEVERITY_WARNING,
-						"replication slot \"%s\" does not exist", stack->slot_name);
+						"replication slot \"%s\" does not exist", stack->slot.name);
 		return;
 	}
 	if (strcmp(wal->wal_status, "lost") == 0)
 		add_problem(health, ECM_SEVERITY_ERROR,
-					"replication slot \"%s\" is lost", stack->slot_name);
+					"replication slot \"%s\" is lost", stack->slot.name);
 	else if (strcmp(wal->wal_status, "unreserved") == 0)
 		add_problem(health, ECM_SEVERITY_ERROR,
 					"replication slot \"%s\" is about to be lost to max_slot_wal_keep_size",
-					stack->slot_name);
+					stack->slot.name);
 	else if (limit > 0 && wal->retained_wal_bytes >= limit)
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"replication slot \"%s\" holds back " INT64_FORMAT " MB of WAL%s%s",
-					stack->slot_name, wal->retained_wal_bytes / (1024 * 1024),
-					stack->pinned_by[0] != '\0' ? ", held back by " : "",
-					stack->pinned_by);
+					"replication slot \"%s\" retains " INT64_FORMAT " MB of WAL%s%s",
+					stack->slot.name, wal->retained_wal_bytes / (1024 * 1024),
+					stack->slot.pinned_by[0] != '\0' ? ", pinned by " : "",
+					stack->slot.pinned_by);
 }
 
 /*
@@ -589,16 +588,16 @@ add_slot(Health *health)
 {
 	const EcmStack *stack = health->stack;
 	StringInfo	json = &health->json;
-	EcmWalSample wal = stack->wal;
+	EcmWalSample wal = stack->slot.sample;
 	EcmWalLimits limits;
 
-	(void) ecm_wal_sample(stack->slot_name, &wal);
-	ecm_wal_limits(stack, &limits);
+	(void) ecm_wal_sample(stack->slot.name, &wal);
+	ecm_wal_limits(&stack->wal_settings, &limits);
 	judge_slot(health, &wal, limits.warning);
 	judge_free_space(health, &wal, limits.min_free);
 	open_group(json, "slot", '{');
-	add_text(json, "name", stack->slot_name);
-	add_text(json, "publication", stack->publication_name);
+	add_text(json, "name", stack->slot.name);
+	add_text(json, "publication", stack->report.publication_name);
 	add_bool(json, "exists", wal.slot_exists);
 	if (wal.slot_exists)
 	{
@@ -611,12 +610,12 @@ add_slot(Health *health)
 		add_int(json, "flush_lag_bytes", wal.flush_lag_bytes);
 		add_int(json, "safe_wal_size", wal.safe_wal_size);
 		add_duration(json, "time_to_limit",
-					 stack->wal.slot_exists ? stack->wal_guard.time_to_limit_us : -1);
+					 stack->slot.sample.slot_exists ? stack->slot.guard.time_to_limit_us : -1);
 	}
 	add_int(json, "wal_free_bytes", wal.wal_free_bytes);
 	add_int(json, "data_free_bytes", wal.data_free_bytes);
-	add_text(json, "pinned_by", stack->pinned_by);
-	add_time(json, "last_commit_at", stack->last_commit_at);
+	add_text(json, "pinned_by", stack->slot.pinned_by);
+	add_time(json, "last_commit_at", stack->progress.last_commit_at);
 	close_group(json, '}');
 }
 
@@ -629,7 +628,7 @@ static void
 add_setting(StringInfo json, const char *name, const char *value, const char *source)
 {
 	bool		secret = strcmp(name, "electric_cm.connection") == 0 ||
-	strcmp(name, "electric_cm.pooled_connection") == 0;
+		strcmp(name, "electric_cm.pooled_connection") == 0;
 
 	if (strcmp(source, "default") != 0)
 		add_text(json, name, secret && value[0] != '\0' ? "********" : value);
@@ -665,15 +664,15 @@ own_stack(bool standby)
 	{
 		memset(stack, 0, sizeof(EcmStack));
 		strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
-		stack->status = ECM_STATUS_STOPPED;
+		stack->report.status = ECM_STATUS_STOPPED;
 		if (standby)
-			strlcpy(stack->waiting_for, ECM_STANDBY_REASON, sizeof(stack->waiting_for));
+			strlcpy(stack->report.waiting_for, ECM_STANDBY_REASON, sizeof(stack->report.waiting_for));
 		else if (!ecm_database_is_listed(stack->datname))
-			strlcpy(stack->waiting_for, "not listed in electric_cm.databases",
-					sizeof(stack->waiting_for));
+			strlcpy(stack->report.waiting_for, "not listed in electric_cm.databases",
+					sizeof(stack->report.waiting_for));
 	}
-	if (stack->slot_name[0] == '\0')
-		strlcpy(stack->slot_name, ecm_effective_slot_name(stack->datname), NAMEDATALEN);
+	if (stack->slot.name[0] == '\0')
+		strlcpy(stack->slot.name, ecm_effective_slot_name(stack->datname), NAMEDATALEN);
 	return stack;
 }
 
@@ -706,7 +705,7 @@ electric_cm_health(FunctionCallInfo fcinfo pg_attribute_unused())
 	add_settings(&health);
 	add_events(&health);
 
-	reason = health.reason ? health.reason : health.stack->waiting_for;
+	reason = health.reason ? health.reason : health.stack->report.waiting_for;
 	add_text(json, "severity", severity_name(health.severity));
 	add_text(json, "reason", reason);
 	add_value(json, "problems", psprintf("[%s]", health.problems.data));

@@ -131,10 +131,10 @@ add_level(Plot *plot, const char *name, int64 bytes)
 static void
 find_levels(Plot *plot, const EcmStack *stack)
 {
-	const EcmWalSample *wal = &stack->wal;
+	const EcmWalSample *wal = &stack->slot.sample;
 	EcmWalLimits limits;
 
-	ecm_wal_limits(stack, &limits);
+	ecm_wal_limits(&stack->wal_settings, &limits);
 	add_level(plot, "electric_cm.retained_wal_warning", limits.warning);
 	add_level(plot, "electric_cm.retained_wal_limit", limits.limit);
 	add_level(plot, "max_slot_wal_keep_size", limits.server_limit);
@@ -248,7 +248,7 @@ put_plot(ReturnSetInfo *rsinfo, const EcmStack *stack, Plot *plot,
 	choose_scale(plot);
 
 	put_line(rsinfo, psprintf("WAL retained by replication slot %s, %s to %s",
-							  stack->slot_name,
+							  stack->slot.name,
 							  time_text(history[0].sampled_at, "%Y-%m-%d %H:%M:%S"),
 							  time_text(history[n - 1].sampled_at, "%Y-%m-%d %H:%M:%S %Z")));
 	for (int row = plot->height - 1; row >= 0; row--)
@@ -294,7 +294,7 @@ electric_cm_retained_wal_plot(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 
 	stack = palloc(sizeof(EcmStack));
-	index = ecm_own_stack(stack);
+	index = ecm_own_stack_head(stack);
 	if (index >= 0)
 		n = ecm_history_copy(index, MyDatabaseId, &history);
 	if (n == 0)

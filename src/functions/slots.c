@@ -39,13 +39,13 @@ is_ours(const EcmSlotRow *slot)
 	bool		ours = false;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks && !ours; i++)
+	for (int i = 0; i < ecm_stack_count() && !ours; i++)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[i];
+		EcmStack   *stack = ecm_stack_at(i);
 
 		ours = stack->in_use && stack->dboid == slot->database &&
-			(strcmp(stack->slot_name, slot->name) == 0 ||
-			 strcmp(stack->former_slot, slot->name) == 0);
+			(strcmp(stack->slot.name, slot->name) == 0 ||
+			 strcmp(stack->former.name, slot->name) == 0);
 	}
 	ecm_unlock();
 	return ours;
@@ -134,12 +134,12 @@ electric_cm_retained_wal_history(PG_FUNCTION_ARGS)
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, 0);
 	stack = palloc(sizeof(EcmStack));
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmHistoryEntry *history;
 		int			n;
 
-		if (!ecm_stack_copy(i, stack) || !stack->registered)
+		if (!ecm_stack_copy_head(i, stack) || !stack->registered)
 			continue;
 		n = ecm_history_copy(i, stack->dboid, &history);
 		for (int j = 0; j < n; j++)

@@ -62,9 +62,9 @@ electric_cm_status(NO_ARGUMENTS)
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[index];
+		const EcmStack *stack = ecm_stack_at(index);
 
-		status = stack->status;
+		status = stack->report.status;
 		if (status == ECM_STATUS_ACTIVE && ecm_manager_hangs(stack))
 			status = ECM_STATUS_STARTING;
 	}
@@ -106,13 +106,13 @@ electric_cm_pg_version(NO_ARGUMENTS)
 
 	ecm_require_shared();
 	stack = palloc(sizeof(EcmStack));
-	if (ecm_own_stack(stack) < 0 || stack->server_version_num == 0)
+	if (ecm_own_stack_head(stack) < 0 || stack->server.version_num == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the stack of database \"%s\" has not looked up the server version yet",
 						get_database_name(MyDatabaseId)),
 				 errhint("Wait for it with electric_cm_await_active().")));
-	PG_RETURN_INT32(stack->server_version_num);
+	PG_RETURN_INT32(stack->server.version_num);
 }
 
 /*
@@ -133,8 +133,8 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		acquired = ecm_shared->stacks[index].pid != 0 &&
-			ecm_shared->stacks[index].lock_acquired;
+		acquired = ecm_stack_at(index)->manager.pid != 0 &&
+			ecm_stack_at(index)->report.lock_acquired;
 	ecm_unlock();
 
 	PG_RETURN_BOOL(acquired);
@@ -150,32 +150,25 @@ await_sample(EcmStack *stack)
 {
 	EcmTime		asked_at = ecm_now();
 	EcmTime		deadline = ecm_later(asked_at, SAMPLE_TIMEOUT);
-	int			index = ecm_own_stack(stack);
+	int			index = ecm_own_stack_head(stack);
 
-	if (index < 0 || stack->slot_name[0] == '\0')
+	if (index < 0 || stack->slot.name[0] == '\0')
 		return false;
-	ecm_lock(LW_EXCLUSIVE);
-	if (ecm_shared->stacks[index].dboid == MyDatabaseId)
-		ecm_shared->stacks[index].sample_requested = true;
-	ecm_unlock();
-	if (stack->pid != 0)
-		ecm_stack_wake(index);
-	else
-		ecm_launcher_wake();
+	(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_SAMPLE);
 
 	do
-		index = ecm_own_stack(stack);
-	while (index >= 0 && stack->wal.taken_at < asked_at &&
+		index = ecm_own_stack_head(stack);
+	while (index >= 0 && stack->slot.sample.taken_at < asked_at &&
 		   !ecm_sleep_until_change(index, deadline));
 	ConditionVariableCancelSleep();
-	return index >= 0 && stack->wal.taken_at >= asked_at;
+	return index >= 0 && stack->slot.sample.taken_at >= asked_at;
 }
 
 /*
  * electric_cm_report_retained_wal_size() -> int8
  *
- * The bytes of WAL that the stack's slot holds back now; NULL without a slot.
- * Works in every status.  If the slot is lost: what it held back when last
+ * The bytes of WAL that the stack's slot retains now; NULL without a slot.
+ * Works in every status.  If the slot is lost: what it retained when last
  * seen, NULL if nobody has.  electric_cm_stat_replication shows that sample.
  *
  * 55000: not preloaded.
@@ -190,14 +183,14 @@ electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
 	ecm_require_shared();
 
 	stack = palloc(sizeof(EcmStack));
-	has_entry = ecm_own_stack(stack) >= 0;
+	has_entry = ecm_own_stack_head(stack) >= 0;
 	if (has_entry && await_sample(stack))
-		sample = stack->wal;
+		sample = stack->slot.sample;
 	else
 	{
 		memset(&sample, 0, sizeof(sample));
 		if (has_entry)
-			sample = stack->wal;
+			sample = stack->slot.sample;
 		(void) ecm_wal_sample(ecm_own_slot_name(has_entry ? stack : NULL), &sample);
 	}
 	if (!sample.slot_exists || !sample.sizes_known)
@@ -235,24 +228,17 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	stack = palloc(sizeof(EcmStack));
 	for (;;)
 	{
-		int			index = ecm_own_stack(stack);
+		int			index = ecm_own_stack_head(stack);
 
 		if (index < 0)
 			ecm_report_stack_gone();
-		if (stack->flushed_lsn >= target)
+		if (stack->progress.flushed_lsn >= target)
 			break;
 		ecm_check_stack_alive(stack);
 
 		/* again each time: a new manager has not been told */
-		if (stack->await_lsn < target)
-		{
-			ecm_lock(LW_EXCLUSIVE);
-			if (ecm_shared->stacks[index].dboid == MyDatabaseId &&
-				ecm_shared->stacks[index].await_lsn < target)
-				ecm_shared->stacks[index].await_lsn = target;
-			ecm_unlock();
-			ecm_stack_wake(index);
-		}
+		if (stack->requests.await_lsn < target)
+			ecm_stack_request_flush(MyDatabaseId, target);
 
 		if (ecm_sleep_until_change(index, deadline))
 			ereport(ERROR,
@@ -260,12 +246,12 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 					 errmsg("timed out while waiting for %X/%X to be flushed to the shape logs",
 							LSN_FORMAT_ARGS(target)),
 					 errdetail_internal("They are flushed up to %X/%X. %s",
-										LSN_FORMAT_ARGS(stack->flushed_lsn),
+										LSN_FORMAT_ARGS(stack->progress.flushed_lsn),
 										ecm_describe_wait(stack))));
 	}
 	ConditionVariableCancelSleep();
 
-	PG_RETURN_LSN(stack->flushed_lsn);
+	PG_RETURN_LSN(stack->progress.flushed_lsn);
 }
 
 /*

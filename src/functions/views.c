@@ -156,7 +156,7 @@ for_each_stack(FunctionCallInfo fcinfo, bool (*copy) (int index, EcmStack *copy)
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	stack = palloc(sizeof(EcmStack));
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 		if (copy(i, stack) && stack->registered)
 			put_rows(fcinfo, stack);
 	pfree(stack);
@@ -170,20 +170,20 @@ put_manager(FunctionCallInfo fcinfo, const EcmStack *stack)
 
 	add(&row, ObjectIdGetDatum(stack->dboid), false);
 	add_name(&row, stack->datname);
-	add_text(&row, stack->stack_id);
-	add_pid(&row, stack->pid);
-	add_text(&row, ecm_status_name(stack->status));
-	add_text(&row, stack->phase);
-	add_text(&row, stack->step);
-	add_time(&row, stack->status_since);
-	add_text(&row, stack->waiting_for);
-	add_text(&row, stack->last_error);
-	add_text(&row, stack->last_error_sqlstate);
-	add_time(&row, stack->last_error_at);
-	add_int4(&row, stack->retry_count);
-	add_time(&row, stack->next_retry_at);
-	add_duration(&row, stack->total_retry_us);
-	add_int4(&row, stack->restarts);
+	add_text(&row, stack->report.stack_id);
+	add_pid(&row, stack->manager.pid);
+	add_text(&row, ecm_status_name(stack->report.status));
+	add_text(&row, stack->report.phase);
+	add_text(&row, stack->report.step);
+	add_time(&row, stack->report.status_since);
+	add_text(&row, stack->report.waiting_for);
+	add_text(&row, stack->report.last_error);
+	add_text(&row, stack->report.last_error_sqlstate);
+	add_time(&row, stack->report.last_error_at);
+	add_int4(&row, stack->report.retry_count);
+	add_time(&row, stack->report.next_retry_at);
+	add_duration(&row, stack->report.total_retry_us);
+	add_int4(&row, stack->lifecycle.restarts);
 	put_row(fcinfo, &row);
 }
 
@@ -198,9 +198,9 @@ put_standby(FunctionCallInfo fcinfo)
 
 	stack->dboid = MyDatabaseId;
 	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
-	stack->status = ECM_STATUS_STOPPED;
-	stack->status_since = PgStartTime;
-	strlcpy(stack->waiting_for, ECM_STANDBY_REASON, sizeof(stack->waiting_for));
+	stack->report.status = ECM_STATUS_STOPPED;
+	stack->report.status_since = PgStartTime;
+	strlcpy(stack->report.waiting_for, ECM_STANDBY_REASON, sizeof(stack->report.waiting_for));
 	put_manager(fcinfo, stack);
 	pfree(stack);
 }
@@ -274,7 +274,7 @@ add_known_duration(Row *row, int64 microseconds)
 static void
 put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 {
-	const EcmWalSample *wal = &stack->wal;
+	const EcmWalSample *wal = &stack->slot.sample;
 	const EcmDecoding *decoding = &wal->decoding;
 	bool		sampled = wal->sampled_at != 0;
 	bool		exists = sampled && wal->slot_exists;
@@ -282,29 +282,29 @@ put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 	Row			row = {0};
 
 	add_name(&row, stack->datname);
-	add_name(&row, stack->slot_name);
-	add_name(&row, stack->publication_name);
+	add_name(&row, stack->slot.name);
+	add_name(&row, stack->report.publication_name);
 	add(&row, BoolGetDatum(wal->active), !exists);
 	add_pid(&row, wal->active_pid);
 	add_text(&row, wal->wal_status);
 	add_lsn(&row, wal->restart_lsn);
 	add_lsn(&row, wal->confirmed_flush_lsn);
-	add_lsn(&row, stack->received_lsn);
-	add_lsn(&row, stack->flushed_lsn);
+	add_lsn(&row, stack->progress.received_lsn);
+	add_lsn(&row, stack->progress.flushed_lsn);
 	add_lsn(&row, wal->current_lsn);
 	add_known(&row, known ? wal->retained_wal_bytes : -1);
 	add_known(&row, known ? wal->flush_lag_bytes : -1);
 	add_known(&row, known ? wal->safe_wal_size : -1);
-	add_known(&row, stack->wal_guard.wal_rate_known ?
-			  (int64) stack->wal_guard.wal_rate : -1);
+	add_known(&row, stack->slot.guard.wal_rate_known ?
+			  (int64) stack->slot.guard.wal_rate : -1);
 	add_known(&row, sampled ? wal->wal_free_bytes : -1);
-	add_known_duration(&row, known ? stack->wal_guard.time_to_limit_us : -1);
+	add_known_duration(&row, known ? stack->slot.guard.time_to_limit_us : -1);
 	add(&row, Int32GetDatum(wal->catalog_xmin_age),
 		!exists || wal->catalog_xmin_age < 0);
-	add_time(&row, stack->last_commit_at);
+	add_time(&row, stack->progress.last_commit_at);
 	add_known_duration(&row, known ? wal->flush_lag_us : -1);
-	add_text(&row, stack->pinned_by);
-	add_time(&row, stack->pinned_since);
+	add_text(&row, stack->slot.pinned_by);
+	add_time(&row, stack->slot.pinned_since);
 	add_time(&row, wal->sampled_at);
 	add_time(&row, decoding->stats_reset);
 	add_known(&row, decoding->known ? decoding->spill_txns : -1);
@@ -313,7 +313,7 @@ put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 	add_known(&row, decoding->known ? decoding->stream_bytes : -1);
 	add_known(&row, decoding->known ? decoding->total_txns : -1);
 	add_known(&row, decoding->known ? decoding->total_bytes : -1);
-	add_known(&row, stack->shape_log_bytes > 0 ? stack->shape_log_bytes : -1);
+	add_known(&row, stack->progress.shape_log_bytes > 0 ? stack->progress.shape_log_bytes : -1);
 	add_known(&row, sampled ? wal->data_free_bytes : -1);
 	put_row(fcinfo, &row);
 }
@@ -330,11 +330,11 @@ put_standby_replication(FunctionCallInfo fcinfo)
 
 	ecm_stack_row_read(&remembered);
 	strlcpy(stack->datname, get_database_name(MyDatabaseId), NAMEDATALEN);
-	strlcpy(stack->slot_name,
+	strlcpy(stack->slot.name,
 			ecm_slot_name_of_stack(&remembered, stack->datname), NAMEDATALEN);
-	strlcpy(stack->publication_name, ecm_publication_name, NAMEDATALEN);
-	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
-	stack->wal.flush_lag_us = -1;
+	strlcpy(stack->report.publication_name, ecm_publication_name, NAMEDATALEN);
+	(void) ecm_wal_sample(stack->slot.name, &stack->slot.sample);
+	stack->slot.sample.flush_lag_us = -1;
 	put_replication(fcinfo, stack);
 	pfree(stack);
 }
@@ -527,12 +527,12 @@ electric_cm_pg_info(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	stack = palloc(sizeof(EcmStack));
-	if (ecm_own_stack(stack) >= 0 && stack->looked_up_at != 0)
+	if (ecm_own_stack_head(stack) >= 0 && stack->server.looked_up_at != 0)
 	{
-		add_int4(&row, stack->server_version_num);
-		add_int8(&row, (int64) stack->system_identifier);
-		add_int4(&row, (int32) stack->timeline_id);
-		add_time(&row, stack->looked_up_at);
+		add_int4(&row, stack->server.version_num);
+		add_int8(&row, (int64) stack->server.system_identifier);
+		add_int4(&row, (int32) stack->server.timeline_id);
+		add_time(&row, stack->server.looked_up_at);
 	}
 	else
 		for (int i = 0; i < 4; i++)

@@ -65,13 +65,13 @@
  * A manager ends within two seconds or so.  If it can't, the command says what
  * is in its way.
  */
-#define STEP_ASIDE_TIMEOUT_MS	10000
-#define STEP_ASIDE_POLL_MS		10
+#define PAUSE_TIMEOUT_MS		10000
+#define PAUSE_POLL_MS			10
 
 /* As long as the server itself waits for other sessions to leave a database. */
 #define OTHERS_TIMEOUT_MS		5000
 
-/* A stack that this backend has asked to step aside. */
+/* A stack that this backend has asked to make way. */
 typedef struct Pause
 {
 	Oid			dboid;
@@ -84,6 +84,21 @@ static bool exit_callback_registered = false;
 
 static ProcessUtility_hook_type next_process_utility = NULL;
 
+/* What a command has to know of a stack: a copy. */
+typedef struct View
+{
+	int			index;			/* of its entry, for its condition variable */
+	Oid			dboid;
+	int			manager_pid;	/* 0: no manager */
+	bool		paused;			/* ... nor will there be one during the pause */
+	EcmStatus	status;
+	XLogRecPtr	flushed_lsn;
+	XLogRecPtr	await_lsn;
+	char		slot_name[NAMEDATALEN];
+	int			npids;			/* its processes and sessions */
+	int			pids[1 + ECM_MAX_SHAPE_WORKERS + 1 + ECM_MAX_POOL_SIZE];
+} View;
+
 /* ---------------------------------------------------------------- pauses -- */
 
 /* Takes back what pause_stack() did. */
@@ -94,13 +109,12 @@ resume_stack(Oid dboid)
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
-	if (index >= 0 && ecm_shared->stacks[index].pauses > 0)
-		ecm_shared->stacks[index].pauses--;
-	ecm_shared->rescan_requested = true;
+	if (index >= 0 && ecm_stack_at(index)->pause.count > 0)
+		ecm_stack_at(index)->pause.count--;
 	ecm_unlock();
 	if (index >= 0)
-		ConditionVariableBroadcast(&ecm_shared->stacks[index].cv);
-	ecm_launcher_wake();
+		ConditionVariableBroadcast(&ecm_stack_at(index)->cv);
+	ecm_launcher_request_scan();
 }
 
 /* Ends this backend's pauses: all of them, or those of a subtransaction. */
@@ -135,7 +149,7 @@ is_paused_by_us(Oid dboid)
 
 	foreach(lc, pauses)
 		if (((Pause *) lfirst(lc))->dboid == dboid)
-			return true;
+		return true;
 	return false;
 }
 
@@ -169,12 +183,12 @@ pause_stack(Oid dboid, const char *command, bool drained)
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
 		/* nor may a second command take away what the first relies on */
-		stack->drained = drained || (stack->pauses > 0 && stack->drained);
-		stack->pauses++;
-		strlcpy(stack->paused_for, command, sizeof(stack->paused_for));
+		stack->pause.drained = drained || (stack->pause.count > 0 && stack->pause.drained);
+		stack->pause.count++;
+		strlcpy(stack->pause.command, command, sizeof(stack->pause.command));
 	}
 	else
 	{
@@ -188,22 +202,65 @@ pause_stack(Oid dboid, const char *command, bool drained)
 
 /* ---------------------------------------------------------------- waiting -- */
 
-static List *
-note_pid(List *pids, int pid)
+static void
+add_pid(View *view, int pid)
 {
-	return pid != 0 ? list_append_unique_int(pids, pid) : pids;
+	if (pid != 0)
+		view->pids[view->npids++] = pid;
+}
+
+/* Returns false if the database has no stack. */
+static bool
+view_stack(Oid dboid, View *view)
+{
+	memset(view, 0, sizeof(*view));
+	ecm_lock(LW_SHARED);
+	view->index = ecm_stack_find_locked(dboid);
+	if (view->index >= 0)
+	{
+		const EcmStack *stack = ecm_stack_at(view->index);
+
+		view->dboid = dboid;
+		view->manager_pid = stack->manager.pid;
+		view->paused = stack->lifecycle.paused;
+		view->status = stack->report.status;
+		if (view->status == ECM_STATUS_ACTIVE && ecm_manager_hangs(stack))
+			view->status = ECM_STATUS_STARTING;
+		view->flushed_lsn = stack->progress.flushed_lsn;
+		view->await_lsn = stack->requests.await_lsn;
+		strlcpy(view->slot_name, stack->slot.name, NAMEDATALEN);
+		add_pid(view, stack->manager.pid);
+		for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+			add_pid(view, stack->consumers[i].pid);
+		for (int i = 0; i < (int) lengthof(stack->conns); i++)
+			if (stack->conns[i].used)
+				add_pid(view, stack->conns[i].backend_pid);
+	}
+	ecm_unlock();
+	return view->index >= 0;
+}
+
+/*
+ * Sleeps until the stack has changed, or for a moment.  Returns false, at once,
+ * if it is time to give up.
+ */
+static bool
+sleep_on_stack(const View *view, EcmTime give_up)
+{
+	if (ecm_now() >= give_up)
+		return false;
+	(void) ConditionVariableTimedSleep(&ecm_stack_at(view->index)->cv,
+									   PAUSE_POLL_MS,
+									   ecm_wait_event(ECM_WAIT_STACK_PAUSE));
+	return true;
 }
 
 /* The stack's own processes and sessions, as far as they have been seen. */
 static List *
-note_pids(List *pids, const EcmStack *stack)
+note_pids(List *pids, const View *view)
 {
-	pids = note_pid(pids, stack->pid);
-	for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
-		pids = note_pid(pids, stack->consumers[i].pid);
-	for (int i = 0; i < (int) lengthof(stack->conns); i++)
-		if (stack->conns[i].used)
-			pids = note_pid(pids, stack->conns[i].backend_pid);
+	for (int i = 0; i < view->npids; i++)
+		pids = list_append_unique_int(pids, view->pids[i]);
 	return pids;
 }
 
@@ -229,13 +286,13 @@ anybody_there(const List *pids, Oid dboid)
  * somebody else uses that slot: he does not leave.
  */
 static List *
-note_slot_user(List *pids, const EcmStack *stack)
+note_slot_user(List *pids, const View *view)
 {
 	EcmSlotFacts facts;
 	int			nbackends;
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts) || facts.active_pid == 0 ||
-		facts.database != stack->dboid || list_member_int(pids, facts.active_pid))
+	if (!ecm_slot_lookup(view->slot_name, &facts) || facts.active_pid == 0 ||
+		facts.database != view->dboid || list_member_int(pids, facts.active_pid))
 		return pids;
 	pgstat_clear_snapshot();
 	nbackends = pgstat_fetch_stat_numbackends();
@@ -255,40 +312,25 @@ note_slot_user(List *pids, const EcmStack *stack)
  * the pause is over.  A walsender gives its slot up before it is gone.
  */
 static void
-await_aside(Oid dboid)
+await_pause(Oid dboid)
 {
-	EcmTime		give_up =
-		ecm_later(ecm_now(), STEP_ASIDE_TIMEOUT_MS);
-	EcmStack   *stack = palloc(sizeof(EcmStack));
+	EcmTime		give_up = ecm_later(ecm_now(), PAUSE_TIMEOUT_MS);
 	List	   *pids = NIL;
+	View		view;
 
-	for (;;)
+	while (view_stack(dboid, &view))
 	{
-		int			index;
-		bool		launcher_runs;
+		bool		launcher_runs = ecm_launcher_pid() != 0;
 
-		ecm_lock(LW_SHARED);
-		launcher_runs = ecm_shared->launcher_pid != 0;
-		index = ecm_stack_find_locked(dboid);
-		if (index >= 0)
-			memcpy(stack, &ecm_shared->stacks[index], sizeof(EcmStack));
-		ecm_unlock();
-		if (index < 0)
-			break;
-
-		pids = note_slot_user(note_pids(pids, stack), stack);
-		if (stack->pid == 0 && (stack->aside || !launcher_runs) &&
+		pids = note_slot_user(note_pids(pids, &view), &view);
+		if (view.manager_pid == 0 && (view.paused || !launcher_runs) &&
 			!anybody_there(pids, dboid))
 			break;
-		if (ecm_now() >= give_up)
+		if (!sleep_on_stack(&view, give_up))
 			break;
-		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
-										   STEP_ASIDE_POLL_MS,
-										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
 	}
 	ConditionVariableCancelSleep();
 	list_free(pids);
-	pfree(stack);
 }
 
 /* --------------------------------------------------------- SET TABLESPACE -- */
@@ -302,9 +344,9 @@ await_aside(Oid dboid)
 
 /* Is anybody in the database but the stack itself (and autovacuum)? */
 static bool
-others_there(const EcmStack *stack)
+others_there(const View *view)
 {
-	List	   *pids = note_pids(NIL, stack);
+	List	   *pids = note_pids(NIL, view);
 	bool		found = false;
 
 	for (uint32 i = 0; i < ProcGlobal->allProcCount && !found; i++)
@@ -312,7 +354,7 @@ others_there(const EcmStack *stack)
 		PGPROC	   *proc = &ProcGlobal->allProcs[i];
 		int			pid = proc->pid;
 
-		found = pid != 0 && proc->databaseId == stack->dboid &&
+		found = pid != 0 && proc->databaseId == view->dboid &&
 			!(proc->statusFlags & PROC_IS_AUTOVACUUM) &&
 			!list_member_int(pids, pid) && BackendPidGetProc(pid) == proc;
 	}
@@ -320,33 +362,22 @@ others_there(const EcmStack *stack)
 	return found;
 }
 
-/* Copies the entry of a database, if it has an active stack. */
-static int
-active_stack(Oid dboid, EcmStack *copy)
+/* Returns false if the database has no active stack. */
+static bool
+view_active_stack(Oid dboid, View *view)
 {
-	int			index = ecm_stack_find(dboid);
-
-	if (index < 0 || !ecm_stack_copy(index, copy) || copy->dboid != dboid ||
-		copy->pid == 0 || copy->status != ECM_STATUS_ACTIVE)
-		return -1;
-	return index;
+	return view_stack(dboid, view) && view->manager_pid != 0 &&
+		view->status == ECM_STATUS_ACTIVE;
 }
 
 /* Asks for everything before that position; false: not there yet. */
 static bool
-has_consumed(int index, const EcmStack *copy, XLogRecPtr target)
+has_consumed(const View *view, XLogRecPtr target)
 {
-	EcmStack   *stack = &ecm_shared->stacks[index];
-
-	if (copy->flushed_lsn >= target)
+	if (view->flushed_lsn >= target)
 		return true;
-	if (copy->await_lsn >= target)
-		return false;
-	ecm_lock(LW_EXCLUSIVE);
-	if (stack->dboid == copy->dboid && stack->await_lsn < target)
-		stack->await_lsn = target;
-	ecm_unlock();
-	ecm_stack_wake(index);
+	if (view->await_lsn < target)
+		ecm_stack_request_flush(view->dboid, target);
 	return false;
 }
 
@@ -361,37 +392,32 @@ drain_stack(Oid dboid, bool *hopeless)
 {
 	EcmTime		give_up;
 	EcmTime		alone_at = 0;
-	EcmStack   *stack = palloc(sizeof(EcmStack));
+	View		view;
 	XLogRecPtr	target = InvalidXLogRecPtr;
 	bool		drained = false;
-	int			index;
 
 	*hopeless = false;
 	LockSharedObject(DatabaseRelationId, dboid, 0, AccessExclusiveLock);
 	give_up = ecm_later(ecm_now(), OTHERS_TIMEOUT_MS);
-	while (!drained && (index = active_stack(dboid, stack)) >= 0)
+	while (view_active_stack(dboid, &view))
 	{
-		if (alone_at == 0 && !others_there(stack))
+		if (alone_at == 0 && !others_there(&view))
 		{
 			alone_at = ecm_now();
-			give_up = ecm_later(alone_at, STEP_ASIDE_TIMEOUT_MS);
+			give_up = ecm_later(alone_at, PAUSE_TIMEOUT_MS);
 			target = ecm_end_of_wal();
 			XLogFlush(target);
 		}
-		drained = alone_at != 0 && has_consumed(index, stack, target);
+		drained = alone_at != 0 && has_consumed(&view, target);
 		if (drained)
 			break;
-		if (ecm_now() >= give_up)
+		if (!sleep_on_stack(&view, give_up))
 		{
 			*hopeless = alone_at == 0;
 			break;
 		}
-		(void) ConditionVariableTimedSleep(&ecm_shared->stacks[index].cv,
-										   STEP_ASIDE_POLL_MS,
-										   ecm_wait_event(ECM_WAIT_STEP_ASIDE));
 	}
 	ConditionVariableCancelSleep();
-	pfree(stack);
 	return drained;
 }
 
@@ -399,30 +425,28 @@ drain_stack(Oid dboid, bool *hopeless)
 static void
 skip_own_changes(Oid dboid)
 {
-	EcmStack   *stack = palloc(sizeof(EcmStack));
 	EcmSlotFacts facts;
-	int			index = ecm_stack_find(dboid);
 	XLogRecPtr	lsn = ecm_end_of_wal();
+	View		view;
 
-	if (index >= 0 && ecm_stack_copy(index, stack) && stack->dboid == dboid &&
-		stack->pid == 0 && stack->aside && !others_there(stack) &&
-		ecm_slot_lookup(stack->slot_name, &facts) && facts.logical &&
+	if (view_stack(dboid, &view) && view.manager_pid == 0 && view.paused &&
+		!others_there(&view) &&
+		ecm_slot_lookup(view.slot_name, &facts) && facts.logical &&
 		facts.database == dboid && facts.active_pid == 0 &&
 		!facts.invalidated && facts.confirmed_flush_lsn < lsn)
 	{
 		XLogFlush(lsn);
-		ecm_slot_acquire(stack->slot_name);
-		ecm_slot_owner_moved(index, dboid, lsn);
+		ecm_slot_acquire(view.slot_name);
+		ecm_slot_owner_moved(view.index, dboid, lsn);
 		LogicalConfirmReceivedLocation(lsn);
 		ReplicationSlotMarkDirty();
 		ReplicationSlotSave();
 		ReplicationSlotRelease();
 	}
-	pfree(stack);
 }
 
 static void
-step_aside(Oid dboid, const char *command, bool moves)
+make_way(Oid dboid, const char *command, bool moves)
 {
 	bool		drained = false;
 	bool		hopeless = false;
@@ -433,7 +457,7 @@ step_aside(Oid dboid, const char *command, bool moves)
 		drained = drain_stack(dboid, &hopeless);
 	if (hopeless || !pause_stack(dboid, command, drained))
 		return;
-	await_aside(dboid);
+	await_pause(dboid);
 	if (drained)
 		skip_own_changes(dboid);
 }
@@ -656,7 +680,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		dboid = database_concerned(stmt, context == PROCESS_UTILITY_TOPLEVEL,
 								   &command);
 	if (OidIsValid(dboid))
-		step_aside(dboid, command, IsA(stmt, AlterDatabaseStmt));
+		make_way(dboid, command, IsA(stmt, AlterDatabaseStmt));
 
 	commits_midway = IsA(stmt, AlterDatabaseStmt);
 	if (next_process_utility)
@@ -710,16 +734,16 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 		end_pauses(subid);
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 		foreach(lc, pauses)
-		{
-			Pause	   *pause = lfirst(lc);
+	{
+		Pause	   *pause = lfirst(lc);
 
-			if (pause->subid == subid)
-				pause->subid = parent;
-		}
+		if (pause->subid == subid)
+			pause->subid = parent;
+	}
 }
 
 void
-ecm_step_aside_init(void)
+ecm_database_commands_init(void)
 {
 	next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;

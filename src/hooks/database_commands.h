@@ -11,8 +11,8 @@
 /*
  * Installs the hooks; called once from _PG_init under preloading.  Before
  * ecm_hooks_init(): what was installed last is called first, and a slot must
- * be known to be abandoned before its stack may come back.
+ * be known to be left before its stack may come back.
  */
-extern void ecm_step_aside_init(void);
+extern void ecm_database_commands_init(void);
 
 #endif							/* ECM_DATABASE_COMMANDS_H */

@@ -254,23 +254,20 @@ request_look(void)
 		DroppedExtension *dropped = lfirst(lc);
 
 		if (NameStr(dropped->slot_name)[0] != '\0')
-			ecm_abandon_slot(MyDatabaseId, NameStr(dropped->slot_name));
+			ecm_leave_slot(MyDatabaseId, NameStr(dropped->slot_name));
 	}
 
+	ecm_launcher_request_scan();
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->rescan_requested = true;
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		EcmStack   *stack = &ecm_shared->stacks[index];
+		EcmStack   *stack = ecm_stack_at(index);
 
-		stack->check_requested = true;
-		if (dropped_extensions != NIL && stack->pid == 0)
-		{
+		ecm_stack_set_request(stack, ECM_REQUEST_CHECK);
+		if (dropped_extensions != NIL && stack->manager.pid == 0)
 			/* nobody runs who could notice: the launcher has another look */
-			stack->stop_requested = false;
-			stack->reprobe_requested = true;
-		}
+			ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
 	}
 	ecm_unlock();
 	ecm_launcher_wake();

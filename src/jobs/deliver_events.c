@@ -224,7 +224,7 @@ undelivered(EcmEventRecord **events, uint64 *end)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
-		from = ecm_shared->stacks[index].events_done;
+		from = ecm_stack_at(index)->events.delivered;
 	ecm_unlock();
 	*end = 0;
 	*events = palloc(sizeof(EcmEventRecord) * ECM_MAX_EVENTS);
@@ -245,7 +245,7 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 		ecm_lock(LW_EXCLUSIVE);
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
-			ecm_shared->stacks[index].events_done = delivering.end;
+			ecm_stack_at(index)->events.delivered = delivering.end;
 		ecm_unlock();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)

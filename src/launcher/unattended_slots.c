@@ -1,55 +1,162 @@
 /*-------------------------------------------------------------------------
  *
  * unattended_slots.c
- *	  Slots of stacks that have no manager.
+ *	  Slots that no manager looks after.
  *
  * A stack that is stopped, disabled, or can't be started still has its slot,
- * and the slot goes on holding back WAL.  The launcher, which is always there,
+ * and the slot goes on retaining WAL.  The launcher, which is always there,
  * does for it what the manager would: it is the entry's writer meanwhile, and
  * dropping a slot needs no process in its database.
+ *
+ * The slots that a dropped extension has left have no entry: they stand in a
+ * list, and are dropped as soon as nobody uses them.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "utils/timestamp.h"
-
+#include "base/event.h"
 #include "base/shmem.h"
+#include "launcher/databases.h"
+#include "launcher/stack_entry.h"
 #include "launcher/unattended_slots.h"
 #include "slot/retained_wal.h"
 #include "slot/slot.h"
 
-/* when the next sample is due, by the settings of the last one */
-static EcmTime due[ECM_MAX_MANAGERS];
+/* how often a left slot that is in use is looked at */
+#define LEFT_SLOT_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
+/* ... and when that is worth a warning */
+#define LEFT_SLOT_PATIENCE	(INT64CONST(10) * USECS_PER_SEC)
+
+static struct
+{
+	EcmTime		sample_at;		/* a stack's slot is due; 0: none */
+	EcmTime		drop_at;		/* look again for left slots; 0: none */
+}			due;
+
+/* Returns when the slot is due again; 0: there is none to look after. */
+static EcmTime
+watch_slot(int index, EcmTime now)
+{
+	EcmStack   *stack = ecm_stack_at(index);
+	EcmTime    *sample_at = &ecm_supervised(index)->sample_at;
+	EcmSlotFacts facts;
+	EcmWalAction action;
+	bool		nothing_there;
+
+	if (stack->slot.name[0] == '\0' || !stack->registered)
+		return 0;
+
+	/*
+	 * a slot that has gone is sampled once more, so that it is shown no
+	 * longer
+	 */
+	nothing_there = !ecm_slot_lookup(stack->slot.name, &facts) &&
+		!stack->slot.sample.slot_exists && !stack->slot.guard.short_of_room &&
+		stack->former.name[0] == '\0';
+	if (nothing_there && !stack->requests.sample)
+		return 0;
+	if (now < *sample_at && !stack->requests.sample)
+		return *sample_at;
+
+	*sample_at = ecm_wal_watch(index, NULL, &action);
+	if (action.why != 0)
+		ecm_wal_drop_slot(index, &action);
+	return *sample_at;
+}
 
 void
-ecm_unattended_forget(int stack_index)
+ecm_unattended_watch(EcmTime now)
 {
-	due[stack_index] = 0;
+	due.sample_at = 0;
+	for (int i = 0; i < ecm_stack_count(); i++)
+	{
+		EcmTime		at;
+		EcmEntry	entry;
+
+		ecm_entry_read(i, &entry);
+		if (!entry.in_use ||
+			((entry.manager.pid != 0 || ecm_supervised(i)->running) &&
+			 !entry.lifecycle.hangs))
+			continue;
+		at = watch_slot(i, now);
+		if (at != 0 && (due.sample_at == 0 || at < due.sample_at))
+			due.sample_at = at;
+	}
 }
 
 EcmTime
-ecm_unattended_watch(int stack_index, EcmTime now)
+ecm_unattended_due(void)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	if (due.sample_at == 0 || due.drop_at == 0)
+		return Max(due.sample_at, due.drop_at);
+	return Min(due.sample_at, due.drop_at);
+}
+
+/*
+ * Drops a slot if it can be.  Returns false if it must be tried again.  A stack
+ * that was made since may have a slot of the same name: that one is younger.
+ */
+static bool
+drop_left_slot(EcmLeftSlot *item, EcmTime now)
+{
 	EcmSlotFacts facts;
-	EcmWalOrder order;
-	bool		nothing_there;
+	EcmError	err;
+	EcmTime		started_at = ecm_manager_started_at(item->dboid);
 
-	if (stack->slot_name[0] == '\0' || !stack->registered)
-		return 0;
+	if (!ecm_slot_lookup(item->slot_name, &facts) ||
+		!ecm_slot_is_of_our_kind(&facts, item->dboid) || facts.temporary)
+		return true;
+	if (started_at != 0 && facts.restart_lsn >= item->lsn)
+		return started_at > item->at;	/* else the old one is about to end */
+	if (facts.active_pid != 0 ||
+		!ecm_slot_drop(item->slot_name, &err))
+	{
+		if (!item->reported && now - item->at > LEFT_SLOT_PATIENCE)
+		{
+			item->reported = true;
+			ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_LEFT,
+						 "It goes on retaining WAL, and is dropped as soon as nobody uses it.",
+						 "replication slot \"%s\" of the extension that has been dropped is still used by PID %d",
+						 item->slot_name, facts.active_pid);
+		}
+		return false;
+	}
+	ecm_event_in(item->dboid, ecm_database_name(item->dboid), ECM_EVENT_REPLICATION_SLOT_DROPPED, "The extension has been dropped.",
+				 "dropped replication slot \"%s\"", item->slot_name);
+	return true;
+}
 
-	/* what is shown of a slot that has gone is shown no longer */
-	nothing_there = !ecm_slot_lookup(stack->slot_name, &facts) &&
-		!stack->wal.slot_exists && !stack->wal_guard.short_of_room &&
-		stack->former_slot[0] == '\0';
-	if (nothing_there && !stack->sample_requested)
-		return 0;
-	if (now < due[stack_index] && !stack->sample_requested)
-		return due[stack_index];
+void
+ecm_left_slots_drop(EcmTime now)
+{
+	EcmLeftSlot items[ECM_MAX_LEFT_SLOTS];
+	bool		done[ECM_MAX_LEFT_SLOTS];
+	int			nitems;
+	int			kept = 0;
 
-	due[stack_index] = ecm_wal_watch(stack_index, NULL, &order);
-	if (order.why != 0)
-		ecm_wal_drop_slot(stack_index, &order);
-	return due[stack_index];
+	ecm_lock(LW_SHARED);
+	nitems = ecm_shared->nleft_slots;
+	memcpy(items, ecm_shared->left_slots, sizeof(items));
+	ecm_unlock();
+	if (nitems == 0)
+		return;
+
+	for (int i = 0; i < nitems; i++)
+		done[i] = drop_left_slot(&items[i], now);
+
+	/* others only add, or make one younger */
+	ecm_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < ecm_shared->nleft_slots; i++)
+	{
+		EcmLeftSlot *item = &ecm_shared->left_slots[i];
+
+		if (i < nitems && item->at == items[i].at)
+			item->reported = items[i].reported;
+		if (i >= nitems || !done[i] || item->at != items[i].at)
+			ecm_shared->left_slots[kept++] = *item;
+	}
+	ecm_shared->nleft_slots = kept;
+	ecm_unlock();
+	due.drop_at = kept > 0 ? now + LEFT_SLOT_INTERVAL : 0;
 }

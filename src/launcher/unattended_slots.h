@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * unattended_slots.h
- *	  Slots of stacks that have no manager: the launcher looks after them.
+ *	  Slots that no manager looks after: the launcher does.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,13 +13,18 @@
 #include "base/clock.h"
 
 /*
- * Samples the slot of an entry that has no manager, if that is due or has been
- * asked for, warns, and drops it if it holds back too much.  Returns when it is
- * due again; 0: there is no slot to look after.
+ * Samples, if that is due or has been asked for, the slots of stacks that have
+ * no manager, or one that hangs; warns, and drops those that retain too much.
  */
-extern EcmTime ecm_unattended_watch(int stack_index, EcmTime now);
+extern void ecm_unattended_watch(EcmTime now);
 
-/* The next sample is due at once: settings, or the entry's writer, have changed. */
-extern void ecm_unattended_forget(int stack_index);
+/*
+ * Drops the slots that a dropped extension has left, as soon as nobody uses
+ * them.
+ */
+extern void ecm_left_slots_drop(EcmTime now);
+
+/* When either of these is due again; 0: no slot waits for that. */
+extern EcmTime ecm_unattended_due(void);
 
 #endif							/* ECM_UNATTENDED_SLOTS_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * worker_budget.c
- *	  How many background workers are free.
+ *	  How many background workers are free, and how many a stack needs.
  *
  * The server doesn't tell.  But every process has an entry in shared memory, and
  * the server does tell of a PID whether it is a background worker, and which.
@@ -15,10 +15,19 @@
 #include "storage/proc.h"
 
 #include "base/compat.h"
+#include "base/settings.h"
+#include "base/shmem.h"
 #include "launcher/worker_budget.h"
 
 int
-ecm_free_workers(int reserved)
+ecm_workers_needed(const EcmEntry *entry)
+{
+	return 1 + (entry->manager.shape_workers > 0 ?
+				entry->manager.shape_workers : ecm_shape_workers);
+}
+
+static int
+count_free(int reserved)
 {
 	int			others = 1;		/* the launcher */
 	int			ours = 0;
@@ -37,4 +46,24 @@ ecm_free_workers(int reserved)
 			others++;
 	}
 	return max_worker_processes - others - Max(ours, reserved);
+}
+
+int
+ecm_workers_free(int *looking)
+{
+	int			reserved = 0;
+
+	*looking = 0;
+	for (int i = 0; i < ecm_stack_count(); i++)
+	{
+		EcmEntry	entry;
+
+		ecm_entry_read(i, &entry);
+		if (!entry.in_use ||
+			(!ecm_supervised(i)->running && entry.manager.pid == 0))
+			continue;
+		reserved += entry.lifecycle.look_only ? 1 : ecm_workers_needed(&entry);
+		*looking += entry.lifecycle.look_only ? 1 : 0;
+	}
+	return count_free(reserved);
 }

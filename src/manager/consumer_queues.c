@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/bgworker.h"
 #include "base/clock.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
@@ -110,7 +111,7 @@ ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callbac
 static EcmConsumerSlot *
 shared_slot(int i)
 {
-	return &ecm_shared->stacks[feed.stack_index].consumers[i];
+	return &ecm_stack_at(feed.stack_index)->consumers[i];
 }
 
 /*
@@ -146,30 +147,21 @@ launch_consumer(int i)
 	args.generation = slot->generation;
 	ecm_unlock();
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "electric_cm", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "ecm_consumer_main", BGW_MAXLEN);
+	ecm_bgworker_init(&worker, "ecm_consumer_main", "electric_cm consumer");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
 			 feed.datname, i + 1);
-	strlcpy(worker.bgw_type, "electric_cm consumer", BGW_MAXLEN);
 	args.stack_index = feed.stack_index;
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
-	old = MemoryContextSwitchTo(feed.context);
-	if (!RegisterDynamicBackgroundWorker(&worker, &c->handle))
+	c->handle = ecm_bgworker_start(&worker, feed.context);
+	if (c->handle == NULL)
 	{
-		MemoryContextSwitchTo(old);
-		c->handle = NULL;
 		dsm_detach(c->segment);
 		c->segment = NULL;
 		return false;
 	}
+	old = MemoryContextSwitchTo(feed.context);
 	c->queue = shm_mq_attach(mq, c->segment, c->handle);
 	MemoryContextSwitchTo(old);
 	c->pending = false;
@@ -224,7 +216,7 @@ ecm_feed_start(void)
 	feed.start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[feed.stack_index].nconsumers = feed.nconsumers;
+	ecm_stack_at(feed.stack_index)->nconsumers = feed.nconsumers;
 	ecm_unlock();
 
 	for (int i = 0; i < feed.nconsumers; i++)

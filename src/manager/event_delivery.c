@@ -52,12 +52,12 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 void
 ecm_events_poll(int stack_index, EcmTime now)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-
-	if (delivery.job != 0 || stack->last_event <= stack->events_done || now < delivery.retry_at)
+	if (delivery.job != 0 || now < delivery.retry_at ||
+		!ecm_stack_has_events(stack_index))
 		return;
 	delivery.job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
-								   JOB_TIMEOUT_MS, delivered, stack);
+								   JOB_TIMEOUT_MS, delivered,
+								   ecm_stack_at(stack_index));
 }
 
 void

@@ -287,7 +287,7 @@ poll_shapes(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 static bool
 poll_events(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 {
-	if (m->state.pool_up && m->job.id == 0 && m->stack->pauses == 0)
+	if (m->state.pool_up && m->job.id == 0 && m->stack->pause.count == 0)
 		ecm_events_poll(m->stack_index, now);
 	return false;
 }
@@ -356,7 +356,7 @@ do_round(Manager *m)
 	EcmTime		now = ecm_now();
 	RoundInput	in;
 
-	m->stack->alive_at = now;
+	m->stack->manager.alive_at = now;
 	m->deadline = 0;
 	for (int i = 0; i < (int) lengthof(parts); i++)
 	{
@@ -398,7 +398,7 @@ ecm_manager_main(Datum arg)
 	Manager    *m = MemoryContextAllocZero(TopMemoryContext, sizeof(Manager));
 
 	m->stack_index = DatumGetInt32(arg);
-	m->stack = &ecm_shared->stacks[m->stack_index];
+	m->stack = ecm_stack_at(m->stack_index);
 	if (!ecm_stack_claim(m->stack_index))
 		proc_exit(0);			/* the launcher has changed its mind */
 

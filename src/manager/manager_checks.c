@@ -111,7 +111,7 @@ check_consumers(Manager *m, EcmTime now)
 	m->wal.sample_at = 0;		/* shows it */
 	if (m->checks.reported_stall != arg.consumer.since)
 		ecm_manager_event(m, ECM_EVENT_CONSUMER_STALLED,
-						  "It has work to do and holds back the replication slot.",
+						  "It has work to do and pins the replication slot.",
 						  psprintf("%s makes no progress since %s", arg.text,
 								   timestamptz_to_str(m->wal.consumer_pin.since)));
 	m->checks.reported_stall = arg.consumer.since;
@@ -122,9 +122,9 @@ show_stalled(Manager *m, const EcmStalledConsumer *consumer, const char *text)
 {
 	m->checks.shown_stall = consumer->since;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_copy_text(m->stack->stalled, sizeof(m->stack->stalled), text);
-	m->stack->stalled_pid = consumer->since != 0 ? consumer->pid : 0;
-	m->stack->stalled_at = consumer->since;
+	ecm_copy_text(m->stack->stall.text, sizeof(m->stack->stall.text), text);
+	m->stack->stall.pid = consumer->since != 0 ? consumer->pid : 0;
+	m->stack->stall.at = consumer->since;
 	ecm_unlock();
 }
 
@@ -169,12 +169,12 @@ find_stalled(Manager *m, EcmTime now)
 static void
 forget_await(Manager *m)
 {
-	bool		forget = m->stack->await_lsn > m->stack->flushed_lsn;
+	bool		forget = ecm_stack_awaited_lsn(m->stack_index) > m->stack->progress.flushed_lsn;
 
 	if (!forget)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	m->stack->await_lsn = InvalidXLogRecPtr;
+	m->stack->requests.await_lsn = InvalidXLogRecPtr;
 	ecm_unlock();
 	m->flow.asked_for = InvalidXLogRecPtr;
 	ConditionVariableBroadcast(&m->stack->cv);
@@ -228,32 +228,17 @@ check_extension(Manager *m)
 		return;
 	m->extension_gone = true;
 	ecm_manager_clean_up(m);
-	if (OidIsValid(present))
-	{
-		ecm_lock(LW_EXCLUSIVE);
-		m->stack->reprobe_requested = true;
-		ecm_unlock();
-	}
+	/* in this order, lest the launcher take us for what was asked for */
 	ecm_stack_set_probe(m->stack_index, ECM_PROBE_NO_EXTENSION);
+	if (OidIsValid(present))
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 	proc_exit(0);
-}
-
-/* Takes the request for a check, if there is one. */
-static bool
-check_is_requested(Manager *m)
-{
-	if (!m->stack->check_requested)
-		return false;
-	ecm_lock(LW_EXCLUSIVE);
-	m->stack->check_requested = false;
-	ecm_unlock();
-	return true;
 }
 
 bool
 ecm_manager_check_status(Manager *m, EcmTime now, RoundInput *in)
 {
-	bool		requested = check_is_requested(m);
+	bool		requested = ecm_stack_take_check(m->stack_index);
 	bool		found = false;
 
 	if (now < m->checks.status_at && !requested)

@@ -12,6 +12,7 @@
 
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -202,10 +203,7 @@ ecm_manager_reload(Manager *m, EcmTime now pg_attribute_unused(), RoundInput *in
 		ecm_manager_event(m, ECM_EVENT_SETTINGS_CHANGED, "",
 						  "settings have changed: the stack restarts");
 		keep_signature(m, signature);
-		ecm_lock(LW_EXCLUSIVE);
-		m->stack->restart_requested = true;
-		ecm_unlock();
-		ecm_launcher_wake();
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);
 		return false;
 	}
 	ecm_report_options();

@@ -107,18 +107,18 @@ recorded_slot_is_ours(Manager *m, XLogRecPtr *seen)
 
 	if (!m->remembered.owns_slot)
 		return false;
-	if (strcmp(m->stack->slot_name, name) == 0)
+	if (strcmp(m->stack->slot.name, name) == 0)
 	{
-		*seen = Max(m->stack->slot_seen_lsn, m->stack->acknowledged_lsn);
-		return m->stack->slot_owned;
+		*seen = Max(m->stack->slot.seen_lsn, m->stack->progress.acknowledged_lsn);
+		return m->stack->slot.owned;
 	}
-	if (strcmp(m->stack->former_slot, name) == 0)
-		*seen = m->stack->former_seen_lsn;
+	if (strcmp(m->stack->former.name, name) == 0)
+		*seen = m->stack->former.seen_lsn;
 	else if (m->remembered.known &&
 			 m->remembered.system_identifier != GetSystemIdentifier())
 		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
 	else if (XLogRecPtrIsInvalid(m->remembered.clean_stop_lsn))
-		*seen = ecm_shared->first_lsn;
+		*seen = ecm_first_lsn();
 	else
 		*seen = m->remembered.clean_stop_lsn + 1;	/* another one may begin
 													 * there */
@@ -149,7 +149,7 @@ show_slot(Manager *m)
 
 	if (former)
 		ecm_report_former_slot(m->stack_index, recorded, seen);
-	else if (strcmp(m->stack->former_slot, name) == 0)
+	else if (strcmp(m->stack->former.name, name) == 0)
 		ecm_report_former_slot(m->stack_index, "", InvalidXLogRecPtr);
 	ecm_wal_publish_settings(m->stack_index);
 }
@@ -166,7 +166,7 @@ end_unless_wanted(Manager *m)
 	bool		one_is_gone;
 
 	arg.m = m;
-	arg.override = m->stack->adopt_requested;
+	arg.override = m->stack->requests.adopt;
 	if (!ecm_manager_catch_up_with_settings(&err, &one_is_gone) ||
 		!ecm_worker_try(probe, &arg, &err))
 		ereport(FATAL,
@@ -175,9 +175,7 @@ end_unless_wanted(Manager *m)
 	if (one_is_gone)
 	{
 		m->cleaned_up = true;
-		ecm_lock(LW_EXCLUSIVE);
-		m->stack->reprobe_requested = true;
-		ecm_unlock();
+		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 		proc_exit(0);
 	}
 	if (arg.result != ECM_PROBE_RUN)
@@ -206,10 +204,10 @@ ecm_manager_start_up(Manager *m)
 
 	/* before the probe's result says that a stack runs */
 	ecm_lock(LW_EXCLUSIVE);
-	m->stack->shape_workers = ecm_shape_workers;
+	m->stack->manager.shape_workers = ecm_shape_workers;
 	ecm_unlock();
 	show_slot(m);
-	if (m->stack->look_only)
+	if (m->stack->lifecycle.look_only)
 	{
 		m->cleaned_up = true;
 		ecm_stack_set_probe(m->stack_index, ECM_PROBE_LOOKED);
@@ -219,9 +217,9 @@ ecm_manager_start_up(Manager *m)
 	ecm_report_options();
 	ecm_stack_set_probe(m->stack_index, ECM_PROBE_RUN);
 
-	ecm_exclusive_lock_init(&m->lock, m->stack->datname, m->stack->slot_name);
+	ecm_exclusive_lock_init(&m->lock, m->stack->datname, m->stack->slot.name);
 	ecm_replication_init(&m->replication, m->stack->datname,
-						 m->stack->slot_name, m->stack->publication_name);
+						 m->stack->slot.name, m->stack->report.publication_name);
 	ecm_pool_init(m->stack->datname);
 	ecm_feed_init(m->stack_index, m->stack->datname);
 	ecm_feed_set_message_callback(m->remembered.message_prefix, ecm_creations_message);

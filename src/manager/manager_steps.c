@@ -111,7 +111,7 @@ bool
 ecm_manager_slot_is_recorded(const Manager *m)
 {
 	return m->remembered.owns_slot &&
-		strcmp(NameStr(m->remembered.slot_name), m->stack->slot_name) == 0;
+		strcmp(NameStr(m->remembered.slot_name), m->stack->slot.name) == 0;
 }
 
 static void
@@ -148,9 +148,9 @@ report_lost_shapes(Manager *m, const char *reason)
 	if (n == 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	m->stack->lost_shapes = n;
-	m->stack->lost_shapes_at = ecm_now();
-	ecm_copy_text(m->stack->lost_shapes_reason, sizeof(m->stack->lost_shapes_reason), reason);
+	m->stack->lost.count = n;
+	m->stack->lost.at = ecm_now();
+	ecm_copy_text(m->stack->lost.reason, sizeof(m->stack->lost.reason), reason);
 	ecm_unlock();
 }
 
@@ -176,7 +176,7 @@ start_timeline(Manager *m)
 	{
 		ecm_error_set(&m->job.failure.err, "55000",
 					  psprintf("replication slot \"%s\" is of another timeline",
-							   m->stack->slot_name),
+							   m->stack->slot.name),
 					  "It has come with a copy of the data directory.", "");
 		m->job.failure.kind = ECM_ERROR_RECREATE;
 		return;
@@ -187,11 +187,11 @@ start_timeline(Manager *m)
 	if (mismatch != NULL && m->remembered.known)
 		report_lost_shapes(m, mismatch);
 	assign_sql = ecm_feed_assign_sql();
-	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index) ?
-		ecm_stack_row_disown_slot_sql(m->stack->slot_name) : NULL;
+	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) ?
+		ecm_stack_row_disown_slot_sql(m->stack->slot.name) : NULL;
 	runs_sql = mismatch == NULL && !ecm_runs_seen(m->remembered.seen_lsn) ?
 		psprintf("SELECT _electric_cm.check_runs(%s)",
-				 ecm_quote_literal(m->stack->slot_name)) : NULL;
+				 ecm_quote_literal(m->stack->slot.name)) : NULL;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
@@ -210,7 +210,7 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 	{
 		m->replication.info.slot_created = false;
 		ecm_lock(LW_EXCLUSIVE);
-		m->stack->adopt_requested = false;
+		m->stack->requests.adopt = false;
 		ecm_unlock();
 	}
 	return result;
@@ -245,24 +245,24 @@ ecm_manager_retire_former_slot(Manager *m)
 	EcmError	err;
 	char		name[NAMEDATALEN];
 
-	strlcpy(name, m->stack->former_slot, sizeof(name));
+	strlcpy(name, m->stack->former.name, sizeof(name));
 	if (name[0] == '\0')
 		return;
-	if (ecm_slot_owner_look_former(m->stack_index))
+	if (ecm_slot_owner_look(m->stack_index, true))
 	{
 		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
 			return;
-		if (ecm_slot_lookup(m->stack->slot_name, &facts) &&
-			!ecm_manager_slot_is_usable(m->stack->slot_name, &facts))
+		if (ecm_slot_lookup(m->stack->slot.name, &facts) &&
+			!ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
 			return;
 		if (!ecm_slot_drop(name, &err))
 			return;
 		ecm_report_former_slot(m->stack_index, "", InvalidXLogRecPtr);
 		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-						  psprintf("The stack uses replication slot \"%s\" now.", m->stack->slot_name),
+						  psprintf("The stack uses replication slot \"%s\" now.", m->stack->slot.name),
 						  psprintf("dropped replication slot \"%s\"", name));
 	}
-	else if (m->stack->former_slot[0] != '\0')
+	else if (m->stack->former.name[0] != '\0')
 		return;
 	(void) ecm_pool_submit(ecm_stack_row_disown_slot_sql(name), ECM_MANAGER_JOB_MS, ignore_result,
 						   NULL);
@@ -337,10 +337,10 @@ step_completed(Manager *m, EcmStep step)
 	}
 	else if (step == ECM_STEP_CREATE_SLOT && m->replication.info.slot_created)
 	{
-		(void) ecm_report_slot(m->stack_index, m->stack->slot_name, !ecm_slot_temporary,
+		(void) ecm_report_slot(m->stack_index, m->stack->slot.name, !ecm_slot_temporary,
 							   m->replication.info.confirmed_flush_lsn, false);
 		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_CREATED, "",
-						  psprintf("created replication slot \"%s\"", m->stack->slot_name));
+						  psprintf("created replication slot \"%s\"", m->stack->slot.name));
 	}
 	else if (step == ECM_STEP_START_CONSUMERS)
 		m->worker_failures = 0;
@@ -369,7 +369,7 @@ give_way(Manager *m, const EcmStepFailure *failure)
 	ecm_manager_report_failure(m, failure);
 	ecm_manager_clean_up(m);
 	ecm_lock(LW_EXCLUSIVE);
-	m->stack->gave_way = true;
+	m->stack->manager.gave_way = true;
 	ecm_unlock();
 	proc_exit(0);
 }
@@ -387,16 +387,13 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 		!ecm_error_is_name_taken(failure->err.sqlstate))
 		return false;
 	name = ecm_slot_name_of_stack(&m->remembered, m->stack->datname);
-	if (strcmp(name, m->stack->slot_name) == 0)
+	if (strcmp(name, m->stack->slot.name) == 0)
 		return false;
-	if (m->stack->restart_requested)
+	if (m->stack->requests.restart)
 		return true;
 	ecm_manager_event(m, ECM_EVENT_SLOT_NAME_TAKEN, failure->err.message,
 					  psprintf("the stack restarts to use replication slot \"%s\"", name));
-	ecm_lock(LW_EXCLUSIVE);
-	m->stack->restart_requested = true;
-	ecm_unlock();
-	ecm_launcher_wake();
+	(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_RESTART);
 	return true;
 }
 

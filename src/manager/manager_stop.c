@@ -63,7 +63,7 @@ disown_slot(void *arg)
 {
 	Manager    *m = arg;
 
-	ecm_stack_row_disown_slot(m->stack->slot_name);
+	ecm_stack_row_disown_slot(m->stack->slot.name);
 }
 
 static void
@@ -84,14 +84,14 @@ drop_slot(Manager *m)
 	EcmSlotFacts facts;
 	EcmError	err;
 
-	if (!ecm_manager_slot_is_usable(m->stack->slot_name, &facts) || facts.temporary)
+	if (!ecm_manager_slot_is_usable(m->stack->slot.name, &facts) || facts.temporary)
 		return;
-	if (ecm_slot_drop(m->stack->slot_name, &err))
+	if (ecm_slot_drop(m->stack->slot.name, &err))
 		ecm_manager_event(m, ECM_EVENT_REPLICATION_SLOT_DROPPED, "",
-						  psprintf("dropped replication slot \"%s\"", m->stack->slot_name));
+						  psprintf("dropped replication slot \"%s\"", m->stack->slot.name));
 	else
 		ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
-						  psprintf("could not drop replication slot \"%s\"", m->stack->slot_name));
+						  psprintf("could not drop replication slot \"%s\"", m->stack->slot.name));
 }
 
 /* The slot is free, as far as we are concerned. */
@@ -108,14 +108,14 @@ leave_slot(Manager *m, bool drop, bool drained)
 			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not drop the publication");
 	}
-	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot_name, &facts))
+	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
 	{
 		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
 			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not record the end of the stack");
 	}
-	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index) &&
-		!m->stack->slot_owned)
+	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) &&
+		!m->stack->slot.owned)
 		(void) ecm_worker_try(disown_slot, m, &err);
 }
 
@@ -140,15 +140,15 @@ ecm_manager_clean_up(Manager *m)
 	disabled = ecm_manager_is_disabled();	/* by now; ecm_enabled is from our
 											 * start */
 	ecm_lock(LW_EXCLUSIVE);
-	reason = m->stack->end_reason;
-	drop = m->stack->drop_on_stop &&
+	reason = m->stack->lifecycle.end_reason;
+	drop = m->stack->requests.drop_on_stop &&
 		(reason == ECM_END_STOP || reason == ECM_END_UNWANTED ||
 		 (reason == ECM_END_RESTART && disabled) ||
 		 (reason == ECM_END_NONE && server_is_stopping()));
-	drop |= reason == ECM_END_STOP && m->stack->drop_slot_requested;
+	drop |= reason == ECM_END_STOP && m->stack->requests.drop_slot;
 	if (reason != ECM_END_PAUSE)
-		m->stack->drop_on_stop = false;
-	drained = reason == ECM_END_PAUSE && m->stack->drained;
+		m->stack->requests.drop_on_stop = false;
+	drained = reason == ECM_END_PAUSE && m->stack->pause.drained;
 	ecm_unlock();
 
 	ecm_pool_close();
@@ -162,14 +162,14 @@ ecm_manager_clean_up(Manager *m)
 	if (m->extension_gone)
 	{
 		if (m->replication.info.slot_created || ecm_slot_name[0] == '\0')
-			ecm_abandon_slot(MyDatabaseId, m->stack->slot_name);
+			ecm_leave_slot(MyDatabaseId, m->stack->slot.name);
 		return;
 	}
 
 	ecm_worker_set("lock_timeout", "1s");
 	if (m->state.lock_held && ecm_replication_wait_slot_free(&m->replication, 1000))
 		leave_slot(m, drop, drained);
-	if (!drained && m->stack->probe == ECM_PROBE_RUN && !ecm_events_store(&err))
+	if (!drained && m->stack->manager.probe == ECM_PROBE_RUN && !ecm_events_store(&err))
 		ereport(LOG,
 				(errmsg("electric_cm in database \"%s\": could not store events: %s",
 						m->stack->datname, err.message)));

@@ -226,8 +226,8 @@ ecm_manager_show_doubt(Manager *m)
 	if (doubtful)
 		snprintf(m->waiting.text, sizeof(m->waiting.text),
 				 "the stream to get beyond %X/%X, where it was lost%s%s",
-				 LSN_FORMAT_ARGS(m->loss.at), m->stack->last_error[0] != '\0' ? ": " : "",
-				 m->stack->last_error);
+				 LSN_FORMAT_ARGS(m->loss.at), m->stack->report.last_error[0] != '\0' ? ": " : "",
+				 m->stack->report.last_error);
 	else if (m->waiting.doubt_shown)
 		ecm_manager_forget_wait(m);
 	m->waiting.doubt_shown = doubtful;

@@ -59,12 +59,12 @@ has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
 }
 
 /*
- * The slot holds back too much.  A stack that is connected makes a new one,
+ * The slot retains too much.  A stack that is connected makes a new one,
  * which counts as any other recreation does; else the old one is just dropped,
  * and the stack will find none when it comes to that.
  */
 static bool
-enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *action,
+enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 				  RoundInput *in)
 {
 	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
@@ -103,11 +103,11 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *action,
 }
 
 /*
- * The slot that is being created holds back too much, and goes with the session
+ * The slot that is being created retains too much, and goes with the session
  * that creates it.  No shape depends on it yet, so this is no recreation.
  */
 static bool
-end_slot_creation(Manager *m, const EcmWalOrder *action, RoundInput *in)
+end_slot_creation(Manager *m, const EcmWalAction *action, RoundInput *in)
 {
 	m->last_reported = action->reason;
 	m->wal.slot_horizon = ReadNextTransactionId();
@@ -160,7 +160,7 @@ let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
 		return false;
 	(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "55000",
 							psprintf("replication slot \"%s\" will be lost at the next checkpoint",
-									 m->stack->slot_name),
+									 m->stack->slot.name),
 							"The stream is not read, since a consumer hangs.", "");
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 }
@@ -172,7 +172,7 @@ let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
 static void
 help_slot_on(Manager *m, EcmTime now)
 {
-	const EcmWalSample *wal = &m->stack->wal;
+	const EcmWalSample *wal = &m->stack->slot.sample;
 
 	if (wal->restart_lsn != m->wal.restart_lsn)
 	{
@@ -191,11 +191,11 @@ help_slot_on(Manager *m, EcmTime now)
 bool
 ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 {
-	EcmWalOrder action;
+	EcmWalAction action;
 	EcmPin		pin;
 	bool		found = false;
 
-	m->wal.sampled = now >= m->wal.sample_at || m->stack->sample_requested;
+	m->wal.sampled = now >= m->wal.sample_at || m->stack->requests.sample;
 	if (!m->wal.sampled)
 	{
 		ecm_manager_wake_at(m, m->wal.sample_at);
@@ -207,12 +207,12 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	ecm_manager_wake_at(m, m->wal.sample_at);
 	if (action.why != 0 && ecm_replication_creates_slot(&m->replication))
 		found = end_slot_creation(m, &action, in);
-	else if (action.why != 0 && (m->stack->slot_owned || ecm_slot_temporary))
+	else if (action.why != 0 && (m->stack->slot.owned || ecm_slot_temporary))
 		found = enforce_wal_limit(m, now, &action, in);
 	else if (action.why != 0)
 		ecm_wal_drop_slot(m->stack_index, &action); /* says that it stays */
 	else if (m->state.streaming_up && m->flow.congested &&
-			 strcmp(m->stack->wal.wal_status, "unreserved") == 0)
+			 strcmp(m->stack->slot.sample.wal_status, "unreserved") == 0)
 		found = let_go_of_slot(m, now, in);
 	return found;
 }

@@ -302,7 +302,7 @@ ecm_manager_may_catch_up(Manager *m, EcmTime now)
 {
 	EcmSlotFacts facts;
 
-	if (!ecm_slot_lookup(m->stack->slot_name, &facts) ||
+	if (!ecm_slot_lookup(m->stack->slot.name, &facts) ||
 		(facts.restart_lsn == m->loss.slot_restart_lsn &&
 		 facts.confirmed_flush_lsn == m->loss.slot_confirmed_lsn))
 		return false;
@@ -413,7 +413,7 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 static bool
 must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 {
-	XLogRecPtr	target = m->stack->await_lsn;
+	XLogRecPtr	target = ecm_stack_awaited_lsn(m->stack_index);
 
 	if (m->state.behind)
 		target = Max(target, m->loss.end);
@@ -551,7 +551,7 @@ ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in)
 	{
 		renewal->delay_ms = Min(renewal->delay_ms * 2, RENEW_MAX_MS);
 		renewal->look_at = ecm_later(now, renewal->delay_ms);
-		if (!ecm_slot_lookup(m->stack->slot_name, &facts) ||
+		if (!ecm_slot_lookup(m->stack->slot.name, &facts) ||
 			facts.restart_lsn <= giant)
 			(void) LogStandbySnapshot();
 		else if (m->flow.congested || ecm_feed_in_transaction())

@@ -58,7 +58,7 @@ static Batches batches =
 static const char *
 datname(void)
 {
-	return ecm_shared->stacks[batches.stack_index].datname;
+	return ecm_stack_at(batches.stack_index)->datname;
 }
 
 void
@@ -85,7 +85,7 @@ ecm_batch_show(EcmBatch *b, const char *waiting_for)
 	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	shared = &ecm_shared->stacks[batches.stack_index].creations[b->place];
+	shared = &ecm_stack_at(batches.stack_index)->creations[b->place];
 	shared->used = true;
 	shared->relation = b->relation;
 	shared->first = shared->last = b->shapes[0]->id;
@@ -104,7 +104,7 @@ hide(EcmBatch *b)
 	if (b->place < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_shared->stacks[batches.stack_index].creations[b->place].used = false;
+	ecm_stack_at(batches.stack_index)->creations[b->place].used = false;
 	ecm_unlock();
 	b->place = -1;
 }
@@ -112,7 +112,7 @@ hide(EcmBatch *b)
 static bool
 take_place(EcmBatch *b)
 {
-	EcmCreation *places = ecm_shared->stacks[batches.stack_index].creations;
+	EcmCreation *places = ecm_stack_at(batches.stack_index)->creations;
 
 	/* only we write there */
 	for (int i = 0; i < ECM_MAX_CREATIONS; i++)

@@ -68,7 +68,7 @@ void
 ecm_creations_init(int index)
 {
 	ecm_batches_init(index);
-	ecm_requests_init(ecm_shared->stacks[index].datname);
+	ecm_requests_init(ecm_stack_at(index)->datname);
 	/* a former manager's messages may be met, so don't start with the same */
 	last_number = ecm_wall_clock();
 	ecm_purges_init(index);

@@ -139,7 +139,7 @@ ecm_purges_init(int index)
 static const char *
 datname(void)
 {
-	return ecm_shared->stacks[state.stack_index].datname;
+	return ecm_stack_at(state.stack_index)->datname;
 }
 
 /* --------------------------------------------------------------- events -- */

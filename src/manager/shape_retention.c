@@ -95,7 +95,7 @@ forget_first(void)
 static void
 collect_grown(void)
 {
-	EcmStack   *stack = &ecm_shared->stacks[retention.stack_index];
+	EcmStack   *stack = ecm_stack_at(retention.stack_index);
 	int64		grown[ECM_MAX_SHAPE_WORKERS * ECM_MAX_GROWN];
 	int			n = 0;
 
@@ -119,7 +119,7 @@ report(const EcmError *err, const char *what)
 {
 	if (strcmp(err->sqlstate, retention.last_error.sqlstate) != 0 ||
 		strcmp(err->message, retention.last_error.message) != 0)
-		ecm_event(&ecm_shared->stacks[retention.stack_index], ECM_EVENT_WARNING,
+		ecm_event(ecm_stack_at(retention.stack_index), ECM_EVENT_WARNING,
 				  err->hint, "%s: %s",
 				  what, ecm_error_for_public(err->sqlstate, err->message));
 	retention.last_error = *err;
@@ -146,7 +146,7 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	}
 	value = ecm_conn_value(conn, 0, 1);
 	if (value != NULL)
-		ecm_event(&ecm_shared->stacks[retention.stack_index],
+		ecm_event(ecm_stack_at(retention.stack_index),
 				  ECM_EVENT_SHAPE_LOG_FOLDED, NULL, "%s", value);
 	value = ecm_conn_value(conn, 0, 0);
 	if (value == NULL || strcmp(value, "t") != 0)

@@ -29,25 +29,33 @@
 static EcmStack *stack;
 static EcmTime shown_retry_at;	/* the same as next_retry_at by our clock */
 
+/* Notes which slot that is; what was shown of another one is forgotten. */
+static void
+set_watched(EcmWatchedSlot *slot, const char *name, bool owned,
+			XLogRecPtr seen_lsn)
+{
+	if (strcmp(slot->name, name) != 0)
+		memset(&slot->sample, 0, sizeof(slot->sample));
+	ecm_copy_text(slot->name, sizeof(slot->name), name);
+	slot->owned = owned;
+	slot->seen_lsn = seen_lsn;
+}
+
 bool
 ecm_report_slot(int stack_index, const char *slot_name, bool owned,
 				XLogRecPtr seen_lsn, bool unique)
 {
-	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+	EcmStack   *entry = ecm_stack_at(stack_index);
 
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; unique && i < ecm_shared->nstacks; i++)
-		if (i != stack_index && ecm_shared->stacks[i].in_use &&
-			strcmp(ecm_shared->stacks[i].slot_name, slot_name) == 0)
+	for (int i = 0; unique && i < ecm_stack_count(); i++)
+		if (i != stack_index && ecm_stack_at(i)->in_use &&
+			strcmp(ecm_stack_at(i)->slot.name, slot_name) == 0)
 		{
 			ecm_unlock();
 			return false;
 		}
-	if (strcmp(entry->slot_name, slot_name) != 0)
-		memset(&entry->wal, 0, sizeof(entry->wal)); /* that was another slot's */
-	ecm_copy_text(entry->slot_name, sizeof(entry->slot_name), slot_name);
-	entry->slot_owned = owned;
-	entry->slot_seen_lsn = seen_lsn;
+	set_watched(&entry->slot, slot_name, owned, seen_lsn);
 	ecm_unlock();
 	if (owned)
 		ecm_launcher_wake();	/* it takes a note */
@@ -58,16 +66,12 @@ void
 ecm_report_former_slot(int stack_index, const char *slot_name,
 					   XLogRecPtr seen_lsn)
 {
-	EcmStack   *entry = &ecm_shared->stacks[stack_index];
+	EcmWatchedSlot *former = &ecm_stack_at(stack_index)->former;
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (strcmp(entry->former_slot, slot_name) != 0)
-	{
-		memset(&entry->former_guard, 0, sizeof(entry->former_guard));
-		entry->former_drop_reported = false;
-	}
-	ecm_copy_text(entry->former_slot, sizeof(entry->former_slot), slot_name);
-	entry->former_seen_lsn = seen_lsn;
+	if (strcmp(former->name, slot_name) != 0)
+		memset(former, 0, sizeof(*former));
+	set_watched(former, slot_name, slot_name[0] != '\0', seen_lsn);
 	ecm_unlock();
 }
 
@@ -76,20 +80,20 @@ ecm_report_init(int stack_index)
 {
 	char	   *stack_id;
 
-	stack = &ecm_shared->stacks[stack_index];
+	stack = ecm_stack_at(stack_index);
 	stack_id = ecm_effective_stack_id(stack->datname);
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_copy_text(stack->stack_id, sizeof(stack->stack_id), stack_id);
-	ecm_copy_text(stack->publication_name, sizeof(stack->publication_name),
+	ecm_copy_text(stack->report.stack_id, sizeof(stack->report.stack_id), stack_id);
+	ecm_copy_text(stack->report.publication_name, sizeof(stack->report.publication_name),
 				  ecm_publication_name);
-	stack->last_error[0] = '\0';
-	stack->last_error_hint[0] = '\0';
-	stack->last_error_sqlstate[0] = '\0';
-	stack->last_error_at = 0;
-	stack->received_lsn = stack->flushed_lsn = InvalidXLogRecPtr;
-	stack->acknowledged_lsn = InvalidXLogRecPtr;
-	stack->shape_log_bytes = -1;
+	stack->report.last_error[0] = '\0';
+	stack->report.last_error_hint[0] = '\0';
+	stack->report.last_error_sqlstate[0] = '\0';
+	stack->report.last_error_at = 0;
+	stack->progress.received_lsn = stack->progress.flushed_lsn = InvalidXLogRecPtr;
+	stack->progress.acknowledged_lsn = InvalidXLogRecPtr;
+	stack->progress.shape_log_bytes = -1;
 	memset(stack->conns, 0, sizeof(stack->conns));
 	memset(stack->creations, 0, sizeof(stack->creations));
 	ecm_unlock();
@@ -112,7 +116,7 @@ ecm_report_options(void)
 
 		/* after a rename it may be none of the database's present name */
 		if (strcmp(name, "electric_cm.slot_name") == 0)
-			value = stack->slot_name;
+			value = stack->slot.name;
 
 		ecm_lock(LW_EXCLUSIVE);
 		ecm_copy_text(option->name, sizeof(option->name), name);
@@ -133,32 +137,32 @@ ecm_report_state(const EcmState *state, const char *waiting_for,
 	const char *step = ecm_step_name(state->step);
 	bool		changed;
 
-	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
-		strcmp(stack->waiting_for, waiting_for) != 0 ||
+	changed = stack->report.status != status || strcmp(stack->report.step, step) != 0 ||
+		strcmp(stack->report.waiting_for, waiting_for) != 0 ||
 		shown_retry_at != state->next_retry_at ||
-		stack->failing_at != state->backoff.first_failure ||
-		stack->retry_count != state->backoff.retries ||
-		stack->lock_acquired != state->lock_held ||
-		stack->pool_up != state->pool_up ||
-		stack->consumers_up != state->consumers_up ||
-		stack->streaming_up != state->streaming_up;
+		stack->report.failing_at != state->backoff.first_failure ||
+		stack->report.retry_count != state->backoff.retries ||
+		stack->report.lock_acquired != state->lock_held ||
+		stack->report.pool_up != state->pool_up ||
+		stack->report.consumers_up != state->consumers_up ||
+		stack->report.streaming_up != state->streaming_up;
 	if (!changed)
 		return;
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_stack_set_status(stack, status, waiting_for);
-	stack->blocking_pid = blocking_pid;
-	strlcpy(stack->phase, ecm_state_phase(state), sizeof(stack->phase));
-	strlcpy(stack->step, step, sizeof(stack->step));
-	stack->retry_count = state->backoff.retries;
-	stack->next_retry_at = ecm_shown_time(state->next_retry_at);
+	stack->report.blocking_pid = blocking_pid;
+	strlcpy(stack->report.phase, ecm_state_phase(state), sizeof(stack->report.phase));
+	strlcpy(stack->report.step, step, sizeof(stack->report.step));
+	stack->report.retry_count = state->backoff.retries;
+	stack->report.next_retry_at = ecm_shown_time(state->next_retry_at);
 	shown_retry_at = state->next_retry_at;
-	stack->failing_at = state->backoff.first_failure;
-	stack->total_retry_us = ecm_backoff_total(&state->backoff, ecm_now());
-	stack->lock_acquired = state->lock_held;
-	stack->pool_up = state->pool_up;
-	stack->consumers_up = state->consumers_up;
-	stack->streaming_up = state->streaming_up;
+	stack->report.failing_at = state->backoff.first_failure;
+	stack->report.total_retry_us = ecm_backoff_total(&state->backoff, ecm_now());
+	stack->report.lock_acquired = state->lock_held;
+	stack->report.pool_up = state->pool_up;
+	stack->report.consumers_up = state->consumers_up;
+	stack->report.streaming_up = state->streaming_up;
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
@@ -173,11 +177,11 @@ void
 ecm_report_error(const EcmError *err)
 {
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
-	ecm_copy_text(stack->last_error_hint, sizeof(stack->last_error_hint), err->hint);
-	strlcpy(stack->last_error_sqlstate, err->sqlstate,
-			sizeof(stack->last_error_sqlstate));
-	stack->last_error_at = ecm_wall_clock();
+	ecm_copy_text(stack->report.last_error, sizeof(stack->report.last_error), err->message);
+	ecm_copy_text(stack->report.last_error_hint, sizeof(stack->report.last_error_hint), err->hint);
+	strlcpy(stack->report.last_error_sqlstate, err->sqlstate,
+			sizeof(stack->report.last_error_sqlstate));
+	stack->report.last_error_at = ecm_wall_clock();
 	ecm_unlock();
 }
 
@@ -185,10 +189,10 @@ void
 ecm_report_lookup(const EcmReplicationInfo *info)
 {
 	ecm_lock(LW_EXCLUSIVE);
-	stack->server_version_num = info->server_version_num;
-	stack->system_identifier = info->system_identifier;
-	stack->timeline_id = info->timeline_id;
-	stack->looked_up_at = info->looked_up_at;
+	stack->server.version_num = info->server_version_num;
+	stack->server.system_identifier = info->system_identifier;
+	stack->server.timeline_id = info->timeline_id;
+	stack->server.looked_up_at = info->looked_up_at;
 	ecm_unlock();
 }
 
@@ -268,17 +272,17 @@ void
 ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,
 					 XLogRecPtr acknowledged, TimestampTz last_commit_at)
 {
-	bool		flushed_moved = flushed > stack->flushed_lsn;
+	bool		flushed_moved = flushed > stack->progress.flushed_lsn;
 
-	if (!flushed_moved && received <= stack->received_lsn &&
-		acknowledged <= stack->acknowledged_lsn)
+	if (!flushed_moved && received <= stack->progress.received_lsn &&
+		acknowledged <= stack->progress.acknowledged_lsn)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	stack->received_lsn = Max(stack->received_lsn, received);
-	stack->flushed_lsn = Max(stack->flushed_lsn, flushed);
-	stack->acknowledged_lsn = Max(stack->acknowledged_lsn, acknowledged);
+	stack->progress.received_lsn = Max(stack->progress.received_lsn, received);
+	stack->progress.flushed_lsn = Max(stack->progress.flushed_lsn, flushed);
+	stack->progress.acknowledged_lsn = Max(stack->progress.acknowledged_lsn, acknowledged);
 	if (last_commit_at != 0)
-		stack->last_commit_at = last_commit_at;
+		stack->progress.last_commit_at = last_commit_at;
 	ecm_unlock();
 	if (flushed_moved)
 		ConditionVariableBroadcast(&stack->cv);
@@ -310,6 +314,6 @@ ecm_report_shape_log_size(void)
 	if (!ecm_worker_try(measure_shape_log, &bytes, &err) || bytes < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	stack->shape_log_bytes = bytes;
+	stack->progress.shape_log_bytes = bytes;
 	ecm_unlock();
 }

@@ -33,7 +33,7 @@ ecm_own_publication_name(void)
 		ecm_lock(LW_SHARED);
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
-			strlcpy(name, ecm_shared->stacks[index].publication_name, sizeof(name));
+			strlcpy(name, ecm_stack_at(index)->report.publication_name, sizeof(name));
 		ecm_unlock();
 	}
 	if (name[0] != '\0')
@@ -55,7 +55,7 @@ setting_of_stack(const char *name, char *value, size_t size)
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[index];
+		const EcmStack *stack = ecm_stack_at(index);
 
 		for (int i = 0; i < stack->noptions && !found; i++)
 			if (strcmp(stack->options[i].name, name) == 0)

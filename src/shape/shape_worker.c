@@ -34,7 +34,7 @@ ecm_shape_workers_running(void)
 	if (index < 0)
 		return 1;
 	ecm_lock(LW_SHARED);
-	n = ecm_shared->stacks[index].nconsumers;
+	n = ecm_stack_at(index)->nconsumers;
 	ecm_unlock();
 	return Max(n, 1);
 }

@@ -14,17 +14,17 @@
 #include "slot/abandoned_slot.h"
 
 void
-ecm_abandon_slot(Oid dboid, const char *slot_name)
+ecm_leave_slot(Oid dboid, const char *slot_name)
 {
-	EcmAbandonedSlot *item = NULL;
+	EcmLeftSlot *item = NULL;
 
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < ecm_shared->nabandoned && item == NULL; i++)
-		if (ecm_shared->abandoned[i].dboid == dboid &&
-			strcmp(ecm_shared->abandoned[i].slot_name, slot_name) == 0)
-			item = &ecm_shared->abandoned[i];
-	if (item == NULL && ecm_shared->nabandoned < ECM_MAX_ABANDONED)
-		item = &ecm_shared->abandoned[ecm_shared->nabandoned++];
+	for (int i = 0; i < ecm_shared->nleft_slots && item == NULL; i++)
+		if (ecm_shared->left_slots[i].dboid == dboid &&
+			strcmp(ecm_shared->left_slots[i].slot_name, slot_name) == 0)
+			item = &ecm_shared->left_slots[i];
+	if (item == NULL && ecm_shared->nleft_slots < ECM_MAX_LEFT_SLOTS)
+		item = &ecm_shared->left_slots[ecm_shared->nleft_slots++];
 	if (item != NULL)
 	{
 		item->dboid = dboid;

@@ -14,6 +14,6 @@
  * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
  * that is too much for the launcher, an event says what is left to do by hand.
  */
-extern void ecm_abandon_slot(Oid dboid, const char *slot_name);
+extern void ecm_leave_slot(Oid dboid, const char *slot_name);
 
 #endif							/* ECM_ABANDONED_SLOT_H */

@@ -37,8 +37,25 @@
 #define RELIEF_US	(5 * USECS_PER_SEC)
 
 /*
- * Settings
+ * A slot that is being looked at, with a copy of the part of its stack's entry
+ * that is needed for that.
  */
+typedef struct Look
+{
+	EcmWatchedSlot *shared;		/* the slot's place in the entry */
+	Oid			dboid;
+	char		datname[NAMEDATALEN];
+	bool		has_manager;
+	int			walsender;		/* the stack's own, 0: none */
+	uint32		shapes;			/* of the stack, as its consumers have said */
+	EcmWalLimits limits;
+	EcmWatchedSlot slot;
+	EcmPin		pin;			/* what pins it */
+	EcmWalBlame for_limit;		/* who else needs its WAL, by limit */
+	EcmWalBlame for_room;
+} Look;
+
+/* ------------------------------------------------------------- settings -- */
 
 static int
 published(const char *name, int value)
@@ -49,7 +66,7 @@ published(const char *name, int value)
 void
 ecm_wal_publish_settings(int stack_index)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmWalSettings settings;
 
 	settings.known = true;
@@ -73,24 +90,20 @@ megabytes(int setting)
 }
 
 void
-ecm_wal_limits(const EcmStack *stack, EcmWalLimits *limits)
+ecm_wal_limits(const EcmWalSettings *of_database, EcmWalLimits *limits)
 {
-	const EcmWalSettings *s = &stack->wal_settings;
-
-#define EFFECTIVE(of_database, own) \
-	(!s->known || (of_database) == INT_MIN ? (own) : (of_database))
-	limits->warning = megabytes(EFFECTIVE(s->warning, ecm_retained_wal_warning));
-	limits->limit = megabytes(EFFECTIVE(s->limit, ecm_retained_wal_limit));
-	limits->min_free = megabytes(EFFECTIVE(s->min_free, ecm_min_wal_free_space));
+#define EFFECTIVE(setting, own) \
+	(!of_database->known || of_database->setting == INT_MIN ? (own) : of_database->setting)
+	limits->warning = megabytes(EFFECTIVE(warning, ecm_retained_wal_warning));
+	limits->limit = megabytes(EFFECTIVE(limit, ecm_retained_wal_limit));
+	limits->min_free = megabytes(EFFECTIVE(min_free, ecm_min_wal_free_space));
 	limits->interval_us = INT64CONST(1000) *
-		EFFECTIVE(s->report_interval, ecm_wal_report_interval);
+		EFFECTIVE(report_interval, ecm_wal_report_interval);
 	limits->server_limit = ecm_max_slot_wal_keep_bytes();
 #undef EFFECTIVE
 }
 
-/*
- * Sampling
- */
+/* ------------------------------------------------------------- sampling -- */
 
 static void
 sample_decoding(const char *slot_name, EcmDecoding *decoding)
@@ -152,8 +165,9 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->pinned = pinned;
 
 	/*
-	 * of a slot that is still being made, or that nobody reads from, it is
-	 * real
+	 * Unknown unless a walsender is connected and has confirmed a position:
+	 * any other slot can't be about to advance, so the guard must not give it
+	 * another chance.
 	 */
 	figures->flush_lag = sample->active &&
 		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
@@ -167,9 +181,7 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->relieved = false;
 }
 
-/*
- * Blame
- */
+/* ---------------------------------------------------------------- blame -- */
 
 typedef struct IgnoreArg
 {
@@ -188,16 +200,14 @@ goes_as_well(const EcmSlotRow *row, void *arg)
 	bool		goes = false;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks && !goes; i++)
+	for (int i = 0; i < ecm_stack_count() && !goes; i++)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[i];
+		const EcmStack *stack = ecm_stack_at(i);
 		EcmWalLimits limits;
 
-		if (!stack->in_use ||
-			!((stack->slot_owned && strcmp(stack->slot_name, row->name) == 0) ||
-			  strcmp(stack->former_slot, row->name) == 0))
+		if (!stack->in_use || !ecm_slot_owner_has(stack, row->name))
 			continue;
-		ecm_wal_limits(stack, &limits);
+		ecm_wal_limits(&stack->wal_settings, &limits);
 		goes = a->why == ECM_WAL_DROP_LIMIT ?
 			limits.limit >= 0 && row->retained_wal_bytes > limits.limit :
 			limits.min_free > 0 && a->sample->wal_free_bytes < limits.min_free &&
@@ -212,30 +222,31 @@ goes_as_well(const EcmSlotRow *row, void *arg)
  * those who have no part in it.
  */
 static void
-blame(const EcmStack *stack, const EcmWalLimits *limits, EcmWalFigures *figures,
-	  EcmWalBlame *for_limit, EcmWalBlame *for_room)
+blame(Look *look, EcmWalFigures *figures)
 {
-	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, &stack->wal};
+	const EcmWalLimits *limits = &look->limits;
+	const EcmWalSample *sample = &look->slot.sample;
+	IgnoreArg	arg = {ECM_WAL_DROP_LIMIT, sample};
 	EcmTime		made_room_at;
 
-	memset(for_limit, 0, sizeof(*for_limit));
-	memset(for_room, 0, sizeof(*for_room));
+	memset(&look->for_limit, 0, sizeof(look->for_limit));
+	memset(&look->for_room, 0, sizeof(look->for_room));
 	if (!figures->exists || figures->lost)
 		return;
 	if (limits->limit >= 0 && figures->retained > limits->limit)
 	{
-		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
-					  stack->wal.current_lsn, goes_as_well, &arg, for_limit);
-		if (for_limit->others[0] != '\0')
-			figures->frees_for_limit = for_limit->frees;
+		ecm_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
+					  goes_as_well, &arg, &look->for_limit);
+		if (look->for_limit.others[0] != '\0')
+			figures->frees_for_limit = look->for_limit.frees;
 	}
 	if (limits->min_free > 0 && figures->free >= 0 &&
 		figures->free < limits->min_free)
 	{
 		arg.why = ECM_WAL_DROP_FREE;
-		ecm_wal_blame(stack->slot_name, stack->wal.restart_lsn,
-					  stack->wal.current_lsn, goes_as_well, &arg, for_room);
-		figures->frees_for_room = for_room->frees;
+		ecm_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
+					  goes_as_well, &arg, &look->for_room);
+		figures->frees_for_room = look->for_room.frees;
 	}
 	ecm_lock(LW_SHARED);
 	made_room_at = ecm_shared->made_room_at;
@@ -255,15 +266,13 @@ note_relief(unsigned why)
 	ecm_unlock();
 }
 
-/*
- * Words
- */
+/* ---------------------------------------------------------------- words -- */
 
 static char *
 describe_pin(const EcmPin *pin)
 {
 	return pin->by[0] == '\0' ? "" :
-		psprintf(" It %s held back by: %s.", pin->certain ? "is" : "seems to be",
+		psprintf(" It %s pinned by: %s.", pin->certain ? "is" : "seems to be",
 				 pin->by);
 }
 
@@ -315,139 +324,148 @@ describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
 					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
 }
 
-/* How many shapes go with the slot, as far as their consumers have said. */
+/* Which shapes go with the slot, as far as their consumers have said. */
 static char *
-describe_loss(const EcmStack *stack, const char *when)
+describe_loss(const Look *look, const char *when)
 {
-	uint32		n = 0;
-
-	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
-		n += stack->consumers[i].used ? stack->consumers[i].shapes : 0;
-	if (n == 0)
+	if (look->shapes == 0)
 		return psprintf("All shapes of this database are gone%s: create them again.", when);
-	if (n == 1)
+	if (look->shapes == 1)
 		return psprintf("The one shape of this database is gone%s: create it again.", when);
-	return psprintf("All %u shapes of this database are gone%s: create them again.", n, when);
+	return psprintf("All %u shapes of this database are gone%s: create them again.",
+					look->shapes, when);
 }
 
 /* It is too late to warn if all happens between two looks. */
 static void
-report_lost(const EcmStack *stack, const EcmWalLimits *limits, int64 unseen_us)
+report_lost(const Look *look, int64 unseen_us)
 {
-	const EcmWalSample *sample = &stack->wal;
+	const EcmWalSample *sample = &look->slot.sample;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
 	if (sample->sizes_known)
-		appendStringInfo(&detail, "It held back %s of WAL",
+		appendStringInfo(&detail, "It retained %s of WAL",
 						 ecm_size_text(sample->retained_wal_bytes));
 	else
-		appendStringInfoString(&detail, "It held back an unknown amount of WAL");
-	if (limits->server_limit >= 0)
+		appendStringInfoString(&detail, "It retained an unknown amount of WAL");
+	if (look->limits.server_limit >= 0)
 		appendStringInfo(&detail, ", and max_slot_wal_keep_size is %s",
-						 ecm_size_text(limits->server_limit));
+						 ecm_size_text(look->limits.server_limit));
 	appendStringInfoChar(&detail, '.');
 	if (unseen_us > 0)
 		appendStringInfo(&detail, " It was in no danger %s before.",
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
 	appendStringInfo(&detail, " %s",
-					 describe_loss(stack, stack->pid != 0 ? "" : " when the stack runs again"));
-	ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
-			  "replication slot \"%s\" is lost", stack->slot_name);
+					 describe_loss(look, look->has_manager ? "" : " when the stack runs again"));
+	ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
+				 "replication slot \"%s\" is lost", look->slot.name);
 }
 
 /* Everything that is news, and only that. */
 static void
-report(const EcmStack *stack, unsigned actions, const EcmWalLimits *limits,
-	   const EcmPin *pin, int64 unseen_us)
+report(const Look *look, unsigned actions, int64 unseen_us)
 {
-	const EcmWalSample *sample = &stack->wal;
+	const EcmWalSample *sample = &look->slot.sample;
+	const EcmWalLimits *limits = &look->limits;
+	const EcmPin *pin = &look->pin;
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (actions & ECM_WAL_WARN)
-		ecm_event(stack, ECM_EVENT_RETAINED_WAL_WARNING,
-				  psprintf("electric_cm.retained_wal_warning is %s.%s%s",
-						   ecm_size_text(limits->warning), describe_pin(pin),
-						   describe_time_left(&stack->wal_guard, limits)),
-				  "replication slot \"%s\" holds back %s of WAL",
-				  stack->slot_name, held);
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING,
+					 psprintf("electric_cm.retained_wal_warning is %s.%s%s",
+							  ecm_size_text(limits->warning), describe_pin(pin),
+							  describe_time_left(&look->slot.guard, limits)),
+					 "replication slot \"%s\" retains %s of WAL",
+					 look->slot.name, held);
 	if (actions & ECM_WAL_WARN_OVER)
-		ecm_event(stack, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
-				  "replication slot \"%s\" holds back only %s of WAL now",
-				  stack->slot_name, held);
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
+					 "replication slot \"%s\" retains only %s of WAL now",
+					 look->slot.name, held);
 	if (actions & ECM_WAL_UNRESERVED)
-		ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
-				  psprintf("It holds back %s of WAL, and max_slot_wal_keep_size is %s.%s",
-						   held, ecm_size_text(Max(limits->server_limit, 0)),
-						   describe_pin(pin)),
-				  "replication slot \"%s\" will be lost at the next checkpoint",
-				  stack->slot_name);
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
+					 psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
+							  held, ecm_size_text(Max(limits->server_limit, 0)),
+							  describe_pin(pin)),
+					 "replication slot \"%s\" will be lost at the next checkpoint",
+					 look->slot.name);
 	if (actions & ECM_WAL_LOST)
-		report_lost(stack, limits, unseen_us);
+		report_lost(look, unseen_us);
 	if (actions & ECM_WAL_FREE_LOW)
-		ecm_event(stack, ECM_EVENT_WAL_FREE_SPACE_LOW,
-				  psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" holds back %s. See electric_cm_slots for all slots.",
-						   ecm_size_text(limits->min_free), stack->slot_name, held),
-				  "only %s are free under pg_wal",
-				  ecm_size_text(sample->wal_free_bytes));
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_LOW,
+					 psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
+							  ecm_size_text(limits->min_free), look->slot.name, held),
+					 "only %s are free under pg_wal",
+					 ecm_size_text(sample->wal_free_bytes));
 	if (actions & ECM_WAL_FREE_OVER)
-		ecm_event(stack, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
-				  ecm_size_text(sample->wal_free_bytes));
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
+					 ecm_size_text(sample->wal_free_bytes));
 }
 
 /* The slot is past a limit, in words. */
 static char *
-describe_excess(const EcmStack *stack, unsigned why)
+describe_excess(const Look *look, unsigned why)
 {
-	const EcmWalSample *sample = &stack->wal;
-	const char *slot = psprintf("replication slot \"%s\"%s", stack->slot_name,
+	const EcmWalSample *sample = &look->slot.sample;
+	const char *slot = psprintf("replication slot \"%s\"%s", look->slot.name,
 								is_being_made(sample) ? ", which is being created," : "");
 	const char *held = ecm_size_text(sample->retained_wal_bytes);
 
 	if (why & ECM_WAL_DROP_FREE)
-		return psprintf("only %s are free under pg_wal, and %s holds back %s of WAL",
+		return psprintf("only %s are free under pg_wal, and %s retains %s of WAL",
 						ecm_size_text(sample->wal_free_bytes), slot, held);
-	return psprintf("%s holds back %s of WAL, more than electric_cm.retained_wal_limit",
+	return psprintf("%s retains %s of WAL, more than electric_cm.retained_wal_limit",
 					slot, held);
 }
 
 /* It is past a limit, but dropping it would be of no use. */
 static void
-report_spared(const EcmStack *stack, unsigned why, const EcmWalBlame *blame)
+report_spared(const Look *look, unsigned why)
 {
-	ecm_event(stack,
-			  why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
-			  psprintf("The slot stays, since dropping it would free %s. %s",
-					   blame->frees <= 0 ? "nothing" :
-					   psprintf("only %s", ecm_size_text(blame->frees)),
-					   blame->others[0] != '\0' ? blame->others :
-					   "The server would keep that for later use (min_wal_size)."),
-			  "%s", describe_excess(stack, why));
+	const EcmWalBlame *blame = why & ECM_WAL_DROP_FREE ? &look->for_room : &look->for_limit;
+
+	ecm_event_in(look->dboid, look->datname, why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
+				 psprintf("The slot stays, since dropping it would free %s. %s",
+						  blame->frees <= 0 ? "nothing" :
+						  psprintf("only %s", ecm_size_text(blame->frees)),
+						  blame->others[0] != '\0' ? blame->others :
+						  "The server would keep that for later use (min_wal_size)."),
+				 "%s", describe_excess(look, why));
 }
 
 static void
-give_order(const EcmStack *stack, unsigned why, const EcmWalLimits *limits,
-		   const EcmPin *pin, EcmWalOrder *order)
+decide(const Look *look, unsigned why, EcmWalAction *action)
 {
-	char	   *detail = describe_pin(pin);
+	char	   *detail = describe_pin(&look->pin);
 
-	order->why = why;
+	action->why = why;
 	if (why == 0)
 		return;
 	while (*detail == ' ')
 		detail++;
 	if (why & ECM_WAL_DROP_FREE)
-		ecm_error_set(&order->reason, "53100", describe_excess(stack, why),
+		ecm_error_set(&action->reason, "53100", describe_excess(look, why),
 					  detail, "Make room for WAL, or lower electric_cm.min_wal_free_space.");
 	else
-		ecm_error_set(&order->reason, "54000", describe_excess(stack, why),
-					  detail, psprintf("Remove what holds it back, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
-									   ecm_size_text(limits->limit)));
+		ecm_error_set(&action->reason, "54000", describe_excess(look, why),
+					  detail, psprintf("Remove what pins it, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
+									   ecm_size_text(look->limits.limit)));
 }
 
-/*
- * Watching
- */
+/* Says what is news, and decides whether the slot has to go. */
+static void
+conclude(const Look *look, unsigned actions, int64 unseen_us,
+		 EcmWalAction *action)
+{
+	report(look, actions, unseen_us);
+	if (actions & ECM_WAL_SPARE_LIMIT)
+		report_spared(look, ECM_WAL_DROP_LIMIT);
+	if (actions & ECM_WAL_SPARE_FREE)
+		report_spared(look, ECM_WAL_DROP_FREE);
+	decide(look, actions & ECM_WAL_DROP, action);
+}
+
+/* ------------------------------------------------------------- watching -- */
 
 /*
  * A slot moves on when it decodes a record of the running transactions.  The
@@ -460,14 +478,44 @@ let_follow(void)
 		(void) LogStandbySnapshot();
 }
 
-/* The part of the entry that is needed here, as a copy of our own. */
-static EcmStack *
-copy_stack(int stack_index)
+/* palloc'd */
+static Look *
+begin_look(int stack_index, bool former)
 {
-	EcmStack   *copy = palloc(sizeof(EcmStack));
+	EcmStack   *stack = ecm_stack_at(stack_index);
+	Look	   *look = palloc0(sizeof(Look));
 
-	(void) ecm_stack_copy(stack_index, copy);
-	return copy;
+	look->shared = former ? &stack->former : &stack->slot;
+	ecm_lock(LW_SHARED);
+	look->dboid = stack->dboid;
+	strlcpy(look->datname, stack->datname, NAMEDATALEN);
+	look->has_manager = stack->manager.pid != 0;
+	look->walsender = look->has_manager ? stack->conns[0].backend_pid : 0;
+	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
+		if (stack->consumers[i].used)
+			look->shapes += stack->consumers[i].shapes;
+	ecm_wal_limits(&stack->wal_settings, &look->limits);
+	look->slot = *look->shared;
+	ecm_unlock();
+	return look;
+}
+
+/* What the guard makes of the sample. */
+static unsigned
+judge(Look *look)
+{
+	EcmWalFigures figures;
+
+	figures_of(&look->slot.sample, look->pin.by[0] != '\0', &figures);
+	blame(look, &figures);
+	return ecm_wal_guard_step(&look->slot.guard, &figures, &look->limits);
+}
+
+static EcmEventName
+limit_event(const EcmWalAction *action)
+{
+	return action->why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT :
+		ECM_EVENT_RETAINED_WAL_LIMIT;
 }
 
 /*
@@ -476,52 +524,37 @@ copy_stack(int stack_index)
  * What is said of free space is said on account of the stack's own slot.
  */
 static void
-watch_former_slot(int stack_index, const EcmWalLimits *limits)
+watch_former_slot(int stack_index)
 {
-	EcmStack   *shared = &ecm_shared->stacks[stack_index];
-	EcmStack   *stack;
-	EcmWalFigures figures;
-	EcmWalOrder order;
-	EcmWalBlame for_limit;
-	EcmWalBlame for_room;
-	EcmPin		pin = {0};
+	Look	   *look;
+	EcmWalAction action;
 	EcmError	err;
 	unsigned	actions;
 	bool		dropped;
 
-	if (!ecm_slot_owner_look_former(stack_index))
+	if (!ecm_slot_owner_look(stack_index, true))
 		return;
-	stack = copy_stack(stack_index);
-	strlcpy(stack->slot_name, stack->former_slot, NAMEDATALEN);
-	memset(&stack->wal, 0, sizeof(stack->wal));
-	(void) ecm_wal_sample(stack->slot_name, &stack->wal);
-	figures_of(&stack->wal, false, &figures);
-	blame(stack, limits, &figures, &for_limit, &for_room);
-	actions = ecm_wal_guard_step(&stack->former_guard, &figures, limits);
-	stack->wal_guard = stack->former_guard;
-	report(stack, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), limits, &pin, 0);
-	if (actions & ECM_WAL_SPARE_LIMIT)
-		report_spared(stack, ECM_WAL_DROP_LIMIT, &for_limit);
-	if (actions & ECM_WAL_SPARE_FREE)
-		report_spared(stack, ECM_WAL_DROP_FREE, &for_room);
-	give_order(stack, actions & ECM_WAL_DROP, limits, &pin, &order);
-	dropped = order.why != 0 && ecm_slot_drop(stack->slot_name, &err);
+	look = begin_look(stack_index, true);
+	memset(&look->slot.sample, 0, sizeof(look->slot.sample));
+	(void) ecm_wal_sample(look->slot.name, &look->slot.sample);
+	actions = judge(look);
+	conclude(look, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), 0, &action);
+	dropped = action.why != 0 && ecm_slot_drop(look->slot.name, &err);
 	if (dropped)
-		note_relief(order.why);
+		note_relief(action.why);
 
 	ecm_lock(LW_EXCLUSIVE);
-	shared->former_guard = stack->former_guard;
-	shared->former_drop_reported = order.why != 0;
+	look->shared->guard = look->slot.guard;
+	look->shared->drop_reported = action.why != 0;
 	if (dropped)
-		shared->former_slot[0] = '\0';
+		memset(look->shared, 0, sizeof(*look->shared));
 	ecm_unlock();
-	if (order.why != 0 && (dropped || !stack->former_drop_reported))
-		ecm_event(stack,
-				  order.why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT : ECM_EVENT_RETAINED_WAL_LIMIT,
-				  dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
-				  psprintf("The slot could not be dropped: %s.", err.message),
-				  "%s", order.reason.message);
-	pfree(stack);
+	if (action.why != 0 && (dropped || !look->slot.drop_reported))
+		ecm_event_in(look->dboid, look->datname, limit_event(&action),
+					 dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
+					 psprintf("The slot could not be dropped: %s.", err.message),
+					 "%s", action.reason.message);
+	pfree(look);
 }
 
 /* A slot that is lost has been so since the last look, and held more than then. */
@@ -534,214 +567,219 @@ note_loss(EcmWalSample *sample, EcmTime last_look)
 	return last_look == 0 ? 0 : sample->taken_at - last_look;
 }
 
-EcmTime
-ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalOrder *order)
+/* Fills in what ecm_wal_sample() leaves to others. */
+static void
+complete_sample(int stack_index, Look *look)
 {
-	EcmStack   *shared = &ecm_shared->stacks[stack_index];
-	EcmStack   *stack = copy_stack(stack_index);
-	EcmWalSample *sample = &stack->wal;
-	EcmWalFigures figures;
-	EcmWalLimits limits;
-	EcmWalBlame for_limit;
-	EcmWalBlame for_room;
-	EcmPin		pin;
+	EcmWalSample *sample = &look->slot.sample;
+
+	if (!sample->slot_exists)
+		return;
+	sample_decoding(look->slot.name, &sample->decoding);
+	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
+		sample->flush_lag_us = -1;
+	else if (strcmp(sample->wal_status, "lost") != 0)
+		sample->flush_lag_us =
+			ecm_history_age_of(stack_index, look->dboid,
+							   sample->confirmed_flush_lsn,
+							   sample->current_lsn, sample->taken_at);
+}
+
+/* Notes what pins the slot, and since when: longer, if that is known already. */
+static void
+note_pin(Look *look)
+{
+	EcmWatchedSlot *slot = &look->slot;
+	EcmPin	   *pin = &look->pin;
+
+	/* the same holder as in the last sample */
+	if (pin->since >= slot->sample.sampled_at && strcmp(pin->by, slot->pinned_by) == 0)
+		pin->since = slot->pinned_since;
+	if (pin->by[0] == '\0')
+		slot->pinned_at = 0;
+	else if (slot->pinned_at == 0 || pin->since != slot->pinned_since)
+		slot->pinned_at = slot->sample.taken_at -
+			Max(slot->sample.sampled_at - pin->since, 0);
+	strlcpy(slot->pinned_by, pin->by, sizeof(slot->pinned_by));
+	slot->pinned_since = pin->since;
+}
+
+EcmTime
+ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
+{
+	EcmStack   *stack = ecm_stack_at(stack_index);
+	Look	   *look = begin_look(stack_index, false);
+	EcmWatchedSlot *slot = &look->slot;
 	EcmPin		guess;
-	TimestampTz inactive_since;
-	EcmTime		last_look = sample->taken_at;
-	EcmTime		pinned_at;
+	TimestampTz inactive_since = note_activity(slot->name);
+	EcmTime		last_look = slot->sample.taken_at;
 	EcmTime		due;
-	bool		was_in_danger = stack->wal_guard.unreserved;
-	int			walsender = stack->pid != 0 ? stack->conns[0].backend_pid : 0;
+	bool		was_in_danger = slot->guard.unreserved;
 	int64		unseen_us = 0;
 	unsigned	actions;
 
-	ecm_wal_limits(stack, &limits);
-	inactive_since = note_activity(stack->slot_name);
-	(void) ecm_wal_sample(stack->slot_name, sample);
-	(void) ecm_slot_owner_look(stack_index);
-	if (sample->slot_exists)
-	{
-		sample_decoding(stack->slot_name, &sample->decoding);
-		if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
-			sample->flush_lag_us = -1;
-		else if (strcmp(sample->wal_status, "lost") != 0)
-			sample->flush_lag_us =
-				ecm_history_age_of(stack_index, stack->dboid,
-								   sample->confirmed_flush_lsn,
-								   sample->current_lsn, sample->taken_at);
-	}
+	(void) ecm_wal_sample(slot->name, &slot->sample);
+	(void) ecm_slot_owner_look(stack_index, false);
+	complete_sample(stack_index, look);
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0' && consumer_pin->certain)
-		pin = *consumer_pin;
+		look->pin = *consumer_pin;
 	else
-		ecm_wal_find_pin(sample, inactive_since, walsender, &pin);
-	figures_of(sample, pin.by[0] != '\0', &figures);
-	blame(stack, &limits, &figures, &for_limit, &for_room);
-	actions = ecm_wal_guard_step(&stack->wal_guard, &figures, &limits);
-	if ((actions & ECM_WAL_LOST) && !was_in_danger)
-		unseen_us = note_loss(sample, last_look);
-	else if (actions & ECM_WAL_LOST)
-		(void) note_loss(sample, last_look);
+		ecm_wal_find_pin(&slot->sample, inactive_since, look->walsender, &look->pin);
+	actions = judge(look);
+	if (actions & ECM_WAL_LOST)
+		unseen_us = note_loss(&slot->sample, last_look);
+	if (was_in_danger)
+		unseen_us = 0;
 
 	/* a guess is better than nothing where it matters; it remembers, too */
-	ecm_wal_guess_pin(sample, walsender, &guess);
-	if (pin.by[0] == '\0' &&
-		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || stack->wal_guard.warned_at > 0))
-		pin = consumer_pin != NULL && consumer_pin->by[0] != '\0' ? *consumer_pin : guess;
-
-	/* found now, but not for the first time */
-	if (pin.since >= sample->sampled_at && strcmp(pin.by, stack->pinned_by) == 0)
-		pin.since = stack->pinned_since;
-	pinned_at = pin.by[0] == '\0' ? 0 :
-		stack->pinned_at != 0 && pin.since == stack->pinned_since ?
-		stack->pinned_at :
-		sample->taken_at - Max(sample->sampled_at - pin.since, 0);
+	ecm_wal_guess_pin(&slot->sample, look->walsender, &guess);
+	if (look->pin.by[0] == '\0' &&
+		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || slot->guard.warned_at > 0))
+		look->pin = consumer_pin != NULL && consumer_pin->by[0] != '\0' ? *consumer_pin : guess;
+	note_pin(look);
 
 	ecm_lock(LW_EXCLUSIVE);
-	shared->wal = *sample;
-	shared->wal_guard = stack->wal_guard;
-	strlcpy(shared->pinned_by, pin.by, sizeof(shared->pinned_by));
-	shared->pinned_since = pin.since;
-	shared->pinned_at = pinned_at;
-	shared->sample_requested = false;
+	look->shared->sample = slot->sample;
+	look->shared->guard = slot->guard;
+	strlcpy(look->shared->pinned_by, slot->pinned_by, sizeof(slot->pinned_by));
+	look->shared->pinned_since = slot->pinned_since;
+	look->shared->pinned_at = slot->pinned_at;
 	if ((actions & ECM_WAL_DROP) == 0)
-		shared->wal_drop_reported = false;
+		look->shared->drop_reported = false;
+	stack->requests.sample = false;
 	ecm_unlock();
-	ecm_history_add(stack_index, sample, (int) (limits.interval_us / 1000));
-	ConditionVariableBroadcast(&shared->cv);
+	ecm_history_add(stack_index, &slot->sample, (int) (look->limits.interval_us / 1000));
+	ConditionVariableBroadcast(&stack->cv);
 
-	report(stack, actions, &limits, &pin, unseen_us);
-	if (actions & ECM_WAL_SPARE_LIMIT)
-		report_spared(stack, ECM_WAL_DROP_LIMIT, &for_limit);
-	if (actions & ECM_WAL_SPARE_FREE)
-		report_spared(stack, ECM_WAL_DROP_FREE, &for_room);
-	give_order(stack, actions & ECM_WAL_DROP, &limits, &pin, order);
+	conclude(look, actions, unseen_us, action);
 	if (actions & ECM_WAL_LET_FOLLOW)
 		let_follow();
 	if (actions & ECM_WAL_MAKE_ROOM)
 		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
-	watch_former_slot(stack_index, &limits);
+	watch_former_slot(stack_index);
 
-	if (stack->wal_guard.near_limit)
-		limits.interval_us = Min(limits.interval_us, ECM_WAL_NEAR_INTERVAL_US);
-	due = sample->taken_at + limits.interval_us;
-	pfree(stack);
+	due = slot->sample.taken_at +
+		(slot->guard.near_limit ?
+		 Min(look->limits.interval_us, ECM_WAL_NEAR_INTERVAL_US) :
+		 look->limits.interval_us);
+	pfree(look);
 	return due;
 }
 
 int64
 ecm_wal_allowance(int stack_index, int64 wanted)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	Look	   *look = begin_look(stack_index, false);
 	EcmWalSample sample = {0};
 	EcmWalFigures figures;
-	EcmWalLimits limits;
 	int64		allowance;
 
-	ecm_wal_limits(stack, &limits);
-	(void) ecm_wal_sample(stack->slot_name, &sample);
+	(void) ecm_wal_sample(look->slot.name, &sample);
 	figures_of(&sample, false, &figures);
-	allowance = ecm_wal_guard_allowance(&figures, &limits);
+	allowance = ecm_wal_guard_allowance(&figures, &look->limits);
+	pfree(look);
 	if (allowance < wanted &&
 		figures.retained > Max(figures.flush_lag, 0) + wanted)
 		let_follow();
 	return allowance;
 }
 
-/*
- * Dropping the slot
- */
+/* ---------------------------------------------------- dropping the slot -- */
 
 /* Says, once, what is being done about it. */
 static void
-report_order(int stack_index, const EcmWalOrder *order, const char *outcome)
+report_action(Look *look, const EcmWalAction *action, const char *outcome)
 {
-	EcmStack   *shared = &ecm_shared->stacks[stack_index];
-	EcmStack   *stack;
-
-	if (shared->wal_drop_reported)
+	if (look->slot.drop_reported)
 		return;
-	stack = copy_stack(stack_index);
+	look->slot.drop_reported = true;
 	ecm_lock(LW_EXCLUSIVE);
-	shared->wal_drop_reported = true;
+	look->shared->drop_reported = true;
 	ecm_unlock();
-	ecm_event(stack,
-			  order->why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT : ECM_EVENT_RETAINED_WAL_LIMIT,
-			  psprintf("%s%s%s %s", order->reason.detail,
-					   order->reason.detail[0] != '\0' ? " " : "", outcome,
-					   order->reason.hint),
-			  "%s", order->reason.message);
-	pfree(stack);
+	ecm_event_in(look->dboid, look->datname, limit_event(action),
+				 psprintf("%s%s%s %s", action->reason.detail,
+						  action->reason.detail[0] != '\0' ? " " : "", outcome,
+						  action->reason.hint),
+				 "%s", action->reason.message);
 }
 
-void
-ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order)
+/* The slot is as good as dropped. */
+static void
+slot_goes(Look *look, const EcmWalAction *action, const char *outcome)
 {
-	EcmStack   *stack = copy_stack(stack_index);
-
-	report_order(stack_index, order,
-				 psprintf("The slot is dropped. %s", describe_loss(stack, "")));
-	pfree(stack);
-	note_relief(order->why);
+	report_action(look, action, outcome);
+	note_relief(action->why);
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
+	ecm_wal_guard_dropped(&look->shared->guard, action->why);
 	ecm_unlock();
 }
 
 void
-ecm_wal_creation_ends(int stack_index, const EcmWalOrder *order)
+ecm_wal_slot_goes(int stack_index, const EcmWalAction *action)
 {
-	report_order(stack_index, order,
-				 "The creation is given up until the transactions that it waits for have ended.");
-	note_relief(order->why);
-	ecm_lock(LW_EXCLUSIVE);
-	ecm_wal_guard_dropped(&ecm_shared->stacks[stack_index].wal_guard, order->why);
-	ecm_unlock();
+	Look	   *look = begin_look(stack_index, false);
+
+	slot_goes(look, action,
+			  psprintf("The slot is dropped. %s", describe_loss(look, "")));
+	pfree(look);
 }
 
 void
-ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order)
+ecm_wal_creation_ends(int stack_index, const EcmWalAction *action)
 {
-	EcmStack   *stack = copy_stack(stack_index);
+	Look	   *look = begin_look(stack_index, false);
+
+	slot_goes(look, action,
+			  "The creation is given up until the transactions that it waits for have ended.");
+	pfree(look);
+}
+
+void
+ecm_wal_drop_slot(int stack_index, const EcmWalAction *action)
+{
+	Look	   *look = begin_look(stack_index, false);
+	const char *slot_name = look->slot.name;
 	EcmSlotFacts facts;
 	EcmError	err;
-	bool		ours = ecm_slot_owner_look(stack_index);
+	bool		ours = ecm_slot_owner_look(stack_index, false);
 
-	if (!ecm_slot_lookup(stack->slot_name, &facts))
+	if (!ecm_slot_lookup(slot_name, &facts))
 		;						/* it has gone meanwhile */
 	else if (facts.active_pid != 0 && XLogRecPtrIsInvalid(facts.confirmed_flush_lsn))
-		report_order(stack_index, order,
-					 psprintf("PID %d is creating it, and has to be ended first.",
-							  facts.active_pid));
+		report_action(look, action,
+					  psprintf("PID %d is creating it, and has to be ended first.",
+							   facts.active_pid));
 	else if (!ours)
-		report_order(stack_index, order,
-					 "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot() if nobody needs it.");
+		report_action(look, action,
+					  "The slot stays, since it was not made by electric_cm: drop it with pg_drop_replication_slot() if nobody needs it.");
 	else if (facts.active_pid != 0)
-		report_order(stack_index, order,
-					 psprintf("The slot can't be dropped, since PID %d uses it.",
-							  facts.active_pid));
-	else if (!ecm_slot_drop(stack->slot_name, &err))
-		report_order(stack_index, order,
-					 psprintf("The slot could not be dropped: %s.", err.message));
+		report_action(look, action,
+					  psprintf("The slot can't be dropped, since PID %d uses it.",
+							   facts.active_pid));
+	else if (!ecm_slot_drop(slot_name, &err))
+		report_action(look, action,
+					  psprintf("The slot could not be dropped: %s.", err.message));
 	else
 	{
-		ecm_wal_slot_goes(stack_index, order);
-		ecm_event(stack, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-				  describe_loss(stack, " when the stack runs again"),
-				  "dropped replication slot \"%s\"", stack->slot_name);
+		slot_goes(look, action,
+				  psprintf("The slot is dropped. %s", describe_loss(look, "")));
+		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
+					 describe_loss(look, " when the stack runs again"),
+					 "dropped replication slot \"%s\"", slot_name);
 	}
-	pfree(stack);
+	pfree(look);
 }
 
 char *
 ecm_wal_no_room(int stack_index)
 {
-	const EcmStack *stack = &ecm_shared->stacks[stack_index];
-	EcmWalLimits limits;
+	Look	   *look = begin_look(stack_index, false);
+	char	   *reason = NULL;
 
-	if (!stack->wal_guard.short_of_room)
-		return NULL;
-	ecm_wal_limits(stack, &limits);
-	return psprintf("free space under pg_wal: %s; an eighth more than electric_cm.min_wal_free_space (%s) is needed for a new slot",
-					ecm_size_text(stack->wal.wal_free_bytes),
-					ecm_size_text(Max(limits.min_free, 0)));
+	if (look->slot.guard.short_of_room)
+		reason = psprintf("free space under pg_wal: %s; an eighth more than electric_cm.min_wal_free_space (%s) is needed for a new slot",
+						  ecm_size_text(look->slot.sample.wal_free_bytes),
+						  ecm_size_text(Max(look->limits.min_free, 0)));
+	pfree(look);
+	return reason;
 }

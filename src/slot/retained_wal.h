@@ -21,25 +21,26 @@
 #include "slot/slot_holder.h"
 
 /* The slot, or its creation, has to go. */
-typedef struct EcmWalOrder
+typedef struct EcmWalAction
 {
 	unsigned	why;			/* ECM_WAL_DROP_...; 0: no, it may stay */
 	EcmError	reason;			/* in words */
-} EcmWalOrder;
+} EcmWalAction;
 
 /* Leaves this process's settings in the entry, for those who come after it. */
 extern void ecm_wal_publish_settings(int stack_index);
 
 /* The limits that apply to a stack, by those and the server's settings. */
-extern void ecm_wal_limits(const EcmStack *stack, EcmWalLimits *limits);
+extern void ecm_wal_limits(const EcmWalSettings *of_database,
+						   EcmWalLimits *limits);
 
 /*
- * Takes a sample now, with all that comes of it except what *order says.
+ * Takes a sample now, with all that comes of it except what *action says.
  * consumer_pin: a consumer that holds the slot back, NULL if none is known to.
  * Returns when the next sample is due.
  */
 extern EcmTime ecm_wal_watch(int stack_index, const EcmPin *consumer_pin,
-								 EcmWalOrder *order);
+							 EcmWalAction *action);
 
 /*
  * How many bytes of WAL the stack may write now for what could as well be done
@@ -49,15 +50,15 @@ extern EcmTime ecm_wal_watch(int stack_index, const EcmPin *consumer_pin,
 extern int64 ecm_wal_allowance(int stack_index, int64 wanted);
 
 /*
- * Carries an order out in this process: drops the slot if it is ours and nobody
+ * Carries that out in this process: drops the slot if it is ours and nobody
  * uses it.  A stack that streams does that by making a new slot; it says so
  * here (ecm_wal_slot_goes()) before it does.
  */
-extern void ecm_wal_drop_slot(int stack_index, const EcmWalOrder *order);
-extern void ecm_wal_slot_goes(int stack_index, const EcmWalOrder *order);
+extern void ecm_wal_drop_slot(int stack_index, const EcmWalAction *action);
+extern void ecm_wal_slot_goes(int stack_index, const EcmWalAction *action);
 
 /* Says that it is the creation of the slot that is ended for it. */
-extern void ecm_wal_creation_ends(int stack_index, const EcmWalOrder *order);
+extern void ecm_wal_creation_ends(int stack_index, const EcmWalAction *action);
 
 /* Why no slot may be made now, palloc'd; NULL: it may. */
 extern char *ecm_wal_no_room(int stack_index);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * retained_wal_blame.c
- *	  Who else needs the WAL that a replication slot holds back?
+ *	  Who else needs the WAL that a replication slot retains?
  *
  * The server removes WAL by segments, and only what nobody needs any more: no
  * slot, not wal_keep_size, and not the archiver, who may not have copied it yet.

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * retained_wal_blame.h
- *	  Who else needs the WAL that a replication slot holds back?
+ *	  Who else needs the WAL that a replication slot retains?
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,8 @@ typedef struct EcmWalBlame
 	int64		frees;			/* bytes, in whole segments, that the server
 								 * could do without if the slot were dropped;
 								 * -1: all that it holds */
-	char		others[ECM_TEXT_LEN];	/* who needs the rest, as a sentence; "" */
+	char		others[ECM_TEXT_LEN];	/* who needs the rest, as a sentence;
+										 * "" */
 } EcmWalBlame;
 
 /*

@@ -9,7 +9,7 @@
  *
  * Such a step needs a record of the running transactions in the WAL, which the
  * server may not write in time.  So half way to a limit one is asked for, and a
- * slot that is read from, and that nothing is known to hold back, is not dropped
+ * slot that is read from, and that nothing is known to pin, is not dropped
  * at once: not even if it is behind, for it may just have met a large transaction.
  *
  * WAL that others hold as well is not freed by dropping a slot, so that it would
@@ -215,9 +215,9 @@ static unsigned
 judge_free(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	bool		low = f->free >= 0 && l->min_free > 0 &&
-		f->free < l->min_free;
+	f->free < l->min_free;
 	bool		enough = f->free < 0 || l->min_free <= 0 ||
-		f->free >= l->min_free + l->min_free / 8;
+	f->free >= l->min_free + l->min_free / 8;
 
 	if (low && !g->free_low)
 	{
@@ -283,20 +283,20 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	bool		over = l->limit >= 0 && f->retained > l->limit;
 	bool		low = g->free_low && f->free < l->min_free &&
-		f->retained >= ECM_WAL_BLAME_BYTES;
+	f->retained >= ECM_WAL_BLAME_BYTES;
 	bool		no_time = low && f->free < l->min_free / 2;
 	bool		drop_over = over && relieves_limit(f);
 	bool		drop_low = low && relieves_disk(f, l) && (no_time || !f->relieved);
 	unsigned	drop = (drop_over ? ECM_WAL_DROP_LIMIT : 0) |
-		(drop_low ? ECM_WAL_DROP_FREE : 0);
+	(drop_low ? ECM_WAL_DROP_FREE : 0);
 	bool		for_limit = l->limit >= 0 && f->retained > l->limit / 2 &&
-		could_follow(f, l->limit);
+	could_follow(f, l->limit);
 	bool		for_server = f->safe >= 0 && f->safe < l->server_limit / 2 &&
-		could_follow(f, l->server_limit);
+	could_follow(f, l->server_limit);
 	bool		for_free = l->min_free > 0 && f->free >= 0 &&
-		f->free < l->min_free + l->min_free / 4 &&
-		f->retained >= ECM_WAL_BLAME_BYTES / 2 &&
-		could_follow(f, ECM_WAL_BLAME_BYTES);
+	f->free < l->min_free + l->min_free / 4 &&
+	f->retained >= ECM_WAL_BLAME_BYTES / 2 &&
+	could_follow(f, ECM_WAL_BLAME_BYTES);
 	bool		may_recover = f->connected && !f->pinned && f->flush_lag >= 0;
 	unsigned	actions;
 
@@ -382,8 +382,9 @@ ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn, uint64_t see
 		return false;
 
 	/*
-	 * It may begin just there, if all that was written had been confirmed.  One
-	 * that was made there has confirmed the record that it began with as well.
+	 * It may begin just there, if all that was written had been confirmed.
+	 * One that was made there has confirmed the record that it began with as
+	 * well.
 	 */
 	return restart_lsn < seen ||
 		(restart_lsn == seen && confirmed_lsn != 0 && confirmed_lsn <= seen);

@@ -31,15 +31,15 @@
 typedef struct EcmWalFigures
 {
 	int64_t		at;
-	bool		exists;			/* the slot; if not, only "at", current_lsn and
-								 * free_bytes are meaningful */
+	bool		exists;			/* the slot; if not, only "at", current_lsn
+								 * and free_bytes are meaningful */
 	bool		unreserved;
 	bool		lost;
 	uint64_t	current_lsn;
 	uint64_t	restart_lsn;	/* 0: unknown */
 	bool		connected;		/* somebody uses it */
 	bool		being_made;		/* its creation is not complete */
-	bool		pinned;			/* it is known what holds it back */
+	bool		pinned;			/* it is known what pins it */
 	int64_t		flush_lag;		/* bytes that are not confirmed */
 	int64_t		retained;		/* bytes */
 	int64_t		safe;			/* bytes until the server's own limit */
@@ -78,14 +78,16 @@ typedef struct EcmWalLimits
 #define ECM_WAL_LOST			0x0008
 #define ECM_WAL_FREE_LOW		0x0010	/* too little is free, whoever has it */
 #define ECM_WAL_FREE_OVER		0x0020
-#define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let the
-										 * server remove its WAL */
+#define ECM_WAL_MAKE_ROOM		0x0100	/* it has been dropped for that: let
+										 * the server remove its WAL */
 #define ECM_WAL_LET_FOLLOW		0x0200	/* log the running transactions, which
 										 * is what the slot waits for */
-#define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much ... */
+#define ECM_WAL_DROP_LIMIT		0x0040	/* drop the slot: it holds too much
+										 * ... */
 #define ECM_WAL_DROP_FREE		0x0080	/* ... or the disk is about to be full */
 #define ECM_WAL_DROP			(ECM_WAL_DROP_LIMIT | ECM_WAL_DROP_FREE)
-#define ECM_WAL_SPARE_LIMIT		0x0400	/* it would be, but for those who hold ... */
+#define ECM_WAL_SPARE_LIMIT		0x0400	/* it would be, but for those who hold
+										 * ... */
 #define ECM_WAL_SPARE_FREE		0x0800	/* ... the same WAL */
 
 /* Which limit is reached first. */
@@ -129,8 +131,8 @@ typedef struct EcmWalGuard
 	/* results */
 	double		wal_rate;		/* bytes/s written; an average over a minute */
 	double		growth;			/* bytes/s by which the slot falls behind */
-	int64_t		time_to_limit_us;	/* if it goes on like that; -1: no limit is
-									 * near, or the slot keeps up */
+	int64_t		time_to_limit_us;	/* if it goes on like that; -1: no limit
+									 * is near, or the slot keeps up */
 	EcmWalLimitKind next_limit; /* the one that is meant by that */
 	bool		near_limit;
 } EcmWalGuard;

@@ -98,9 +98,9 @@ ecm_history_add(int index, const EcmWalSample *sample, int interval_ms)
 		strlcpy(entry.wal_status, sample->wal_status, sizeof(entry.wal_status));
 
 	ecm_lock(LW_EXCLUSIVE);
-	if (ring->dboid != ecm_shared->stacks[index].dboid)
+	if (ring->dboid != ecm_stack_at(index)->dboid)
 	{
-		ring->dboid = ecm_shared->stacks[index].dboid;
+		ring->dboid = ecm_stack_at(index)->dboid;
 		ring->n = 0;
 	}
 	if (ring->n == 0 || is_wanted(entry_at(index, ring->n - 1), &entry, interval_ms))

@@ -86,7 +86,7 @@ ecm_run_mark(void)
 bool
 ecm_runs_seen(XLogRecPtr seen_lsn)
 {
-	return seen_lsn >= ecm_shared->first_lsn;
+	return seen_lsn >= ecm_first_lsn();
 }
 
 /* Are catalogs of this database concerned? */
@@ -337,7 +337,7 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 		if (ecm_wal_is_gone(from))
 			scan.unseen = from; /* what can't be read may be anything */
 		else
-			scan_runs(&scan, from, ecm_shared->first_lsn);
+			scan_runs(&scan, from, ecm_first_lsn());
 	}
 	if (!XLogRecPtrIsInvalid(scan.unseen))
 	{

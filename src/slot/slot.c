@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.c
- *	  Samples of the WAL that a replication slot holds back.
+ *	  Samples of the WAL that a replication slot retains.
  *
  * The figures are those of pg_replication_slots, computed the same way, but
  * for one slot, outside SQL.  The slot's shared struct may change as soon as
@@ -120,7 +120,8 @@ safe_wal_size(XLogRecPtr restart_lsn, XLogRecPtr current_lsn)
 	XLogSegNoOffsetToRecPtr(restart_seg + kept_segs + 1, 0, wal_segment_size,
 							fail_lsn);
 	if (fail_lsn < restart_lsn)
-		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the range */
+		fail_lsn = PG_UINT64_MAX;	/* the limit is beyond the end of the
+									 * range */
 
 	return fail_lsn > current_lsn ? (int64) (fail_lsn - current_lsn) : 0;
 }
@@ -253,7 +254,7 @@ ecm_slots_read(EcmSlotRow *rows)
 		EcmSlotRow *row = &rows[i];
 		WALAvailability availability = wal_availability(slot);
 		XLogRecPtr	restart_lsn = availability == WALAVAIL_REMOVED ?
-			InvalidXLogRecPtr : slot->data.restart_lsn;
+		InvalidXLogRecPtr : slot->data.restart_lsn;
 
 		strlcpy(row->name, NameStr(slot->data.name), NAMEDATALEN);
 		strlcpy(row->plugin, NameStr(slot->data.plugin), NAMEDATALEN);
@@ -295,6 +296,13 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
 
 	return true;
+}
+
+bool
+ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid)
+{
+	return facts->exists && facts->logical && facts->database == dboid &&
+		strcmp(facts->plugin, "pgoutput") == 0;
 }
 
 bool

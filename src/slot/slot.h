@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.h
- *	  How much WAL a replication slot holds back, and facts about slots.
+ *	  How much WAL a replication slot retains, and facts about slots.
  *
  * Read from shared memory in the calling process: works without SQL, without
  * a transaction and without a manager, and waits for nothing.
@@ -73,6 +73,12 @@ typedef struct EcmSlotFacts
 
 /* Looks a slot up by name; returns facts->exists. */
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
+
+/*
+ * Could a stack of that database use the slot, or have made it, by what never
+ * changes in a slot?  (A temporary one goes with its session.)
+ */
+extern bool ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid);
 
 /* Is there a slot in that database which a stack of it could use? */
 extern bool ecm_database_has_slot(Oid dboid);

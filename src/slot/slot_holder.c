@@ -40,13 +40,19 @@
 #define SENDER_STANDS_US		(3 * USECS_PER_SEC)
 
 /* Since when the oldest transaction has been the oldest, as far as was seen. */
-static TransactionId oldest_xid;
-static TimestampTz oldest_since;
+static struct
+{
+	TransactionId xid;
+	TimestampTz since;
+}			oldest_seen;
 
 /* Since when a walsender has been where it is. */
-static int	sender_pid;
-static XLogRecPtr sender_at;
-static EcmTime sender_since;
+static struct
+{
+	int			pid;
+	XLogRecPtr	at;
+	EcmTime		since;
+}			sender_seen;
 
 static PgBackendStatus *
 find_backend(int pid)
@@ -82,12 +88,12 @@ static TimestampTz
 transaction_began(TransactionId xid, const PgBackendStatus *backend,
 				  TimestampTz now)
 {
-	if (xid != oldest_xid || oldest_since > now)
-		oldest_since = now;
-	oldest_xid = xid;
+	if (xid != oldest_seen.xid || oldest_seen.since > now)
+		oldest_seen.since = now;
+	oldest_seen.xid = xid;
 	if (backend != NULL && backend->st_xact_start_timestamp != 0)
 		return backend->st_xact_start_timestamp;
-	return oldest_since;
+	return oldest_seen.since;
 }
 
 static void
@@ -176,10 +182,10 @@ look_at_sender(int pid, EcmTime now)
 			sent = sender->sentPtr;
 		SpinLockRelease(&sender->mutex);
 	}
-	if (pid != sender_pid || sent != sender_at)
-		sender_since = now;
-	sender_pid = pid;
-	sender_at = sent;
+	if (pid != sender_seen.pid || sent != sender_seen.at)
+		sender_seen.since = now;
+	sender_seen.pid = pid;
+	sender_seen.at = sent;
 	return !XLogRecPtrIsInvalid(sent);
 }
 
@@ -208,18 +214,18 @@ ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
 		!sample->active || sample->active_pid != walsender)
 		return;
 	if (look_at_sender(walsender, sample->taken_at) &&
-		sender_at < sample->current_lsn &&
-		sample->taken_at - sender_since >= SENDER_STANDS_US)
+		sender_seen.at < sample->current_lsn &&
+		sample->taken_at - sender_seen.since >= SENDER_STANDS_US)
 	{
 		snprintf(pin->by, sizeof(pin->by),
 				 "its walsender (PID %d), which has sent nothing for " INT64_FORMAT " s%s",
-				 walsender, (sample->taken_at - sender_since) / USECS_PER_SEC,
+				 walsender, (sample->taken_at - sender_seen.since) / USECS_PER_SEC,
 				 name_wait(walsender));
-		pin->since = ecm_shown_time(sender_since);
+		pin->since = ecm_shown_time(sender_seen.since);
 		return;
 	}
 	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ||
-		sender_at + MUCH_TO_DECODE > sample->current_lsn)
+		sender_seen.at + MUCH_TO_DECODE > sample->current_lsn)
 	{
 		find_open_transaction(sample, 0, pin);
 		return;
@@ -227,8 +233,8 @@ ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
 	snprintf(pin->by, sizeof(pin->by),
 			 "its walsender (PID %d), which has %s of WAL still to decode%s",
 			 walsender,
-			 ecm_size_text(XLogRecPtrIsInvalid(sender_at) ? sample->flush_lag_bytes :
-						   (int64) (sample->current_lsn - sender_at)),
+			 ecm_size_text(XLogRecPtrIsInvalid(sender_seen.at) ? sample->flush_lag_bytes :
+						   (int64) (sample->current_lsn - sender_seen.at)),
 			 name_wait(walsender));
 	pin->since = sample->sampled_at;
 }

@@ -57,8 +57,8 @@ ecm_own_slot_name(const EcmStack *stack)
 {
 	EcmStackRow remembered;
 
-	if (stack != NULL && stack->slot_name[0] != '\0')
-		return pstrdup(stack->slot_name);
+	if (stack != NULL && stack->slot.name[0] != '\0')
+		return pstrdup(stack->slot.name);
 	ecm_stack_row_read(&remembered);
 	return ecm_slot_name_of_stack(&remembered, get_database_name(MyDatabaseId));
 }

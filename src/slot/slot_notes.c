@@ -6,7 +6,7 @@
  * The table that says which slot is ours goes with the extension.  If it goes
  * while nobody can drop the slot (it is in use, the server crashes; nobody looks,
  * in single-user mode or without the library), the slot would be nobody's, and
- * hold back WAL for ever.  So the launcher keeps a list of them in a file, and
+ * retain WAL for ever.  So the launcher keeps a list of them in a file, and
  * when it next looks into a database and finds no extension, it knows what was
  * left there.
  *
@@ -44,36 +44,43 @@ typedef struct Note
 	char		slot_name[NAMEDATALEN];
 } Note;
 
-static Note notes[MAX_NOTES];	/* as in the file */
-static int	nnotes = 0;
+typedef struct Notes
+{
+	int			n;
+	Note		items[MAX_NOTES];
+} Notes;
+
+static Notes notes;				/* as in the file */
 
 static bool
-is_noted(const Note *list, int n, Oid dboid, const char *slot_name)
+is_noted(const Notes *list, Oid dboid, const char *slot_name)
 {
-	for (int i = 0; i < n; i++)
-		if (list[i].dboid == dboid && strcmp(list[i].slot_name, slot_name) == 0)
+	for (int i = 0; i < list->n; i++)
+		if (list->items[i].dboid == dboid &&
+			strcmp(list->items[i].slot_name, slot_name) == 0)
 			return true;
 	return false;
 }
 
 static void
-add_note(Note *list, int *n, Oid dboid, const char *slot_name)
+add_note(Notes *list, Oid dboid, const char *slot_name)
 {
-	if (slot_name[0] == '\0' || *n >= MAX_NOTES ||
-		is_noted(list, *n, dboid, slot_name))
+	Note	   *note;
+
+	if (slot_name[0] == '\0' || list->n >= MAX_NOTES ||
+		is_noted(list, dboid, slot_name))
 		return;
-	list[*n].dboid = dboid;
-	strlcpy(list[*n].slot_name, slot_name, NAMEDATALEN);
-	(*n)++;
+	note = &list->items[list->n++];
+	note->dboid = dboid;
+	strlcpy(note->slot_name, slot_name, NAMEDATALEN);
 }
 
 /* Is there a slot of that name which we could have created? */
 static bool
 slot_exists(Oid dboid, const char *slot_name, EcmSlotFacts *facts)
 {
-	return ecm_slot_lookup(slot_name, facts) && facts->logical &&
-		!facts->temporary && facts->database == dboid &&
-		strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_lookup(slot_name, facts) &&
+		ecm_slot_is_of_our_kind(facts, dboid) && !facts->temporary;
 }
 
 void
@@ -82,7 +89,7 @@ ecm_slot_notes_load(void)
 	FILE	   *file = AllocateFile(NOTES_FILE, "r");
 	char		line[256];
 
-	nnotes = 0;
+	notes.n = 0;
 	if (file == NULL)
 	{
 		if (errno != ENOENT)
@@ -98,20 +105,20 @@ ecm_slot_notes_load(void)
 
 		/* a slot's name has only lower-case letters, digits and underscores */
 		if (sscanf(line, "%u %63[a-z0-9_]", &dboid, slot_name) == 2)
-			add_note(notes, &nnotes, dboid, slot_name);
+			add_note(&notes, dboid, slot_name);
 	}
 	FreeFile(file);
 }
 
 /* All or nothing; a failure is logged, and the next change tries again. */
 static bool
-write_notes(const Note *list, int n)
+write_notes(const Notes *list)
 {
 	FILE	   *file = AllocateFile(NOTES_TEMP, "w");
 	bool		ok = file != NULL;
 
-	for (int i = 0; i < n && ok; i++)
-		ok = fprintf(file, "%u %s\n", list[i].dboid, list[i].slot_name) > 0;
+	for (int i = 0; i < list->n && ok; i++)
+		ok = fprintf(file, "%u %s\n", list->items[i].dboid, list->items[i].slot_name) > 0;
 	if (file != NULL && FreeFile(file) != 0)
 		ok = false;
 	if (!ok)
@@ -135,8 +142,8 @@ is_settled(Oid dboid)
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0)
-		settled = ecm_shared->stacks[index].probe != ECM_PROBE_UNKNOWN &&
-			ecm_shared->stacks[index].probe != ECM_PROBE_NO_EXTENSION;
+		settled = ecm_stack_at(index)->manager.probe != ECM_PROBE_UNKNOWN &&
+			ecm_stack_at(index)->manager.probe != ECM_PROBE_NO_EXTENSION;
 	ecm_unlock();
 	return settled;
 }
@@ -144,44 +151,41 @@ is_settled(Oid dboid)
 void
 ecm_slot_notes_update(void)
 {
-	Note	   *now = palloc(sizeof(notes));
-	int			n = 0;
+	Notes	   *now = palloc0(sizeof(Notes));
 	bool		same;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < ecm_shared->nstacks; i++)
+	for (int i = 0; i < ecm_stack_count(); i++)
 	{
-		const EcmStack *stack = &ecm_shared->stacks[i];
+		const EcmStack *stack = ecm_stack_at(i);
 
 		if (!stack->in_use)
 			continue;
-		if (stack->slot_owned)
-			add_note(now, &n, stack->dboid, stack->slot_name);
-		add_note(now, &n, stack->dboid, stack->former_slot);
+		if (stack->slot.owned)
+			add_note(now, stack->dboid, stack->slot.name);
+		add_note(now, stack->dboid, stack->former.name);
 	}
-	for (int i = 0; i < ecm_shared->nabandoned; i++)
-		add_note(now, &n, ecm_shared->abandoned[i].dboid,
-				 ecm_shared->abandoned[i].slot_name);
+	for (int i = 0; i < ecm_shared->nleft_slots; i++)
+		add_note(now, ecm_shared->left_slots[i].dboid,
+				 ecm_shared->left_slots[i].slot_name);
 	ecm_unlock();
 
 	/* those of databases of which it is not known yet what is there */
-	for (int i = 0; i < nnotes; i++)
+	for (int i = 0; i < notes.n; i++)
 	{
+		const Note *note = &notes.items[i];
 		EcmSlotFacts facts;
 
-		if (!is_settled(notes[i].dboid) &&
-			slot_exists(notes[i].dboid, notes[i].slot_name, &facts))
-			add_note(now, &n, notes[i].dboid, notes[i].slot_name);
+		if (!is_settled(note->dboid) &&
+			slot_exists(note->dboid, note->slot_name, &facts))
+			add_note(now, note->dboid, note->slot_name);
 	}
 
-	same = n == nnotes;
-	for (int i = 0; i < n && same; i++)
-		same = is_noted(notes, nnotes, now[i].dboid, now[i].slot_name);
-	if (!same && write_notes(now, n))
-	{
-		memcpy(notes, now, sizeof(Note) * n);
-		nnotes = n;
-	}
+	same = now->n == notes.n;
+	for (int i = 0; i < now->n && same; i++)
+		same = is_noted(&notes, now->items[i].dboid, now->items[i].slot_name);
+	if (!same && write_notes(now))
+		notes = *now;
 	pfree(now);
 }
 
@@ -193,7 +197,7 @@ report_left(Oid dboid, const char *datname, const char *slot_name,
 	XLogRecPtr	end = ecm_current_lsn();
 
 	ecm_event_in(dboid, datname, ECM_EVENT_REPLICATION_SLOT_LEFT,
-				 psprintf("It holds back %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
+				 psprintf("It retains %s of WAL. If nobody needs it: SELECT pg_drop_replication_slot('%s')",
 						  ecm_size_text(facts->restart_lsn < end &&
 										!XLogRecPtrIsInvalid(facts->restart_lsn) ?
 										(int64) (end - facts->restart_lsn) : 0),
@@ -203,26 +207,28 @@ report_left(Oid dboid, const char *datname, const char *slot_name,
 }
 
 void
-ecm_slot_notes_abandon(Oid dboid, const char *datname)
+ecm_slot_notes_leave(Oid dboid, const char *datname)
 {
 	EcmSlotFacts facts;
 	const char *default_name = ecm_default_slot_name(datname);
 	bool		noted = false;
 	int			kept = 0;
 
-	for (int i = 0; i < nnotes; i++)
+	for (int i = 0; i < notes.n; i++)
 	{
-		if (notes[i].dboid != dboid)
-			notes[kept++] = notes[i];
-		else if (slot_exists(dboid, notes[i].slot_name, &facts) &&
+		const Note *note = &notes.items[i];
+
+		if (note->dboid != dboid)
+			notes.items[kept++] = *note;
+		else if (slot_exists(dboid, note->slot_name, &facts) &&
 				 (XLogRecPtrIsInvalid(facts.restart_lsn) ||
-				  facts.restart_lsn < ecm_shared->first_lsn))
+				  facts.restart_lsn < ecm_first_lsn()))
 		{
-			noted |= strcmp(notes[i].slot_name, default_name) == 0;
-			ecm_abandon_slot(dboid, notes[i].slot_name);
+			noted |= strcmp(note->slot_name, default_name) == 0;
+			ecm_leave_slot(dboid, note->slot_name);
 		}
 	}
-	nnotes = kept;				/* what waits to be dropped comes back */
+	notes.n = kept;				/* what waits to be dropped comes back */
 	if (!noted && slot_exists(dboid, default_name, &facts) &&
 		facts.active_pid == 0)
 		report_left(dboid, datname, default_name, &facts);

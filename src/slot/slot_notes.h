@@ -25,6 +25,6 @@ extern void ecm_slot_notes_update(void);
  * There is no extension in that database: what it has left there, while nobody
  * was looking, is to be dropped.
  */
-extern void ecm_slot_notes_abandon(Oid dboid, const char *datname);
+extern void ecm_slot_notes_leave(Oid dboid, const char *datname);
 
 #endif							/* ECM_SLOT_NOTES_H */

@@ -24,24 +24,22 @@
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 
-/* Could it be, by what never changes in a slot? */
 static bool
-is_of_our_kind(const EcmStack *stack, const EcmSlotFacts *facts)
+could_be_ours(const EcmStack *stack, const EcmSlotFacts *facts)
 {
-	return facts->exists && facts->logical && !facts->temporary &&
-		facts->database == stack->dboid &&
-		strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_is_of_our_kind(facts, stack->dboid) && !facts->temporary;
 }
 
 /*
- * Is it the one that was there when the WAL ended at "seen"?  *another: if not,
- * that is certain.
+ * Is it the one that was there when the WAL ended at "seen"?  *another is set if
+ * the slot is certainly not ours: it is of another kind, or begins after the point
+ * where ours was last seen.  If neither is true, nobody can tell.
  */
 static bool
 is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 			bool *another)
 {
-	*another = !is_of_our_kind(stack, facts) ||
+	*another = !could_be_ours(stack, facts) ||
 		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
 
 	/* a lost slot has no position any more, and waits for nobody's order */
@@ -50,42 +48,19 @@ is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 }
 
 bool
-ecm_slot_owner_look_former(int stack_index)
+ecm_slot_owner_has(const EcmStack *stack, const char *name)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
-	EcmSlotFacts facts;
-	char		name[NAMEDATALEN];
-	XLogRecPtr	seen;
-	bool		same;
-	bool		another;
-
-	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->former_slot, sizeof(name));
-	seen = stack->former_seen_lsn;
-	ecm_unlock();
-	if (name[0] == '\0')
-		return false;
-	(void) ecm_slot_lookup(name, &facts);
-	same = is_the_same(stack, &facts, seen, &another);
-
-	ecm_lock(LW_EXCLUSIVE);
-	if (strcmp(stack->former_slot, name) == 0)
-	{
-		if (another)
-			stack->former_slot[0] = '\0';
-		else if (same)
-			stack->former_seen_lsn = Max(seen, end);
-	}
-	ecm_unlock();
-	return same;
+	return (stack->slot.owned && strcmp(stack->slot.name, name) == 0) ||
+		(stack->former.owned && strcmp(stack->former.name, name) == 0);
 }
 
 bool
-ecm_slot_owner_look(int stack_index)
+ecm_slot_owner_look(int stack_index, bool former)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
-	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked at */
+	EcmStack   *stack = ecm_stack_at(stack_index);
+	EcmWatchedSlot *slot = former ? &stack->former : &stack->slot;
+	XLogRecPtr	end = GetXLogInsertRecPtr();	/* before the slot is looked
+												 * at */
 	EcmSlotFacts facts;
 	char		name[NAMEDATALEN];
 	uint64		runs;
@@ -95,29 +70,33 @@ ecm_slot_owner_look(int stack_index)
 	bool		another;
 
 	ecm_lock(LW_SHARED);
-	strlcpy(name, stack->slot_name, sizeof(name));
-	runs = stack->runs;
-	seen = Max(stack->slot_seen_lsn, stack->acknowledged_lsn);
-	in_use = stack->streaming_up;
-	same = stack->slot_owned;
+	strlcpy(name, slot->name, sizeof(name));
+	same = slot->owned;
+	runs = stack->manager.runs;
+	seen = slot->seen_lsn;
+	if (!former)
+		seen = Max(seen, stack->progress.acknowledged_lsn);
+	in_use = !former && stack->report.streaming_up;
 	ecm_unlock();
 	if (!same)
 		return false;
 
 	(void) ecm_slot_lookup(name, &facts);
-	if (in_use && facts.active_pid != 0 && is_of_our_kind(stack, &facts))
+	if (in_use && facts.active_pid != 0 && could_be_ours(stack, &facts))
 		another = false;
 	else
 		same = is_the_same(stack, &facts, seen, &another);
 
 	ecm_lock(LW_EXCLUSIVE);
 	/* a manager that has started meanwhile knows better */
-	if (stack->runs == runs && strcmp(stack->slot_name, name) == 0)
+	if (stack->manager.runs == runs && strcmp(slot->name, name) == 0)
 	{
-		if (another)
-			stack->slot_owned = false;
+		if (another && former)
+			memset(slot, 0, sizeof(*slot));
+		else if (another)
+			slot->owned = false;
 		else if (same)
-			stack->slot_seen_lsn = Max(seen, end);
+			slot->seen_lsn = Max(seen, end);
 	}
 	ecm_unlock();
 	return same;
@@ -126,10 +105,10 @@ ecm_slot_owner_look(int stack_index)
 void
 ecm_slot_owner_moved(int stack_index, Oid dboid, XLogRecPtr lsn)
 {
-	EcmStack   *stack = &ecm_shared->stacks[stack_index];
+	EcmStack   *stack = ecm_stack_at(stack_index);
 
 	ecm_lock(LW_EXCLUSIVE);
 	if (stack->in_use && stack->dboid == dboid)
-		stack->slot_seen_lsn = Max(stack->slot_seen_lsn, lsn);
+		stack->slot.seen_lsn = Max(stack->slot.seen_lsn, lsn);
 	ecm_unlock();
 }

@@ -15,14 +15,18 @@
 #include "base/shmem.h"
 
 /*
- * Looks at the slot, and notes in the entry what it has seen.  For the entry's
- * writer.  False as soon as there is any doubt; a slot that has gone, or is
- * another one, is never ours again.
+ * Looks at the slot, or at the one under its former name, and notes in the entry
+ * what it has seen.  For the entry's writer.  False as soon as there is any
+ * doubt; a slot that has gone, or is another one, is never ours again (and a
+ * former one is forgotten).
  */
-extern bool ecm_slot_owner_look(int stack_index);
+extern bool ecm_slot_owner_look(int stack_index, bool former);
 
-/* The same of the slot under its former name; it is forgotten if it has gone. */
-extern bool ecm_slot_owner_look_former(int stack_index);
+/*
+ * Is the slot of that name one that this stack has made, by what is noted of it?
+ * For callers that hold the lock.
+ */
+extern bool ecm_slot_owner_has(const EcmStack *stack, const char *name);
 
 /*
  * The slot, which is ours, was moved on by this process, and no farther than to

@@ -180,7 +180,7 @@ test_follow(void)
 	is_int(lags(165, 164), 0, "so the next burst has time again");
 	is_int(lags(65, 31), ECM_WAL_LET_FOLLOW, "one that lags less is let follow as well");
 	figures.pinned = true;
-	is_int(lags(65, 1), ECM_WAL_DROP_LIMIT, "nor would one that something else holds back");
+	is_int(lags(65, 1), ECM_WAL_DROP_LIMIT, "nor would one that something else pins");
 	is_int(lags(60, 1), 0, "so it is not tried");
 	figures.pinned = false;
 	figures.flush_lag = -1;
@@ -516,7 +516,7 @@ test_catching_up(void)
 	limits.limit = 2048 * MB;
 	for (i = 1; i <= 10; i++)
 		after(10, 100, 100 * i);
-	ok(guard.time_to_limit_us > 0, "a slot that is held back comes to a limit");
+	ok(guard.time_to_limit_us > 0, "a slot that is pinned comes to a limit");
 	figures.connected = true;
 	after(10, 100, 10);
 	is_int(guard.time_to_limit_us, -1, "when it has caught up, no longer");

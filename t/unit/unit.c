@@ -110,6 +110,7 @@ main(void)
 	test_errors();
 	test_event_name();
 	test_shape_chunk();
+	test_stack_decision();
 	test_state();
 	test_stream_message();
 	test_wal_guard();

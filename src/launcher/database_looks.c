@@ -1,0 +1,186 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_looks.c
+ *	  Looks into databases of which nothing is known yet.
+ *
+ * Only a manager can tell whether there is an extension, so looking at a database
+ * means starting one.  One at a time, so that a server with a hundred databases
+ * needs neither a hundred workers nor a hundred entries for it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
+
+#include "base/event.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "launcher/database_looks.h"
+#include "launcher/databases.h"
+#include "launcher/stack_decision.h"
+#include "launcher/stack_entry.h"
+#include "launcher/stack_supervisor.h"
+#include "launcher/worker_budget.h"
+#include "slot/slot.h"
+
+static struct
+{
+	EcmTime		retry_at;		/* no worker was free when last tried, 0: or
+								 * so */
+	bool		postponed;		/* ... and it has been said */
+}			looks;
+
+EcmTime
+ecm_look_retry_at(void)
+{
+	return looks.retry_at;
+}
+
+/*
+ * Says, once, until entries are free again, that there is none for that database.
+ * The slots of databases that nobody looks into may be ours, and nobody looks
+ * after them.
+ */
+static void
+report_too_many_stacks(const EcmDatabase *first, EcmTime now)
+{
+	StringInfoData slots;
+	EcmSlotRow *rows;
+	int			n;
+
+	if (ecm_entries_are_exhausted())
+		return;
+	ecm_entries_note_exhausted(true);
+
+	initStringInfo(&slots);
+	rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	n = ecm_slots_read(rows);
+	for (int i = 0; i < n; i++)
+	{
+		EcmDatabase *database = ecm_database_find(rows[i].database);
+
+		if (database != NULL && strcmp(rows[i].plugin, "pgoutput") == 0 &&
+			ecm_stack_find(database->dboid) < 0 &&
+			ecm_database_needs_look(database, now))
+			appendStringInfo(&slots, "%s\"%s\"", slots.len > 0 ? ", " : "",
+							 rows[i].name);
+	}
+	ecm_event_in(InvalidOid, NULL, ECM_EVENT_TOO_MANY_STACKS,
+				 psprintf("%sRaise electric_cm.max_managers and restart the server, or list the databases that need a stack in electric_cm.databases.",
+						  slots.len == 0 ? "" :
+						  psprintf("No limit on retained WAL is watched for slots %s. ",
+								   slots.data)),
+				 "all %d stacks are taken: database \"%s\" is not looked at, nor any after it",
+				 ecm_stack_count(), NameStr(first->datname));
+}
+
+/* Is there a stack that is to run as soon as it can?  It was here first. */
+static bool
+somebody_waits(void)
+{
+	for (int i = 0; i < ecm_stack_count(); i++)
+	{
+		EcmEntry	entry;
+
+		ecm_entry_read(i, &entry);
+		if (entry.in_use && entry.registered && !ecm_supervised(i)->running &&
+			entry.manager.pid == 0 && entry.status == ECM_STATUS_WAITING)
+			return true;
+	}
+	return false;
+}
+
+static bool
+a_look_is_on_its_way(void)
+{
+	for (int i = 0; i < ecm_stack_count(); i++)
+	{
+		EcmEntry	entry;
+
+		ecm_entry_read(i, &entry);
+		if (entry.in_use && !entry.registered)
+			return true;
+	}
+	return false;
+}
+
+/* An entry for the database; -1: there is none, or it has one already. */
+static int
+entry_for(const EcmDatabase *database, EcmTime now)
+{
+	int			index;
+	bool		rescan;
+
+	ecm_lock(LW_EXCLUSIVE);
+	if (ecm_stack_find_locked(database->dboid) >= 0)
+	{
+		ecm_unlock();
+		SetLatch(MyLatch);		/* ecm_supervise_all() looks after it */
+		return -1;
+	}
+	rescan = ecm_shared->rescan_requested;
+	index = ecm_stack_alloc(database->dboid, NameStr(database->datname));
+	ecm_shared->rescan_requested = rescan;
+	ecm_unlock();
+
+	if (index < 0)
+		report_too_many_stacks(database, now);
+	return index;
+}
+
+static void
+look_into(const EcmDatabase *database, int index, EcmTime now)
+{
+	EcmSupervised *sup = ecm_supervised(index);
+	EcmEntry	entry;
+	Oid			dboid = database->dboid;
+	EcmStartFacts facts = {.unseen = true};
+	EcmStartAction action;
+
+	ecm_entry_read(index, &entry);
+	ecm_supervisor_meet(index, &entry);
+	/* nobody has asked for a stack there yet, unless there is a slot */
+	sup->short_reported = looks.postponed || !ecm_database_has_slot(dboid);
+	facts.needed = ecm_workers_needed(&entry);
+	facts.free = ecm_workers_free(&facts.looking);
+	facts.reserve = ecm_worker_reserve(now);
+	action = ecm_start_decide(&facts);
+	if (action == ECM_START_LATER ||
+		!ecm_supervisor_start(index, &entry, action == ECM_START_LOOK ||
+							  somebody_waits()))
+	{
+		looks.postponed |= !sup->short_reported;
+		ecm_supervisor_report_no_worker(index, &entry, facts.free);
+		ecm_supervisor_free_entry(index, true);
+		looks.retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
+	}
+	else
+		looks.postponed = false;
+}
+
+void
+ecm_look_into_next(EcmTime now)
+{
+	EcmDatabase *database;
+	int			index;
+
+	if (looks.retry_at > now)
+		return;
+	looks.retry_at = 0;
+	if (a_look_is_on_its_way())
+		return;
+
+	/* what retains WAL first, so that somebody looks after it */
+	database = ecm_database_next_to_look(now, true);
+	if (database == NULL)
+		database = ecm_database_next_to_look(now, false);
+	if (database == NULL)
+		return;
+	index = entry_for(database, now);
+	if (index >= 0)
+		look_into(database, index, now);
+}

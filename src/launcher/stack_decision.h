@@ -1,0 +1,158 @@
+/*-------------------------------------------------------------------------
+ *
+ * stack_decision.h
+ *	  Should a database have a stack now, and if not, why not?
+ *	  (facts) -> decision, for each turn that a stack's life can take.
+ *
+ * Pure: no server, no I/O, the clock is passed in (microseconds).  Compiled into
+ * the extension and into the unit tests, which hold it to the table at the top
+ * of stack_decision.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_STACK_DECISION_H
+#define ECM_STACK_DECISION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/stack_lifecycle.h"
+
+/*
+ * An entry, each time round.
+ */
+
+typedef struct EcmStackFacts
+{
+	/* the database, as of the last look at pg_database */
+	bool		database_exists;
+	const char *unwanted;		/* why no stack may run there, or NULL */
+	bool		may_look;		/* if so: a manager can say what is there */
+
+	/* what others want */
+	bool		registered;		/* somebody asked for a stack, or one ran */
+	bool		stop_requested;
+	bool		restart_requested;
+	bool		reprobe_requested;
+	bool		paused;			/* a command needs the stack out of its way */
+
+	/* the manager */
+	bool		running;		/* there is one, or what is to be one */
+	bool		asked_to_end;
+	EcmEndReason end_reason;	/* what for; NONE: only since it hangs */
+	EcmProbe	probe;			/* the last verdict */
+
+	int64_t		now;
+	int64_t		retry_at;		/* earliest next start, unless one is
+								 * requested */
+} EcmStackFacts;
+
+typedef enum EcmStackAction
+{
+	ECM_STACK_LEAVE,			/* there is nothing to do */
+	ECM_STACK_WAIT,				/* ... before retry_at */
+	ECM_STACK_START,			/* a manager is wanted: see EcmStartFacts */
+	ECM_STACK_END,				/* ask the manager to end, for end_reason */
+	ECM_STACK_GRANT,			/* what was requested is the case already */
+	ECM_STACK_STOPPED,			/* no manager runs, and "reason" says why */
+	ECM_STACK_PAUSED,			/* no manager is in the command's way; with a
+								 * reason, the stack is stopped anyway */
+	ECM_STACK_FREE				/* nobody needs the entry */
+} EcmStackAction;
+
+typedef struct EcmStackDecision
+{
+	EcmStackAction action;
+	EcmEndReason end_reason;
+	const char *reason;
+} EcmStackDecision;
+
+extern EcmStackDecision ecm_stack_decide(const EcmStackFacts *facts);
+
+/*
+ * A manager is to be started, and needs background workers.
+ */
+
+typedef struct EcmStartFacts
+{
+	int			needed;			/* the manager and its consumers */
+	int			free;			/* less what running stacks may still need */
+	int			looking;		/* workers in use only for a look: soon free */
+	int			reserve;		/* workers to be left for the next look */
+	bool		unseen;			/* it is not known what is in the database */
+} EcmStartFacts;
+
+typedef enum EcmStartAction
+{
+	ECM_START_RUN,				/* start it */
+	ECM_START_LOOK,				/* start it, but only to say what there is */
+	ECM_START_SOON,				/* as soon as a look has ended */
+	ECM_START_LATER				/* there are too few workers: with backoff */
+} EcmStartAction;
+
+extern EcmStartAction ecm_start_decide(const EcmStartFacts *facts);
+
+/*
+ * A manager has ended.
+ */
+
+typedef struct EcmEndFacts
+{
+	bool		registered;
+	bool		stop_requested;
+	bool		restart_requested;
+	bool		reprobe_requested;
+	EcmEndReason end_reason;	/* what it was asked to end for */
+	EcmProbe	probe;			/* what it has left as its verdict */
+	bool		gave_way;		/* it got no workers for its consumers */
+	bool		has_run;		/* it got as far as to claim its entry */
+	int64_t		ran_for;		/* microseconds since it was started */
+} EcmEndFacts;
+
+typedef enum EcmEndAction
+{
+	ECM_ENDED_AS_WANTED,		/* ecm_stack_decide() knows what comes next */
+	ECM_ENDED_BY_REQUEST,		/* the next one is started at once */
+	ECM_ENDED_WITHOUT_WORKERS,	/* the next one is started when there are */
+	ECM_ENDED_NO_EXTENSION,		/* there is nothing to look after */
+	ECM_ENDED_UNSEEN,			/* it could not say what there is */
+	ECM_ENDED_FAILED			/* the next one is started with backoff */
+} EcmEndAction;
+
+typedef struct EcmEndDecision
+{
+	EcmEndAction action;
+	bool		forget_failures;	/* those before this: backoff begins anew */
+} EcmEndDecision;
+
+extern EcmEndDecision ecm_end_decide(const EcmEndFacts *facts);
+
+/*
+ * A manager that does not go round.
+ */
+
+#define ECM_HANG_PATIENCE_US	INT64_C(60000000)
+
+typedef struct EcmHangFacts
+{
+	bool		hangs;			/* now */
+	bool		reported;		/* that it hangs */
+	bool		asked_to_end;
+	int64_t		now;
+	int64_t		since;			/* when it was first seen to hang, 0: it was
+								 * not */
+} EcmHangFacts;
+
+typedef struct EcmHangDecision
+{
+	bool		report;			/* that it hangs, or goes on */
+	bool		end;			/* ask it to end: another one may do better */
+	int64_t		since;
+} EcmHangDecision;
+
+extern EcmHangDecision ecm_hang_decide(const EcmHangFacts *facts);
+
+/* The verdict of a manager that did not want to run, in words, or NULL. */
+extern const char *ecm_probe_reason(EcmProbe probe);
+
+#endif							/* ECM_STACK_DECISION_H */
