@@ -190,5 +190,15 @@ is($stack->sql("SELECT electric_cm_await_flushed(NULL, '20 s') IS NOT NULL"), 't
 $other->quit;
 $user->quit;
 
+# A prepared transaction can hold the lock, and has no process.
+$node->psql($db, 'SELECT electric_cm_stop()');
+$stack->sql("BEGIN; SELECT pg_advisory_xact_lock($lock); PREPARE TRANSACTION 'p'");
+$stack->sql('SELECT electric_cm_start()');
+poll('a prepared transaction that holds the lock is waited for, and named',
+	q{SELECT status = 'waiting' AND waiting_for LIKE '%held by a prepared transaction%'
+	  FROM electric_cm_stat_manager});
+$stack->sql("ROLLBACK PREPARED 'p'");
+ok($stack->active, 'active when it is gone');
+
 $node->stop;
 done_testing();

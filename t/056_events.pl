@@ -135,5 +135,14 @@ my @complaints = slurp_file($node->logfile, $offset) =~ /could not store events/
 is(scalar @complaints, 1, '... after one complaint');
 is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE message LIKE '%store events%'}), 0, '... which is no event');
 
+# A thousand events from a time when the clock was ahead
+my $now = $stack->sql('SELECT now()');
+$stack->sql(q{INSERT INTO _electric_cm.event SELECT '2100-01-01', i, '2100-01-01', 'old', 'warning', 'old ' || i FROM generate_series(1, 1000) i});
+$stack->sql(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+becomes('a clock that was ahead: a new event is kept',
+	'SELECT ' . stored("%terminating connection%' AND occurred_at > '$now") . ' > 0');
+becomes('... and an old one goes', 'SELECT count(*) = 1000 FROM _electric_cm.event');
+ok($stack->active, 'active');
+
 $node->stop;
 done_testing();
