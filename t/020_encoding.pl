@@ -11,8 +11,6 @@ use Test::More;
 my $stack = new_stack('main', conf => "electric_cm.wal_report_interval = 1s\n");
 my $node = $stack->node;
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-
 $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
 
@@ -20,8 +18,8 @@ my $latin = "caf\xe9";
 $node->safe_psql('template1', q{CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
 $node->safe_psql('plain', "SET client_encoding = 'SQL_ASCII'; CREATE DATABASE \"$latin\" ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
 $node->safe_psql($latin, 'CREATE EXTENSION electric_cm');
-seen(q{EXISTS (SELECT FROM electric_cm_slots WHERE datname = 'caf?' AND ours)}, 'a database with a name in another encoding: electric_cm_slots shows it');
-seen(q{EXISTS (SELECT FROM electric_cm_retained_wal_history WHERE datname = 'caf?')}, '... and electric_cm_retained_wal_history');
+$stack->seen(q{EXISTS (SELECT FROM electric_cm_slots WHERE datname = 'caf?' AND ours)}, 'a database with a name in another encoding: electric_cm_slots shows it');
+$stack->seen(q{EXISTS (SELECT FROM electric_cm_retained_wal_history WHERE datname = 'caf?')}, '... and electric_cm_retained_wal_history');
 $node->safe_psql($latin, 'SELECT electric_cm_stop(drop_slot => true)');
 
 $node->stop;

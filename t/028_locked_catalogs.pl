@@ -35,14 +35,6 @@ sub add_rows
 	return;
 }
 
-sub log_is_right
-{
-	my ($what) = @_;
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
-	return ok($ok, "$what: replay equals table ($entries entries)");
-}
-
 # Locks on catalogs, held for some seconds by a session, which also looks
 
 sub locked
@@ -66,7 +58,7 @@ sub locked
 	$holder->query_safe('COMMIT');
 	$holder->quit;
 	add_rows(100);
-	log_is_right("$what locked, and released");
+	$stack->replays($handle, 't', "$what locked, and released");
 	return;
 }
 
@@ -83,7 +75,7 @@ add_rows(2000);
 pass("the stack's own tables locked: applications write as before");
 $holder->query_safe('COMMIT');
 $holder->quit;
-log_is_right('what they wrote meanwhile');
+$stack->replays($handle, 't', 'what they wrote meanwhile');
 
 my $load = $node->background_psql($db);
 $load->query_until(qr/^start/m, q{
@@ -97,7 +89,7 @@ $stack->sql("VACUUM FULL $_")
 $load->query_safe('SELECT 1');
 $load->quit;
 is($stack->sql('SELECT electric_cm_status()'), 'active', 'VACUUM FULL of all of them under load: active');
-log_is_right('VACUUM FULL under load');
+$stack->replays($handle, 't', 'VACUUM FULL under load');
 is( $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = 'manager_restarting' AND message NOT LIKE '%by request%'"),
 	0, 'no manager has given up meanwhile');
 $node->stop;

@@ -20,7 +20,6 @@ max_wal_size = 64MB
 });
 my $node = $stack->node;
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 sub health { return decode_json($stack->sql('SELECT electric_cm_health()')); }
 sub problems { return join ' | ', map { "$_->{severity}: $_->{problem}" } @{ health()->{problems} }; }
 sub set
@@ -40,7 +39,7 @@ my $slot = health()->{slot};
 like($slot->{$_}, qr/^\d+$/, "health shows $_") for qw(wal_free_bytes data_free_bytes);
 ok(exists $slot->{time_to_limit}, '... and time_to_limit');
 set('electric_cm.min_wal_free_space', 2147483647);
-seen(q{electric_cm_health() ->> 'severity' = 'warning'}, 'too little is free: no longer well');
+$stack->seen(q{electric_cm_health() ->> 'severity' = 'warning'}, 'too little is free: no longer well');
 like(problems(), qr/^warning: only \d+ \w+ are free under pg_wal$/, '... and that is why');
 set('electric_cm.min_wal_free_space', 'DEFAULT');
 
@@ -50,7 +49,7 @@ set('electric_cm.retained_wal_warning', q{'2MB'});
 $stack->sql('SELECT electric_cm_stop()');
 $node->restart;
 $stack->write_wal(4);
-seen(q{electric_cm_status() = 'stopped'});
+$stack->seen(q{electric_cm_status() = 'stopped'});
 like(problems(), qr/warning: replication slot "electric_cm_postgres" holds back \d+ MB of WAL/, 'stopped, restarted: what the slot holds back is a problem');
 
 # Lost, and the server has been restarted: alarms see it
@@ -60,7 +59,7 @@ $stack->sql($other);
 for (1 .. 3) { $stack->write_wal(40); $stack->sql('SELECT pg_switch_wal()'); $stack->sql('CHECKPOINT'); }
 is($stack->sql(q{SELECT count(*) FROM pg_replication_slots WHERE wal_status = 'lost'}), 2, 'two slots are lost');
 $node->restart;
-seen(q{(SELECT wal_status = 'lost' AND retained_wal_bytes IS NULL FROM electric_cm_stat_replication)}, '... and after a restart nobody knows what they held');
+$stack->seen(q{(SELECT wal_status = 'lost' AND retained_wal_bytes IS NULL FROM electric_cm_stat_replication)}, '... and after a restart nobody knows what they held');
 my $queries = CPAN::Meta::YAML->read_string(slurp_file('monitoring/queries.yml'))->[0];
 is($stack->sql("SELECT lost FROM ($queries->{electric_cm_replication}{query}) q"), 1, '... the exporter shows it all the same');
 is($stack->sql("SELECT count(*) FROM ($queries->{electric_cm_wal}{query}) q"), 1, '... and what else is known');
