@@ -8,7 +8,7 @@
  * the former.  It may be meant for applications (role, DateStyle), be harmful
  * (exit_on_error, temp_file_limit), or nothing that anybody has thought of.  So
  * none of it is taken: what counts is the server's configuration, and beyond
- * that what is pinned by name, here or in bgworker.c and conn.c.
+ * that what is pinned by name, here or in bgworker.c and conninfo.c.
  *
  *-------------------------------------------------------------------------
  */

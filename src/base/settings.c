@@ -5,7 +5,7 @@
  *
  * Database-level settings are world-readable in pg_db_role_setting, so a
  * connection string with a secret in it is refused.  libpq's own parser is
- * not at hand (only conn.c knows libpq): the scan below follows its grammar
+ * not at hand (only connection/ knows libpq): the scan below follows its grammar
  * closely enough to see every keyword that libpq would see.
  *
  *-------------------------------------------------------------------------

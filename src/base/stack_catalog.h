@@ -13,8 +13,8 @@
 
 #include "access/xlogdefs.h"
 
+#include "base/server_info.h"
 #include "base/shmem.h"
-#include "manager/replication.h"
 
 /* The row of _electric_cm.stack. */
 typedef struct EcmRemembered

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * state.c
- *	  The manager's state machine: (state, event) -> (state, action).
+ *	  The manager's state machine: (state, input) -> (state, action).
  *
  * Pure: no server, no I/O, the clock is passed in.  The rules:
  *
@@ -210,7 +210,7 @@ restart(EcmState *s, int64_t now)
 	return ECM_ACTION_RESTART;
 }
 
-/* What was on its way to a consumer is gone unless the stream starts again. */
+/* Changes on their way to a consumer are lost unless the stream starts again. */
 static EcmAction
 consumer_lost(EcmState *s, int64_t now)
 {
@@ -231,7 +231,7 @@ pool_lost(EcmState *s, int64_t now)
 	if (s->step < ECM_STEP_START_POOL)
 		return ECM_ACTION_NONE;
 
-	/* Nobody can tell whether a stream that is being started runs. */
+	/* A stream that is being started may or may not run. */
 	if (s->step == ECM_STEP_START_STREAMING && s->running)
 		return close_replication(s, now);
 
@@ -240,19 +240,6 @@ pool_lost(EcmState *s, int64_t now)
 	if (stable)
 		return run(s, now);
 	return step_failed(s, now);
-}
-
-static EcmAction
-lock_lost(EcmState *s, int64_t now)
-{
-	everything_down_but_lock(s);
-	s->lock_held = false;
-	if (s->failed)
-		return ECM_ACTION_NONE;
-	s->step = ECM_STEP_ACQUIRE_LOCK;
-	s->running = false;
-	s->next_retry_at = now;
-	return ECM_ACTION_CLOSE_REPLICATION;
 }
 
 /* The step stays, to show where it failed; so does the lock. */
@@ -340,20 +327,20 @@ tick(EcmState *s, int64_t now)
 
 /* A problem of kind retry, by what it hit. */
 static EcmAction
-retry(EcmState *s, EcmEventType type, int64_t now)
+retry(EcmState *s, EcmInputType type, int64_t now)
 {
 	switch (type)
 	{
-		case ECM_EVENT_STEP_FAILED:
+		case ECM_INPUT_STEP_FAILED:
 			/* Streaming fails when its connection does. */
 			if (s->step == ECM_STEP_STREAMING)
 				return close_replication(s, now);
 			return step_failed(s, now);
-		case ECM_EVENT_REPLICATION_LOST:
+		case ECM_INPUT_REPLICATION_LOST:
 			return close_replication(s, now);
-		case ECM_EVENT_CONSUMER_LOST:
+		case ECM_INPUT_CONSUMER_LOST:
 			return consumer_lost(s, now);
-		case ECM_EVENT_POOL_LOST:
+		case ECM_INPUT_POOL_LOST:
 			return pool_lost(s, now);
 		default:
 			return ECM_ACTION_NONE;
@@ -361,27 +348,27 @@ retry(EcmState *s, EcmEventType type, int64_t now)
 }
 
 /*
- * A RECREATE needs the lock, as the slot may be another's without it.  One
- * that comes while the connection is already due to be opened again is the
- * echo of an earlier report, or else step create_slot will find the same.
+ * A RECREATE needs the lock, as the slot may be another's without it.  A RECREATE
+ * that comes while the connection is already due to be opened again is the echo
+ * of an earlier report, or else step create_slot will find the same.
  */
 static EcmAction
-problem(EcmState *s, EcmEvent event, int64_t now)
+problem(EcmState *s, EcmInput input, int64_t now)
 {
-	if (event.type == ECM_EVENT_CONSUMER_LOST)
+	if (input.type == ECM_INPUT_CONSUMER_LOST)
 		s->consumers_up = false;
-	if (event.type == ECM_EVENT_POOL_LOST)
+	if (input.type == ECM_INPUT_POOL_LOST)
 		s->pool_up = false;
 
-	if (event.kind == ECM_ERROR_FATAL)
+	if (input.kind == ECM_ERROR_FATAL)
 		return fail(s, now);
-	if (event.type == ECM_EVENT_REPLICATION_LOST && event.stuck &&
+	if (input.type == ECM_INPUT_REPLICATION_LOST && input.stuck &&
 		s->streaming_up && is_stuck_for_good(s, now))
 		return recreate(s, now);
-	if (event.kind == ECM_ERROR_RECREATE && s->lock_held &&
+	if (input.kind == ECM_ERROR_RECREATE && s->lock_held &&
 		(s->replication_up || !retry_pending(s)))
 		return recreate(s, now);
-	return retry(s, event.type, now);
+	return retry(s, input.type, now);
 }
 
 void
@@ -394,7 +381,7 @@ ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 }
 
 EcmAction
-ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
+ecm_state_step(EcmState *s, EcmInput input, int64_t now)
 {
 	if (s->streaming_since != 0 && s->behind &&
 		now - s->streaming_since >= ECM_STREAMING_STABLE_US)
@@ -406,27 +393,24 @@ ecm_state_step(EcmState *s, EcmEvent event, int64_t now)
 			ecm_backoff_reset(&s->backoff, now);
 	}
 
-	/* In "failed", all is down and only two things make a difference. */
-	if (s->failed && event.type != ECM_EVENT_RELOAD &&
-		event.type != ECM_EVENT_LOCK_LOST)
+	/* In "failed", all is down and only a reload makes a difference. */
+	if (s->failed && input.type != ECM_INPUT_RELOAD)
 		return ECM_ACTION_NONE;
 
-	switch (event.type)
+	switch (input.type)
 	{
-		case ECM_EVENT_STEP_DONE:
+		case ECM_INPUT_STEP_DONE:
 			return step_done(s, now);
-		case ECM_EVENT_STEP_FAILED:
-		case ECM_EVENT_REPLICATION_LOST:
-		case ECM_EVENT_CONSUMER_LOST:
-		case ECM_EVENT_POOL_LOST:
-			return problem(s, event, now);
-		case ECM_EVENT_LOCK_LOST:
-			return lock_lost(s, now);
-		case ECM_EVENT_PROGRESS:
+		case ECM_INPUT_STEP_FAILED:
+		case ECM_INPUT_REPLICATION_LOST:
+		case ECM_INPUT_CONSUMER_LOST:
+		case ECM_INPUT_POOL_LOST:
+			return problem(s, input, now);
+		case ECM_INPUT_PROGRESS:
 			return progress(s, now);
-		case ECM_EVENT_RELOAD:
+		case ECM_INPUT_RELOAD:
 			return reload(s, now);
-		case ECM_EVENT_TICK:
+		case ECM_INPUT_TICK:
 			return tick(s, now);
 	}
 	return ECM_ACTION_NONE;

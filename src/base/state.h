@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * state.h
- *	  The manager's state machine: (state, event) -> (state, action).
+ *	  The manager's state machine: (state, input) -> (state, action).
  *
  * Pure: no server, no I/O, the clock is passed in (microseconds, above 0).
  * The steps form one list.  Each has at most one thing it needs (the lock, the
@@ -50,27 +50,25 @@ typedef enum EcmStatus
 	ECM_STATUS_FAILED
 } EcmStatus;
 
-typedef enum EcmEventType
+typedef enum EcmInputType
 {
-	ECM_EVENT_STEP_DONE,		/* the current step succeeded */
-	ECM_EVENT_STEP_FAILED,		/* it failed; kind says how */
-	ECM_EVENT_REPLICATION_LOST, /* the replication connection died; kind */
-	ECM_EVENT_CONSUMER_LOST,	/* a consumer died: costs the stream as well */
-	ECM_EVENT_POOL_LOST,		/* the pool can't be reached any more; kind */
-	ECM_EVENT_LOCK_LOST,		/* cannot happen while the process lives, but
-								 * a changed slot name asks for it */
-	ECM_EVENT_PROGRESS,			/* the stream is beyond where it was lost */
-	ECM_EVENT_RELOAD,			/* configuration was reloaded */
-	ECM_EVENT_TICK				/* time has passed */
-} EcmEventType;
+	ECM_INPUT_STEP_DONE,		/* the current step succeeded */
+	ECM_INPUT_STEP_FAILED,		/* it failed; kind says how */
+	ECM_INPUT_REPLICATION_LOST, /* the replication connection died; kind */
+	ECM_INPUT_CONSUMER_LOST,	/* a consumer died: costs the stream as well */
+	ECM_INPUT_POOL_LOST,		/* the pool can't be reached any more; kind */
+	ECM_INPUT_PROGRESS,			/* the stream is beyond where it was lost */
+	ECM_INPUT_RELOAD,			/* configuration was reloaded */
+	ECM_INPUT_TICK				/* time has passed */
+} EcmInputType;
 
-typedef struct EcmEvent
+typedef struct EcmInput
 {
-	EcmEventType type;
+	EcmInputType type;
 	EcmErrorKind kind;			/* for *_FAILED and *_LOST */
-	bool		stuck;			/* for REPLICATION_LOST: an error at something in
-								 * the stream, which will be there again */
-} EcmEvent;
+	bool		stuck;			/* for REPLICATION_LOST: an error at something
+								 * in the stream, which will be there again */
+} EcmInput;
 
 typedef enum EcmAction
 {
@@ -135,8 +133,8 @@ typedef struct EcmState
 	int64_t		stuck_since;	/* ... for the first time at */
 	int64_t		recreated_at[ECM_MAX_RECREATIONS_PER_HOUR]; /* oldest first */
 	int			recreations;	/* how many of them are valid */
-	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first;
-															 * 0: never */
+	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first; 0:
+															 * never */
 } EcmState;
 
 extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
@@ -152,7 +150,7 @@ extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
  * machine went back because something was lost) must not be sent once the next
  * step has been started.
  */
-extern EcmAction ecm_state_step(EcmState *s, EcmEvent event, int64_t now);
+extern EcmAction ecm_state_step(EcmState *s, EcmInput input, int64_t now);
 
 /*
  * When a TICK is needed next, or 0: retry due, backoff to be reset, or a stream
@@ -163,11 +161,13 @@ extern int64_t ecm_state_deadline(const EcmState *s);
 extern EcmStatus ecm_state_status(const EcmState *s);
 extern const char *ecm_status_name(EcmStatus status);
 extern const char *ecm_step_name(EcmStep step);
+
 /*
  * Does the stream run, but without having got beyond where it was lost before?
  * Then it is not "active" yet.
  */
 extern bool ecm_state_is_doubtful(const EcmState *s);
+
 /* "connection_setup" until the first streaming, "running" after it. */
 extern const char *ecm_state_phase(const EcmState *s);
 

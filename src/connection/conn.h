@@ -5,8 +5,8 @@
  *
  * Nothing here blocks and nothing here raises an ERROR for a failing
  * connection: the owner calls ecm_conn_poll() whenever the socket is ready or
- * the deadline has passed, and looks at the state.  conn.c is the only file
- * that knows libpq.
+ * the deadline has passed, and looks at the state.  Only connection/
+ * knows libpq.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,7 +71,7 @@ extern EcmConnState ecm_conn_poll(EcmConn *conn);
 extern EcmConnState ecm_conn_state(const EcmConn *conn);
 
 /*
- * What the wait loop needs: socket (PGINVALID_SOCKET when FAILED), WL_SOCKET_*
+ * For the wait loop: socket (PGINVALID_SOCKET when FAILED), WL_SOCKET_*
  * mask, deadline (0: none).  The mask changes without the socket changing.
  */
 extern pgsocket ecm_conn_socket(const EcmConn *conn);
@@ -112,7 +112,8 @@ extern bool ecm_conn_idle_in_no_transaction(const EcmConn *conn);
 extern int	ecm_conn_backend_pid(const EcmConn *conn);
 extern int	ecm_conn_server_version(const EcmConn *conn);
 extern bool ecm_conn_ssl(const EcmConn *conn);
-extern const char *ecm_conn_address(const EcmConn *conn);	/* "socket dir:port" or "host:port" */
+extern const char *ecm_conn_address(const EcmConn *conn);	/* "socket dir:port" or
+															 * "host:port" */
 extern TimestampTz ecm_conn_connected_since(const EcmConn *conn);
 
 /*
@@ -150,25 +151,5 @@ extern EcmTime ecm_conn_heard_at(const EcmConn *conn);
 
 /* Closes without blocking, in whatever state; frees everything. */
 extern void ecm_conn_close(EcmConn *conn);
-
-/*
- * Where a connection string leads, without following it.  Strings are palloc'd;
- * NULL: not given.  The password, if there is one, is not among them.
- */
-typedef struct EcmConnTarget
-{
-	bool		loopback;		/* we look for the server by ourselves */
-	bool		has_password;
-	bool		has_password_file;	/* or a service, which may have one */
-	char	   *service;
-	char	   *host;
-	char	   *hostaddr;
-	char	   *port;
-	char	   *user;
-	char	   *dbname;
-} EcmConnTarget;
-
-/* False: libpq does not understand it. */
-extern bool ecm_conn_target(const char *conninfo, EcmConnTarget *target);
 
 #endif							/* ECM_CONN_H */

@@ -48,59 +48,68 @@ typedef struct Session
 	EcmTime		idle_since;
 } Session;
 
-static MemoryContext pool_context = NULL;
-static char *pool_dbname;
-static Session sessions[ECM_MAX_POOL_SIZE];
-static EcmError session_errors[ECM_MAX_POOL_SIZE];	/* sqlstate "": none */
-static dlist_head queue;
-static int	nqueued;
-static uint64 last_job_id = 0;
-static uint64 pool_generation = 0;	/* tells that the pool was closed */
-static bool polling = false;
+typedef struct Pool
+{
+	MemoryContext context;		/* NULL: there is no pool */
+	char	   *dbname;
+	Session		sessions[ECM_MAX_POOL_SIZE];
+	EcmError	errors[ECM_MAX_POOL_SIZE];	/* each place's last; sqlstate "":
+											 * none */
+	bool		polling;
 
-static EcmBackoff backoff;
-static EcmTime retry_at;	/* no new session before; 0: at once */
-static bool has_last_error;
-static EcmError last_error;
+	/* jobs that wait */
+	dlist_head	queue;
+	int			nqueued;
+	uint64		last_job_id;
+	uint64		generation;		/* tells that the pool was closed */
 
+	/* opening sessions */
+	EcmBackoff	backoff;
+	EcmTime		retry_at;		/* no new session before; 0: at once */
+	bool		has_last_error; /* none was opened since */
+	EcmError	last_error;
+} Pool;
+
+/* There is one in a process: the manager's. */
+static Pool pool;
 
 void
 ecm_pool_init(const char *dbname)
 {
 	ecm_pool_close();
-	pool_context = AllocSetContextCreate(TopMemoryContext, "electric_cm pool",
+	pool.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pool",
 										 ALLOCSET_DEFAULT_SIZES);
-	pool_dbname = MemoryContextStrdup(pool_context, dbname);
-	dlist_init(&queue);
-	ecm_backoff_init(&backoff, ecm_reconnect_initial_delay,
+	pool.dbname = MemoryContextStrdup(pool.context, dbname);
+	dlist_init(&pool.queue);
+	ecm_backoff_init(&pool.backoff, ecm_reconnect_initial_delay,
 					 ecm_reconnect_max_delay);
-	retry_at = 0;
-	has_last_error = false;
-	memset(session_errors, 0, sizeof(session_errors));
+	pool.retry_at = 0;
+	pool.has_last_error = false;
+	memset(pool.errors, 0, sizeof(pool.errors));
 }
 
 uint64
 ecm_pool_submit(const char *sql, int timeout_ms,
 				EcmPoolCallback callback, void *arg)
 {
-	Job		   *job = MemoryContextAlloc(pool_context, sizeof(Job));
+	Job		   *job = MemoryContextAlloc(pool.context, sizeof(Job));
 
-	job->id = ++last_job_id;
-	job->sql = MemoryContextStrdup(pool_context, sql);
+	job->id = ++pool.last_job_id;
+	job->sql = MemoryContextStrdup(pool.context, sql);
 	job->timeout_ms = timeout_ms;
 	job->callback = callback;
 	job->arg = arg;
-	dlist_push_tail(&queue, &job->node);
-	nqueued++;
+	dlist_push_tail(&pool.queue, &job->node);
+	pool.nqueued++;
 	return job->id;
 }
 
 static Job *
 dequeue(void)
 {
-	Job		   *job = dlist_container(Job, node, dlist_pop_head_node(&queue));
+	Job		   *job = dlist_container(Job, node, dlist_pop_head_node(&pool.queue));
 
-	nqueued--;
+	pool.nqueued--;
 	return job;
 }
 
@@ -151,24 +160,24 @@ ecm_pool_cancel(uint64 id)
 {
 	dlist_iter	iter;
 
-	if (pool_context == NULL)
+	if (pool.context == NULL)
 		return;
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		if (sessions[i].job != NULL && sessions[i].job->id == id)
+		if (pool.sessions[i].job != NULL && pool.sessions[i].job->id == id)
 		{
-			abandon_session(&sessions[i]);
+			abandon_session(&pool.sessions[i]);
 			return;
 		}
 	}
-	dlist_foreach(iter, &queue)
+	dlist_foreach(iter, &pool.queue)
 	{
 		Job		   *job = dlist_container(Job, node, iter.cur);
 
 		if (job->id == id)
 		{
 			dlist_delete(&job->node);
-			nqueued--;
+			pool.nqueued--;
 			free_job(job);
 			return;
 		}
@@ -187,11 +196,11 @@ session_is_free(const Session *session)
 static void
 fail_queue(const EcmError *err)
 {
-	uint64		last = last_job_id;
-	uint64		generation = pool_generation;
+	uint64		last = pool.last_job_id;
+	uint64		generation = pool.generation;
 
-	while (generation == pool_generation && !dlist_is_empty(&queue) &&
-		   dlist_head_element(Job, node, &queue)->id <= last)
+	while (generation == pool.generation && !dlist_is_empty(&pool.queue) &&
+		   dlist_head_element(Job, node, &pool.queue)->id <= last)
 		finish_job(dequeue(), NULL, err);
 }
 
@@ -199,16 +208,16 @@ fail_queue(const EcmError *err)
 static void
 note_session_error(const Session *session)
 {
-	session_errors[session - sessions] = *ecm_conn_error(session->conn);
+	pool.errors[session - pool.sessions] = *ecm_conn_error(session->conn);
 }
 
 /* Says, once, that the pool has to do with fewer sessions than it wants. */
 static void
 report_small_pool(const EcmError *err)
 {
-	if (has_last_error && strcmp(err->sqlstate, last_error.sqlstate) == 0)
+	if (pool.has_last_error && strcmp(err->sqlstate, pool.last_error.sqlstate) == 0)
 		return;
-	ecm_event(MyDatabaseId, pool_dbname, "connection_error",
+	ecm_event(MyDatabaseId, pool.dbname, "connection_error",
 			  ECM_SEVERITY_WARNING, err->hint,
 			  "could not open another pool session: %s", err->message);
 }
@@ -232,19 +241,19 @@ open_failed(Session *session, EcmTime now)
 	close_session(session);
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		if (sessions[i].conn != NULL)
+		if (pool.sessions[i].conn != NULL)
 			alone = false;		/* works, or its attempt will tell */
-		if (sessions[i].opened)
+		if (pool.sessions[i].opened)
 			working = true;
 	}
 	if (working)
 		report_small_pool(&err);
-	last_error = err;
-	has_last_error = true;
+	pool.last_error = err;
+	pool.has_last_error = true;
 
 	/* several that fail together are one failure */
-	if (retry_at <= now)
-		retry_at = ecm_backoff_fail(&backoff, now);
+	if (pool.retry_at <= now)
+		pool.retry_at = ecm_backoff_fail(&pool.backoff, now);
 
 	if (alone)
 		fail_queue(&err);
@@ -256,7 +265,7 @@ job_over(Session *session, EcmTime now)
 {
 	EcmConn    *conn = session->conn;
 	Job		   *job = session->job;
-	uint64		generation = pool_generation;
+	uint64		generation = pool.generation;
 
 	session->job = NULL;
 	if (ecm_conn_state(conn) != ECM_CONN_IDLE)
@@ -275,7 +284,7 @@ job_over(Session *session, EcmTime now)
 
 	session->in_callback = true;
 	finish_job(job, conn, ecm_conn_ok(conn) ? NULL : ecm_conn_error(conn));
-	if (generation != pool_generation)
+	if (generation != pool.generation)
 	{
 		/* the pool was closed, and left this connection to us */
 		ecm_conn_close(conn);
@@ -308,9 +317,9 @@ poll_session(Session *session, EcmTime now)
 		}
 		session->opened = true;
 		session->idle_since = now;
-		ecm_backoff_reset(&backoff, now);
-		retry_at = 0;
-		has_last_error = false;
+		ecm_backoff_reset(&pool.backoff, now);
+		pool.retry_at = 0;
+		pool.has_last_error = false;
 		return true;
 	}
 	if (session->job != NULL)
@@ -331,23 +340,24 @@ poll_session(Session *session, EcmTime now)
 static bool
 start_job(void)
 {
-	if (dlist_is_empty(&queue))
+	if (dlist_is_empty(&pool.queue))
 		return false;
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		if (session_is_free(&sessions[i]))
+		if (session_is_free(&pool.sessions[i]))
 		{
 			Job		   *job;
 
-			if (!ecm_conn_has_backend(sessions[i].conn))
+			if (!ecm_conn_has_backend(pool.sessions[i].conn))
 			{
-				close_session(&sessions[i]);	/* it has ended unheard */
+				close_session(&pool.sessions[i]);	/* its backend has ended
+													 * unheard */
 				continue;
 			}
 			job = dequeue();
 
-			sessions[i].job = job;
-			ecm_conn_send(sessions[i].conn, job->sql, job->timeout_ms);
+			pool.sessions[i].job = job;
+			ecm_conn_send(pool.sessions[i].conn, job->sql, job->timeout_ms);
 			return true;
 		}
 	}
@@ -367,17 +377,17 @@ session_wanted(void)
 
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		if (sessions[i].conn == NULL)
+		if (pool.sessions[i].conn == NULL)
 		{
 			if (vacant == NULL)
-				vacant = &sessions[i];
+				vacant = &pool.sessions[i];
 			continue;
 		}
 		nsessions++;
-		if (!sessions[i].opened || session_is_free(&sessions[i]))
+		if (!pool.sessions[i].opened || session_is_free(&pool.sessions[i]))
 			nexpected++;
 	}
-	if (nqueued <= nexpected || nsessions >= ecm_pool_size)
+	if (pool.nqueued <= nexpected || nsessions >= ecm_pool_size)
 		return NULL;
 	return vacant;
 }
@@ -389,11 +399,11 @@ open_session(EcmTime now)
 	EcmConnParams params;
 	char		application_name[NAMEDATALEN];
 
-	if (session == NULL || retry_at > now)
+	if (session == NULL || pool.retry_at > now)
 		return false;
 
 	snprintf(application_name, sizeof(application_name),
-			 "electric_cm pool %d", (int) (session - sessions) + 1);
+			 "electric_cm pool %d", (int) (session - pool.sessions) + 1);
 	memset(&params, 0, sizeof(params));
 	if (ecm_pooled_connection && ecm_pooled_connection[0])
 	{
@@ -405,7 +415,7 @@ open_session(EcmTime now)
 		params.conninfo = ecm_connection;
 		params.setting = "electric_cm.connection";
 	}
-	params.dbname = pool_dbname;
+	params.dbname = pool.dbname;
 	params.application_name = application_name;
 	params.connect_timeout_ms = ecm_connect_timeout;
 	session->conn = ecm_conn_start(&params);
@@ -417,30 +427,30 @@ close_idle_sessions(EcmTime now)
 {
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		if (session_is_free(&sessions[i]) &&
-			now >= ecm_later(sessions[i].idle_since,
-											   ecm_pool_idle_timeout))
-			close_session(&sessions[i]);
+		if (session_is_free(&pool.sessions[i]) &&
+			now >= ecm_later(pool.sessions[i].idle_since,
+							 ecm_pool_idle_timeout))
+			close_session(&pool.sessions[i]);
 	}
 }
 
 void
 ecm_pool_poll(EcmTime now)
 {
-	uint64		generation = pool_generation;
+	uint64		generation = pool.generation;
 	bool		progress;
 
-	if (pool_context == NULL || polling)
+	if (pool.context == NULL || pool.polling)
 		return;
-	polling = true;
+	pool.polling = true;
 	do
 	{
 		progress = false;
 		for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 		{
-			if (poll_session(&sessions[i], now))
+			if (poll_session(&pool.sessions[i], now))
 				progress = true;
-			if (generation != pool_generation)
+			if (generation != pool.generation)
 				goto closed;
 		}
 		while (start_job())
@@ -451,13 +461,13 @@ ecm_pool_poll(EcmTime now)
 	close_idle_sessions(now);
 
 closed:
-	polling = false;
+	pool.polling = false;
 }
 
 EcmConn *
 ecm_pool_session(int ordinal)
 {
-	return sessions[ordinal].conn;
+	return pool.sessions[ordinal].conn;
 }
 
 static void
@@ -476,11 +486,11 @@ ecm_pool_deadline(void)
 {
 	EcmTime		deadline = 0;
 
-	if (pool_context == NULL)
+	if (pool.context == NULL)
 		return 0;
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
-		Session    *session = &sessions[i];
+		Session    *session = &pool.sessions[i];
 
 		if (session->conn == NULL)
 			continue;
@@ -488,19 +498,19 @@ ecm_pool_deadline(void)
 			keep_earlier(&deadline, 1);
 		keep_earlier(&deadline, ecm_conn_deadline(session->conn));
 		if (session_is_free(session))
-			keep_earlier(&deadline, nqueued > 0 ? 1 :
+			keep_earlier(&deadline, pool.nqueued > 0 ? 1 :
 						 ecm_later(session->idle_since,
-													 ecm_pool_idle_timeout));
+								   ecm_pool_idle_timeout));
 	}
 	if (session_wanted() != NULL)
-		keep_earlier(&deadline, Max(retry_at, 1));
+		keep_earlier(&deadline, Max(pool.retry_at, 1));
 	return deadline;
 }
 
 const char *
 ecm_pool_session_state(int ordinal)
 {
-	Session    *session = &sessions[ordinal];
+	Session    *session = &pool.sessions[ordinal];
 
 	if (session->conn == NULL)
 		return "closed";
@@ -520,32 +530,20 @@ ecm_pool_session_state(int ordinal)
 const EcmError *
 ecm_pool_session_error(int ordinal)
 {
-	const EcmError *err = &session_errors[ordinal];
+	const EcmError *err = &pool.errors[ordinal];
 
 	return err->sqlstate[0] != '\0' ? err : NULL;
-}
-
-const EcmError *
-ecm_pool_last_error(void)
-{
-	return has_last_error ? &last_error : NULL;
-}
-
-int
-ecm_pool_queued(void)
-{
-	return nqueued;
 }
 
 bool
 ecm_pool_is_dead(EcmError *err)
 {
-	if (pool_context == NULL || !has_last_error || backoff.retries < DEAD_RETRIES)
+	if (pool.context == NULL || !pool.has_last_error || pool.backoff.retries < DEAD_RETRIES)
 		return false;
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
-		if (sessions[i].opened)
+		if (pool.sessions[i].opened)
 			return false;
-	*err = last_error;
+	*err = pool.last_error;
 	return true;
 }
 
@@ -553,26 +551,26 @@ void
 ecm_pool_check(void)
 {
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
-		if (sessions[i].conn != NULL && sessions[i].job != NULL)
-			ecm_conn_check(sessions[i].conn);
+		if (pool.sessions[i].conn != NULL && pool.sessions[i].job != NULL)
+			ecm_conn_check(pool.sessions[i].conn);
 }
 
 void
 ecm_pool_close(void)
 {
-	if (pool_context == NULL)
+	if (pool.context == NULL)
 		return;
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		/* job_over() closes the one whose callback has called us */
-		if (sessions[i].in_callback)
-			memset(&sessions[i], 0, sizeof(Session));
+		if (pool.sessions[i].in_callback)
+			memset(&pool.sessions[i], 0, sizeof(Session));
 		else
-			abandon_session(&sessions[i]);
+			abandon_session(&pool.sessions[i]);
 	}
-	MemoryContextDelete(pool_context);
-	pool_context = NULL;
-	dlist_init(&queue);
-	nqueued = 0;
-	pool_generation++;
+	MemoryContextDelete(pool.context);
+	pool.context = NULL;
+	dlist_init(&pool.queue);
+	pool.nqueued = 0;
+	pool.generation++;
 }

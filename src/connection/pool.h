@@ -57,15 +57,10 @@ extern EcmTime ecm_pool_deadline(void);
 extern const char *ecm_pool_session_state(int ordinal);
 
 /*
- * What the place's last session ended with, or could not be opened for, or
- * NULL.  It stays when there is another session, as it says what happened.
+ * The error that the place's last session ended with, or could not be opened for,
+ * or NULL.  It stays when there is another session, as it tells what happened.
  */
 extern const EcmError *ecm_pool_session_error(int ordinal);
-
-/* The last error met in opening a session, or NULL since a success. */
-extern const EcmError *ecm_pool_last_error(void);
-
-extern int	ecm_pool_queued(void);
 
 /*
  * No session works, and none could be opened several times in a row; err says

@@ -9,7 +9,7 @@
  * writes, and a check that raises an error costs only its own row.
  *
  * Rules and remedies are those that the stack itself goes by; where errors.c
- * or replication.c has a hint, the fix here is its command.  A fix is one
+ * or replication_setup.c has a hint, the fix here is its command.  A fix is one
  * statement; what remains to be done after it follows as a comment.
  *
  * People run a fix as it is, all of them at once perhaps.  So none ends

@@ -4,7 +4,7 @@
  *	  The part of electric_cm_check() about logging in: where the connections
  *	  lead, as which role, and what pg_hba.conf says to that.
  *
- * The rules are those of conn.c (which addresses are tried) and of the server
+ * The rules are those of conninfo.c (which addresses are tried) and of the server
  * (which line of pg_hba.conf is met).  A session in replication=database mode
  * is matched by the name of its database, not by the keyword "replication".
  * pg_hba_file_rules shows the file as it is now, not as it was last loaded.
@@ -25,7 +25,7 @@
 #include "utils/varlena.h"
 
 #include "base/compat.h"
-#include "connection/conn.h"
+#include "connection/conninfo.h"
 #include "functions/check.h"
 
 /* A line of pg_hba.conf; line 0: there is none that is met. */
@@ -77,7 +77,7 @@ login_role(const EcmConnTarget *target)
 	return target->service != NULL ? NULL : os_user_name();
 }
 
-/* As find_candidates() in conn.c: the first directory, if it has a name. */
+/* As find_candidates() in conninfo.c: the first directory, if it has a name. */
 static bool
 has_unix_socket(void)
 {
@@ -286,7 +286,7 @@ default_password_file_exists(void)
 		(st.st_mode & (S_IRWXG | S_IRWXO)) == 0;
 }
 
-/* The line that would let us in, as conn.c's hint has it. */
+/* The line that would let us in, as conn_error.c has it as a hint. */
 static char *
 hba_line(const EcmSituation *s, const HbaClient *client)
 {

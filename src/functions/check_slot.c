@@ -126,7 +126,7 @@ is_synced(const char *slot_name)
 	return n > 0;
 }
 
-/* As look_at_slot() in replication.c decides it. */
+/* As look_at_slot() in replication_setup.c decides it. */
 void
 ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 {
@@ -310,7 +310,7 @@ unfilter_command(const char *publication)
 	return n > 0 ? v[0] : NULL;
 }
 
-/* As poll_publication() in replication.c decides it. */
+/* As poll_publication() in replication_setup.c decides it. */
 void
 ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 {

@@ -15,9 +15,8 @@
 #include "datatype/timestamp.h"
 
 #include "base/clock.h"
-#include "base/errors.h"
+#include "base/failure.h"
 #include "base/stream_message.h"
-#include "manager/replication.h"
 
 extern void ecm_feed_init(int stack_index, const char *datname);
 

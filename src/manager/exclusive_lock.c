@@ -29,31 +29,20 @@
 /* How often the lock is tried while somebody else has it. */
 #define LOCK_POLL_MS			500
 
-static const char *lock_datname;
-static const char *lock_slot;
-static int64 lock_key;
-static EcmTime retry_at;
-static char waiting_for[ECM_TEXT_LEN];
-static int	blocking_pid;
-
-/* somebody who holds it and does nothing with the slot */
-static int	holder_pid;			/* 0: nobody */
-static TimestampTz holder_started;	/* tells it from a later namesake */
-static EcmTime idle_since;	/* seen so at a status check */
-static XLogRecPtr idle_lsn;		/* the slot's confirmed_flush_lsn then */
-
 void
-ecm_exclusive_lock_init(const char *datname, const char *slot_name)
+ecm_exclusive_lock_init(SlotLock *lock, const char *datname,
+						const char *slot_name)
 {
-	lock_datname = MemoryContextStrdup(TopMemoryContext, datname);
-	lock_slot = MemoryContextStrdup(TopMemoryContext, slot_name);
+	memset(lock, 0, sizeof(*lock));
+	lock->datname = MemoryContextStrdup(TopMemoryContext, datname);
+	lock->slot = MemoryContextStrdup(TopMemoryContext, slot_name);
 }
 
 static void
-event(const char *name, EcmSeverity severity, const char *detail,
-	  const char *message)
+event(const SlotLock *lock, const char *name, EcmSeverity severity,
+	  const char *detail, const char *message)
 {
-	ecm_event(MyDatabaseId, lock_datname, name, severity, detail, "%s", message);
+	ecm_event(MyDatabaseId, lock->datname, name, severity, detail, "%s", message);
 }
 
 /*
@@ -63,46 +52,47 @@ event(const char *name, EcmSeverity severity, const char *detail,
 static void
 try_lock(void *arg)
 {
-	bool	   *acquired = arg;
+	SlotLock   *lock = arg;
 	int32		hash =
-		DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
-											  CStringGetTextDatum(lock_slot)));
+	DatumGetInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
+										  CStringGetTextDatum(lock->slot)));
 
-	lock_key = hash;
-	*acquired =
+	lock->key = hash;
+	lock->held =
 		DatumGetBool(DirectFunctionCall1(pg_try_advisory_lock_int8,
-										 Int64GetDatum(lock_key)));
+										 Int64GetDatum(lock->key)));
 }
 
 /* The condition on pg_locks for whoever holds that lock. */
 static char *
-holds_lock(void)
+holds_lock(const SlotLock *lock)
 {
 	return psprintf("l.locktype = 'advisory' AND l.granted"
 					" AND l.database = %u AND l.classid = %u"
 					" AND l.objid = %u AND l.objsubid = 1",
-					MyDatabaseId, (uint32) (lock_key >> 32), (uint32) lock_key);
+					MyDatabaseId, (uint32) (lock->key >> 32), (uint32) lock->key);
 }
 
 static void
-find_lock_holder(void *arg pg_attribute_unused())
+find_lock_holder(void *arg)
 {
+	SlotLock   *lock = arg;
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute(psprintf("SELECT l.pid, coalesce(a.application_name, '')"
 							 " FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)"
-							 " WHERE %s", holds_lock()),
+							 " WHERE %s", holds_lock(lock)),
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{
 		char	   *pid = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 
-		blocking_pid = pid ? atoi(pid) : 0;
+		lock->blocking_pid = pid ? atoi(pid) : 0;
 		if (pid == NULL)
-			strlcpy(waiting_for, "the exclusive lock, held by a prepared transaction",
-					sizeof(waiting_for));
+			strlcpy(lock->waiting_for, "the exclusive lock, held by a prepared transaction",
+					sizeof(lock->waiting_for));
 		else
-			snprintf(waiting_for, sizeof(waiting_for),
+			snprintf(lock->waiting_for, sizeof(lock->waiting_for),
 					 "the exclusive lock, held by PID %s (application \"%s\")", pid,
 					 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2));
 	}
@@ -110,53 +100,52 @@ find_lock_holder(void *arg pg_attribute_unused())
 }
 
 void
-ecm_exclusive_lock_start(void)
+ecm_exclusive_lock_start(SlotLock *lock)
 {
-	retry_at = 0;
-	holder_pid = 0;
-	waiting_for[0] = '\0';
-	blocking_pid = 0;
+	lock->retry_at = 0;
+	lock->holder_pid = 0;
+	lock->waiting_for[0] = '\0';
+	lock->blocking_pid = 0;
 }
 
 EcmTime
-ecm_exclusive_lock_deadline(void)
+ecm_exclusive_lock_deadline(const SlotLock *lock)
 {
-	return retry_at;
+	return lock->retry_at;
 }
 
 const char *
-ecm_exclusive_lock_waiting_for(int *pid)
+ecm_exclusive_lock_waiting_for(const SlotLock *lock, int *pid)
 {
-	*pid = blocking_pid;
-	return waiting_for[0] != '\0' ? waiting_for : NULL;
+	*pid = lock->blocking_pid;
+	return lock->waiting_for[0] != '\0' ? lock->waiting_for : NULL;
 }
 
 EcmStepResult
-ecm_exclusive_lock_poll(EcmStepFailure *failure)
+ecm_exclusive_lock_poll(SlotLock *lock, EcmStepFailure *failure)
 {
-	bool		acquired = false;
 	EcmError	err;
 	EcmTime		now = ecm_now();
 
-	if (now < retry_at)
+	if (now < lock->retry_at)
 		return ECM_RESULT_PENDING;
-	if (!ecm_worker_try(try_lock, &acquired, &failure->err))
+	if (!ecm_worker_try(try_lock, lock, &failure->err))
 	{
 		failure->kind = ECM_ERROR_RETRY;
 		return ECM_RESULT_FAILED;
 	}
-	if (acquired)
+	if (lock->held)
 	{
-		waiting_for[0] = '\0';
-		event("connection_lock_acquired", ECM_SEVERITY_LOG, "",
+		lock->waiting_for[0] = '\0';
+		event(lock, "connection_lock_acquired", ECM_SEVERITY_LOG, "",
 			  "exclusive lock acquired");
 		return ECM_RESULT_DONE;
 	}
-	if (retry_at == 0)
-		event("waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
+	if (lock->retry_at == 0)
+		event(lock, "waiting_for_connection_lock", ECM_SEVERITY_LOG, "",
 			  "waiting for the exclusive lock");
-	(void) ecm_worker_try(find_lock_holder, NULL, &err);
-	retry_at = ecm_later(now, LOCK_POLL_MS);
+	(void) ecm_worker_try(find_lock_holder, lock, &err);
+	lock->retry_at = ecm_later(now, LOCK_POLL_MS);
 	return ECM_RESULT_PENDING;
 }
 
@@ -165,8 +154,9 @@ ecm_exclusive_lock_poll(EcmStepFailure *failure)
  * with the same number.  A prepared transaction has none.
  */
 static void
-identify_lock_holder(void *arg pg_attribute_unused())
+identify_lock_holder(void *arg)
 {
+	SlotLock   *lock = arg;
 	EcmSpiState spi;
 	int			pid = 0;
 	TimestampTz started = 0;
@@ -176,7 +166,7 @@ identify_lock_holder(void *arg pg_attribute_unused())
 							 " WHERE EXISTS (SELECT FROM pg_locks l"
 							 " WHERE l.pid = a.pid AND %s)"
 							 " ORDER BY a.backend_start, a.pid LIMIT 1",
-							 holds_lock()),
+							 holds_lock(lock)),
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -191,23 +181,24 @@ identify_lock_holder(void *arg pg_attribute_unused())
 	}
 	ecm_spi_end(&spi);
 
-	if (pid != holder_pid || started != holder_started)
-		idle_since = 0;
-	holder_pid = pid;
-	holder_started = started;
+	if (pid != lock->holder_pid || started != lock->holder_started)
+		lock->idle_since = 0;
+	lock->holder_pid = pid;
+	lock->holder_started = started;
 }
 
 /*
- * One statement looks whether that very process still holds that very lock,
- * and sends the signal.
+ * Ends the holder.  The statement that sends the signal also looks whether that
+ * very process still holds that very lock.
  */
 static void
 terminate_lock_holder(void *arg)
 {
+	SlotLock   *lock = arg;
 	EcmSpiState spi;
 	char	   *started =
-		DatumGetCString(DirectFunctionCall1(timestamptz_out,
-											TimestampTzGetDatum(holder_started)));
+	DatumGetCString(DirectFunctionCall1(timestamptz_out,
+										TimestampTzGetDatum(lock->holder_started)));
 
 	ecm_spi_begin(&spi);
 	if (SPI_execute(psprintf("SELECT a.application_name, pg_terminate_backend(a.pid)"
@@ -215,7 +206,7 @@ terminate_lock_holder(void *arg)
 							 " AND a.backend_start = '%s'"
 							 " AND EXISTS (SELECT FROM pg_locks l"
 							 " WHERE l.pid = a.pid AND %s)",
-							 holder_pid, started, holds_lock()),
+							 lock->holder_pid, started, holds_lock(lock)),
 					true, 1) == SPI_OK_SELECT && SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -223,8 +214,9 @@ terminate_lock_holder(void *arg)
 		char	   *sent = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
 
 		if (sent != NULL && sent[0] == 't')
-			snprintf(arg, ECM_TEXT_LEN, "PID %d, application \"%s\"",
-					 holder_pid, application ? application : "");
+			snprintf(lock->terminated, sizeof(lock->terminated),
+					 "PID %d, application \"%s\"",
+					 lock->holder_pid, application ? application : "");
 	}
 	ecm_spi_end(&spi);
 }
@@ -235,33 +227,35 @@ terminate_lock_holder(void *arg)
  * there may be about to be created.  So the second check decides.
  */
 void
-ecm_exclusive_lock_check(EcmTime now)
+ecm_exclusive_lock_check(SlotLock *lock, EcmTime now)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
-	char		holder[ECM_TEXT_LEN] = "";
 
 	if (!ecm_break_abandoned_lock ||
-		!ecm_slot_lookup(lock_slot, &facts) || facts.active_pid != 0 ||
+		!ecm_slot_lookup(lock->slot, &facts) || facts.active_pid != 0 ||
 		!facts.logical || facts.database != MyDatabaseId ||
-		!ecm_worker_try(identify_lock_holder, NULL, &err) ||
-		holder_pid == 0)
+		!ecm_worker_try(identify_lock_holder, lock, &err) ||
+		lock->holder_pid == 0)
 	{
-		holder_pid = 0;
+		lock->holder_pid = 0;
 		return;
 	}
-	if (idle_since == 0 || facts.confirmed_flush_lsn != idle_lsn)
+	if (lock->idle_since == 0 || facts.confirmed_flush_lsn != lock->idle_lsn)
 	{
-		idle_since = now;
-		idle_lsn = facts.confirmed_flush_lsn;
+		lock->idle_since = now;
+		lock->idle_lsn = facts.confirmed_flush_lsn;
 		return;
 	}
-	if (!ecm_has_passed(idle_since, now, ecm_status_check_interval))
+	if (!ecm_has_passed(lock->idle_since, now, ecm_status_check_interval))
 		return;					/* a check that somebody has asked for */
 
-	if (ecm_worker_try(terminate_lock_holder, holder, &err) && holder[0] != '\0')
-		event("lock_holder_terminated", ECM_SEVERITY_WARNING,
+	lock->terminated[0] = '\0';
+	if (ecm_worker_try(terminate_lock_holder, lock, &err) &&
+		lock->terminated[0] != '\0')
+		event(lock, "lock_holder_terminated", ECM_SEVERITY_WARNING,
 			  "It held the exclusive lock and did not use the slot.",
-			  psprintf("lock holder terminated: %s", holder));
-	holder_pid = 0;
+			  psprintf("lock holder terminated: %s",
+					   lock->terminated));
+	lock->holder_pid = 0;
 }

@@ -14,167 +14,146 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
 
+#include "base/backend.h"
 #include "base/clock.h"
-#include "base/errors.h"
+#include "base/failure.h"
+#include "base/server_info.h"
 #include "base/state.h"
 #include "connection/conn.h"
 
-typedef enum EcmStepResult
+/* Progress within the setup step that runs */
+typedef struct SetupStep
 {
-	ECM_RESULT_PENDING,
-	ECM_RESULT_DONE,
-	ECM_RESULT_FAILED			/* err and kind are filled */
-} EcmStepResult;
+	int			query;			/* which of the step's queries runs */
+	EcmTime		started;
+	EcmTime		deadline;		/* to poll again without socket activity, 0:
+								 * none */
+} SetupStep;
 
-typedef struct EcmStepFailure
+/* Step create_slot: its task, and how far it is */
+typedef struct SlotCreation
 {
-	EcmError	err;
-	EcmErrorKind kind;
-} EcmStepFailure;
+	bool		drop_first;		/* the slot that is there is of no use any
+								 * more: check_timeline then throws the shapes
+								 * away */
+	char		hold_why[256];	/* why no slot may be created now, or "" */
+	int			hold_pid;		/* of the process to blame; 0: none known */
+	bool		held_up;		/* the step waits for that */
+	bool		running;		/* the server is at it */
+	bool		made_unheard;	/* it was, when the connection was lost */
+	int			user_pid;		/* another process that uses the slot, 0: none */
+	char		waiting_for[256];	/* the same in words */
+} SlotCreation;
 
-/* An error by what was being done: fills kind, and the hint if there is none. */
-extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
-							EcmErrorContext context);
-
-/*
- * A query that tells which server and database a connection leads to, and
- * whether its answer says: here.  If not, failure is FATAL.
- */
-extern const char *ecm_whereabouts_sql(void);
-extern bool ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure);
-
-/* What the setup steps found out; valid once their step is done. */
-typedef struct EcmReplicationInfo
+/* The stream; all zero when it begins */
+typedef struct StreamState
 {
-	uint64		system_identifier;
-	uint32		timeline_id;
-	int			server_version_num;
-	TimestampTz looked_up_at;
-	bool		slot_created;	/* by this process, so the shapes are stale */
-	XLogRecPtr	confirmed_flush_lsn;	/* of the slot, before streaming */
-} EcmReplicationInfo;
+	int			pid;			/* who had the slot when the stream began */
+	XLogRecPtr	keepalive_lsn;	/* the highest position that a keepalive
+								 * vouched for: all before it has been sent */
+	XLogRecPtr	acknowledged_lsn;
+	bool		reply_requested;	/* the walsender wants to hear from us */
+	EcmTime		last_feedback;
+	EcmTime		last_asked;
+	EcmTime		asked_at;		/* for a sign of life; 0: there was one since */
+	EcmBackendLook asked_look;	/* the walsender then */
+	EcmBackendLook last_look;	/* ... and when its last word was asked for */
+	EcmTime		other_user_at;	/* since when 'pid' has the slot no more; 0:
+								 * it has it */
+} StreamState;
 
-extern void ecm_replication_init(const char *dbname, const char *slot_name,
+typedef struct Replication
+{
+	char	   *dbname;
+	char	   *slot;
+	char	   *publication;
+
+	EcmConn    *conn;			/* NULL: closed */
+	int			sender_timeout_ms;	/* of the session */
+	int			walsender_pid;	/* of the present connection, or the last */
+	int			former_pid;		/* of an earlier one: it still has the slot */
+	EcmTime		former_asked_at;	/* to end */
+
+	EcmReplicationInfo info;	/* found out by the setup steps */
+	SetupStep	step;
+	SlotCreation creation;
+	StreamState stream;
+} Replication;
+
+/* ------------------------------------------------- replication_setup.c -- */
+
+extern void ecm_replication_init(Replication *rep, const char *dbname,
+								 const char *slot_name,
 								 const char *publication_name);
 
-/* Starts a step (those from connect_replication to start_streaming that
- * concern this connection); start_lsn is used by start_streaming. */
-extern void ecm_replication_start_step(EcmStep step, XLogRecPtr start_lsn);
-extern EcmStepResult ecm_replication_poll_step(EcmStep step,
+/*
+ * Starts a step (those from connect_replication to start_streaming that
+ * concern this connection); start_lsn is used by start_streaming.
+ */
+extern void ecm_replication_start_step(Replication *rep, EcmStep step,
+									   XLogRecPtr start_lsn);
+extern EcmStepResult ecm_replication_poll_step(Replication *rep, EcmStep step,
 											   EcmStepFailure *failure);
-/* When a pending step wants to be polled again without socket activity. */
-extern EcmTime ecm_replication_deadline(void);
-
-extern const EcmReplicationInfo *ecm_replication_info(void);
-extern EcmConn *ecm_replication_conn(void); /* NULL: closed */
 
 /*
- * The slot is of no use any more: the next create_slot drops it first, and
- * check_timeline then throws the shapes away.
+ * Lets create_slot wait instead of creating a slot; NULL: not any more.  pid: the
+ * process to blame for that, 0: none known.
  */
-extern void ecm_replication_recreate_slot(void);
-
-extern bool ecm_replication_recreates_slot(void);
-
-/*
- * Lets create_slot wait instead of making one; NULL: not any more.  pid: who is
- * to blame for that, 0: nobody known.
- */
-extern void ecm_replication_hold_slot(const char *why, int pid);
+extern void ecm_replication_hold_slot(Replication *rep, const char *why, int pid);
 
 /* Does the server create the slot now? */
-extern bool ecm_replication_creates_slot(void);
+extern bool ecm_replication_creates_slot(const Replication *rep);
 
 /*
  * Looks at the publication while it is in use: false if it has been dropped
  * (RECREATE) or altered so that changes are missing (FATAL).
  */
-extern bool ecm_replication_publication_is_good(EcmStepFailure *failure);
+extern bool ecm_replication_publication_is_good(Replication *rep,
+												EcmStepFailure *failure);
 
 /*
- * What create_slot waits for, in words, or NULL; and the PID of whoever uses the
- * slot that it wants, or 0.
+ * The reason why create_slot waits, in words, or NULL; and the PID of the process
+ * to blame, or 0.
  */
-extern const char *ecm_replication_waiting_for(int *pid);
+extern const char *ecm_replication_waiting_for(const Replication *rep, int *pid);
 
-/* The shapes were thrown away: the slot no longer counts as new. */
-extern void ecm_replication_slot_settled(void);
+/* The process that uses the slot; 0: none. */
+extern int	ecm_replication_slot_pid(const Replication *rep);
 
-/*
- * The stream.  Next XLogData payload (1; valid until the next call), nothing
- * for now (0), or the stream has ended (-1; failure filled).  Keepalives are
- * taken care of inside.
- */
-extern int	ecm_replication_next(const char **data, int *len,
-								 EcmStepFailure *failure);
-/* Takes what the socket has; false: connection lost (failure filled). */
-extern bool ecm_replication_read(EcmStepFailure *failure);
+/* Does a walsender of an earlier connection still have the slot? */
+extern bool ecm_replication_slot_is_held_up(const Replication *rep);
+
+/* Closes the connection and ends its walsender. */
+extern void ecm_replication_close(Replication *rep);
 
 /*
- * The highest WAL position that a keepalive vouched for since the stream
- * started: everything before it has been sent already.
+ * Clean-up in this process, for the end of the manager: waits for at most
+ * timeout_ms until our walsender is gone.  Returns whether it is.
  */
-extern XLogRecPtr ecm_replication_keepalive_lsn(void);
-extern bool ecm_replication_reply_requested(void);
+extern bool ecm_replication_wait_slot_free(Replication *rep, int timeout_ms);
 
-/*
- * Standby status update.  ask: let the walsender answer with a keepalive.
- * False: connection lost (failure filled).
- */
-extern bool ecm_replication_feedback(XLogRecPtr received, XLogRecPtr flushed,
-									 bool ask, EcmStepFailure *failure);
-extern XLogRecPtr ecm_replication_acknowledged(void);
-extern EcmTime ecm_replication_last_feedback(void);
+/* ------------------------------------------------ replication_stream.c -- */
 
-/*
- * Has the walsender been asked for a sign of life longer than
- * wal_sender_timeout ago, and nothing has come since, though it does not seem
- * to be at work?  (failure filled.)  Who does not listen must excuse it.
- */
-extern bool ecm_replication_is_silent(EcmTime now, EcmStepFailure *failure);
-extern void ecm_replication_excuse_silence(void);
+/* Reading and feedback are parts of the manager's round: see manager.h. */
 
 /*
  * Has the walsender been at work, or does it wait for somebody's lock, since the
  * last look at it?  Then it can't be expected to answer.
  */
-extern void ecm_replication_look_at_walsender(void);
-extern bool ecm_replication_may_be_silent(void);
+extern void ecm_replication_look_at_walsender(Replication *rep);
+extern bool ecm_replication_may_be_silent(const Replication *rep);
 
-/* The same for who has found out in another way, after so many microseconds. */
-extern void ecm_replication_set_silent(int64 us, EcmStepFailure *failure);
+/* The failure of a walsender that has been silent for so many microseconds. */
+extern void ecm_replication_set_silent(const Replication *rep, int64 us,
+									   EcmStepFailure *failure);
 
 /*
  * Is the slot not in use by the walsender that the stream began with any more?
  * Not at once: only if it was not so an earlier time, and the stream should
  * have told since.  (failure filled.)
  */
-extern bool ecm_replication_has_lost_slot(bool at_once,
+extern bool ecm_replication_has_lost_slot(Replication *rep, bool at_once,
 										  EcmStepFailure *failure);
-
-/* When it was asked last, and when it counts as silent; 0: it is not asked. */
-extern EcmTime ecm_replication_last_asked(void);
-extern EcmTime ecm_replication_silence_deadline(void);
-
-/* Does a walsender of an earlier connection still have the slot? */
-extern bool ecm_replication_slot_is_held_up(void);
-
-/* The walsender wants to hear from us at least this often, in ms. */
-extern int	ecm_replication_feedback_interval(void);
-
-/*
- * Closes the connection and ends its walsender.  The slot is free when
- * ecm_replication_slot_is_free() says so.
- */
-extern void ecm_replication_close(void);
-extern bool ecm_replication_slot_is_free(void);
-
-/*
- * Clean-up in this process, for the end of the manager: waits for at most
- * timeout_ms until our walsender is gone.  Returns whether it is.
- */
-extern bool ecm_replication_wait_slot_free(int timeout_ms);
 
 #endif							/* ECM_REPLICATION_H */

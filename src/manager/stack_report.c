@@ -12,32 +12,26 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
-#include "utils/guc_tables.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
-#include "base/settings.h"
-#include "base/spi.h"
 #include "base/text.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
-#include "manager/replication.h"
 #include "manager/stack_report.h"
 
 static EcmStack *stack;
+static EcmTime shown_retry_at;	/* the same as next_retry_at by our clock */
 
 bool
-ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
-				 XLogRecPtr seen_lsn, bool unique)
+ecm_report_slot(int stack_index, const char *slot_name, bool owned,
+				XLogRecPtr seen_lsn, bool unique)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -61,8 +55,8 @@ ecm_publish_slot(int stack_index, const char *slot_name, bool owned,
 }
 
 void
-ecm_publish_former_slot(int stack_index, const char *slot_name,
-						XLogRecPtr seen_lsn)
+ecm_report_former_slot(int stack_index, const char *slot_name,
+					   XLogRecPtr seen_lsn)
 {
 	EcmStack   *entry = &ecm_shared->stacks[stack_index];
 
@@ -78,7 +72,7 @@ ecm_publish_former_slot(int stack_index, const char *slot_name,
 }
 
 void
-ecm_publish_init(int stack_index)
+ecm_report_init(int stack_index)
 {
 	char	   *stack_id;
 
@@ -104,7 +98,7 @@ ecm_publish_init(int stack_index)
 /* ------------------------------------------------------------- settings -- */
 
 void
-ecm_publish_options(void)
+ecm_report_options(void)
 {
 	const char *name;
 	const char *source;
@@ -129,150 +123,14 @@ ecm_publish_options(void)
 	}
 }
 
-typedef struct SettingsText
-{
-	char	   *text;
-	MemoryContext context;
-	bool		disabled;
-} SettingsText;
-
-/* Our settings in ALTER DATABASE ... SET, as "name=value"; within SPI. */
-static void
-find_database_settings(void)
-{
-	if (SPI_execute("SELECT c FROM pg_db_role_setting s, unnest(s.setconfig) c"
-					" WHERE (s.setdatabase, s.setrole) ="
-					" ((SELECT oid FROM pg_database WHERE datname = current_database()), 0::oid)"
-					" AND starts_with(c, 'electric_cm.') ORDER BY c",
-					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the database's settings");
-}
-
-static bool
-is_set_for_database(const char *name)
-{
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 1);
-
-		if (pg_strncasecmp(setting, name, strlen(name)) == 0 &&
-			setting[strlen(name)] == '=')
-			return true;
-	}
-	return false;
-}
-
-static void
-apply_database_settings(void *arg)
-{
-	bool	   *one_is_gone = arg;
-	EcmSpiState spi;
-	const char *name;
-	const char *source;
-	char	   *value;
-
-	ecm_spi_begin(&spi);
-	find_database_settings();
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 1);
-
-		value = strchr(setting, '=');
-		if (value == NULL)
-			continue;
-		*value++ = '\0';
-		(void) set_config_option(setting, value, PGC_SUSET, PGC_S_DATABASE,
-								 GUC_ACTION_SET, true, WARNING, false);
-	}
-	for (int i = 0; ecm_setting_at(i, "", &name, &value, &source); i++)
-		if (strcmp(source, GucSource_Names[PGC_S_DATABASE]) == 0 &&
-			!is_set_for_database(name))
-			*one_is_gone = true;
-	ecm_spi_end(&spi);
-}
-
-/*
- * The settings that this process was started with may have changed before it
- * could read the catalog; a later reload would find no difference then.
- */
-bool
-ecm_settings_catch_up(EcmError *err, bool *one_is_gone)
-{
-	*one_is_gone = false;
-	return ecm_worker_try(apply_database_settings, one_is_gone, err);
-}
-
-/*
- * A running worker does not see changes of the database's own settings, so
- * they are read from the catalog.
- */
-static void
-read_database_settings(void *arg)
-{
-	SettingsText *result = arg;
-	EcmSpiState spi;
-	StringInfoData text;
-
-	initStringInfo(&text);
-	ecm_spi_begin(&spi);
-	find_database_settings();
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *setting = SPI_getvalue(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 1);
-		const char *enabled = "electric_cm.enabled=";
-		bool		value;
-
-		appendStringInfo(&text, "%s\n", setting);
-		if (strncmp(setting, enabled, strlen(enabled)) == 0 &&
-			parse_bool(setting + strlen(enabled), &value))
-			result->disabled = !value;
-	}
-	result->text = MemoryContextStrdup(result->context, text.data);
-	ecm_spi_end(&spi);
-}
-
-char *
-ecm_settings_signature(void)
-{
-	SettingsText database = {NULL, CurrentMemoryContext, false};
-	EcmError	err;
-
-	if (!ecm_worker_try(read_database_settings, &database, &err))
-	{
-		ereport(WARNING,
-				(errmsg("could not read the settings of database \"%s\": %s",
-						stack->datname, err.message)));
-		return NULL;
-	}
-	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
-					ecm_enabled, ecm_stack_id, ecm_connection,
-					ecm_pooled_connection, ecm_slot_name,
-					ecm_publication_name, ecm_slot_temporary,
-					ecm_create_publication, ecm_shape_workers, database.text);
-}
-
-bool
-ecm_settings_disable(void)
-{
-	SettingsText database = {NULL, CurrentMemoryContext, !ecm_enabled};
-	EcmError	err;
-
-	return ecm_worker_try(read_database_settings, &database, &err) &&
-		database.disabled;
-}
-
 /* ---------------------------------------------------------------- state -- */
 
 void
-ecm_publish_state(const EcmState *state, const char *waiting_for,
-				  int blocking_pid)
+ecm_report_state(const EcmState *state, const char *waiting_for,
+				 int blocking_pid)
 {
 	EcmStatus	status = ecm_state_status(state);
 	const char *step = ecm_step_name(state->step);
-	static EcmTime shown_retry_at = 0;
 	bool		changed;
 
 	changed = stack->status != status || strcmp(stack->step, step) != 0 ||
@@ -312,7 +170,7 @@ ecm_publish_state(const EcmState *state, const char *waiting_for,
 }
 
 void
-ecm_publish_error(const EcmError *err)
+ecm_report_error(const EcmError *err)
 {
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_copy_text(stack->last_error, sizeof(stack->last_error), err->message);
@@ -324,10 +182,8 @@ ecm_publish_error(const EcmError *err)
 }
 
 void
-ecm_publish_lookup(void)
+ecm_report_lookup(const EcmReplicationInfo *info)
 {
-	const EcmReplicationInfo *info = ecm_replication_info();
-
 	ecm_lock(LW_EXCLUSIVE);
 	stack->server_version_num = info->server_version_num;
 	stack->system_identifier = info->system_identifier;
@@ -339,7 +195,7 @@ ecm_publish_lookup(void)
 /* ---------------------------------------------------------- connections -- */
 
 static const char *
-replication_state(EcmConn *conn)
+replication_state(const EcmConn *conn)
 {
 	switch (ecm_conn_state(conn))
 	{
@@ -361,7 +217,7 @@ replication_state(EcmConn *conn)
  * last_error stays after the connection has gone.
  */
 static void
-describe(EcmConnInfo *info, EcmConn *conn, const char *state)
+describe(EcmConnInfo *info, const EcmConn *conn, const char *state)
 {
 	info->used = true;
 	strlcpy(info->state, state, sizeof(info->state));
@@ -383,12 +239,11 @@ describe(EcmConnInfo *info, EcmConn *conn, const char *state)
 }
 
 void
-ecm_publish_connections(void)
+ecm_report_connections(const EcmConn *replication)
 {
-	EcmConn    *conn = ecm_replication_conn();
-
 	ecm_lock(LW_EXCLUSIVE);
-	describe(&stack->conns[0], conn, conn ? replication_state(conn) : "closed");
+	describe(&stack->conns[0], replication,
+			 replication ? replication_state(replication) : "closed");
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		EcmConn    *session = ecm_pool_session(i);
@@ -410,8 +265,8 @@ ecm_publish_connections(void)
 /* ------------------------------------------------------------ positions -- */
 
 void
-ecm_publish_positions(XLogRecPtr received, XLogRecPtr flushed,
-					  XLogRecPtr acknowledged, TimestampTz last_commit_at)
+ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,
+					 XLogRecPtr acknowledged, TimestampTz last_commit_at)
 {
 	bool		flushed_moved = flushed > stack->flushed_lsn;
 
@@ -444,14 +299,14 @@ measure_shape_log(void *arg)
 											   ObjectIdGetDatum(relation)));
 }
 
-/* What the shape logs take on disk, with their index. */
+/* The size of the shape logs on disk, with their index. */
 void
-ecm_publish_shape_log_size(void)
+ecm_report_shape_log_size(void)
 {
 	int64		bytes;
 	EcmError	err;
 
-	/* what can't be measured now has been about the same before */
+	/* if the size can't be measured now, the last one is about right */
 	if (!ecm_worker_try(measure_shape_log, &bytes, &err) || bytes < 0)
 		return;
 	ecm_lock(LW_EXCLUSIVE);

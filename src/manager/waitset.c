@@ -32,30 +32,36 @@ typedef struct WaitItem
 	int			events;
 } WaitItem;
 
-static WaitItem wanted[MAX_SOCKETS];
-static int	nwanted;
-static WaitItem current[MAX_SOCKETS];
-static int	ncurrent;
-static WaitEventSet *set = NULL;
+typedef struct WaitSet
+{
+	WaitItem	wanted[MAX_SOCKETS];
+	int			nwanted;
+	WaitItem	current[MAX_SOCKETS];	/* in 'events' */
+	int			ncurrent;
+	WaitEventSet *events;		/* NULL: not made yet */
+} WaitSet;
+
+/* There is one in a process: the manager's. */
+static WaitSet set;
 
 void
 ecm_waitset_begin(void)
 {
-	nwanted = 0;
+	set.nwanted = 0;
 }
 
 static void
 add(const EcmConn *conn, int events)
 {
-	WaitItem   *item = &wanted[nwanted];
+	WaitItem   *item = &set.wanted[set.nwanted];
 
 	if (conn == NULL || ecm_conn_socket(conn) == PGINVALID_SOCKET || events == 0)
 		return;
-	Assert(nwanted < MAX_SOCKETS);
+	Assert(set.nwanted < MAX_SOCKETS);
 	item->id = ecm_conn_socket_id(conn);
 	item->fd = ecm_conn_socket(conn);
 	item->events = events;
-	nwanted++;
+	set.nwanted++;
 }
 
 void
@@ -73,10 +79,10 @@ ecm_waitset_add_end(const EcmConn *conn)
 static bool
 same_sockets(void)
 {
-	if (set == NULL || nwanted != ncurrent)
+	if (set.events == NULL || set.nwanted != set.ncurrent)
 		return false;
-	for (int i = 0; i < nwanted; i++)
-		if (wanted[i].id != current[i].id || wanted[i].fd != current[i].fd)
+	for (int i = 0; i < set.nwanted; i++)
+		if (set.wanted[i].id != set.current[i].id || set.wanted[i].fd != set.current[i].fd)
 			return false;
 	return true;
 }
@@ -84,13 +90,13 @@ same_sockets(void)
 static void
 build_set(void)
 {
-	if (set != NULL)
-		FreeWaitEventSet(set);
-	set = ecm_create_wait_event_set(FIRST_SOCKET + MAX_SOCKETS);
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	for (int i = 0; i < nwanted; i++)
-		AddWaitEventToSet(set, wanted[i].events, wanted[i].fd, NULL, NULL);
+	if (set.events != NULL)
+		FreeWaitEventSet(set.events);
+	set.events = ecm_create_wait_event_set(FIRST_SOCKET + MAX_SOCKETS);
+	AddWaitEventToSet(set.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set.events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < set.nwanted; i++)
+		AddWaitEventToSet(set.events, set.wanted[i].events, set.wanted[i].fd, NULL, NULL);
 }
 
 bool
@@ -103,16 +109,16 @@ ecm_waitset_wait(EcmTime deadline)
 	if (!same_sockets())
 		build_set();
 	else
-		for (int i = 0; i < nwanted; i++)
-			if (wanted[i].events != current[i].events)
-				ModifyWaitEvent(set, FIRST_SOCKET + i, wanted[i].events, NULL);
-	memcpy(current, wanted, sizeof(wanted));
-	ncurrent = nwanted;
+		for (int i = 0; i < set.nwanted; i++)
+			if (set.wanted[i].events != set.current[i].events)
+				ModifyWaitEvent(set.events, FIRST_SOCKET + i, set.wanted[i].events, NULL);
+	memcpy(set.current, set.wanted, sizeof(set.wanted));
+	set.ncurrent = set.nwanted;
 
 	if (deadline != 0)
 		timeout_ms = ecm_ms_until(ecm_now(), deadline);
 
-	n = WaitEventSetWait(set, timeout_ms, &event, 1,
+	n = WaitEventSetWait(set.events, timeout_ms, &event, 1,
 						 ecm_wait_event(ECM_WAIT_MANAGER_MAIN));
 	ResetLatch(MyLatch);
 	return n > 0 && (event.events & WL_SOCKET_CLOSED) != 0;

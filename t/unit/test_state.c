@@ -28,60 +28,60 @@ static bool healthy = true;		/* a stream that runs gets beyond where it was
 								 * lost */
 
 static EcmAction
-raw_event(EcmEventType type, EcmErrorKind kind, bool stuck)
+raw_input(EcmInputType type, EcmErrorKind kind, bool stuck)
 {
-	EcmEvent	e;
+	EcmInput	in;
 
-	e.type = type;
-	e.kind = kind;
-	e.stuck = stuck;
-	return ecm_state_step(&s, e, now);
+	in.type = type;
+	in.kind = kind;
+	in.stuck = stuck;
+	return ecm_state_step(&s, in, now);
 }
 
 static EcmAction
-event(EcmEventType type, EcmErrorKind kind)
+input(EcmInputType type, EcmErrorKind kind)
 {
-	EcmAction	action = raw_event(type, kind, false);
+	EcmAction	action = raw_input(type, kind, false);
 
 	if (healthy && s.streaming_up && s.behind)
-		CHECK(raw_event(ECM_EVENT_PROGRESS, RETRY, false) == NONE);
+		CHECK(raw_input(ECM_INPUT_PROGRESS, RETRY, false) == NONE);
 	return action;
 }
 
 static EcmAction
 done(void)
 {
-	return event(ECM_EVENT_STEP_DONE, RETRY);
+	return input(ECM_INPUT_STEP_DONE, RETRY);
 }
 
 static EcmAction
 failed(void)
 {
-	return event(ECM_EVENT_STEP_FAILED, RETRY);
+	return input(ECM_INPUT_STEP_FAILED, RETRY);
 }
 
 static EcmAction
 replication_lost(void)
 {
-	return event(ECM_EVENT_REPLICATION_LOST, RETRY);
+	return input(ECM_INPUT_REPLICATION_LOST, RETRY);
 }
 
 static EcmAction
 consumer_lost(void)
 {
-	return event(ECM_EVENT_CONSUMER_LOST, RETRY);
+	return input(ECM_INPUT_CONSUMER_LOST, RETRY);
 }
 
 static EcmAction
 pool_lost(void)
 {
-	return event(ECM_EVENT_POOL_LOST, RETRY);
+	return input(ECM_INPUT_POOL_LOST, RETRY);
 }
 
 static EcmAction
 tick(void)
 {
-	return event(ECM_EVENT_TICK, RETRY);
+	return input(ECM_INPUT_TICK, RETRY);
 }
 
 static EcmAction
@@ -227,7 +227,7 @@ test_happy_path(void)
 	is_int(ecm_state_deadline(&s), 0, "without a failure no tick is needed");
 	ok(done() == NONE && tick() == NONE && tick_after(HOUR) == NONE &&
 	   s.step == ECM_STEP_STREAMING, "and so it stays");
-	is_int(event(ECM_EVENT_RELOAD, RETRY), NONE,
+	is_int(input(ECM_INPUT_RELOAD, RETRY), NONE,
 		   "a reload changes nothing while all is well");
 	is_int(ecm_backoff_total(&s.backoff, now), 0, "no time was lost");
 }
@@ -276,7 +276,7 @@ test_step_failures(void)
 	now += SECOND / 2;
 	ok(failed() == NONE && s.next_retry_at == now + SECOND / 2 &&
 	   s.backoff.retries == 1, "a failure that is reported twice counts once");
-	is_int(event(ECM_EVENT_RELOAD, RETRY), RUN_STEP,
+	is_int(input(ECM_INPUT_RELOAD, RETRY), RUN_STEP,
 		   "a reload makes a pending retry due at once");
 	ok(s.running && s.next_retry_at == 0, "and then it isn't pending any more");
 }
@@ -571,46 +571,18 @@ test_pool_lost(void)
 }
 
 static void
-test_lock_lost(void)
-{
-	EcmStep		step;
-
-	for (step = ECM_STEP_CONNECT_REPLICATION; step < ECM_NUM_STEPS; step++)
-	{
-		if (step == ECM_STEP_READY_TO_STREAM)
-			continue;
-		start_at(step);
-		CHECK(event(ECM_EVENT_LOCK_LOST, RETRY) == CLOSE);
-		CHECK(strcmp(status(), "waiting") == 0);
-		CHECK(!s.lock_held && !s.replication_up && !s.pool_up &&
-			  !s.consumers_up && !s.streaming_up);
-		CHECK(waits_for(ECM_STEP_ACQUIRE_LOCK, 0));
-		CHECK(tick() == RUN_STEP && s.step == ECM_STEP_ACQUIRE_LOCK);
-		CHECK(strcmp(path(), "acquire_lock " ALL_FROM_CONNECT) == 0);
-	}
-	checked("without the lock everything starts over");
-
-	start_streaming();
-	event(ECM_EVENT_STEP_FAILED, FATAL);
-	ok(event(ECM_EVENT_LOCK_LOST, RETRY) == NONE && s.failed && !s.lock_held,
-	   "in failed, a lost lock is noted");
-	ok(event(ECM_EVENT_RELOAD, RETRY) == RUN_STEP &&
-	   s.step == ECM_STEP_ACQUIRE_LOCK, "and a reload acquires it");
-}
-
-static void
 test_recreate(void)
 {
 	int			i;
 
 	start_streaming();
-	is_int(event(ECM_EVENT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
+	is_int(input(ECM_INPUT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
 		   "a lost slot is made again");
 	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND) && !s.replication_up &&
 	   !s.streaming_up && s.pool_up && s.consumers_up,
 	   "after the backoff, not at once");
 	is_str(status(), "starting", "the status goes back to starting");
-	is_int(event(ECM_EVENT_REPLICATION_LOST, RECREATE), NONE,
+	is_int(input(ECM_INPUT_REPLICATION_LOST, RECREATE), NONE,
 		   "an echo of it does nothing");
 	ok(s.recreations == 1 && s.backoff.retries == 1, "and isn't counted");
 	is_int(tick_after(SECOND), RUN_STEP, "then it connects");
@@ -620,7 +592,7 @@ test_recreate(void)
 	for (i = 2; i <= 3; i++)
 	{
 		now += 1200 * SECOND;
-		CHECK(event(ECM_EVENT_REPLICATION_LOST, RECREATE) ==
+		CHECK(input(ECM_INPUT_REPLICATION_LOST, RECREATE) ==
 			  ECM_ACTION_RECREATE);
 		CHECK(s.recreations == i);
 		tick_after(SECOND);
@@ -628,30 +600,30 @@ test_recreate(void)
 	}
 	checked("three within an hour are allowed");
 	now = s.recreated_at[0] + HOUR - 1;
-	is_int(event(ECM_EVENT_REPLICATION_LOST, RECREATE), ECM_ACTION_FAIL,
+	is_int(input(ECM_INPUT_REPLICATION_LOST, RECREATE), ECM_ACTION_FAIL,
 		   "the fourth within an hour fails");
 	is_str(status(), "failed", "the status is failed");
-	is_int(event(ECM_EVENT_RELOAD, RETRY), RUN_STEP, "until a reload");
+	is_int(input(ECM_INPUT_RELOAD, RETRY), RUN_STEP, "until a reload");
 	path();
-	is_int(event(ECM_EVENT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
+	is_int(input(ECM_INPUT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
 		   "which starts counting afresh");
 
 	start_streaming();
 	for (i = 0; i < 3; i++)
 	{
-		event(ECM_EVENT_REPLICATION_LOST, RECREATE);
+		input(ECM_INPUT_REPLICATION_LOST, RECREATE);
 		now = ecm_state_deadline(&s);
 		tick();
 		path();
 	}
 	now = s.recreated_at[0] + HOUR;
-	is_int(event(ECM_EVENT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
+	is_int(input(ECM_INPUT_REPLICATION_LOST, RECREATE), ECM_ACTION_RECREATE,
 		   "a fourth is allowed when the hour is over");
 
 	start_streaming();
 	for (i = 0; i < 20; i++)
 	{
-		CHECK(event(ECM_EVENT_REPLICATION_LOST, RECREATE) ==
+		CHECK(input(ECM_INPUT_REPLICATION_LOST, RECREATE) ==
 			  ECM_ACTION_RECREATE);
 		tick_after(SECOND);
 		path();
@@ -660,17 +632,17 @@ test_recreate(void)
 	checked("one in twenty minutes goes on for ever");
 
 	start_at(ECM_STEP_CREATE_SLOT);
-	ok(event(ECM_EVENT_STEP_FAILED, RECREATE) == ECM_ACTION_RECREATE &&
+	ok(input(ECM_INPUT_STEP_FAILED, RECREATE) == ECM_ACTION_RECREATE &&
 	   waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND),
 	   "a step can find out, too");
 	start_streaming();
-	ok(event(ECM_EVENT_CONSUMER_LOST, RECREATE) == ECM_ACTION_RECREATE &&
+	ok(input(ECM_INPUT_CONSUMER_LOST, RECREATE) == ECM_ACTION_RECREATE &&
 	   !s.consumers_up, "or a consumer");
 	start_streaming();
-	ok(event(ECM_EVENT_POOL_LOST, RECREATE) == ECM_ACTION_RECREATE &&
+	ok(input(ECM_INPUT_POOL_LOST, RECREATE) == ECM_ACTION_RECREATE &&
 	   !s.pool_up && !s.streaming_up, "or the pool");
 	start();
-	ok(event(ECM_EVENT_STEP_FAILED, RECREATE) == NONE &&
+	ok(input(ECM_INPUT_STEP_FAILED, RECREATE) == NONE &&
 	   waits_for(ECM_STEP_ACQUIRE_LOCK, SECOND) && s.recreations == 0,
 	   "but without the lock, the slot isn't ours to drop");
 }
@@ -678,9 +650,9 @@ test_recreate(void)
 static void
 test_fatal(void)
 {
-	static const EcmEventType types[] = {
-		ECM_EVENT_STEP_FAILED, ECM_EVENT_REPLICATION_LOST,
-		ECM_EVENT_CONSUMER_LOST, ECM_EVENT_POOL_LOST
+	static const EcmInputType types[] = {
+		ECM_INPUT_STEP_FAILED, ECM_INPUT_REPLICATION_LOST,
+		ECM_INPUT_CONSUMER_LOST, ECM_INPUT_POOL_LOST
 	};
 	EcmStep		step;
 	size_t		i;
@@ -688,31 +660,31 @@ test_fatal(void)
 	for (step = ECM_STEP_ACQUIRE_LOCK; step < ECM_NUM_STEPS; step++)
 		for (i = 0; i < 4; i++)
 		{
-			EcmEventType type;
+			EcmInputType type;
 			bool		had_lock;
 
 			if (step == ECM_STEP_READY_TO_STREAM)
 				continue;
 			start_at(step);
 			had_lock = s.lock_held;
-			CHECK(event(types[i], FATAL) == ECM_ACTION_FAIL);
+			CHECK(input(types[i], FATAL) == ECM_ACTION_FAIL);
 			CHECK(strcmp(status(), "failed") == 0);
 			CHECK(s.step == step);
 			CHECK(s.lock_held == had_lock);
 			CHECK(!s.replication_up && !s.pool_up && !s.consumers_up &&
 				  !s.streaming_up && !s.running);
 			CHECK(ecm_state_deadline(&s) == 0);
-			for (type = ECM_EVENT_STEP_DONE; type <= ECM_EVENT_TICK; type++)
+			for (type = ECM_INPUT_STEP_DONE; type <= ECM_INPUT_TICK; type++)
 			{
-				if (type == ECM_EVENT_LOCK_LOST || type == ECM_EVENT_RELOAD)
+				if (type == ECM_INPUT_RELOAD)
 					continue;
 				now += HOUR;
-				CHECK(event(type, FATAL) == NONE);
-				CHECK(event(type, RECREATE) == NONE);
-				CHECK(event(type, RETRY) == NONE);
+				CHECK(input(type, FATAL) == NONE);
+				CHECK(input(type, RECREATE) == NONE);
+				CHECK(input(type, RETRY) == NONE);
 			}
 			CHECK(strcmp(status(), "failed") == 0 && s.step == step);
-			CHECK(event(ECM_EVENT_RELOAD, RETRY) == RUN_STEP);
+			CHECK(input(ECM_INPUT_RELOAD, RETRY) == RUN_STEP);
 			CHECK(s.step == (had_lock ? ECM_STEP_CONNECT_REPLICATION :
 							 ECM_STEP_ACQUIRE_LOCK));
 			CHECK(s.backoff.retries == 0);
@@ -724,7 +696,7 @@ test_fatal(void)
 
 	start_at(ECM_STEP_CREATE_SLOT);
 	failed();
-	ok(event(ECM_EVENT_REPLICATION_LOST, FATAL) == ECM_ACTION_FAIL &&
+	ok(input(ECM_INPUT_REPLICATION_LOST, FATAL) == ECM_ACTION_FAIL &&
 	   s.next_retry_at == 0, "a fatal error ends a pending retry");
 	now += HOUR;
 	ok(s.backoff.retries == 0 &&
@@ -740,7 +712,7 @@ test_stuck(void)
 
 	healthy = false;
 	start_streaming();
-	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), CLOSE,
+	is_int(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true), CLOSE,
 		   "a stream that has met an error");
 	tick();
 	path();
@@ -753,7 +725,7 @@ test_stuck(void)
 	now += 20 * SECOND;
 	tick();
 	ok(s.reopened && s.behind, "that it lasts does not count as health");
-	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), CLOSE,
+	is_int(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true), CLOSE,
 		   "lost again after 25 s");
 	ok(waits_for(ECM_STEP_CONNECT_REPLICATION, SECOND), "it waits for the backoff");
 	tick_after(SECOND);
@@ -761,7 +733,7 @@ test_stuck(void)
 	is_str(status(), "starting", "and is not active when it streams again");
 	tick_after(10 * SECOND);
 	is_int(s.backoff.retries, 1, "nor does that reset the backoff");
-	is_int(raw_event(ECM_EVENT_PROGRESS, RETRY, false), NONE,
+	is_int(raw_input(ECM_INPUT_PROGRESS, RETRY, false), NONE,
 		   "having got beyond that place");
 	is_str(status(), "active", "it is active at once");
 	is_int(ecm_state_deadline(&s), now + 5 * SECOND, "and well");
@@ -785,14 +757,14 @@ test_stuck(void)
 	start_streaming();
 	for (i = 0; i < ECM_MAX_STUCK - 1; i++)
 	{
-		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		CHECK(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true) == CLOSE);
 		now = ecm_state_deadline(&s);
 		tick();
 		path();
 		now += 20 * SECOND;
 	}
 	checked("four times at the same place it is tried again");
-	is_int(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true), ECM_ACTION_RECREATE,
+	is_int(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true), ECM_ACTION_RECREATE,
 		   "the fifth time, after a minute, the slot is given up");
 	ok(s.recreations == 1 && s.stuck == 0 && !s.behind, "which counts as others do");
 	tick_after(10 * SECOND);
@@ -802,12 +774,12 @@ test_stuck(void)
 	start_streaming();
 	for (i = 0; i < 20; i++)
 	{
-		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		CHECK(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true) == CLOSE);
 		now = ecm_state_deadline(&s);
 		tick();
 		path();
 		if (i % 4 == 3)
-			CHECK(raw_event(ECM_EVENT_PROGRESS, RETRY, false) == NONE);
+			CHECK(raw_input(ECM_INPUT_PROGRESS, RETRY, false) == NONE);
 		now += 20 * SECOND;
 	}
 	checked("with progress in between it is not the same place");
@@ -815,7 +787,7 @@ test_stuck(void)
 	start_streaming();
 	for (i = 0; i < 8; i++)
 	{
-		CHECK(raw_event(ECM_EVENT_REPLICATION_LOST, RETRY, true) == CLOSE);
+		CHECK(raw_input(ECM_INPUT_REPLICATION_LOST, RETRY, true) == CLOSE);
 		now = ecm_state_deadline(&s);
 		tick();
 		path();
@@ -837,7 +809,7 @@ test_stuck(void)
 	healthy = true;
 }
 
-/* What must hold after any event. */
+/* What must hold after any input. */
 static void
 check_invariants(EcmAction action)
 {
@@ -880,7 +852,7 @@ check_invariants(EcmAction action)
 }
 
 /*
- * Any event at any time, likely or not; now and then the world is well for a
+ * Any input at any time, likely or not; now and then the world is well for a
  * while, and then the stack must become active in bounded time.
  */
 static void
@@ -902,27 +874,25 @@ test_random_walk(void)
 		static const int64_t pauses[] = {
 			0, 1, SECOND / 10, SECOND, 5 * SECOND, 20 * SECOND, 600 * SECOND
 		};
-		EcmEventType type = (EcmEventType) random_below(ECM_EVENT_TICK + 1);
+		EcmInputType type = (EcmInputType) random_below(ECM_INPUT_TICK + 1);
 		EcmErrorKind kind = RETRY;
 		EcmState	before;
 		EcmAction	action;
 
 		now += pauses[random_below(random_below(4) == 0 ? 7 : 4)];
 		if (random_below(2) == 0)
-			type = random_below(4) == 0 ? ECM_EVENT_TICK : ECM_EVENT_STEP_DONE;
+			type = random_below(4) == 0 ? ECM_INPUT_TICK : ECM_INPUT_STEP_DONE;
 		if (random_below(40) == 0)
 			kind = RECREATE;
 		else if (random_below(200) == 0)
 			kind = FATAL;
-		if (type == ECM_EVENT_LOCK_LOST && random_below(10) > 0)
-			type = ECM_EVENT_STEP_DONE;
 
 		before = s;
 		healthy = random_below(2) == 0;
-		action = raw_event(type, kind, random_below(2) == 0);
+		action = raw_input(type, kind, random_below(2) == 0);
 		check_invariants(action);
 
-		if (before.failed && type != ECM_EVENT_RELOAD)
+		if (before.failed && type != ECM_INPUT_RELOAD)
 			CHECK(s.failed && action == NONE);
 		if (action == ECM_ACTION_FAIL)
 		{
@@ -931,7 +901,7 @@ test_random_walk(void)
 		}
 		if (action == CLOSE)
 			closes++;
-		if (type == ECM_EVENT_RELOAD && before.failed)
+		if (type == ECM_INPUT_RELOAD && before.failed)
 			memset(last_recreated, 0, sizeof(last_recreated));
 		if (action == ECM_ACTION_RECREATE)
 		{
@@ -963,14 +933,14 @@ test_random_walk(void)
 
 			if (s.failed)
 			{
-				check_invariants(event(ECM_EVENT_RELOAD, RETRY));
+				check_invariants(input(ECM_INPUT_RELOAD, RETRY));
 				memset(last_recreated, 0, sizeof(last_recreated));
 			}
 			healthy = true;
 			while (ecm_state_status(&s) != ECM_STATUS_ACTIVE && n++ < 20)
 			{
 				if (ecm_state_is_doubtful(&s))
-					check_invariants(event(ECM_EVENT_PROGRESS, RETRY));
+					check_invariants(input(ECM_INPUT_PROGRESS, RETRY));
 				else if (s.running)
 					check_invariants(done());
 				else
@@ -985,7 +955,7 @@ test_random_walk(void)
 			CHECK(now - began <= 10 * SECOND);
 		}
 	}
-	checked("100,000 random events: the invariants hold, and it always recovers");
+	checked("100,000 random inputs: the invariants hold, and it always recovers");
 	ok(actives > 1000 && fails > 100 && closes > 1000 && recreates > 100,
 	   "and the walk has been everywhere");
 	printf("# active %d, failed %d, closed %d, recreated %d times\n",
@@ -1001,7 +971,6 @@ test_state(void)
 	test_replication_lost();
 	test_consumer_lost();
 	test_pool_lost();
-	test_lock_lost();
 	test_recreate();
 	test_fatal();
 	test_stuck();

@@ -1,0 +1,463 @@
+/*-------------------------------------------------------------------------
+ *
+ * manager_steps.c
+ *	  The steps that bring a stack up, one after the other.
+ *
+ * A step is started, then polled each time round.  The steps of the replication
+ * connection are in replication_setup.c, the lock's in exclusive_lock.c, the
+ * consumers' in consumer_queues.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+
+#include "base/bgworker.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stack_catalog.h"
+#include "base/text.h"
+#include "connection/conn.h"
+#include "connection/pool.h"
+#include "connection/server_identity.h"
+#include "manager/consumer_queues.h"
+#include "manager/manager.h"
+#include "manager/stack_report.h"
+#include "shape/shape.h"
+#include "slot/server_runs.h"
+#include "slot/slot.h"
+#include "slot/slot_name.h"
+#include "slot/slot_owner.h"
+
+/* A manager gives way when it has tried so often to get consumers in vain. */
+#define MAX_WORKER_FAILURES		2
+
+static void
+start_lock(Manager *m)
+{
+	ecm_exclusive_lock_start(&m->lock);
+}
+
+static EcmStepResult
+poll_lock(Manager *m, EcmStepFailure *failure)
+{
+	return ecm_exclusive_lock_poll(&m->lock, failure);
+}
+
+/* ----------------------------------------------------- pool and timeline -- */
+
+static void
+step_job_done(void *arg,
+			  EcmConn *conn pg_attribute_unused(), const EcmError *err)
+{
+	Manager    *m = arg;
+
+	m->job.id = 0;
+	if (err == NULL)
+	{
+		m->job.result = ECM_RESULT_DONE;
+		return;
+	}
+	ecm_failure_set(&m->job.failure, err, ECM_CONTEXT_POOL);
+
+	/* the stream goes on without a pool that has been there and comes back */
+	if (m->state.streaming_up && m->job.failure.kind == ECM_ERROR_FATAL)
+		m->job.failure.kind = ECM_ERROR_RETRY;
+	m->job.result = ECM_RESULT_FAILED;
+}
+
+static void
+start_step_job(Manager *m, const char *sql, int timeout_ms)
+{
+	m->job.result = ECM_RESULT_PENDING;
+	m->job.id = ecm_pool_submit(sql, timeout_ms, step_job_done, m);
+}
+
+static EcmStepResult
+poll_step_job(Manager *m, EcmStepFailure *failure)
+{
+	*failure = m->job.failure;
+	return m->job.result;
+}
+
+static void
+pool_answered(void *arg, EcmConn *conn, const EcmError *err)
+{
+	Manager    *m = arg;
+
+	step_job_done(arg, conn, err);
+	if (err == NULL && !ecm_leads_here(conn, &m->job.failure))
+		m->job.result = ECM_RESULT_FAILED;
+}
+
+/* The pool is initialised when a session has answered, from the right place. */
+static void
+start_pool(Manager *m)
+{
+	m->job.result = ECM_RESULT_PENDING;
+	m->job.id = ecm_pool_submit(ecm_whereabouts_sql(), ECM_MANAGER_JOB_MS,
+								pool_answered, m);
+}
+
+char *
+ecm_manager_disown_slot_sql(const char *name)
+{
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = NULL"
+					" WHERE slot_name = %s", ecm_quote_literal(name));
+}
+
+/* Does the table say that the slot is ours? */
+bool
+ecm_manager_slot_is_recorded(const Manager *m)
+{
+	return m->remembered.owns_slot &&
+		strcmp(NameStr(m->remembered.slot_name), m->stack->slot_name) == 0;
+}
+
+static void
+count_shapes(void *arg)
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT count(*) FROM _electric_cm.shape", true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not count shapes");
+	*(int64 *) arg = strtoi64(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+							  NULL, 10);
+	ecm_spi_end(&spi);
+}
+
+/*
+ * Clients have to create their shapes again.  Few of them see events, so
+ * electric_cm_health() goes on saying so for a while.
+ */
+static void
+report_lost_shapes(Manager *m, const char *reason)
+{
+	int64		n = -1;
+	EcmError	err;
+
+	(void) ecm_worker_try(count_shapes, &n, &err);
+	if (n == 0)
+		ecm_manager_event(m, "shapes_invalidated", ECM_SEVERITY_LOG, reason, "there were no shapes");
+	else
+		ecm_manager_event(m, "shapes_invalidated", ECM_SEVERITY_WARNING, reason,
+						  n < 0 ? "all shapes of this database are gone: create them again" :
+						  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
+	if (n == 0)
+		return;
+	ecm_lock(LW_EXCLUSIVE);
+	m->stack->lost_shapes = n;
+	m->stack->lost_shapes_at = ecm_now();
+	ecm_copy_text(m->stack->lost_shapes_reason, sizeof(m->stack->lost_shapes_reason), reason);
+	ecm_unlock();
+}
+
+static void
+start_timeline(Manager *m)
+{
+	const char *mismatch;
+	char	   *sql;
+	char	   *assign_sql;
+	char	   *disown_sql;
+	char	   *runs_sql;
+	EcmError	err;
+
+	m->job.result = ECM_RESULT_FAILED;
+	m->job.failure.kind = ECM_ERROR_RETRY;
+	if (!ecm_worker_try(ecm_manager_read_remembered, m, &err))
+	{
+		m->job.failure.err = err;
+		return;
+	}
+	if (!m->replication.info.slot_created &&
+		ecm_timeline_left(&m->remembered, &m->replication.info))
+	{
+		ecm_error_set(&m->job.failure.err, "55000",
+					  psprintf("replication slot \"%s\" is of another timeline",
+							   m->stack->slot_name),
+					  "It has come with a copy of the data directory.", "");
+		m->job.failure.kind = ECM_ERROR_RECREATE;
+		return;
+	}
+	mismatch = ecm_timeline_mismatch(&m->remembered, &m->replication.info, MyDatabaseId);
+	sql = ecm_timeline_record_sql(&m->remembered, &m->replication.info,
+								  MyDatabaseId, mismatch);
+	if (mismatch != NULL && m->remembered.known)
+		report_lost_shapes(m, mismatch);
+	assign_sql = ecm_feed_assign_sql();
+	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index) ?
+		ecm_manager_disown_slot_sql(m->stack->slot_name) : NULL;
+	runs_sql = mismatch == NULL && !ecm_runs_seen(m->remembered.seen_lsn) ?
+		psprintf("SELECT _electric_cm.check_runs(%s)",
+				 ecm_quote_literal(m->stack->slot_name)) : NULL;
+	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
+		start_step_job(m, psprintf("%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
+								   assign_sql ? assign_sql : "",
+								   disown_sql ? disown_sql : ""),
+					   runs_sql ? 0 : ECM_MANAGER_JOB_MS);	/* the WAL may be long */
+	else
+		m->job.result = ECM_RESULT_DONE;
+}
+
+static EcmStepResult
+poll_timeline(Manager *m, EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_step_job(m, failure);
+
+	if (result == ECM_RESULT_DONE)
+	{
+		m->replication.info.slot_created = false;
+		ecm_lock(LW_EXCLUSIVE);
+		m->stack->adopt_requested = false;
+		ecm_unlock();
+	}
+	return result;
+}
+
+/* ---------------------------------------------------------- former slot -- */
+
+static void
+ignore_result(void *arg pg_attribute_unused(),
+			  EcmConn *conn pg_attribute_unused(),
+			  const EcmError *err pg_attribute_unused())
+{
+}
+
+/* Is there a slot of that name that the stack could use? */
+bool
+ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts)
+{
+	return ecm_slot_lookup(name, facts) && facts->logical &&
+		facts->database == MyDatabaseId && strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+/*
+ * Drops the slot that was created under the former electric_cm.slot_name, which
+ * no other process would look after.  The slot stays as long as it is in use, and
+ * until the new name is known to be usable.
+ */
+void
+ecm_manager_retire_former_slot(Manager *m)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+	char		name[NAMEDATALEN];
+
+	strlcpy(name, m->stack->former_slot, sizeof(name));
+	if (name[0] == '\0')
+		return;
+	if (ecm_slot_owner_look_former(m->stack_index))
+	{
+		if (!ecm_slot_lookup(name, &facts) || facts.active_pid != 0)
+			return;
+		if (ecm_slot_lookup(m->stack->slot_name, &facts) &&
+			!ecm_manager_slot_is_usable(m->stack->slot_name, &facts))
+			return;
+		if (!ecm_slot_drop(name, &err))
+			return;
+		ecm_report_former_slot(m->stack_index, "", InvalidXLogRecPtr);
+		ecm_manager_event(m, "replication_slot_dropped", ECM_SEVERITY_WARNING,
+						  psprintf("The stack uses replication slot \"%s\" now.", m->stack->slot_name),
+						  psprintf("dropped replication slot \"%s\"", name));
+	}
+	else if (m->stack->former_slot[0] != '\0')
+		return;
+	(void) ecm_pool_submit(ecm_manager_disown_slot_sql(name), ECM_MANAGER_JOB_MS, ignore_result,
+						   NULL);
+}
+
+/* ---------------------------------------------------------------- steps -- */
+
+static void
+start_consumers(Manager *m pg_attribute_unused())
+{
+	ecm_feed_start();
+}
+
+static EcmStepResult
+poll_consumers(Manager *m pg_attribute_unused(), EcmStepFailure *failure)
+{
+	return ecm_feed_poll_start(failure);
+}
+
+/*
+ * A step's functions.  A step that is not in the table belongs to the
+ * replication connection.
+ */
+typedef struct StepFunctions
+{
+	void		(*start) (Manager *m);
+	EcmStepResult (*poll) (Manager *m, EcmStepFailure *failure);
+} StepFunctions;
+
+static const StepFunctions step_functions[ECM_NUM_STEPS] = {
+	[ECM_STEP_ACQUIRE_LOCK] = {start_lock, poll_lock},
+	[ECM_STEP_START_POOL] = {start_pool, poll_step_job},
+	[ECM_STEP_CHECK_TIMELINE] = {start_timeline, poll_timeline},
+	[ECM_STEP_START_CONSUMERS] = {start_consumers, poll_consumers},
+};
+
+void
+ecm_manager_run_step(Manager *m)
+{
+	const StepFunctions *functions = &step_functions[m->state.step];
+
+	ecm_manager_forget_wait(m);
+	m->waiting.creation_reported = false;
+	if (functions->start)
+	{
+		functions->start(m);
+		return;
+	}
+	if (m->state.step == ECM_STEP_CONNECT_REPLICATION)
+		ecm_replication_close(&m->replication); /* a failed attempt's */
+	if (m->state.step == ECM_STEP_CREATE_SLOT)
+	{
+		ecm_manager_retire_former_slot(m);
+		m->checks.status_at = ecm_later(ecm_now(), ECM_SLOT_HELP_MS);
+	}
+	ecm_replication_start_step(&m->replication, m->state.step, ecm_feed_start_lsn());
+}
+
+/*
+ * Shows what the step that was just completed has found out or made.
+ */
+static void
+step_completed(Manager *m, EcmStep step)
+{
+	if (step == ECM_STEP_PG_INFO)
+	{
+		ecm_report_lookup(&m->replication.info);
+		ecm_manager_event(m, "pg_info_looked_up", ECM_SEVERITY_LOG, "",
+						  psprintf("server version %d, timeline %u",
+								   m->replication.info.server_version_num,
+								   m->replication.info.timeline_id));
+	}
+	else if (step == ECM_STEP_CREATE_SLOT && m->replication.info.slot_created)
+	{
+		(void) ecm_report_slot(m->stack_index, m->stack->slot_name, !ecm_slot_temporary,
+							   m->replication.info.confirmed_flush_lsn, false);
+		ecm_manager_event(m, "replication_slot_created", ECM_SEVERITY_LOG, "",
+						  psprintf("created replication slot \"%s\"", m->stack->slot_name));
+	}
+	else if (step == ECM_STEP_START_CONSUMERS)
+		m->worker_failures = 0;
+	else if (step == ECM_STEP_START_STREAMING)
+	{
+		ecm_creations_scan();
+		m->wal.sample_at = 0;	/* the slot is ours now: look at it */
+		m->flow.ask_at = 0;
+	}
+}
+
+/*
+ * Consumers get no background worker: others have been faster.  Rather than keep
+ * its own worker, with which another stack could run, the manager ends; the
+ * launcher starts it again when there are enough.
+ */
+static void
+give_way(Manager *m, const EcmStepFailure *failure)
+{
+	if (strcmp(failure->err.sqlstate, "53000") == 0)
+		m->worker_failures++;
+	else
+		m->worker_failures = 0;
+	if (m->worker_failures < MAX_WORKER_FAILURES)
+		return;
+	ecm_manager_report_failure(m, failure);
+	ecm_manager_clean_up(m);
+	ecm_lock(LW_EXCLUSIVE);
+	m->stack->gave_way = true;
+	ecm_unlock();
+	proc_exit(0);
+}
+
+/*
+ * The default name of the slot turns out to be that of another database's: the
+ * next manager computes it anew, and comes to another one.
+ */
+static bool
+takes_another_name(Manager *m, const EcmStepFailure *failure)
+{
+	const char *name;
+
+	if (m->state.step != ECM_STEP_CREATE_SLOT || ecm_slot_name[0] != '\0' ||
+		strcmp(failure->err.sqlstate, "42710") != 0)
+		return false;
+	name = ecm_timeline_slot_name(&m->remembered, m->stack->datname);
+	if (strcmp(name, m->stack->slot_name) == 0)
+		return false;
+	if (m->stack->restart_requested)
+		return true;
+	ecm_manager_event(m, "slot_name_taken", ECM_SEVERITY_LOG, failure->err.message,
+					  psprintf("the stack restarts to use replication slot \"%s\"", name));
+	ecm_lock(LW_EXCLUSIVE);
+	m->stack->restart_requested = true;
+	ecm_unlock();
+	ecm_launcher_wake();
+	return true;
+}
+
+/*
+ * Polls the running step.  A step that is done is followed by the next at once.
+ */
+bool
+ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
+					  RoundInput *in)
+{
+	EcmStep		step = m->state.step;
+	const StepFunctions *functions = &step_functions[step];
+	EcmStepResult result;
+
+	if (!m->state.running || step == ECM_STEP_STREAMING)
+		return false;
+	result = functions->poll ? functions->poll(m, &in->failure) :
+		ecm_replication_poll_step(&m->replication, step, &in->failure);
+	if (result == ECM_RESULT_PENDING)
+		return false;
+	in->again = true;
+	if (result == ECM_RESULT_DONE)
+	{
+		step_completed(m, step);
+		in->type = ECM_INPUT_STEP_DONE;
+		return true;
+	}
+
+	if (takes_another_name(m, &in->failure))
+		return false;
+	if (step == ECM_STEP_START_CONSUMERS)
+		give_way(m, &in->failure);
+
+	/* a step that fails with its connection is a lost connection */
+	if (step > ECM_STEP_CONNECT_REPLICATION && functions->poll == NULL &&
+		ecm_conn_state(m->replication.conn) == ECM_CONN_FAILED)
+		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+	return round_failed(in, ECM_INPUT_STEP_FAILED);
+}
+
+/*
+ * Notices that the replication session has ended while steps of other parts run,
+ * or a retry is pending.
+ */
+bool
+ecm_manager_poll_idle_replication(Manager *m,
+								  EcmTime now pg_attribute_unused(),
+								  RoundInput *in)
+{
+	EcmConn    *conn = m->replication.conn;
+
+	if (conn == NULL || !m->state.replication_up || m->state.streaming_up ||
+		(m->state.running && step_functions[m->state.step].poll == NULL))
+		return false;
+	if (ecm_conn_poll(conn) != ECM_CONN_FAILED)
+		return false;
+	ecm_failure_set(&in->failure, ecm_conn_error(conn), ECM_CONTEXT_OTHER);
+	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+}

@@ -1,0 +1,198 @@
+/*-------------------------------------------------------------------------
+ *
+ * manager_stop.c
+ *	  A manager's end.
+ *
+ * By then the server may refuse connections, so all of it happens in this
+ * process, with bounded waits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/pidfile.h"
+
+#include "base/bgworker.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/spi.h"
+#include "base/stack_catalog.h"
+#include "connection/pool.h"
+#include "manager/consumer_queues.h"
+#include "manager/event_delivery.h"
+#include "manager/manager.h"
+#include "slot/slot.h"
+#include "slot/slot_owner.h"
+
+/*
+ * Is the server shutting down?  Nothing in shared memory says so; the status
+ * line of postmaster.pid does.
+ */
+static bool
+server_is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[256];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+		if (i == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(line, "stopping", 8) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+static void
+record_stop(void *arg)
+{
+	ecm_timeline_record_stop(*(XLogRecPtr *) arg);
+}
+
+/* The slot that the table has is another one by now. */
+static void
+disown_slot(void *arg)
+{
+	Manager    *m = arg;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(ecm_manager_disown_slot_sql(m->stack->slot_name), false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update _electric_cm.stack");
+	ecm_spi_end(&spi);
+}
+
+static void
+drop_publication(void *arg pg_attribute_unused())
+{
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_timeline_drop_publications();
+	(void) SPI_execute("UPDATE _electric_cm.stack SET publication_name = NULL,"
+					   " slot_name = NULL, clean_stop_lsn = NULL", false, 0);
+	ecm_spi_end(&spi);
+}
+
+/* The slot is free by now, unless somebody else uses it. */
+static void
+drop_slot(Manager *m)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+
+	if (!ecm_manager_slot_is_usable(m->stack->slot_name, &facts) || facts.temporary)
+		return;
+	if (ecm_slot_drop(m->stack->slot_name, &err))
+		ecm_manager_event(m, "replication_slot_dropped", ECM_SEVERITY_WARNING, "",
+						  psprintf("dropped replication slot \"%s\"", m->stack->slot_name));
+	else
+		ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+						  psprintf("could not drop replication slot \"%s\"", m->stack->slot_name));
+}
+
+/* The slot is free, as far as we are concerned. */
+static void
+leave_slot(Manager *m, bool drop, bool drained)
+{
+	EcmSlotFacts facts;
+	EcmError	err;
+
+	if (drop)
+	{
+		drop_slot(m);
+		if (!ecm_worker_try(drop_publication, NULL, &err))
+			ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+							  "could not drop the publication");
+	}
+	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot_name, &facts))
+	{
+		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
+			ecm_manager_event(m, "warning", ECM_SEVERITY_WARNING, err.message,
+							  "could not record the end of the stack");
+	}
+	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index) &&
+		!m->stack->slot_owned)
+		(void) ecm_worker_try(disown_slot, m, &err);
+}
+
+/*
+ * Leaves everything as the next manager, or nobody, should find it.  By now
+ * the server may refuse connections, so all of it happens in this process.
+ */
+void
+ecm_manager_clean_up(Manager *m)
+{
+	EcmEndReason reason;
+	bool		drop;
+	bool		drained;
+	bool		disabled;
+	EcmError	err;
+
+	if (m->cleaned_up)
+		return;
+	m->cleaned_up = true;
+	ecm_worker_leave();
+
+	disabled = ecm_manager_is_disabled();	/* by now; ecm_enabled is from our
+											 * start */
+	ecm_lock(LW_EXCLUSIVE);
+	reason = m->stack->end_reason;
+	drop = m->stack->drop_on_stop &&
+		(reason == ECM_END_STOP || reason == ECM_END_UNWANTED ||
+		 (reason == ECM_END_RESTART && disabled) ||
+		 (reason == ECM_END_NONE && server_is_stopping()));
+	drop |= reason == ECM_END_STOP && m->stack->drop_slot_requested;
+	if (reason != ECM_END_PAUSE)
+		m->stack->drop_on_stop = false;
+	drained = reason == ECM_END_PAUSE && m->stack->drained;
+	ecm_unlock();
+
+	ecm_pool_close();
+	ecm_feed_stop();
+	ecm_replication_close(&m->replication);
+
+	/*
+	 * The publication has gone with the extension.  The slot that is recorded
+	 * is the launcher's task by now, but we may have made one since.
+	 */
+	if (m->extension_gone)
+	{
+		if (m->replication.info.slot_created || ecm_slot_name[0] == '\0')
+			ecm_abandon_slot(MyDatabaseId, m->stack->slot_name);
+		return;
+	}
+
+	ecm_worker_set("lock_timeout", "1s");
+	if (m->state.lock_held && ecm_replication_wait_slot_free(&m->replication, 1000))
+		leave_slot(m, drop, drained);
+	if (!drained && m->stack->probe == ECM_PROBE_RUN && !ecm_events_store(&err))
+		ereport(LOG,
+				(errmsg("electric_cm in database \"%s\": could not store events: %s",
+						m->stack->datname, err.message)));
+}
+
+/*
+ * When something inside core was interrupted, the way out is a FATAL and ends
+ * here; otherwise the main loop has cleaned up already.
+ */
+void
+ecm_manager_at_exit(int code pg_attribute_unused(), Datum arg)
+{
+	Manager    *m = (Manager *) DatumGetPointer(arg);
+
+	if (m->cleaned_up)
+		return;
+	AbortOutOfAnyTransaction();
+
+	/* proc_exit() holds interrupts, and with them the bound on lock waits */
+	RESUME_INTERRUPTS();
+	ecm_manager_clean_up(m);
+	HOLD_INTERRUPTS();
+}

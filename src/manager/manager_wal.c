@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * manager_wal.c
+ *	  The WAL that the stack's slot retains: samples, and what a limit costs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/standby.h"
+#include "utils/builtins.h"
+
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/text.h"
+#include "connection/conn.h"
+#include "manager/consumer_queues.h"
+#include "manager/manager.h"
+#include "manager/stack_report.h"
+#include "slot/retained_wal.h"
+
+/* A consumer without progress for so long does not save its slot any more. */
+#define CONSUMER_HANGS_MS		3000
+/* A stream that shall be given up for a limit has so long to say something. */
+#define LAST_WORD_MS			2000
+/* A slot that stays where it is for so long, though it could move on, is helped. */
+#define SLOT_STANDS_MS			60000
+
+/*
+ * A walsender that has been silent for a while gets a chance to answer, and a busy
+ * one to finish its work.  False: it has not answered yet (no error set), or not
+ * in time.
+ */
+static bool
+has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
+{
+	EcmTime		asked = m->flow.last_word_asked;
+
+	if (asked == 0 || now - asked > 2 * LAST_WORD_MS * INT64CONST(1000))
+	{
+		m->flow.last_word_asked = now;
+		m->flow.last_word = true;
+		ecm_replication_look_at_walsender(&m->replication);
+		SetLatch(MyLatch);		/* ask at once */
+		return false;
+	}
+	if (ecm_conn_heard_at(m->replication.conn) >= asked)
+		return true;
+	if (ecm_replication_may_be_silent(&m->replication))
+		return !ecm_manager_may_catch_up(m, now);
+	if (ecm_has_passed(asked, now, LAST_WORD_MS))
+		ecm_replication_set_silent(&m->replication, now - asked, lost);
+	return false;
+}
+
+/*
+ * The slot holds back too much.  A stack that is connected makes a new one,
+ * which counts as any other recreation does; else the old one is just dropped,
+ * and the stack will find none when it comes to that.
+ */
+static bool
+enforce_wal_limit(Manager *m, EcmTime now, const EcmWalOrder *action,
+				  RoundInput *in)
+{
+	EcmStepFailure lost = {.kind = ECM_ERROR_RETRY};
+	bool		urgent = (action->why & ECM_WAL_DROP_FREE) != 0;
+
+	if (!urgent && now < m->loss.catches_up_until)
+		return false;
+
+	/* a stream that is cut off, or hangs, is put up again first, once */
+	if (m->state.streaming_up &&
+		(ecm_replication_has_lost_slot(&m->replication, true, &lost) ||
+		 (!urgent && !m->flow.congested && !has_last_word(m, now, &lost))))
+	{
+		if (lost.err.sqlstate[0] == '\0')
+			return false;
+		if (ecm_manager_may_catch_up(m, now))
+		{
+			in->failure = lost;
+			return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+		}
+	}
+	if (!m->state.lock_held || !m->state.replication_up ||
+		ecm_replication_slot_is_held_up(&m->replication))
+	{
+		ecm_wal_drop_slot(m->stack_index, action);
+		return false;
+	}
+	if (m->replication.creation.drop_first)
+		return false;			/* it is about to be dropped */
+	m->last_reported = action->reason;	/* the event says more */
+	m->wal.slot_horizon = ReadNextTransactionId();
+	ecm_wal_slot_goes(m->stack_index, action);
+	in->failure.err = action->reason;
+	in->failure.kind = ECM_ERROR_RECREATE;
+	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+}
+
+/*
+ * The slot that is being created holds back too much, and goes with the session
+ * that creates it.  No shape depends on it yet, so this is no recreation.
+ */
+static bool
+end_slot_creation(Manager *m, const EcmWalOrder *action, RoundInput *in)
+{
+	m->last_reported = action->reason;
+	m->wal.slot_horizon = ReadNextTransactionId();
+	ecm_wal_creation_ends(m->stack_index, action);
+	in->failure.err = action->reason;
+	in->failure.kind = ECM_ERROR_RETRY;
+	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+}
+
+/*
+ * A consumer that is behind may be what holds the slot back, long before it is
+ * known to hang.
+ */
+static void
+suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
+{
+	EcmStalledConsumer last;
+	XLogRecPtr	durable;
+	XLogRecPtr	end = GetXLogWriteRecPtr();
+	char		idle[64] = "";
+
+	*pin = m->wal.consumer_pin;
+	if (pin->by[0] != '\0' || !m->state.streaming_up ||
+		!ecm_feed_find_last(now, &last, &durable) || durable >= end)
+		return;
+	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
+		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
+				 (now - last.since) / USECS_PER_SEC);
+	/* changes that concern no shape of its own are not fed to it */
+	durable = Min(Max(durable, m->replication.stream.acknowledged_lsn), end);
+	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
+			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));
+	pin->since = ecm_shown_time(last.since);
+	pin->certain = false;
+}
+
+/*
+ * The server invalidates a slot in a checkpoint, after it has ended the
+ * walsender; but a walsender can't end while it has something to send that we
+ * don't read.  So that no checkpoint has to wait for a consumer that hangs, we
+ * let go of the slot as soon as it is in danger.  (While the consumer makes
+ * progress, so does the walsender, and to start over would only cost time.)
+ */
+static bool
+let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
+{
+	EcmStalledConsumer consumer;
+
+	if (!ecm_feed_find_stalled(now, CONSUMER_HANGS_MS, &consumer))
+		return false;
+	(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "55000",
+							psprintf("replication slot \"%s\" will be lost at the next checkpoint",
+									 m->stack->slot_name),
+							"The stream is not read, since a consumer hangs.", "");
+	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+}
+
+/*
+ * A slot moves on with each record of the running transactions.  The server
+ * writes these by a clock that can be set back; then nobody but us does.
+ */
+static void
+help_slot_on(Manager *m, EcmTime now)
+{
+	const EcmWalSample *wal = &m->stack->wal;
+
+	if (wal->restart_lsn != m->wal.restart_lsn)
+	{
+		m->wal.restart_lsn = wal->restart_lsn;
+		m->wal.stands_since = now;
+	}
+	if (!m->state.streaming_up || !wal->slot_exists ||
+		wal->retained_wal_bytes < wal_segment_size ||
+		wal->retained_wal_bytes < 2 * wal->flush_lag_bytes ||
+		!ecm_has_passed(m->wal.stands_since, now, SLOT_STANDS_MS))
+		return;
+	m->wal.stands_since = now;
+	LogStandbySnapshot();
+}
+
+bool
+ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
+{
+	EcmWalOrder action;
+	EcmPin		pin;
+	bool		found = false;
+
+	m->wal.sampled = now >= m->wal.sample_at || m->stack->sample_requested;
+	if (!m->wal.sampled)
+	{
+		ecm_manager_wake_at(m, m->wal.sample_at);
+		return false;
+	}
+	ecm_report_connections(m->replication.conn);	/* whose walsender it is */
+	suspect_consumer(m, now, &pin);
+	m->wal.sample_at = ecm_wal_watch(m->stack_index, &pin, &action);
+	ecm_manager_wake_at(m, m->wal.sample_at);
+	if (action.why != 0 && ecm_replication_creates_slot(&m->replication))
+		found = end_slot_creation(m, &action, in);
+	else if (action.why != 0 && (m->stack->slot_owned || ecm_slot_temporary))
+		found = enforce_wal_limit(m, now, &action, in);
+	else if (action.why != 0)
+		ecm_wal_drop_slot(m->stack_index, &action); /* says that it stays */
+	else if (m->state.streaming_up && m->flow.congested &&
+			 strcmp(m->stack->wal.wal_status, "unreserved") == 0)
+		found = let_go_of_slot(m, now, in);
+	return found;
+}
+
+/* The slot may have gone in the meantime: may there be another, and when? */
+bool
+ecm_manager_after_sample(Manager *m, EcmTime now,
+						 RoundInput *in pg_attribute_unused())
+{
+	if (!m->wal.sampled)
+		return false;
+	ecm_manager_hold_slot(m);
+	help_slot_on(m, now);
+	return false;
+}

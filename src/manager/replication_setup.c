@@ -1,0 +1,745 @@
+/*-------------------------------------------------------------------------
+ *
+ * replication_setup.c
+ *	  The replication connection: its setup steps, and its end.
+ *
+ * The connection leads back into the server that we run in, so whatever the
+ * server can tell about the slot is read from shared memory, and its walsender
+ * can be ended with a signal.  That matters: a client that merely gives up
+ * leaves an active slot behind until the walsender notices.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "replication/walsender.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+
+#include "base/bgworker.h"
+#include "base/settings.h"
+#include "base/shmem.h"
+#include "base/spi.h"
+#include "base/text.h"
+#include "base/wait_event.h"
+#include "connection/conn.h"
+#include "connection/server_identity.h"
+#include "manager/replication.h"
+#include "slot/slot.h"
+
+#define QUERY_TIMEOUT_MS	30000
+
+/* How often a busy slot is looked at, and for how long. */
+#define SLOT_POLL_MS		10
+#define SLOT_BUSY_TIMEOUT_MS	5000
+/* How often a walsender of ours that has the slot is asked to end. */
+#define FORMER_REMIND_MS	1000
+/* How often the step looks whether the slot may be created by now. */
+#define HOLD_POLL_MS		1000
+
+/*
+ * The walsender's timeout in our sessions: the server's own, within these
+ * bounds.  0 would mean never, and who has died would keep the slot.
+ */
+#define MIN_SENDER_TIMEOUT_MS	1000
+#define MAX_SENDER_TIMEOUT_MS	60000
+
+/* pgoutput's protocol 1 has all that we need, and every server speaks it. */
+#define PROTO_VERSION		1
+
+/* Harmless if repeated; see walsender.c. */
+#define TUNE_WALSENDER			"SELECT _electric_cm.tune_walsender()"
+
+void
+ecm_replication_init(Replication *rep, const char *dbname,
+					 const char *slot_name, const char *publication_name)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	memset(rep, 0, sizeof(*rep));
+	rep->dbname = pstrdup(dbname);
+	rep->slot = pstrdup(slot_name);
+	rep->publication = pstrdup(publication_name);
+	rep->sender_timeout_ms = MAX_SENDER_TIMEOUT_MS;
+	MemoryContextSwitchTo(old);
+}
+
+int
+ecm_replication_slot_pid(const Replication *rep)
+{
+	EcmSlotFacts facts;
+
+	return ecm_slot_lookup(rep->slot, &facts) ? facts.active_pid : 0;
+}
+
+/* ---------------------------------------------------------------- steps -- */
+
+/* The failure of the connection or of the query that has just ended. */
+static EcmStepResult
+conn_failed(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
+{
+	ecm_failure_set(failure, ecm_conn_error(rep->conn), context);
+	return ECM_RESULT_FAILED;
+}
+
+/*
+ * Polls the running query: PENDING, DONE (it succeeded) or FAILED.
+ */
+static EcmStepResult
+poll_query(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
+{
+	switch (ecm_conn_poll(rep->conn))
+	{
+		case ECM_CONN_CONNECTING:
+		case ECM_CONN_BUSY:
+			return ECM_RESULT_PENDING;
+		case ECM_CONN_IDLE:
+			if (ecm_conn_ok(rep->conn))
+				return ECM_RESULT_DONE;
+			return conn_failed(rep, failure, context);
+		default:
+			return conn_failed(rep, failure, context);
+	}
+}
+
+static void
+start_connect(Replication *rep)
+{
+	EcmConnParams params = {0};
+
+	Assert(rep->conn == NULL);
+	params.conninfo = ecm_connection;
+	params.setting = "electric_cm.connection";
+	params.dbname = rep->dbname;
+	params.application_name = "electric_cm replication";
+	params.replication = true;
+	params.connect_timeout_ms = ecm_connect_timeout;
+
+	/* the session keeps what it starts with, even if the setting changes */
+	rep->sender_timeout_ms = wal_sender_timeout > 0 ?
+		Min(Max(wal_sender_timeout, MIN_SENDER_TIMEOUT_MS),
+			MAX_SENDER_TIMEOUT_MS) : MAX_SENDER_TIMEOUT_MS;
+	params.wal_sender_timeout_ms = rep->sender_timeout_ms;
+	rep->conn = ecm_conn_start(&params);
+}
+
+static EcmStepResult
+poll_connect(Replication *rep, EcmStepFailure *failure)
+{
+	switch (ecm_conn_poll(rep->conn))
+	{
+		case ECM_CONN_CONNECTING:
+			return ECM_RESULT_PENDING;
+		case ECM_CONN_IDLE:
+			rep->walsender_pid = ecm_conn_backend_pid(rep->conn);
+			return ECM_RESULT_DONE;
+		default:
+			return conn_failed(rep, failure, ECM_CONTEXT_CONNECT);
+	}
+}
+
+static EcmStepResult
+poll_identify_system(Replication *rep, EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_OTHER);
+
+	if (result != ECM_RESULT_DONE)
+		return result;
+	if (ecm_conn_nrows(rep->conn) != 1)
+		return ecm_failure_make(failure, ECM_ERROR_RETRY, "08P01",
+								"IDENTIFY_SYSTEM returned no row", "", "");
+
+	rep->info.system_identifier =
+		strtou64(ecm_conn_value(rep->conn, 0, 0), NULL, 10);
+	rep->info.timeline_id =
+		(uint32) strtoul(ecm_conn_value(rep->conn, 0, 1), NULL, 10);
+	if (rep->info.system_identifier != GetSystemIdentifier())
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								"the configured connection leads to another server",
+								"Its system identifier differs from this server's.",
+								"Correct electric_cm.connection, or leave it empty.");
+	return ECM_RESULT_DONE;
+}
+
+static EcmStepResult
+poll_pg_info(Replication *rep, EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_OTHER);
+
+	if (result != ECM_RESULT_DONE)
+		return result;
+	if (!ecm_leads_here(rep->conn, failure))
+		return ECM_RESULT_FAILED;
+	rep->info.server_version_num = ecm_conn_server_version(rep->conn);
+	rep->info.looked_up_at = ecm_wall_clock();
+	return ECM_RESULT_DONE;
+}
+
+/* The second column: does it filter rows or columns of any table? */
+static char *
+publication_facts_sql(const Replication *rep)
+{
+	return psprintf("SELECT p.pubinsert AND p.pubupdate AND p.pubdelete"
+					" AND p.pubtruncate, EXISTS (SELECT FROM"
+					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
+					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)),"
+					" p.pubviaroot FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					ecm_quote_literal(rep->publication));
+}
+
+/* Is a publication that exists good for us?  All are "t" or "f". */
+static EcmStepResult
+judge_publication(const Replication *rep, const char *publishes_everything,
+				  const char *filters, const char *via_root, EcmStepFailure *failure)
+{
+	if (strcmp(publishes_everything, "t") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
+										 rep->publication), "",
+								psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
+										 quote_identifier(rep->publication)));
+	if (strcmp(filters, "f") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" filters rows or columns",
+										 rep->publication), "",
+								"Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
+	if (strcmp(via_root, "f") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" publishes partitions as changes of their root",
+										 rep->publication), "",
+								psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
+										 quote_identifier(rep->publication)));
+	return ECM_RESULT_DONE;
+}
+
+static void
+start_publication(Replication *rep)
+{
+	ecm_conn_send(rep->conn, publication_facts_sql(rep), QUERY_TIMEOUT_MS);
+}
+
+static EcmStepResult
+poll_publication(Replication *rep, EcmStepFailure *failure)
+{
+	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_PUBLICATION);
+	StringInfoData sql;
+
+	if (result != ECM_RESULT_DONE || rep->step.query > 0)
+		return result;
+
+	if (ecm_conn_nrows(rep->conn) > 0)
+		return judge_publication(rep, ecm_conn_value(rep->conn, 0, 0),
+								 ecm_conn_value(rep->conn, 0, 1),
+								 ecm_conn_value(rep->conn, 0, 2), failure);
+
+	if (!ecm_create_publication)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" does not exist and electric_cm.create_publication is off",
+										 rep->publication), "",
+								psprintf("CREATE PUBLICATION %s",
+										 quote_identifier(rep->publication)));
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "CREATE PUBLICATION %s;"
+					 "SELECT _electric_cm.own_publication(%s);"
+					 "UPDATE _electric_cm.stack SET publication_name = %s",
+					 quote_identifier(rep->publication),
+					 ecm_quote_literal(rep->publication),
+					 ecm_quote_literal(rep->publication));
+	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
+	rep->step.query++;
+	return ECM_RESULT_PENDING;
+}
+
+typedef struct PublicationLook
+{
+	Replication *rep;
+	EcmStepFailure *failure;	/* sqlstate "": there is none */
+} PublicationLook;
+
+/*
+ * Like poll_publication(), but reads the catalog in this process, since the
+ * stream's session can't be asked.
+ */
+static void
+look_at_publication(void *arg)
+{
+	Replication *rep = ((PublicationLook *) arg)->rep;
+	EcmStepFailure *failure = ((PublicationLook *) arg)->failure;
+	EcmSpiState spi;
+
+	failure->err.sqlstate[0] = '\0';
+	ecm_spi_begin(&spi);
+	if (SPI_execute(publication_facts_sql(rep), true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look up publication \"%s\"", rep->publication);
+	if (SPI_processed == 0)
+		(void) ecm_failure_make(failure, ECM_ERROR_RECREATE, "42704",
+								psprintf("publication \"%s\" has been dropped",
+										 rep->publication),
+								"Changes made since then are missing from the stream.", "");
+	else
+		(void) judge_publication(rep, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
+								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3),
+								 failure);
+	ecm_spi_end(&spi);
+}
+
+bool
+ecm_replication_publication_is_good(Replication *rep, EcmStepFailure *failure)
+{
+	PublicationLook look = {rep, failure};
+	EcmError	err;
+
+	/* a catalog that is locked now is read at the next check */
+	return !ecm_worker_try(look_at_publication, &look, &err) ||
+		failure->err.sqlstate[0] == '\0';
+}
+
+void
+ecm_replication_hold_slot(Replication *rep, const char *why, int pid)
+{
+	strlcpy(rep->creation.hold_why, why != NULL ? why : "", sizeof(rep->creation.hold_why));
+	rep->creation.hold_pid = pid;
+}
+
+bool
+ecm_replication_creates_slot(const Replication *rep)
+{
+	return rep->conn != NULL && rep->creation.running;
+}
+
+const char *
+ecm_replication_waiting_for(const Replication *rep, int *pid)
+{
+	const SlotCreation *creation = &rep->creation;
+
+	if (creation->held_up && creation->hold_why[0] != '\0')
+	{
+		*pid = creation->hold_pid;
+		return creation->hold_why;
+	}
+	*pid = creation->user_pid;
+	return creation->user_pid != 0 ? creation->waiting_for : NULL;
+}
+
+/*
+ * Another process uses the slot.  A walsender of ours, on its way out, is
+ * reminded to end.  A walsender that is stopped, or hangs in the kernel, can't be
+ * ended by anything that would not restart the whole server.
+ */
+static EcmStepResult
+wait_for_slot_user(Replication *rep, EcmStepFailure *failure, int pid)
+{
+	EcmTime		now = ecm_now();
+	bool		ours = pid == rep->former_pid;
+
+	if (ours && ecm_has_passed(rep->former_asked_at, now, FORMER_REMIND_MS))
+	{
+		kill(pid, SIGTERM);
+		rep->former_asked_at = now;
+	}
+	if (ecm_has_passed(rep->step.started, now, SLOT_BUSY_TIMEOUT_MS))
+		return ours ?
+			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
+							 psprintf("walsender PID %d, of the connection before, does not answer and does not end",
+									  pid),
+							 psprintf("It still has replication slot \"%s\".", rep->slot),
+							 psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
+									  pid)) :
+			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
+							 psprintf("replication slot \"%s\" is active for PID %d",
+									  rep->slot, pid), "",
+							 "Stop the other consumer, or set electric_cm.slot_name to another name.");
+	rep->creation.user_pid = pid;
+	snprintf(rep->creation.waiting_for, sizeof(rep->creation.waiting_for),
+			 ours ? "replication slot \"%s\", which walsender PID %d, of the connection before, has not given up" :
+			 "replication slot \"%s\", which PID %d uses", rep->slot, pid);
+	rep->step.deadline = ecm_later(now, SLOT_POLL_MS);
+	return ECM_RESULT_PENDING;
+}
+
+static EcmStepResult
+wait_for_room(Replication *rep)
+{
+	rep->creation.held_up = true;
+	rep->step.deadline = ecm_later(ecm_now(),
+								   HOLD_POLL_MS);
+	return ECM_RESULT_PENDING;
+}
+
+static EcmStepResult
+drop_useless_slot(Replication *rep, EcmStepFailure *failure)
+{
+	if (!ecm_slot_drop(rep->slot, &failure->err))
+	{
+		failure->kind = ECM_ERROR_RETRY;
+		return ECM_RESULT_FAILED;
+	}
+	rep->creation.drop_first = false;
+	ecm_event(MyDatabaseId, rep->dbname, "replication_slot_dropped",
+			  ECM_SEVERITY_WARNING,
+			  "The shapes that were made with it are invalid.",
+			  "dropped replication slot \"%s\", to make a new one", rep->slot);
+	return ECM_RESULT_DONE;
+}
+
+/* Never the advice to drop what another stack, or somebody like us, needs. */
+static char *
+foreign_slot_hint(const Replication *rep, const EcmSlotFacts *facts)
+{
+	char		datname[NAMEDATALEN];
+
+	if (ecm_slot_name_is_taken(rep->slot, datname))
+		return psprintf("Set electric_cm.slot_name to another name for this database: that slot belongs to the stack of database \"%s\".",
+						datname);
+	if (facts->logical && facts->database != MyDatabaseId &&
+		strcmp(facts->plugin, "pgoutput") == 0)
+		return "Set electric_cm.slot_name to another name for this database.";
+	return "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().";
+}
+
+/*
+ * The slot as it is: usable, unusable for good, or not there.  Creating one
+ * waits for every transaction that runs; lock_timeout bounds that wait
+ * (statement_timeout doesn't), and the status check forces a standby snapshot
+ * so that it ends soon after they have.
+ */
+static EcmStepResult
+look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
+{
+	EcmSlotFacts facts;
+
+	*create = false;
+	rep->creation.user_pid = 0;
+	rep->creation.held_up = false;
+	if (!ecm_slot_lookup(rep->slot, &facts))
+	{
+		rep->creation.drop_first = false;
+		rep->creation.made_unheard = false;
+		if (rep->creation.hold_why[0] != '\0')
+			return wait_for_room(rep);
+		*create = true;
+		return ECM_RESULT_DONE;
+	}
+
+	if (!facts.logical || facts.database != MyDatabaseId ||
+		strcmp(facts.plugin, "pgoutput") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "42710",
+								psprintf("replication slot \"%s\" belongs to another database or plugin",
+										 rep->slot), "", foreign_slot_hint(rep, &facts));
+	if (facts.active_pid != 0)
+		return wait_for_slot_user(rep, failure, facts.active_pid);
+	if (rep->creation.drop_first)
+	{
+		EcmStepResult result = drop_useless_slot(rep, failure);
+
+		if (result == ECM_RESULT_DONE && rep->creation.hold_why[0] != '\0')
+			return wait_for_room(rep);
+		*create = true;
+		return result;
+	}
+	if (facts.invalidated)
+		return ecm_failure_make(failure, ECM_ERROR_RECREATE, "55000",
+								psprintf("replication slot \"%s\" has been invalidated",
+										 rep->slot),
+								"The WAL that it needed has been removed.", "");
+	rep->info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
+	if (rep->creation.made_unheard)
+		rep->info.slot_created = true;
+	return ECM_RESULT_DONE;
+}
+
+/* Ends the transaction that the slot was made in, and puts down whose it is. */
+static void
+record_slot(Replication *rep)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%sUPDATE _electric_cm.stack SET slot_name = %s",
+					 ecm_conn_idle_in_no_transaction(rep->conn) ? "" : "COMMIT; ",
+					 ecm_slot_temporary ? "NULL" : ecm_quote_literal(rep->slot));
+	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
+	rep->creation.made_unheard = false;
+}
+
+static void
+send_create_slot(Replication *rep)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
+					 quote_identifier(rep->slot),
+					 ecm_slot_temporary ? " TEMPORARY" : "");
+	ecm_conn_send(rep->conn, sql.data, 0);
+	rep->creation.running = true;
+}
+
+static void
+slot_created(Replication *rep)
+{
+	rep->info.slot_created = true;
+	rep->info.confirmed_flush_lsn =
+		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
+										CStringGetDatum(ecm_conn_value(rep->conn, 0, 1))));
+	record_slot(rep);
+}
+
+/* The last command that poll_slot() has sent, as rep->step.query. */
+enum
+{
+	SLOT_LOOK,					/* none yet */
+	SLOT_TUNE,
+	SLOT_BEGIN,
+	SLOT_CREATE,
+	SLOT_RECORD
+};
+
+/*
+ * While it creates the slot the server waits for the locks of transactions,
+ * and whoever waits without being in a transaction himself may be ended at the
+ * moment when the lock is granted to him, and then nobody releases it.  Hence
+ * the transaction around it.
+ */
+static EcmStepResult
+poll_slot(Replication *rep, EcmStepFailure *failure)
+{
+	EcmStepResult result;
+	bool		create;
+
+	rep->step.deadline = 0;
+	if (rep->step.query == SLOT_LOOK)
+	{
+		if (ecm_conn_poll(rep->conn) == ECM_CONN_FAILED)
+			return conn_failed(rep, failure, ECM_CONTEXT_SLOT);
+		result = look_at_slot(rep, failure, &create);
+		if (result == ECM_RESULT_DONE && rep->creation.made_unheard && !create)
+		{
+			record_slot(rep);
+			rep->step.query = SLOT_RECORD;
+			return ECM_RESULT_PENDING;
+		}
+		if (result != ECM_RESULT_DONE || !create)
+			return result;
+
+		/*
+		 * While it creates the slot, too, the walsender looks whether it is a
+		 * synchronous standby.  A failed attempt has left its transaction.
+		 */
+		ecm_conn_send(rep->conn, ecm_conn_idle_in_no_transaction(rep->conn) ?
+					  TUNE_WALSENDER : "ROLLBACK; " TUNE_WALSENDER,
+					  QUERY_TIMEOUT_MS);
+		rep->step.query = SLOT_TUNE;
+		return ECM_RESULT_PENDING;
+	}
+
+	result = poll_query(rep, failure, ECM_CONTEXT_SLOT);
+	rep->creation.running = result == ECM_RESULT_PENDING && rep->step.query == SLOT_CREATE;
+	if (rep->step.query == SLOT_CREATE && ecm_conn_state(rep->conn) == ECM_CONN_FAILED)
+		rep->creation.made_unheard = true;
+	if (result != ECM_RESULT_DONE)
+		return result;
+
+	switch (rep->step.query++)
+	{
+		case SLOT_TUNE:
+			ecm_conn_send(rep->conn, "BEGIN", QUERY_TIMEOUT_MS);
+			return ECM_RESULT_PENDING;
+		case SLOT_BEGIN:
+			send_create_slot(rep);
+			return ECM_RESULT_PENDING;
+		case SLOT_CREATE:
+			slot_created(rep);
+			return ECM_RESULT_PENDING;
+		default:
+			return ECM_RESULT_DONE;
+	}
+}
+
+static EcmStepResult
+poll_start_streaming(Replication *rep, EcmStepFailure *failure)
+{
+	EcmConnState state = ecm_conn_poll(rep->conn);
+
+	if (state == ECM_CONN_BUSY)
+		return ECM_RESULT_PENDING;
+	if (state == ECM_CONN_COPY_BOTH)
+	{
+		memset(&rep->stream, 0, sizeof(rep->stream));
+		rep->stream.pid = ecm_replication_slot_pid(rep);
+		return ECM_RESULT_DONE;
+	}
+	return conn_failed(rep, failure, ECM_CONTEXT_STREAM);
+}
+
+/*
+ * A string literal as the replication grammar reads it: no escape syntax.
+ */
+static char *
+replication_literal(const char *text)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfoChar(&out, '\'');
+	for (; *text; text++)
+	{
+		if (*text == '\'')
+			appendStringInfoChar(&out, '\'');
+		appendStringInfoChar(&out, *text);
+	}
+	appendStringInfoChar(&out, '\'');
+	return out.data;
+}
+
+static void
+start_streaming(Replication *rep, XLogRecPtr start_lsn)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "START_REPLICATION SLOT %s LOGICAL %X/%X"
+					 " (proto_version '%d', publication_names %s, messages 'true')",
+					 quote_identifier(rep->slot), LSN_FORMAT_ARGS(start_lsn),
+					 PROTO_VERSION,
+					 replication_literal(quote_identifier(rep->publication)));
+	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
+}
+
+void
+ecm_replication_start_step(Replication *rep, EcmStep step, XLogRecPtr start_lsn)
+{
+	rep->step.query = 0;
+	rep->step.deadline = 0;
+	rep->creation.user_pid = 0;
+	rep->creation.held_up = false;
+	rep->creation.running = false;
+	rep->step.started = ecm_now();
+
+	switch (step)
+	{
+		case ECM_STEP_CONNECT_REPLICATION:
+			start_connect(rep);
+			break;
+		case ECM_STEP_IDENTIFY_SYSTEM:
+			ecm_conn_send(rep->conn, "IDENTIFY_SYSTEM", QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_PG_INFO:
+			ecm_conn_send(rep->conn, ecm_whereabouts_sql(), QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_CREATE_PUBLICATION:
+			start_publication(rep);
+			break;
+		case ECM_STEP_CREATE_SLOT:
+			break;				/* starts with a look at shared memory */
+		case ECM_STEP_SET_DISPLAY_SETTINGS:
+			ecm_conn_send(rep->conn,
+						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
+						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
+						  "SET bytea_output = 'hex'; " TUNE_WALSENDER,
+						  QUERY_TIMEOUT_MS);
+			break;
+		case ECM_STEP_START_STREAMING:
+			start_streaming(rep, start_lsn);
+			break;
+		default:
+			elog(ERROR, "step %s does not concern the replication connection",
+				 ecm_step_name(step));
+	}
+}
+
+EcmStepResult
+ecm_replication_poll_step(Replication *rep, EcmStep step, EcmStepFailure *failure)
+{
+	switch (step)
+	{
+		case ECM_STEP_CONNECT_REPLICATION:
+			return poll_connect(rep, failure);
+		case ECM_STEP_IDENTIFY_SYSTEM:
+			return poll_identify_system(rep, failure);
+		case ECM_STEP_PG_INFO:
+			return poll_pg_info(rep, failure);
+		case ECM_STEP_CREATE_PUBLICATION:
+			return poll_publication(rep, failure);
+		case ECM_STEP_CREATE_SLOT:
+			return poll_slot(rep, failure);
+		case ECM_STEP_SET_DISPLAY_SETTINGS:
+			return poll_query(rep, failure, ECM_CONTEXT_OTHER);
+		case ECM_STEP_START_STREAMING:
+			return poll_start_streaming(rep, failure);
+		default:
+			elog(ERROR, "step %s does not concern the replication connection",
+				 ecm_step_name(step));
+	}
+	return ECM_RESULT_PENDING;	/* keep compiler quiet */
+}
+
+/* -------------------------------------------------------------- closing -- */
+
+static bool
+slot_is_free(const Replication *rep)
+{
+	int			pid = ecm_replication_slot_pid(rep);
+
+	return pid == 0 || (pid != rep->walsender_pid && pid != rep->former_pid &&
+						pid != rep->stream.pid);
+}
+
+void
+ecm_replication_close(Replication *rep)
+{
+	if (rep->conn == NULL)
+		return;
+	if (ecm_conn_state(rep->conn) == ECM_CONN_BUSY)
+		ecm_conn_cancel(rep->conn);
+	if (rep->creation.running)
+		rep->creation.made_unheard = true;
+	rep->creation.running = false;
+	ecm_conn_close(rep->conn);
+	rep->conn = NULL;
+
+	/*
+	 * The walsender notices the closed socket by itself only when it next
+	 * reads or writes; while it waits in the creation of a slot, or decodes a
+	 * large transaction, it does neither.
+	 */
+	if (!slot_is_free(rep))
+	{
+		rep->former_pid = ecm_replication_slot_pid(rep);
+		rep->former_asked_at = ecm_now();
+		if (rep->former_pid != 0)
+			kill(rep->former_pid, SIGTERM);
+	}
+	rep->stream.pid = 0;
+}
+
+bool
+ecm_replication_wait_slot_free(Replication *rep, int timeout_ms)
+{
+	EcmTime		give_up = ecm_later(ecm_now(), timeout_ms);
+
+	while (!slot_is_free(rep))
+	{
+		if (ecm_now() >= give_up)
+			return false;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 SLOT_POLL_MS, ecm_wait_event(ECM_WAIT_SLOT_RELEASE));
+		ResetLatch(MyLatch);
+	}
+	return true;
+}

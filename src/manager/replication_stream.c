@@ -1,0 +1,571 @@
+/*-------------------------------------------------------------------------
+ *
+ * replication_stream.c
+ *	  The stream: reading it, telling the walsender how far we are, and
+ *	  noticing that nothing comes any more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "storage/standby.h"
+#include "utils/timestamp.h"
+
+#include "base/backend.h"
+#include "base/settings.h"
+#include "connection/conn.h"
+#include "manager/consumer_queues.h"
+#include "manager/manager.h"
+#include "manager/stack_report.h"
+#include "slot/slot.h"
+
+/* A stream whose slot is in other hands for so long has lost it. */
+#define OTHER_USER_MS		1000
+/*
+ * The walsender hears from us after a third of its timeout, but at least this
+ * often.
+ */
+#define MAX_FEEDBACK_MS			15000
+/* So much WAL without a change for us is progress, too. */
+#define PROGRESS_BYTES			(16 * 1024 * 1024)
+/* A stream that is back from a silent loss has so long to catch up. */
+#define CATCH_UP_MS				15000
+/* Progress is acknowledged this soon. */
+#define ACKNOWLEDGE_MS			500
+/* Limits for asking the walsender how far it is, while somebody waits. */
+#define ASK_MIN_MS				1
+#define ASK_MAX_MS				100
+/* Limits for looking whether the stream can begin behind a giant. */
+#define RENEW_MIN_MS			1000
+#define RENEW_MAX_MS			60000
+/* ... and from one new stream to the next. */
+#define RENEW_PAUSE_MS			15000
+/* One round reads at most this much, then looks after everything else. */
+#define ROUND_BYTES				(4 * 1024 * 1024)
+/*
+ * The walsender sends message by message, and waking up for each costs more
+ * than decoding it.  So after a round that read a lot we let it run ahead.
+ */
+#define BUSY_BYTES				(32 * 1024)
+#define BUSY_PAUSE_MS			1
+
+/* --------------------------------------------------------------- stream -- */
+
+static int
+stream_failed(Replication *rep, EcmStepFailure *failure)
+{
+	ecm_failure_set(failure, ecm_conn_error(rep->conn), ECM_CONTEXT_STREAM);
+	ecm_error_hide_row(&failure->err);
+
+	/*
+	 * 55000 in the stream can mean many things.  Whether the slot is beyond
+	 * recovery is seen by looking at it, not by reading the message.
+	 */
+	if (failure->kind != ECM_ERROR_FATAL)
+	{
+		EcmSlotFacts facts;
+
+		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidated ||
+			(strcmp(failure->err.sqlstate, "58P01") == 0 &&
+			 ecm_wal_is_gone(facts.restart_lsn)))
+			failure->kind = ECM_ERROR_RECREATE;
+	}
+	return -1;
+}
+
+/* Takes what the socket has; false: connection lost. */
+static bool
+read_input(Replication *rep, EcmStepFailure *failure)
+{
+	if (ecm_conn_read_input(rep->conn))
+		return true;
+	(void) stream_failed(rep, failure);
+	return false;
+}
+
+/*
+ * Next XLogData payload (1; valid until the next call), nothing for now (0), or
+ * the stream has ended (-1).  Keepalives are taken care of inside.
+ */
+static int
+next_received(Replication *rep, const char **data, int *len,
+			  EcmStepFailure *failure)
+{
+	for (;;)
+	{
+		char	   *message;
+		int			n = ecm_conn_copy_next(rep->conn, &message);
+		StringInfoData in;
+		XLogRecPtr	wal_end;
+
+		if (n == -1)
+			return 0;
+		if (n < 0)
+			return stream_failed(rep, failure);
+
+		in.data = message;
+		in.len = n;
+		in.maxlen = -1;
+		in.cursor = 0;
+
+		switch (n > 0 ? message[0] : 0)
+		{
+			case 'w':			/* dataStart, walEnd, sendTime, payload */
+				if (n < 25)
+					break;
+				*data = message + 25;
+				*len = n - 25;
+				return 1;
+			case 'k':			/* walEnd, sendTime, replyRequested */
+				if (n < 18)
+					break;
+				in.cursor = 1;
+				wal_end = pq_getmsgint64(&in);
+				rep->stream.keepalive_lsn = Max(rep->stream.keepalive_lsn, wal_end);
+				if (message[17])
+					rep->stream.reply_requested = true;
+				continue;
+			default:
+				break;
+		}
+		ecm_error_set(&failure->err, "08P01",
+					  "unexpected message in the replication stream", "", "");
+		failure->kind = ECM_ERROR_RETRY;
+		return -1;
+	}
+}
+
+/*
+ * Standby status update.  ask: let the walsender answer with a keepalive.
+ * False: connection lost.
+ */
+static bool
+send_feedback(Replication *rep, XLogRecPtr received,
+			  XLogRecPtr flushed, bool ask, EcmStepFailure *failure)
+{
+	StringInfoData out;
+	EcmTime		now = ecm_now();
+	bool		ok;
+
+	initStringInfo(&out);
+	pq_sendbyte(&out, 'r');
+	pq_sendint64(&out, received);
+	pq_sendint64(&out, flushed);
+	pq_sendint64(&out, flushed);
+	pq_sendint64(&out, ecm_wall_clock());
+	pq_sendbyte(&out, ask ? 1 : 0);
+	ok = ecm_conn_copy_send(rep->conn, out.data, out.len);
+	pfree(out.data);
+	if (!ok)
+	{
+		(void) stream_failed(rep, failure);
+		return false;
+	}
+	rep->stream.reply_requested = false;
+	rep->stream.acknowledged_lsn = Max(rep->stream.acknowledged_lsn, flushed);
+	rep->stream.last_feedback = now;
+	if (ask)
+		rep->stream.last_asked = now;
+	if (ask && rep->stream.asked_at == 0)
+	{
+		rep->stream.asked_at = now;
+		(void) ecm_backend_look(rep->stream.pid, &rep->stream.asked_look);
+	}
+	return true;
+}
+
+/* When the walsender counts as silent; 0: it is not asked. */
+static EcmTime
+silence_deadline(const Replication *rep)
+{
+	return rep->stream.asked_at != 0 ? ecm_later(rep->stream.asked_at, rep->sender_timeout_ms) : 0;
+}
+
+/*
+ * A walsender answers as soon as it reads; it may not for a long time while it
+ * decodes a large transaction, and while somebody has locked a catalog.
+ */
+static bool
+may_be_silent_since(const Replication *rep, const EcmBackendLook *before)
+{
+	EcmBackendLook look;
+
+	if (!ecm_backend_look(rep->stream.pid, &look))
+		return false;
+	return ecm_backend_waits_for_lock(&look) || ecm_backend_works(before, &look);
+}
+
+void
+ecm_replication_look_at_walsender(Replication *rep)
+{
+	(void) ecm_backend_look(rep->stream.pid, &rep->stream.last_look);
+}
+
+bool
+ecm_replication_may_be_silent(const Replication *rep)
+{
+	return may_be_silent_since(rep, &rep->stream.last_look);
+}
+
+void
+ecm_replication_set_silent(const Replication *rep, int64 us, EcmStepFailure *failure)
+{
+	(void) ecm_failure_make(failure, ECM_ERROR_RETRY, "08006",
+							psprintf("walsender PID %d has not answered for %d s",
+									 rep->stream.pid, (int) (us / USECS_PER_SEC)),
+							"It hangs, or something between server and server has stopped forwarding.",
+							ecm_connection[0] != '\0' ?
+							"See what electric_cm.connection leads through, if this happens again." : "");
+}
+
+/*
+ * Has the walsender been asked for a sign of life longer than
+ * wal_sender_timeout ago, and nothing has come since, though it does not seem
+ * to be at work?
+ */
+static bool
+is_silent(Replication *rep, EcmTime now, EcmStepFailure *failure)
+{
+	if (rep->stream.asked_at != 0 && ecm_conn_heard_at(rep->conn) >= rep->stream.asked_at)
+		rep->stream.asked_at = 0;
+	if (rep->stream.asked_at == 0 || !ecm_has_passed(rep->stream.asked_at, now, rep->sender_timeout_ms))
+		return false;
+	if (may_be_silent_since(rep, &rep->stream.asked_look))
+	{
+		rep->stream.asked_at = 0;	/* it will be asked again */
+		return false;
+	}
+	ecm_replication_set_silent(rep, now - rep->stream.asked_at, failure);
+	return true;
+}
+
+bool
+ecm_replication_has_lost_slot(Replication *rep, bool at_once, EcmStepFailure *failure)
+{
+	EcmTime		now = ecm_now();
+	int			pid = ecm_replication_slot_pid(rep);
+
+	if (pid == rep->stream.pid)
+	{
+		rep->stream.other_user_at = 0;
+		return false;
+	}
+	if (rep->stream.other_user_at == 0)
+		rep->stream.other_user_at = now;
+	if (!at_once && !ecm_has_passed(rep->stream.other_user_at, now, OTHER_USER_MS))
+		return false;
+	(void) ecm_failure_make(failure, ECM_ERROR_RETRY, "08006",
+							psprintf("walsender PID %d has gone, and nothing was heard of that",
+									 rep->stream.pid),
+							"Something between server and server has stopped forwarding.",
+							ecm_connection[0] != '\0' ?
+							"See what electric_cm.connection leads through, if this happens again." : "");
+	return true;
+}
+
+bool
+ecm_replication_slot_is_held_up(const Replication *rep)
+{
+	return rep->former_pid != 0 && ecm_replication_slot_pid(rep) == rep->former_pid;
+}
+
+/* The walsender wants to hear from us at least this often, in ms. */
+static int
+feedback_interval(const Replication *rep)
+{
+	return Min(rep->sender_timeout_ms / 3, MAX_FEEDBACK_MS);
+}
+
+/* ------------------------------------------------------------ its loss -- */
+
+/* Everything before this is durable, or concerns none of our shapes. */
+static XLogRecPtr
+flushed_lsn(const Manager *m)
+{
+	XLogRecPtr	durable = ecm_feed_durable_lsn(m->replication.stream.keepalive_lsn);
+
+	return Max(durable, m->replication.stream.acknowledged_lsn);
+}
+
+/*
+ * Time that a loss, or a restart, has cost shall not cost the slot: the next stream
+ * may catch up first.  But only if the slot has moved since the last time, for a
+ * stream that is lost again and again would put off the limit for ever.  False:
+ * the slot has not moved.
+ */
+bool
+ecm_manager_may_catch_up(Manager *m, EcmTime now)
+{
+	EcmSlotFacts facts;
+
+	if (!ecm_slot_lookup(m->stack->slot_name, &facts) ||
+		(facts.restart_lsn == m->loss.slot_restart_lsn &&
+		 facts.confirmed_flush_lsn == m->loss.slot_confirmed_lsn))
+		return false;
+	m->loss.slot_restart_lsn = facts.restart_lsn;
+	m->loss.slot_confirmed_lsn = facts.confirmed_flush_lsn;
+	m->loss.catches_up_until = ecm_later(now, CATCH_UP_MS);
+	return true;
+}
+
+/*
+ * Notes how far the stream had come when it was lost.
+ */
+void
+ecm_manager_note_loss(Manager *m)
+{
+	XLogRecPtr	flushed = flushed_lsn(m);
+
+	if (!m->state.behind)
+		m->loss.at = InvalidXLogRecPtr;
+	m->loss.at = Max(m->loss.at, flushed);
+	if (!m->state.behind)
+		m->loss.end = Min(GetFlushRecPtr(NULL), ecm_end_of_wal());
+}
+
+void
+ecm_manager_forget_stream(Manager *m)
+{
+	m->flow.pause_until = 0;
+	m->flow.congested = false;
+	m->flow.last_word = false;
+	m->flow.last_word_asked = 0;
+	m->renewal.giant = InvalidXLogRecPtr;	/* the next stream may meet it
+											 * again */
+}
+
+/* --------------------------------------------------- parts of the round -- */
+
+/*
+ * The next message of the stream (1), from the socket if need be; nothing for
+ * now (0), or the stream is lost (-1; failure filled).
+ */
+static int
+next_message(Replication *rep, const char **data, int *len,
+			 EcmStepFailure *failure)
+{
+	int			n = next_received(rep, data, len, failure);
+
+	if (n != 0)
+		return n;
+	if (!read_input(rep, failure))
+		return -1;
+	return next_received(rep, data, len, failure);
+}
+
+/*
+ * Reads what has come and hands it on, as long as there is room.
+ */
+bool
+ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
+{
+	StreamFlow *flow = &m->flow;
+	Size		bytes = 0;
+
+	if (!m->state.streaming_up)
+		return false;
+	flow->congested = !ecm_feed_flush();
+	if (flow->congested)
+	{
+		flow->pause_until = 0;	/* the consumer wakes us, not the clock */
+		m->replication.stream.asked_at = 0; /* we would not hear the answer */
+	}
+	if (flow->congested && flow->closed_unread)
+	{
+		/* the server sends again what is left in the socket */
+		(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "08006",
+								"the replication stream has ended",
+								"It was not read from, since a consumer was behind.",
+								"");
+		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+	}
+	if (flow->congested || now < flow->pause_until)
+		return false;
+
+	while (bytes < ROUND_BYTES && !flow->congested)
+	{
+		const char *data;
+		int			len;
+		int			n = next_message(&m->replication, &data, &len, &in->failure);
+
+		if (n < 0)
+			return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+		if (n == 0)
+			break;
+		bytes += len;
+		flow->congested = !ecm_feed_message(data, len);
+	}
+	if (!flow->congested)
+		flow->congested = !ecm_feed_flush();
+	flow->pause_until = bytes >= BUSY_BYTES && !flow->congested ?
+		ecm_later(now, BUSY_PAUSE_MS) : 0;
+	return false;
+}
+
+/*
+ * A session waits for a position that a silent stream would not reach by itself:
+ * the walsender is asked how far it is, at first after 1 ms, at last each 100 ms.
+ */
+static bool
+must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
+{
+	XLogRecPtr	target = m->stack->await_lsn;
+
+	if (m->state.behind)
+		target = Max(target, m->loss.end);
+
+	/* the target may lie in the future, set by a session that has left since */
+	if (Min(target, GetFlushRecPtr(NULL)) <= flushed)
+	{
+		m->flow.ask_at = 0;
+		return false;
+	}
+	if (target > m->flow.asked_for || m->flow.ask_at == 0)
+	{
+		m->flow.asked_for = Max(m->flow.asked_for, target);
+		m->flow.ask_delay_ms = ASK_MIN_MS;
+		m->flow.ask_at = now;
+	}
+	if (now < m->flow.ask_at)
+		return false;
+	m->flow.ask_at = ecm_later(now, m->flow.ask_delay_ms);
+	m->flow.ask_delay_ms = Min(m->flow.ask_delay_ms * 2, ASK_MAX_MS);
+	return true;
+}
+
+static EcmTime
+feedback_due(const Replication *rep, XLogRecPtr flushed)
+{
+	int			ms = feedback_interval(rep);
+
+	if (flushed > rep->stream.acknowledged_lsn)
+		ms = Min(ms, ACKNOWLEDGE_MS);
+	return ecm_later(rep->stream.last_feedback, ms);
+}
+
+/*
+ * A stream with nothing in it sounds like one that is dead, so the walsender is
+ * asked for an answer, as often as it wants to hear from us.
+ */
+static EcmTime
+sign_of_life_due(const Replication *rep)
+{
+	return ecm_later(Max(rep->stream.last_asked,
+						 ecm_conn_heard_at(rep->conn)),
+					 feedback_interval(rep));
+}
+
+/* With feedback that is due anyway, the question goes out a little earlier. */
+static bool
+must_hear(const Replication *rep, EcmTime now, bool early)
+{
+	return now >= sign_of_life_due(rep) -
+		(early ? feedback_interval(rep) * INT64CONST(500) : 0);
+}
+
+/*
+ * Has the stream got beyond where it was lost?  A keepalive that is a little
+ * farther on says little: the walsender may fail a little later, as before.
+ */
+static bool
+is_beyond_loss(const Manager *m, XLogRecPtr flushed)
+{
+	XLogRecPtr	received = ecm_feed_received_lsn();
+
+	return flushed >= m->loss.end || (received > m->loss.at && flushed >= received) ||
+		flushed > m->loss.at + PROGRESS_BYTES;
+}
+
+bool
+ecm_manager_note_progress(Manager *m, EcmTime now pg_attribute_unused(),
+						  RoundInput *in)
+{
+	if (!m->state.streaming_up || !m->state.behind || m->flow.congested ||
+		!is_beyond_loss(m, flushed_lsn(m)))
+		return false;
+	in->type = ECM_INPUT_PROGRESS;
+	return true;
+}
+
+/*
+ * Tells the walsender what is durable, and everybody else, too.
+ */
+bool
+ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
+{
+	Replication *rep = &m->replication;
+	XLogRecPtr	flushed;
+	XLogRecPtr	received;
+	bool		due;
+	bool		ask;
+
+	if (!m->state.streaming_up)
+		return false;
+	flushed = flushed_lsn(m);
+	received = Max(ecm_feed_received_lsn(), rep->stream.keepalive_lsn);
+	received = Max(received, flushed);
+	due = now >= feedback_due(rep, flushed) || rep->stream.reply_requested;
+	ask = must_ask(m, now, flushed) || must_hear(rep, now, due) ||
+		m->flow.last_word;
+	m->flow.last_word = false;
+	if (((ask || due) &&
+		 !send_feedback(rep, received, flushed, ask, &in->failure)) ||
+		is_silent(rep, now, &in->failure))
+		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+	ecm_report_positions(received, flushed, rep->stream.acknowledged_lsn,
+						 ecm_feed_last_commit_at());
+	ecm_manager_wake_at(m, feedback_due(rep, flushed));
+	ecm_manager_wake_at(m, sign_of_life_due(rep));
+	ecm_manager_wake_at(m, m->flow.ask_at);
+	ecm_manager_wake_at(m, silence_deadline(rep));
+	return false;
+}
+
+/*
+ * A giant has left this process, or the walsender, with memory that only a new
+ * connection gives back.  It begins behind the giant, or that would be decoded
+ * again; what it needs for that is a standby snapshot, now and then.
+ */
+bool
+ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in)
+{
+	StreamRenewal *renewal = &m->renewal;
+	XLogRecPtr	giant = ecm_feed_giant_lsn();
+	EcmSlotFacts facts;
+
+	if (!m->state.streaming_up || XLogRecPtrIsInvalid(giant))
+		return false;
+	if (giant != renewal->giant)
+	{
+		renewal->giant = giant;
+		renewal->delay_ms = renewal->renewed_at != 0 &&
+			!ecm_has_passed(renewal->renewed_at, now, RENEW_PAUSE_MS) ?
+			RENEW_PAUSE_MS : RENEW_MIN_MS;
+		renewal->look_at = ecm_later(now, renewal->delay_ms);
+	}
+	if (now >= renewal->look_at)
+	{
+		renewal->delay_ms = Min(renewal->delay_ms * 2, RENEW_MAX_MS);
+		renewal->look_at = ecm_later(now, renewal->delay_ms);
+		if (!ecm_slot_lookup(m->stack->slot_name, &facts) ||
+			facts.restart_lsn <= giant)
+			(void) LogStandbySnapshot();
+		else if (m->flow.congested || ecm_feed_in_transaction())
+			renewal->look_at = ecm_later(now, RENEW_MIN_MS / 10);
+		else
+		{
+			ereport(LOG,
+					(errmsg("electric_cm in database \"%s\": the replication connection is opened anew, since a row or message of more than %d MB has made it large",
+							m->stack->datname, ECM_GIANT_BYTES / (1024 * 1024))));
+			renewal->renewed_at = now;
+			in->type = ECM_INPUT_REPLICATION_LOST;
+			return true;
+		}
+	}
+	ecm_manager_wake_at(m, renewal->look_at);
+	return false;
+}
