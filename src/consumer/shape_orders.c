@@ -91,27 +91,35 @@ add_order(const Order *order)
 void
 ecm_orders_add_truncated(Oid table)
 {
-	add_order(&(Order) {.kind = ORDER_TRUNCATED, .table = table});
+	Order		order = {.kind = ORDER_TRUNCATED, .table = table};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_mismatch(Oid table, int layout)
 {
-	add_order(&(Order) {.kind = ORDER_MISMATCH, .table = table, .layout = layout});
+	Order		order = {.kind = ORDER_MISMATCH, .table = table, .layout = layout};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_errored(int64 shape, int generation, const char *reason)
 {
-	add_order(&(Order) {.kind = ORDER_ERRORED, .shape = shape,
-			  .generation = generation, .reason = reason});
+	Order		order = {.kind = ORDER_ERRORED, .shape = shape,
+	.generation = generation, .reason = reason};
+
+	add_order(&order);
 }
 
 void
 ecm_orders_add_message(const EcmStreamMessage *message)
 {
-	add_order(&(Order) {.kind = ORDER_MESSAGE,
-			  .message = unconstify(EcmStreamMessage *, message)});
+	Order		order = {.kind = ORDER_MESSAGE,
+	.message = unconstify(EcmStreamMessage *, message)};
+
+	add_order(&order);
 }
 
 bool
