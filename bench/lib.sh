@@ -106,53 +106,30 @@ create_live_shape() {
 
 # usage: replay HANDLE TABLE; prints ENTRIES|ROWS|MISSING|EXTRA|ODD
 #
-# Replays a shape's log in SQL as of now: an insert sets the row, an update
-# merges into it, a delete removes it.  MISSING rows are in the table only,
-# EXTRA ones in the replay only, and ODD entries are out of place (an insert of
-# a row that is there, an update or delete of one that isn't, an offset that
-# does not ascend): the outcome alone would not always show what was delivered
-# twice.
+# Replays a shape's log in SQL as of now, by the functions of t/lib/replay.sql,
+# made for this session only.  MISSING rows are in the table only, EXTRA ones in
+# the replay only, and ODD entries are out of place.
 replay() {
-    sql -v handle="$1" -v table="$2" <<'SQL'
+    {
+        sed -e '/^CREATE SCHEMA/d' -e 's/\<ecm_test\>/pg_temp/g' t/lib/replay.sql
+        cat <<'SQL'
 SET client_min_messages = warning;
 SET work_mem = '256MB';
 \o /dev/null
 SELECT electric_cm_await_flushed(timeout => '120 s');
 \o
 
-CREATE TEMP TABLE log AS
-    SELECT n, log_offset, operation, key, value
-    FROM electric_cm_shape_log(:'handle') WITH ORDINALITY
-        AS l (log_offset, operation, key, value, old_value, xid, n);
-ANALYZE log;
-
-CREATE AGGREGATE pg_temp.merge(jsonb)
-    (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
 CREATE TEMP TABLE replayed AS
-    WITH change AS (
-        SELECT *,
-            max(n) FILTER (WHERE operation <> 'update') OVER (PARTITION BY key) AS last_reset
-        FROM log),
-    state AS (
-        SELECT pg_temp.merge(value ORDER BY n) AS value
-        FROM change
-        WHERE n >= last_reset
-        GROUP BY key
-        HAVING bool_and(operation <> 'delete'))
-    SELECT (jsonb_populate_record(NULL::public.:"table", value)).* FROM state;
+    SELECT (jsonb_populate_record(NULL::public.:"table", value)).* FROM pg_temp.replayed(:'handle') AS merged (value);
 
-SELECT (SELECT count(*) FROM log),
+SELECT entries,
     (SELECT count(*) FROM replayed),
     (SELECT count(*) FROM (TABLE :"table" EXCEPT ALL TABLE replayed) AS missing),
     (SELECT count(*) FROM (TABLE replayed EXCEPT ALL TABLE :"table") AS extra),
-    (SELECT count(*)
-     FROM (SELECT operation,
-                lag(operation, 1, 'delete') OVER (PARTITION BY key ORDER BY n) AS prior,
-                string_to_array(log_offset, '_')::numeric[] AS here,
-                lag(string_to_array(log_offset, '_')::numeric[]) OVER (ORDER BY n) AS before
-           FROM log) AS entry
-     WHERE (operation = 'insert') <> (prior = 'delete') OR here <= before);
+    odd
+FROM pg_temp.check_log(:'handle');
 SQL
+    } | sql -v handle="$1" -v table="$2"
 }
 
 # usage: say_replay HANDLE TABLE; the last line of a program, and its exit code

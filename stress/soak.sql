@@ -227,7 +227,7 @@ END $$;
 -- been folded since, with what has been read before.  With the stack idle and
 -- nobody writing.
 --
-CREATE AGGREGATE soak.merge(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
+\ir ../t/lib/replay.sql
 
 CREATE FUNCTION soak.compare(handle text, tbl regclass, known_entries bigint, known_hash numeric, known_base text,
     OUT entries bigint, OUT missing bigint, OUT extra bigint, OUT odd bigint, OUT changed bool,
@@ -262,41 +262,21 @@ BEGIN
               FROM ecm_log) hashes;
 
     EXECUTE format('CREATE TEMP TABLE ecm_replayed ON COMMIT DROP AS
-        WITH reset AS (
-            SELECT key,
-                coalesce(max(n) FILTER (WHERE operation = ''insert''), 0) AS inserted,
-                coalesce(max(n) FILTER (WHERE operation = ''delete''), 0) AS deleted
-            FROM ecm_log GROUP BY key),
-        merged AS (
-            SELECT soak.merge(value ORDER BY n) AS value
-            FROM ecm_log JOIN reset USING (key)
-            WHERE n >= inserted AND n > deleted
-            GROUP BY key)
-        SELECT r::text AS r FROM (SELECT %s FROM merged) r', expressions);
+        SELECT r::text AS r FROM (SELECT %s FROM ecm_test.replayed($1) AS merged (value)) r', expressions) USING handle;
     EXECUTE format('CREATE TEMP TABLE ecm_table ON COMMIT DROP AS
         SELECT r::text AS r FROM (SELECT %s FROM %s) r', columns, tbl);
     CREATE TEMP TABLE ecm_missing ON COMMIT DROP AS TABLE ecm_table EXCEPT ALL TABLE ecm_replayed;
     CREATE TEMP TABLE ecm_extra ON COMMIT DROP AS TABLE ecm_replayed EXCEPT ALL TABLE ecm_table;
-    CREATE TEMP TABLE ecm_odd ON COMMIT DROP AS
-        SELECT log_offset || ': ' || CASE
-            WHEN NOT ascending THEN 'not after the offset before it'
-            WHEN operation = 'insert' THEN 'insert of a row that is there, ' || key
-            ELSE operation || ' of a row that is not there, ' || key END AS odd
-        FROM (SELECT *,
-                lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
-                coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
-            FROM (SELECT n, log_offset, operation, key, string_to_array(log_offset, '_')::numeric[] AS offs
-                FROM ecm_log) a) b
-        WHERE NOT ascending OR (operation = 'insert') = (coalesce(prior, 'delete') <> 'delete');
+    CREATE TEMP TABLE ecm_checked ON COMMIT DROP AS SELECT c.odd, c.examples FROM ecm_test.check_log(handle) c;
 
     missing := (SELECT count(*) FROM ecm_missing);
     extra := (SELECT count(*) FROM ecm_extra);
-    odd := (SELECT count(*) FROM ecm_odd);
+    odd := (SELECT c.odd FROM ecm_checked c);
     examples := (SELECT string_agg(e, E'\n') FROM (
         (SELECT 'in the table only: ' || left(r, 200) FROM ecm_missing LIMIT 5)
         UNION ALL (SELECT 'in the replay only: ' || left(r, 200) FROM ecm_extra LIMIT 5)
-        UNION ALL (SELECT o.odd FROM ecm_odd o LIMIT 5)) x (e));
-    DROP TABLE ecm_log, ecm_replayed, ecm_table, ecm_missing, ecm_extra, ecm_odd;
+        UNION ALL (SELECT unnest(c.examples) FROM ecm_checked c)) x (e));
+    DROP TABLE ecm_log, ecm_replayed, ecm_table, ecm_missing, ecm_extra, ecm_checked;
 END $$;
 
 --

@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack becomes);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -46,8 +46,7 @@ sub change_workers
 	kill 'STOP', $pid;
 	write_to_all();
 	my $lsn = $stack->sql('SELECT pg_current_wal_lsn()');
-	becomes($node, $db,
-		"SELECT count(*) >= 1 FROM electric_cm_stat_consumers
+	$stack->becomes("SELECT count(*) >= 1 FROM electric_cm_stat_consumers
 		 WHERE worker <> $behind AND flushed_lsn > (SELECT flushed_lsn
 			FROM electric_cm_stat_consumers WHERE worker = $behind)",
 		"others are ahead of consumer $behind");
@@ -87,8 +86,7 @@ all_are_right('2 consumers, later');
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN; INSERT INTO t1 (v) VALUES (-1)');
 my $created = $stack->sql("SELECT electric_cm_create_shape('t1', 'id % 2 = 1')");
-becomes($node, $db,
-	"SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$created'",
+$stack->becomes("SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$created'",
 	'a shape waits for a writer');
 # the server's end is the writer's too
 change_workers(2, 4);
@@ -104,6 +102,20 @@ write_to_all();
 all_are_right('1 consumer, later');
 is($stack->sql('SELECT string_agg(shapes::text, \',\') FROM electric_cm_stat_consumers'),
 	'7', 'it has all shapes');
+
+# Without a restart; and what a shape of another table gets, it gets once
+$stack->sql('ALTER SYSTEM SET electric_cm.shape_workers = 3');
+$stack->sql('SELECT pg_reload_conf()');
+$stack->becomes('SELECT count(*) = 3 FROM electric_cm_stat_consumers WHERE pid IS NOT NULL', 'three consumers after a reload');
+ok($stack->active, 'active');
+$stack->sql('CREATE TABLE u (id int PRIMARY KEY)');
+my $other = $stack->live_shape('u');
+$stack->sql('INSERT INTO u SELECT generate_series(1, 1000)');
+$stack->settle;
+my ($equal, $entries) = $stack->replay_equals($other, 'u', ['id']);
+ok($equal, 'one of them logs a new shape');
+is($entries, 1000, '... nothing twice');
+is($stack->sql('SELECT sum(shapes) FROM electric_cm_stat_consumers'), 8, 'each shape has one consumer');
 
 $node->stop;
 done_testing();

@@ -23,7 +23,6 @@ my $node = $stack->node;
 my $db = 'postgres';
 my $view = 'electric_cm_stat_replication';
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE event = '$event')"; }
 
 $stack->sql('CREATE EXTENSION electric_cm');
@@ -43,22 +42,22 @@ for my $how ('stopped', 'streaming')
 	$stack->write_wal(10);
 	is( $stack->sql("SELECT electric_cm_report_retained_wal_size() > 10 * 1024 * 1024"), 't', "$how: some WAL");
 	is($stack->sql("SELECT safe_wal_size BETWEEN 20 * 1024 * 1024 AND 24 * 1024 * 1024 FROM $view"), 't', '... the rest is what may be written yet');
-	seen("electric_cm_report_retained_wal_size() > 0 AND (SELECT time_to_limit > '0' FROM $view)",
+	$stack->seen("electric_cm_report_retained_wal_size() > 0 AND (SELECT time_to_limit > '0' FROM $view)",
 		'... and how long that takes is estimated');
 
 	# from here on, samples are taken every second, unasked
 	$stack->write_wal(17);
 	$stack->sql('SELECT electric_cm_report_retained_wal_size()');
 	my $sampled = $stack->sql("SELECT sampled_at FROM $view");
-	seen("sampled_at BETWEEN '$sampled'::timestamptz + interval '0.5 s' AND '$sampled'::timestamptz + interval '5 s' FROM $view",
+	$stack->seen("sampled_at BETWEEN '$sampled'::timestamptz + interval '0.5 s' AND '$sampled'::timestamptz + interval '5 s' FROM $view",
 		'near the limit, samples are taken every second');
 	$stack->write_wal(10);
-	seen("wal_status = 'unreserved' FROM $view", 'too much: it is about to be lost');
-	seen(count_of('replication_slot_unreserved') . " = $is", '... and an event says so');
+	$stack->seen("wal_status = 'unreserved' FROM $view", 'too much: it is about to be lost');
+	$stack->seen(count_of('replication_slot_unreserved') . " = $is", '... and an event says so');
 	is($stack->sql(q{SELECT verdict FROM electric_cm_slots WHERE ours}), 'will be invalidated at the next checkpoint', '... and the verdict');
 	my $retained = $stack->sql("SELECT retained_wal_bytes FROM $view");
 	$stack->sql('CHECKPOINT');
-	seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
+	$stack->seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
 	like( $stack->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
 		qr/^It retained 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) gone/, '... and what it held');
 	if ($how eq 'stopped')
@@ -72,7 +71,7 @@ for my $how ('stopped', 'streaming')
 		$stack->sql('SELECT electric_cm_start()');
 	}
 	else { kill 'CONT', $consumer; }
-	seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
+	$stack->seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
 }
 is($stack->sql('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
 

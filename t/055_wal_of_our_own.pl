@@ -20,9 +20,6 @@ autovacuum = off
 });
 my $node = $stack->node;
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
-
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
 $stack->sql('CREATE TABLE large (id int PRIMARY KEY, t text)');
@@ -43,13 +40,13 @@ for (1 .. 10)
 		$stack->sql('INSERT INTO t SELECT count(*) FROM t');
 		$stack->sql('SELECT electric_cm_await_flushed()');
 	}
-	seen("clock_timestamp() > '" . $stack->sql('SELECT clock_timestamp()') . "'::timestamptz + interval '0.7 s'");
+	$stack->seen("clock_timestamp() > '" . $stack->sql('SELECT clock_timestamp()') . "'::timestamptz + interval '0.7 s'");
 	my $size = $stack->sql('SELECT retained_wal_bytes FROM electric_cm_stat_replication') || 0;
 	$most = $size if $size > $most;
 }
 cmp_ok($stack->sql("SELECT pg_current_wal_lsn() - '$began'"), '>', 150 * 1024 * 1024, 'much more than the limit has been written');
 note("the slot held up to $most bytes");
-is(events('retained_wal_limit'), 0, '... the slot was let follow');
+is($stack->events('retained_wal_limit'), 0, '... the slot was let follow');
 is($stack->sql('SELECT handle FROM electric_cm_shapes'), $handle, '... and the shape is still there');
 my ($ok) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, '... and right');
@@ -68,16 +65,16 @@ $stack->sql('SELECT electric_cm_stop()');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '64MB'});
 $stack->sql('SELECT pg_reload_conf()');
 $stack->write_wal(80);
-seen(q{count(*) = 0 FROM pg_replication_slots}, 'stopped: the slot is dropped');
+$stack->seen(q{count(*) = 0 FROM pg_replication_slots}, 'stopped: the slot is dropped');
 $stack->sql('CHECKPOINT');
 $began = $stack->sql('SELECT pg_current_wal_lsn()');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active with a new one');
-seen('count(*) = 0 FROM _electric_cm.shape_log', 'the logs are deleted');
+$stack->seen('count(*) = 0 FROM _electric_cm.shape_log', 'the logs are deleted');
 cmp_ok($stack->sql("SELECT pg_current_wal_lsn() - '$began'"), '>', 150 * 1024 * 1024, '... which has written as much WAL');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... and is still active');
-is(events('retained_wal_limit'), 1, '... the new slot has not reached the limit');
-is(events('replication_slot_created'), 2, '... and was not made anew');
+is($stack->events('retained_wal_limit'), 1, '... the new slot has not reached the limit');
+is($stack->events('replication_slot_created'), 2, '... and was not made anew');
 cmp_ok($stack->sql('SELECT max(retained_wal_bytes) FROM electric_cm_retained_wal_history WHERE sampled_at > ' .
 	q{(SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'replication_slot_created')}), '<', 48 * 1024 * 1024,
 	'... nor come near');
@@ -91,7 +88,7 @@ $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 $stack->sql(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = '1000TB'});
 $stack->sql('SELECT pg_reload_conf()');
 $stack->sql("SELECT electric_cm_drop_shape('$handle')");
-seen('count(*) = 0 FROM _electric_cm.shape_log', 'too little space: the logs are deleted nevertheless');
+$stack->seen('count(*) = 0 FROM _electric_cm.shape_log', 'too little space: the logs are deleted nevertheless');
 
 $node->stop;
 done_testing();

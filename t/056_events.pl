@@ -160,6 +160,14 @@ becomes("... and an event says so", "SELECT ($errored) > 0");
 my @times = slurp_file($node->logfile, $from) =~ /division by zero/g;
 cmp_ok(scalar @times, '>=', 2, '... though the transaction has come twice');
 is($stack->sql($errored), 1, '... once');
+# A thousand events from a time when the clock was ahead
+my $now = $stack->sql('SELECT now()');
+$stack->sql(q{INSERT INTO _electric_cm.event SELECT '2100-01-01', i, '2100-01-01', 'old', 'warning', 'old ' || i FROM generate_series(1, 1000) i});
+$stack->sql(q{SELECT pg_terminate_backend(backend_pid) FROM electric_cm_stat_connections WHERE role = 'replication'});
+becomes('a clock that was ahead: a new event is kept',
+	'SELECT ' . stored("%terminating connection%' AND occurred_at > '$now") . ' > 0');
+becomes('... and an old one goes', 'SELECT count(*) = 1000 FROM _electric_cm.event');
+ok($stack->active, 'active');
 
 $node->stop;
 done_testing();

@@ -24,8 +24,6 @@ my $kept = q{(SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wa
 	AND detail LIKE '%was not made by electric_cm%'
 	AND occurred_at > pg_postmaster_start_time())};
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-
 sub remake
 {
 	my ($plugin) = @_;
@@ -42,9 +40,9 @@ sub stays
 	my $before = $stack->sql("SELECT $kept");
 
 	$stack->write_wal(20);
-	seen("$kept = $before + 1", "$what: that it holds too much is said") or return;
+	$stack->seen("$kept = $before + 1", "$what: that it holds too much is said") or return;
 	$stack->write_wal(10);
-	seen("retained_wal_bytes > 29 * 1024 * 1024 FROM electric_cm_stat_replication");
+	$stack->seen("retained_wal_bytes > 29 * 1024 * 1024 FROM electric_cm_stat_replication");
 	return is($stack->sql("SELECT $there"), 1, '... but it stays');
 }
 
@@ -57,11 +55,11 @@ for my $plugin ('test_decoding', 'pgoutput')
 	remake($plugin);
 	stays("another $plugin slot");
 	$node->restart;
-	seen("$kept = 1", '... and after a restart as well');
+	$stack->seen("$kept = 1", '... and after a restart as well');
 	is($stack->sql("SELECT $there"), 1, '... it stays');
 	$node->stop('immediate');
 	$node->start;
-	seen("$kept = 1", '... and after a crash');
+	$stack->seen("$kept = 1", '... and after a crash');
 	is($stack->sql("SELECT $there"), 1, '... it stays');
 }
 
@@ -71,7 +69,7 @@ ok($stack->active, 'active with the slot that was there');
 is($stack->sql('SELECT slot_name IS NULL FROM _electric_cm.stack'), 't', '... which is not recorded as our own');
 $stack->sql('SELECT electric_cm_stop()');
 $stack->write_wal(20);
-seen('retained_wal_bytes > 19 * 1024 * 1024 FROM electric_cm_stat_replication', 'stopped: it holds too much');
+$stack->seen('retained_wal_bytes > 19 * 1024 * 1024 FROM electric_cm_stat_replication', 'stopped: it holds too much');
 is($stack->sql("SELECT $there"), 1, '... but it stays');
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 is($stack->sql("SELECT $there"), 0, 'the user drops it');
@@ -81,13 +79,13 @@ ok($stack->active, 'active with one of our own');
 # While the stack has failed
 $stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert')});
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
-seen(q{electric_cm_status() = 'failed'}, 'failed');
+$stack->seen(q{electric_cm_status() = 'failed'}, 'failed');
 remake('test_decoding');
 stays('failed, another test_decoding slot');
 remake('pgoutput');
 stays('failed, another pgoutput slot');
 $node->restart;
-seen("$kept = 1", '... also after a restart');
+$stack->seen("$kept = 1", '... also after a restart');
 is($stack->sql("SELECT $there"), 1, '... it stays');
 $stack->sql(qq{SELECT pg_drop_replication_slot('$slot')});
 $stack->sql(q{ALTER PUBLICATION electric_cm_publication SET (publish = 'insert, update, delete, truncate')});
@@ -98,9 +96,9 @@ ok($stack->active, 'active again');
 $stack->sql('ALTER DATABASE postgres SET electric_cm.enabled = off');
 $node->stop('immediate');
 $node->start;
-seen(q{electric_cm_status() = 'stopped'}, 'disabled by the time of a crash');
+$stack->seen(q{electric_cm_status() = 'stopped'}, 'disabled by the time of a crash');
 $stack->write_wal(20);
-seen("$there = 0", '... our own slot is dropped');
+$stack->seen("$there = 0", '... our own slot is dropped');
 
 $node->stop;
 done_testing();

@@ -98,9 +98,6 @@ my $db = 'postgres';
 	$node->start;
 }
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
-
 $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
 $stack->sql('CREATE TABLE t (id bigserial PRIMARY KEY, x text)');
@@ -120,12 +117,12 @@ sub jump
 	$clock += $seconds;
 	set_clock($clock);
 	ok($stack->active, "the clock goes by $seconds s: active");
-	seen($sampled, '... samples of retained WAL go on');
+	$stack->seen($sampled, '... samples of retained WAL go on');
 
 	# The load may be over by now, and nothing more to acknowledge without this
 	my $lsn = $stack->sql('SELECT pg_current_wal_lsn()');
 	$stack->sql($insert);
-	seen("confirmed_flush_lsn > '$lsn' FROM pg_replication_slots", '... what is written is acknowledged');
+	$stack->seen("confirmed_flush_lsn > '$lsn' FROM pg_replication_slots", '... what is written is acknowledged');
 	$load->quit;
 	my ($rc) = $node->psql($db, q{SELECT electric_cm_await_flushed(NULL, '60 s')});
 	is($rc, 0, '... and logged');
@@ -141,7 +138,7 @@ for my $seconds (-3600, 3600, 3600, -7200, 3600)
 	my $waiter = $node->background_psql($db);
 	my $began = time;
 	$waiter->query_until(qr/started/, "\\echo started\nSELECT electric_cm_await_shape_log('$handle', '$last', '4 s');\n\\echo ended\n");
-	seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT electric_cm_await_shape_log%' AND state = 'active')}, 'somebody waits for 4 s');
+	$stack->seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT electric_cm_await_shape_log%' AND state = 'active')}, 'somebody waits for 4 s');
 	$clock -= $seconds;
 	set_clock($clock);
 	$waiter->query_until(qr/ended/, '');
@@ -151,7 +148,7 @@ for my $seconds (-3600, 3600, 3600, -7200, 3600)
 	$clock += $seconds;
 	set_clock($clock);
 }
-is(events('consumer_stalled') + events('retained_wal_limit') + events('stack_restarting'), 0, 'nothing was given up for it');
+is($stack->events('consumer_stalled') + $stack->events('retained_wal_limit') + $stack->events('stack_restarting'), 0, 'nothing was given up for it');
 is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 1, '... and no shape is lost');
 
 # A consumer that hangs: not named before its time, nor later
@@ -162,12 +159,12 @@ $stack->sql($insert);
 $clock += 3600;
 set_clock($clock);
 $stack->sql(q{SELECT pg_sleep(3)});
-is(events('consumer_stalled'), 0, 'forward: a consumer that has stopped a moment ago does not count as hanging');
+is($stack->events('consumer_stalled'), 0, 'forward: a consumer that has stopped a moment ago does not count as hanging');
 $clock -= 7200;
 set_clock($clock);
-seen("pinned_by LIKE 'consumer 1 (PID $consumer)%' FROM electric_cm_stat_replication", 'back: it does when its time has come');
+$stack->seen("pinned_by LIKE 'consumer 1 (PID $consumer)%' FROM electric_cm_stat_replication", 'back: it does when its time has come');
 kill 'CONT', $consumer;
-seen('pinned_by IS NULL FROM electric_cm_stat_replication', '... no longer when it goes on');
+$stack->seen('pinned_by IS NULL FROM electric_cm_stat_replication', '... no longer when it goes on');
 
 # Retries
 
@@ -175,7 +172,7 @@ $stack->sql(q{SELECT electric_cm_stop()});
 my $other = $node->background_psql($db);
 $other->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_postgres'))});
 $stack->sql('SELECT electric_cm_start()');
-seen(q{waiting_for LIKE '%lock%' FROM electric_cm_stat_manager}, 'waiting for the lock');
+$stack->seen(q{waiting_for LIKE '%lock%' FROM electric_cm_stat_manager}, 'waiting for the lock');
 $clock -= 3600;
 set_clock($clock);
 $other->quit;
@@ -190,7 +187,7 @@ is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$u')"), 0, 'back: a 
 # The limit holds at once, whatever the clock says: who is to blame for it is
 # the consumer
 
-seen(q{now() - sampled_at < '5 s' FROM electric_cm_stat_replication}, 'sampled');
+$stack->seen(q{now() - sampled_at < '5 s' FROM electric_cm_stat_replication}, 'sampled');
 $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $clock -= 3600;
@@ -206,12 +203,12 @@ ok($stack->active, 'active again');
 # A stack without a manager: the launcher's clock
 
 $stack->sql(q{SELECT electric_cm_stop()});
-seen(q{sampled_at > clock_timestamp() - interval '5 s' FROM electric_cm_stat_replication}, 'stopped: sampled');
+$stack->seen(q{sampled_at > clock_timestamp() - interval '5 s' FROM electric_cm_stat_replication}, 'stopped: sampled');
 for my $seconds (-3600, 7200)
 {
 	$clock += $seconds;
 	set_clock($clock);
-	seen($sampled, "stopped, the clock goes by $seconds s: sampled");
+	$stack->seen($sampled, "stopped, the clock goes by $seconds s: sampled");
 }
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'started: active');

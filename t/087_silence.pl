@@ -22,9 +22,6 @@ electric_cm.min_wal_free_space = -1
 my $node = $stack->node;
 my $db = 'postgres';
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
-
 my $walsender = q{(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')};
 
 # A proxy between the server and itself.  USR1: it forwards nothing any more, and
@@ -109,17 +106,17 @@ $stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text)');
 my $open = $node->background_psql($db);
 $open->query_safe('BEGIN; INSERT INTO t VALUES (0)');
 $stack->sql('CREATE EXTENSION electric_cm');
-seen(q{step = 'create_slot' AND waiting_for <> '' FROM electric_cm_stat_manager}, 'the slot is being created');
+$stack->seen(q{step = 'create_slot' AND waiting_for <> '' FROM electric_cm_stat_manager}, 'the slot is being created');
 cut_off();
 $open->query_safe('COMMIT');
 $open->quit;
-seen(q{confirmed_flush_lsn IS NOT NULL AND NOT active FROM pg_replication_slots}, 'it is there, but the answer is lost');
+$stack->seen(q{confirmed_flush_lsn IS NOT NULL AND NOT active FROM pg_replication_slots}, 'it is there, but the answer is lost');
 let_connect();
 ok($stack->active, 'that is noticed: active');
 is($stack->sql(q{SELECT ours FROM electric_cm_slots}), 't', 'the slot is ours');
 is($stack->sql(q{SELECT slot_name IS NOT NULL FROM _electric_cm.stack}), 't', '... for good');
 is($stack->sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'electric_cm replication'}), 1, '... and its session is not left behind');
-is(events('replication_slot_dropped'), 0, '... nor was it made twice');
+is($stack->events('replication_slot_dropped'), 0, '... nor was it made twice');
 
 my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
@@ -137,9 +134,9 @@ log_is_right('at first');
 # A quiet stream is not a dead one
 
 my $first = $stack->sql("SELECT $walsender");
-seen(q{max(reply_time) > pg_postmaster_start_time() FROM pg_stat_replication}, 'the walsender hears from us');
+$stack->seen(q{max(reply_time) > pg_postmaster_start_time() FROM pg_stat_replication}, 'the walsender hears from us');
 my $began = $stack->sql('SELECT clock_timestamp()');
-seen("clock_timestamp() > timestamptz '$began' + interval '7 s'", 'more than wal_sender_timeout later');
+$stack->seen("clock_timestamp() > timestamptz '$began' + interval '7 s'", 'more than wal_sender_timeout later');
 is($stack->sql("SELECT $walsender"), $first, '... the quiet stream is the same');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... and active');
 
@@ -147,27 +144,27 @@ is($stack->sql('SELECT electric_cm_status()'), 'active', '... and active');
 
 cut_off();
 $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(101, 1000) i});
-seen(q{electric_cm_status() = 'starting'}, 'cut off: not active any more');
-seen(q{electric_cm_health() ->> 'severity' <> 'ok'}, '... nor well');
+$stack->seen(q{electric_cm_status() = 'starting'}, 'cut off: not active any more');
+$stack->seen(q{electric_cm_health() ->> 'severity' <> 'ok'}, '... nor well');
 like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/walsender PID \d+ has (not answered|gone)|timed out/, '... and last_error says that the walsender is silent');
 let_connect();
 ok($stack->active, 'connections work again: active');
 log_is_right('cut off');
-is(events('shapes_invalidated'), 0, 'no shape is lost');
+is($stack->events('shapes_invalidated'), 0, 'no shape is lost');
 
 # Cut off, and over a limit before that is noticed
 
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
 $node->reload;
-seen(q{setting = '48MB' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'with a limit');
+$stack->seen(q{setting = '48MB' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'with a limit');
 ok($stack->active, 'active');
 cut_off();
 let_connect();
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
-seen(q{count(*) >= 2 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'cut off and beyond the limit: that is noticed');
+$stack->seen(q{count(*) >= 2 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'cut off and beyond the limit: that is noticed');
 ok($stack->active, '... and mended');
 log_is_right('beyond the limit');
-is(events('retained_wal_limit'), 0, '... without giving up the slot');
+is($stack->events('retained_wal_limit'), 0, '... without giving up the slot');
 $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
 
@@ -177,31 +174,31 @@ $stack->sql(q{CREATE TABLE big (id int PRIMARY KEY)});
 $stack->sql(q{CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(2); END $$;
 	CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION slow()});
 my $big = $stack->sql(q{SELECT electric_cm_create_shape('big')});
-seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%' AND wait_event = 'PgSleep')}, 'a session of the pool is at work');
+$stack->seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%' AND wait_event = 'PgSleep')}, 'a session of the pool is at work');
 cut_off();
-seen(q{count(*) > 0 FROM pg_publication_tables WHERE tablename = 'big'}, '... it is done, but the answer is lost');
+$stack->seen(q{count(*) > 0 FROM pg_publication_tables WHERE tablename = 'big'}, '... it is done, but the answer is lost');
 let_connect();
 $stack->sql('DROP EVENT TRIGGER slow');
-seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$big'", '... and it is done again');
+$stack->seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$big'", '... and it is done again');
 ok($stack->active, 'active');
 
 $stack->sql("ALTER DATABASE $db RESET electric_cm.connection");
 $node->reload;
-seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'without a proxy');
+$stack->seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'without a proxy');
 
 # A walsender that has stopped: it can't be ended, nor can its slot be taken
 
 my $pid = $stack->sql("SELECT $walsender");
 kill 'STOP', $pid or die 'no walsender';
 $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 3000) i});
-seen(q{electric_cm_status() = 'starting'}, 'a walsender that has stopped: not active any more');
-seen("last_error LIKE 'walsender PID $pid%does not answer and does not end' AND waiting_for LIKE '%$pid%' FROM electric_cm_stat_manager", '... who it is, and what it does');
+$stack->seen(q{electric_cm_status() = 'starting'}, 'a walsender that has stopped: not active any more');
+$stack->seen("last_error LIKE 'walsender PID $pid%does not answer and does not end' AND waiting_for LIKE '%$pid%' FROM electric_cm_stat_manager", '... who it is, and what it does');
 my $health = q{electric_cm_health() ->> 'reason'};
-seen("$health LIKE '%$pid%kill -CONT $pid%'", '... and what to do');
+$stack->seen("$health LIKE '%$pid%kill -CONT $pid%'", '... and what to do');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '48MB'});
 $node->reload;
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
-seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit says that it is reached');
+$stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit says that it is reached');
 is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 1, '... and drops nothing that is in use');
 $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
@@ -226,18 +223,18 @@ is($stack->sql("SELECT $walsender"), $pid, '... is left alone');
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(10001, 14000) i});
-seen(q{electric_cm_health() ->> 'reason' LIKE 'Readers are % s behind: consumer 1 (PID ' || } . "$consumer || '%'", 'a consumer that has stopped: readers are behind, and why');
-seen("electric_cm_health() ->> 'reason' LIKE '%pg_terminate_backend($consumer)%'", '... and what to do');
+$stack->seen(q{electric_cm_health() ->> 'reason' LIKE 'Readers are % s behind: consumer 1 (PID ' || } . "$consumer || '%'", 'a consumer that has stopped: readers are behind, and why');
+$stack->seen("electric_cm_health() ->> 'reason' LIKE '%pg_terminate_backend($consumer)%'", '... and what to do');
 is($stack->sql("SELECT $walsender"), $pid, '... the walsender is not suspected');
 kill 'CONT', $consumer;
-seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'it goes on: well');
+$stack->seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'it goes on: well');
 log_is_right('a consumer that had stopped');
 
 # Who waits for what will never be does not keep everybody busy
 
 my ($rc) = $node->psql($db, q{SELECT electric_cm_await_flushed('FFFFFFFF/FFFFFFFF', '100 ms')});
 isnt($rc, 0, 'nobody gets to the end of all WAL');
-seen(q{electric_cm_await_flushed() IS NOT NULL}, 'others do not wait for that');
+$stack->seen(q{electric_cm_await_flushed() IS NOT NULL}, 'others do not wait for that');
 
 # A walsender that stops while it waits for others, to make the slot
 
@@ -245,13 +242,13 @@ $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $open = $node->background_psql($db);
 $open->query_safe('BEGIN; INSERT INTO t VALUES (-1)');
 $stack->sql('SELECT electric_cm_start()');
-seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'electric_cm replication' AND wait_event_type = 'Lock')}, 'the slot is being created');
+$stack->seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'electric_cm replication' AND wait_event_type = 'Lock')}, 'the slot is being created');
 $pid = $stack->sql(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'electric_cm replication'});
 kill 'STOP', $pid or die 'no walsender';
 $open->query_safe('COMMIT');
 $open->quit;
-seen("message LIKE '%PID $pid, which runs a query of ours, has not moved for%' FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 1", 'it stops: that is noticed');
-seen("$health LIKE '%$pid%'", '... and said');
+$stack->seen("message LIKE '%PID $pid, which runs a query of ours, has not moved for%' FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 1", 'it stops: that is noticed');
+$stack->seen("$health LIKE '%$pid%'", '... and said');
 kill 'CONT', $pid;
 ok($stack->active, 'it goes on, and ends: active');
 is($stack->sql(q{SELECT count(*) FROM pg_replication_slots}), 1, '... with one slot');

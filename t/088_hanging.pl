@@ -22,8 +22,6 @@ electric_cm.min_wal_free_space = -1
 my $node = $stack->node;
 my $db = 'postgres';
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
 sub health { return decode_json($stack->sql('SELECT electric_cm_health()')); }
 
 $stack->sql('CREATE EXTENSION electric_cm');
@@ -36,15 +34,15 @@ $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
 is(health()->{severity}, 'ok', 'well');
 $stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
-seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'two shapes');
-seen(q{sum(shapes) = 2 FROM electric_cm_stat_consumers}, '... as their consumer knows');
+$stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'two shapes');
+$stack->seen(q{sum(shapes) = 2 FROM electric_cm_stat_consumers}, '... as their consumer knows');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '32MB'});
 $node->reload;
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 4000) i});
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 60)});
-seen(q{detail LIKE '%All 2 shapes of this database are gone: create them again.%' FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit takes the slot: an event says how many shapes go with it');
+$stack->seen(q{detail LIKE '%All 2 shapes of this database are gone: create them again.%' FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit takes the slot: an event says how many shapes go with it');
 kill 'CONT', $consumer;
 ok($stack->active, 'active with a new slot');
 is($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 'all 2 shapes of this database are gone: create them again', '... what is to be done is said');
@@ -54,38 +52,38 @@ like($h->{reason}, qr/all 2 shapes .* are gone, since the replication slot is a 
 is($h->{shapes}{lost}, 2, '... with their number');
 $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 $stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
-seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'they are created again: well');
+$stack->seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'they are created again: well');
 is(health()->{shapes}{lost}, 0, '... none is lost any more');
 
 # A manager that hangs
 
 my $manager = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
 kill 'STOP', $manager or die 'no manager';
-seen(q{electric_cm_status() = 'starting'}, 'a manager that hangs: not active any more');
-seen("status = 'starting' AND waiting_for LIKE 'manager PID $manager, which has not moved for %' FROM electric_cm_stat_manager", '... nor in the view, which says why');
+$stack->seen(q{electric_cm_status() = 'starting'}, 'a manager that hangs: not active any more');
+$stack->seen("status = 'starting' AND waiting_for LIKE 'manager PID $manager, which has not moved for %' FROM electric_cm_stat_manager", '... nor in the view, which says why');
 $h = health();
 isnt($h->{severity}, 'ok', '... nor well');
 like($h->{reason}, qr/manager PID $manager has not moved for \d+ s.*kill -CONT $manager/, '... which says what to do');
 my ($rc, $out, $err) = $node->psql($db, q{SELECT electric_cm_await_active('100 ms')});
 like($err, qr/timed out.*manager PID $manager/s, 'nobody takes it for active');
-seen("count(*) = 1 FROM electric_cm_events WHERE event = 'manager_hangs' AND message LIKE '%$manager%'", 'an event says so');
-seen(q{sampled_at > clock_timestamp() - interval '3 s' FROM electric_cm_stat_replication}, 'its slot is sampled by the launcher');
+$stack->seen("count(*) = 1 FROM electric_cm_events WHERE event = 'manager_hangs' AND message LIKE '%$manager%'", 'an event says so');
+$stack->seen(q{sampled_at > clock_timestamp() - interval '3 s' FROM electric_cm_stat_replication}, 'its slot is sampled by the launcher');
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 40)});
-seen(q{count(*) = 0 FROM pg_replication_slots}, '... and dropped when it is beyond a limit');
+$stack->seen(q{count(*) = 0 FROM pg_replication_slots}, '... and dropped when it is beyond a limit');
 kill 'CONT', $manager;
 ok($stack->active, 'it goes on: active');
 is($stack->sql('SELECT pid FROM electric_cm_stat_manager'), $manager, '... the same');
-seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'manager_resumed'}, '... an event says so');
+$stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'manager_resumed'}, '... an event says so');
 $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
 $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 $stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
-seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'the shapes are created again');
+$stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'the shapes are created again');
 
 # No session of the pool can be opened any more, while the stream goes on
 
 $stack->sql('CREATE ROLE me SUPERUSER LOGIN');
-seen(q{count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%'}, 'the pool has nothing to do');
+$stack->seen(q{count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%'}, 'the pool has nothing to do');
 my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
 sub write_hba
 {
@@ -121,14 +119,14 @@ mine(q{UPDATE _electric_cm.shape SET created_at = now() - interval '2 minutes' W
 mine_seen(qq{electric_cm_health() ->> 'problems' LIKE '%1 shapes have been in creation for more than a minute; $u waits for %'}, 'a shape that is not created is said to wait');
 write_hba($hba);
 ok($stack->active, 'it can: active, without anybody\'s help');
-seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$u'", '... and the shape is live');
+$stack->seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$u'", '... and the shape is live');
 is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 3, '... and none was lost');
 
 # A connection string that leads nowhere
 
 $stack->sql(qq{ALTER DATABASE $db SET electric_cm.connection = 'host=/nowhere'});
 $node->reload;
-seen(q{electric_cm_status() = 'starting' AND last_error LIKE '%/nowhere%' FROM electric_cm_stat_manager}, 'a connection string that leads nowhere');
+$stack->seen(q{electric_cm_status() = 'starting' AND last_error LIKE '%/nowhere%' FROM electric_cm_stat_manager}, 'a connection string that leads nowhere');
 $h = health();
 like($h->{reason}, qr{/nowhere.*electric_cm\.connection says where to connect to; it is set by ALTER DATABASE}, '... the error is the reason, with the setting to blame');
 unlike($stack->sql(q{SELECT string_agg(coalesce(detail, ''), ' ') FROM electric_cm_events}), qr/Is the server running/, '... and nobody asks the server whether it runs');

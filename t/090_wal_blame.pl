@@ -24,7 +24,6 @@ my $db = 'postgres';
 my $slot = 'electric_cm_postgres';
 my $exists = "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot')";
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
 sub events { my ($condition) = @_; return "(SELECT count(*) FROM electric_cm_events WHERE $condition)"; }
 sub write_some { $stack->write_wal($_[0]); return $stack->sql('CHECKPOINT'); }
 
@@ -43,15 +42,15 @@ sub end_transaction { my ($session) = @_; $session->query_safe('COMMIT'); $sessi
 #
 my ($session, $pid) = open_transaction();
 $stack->sql('CREATE EXTENSION electric_cm');
-seen("$exists AND (SELECT confirmed_flush_lsn IS NULL FROM pg_replication_slots)", 'a slot is being made, and waits for a transaction');
+$stack->seen("$exists AND (SELECT confirmed_flush_lsn IS NULL FROM pg_replication_slots)", 'a slot is being made, and waits for a transaction');
 write_some(30) for 1 .. 2;
-seen(events("event = 'retained_wal_limit'") . ' = 1', 'it holds too much meanwhile: the limit applies');
+$stack->seen(events("event = 'retained_wal_limit'") . ' = 1', 'it holds too much meanwhile: the limit applies');
 is( $stack->sql(q{SELECT message ~ 'which is being created, retains \d+ MB' AND detail ~ 'open transaction of PID \d+.*The creation is given up'
 		FROM electric_cm_events WHERE event = 'retained_wal_limit'}),
 	't', '... an event says what was done, and for whose sake');
 is($stack->sql('SELECT ' . events(q{detail LIKE '%not made by electric_cm%'})), 0, '... and not that it is somebody else\'s');
-seen("NOT $exists", '... it is gone');
-seen("step = 'create_slot' AND waiting_for LIKE '%PID $pid%' FROM electric_cm_stat_manager", '... and not made again as long as it would wait again');
+$stack->seen("NOT $exists", '... it is gone');
+$stack->seen("step = 'create_slot' AND waiting_for LIKE '%PID $pid%' FROM electric_cm_stat_manager", '... and not made again as long as it would wait again');
 write_some(60);
 is($stack->sql("SELECT $exists"), 'f', '... however much is written');
 is($stack->sql('SELECT ' . events("event = 'retained_wal_limit'")), 1, '... which is said once');
@@ -78,10 +77,10 @@ my $since = $stack->sql('SELECT clock_timestamp()');
 sub warned
 {
 	my ($like, $what) = @_;
-	return seen(events("event = 'retained_wal_warning' AND detail LIKE '$like' AND occurred_at > '$since'") . ' > 0', $what);
+	return $stack->seen(events("event = 'retained_wal_warning' AND detail LIKE '$like' AND occurred_at > '$since'") . ' > 0', $what);
 }
 $stack->sql('ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
-seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'quiet');
+$stack->seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'quiet');
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $stack->sql('INSERT INTO t VALUES (1)');
@@ -89,7 +88,7 @@ write_some(24);
 warned("%consumer 1 (PID $consumer)%", 'a consumer that hangs is named at once');
 kill 'CONT', $consumer;
 $stack->sql('SELECT electric_cm_await_flushed()');
-seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
+$stack->seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on, and all is well');
 
 my $walsender = $stack->sql(q{SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication'});
 kill 'STOP', $walsender or die 'no walsender';
@@ -97,7 +96,7 @@ write_some(24);
 warned("%its walsender (PID $walsender)%", 'so is a walsender');
 kill 'CONT', $walsender;
 $stack->sql('SELECT electric_cm_await_flushed()');
-seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on as well');
+$stack->seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'it goes on as well');
 
 ($session, $pid) = open_transaction();
 $session->query_safe("INSERT INTO t VALUES (2)");
@@ -107,7 +106,7 @@ warned("%an open transaction of PID $pid%", 'an open transaction is named before
 end_transaction($session);
 $stack->sql('ALTER SYSTEM RESET track_activities', 'SELECT pg_reload_conf()');
 $stack->sql('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
-seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'over');
+$stack->seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'over');
 
 #
 # WAL that others hold as well
@@ -115,17 +114,17 @@ seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 
 $stack->sql(q{SELECT pg_create_physical_replication_slot('standby', true)}, 'SELECT electric_cm_stop()');
 $stack->sql('ALTER SYSTEM SET electric_cm.retained_wal_limit = 32', 'SELECT pg_reload_conf()');
 write_some(60);
-seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%would free nothing. Replication slot "standby" needs%'}) . ' = 1',
+$stack->seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%would free nothing. Replication slot "standby" needs%'}) . ' = 1',
 	'another slot holds the same WAL: a warning names it');
 is($stack->sql("SELECT $exists"), 't', '... and ours stays');
 $stack->sql(q{SELECT pg_drop_replication_slot('standby')});
-seen("NOT $exists", 'it is dropped as soon as that helps');
+$stack->seen("NOT $exists", 'it is dropped as soon as that helps');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active with a new one');
 
 $stack->sql('SELECT electric_cm_stop()', q{ALTER SYSTEM SET wal_keep_size = '256 MB'}, 'SELECT pg_reload_conf()');
 write_some(60);
-seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%Wal_keep_size (256 MB) needs%'}) . ' = 1', 'wal_keep_size keeps the same WAL: a warning');
+$stack->seen(events(q{event = 'retained_wal_limit' AND severity = 'warning' AND detail LIKE '%Wal_keep_size (256 MB) needs%'}) . ' = 1', 'wal_keep_size keeps the same WAL: a warning');
 is($stack->sql("SELECT $exists"), 't', '... and ours stays');
 $stack->sql('ALTER SYSTEM RESET wal_keep_size', 'ALTER SYSTEM SET electric_cm.retained_wal_limit = -1', 'SELECT pg_reload_conf()');
 
@@ -134,16 +133,16 @@ $stack->sql('SELECT electric_cm_start()', q{SELECT pg_create_physical_replicatio
 ok($stack->active, 'active again');
 write_some(20);
 $stack->sql('SELECT electric_cm_await_flushed()', 'CHECKPOINT');
-seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'our slot moves on, another does not');
+$stack->seen(q{retained_wal_bytes < 8 * 1024 * 1024 FROM electric_cm_stat_replication}, 'our slot moves on, another does not');
 $stack->sql('SELECT electric_cm_stop()');
 write_some(50);
 $stack->sql(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = 2000000000}, 'SELECT pg_reload_conf()');
 write_some(40);
-seen(events(q{event = 'wal_free_space_limit' AND severity = 'warning' AND detail LIKE '%dropping it would free%Replication slot "standby" needs%'}) . ' = 1',
+$stack->seen(events(q{event = 'wal_free_space_limit' AND severity = 'warning' AND detail LIKE '%dropping it would free%Replication slot "standby" needs%'}) . ' = 1',
 	'too little is free, and another slot holds most of what ours does: a warning names it');
 is($stack->sql("SELECT $exists"), 't', '... and ours stays');
 $stack->sql(q{SELECT pg_drop_replication_slot('standby')});
-seen("NOT $exists", 'it is dropped as soon as that helps');
+$stack->seen("NOT $exists", 'it is dropped as soon as that helps');
 $stack->sql('ALTER SYSTEM SET electric_cm.min_wal_free_space = -1', 'SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
 ok($stack->active, 'active');
 

@@ -23,9 +23,6 @@ electric_cm.retained_wal_limit = '48MB'
 my $node = $stack->node;
 my $db = 'postgres';
 
-sub seen { my ($query, $what) = @_; return $stack->becomes("SELECT $query", $what); }
-sub events { my ($event) = @_; return $stack->sql("SELECT count(*) FROM electric_cm_events WHERE event = '$event'"); }
-
 # A proxy between the server and itself.  After USR1, each stream, also one that
 # begins later, gets no farther than its beginning, and is not closed.
 my $proxy_dir = PostgreSQL::Test::Utils::tempdir_short();
@@ -93,7 +90,7 @@ $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 $stack->sql(q{SELECT electric_cm_create_shape('t')});
-seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
+$stack->seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
 
 sub write_wal { return $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)}); }
 
@@ -101,20 +98,20 @@ sub write_wal { return $stack->sql(q{SELECT count(pg_logical_emit_message(false,
 
 kill 'USR1', $proxy;
 write_wal();
-seen(q{count(*) >= 1 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'streams are cut off: that is noticed');
-seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'no stream gets on: the limit acts');
-seen(q{coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0) < 48 * 1024 * 1024 FROM pg_replication_slots}, '... and the WAL is free');
+$stack->seen(q{count(*) >= 1 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'streams are cut off: that is noticed');
+$stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'no stream gets on: the limit acts');
+$stack->seen(q{coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0) < 48 * 1024 * 1024 FROM pg_replication_slots}, '... and the WAL is free');
 $stack->sql("ALTER DATABASE $db RESET electric_cm.connection");
 $node->reload;
-seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'a direct connection: active');
+$stack->seen(q{setting = '' AND electric_cm_status() = 'active' FROM electric_cm_options WHERE name = 'electric_cm.connection'}, 'a direct connection: active');
 
 # Beyond a limit when the server starts, and about to catch up
 
 my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
+$stack->seen(q{count(*) = 1 FROM electric_cm_shapes WHERE state = 'live'}, 'a shape is live');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = -1});
 $node->reload;
-seen(q{setting = '-1' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'no limit for a while');
+$stack->seen(q{setting = '-1' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'no limit for a while');
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $stack->sql('INSERT INTO t VALUES (1)');

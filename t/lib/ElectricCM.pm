@@ -186,6 +186,9 @@ sub replay_equals
 	my $key = join ', ', @{ $keycols // [] };
 	$key = $key eq '' ? $columns : $key;
 
+	# the functions of the oracle, for this session only
+	my $replay = _replay_sql() =~ s/^CREATE SCHEMA.*$//mr =~ s/\becm_test\b/pg_temp/gr;
+
 	# Both sides are compared in their types' own text form, so that types
 	# without an equality operator can be compared too.  On the side of the
 	# log, that goes by a cast for each column, for jsonb_populate_record
@@ -195,29 +198,9 @@ sub replay_equals
 SET log_statement = none;
 SET client_min_messages = warning;
 SET work_mem = '256MB';
-CREATE AGGREGATE pg_temp.merge(jsonb)
-	(sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
-
-CREATE TEMP TABLE ecm_log AS
-	SELECT n, log_offset, operation, key, value
-	FROM electric_cm_shape_log($log) WITH ORDINALITY
-		AS l (log_offset, operation, key, value, old_value, xid, n);
-ANALYZE ecm_log;
-
--- A row is what has been merged since its last insert; nothing if a delete
--- came after that.
+$replay
 CREATE TEMP TABLE ecm_replayed AS
-	WITH reset AS (
-		SELECT key,
-			coalesce(max(n) FILTER (WHERE operation = 'insert'), 0) AS inserted,
-			coalesce(max(n) FILTER (WHERE operation = 'delete'), 0) AS deleted
-		FROM ecm_log GROUP BY key),
-	merged AS (
-		SELECT pg_temp.merge(value ORDER BY n) AS value
-		FROM ecm_log JOIN reset USING (key)
-		WHERE n >= inserted AND n > deleted
-		GROUP BY key)
-	SELECT $values FROM merged;
+	SELECT $values FROM pg_temp.replayed($log) AS merged (value);
 CREATE TEMP VIEW ecm_table AS SELECT $columns FROM $table $where;
 
 CREATE TEMP TABLE ecm_missing AS
@@ -227,29 +210,14 @@ CREATE TEMP TABLE ecm_extra AS
 	SELECT r::text AS r, ROW($key)::text AS k FROM ecm_replayed r
 	EXCEPT ALL SELECT r::text, ROW($key)::text FROM ecm_table r;
 
-CREATE TEMP TABLE ecm_odd AS
-	SELECT log_offset || ': ' || CASE
-		WHEN NOT ascending THEN 'not after the offset before it'
-		WHEN operation = 'insert' THEN 'insert of a row that is there, ' || key
-		ELSE operation || ' of a row that is not there, ' || key END AS odd
-	FROM (SELECT *,
-			lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
-			coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
-		FROM (SELECT *,
-				string_to_array(log_offset, '_')::numeric[] AS offs
-			FROM ecm_log) a) b
-	WHERE NOT ascending OR
-		(operation = 'insert') = (coalesce(prior, 'delete') <> 'delete');
+CREATE TEMP TABLE ecm_checked AS SELECT * FROM pg_temp.check_log($log);
 
-SELECT (SELECT count(*) FROM ecm_log),
-	(SELECT count(*) FROM ecm_missing),
-	(SELECT count(*) FROM ecm_extra),
-	(SELECT count(*) FROM ecm_odd);
+SELECT entries, (SELECT count(*) FROM ecm_missing), (SELECT count(*) FROM ecm_extra), odd FROM ecm_checked;
 (SELECT 'in the table only: ' || k || ': ' || left(r, 200) FROM ecm_missing LIMIT 5)
 UNION ALL
 (SELECT 'in the replay only: ' || k || ': ' || left(r, 200) FROM ecm_extra LIMIT 5)
 UNION ALL
-(SELECT odd FROM ecm_odd LIMIT 5);
+(SELECT unnest(examples) FROM ecm_checked);
 });
 
 	my ($counts, @examples) = split /\n/, $result;
@@ -317,10 +285,7 @@ sub install_compare
 {
 	my ($node, $db) = @_;
 
-	$node->safe_psql($db, q{
-CREATE SCHEMA ecm_test;
-CREATE AGGREGATE ecm_test.merge(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
-
+	$node->safe_psql($db, _replay_sql() . q{
 -- Replays a log and compares the outcome with the query, and the log with
 -- itself. Both as the text that the types' output functions make.
 CREATE FUNCTION ecm_test.compare(handle text, relation text, clause text, columns text[],
@@ -336,33 +301,16 @@ BEGIN
 			AND (columns IS NULL OR attname = ANY (columns));
 	query := format('SELECT jsonb_build_object(VARIADIC ARRAY[%s]::text[]) AS r FROM %s', query, relation) || coalesce(' WHERE ' || clause, '');
 	EXECUTE format($sql$
-		WITH log AS MATERIALIZED (
-			SELECT * FROM electric_cm_shape_log(%L) WITH ORDINALITY
-				AS l (log_offset, operation, key, value, old_value, xid, n)),
-		reset AS (
-			SELECT key,
-				coalesce(max(n) FILTER (WHERE operation = 'insert'), 0) AS inserted,
-				coalesce(max(n) FILTER (WHERE operation = 'delete'), 0) AS deleted
-			FROM log GROUP BY key),
-		replayed AS MATERIALIZED (
-			SELECT ecm_test.merge(value ORDER BY n) AS r
-			FROM log JOIN reset USING (key)
-			WHERE n >= inserted AND n > deleted
-			GROUP BY key),
-		expected AS MATERIALIZED (%s),
+		WITH replayed AS MATERIALIZED (SELECT r FROM ecm_test.replayed(%1$L) r),
+		checked AS MATERIALIZED (SELECT * FROM ecm_test.check_log(%1$L)),
+		expected AS MATERIALIZED (%2$s),
 		missing AS (SELECT r FROM expected EXCEPT ALL SELECT r FROM replayed),
 		extra AS (SELECT r FROM replayed EXCEPT ALL SELECT r FROM expected),
-		odd AS (
-			SELECT log_offset || ' ' || operation || ' ' || key AS r FROM (
-				SELECT *, lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
-					coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
-				FROM (SELECT *, string_to_array(log_offset, '_')::numeric[] AS offs FROM log) a) b
-			WHERE NOT ascending OR (operation = 'insert') = (coalesce(prior, 'delete') <> 'delete')),
 		wrong AS (
 			(SELECT 'in the query only: ' || left(r::text, 1000) AS r FROM missing LIMIT 5)
 			UNION ALL (SELECT 'in the replay only: ' || left(r::text, 1000) FROM extra LIMIT 5)
-			UNION ALL (SELECT 'out of place in the log: ' || r FROM odd LIMIT 5))
-		SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM expected), (SELECT string_agg(r, E'\n') FROM wrong)
+			UNION ALL (SELECT 'out of place in the log: ' || unnest(examples) FROM checked))
+		SELECT (SELECT entries FROM checked), (SELECT count(*) FROM expected), (SELECT string_agg(r, E'\n') FROM wrong)
 	$sql$, handle, query) INTO entries, rows, wrong;
 EXCEPTION WHEN others THEN
 	wrong := 'could not be compared: ' || SQLERRM;
@@ -370,6 +318,9 @@ END $$;
 });
 	return;
 }
+
+# The oracle: see there
+sub _replay_sql { return slurp_file(dirname(__FILE__) . '/replay.sql'); }
 
 # The columns a log has, as (list of names, list of expressions that take them
 # out of a jsonb "value").

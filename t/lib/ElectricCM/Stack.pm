@@ -91,6 +91,10 @@ Wait until it is active: see ElectricCM::wait_active.
 
 Wait until a query returns true: see ElectricCM::becomes.
 
+=item $stack->seen($condition, $what)
+
+The same for a condition, or whatever else can follow SELECT.
+
 =item $stack->settle
 
 Wait until the logs have all that has been committed.
@@ -107,6 +111,7 @@ How many events of that name there are, of those that the condition holds for.
 
 sub active { my ($self) = @_; return ElectricCM::wait_active($self->{node}, $self->{db}); }
 sub becomes { my ($self, $query, $what) = @_; return ElectricCM::becomes($self->{node}, $self->{db}, $query, $what); }
+sub seen { my ($self, $condition, $what) = @_; return $self->becomes("SELECT $condition", $what); }
 sub settle { my ($self) = @_; return $self->sql(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); }
 sub write_wal { my ($self, $mb) = @_; return ElectricCM::write_wal($self->{node}, $self->{db}, $mb); }
 
