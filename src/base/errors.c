@@ -341,7 +341,7 @@ typedef struct FaultRule
 	const char *sqlstate;		/* or a class; "": any other */
 	const char *text;			/* that the message begins with, or NULL */
 	EcmFault	fault;
-}			FaultRule;
+} FaultRule;
 
 #define PUBLISH		ECM_WORK_PUBLISH
 #define CREATE		ECM_WORK_CREATE
@@ -455,7 +455,7 @@ ecm_error_fault(const char *sqlstate, const char *message, EcmShapeWork work)
 
 	for (i = 0; i < LENGTHOF(fault_rules); i++)
 	{
-		const		FaultRule *r = &fault_rules[i];
+		const FaultRule *r = &fault_rules[i];
 
 		if (r->work == work && has_class(sqlstate, r->sqlstate) &&
 			(r->text == NULL ||

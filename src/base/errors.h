@@ -66,7 +66,7 @@ typedef enum EcmShapeWork
 	ECM_WORK_FOLD,				/* pool: a log is folded, as the manager sees
 								 * it */
 	ECM_WORK_FOLD_LOG			/* pool: ... and as the session does */
-}			EcmShapeWork;
+} EcmShapeWork;
 
 /* Whom an error is blamed on that was raised then. */
 typedef enum EcmFault
@@ -75,7 +75,7 @@ typedef enum EcmFault
 	ECM_FAULT_OF_IT,			/* the shape, or the change, that was at work */
 	ECM_FAULT_IF_AGAIN,			/* ... if it is raised there again */
 	ECM_FAULT_IT_IS_GONE		/* it needs no work any more */
-}			EcmFault;
+} EcmFault;
 
 /*
  * Whose fault is it?  With one shape's the others go on, so what is not listed

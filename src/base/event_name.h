@@ -67,7 +67,7 @@ typedef enum EcmEventName
 	ECM_EVENT_WAL_FREE_SPACE_LOW,
 	ECM_EVENT_WAL_FREE_SPACE_OVER,
 	ECM_EVENT_WARNING			/* anything that has no name of its own */
-}			EcmEventName;
+} EcmEventName;
 
 #define ECM_EVENT_COUNT		(ECM_EVENT_WARNING + 1)
 

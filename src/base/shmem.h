@@ -240,8 +240,8 @@ typedef struct EcmStackPause
 
 typedef struct EcmStackEvents
 {
-	uint64		last;			/* number of the next event after the last one;
-								 * written by whoever records one of this
+	uint64		last;			/* number of the next event after the last
+								 * one; written by whoever records one of this
 								 * database */
 	uint64		delivered;		/* events before this one have been delivered;
 								 * written by the session that does */
@@ -251,13 +251,14 @@ typedef struct EcmStackEvents
 typedef struct EcmStackLifecycle
 {
 	EcmEndReason end_reason;	/* reset when a manager is started */
-	bool		no_worker;		/* too few background workers were free; cleared
-								 * by who asks for another attempt, too */
-	bool		look_only;		/* the manager is to say what there is, and end,
-								 * for there is no room for its consumers */
+	bool		no_worker;		/* too few background workers were free;
+								 * cleared by who asks for another attempt,
+								 * too */
+	bool		look_only;		/* the manager is to say what there is, and
+								 * end, for there is no room for its consumers */
 	bool		paused;			/* no manager has been started since a pause */
-	bool		hangs;			/* the manager does not go round: it is said, and
-								 * its slot looked after */
+	bool		hangs;			/* the manager does not go round: it is said,
+								 * and its slot looked after */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 } EcmStackLifecycle;
@@ -331,8 +332,8 @@ typedef struct EcmWatchedSlot
 {
 	char		name[NAMEDATALEN];	/* "": none */
 	bool		owned;			/* we have created the slot of that name */
-	XLogRecPtr	seen_lsn;		/* end of WAL when it was last seen, or before:
-								 * see slot_owner.c */
+	XLogRecPtr	seen_lsn;		/* end of WAL when it was last seen, or
+								 * before: see slot_owner.c */
 	EcmWalSample sample;
 	EcmWalGuard guard;
 	bool		drop_reported;	/* that the slot is to be dropped */
@@ -363,9 +364,9 @@ typedef struct EcmStack
 	bool		in_use;
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack (and wrote this),
-								 * or one ran: else the launcher is only
-								 * having a look */
+	bool		registered;		/* somebody asked for a stack (and wrote
+								 * this), or one ran: else the launcher is
+								 * only having a look */
 
 	EcmStackRequests requests;
 	EcmStackPause pause;
@@ -376,7 +377,8 @@ typedef struct EcmStack
 	EcmStackServer server;
 	EcmStackProgress progress;
 	EcmWatchedSlot slot;
-	EcmWatchedSlot former;		/* from before electric_cm.slot_name was changed */
+	EcmWatchedSlot former;		/* from before electric_cm.slot_name was
+								 * changed */
 	EcmWalSettings wal_settings;	/* the manager writes */
 	EcmStackStall stall;
 	EcmStackLoss lost;

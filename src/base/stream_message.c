@@ -79,7 +79,7 @@ take_oid(const char **p, uint32_t *oid)
 
 /* Ids begin with 1, generations with 0. */
 static bool
-take_shape(const char **p, bool has_generation, EcmStreamMessage * message)
+take_shape(const char **p, bool has_generation, EcmStreamMessage *message)
 {
 	EcmMessageShape *shape = &message->shapes[message->nshapes];
 	uint64_t	id;
@@ -98,7 +98,7 @@ take_shape(const char **p, bool has_generation, EcmStreamMessage * message)
 
 /* To the end of the text. */
 static bool
-take_shapes(const char **p, EcmStreamMessage * message)
+take_shapes(const char **p, EcmStreamMessage *message)
 {
 	do
 	{
@@ -110,7 +110,7 @@ take_shapes(const char **p, EcmStreamMessage * message)
 
 /* Ids, and what follows them to the end of the text. */
 static bool
-take_ids(const char **p, EcmStreamMessage * message)
+take_ids(const char **p, EcmStreamMessage *message)
 {
 	do
 	{
@@ -122,7 +122,7 @@ take_ids(const char **p, EcmStreamMessage * message)
 
 /* Anything, or nothing. */
 static bool
-take_text(const char **p, EcmStreamMessage * message)
+take_text(const char **p, EcmStreamMessage *message)
 {
 	message->text = *p;
 	*p += strlen(*p);
@@ -130,7 +130,7 @@ take_text(const char **p, EcmStreamMessage * message)
 }
 
 static bool
-take_handle(const char **p, EcmStreamMessage * message)
+take_handle(const char **p, EcmStreamMessage *message)
 {
 	size_t		len = 0;
 
@@ -145,7 +145,7 @@ take_handle(const char **p, EcmStreamMessage * message)
 }
 
 static bool
-take_snapshot(const char **p, EcmStreamMessage * message)
+take_snapshot(const char **p, EcmStreamMessage *message)
 {
 	message->snapshot = *p;
 	message->snapshot_len = strspn(*p, "0123456789:,");
@@ -172,7 +172,7 @@ find_kind(const char *text, size_t len)
 
 /* What follows the word. */
 static bool
-take_contents(const char **p, EcmStreamMessage * message)
+take_contents(const char **p, EcmStreamMessage *message)
 {
 	switch (message->kind)
 	{
@@ -218,8 +218,8 @@ ecm_message_max_shapes(const char *text, size_t len)
 }
 
 bool
-ecm_message_parse(const char *text, EcmMessageShape * shapes,
-				  EcmStreamMessage * message)
+ecm_message_parse(const char *text, EcmMessageShape *shapes,
+				  EcmStreamMessage *message)
 {
 	int			kind = find_kind(text, strlen(text));
 	const char *p = text;
@@ -248,10 +248,10 @@ typedef struct Output
 	char	   *to;
 	size_t		size;
 	size_t		len;			/* beyond what there was room for, too */
-}			Output;
+} Output;
 
 static void
-put_bytes(Output * out, const char *bytes, size_t n)
+put_bytes(Output *out, const char *bytes, size_t n)
 {
 	if (out->len < out->size)
 		memcpy(out->to + out->len, bytes,
@@ -260,14 +260,14 @@ put_bytes(Output * out, const char *bytes, size_t n)
 }
 
 static void
-put_text(Output * out, const char *text)
+put_text(Output *out, const char *text)
 {
 	if (text != NULL)
 		put_bytes(out, text, strlen(text));
 }
 
 static void
-put_number(Output * out, uint64_t number)
+put_number(Output *out, uint64_t number)
 {
 	char		digits[20];
 	size_t		n = sizeof(digits);
@@ -281,7 +281,7 @@ put_number(Output * out, uint64_t number)
 }
 
 static void
-put_int64(Output * out, int64_t number)
+put_int64(Output *out, int64_t number)
 {
 	if (number < 0)
 		put_bytes(out, "-", 1);
@@ -289,7 +289,7 @@ put_int64(Output * out, int64_t number)
 }
 
 static void
-put_shapes(Output * out, const EcmStreamMessage * message, bool with_generations,
+put_shapes(Output *out, const EcmStreamMessage *message, bool with_generations,
 		   const char *before_others)
 {
 	int			i;
@@ -306,7 +306,7 @@ put_shapes(Output * out, const EcmStreamMessage * message, bool with_generations
 }
 
 static void
-put_contents(Output * out, const EcmStreamMessage * message)
+put_contents(Output *out, const EcmStreamMessage *message)
 {
 	switch (message->kind)
 	{
@@ -357,7 +357,7 @@ put_contents(Output * out, const EcmStreamMessage * message)
 }
 
 size_t
-ecm_message_write(const EcmStreamMessage * message, char *to, size_t size)
+ecm_message_write(const EcmStreamMessage *message, char *to, size_t size)
 {
 	Output		out = {to, size > 0 ? size - 1 : 0, 0};
 

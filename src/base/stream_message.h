@@ -67,14 +67,14 @@ typedef enum EcmMessageKind
 	ECM_MESSAGE_OWNER,			/* owner <id> <owner> */
 	ECM_MESSAGE_UNSENDABLE,		/* unsendable <relation> <column> */
 	ECM_MESSAGE_GIANT			/* giant */
-}			EcmMessageKind;
+} EcmMessageKind;
 
 /* A shape that a message names. */
 typedef struct EcmMessageShape
 {
 	int64_t		id;
 	int32_t		generation;		/* of capture, live, fail; else 0 */
-}			EcmMessageShape;
+} EcmMessageShape;
 
 /*
  * Texts of a message that was parsed point into what it was parsed from.  What
@@ -101,7 +101,7 @@ typedef struct EcmStreamMessage
 	 * "" if that has been said before; unsendable: the column, "" for the row
 	 */
 	const char *text;
-}			EcmStreamMessage;
+} EcmStreamMessage;
 
 /* How many shapes a text, which need not be terminated, names at most. */
 extern int	ecm_message_max_shapes(const char *text, size_t len);
@@ -110,14 +110,14 @@ extern int	ecm_message_max_shapes(const char *text, size_t len);
  * Parses a text.  *shapes has room for as many as that.  False: it is none of
  * ours, or malformed.
  */
-extern bool ecm_message_parse(const char *text, EcmMessageShape * shapes,
-							  EcmStreamMessage * message);
+extern bool ecm_message_parse(const char *text, EcmMessageShape *shapes,
+							  EcmStreamMessage *message);
 
 /*
  * Writes a message's text, as far as there is room for it and for a NUL.
  * Returns how long it is altogether, without that.
  */
-extern size_t ecm_message_write(const EcmStreamMessage * message, char *to,
+extern size_t ecm_message_write(const EcmStreamMessage *message, char *to,
 								size_t size);
 
 /*

@@ -15,7 +15,7 @@
 #include "base/stream_message_io.h"
 
 char *
-ecm_message_text(const EcmStreamMessage * message)
+ecm_message_text(const EcmStreamMessage *message)
 {
 	Size		len = ecm_message_write(message, NULL, 0);
 	char	   *text = palloc(len + 1);
@@ -29,7 +29,7 @@ ecm_message_text(const EcmStreamMessage * message)
 }
 
 void
-ecm_message_emit(const EcmStreamMessage * message)
+ecm_message_emit(const EcmStreamMessage *message)
 {
 	(void) ecm_log_message(ecm_message_prefix(), ecm_message_text(message));
 }
@@ -58,7 +58,7 @@ ecm_message_read(const char *data, Size len)
 }
 
 EcmStreamMessage *
-ecm_message_copy(const EcmStreamMessage * message)
+ecm_message_copy(const EcmStreamMessage *message)
 {
 	char	   *text = ecm_message_text(message);
 

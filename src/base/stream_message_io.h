@@ -13,18 +13,18 @@
 #include "base/stream_message.h"
 
 /* The message's text, palloc'd; what is too long of its last part is cut off. */
-extern char *ecm_message_text(const EcmStreamMessage * message);
+extern char *ecm_message_text(const EcmStreamMessage *message);
 
 /* Emits it in the current transaction. */
-extern void ecm_message_emit(const EcmStreamMessage * message);
+extern void ecm_message_emit(const EcmStreamMessage *message);
 
 /*
  * Reads one that has our prefix, in one palloc'd piece; NULL: nobody is to obey
  * it, see stream_message.h.
  */
-extern EcmStreamMessage * ecm_message_read(const char *data, Size len);
+extern EcmStreamMessage *ecm_message_read(const char *data, Size len);
 
 /* Likewise, a copy in the current context. */
-extern EcmStreamMessage * ecm_message_copy(const EcmStreamMessage * message);
+extern EcmStreamMessage *ecm_message_copy(const EcmStreamMessage *message);
 
 #endif							/* ECM_STREAM_MESSAGE_IO_H */

@@ -453,7 +453,11 @@ follow_stream(void)
 		{
 			if (ecm_gather_pace())
 				continue;		/* more has come in meanwhile */
-			/* before sleeping, flush and report all, so that the slot advances */
+
+			/*
+			 * before sleeping, flush and report all, so that the slot
+			 * advances
+			 */
 			ecm_gather_settle();
 			if (!ecm_gather_in_transaction())
 				pgstat_report_stat(false);
@@ -692,9 +696,9 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	attach_queue();
 
 	consumer.message_context = AllocSetContextCreate(TopMemoryContext, "electric_cm message",
-											ALLOCSET_DEFAULT_SIZES);
+													 ALLOCSET_DEFAULT_SIZES);
 	consumer.pieces.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
-										   ALLOCSET_SMALL_SIZES);
+													ALLOCSET_SMALL_SIZES);
 	ecm_orders_init(consumer.args.stack_index, consumer.args.worker);
 	ecm_relations_forget();
 
@@ -706,7 +710,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 						   SignalHandlerForCrashExit, &place);
 	blame_for_death(blame, &place,
 					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
-	ecm_work_init(consumer.args.stack_index, consumer.args.worker);	/* a predecessor's may be shown */
+	ecm_work_init(consumer.args.stack_index, consumer.args.worker); /* a predecessor's may
+																	 * be shown */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{

@@ -60,7 +60,7 @@ ecm_relation_describe(StringInfo in)
 	relation->full = rel->replident == REPLICA_IDENTITY_FULL;
 	relation->tables_version = 0;
 	relation->bindings_context = AllocSetContextCreate(context, "electric_cm bindings",
-													ALLOCSET_SMALL_SIZES);
+													   ALLOCSET_SMALL_SIZES);
 	relation->bindings = NIL;
 	MemoryContextSwitchTo(old);
 }

@@ -49,7 +49,7 @@ typedef enum OrderKind
 	ORDER_ERRORED,				/* a shape ends with an error */
 	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
 	ORDER_MISMATCH				/* likewise, those of one layout */
-}			OrderKind;
+} OrderKind;
 
 typedef struct Order
 {
@@ -73,15 +73,15 @@ static struct
 	int			worker;			/* whose shapes are meant */
 	MemoryContext context;		/* reset after each transaction */
 	List	   *list;			/* of Order, in 'context' */
-}			orders;
+} orders;
 
 void
 ecm_orders_init(int index, int worker_number)
 {
-	orders.stack_index = index;
-	orders.worker = worker_number;
-	orders.context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
-										   ALLOCSET_SMALL_SIZES);
+	orders.		stack_index = index;
+	orders.		worker = worker_number;
+	orders.		context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+												ALLOCSET_SMALL_SIZES);
 }
 
 /* What it refers to is copied: it is obeyed when the transaction commits. */
@@ -96,7 +96,8 @@ add_order(const Order *order)
 		copy->message = ecm_message_copy(order->message);
 	if (order->reason != NULL)
 		copy->reason = pstrdup(order->reason);
-	orders.list = lappend(orders.list, copy);
+	orders.		list = lappend(orders.list, copy);
+
 	MemoryContextSwitchTo(old);
 }
 
@@ -126,7 +127,7 @@ ecm_orders_add_errored(int64 shape, int generation, const char *reason)
 }
 
 void
-ecm_orders_add_message(const EcmStreamMessage * message)
+ecm_orders_add_message(const EcmStreamMessage *message)
 {
 	Order		order = {.kind = ORDER_MESSAGE,
 	.message = unconstify(EcmStreamMessage *, message)};
@@ -180,7 +181,7 @@ add_to_list(ShapeList *list, int64 id, int generation)
 
 /* Those that a message names. */
 static ShapeList
-named_shapes(const EcmStreamMessage * message)
+named_shapes(const EcmStreamMessage *message)
 {
 	ShapeList	list = create_list(message->nshapes);
 
@@ -286,11 +287,12 @@ capture_shape(const EcmShapeDef *def, void *arg)
 
 	if (wanted == NULL || def->generation != wanted->generation ||
 		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_gather_is_past(def->skip_until))
-		return;					/* a later attempt is coming, another's, or done */
+		return;					/* a later attempt is coming, another's, or
+								 * done */
 
 	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
-		ecm_unfollow(shape); /* an earlier attempt */
+		ecm_unfollow(shape);	/* an earlier attempt */
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
 	ecm_follow_shape(def);
@@ -302,7 +304,7 @@ capture_shape(const EcmShapeDef *def, void *arg)
  * its own, since the snapshot decides later which of them count.
  */
 static void
-obey_capture(const EcmStreamMessage * message)
+obey_capture(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
 	ShapeList	named = named_shapes(message);
@@ -345,7 +347,7 @@ settle_captured(int64 id, int generation, const char *snapshot)
 {
 	EcmLogTotals origin = ecm_log_settle_captured(id, snapshot);
 
-	if (origin.entries > 0)
+	if (origin.entries >0)
 		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
 							  " (shape, lsn, op, origin_entries, origin_bytes)"
 							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
@@ -359,7 +361,7 @@ settle_captured(int64 id, int generation, const char *snapshot)
  * those is dropped, all else stays, and nothing later needs to be looked at.
  */
 static void
-obey_live(const EcmStreamMessage * message)
+obey_live(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
 	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
@@ -460,7 +462,7 @@ end_errored(int64 id, int generation, const char *reason)
 }
 
 static void
-obey_fail(const EcmStreamMessage * message)
+obey_fail(const EcmStreamMessage *message)
 {
 	ShapeList	named = named_shapes(message);
 
@@ -470,7 +472,7 @@ obey_fail(const EcmStreamMessage * message)
 }
 
 static void
-obey_drop(const EcmStreamMessage * message)
+obey_drop(const EcmStreamMessage *message)
 {
 	EcmFates	fates;
 
@@ -498,7 +500,7 @@ obey_drop(const EcmStreamMessage * message)
  * ends here.
  */
 static void
-obey_lost(const EcmStreamMessage * message)
+obey_lost(const EcmStreamMessage *message)
 {
 	const char *reason = quote_literal_cstr(message->text);
 
@@ -545,7 +547,7 @@ obey_owner(int64 id)
 }
 
 static void
-obey_message(const EcmStreamMessage * message)
+obey_message(const EcmStreamMessage *message)
 {
 	switch (message->kind)
 	{
@@ -644,10 +646,10 @@ ecm_orders_obey(void)
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
 		foreach(lc, orders.list)
-		{
-			rounds[i] (lfirst(lc));
-			MemoryContextSwitchTo(context);
-		}
+	{
+		rounds[i] (lfirst(lc));
+		MemoryContextSwitchTo(context);
+	}
 	ecm_gather_figures.shapes = ecm_followed_count();
 }
 
@@ -681,6 +683,7 @@ ecm_shape_report_errored(const char *handle, const char *reason)
 void
 ecm_orders_forget(void)
 {
-	orders.list = NIL;
+	orders.		list = NIL;
+
 	MemoryContextReset(orders.context);
 }

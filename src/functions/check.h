@@ -37,8 +37,8 @@ typedef struct EcmCheckSetting
 {
 	char	   *name;
 	char	   *value;
-	char	   *owner;			/* what an ALTER must name to change it, such as
-								 * "DATABASE app" */
+	char	   *owner;			/* what an ALTER must name to change it, such
+								 * as "DATABASE app" */
 } EcmCheckSetting;
 
 /*

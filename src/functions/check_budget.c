@@ -171,12 +171,12 @@ ecm_check_worker_processes(const EcmSituation *s, EcmFinding *f)
 {
 	Demand		d = stacks_demand(s);
 	int			others =
-		count_processes("NOT starts_with(backend_type, 'electric_cm ')"
-						" AND backend_type NOT IN ('archiver', 'autovacuum launcher',"
-						" 'autovacuum worker', 'background writer', 'checkpointer',"
-						" 'client backend', 'io worker', 'logger', 'parallel worker',"
-						" 'slotsync worker', 'standalone backend', 'startup',"
-						" 'walreceiver', 'walsender', 'walsummarizer', 'walwriter')");
+	count_processes("NOT starts_with(backend_type, 'electric_cm ')"
+					" AND backend_type NOT IN ('archiver', 'autovacuum launcher',"
+					" 'autovacuum worker', 'background writer', 'checkpointer',"
+					" 'client backend', 'io worker', 'logger', 'parallel worker',"
+					" 'slotsync worker', 'standalone backend', 'startup',"
+					" 'walreceiver', 'walsender', 'walsummarizer', 'walwriter')");
 
 	judge_budget(f, "max_worker_processes", max_worker_processes, others,
 				 1 + d.workers, d.own_workers,
@@ -191,7 +191,7 @@ ecm_check_connections(const EcmSituation *s, EcmFinding *f)
 {
 	Demand		d = stacks_demand(s);
 	int			others = count_processes("backend_type = 'client backend'") -
-		d.sessions_have;
+	d.sessions_have;
 
 	judge_budget(f, "max_connections", MaxConnections, others, d.sessions,
 				 d.own_session || others < MaxConnections, "sessions");

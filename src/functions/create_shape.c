@@ -62,7 +62,7 @@ static struct
 {
 	int64		allowed;		/* so many before it is time to count again */
 	int			max_shapes;		/* the setting, when they were counted */
-}			counted;
+} counted;
 
 /*
  * Refuses what can't be followed faithfully, or only at the expense of the
@@ -299,20 +299,21 @@ check_max_shapes(void)
 
 	if (counted.max_shapes == max_now && counted.allowed > 0)
 	{
-		counted.allowed--;
+		counted.	allowed--;
+
 		return;
 	}
 	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
 				0, NULL, NULL, NULL);
 	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-										  1, &isnull));
+									1, &isnull));
 	if (n > max_now)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	counted.allowed = (max_now - n) / 16;
-	counted.max_shapes = max_now;
+	counted.	allowed = (max_now - n) / 16;
+	counted.	max_shapes = max_now;
 }
 
 /*
@@ -609,7 +610,7 @@ tell_created(int64 id, Oid relation, const char *handle)
 {
 	EcmMessageShape shape = {.id = id};
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_CREATE, .shapes = &shape,
-		.nshapes = 1, .relation = relation};
+	.nshapes = 1, .relation = relation};
 
 	strlcpy(message.handle, handle, sizeof(message.handle));
 	ecm_message_emit(&message);
@@ -701,7 +702,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										&shape.where_attnums);
 	ecm_check_may_read_columns(relid, shape.owner,
-						 bms_union(shape.columns.attnums, shape.where_attnums));
+							   bms_union(shape.columns.attnums, shape.where_attnums));
 	needs.key = shape.columns.key_attnums;
 	needs.where = shape.where_attnums;
 	needs.columns = shape.columns.attnums;

@@ -243,9 +243,9 @@ judge_lost_shapes(Health *health, const char *total)
 {
 	const EcmStack *stack = health->stack;
 	bool		lost = stack->lost.at != 0 &&
-		!ecm_has_passed(stack->lost.at, ecm_now(), LOST_SHAPES_MS) &&
-		(total == NULL || stack->lost.count < 0 ||
-		 strtoi64(total, NULL, 10) < stack->lost.count);
+	!ecm_has_passed(stack->lost.at, ecm_now(), LOST_SHAPES_MS) &&
+	(total == NULL || stack->lost.count < 0 ||
+	 strtoi64(total, NULL, 10) < stack->lost.count);
 
 	add_int(&health->json, "lost", lost && stack->lost.count > 0 ? stack->lost.count : lost);
 	if (lost && stack->lost.count > 0)
@@ -628,7 +628,7 @@ static void
 add_setting(StringInfo json, const char *name, const char *value, const char *source)
 {
 	bool		secret = strcmp(name, "electric_cm.connection") == 0 ||
-		strcmp(name, "electric_cm.pooled_connection") == 0;
+	strcmp(name, "electric_cm.pooled_connection") == 0;
 
 	if (strcmp(source, "default") != 0)
 		add_text(json, name, secret && value[0] != '\0' ? "********" : value);

@@ -248,7 +248,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 		while (!done && ecm_entry_next(shape, &cs, &r))
 		{
 			int			cmp = after->before_all ? 1 :
-				ecm_offset_cmp(r.lsn, r.opno, after->lsn, after->op);
+			ecm_offset_cmp(r.lsn, r.opno, after->lsn, after->op);
 
 			start.known |= cmp == 0;
 			if (cmp <= 0)
@@ -529,7 +529,7 @@ static void
 await_log(const LogRequest *request, int64 timeout_ms, bool for_entries,
 		  ReturnSetInfo *rsinfo)
 {
-	EcmLogWait		wait = {.timeout_ms = timeout_ms};
+	EcmLogWait	wait = {.timeout_ms = timeout_ms};
 	MemoryContext look_context;
 	MemoryContext old_context;
 
@@ -695,7 +695,7 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 
 	ecm_log_base(shape, snapshot, &base);
 	ecm_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
-	values[0] = Int64GetDatum(base_size.entries + stream_size.entries);
+	values[0] = Int64GetDatum(base_size.entries +stream_size.entries);
 	values[1] = Int64GetDatum(base_size.bytes + stream_size.bytes);
 
 	nulls[2] = !ecm_log_last_offset(shape, snapshot, &lsn, &op);

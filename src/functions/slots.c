@@ -72,7 +72,7 @@ put_slot(ReturnSetInfo *rsinfo, const EcmSlotRow *slot)
 	Datum		values[SLOT_COLUMNS] = {0};
 	bool		nulls[SLOT_COLUMNS] = {0};
 	char	   *datname = OidIsValid(slot->database) ?
-		get_database_name(slot->database) : NULL;
+	get_database_name(slot->database) : NULL;
 	bool		holds = !XLogRecPtrIsInvalid(slot->restart_lsn);
 	int			n = 0;
 

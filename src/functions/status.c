@@ -272,4 +272,3 @@ electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(waiting_for));
 }
-

@@ -99,7 +99,7 @@ ecm_log_wait_sleep(EcmLogWait *wait)
 	INSTR_TIME_SET_CURRENT(began);
 	for (;;)
 	{
-		EcmLogWait	pause = {.began = began,.timeout_ms = pause_ms};
+		EcmLogWait	pause = {.began = began, .timeout_ms = pause_ms};
 		long		left = time_left(&pause, time_left(wait, MAX_SLEEP_MS));
 
 		woken = !wait->standby && ecm_waiters_woken();

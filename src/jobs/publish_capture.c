@@ -74,14 +74,14 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 		return;
 	a->any = true;
 	needs.columns = ecm_column_attnums(def->relation, def->column_names,
-									def->ncolumns, NULL, &missing);
+									   def->ncolumns, NULL, &missing);
 	for (int i = 0; i < def->nkeys; i++)
 		needs.key = ecm_column_attnums(def->relation,
-									&def->column_names[def->key_positions[i]],
-									1, needs.key, &missing);
+									   &def->column_names[def->key_positions[i]],
+									   1, needs.key, &missing);
 	if (def->filter != NULL)
 		needs.where = ecm_column_attnums(def->relation, def->filter->names,
-									  def->filter->ncolumns, NULL, &missing);
+										 def->filter->ncolumns, NULL, &missing);
 	leaves = ecm_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
 	old = MemoryContextSwitchTo(a->context);
 	a->leaves = list_concat_unique_oid(a->leaves, leaves);
@@ -105,7 +105,7 @@ static void
 check_identities(Oid relation, ArrayType *shapes)
 {
 	LeavesArg	arg = {.context = CurrentMemoryContext, .relation = relation,
-		.lockmode = AccessShareLock};
+	.lockmode = AccessShareLock};
 
 	be_impatient(IDENTITY_LOCK_TIMEOUT);
 	CommandCounterIncrement();
@@ -225,7 +225,7 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	Datum		args[2] = {PG_GETARG_DATUM(2), PG_GETARG_DATUM(1)};
 	TransactionId xid = GetTopTransactionId();
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_CAPTURE,
-		.number = PG_GETARG_INT64(0)};
+	.number = PG_GETARG_INT64(0)};
 	Datum	   *ids;
 	int			nids = 0;
 	EcmSpiState spi;
@@ -251,7 +251,10 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 			values[1] = Int32GetDatum(DatumGetInt32(values[1]) + 1);
 			ids[nids++] = values[0];
 			message.shapes[message.nshapes++] =
-				(EcmMessageShape) {DatumGetInt64(values[0]), DatumGetInt32(values[1])};
+				(EcmMessageShape)
+			{
+				DatumGetInt64(values[0]), DatumGetInt32(values[1])
+			};
 		}
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

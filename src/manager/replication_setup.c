@@ -389,8 +389,8 @@ drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 	}
 	rep->creation.drop_first = false;
 	ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-			  "The shapes that were made with it are invalid.",
-			  "dropped replication slot \"%s\", to make a new one", rep->slot);
+				 "The shapes that were made with it are invalid.",
+				 "dropped replication slot \"%s\", to make a new one", rep->slot);
 	return ECM_RESULT_DONE;
 }
 

@@ -285,14 +285,14 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 		return;
 	if (b->nshapes == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
-				  hint,
-				  "could not create shape %s yet: %s", b->shapes[0]->handle,
-				  reason);
+					 hint,
+					 "could not create shape %s yet: %s", b->shapes[0]->handle,
+					 reason);
 	else
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
-				  hint,
-				  "could not create shape %s and %d others of its table yet: %s",
-				  b->shapes[0]->handle, b->nshapes - 1, reason);
+					 hint,
+					 "could not create shape %s and %d others of its table yet: %s",
+					 b->shapes[0]->handle, b->nshapes - 1, reason);
 }
 
 /* --------------------------------------------------- what comes and goes -- */

@@ -149,11 +149,11 @@ report_gone(void)
 {
 	if (state.told.n == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
-				  state.told.reason, "shape %s is gone: %s", state.told.handle, state.told.reason);
+					 state.told.reason, "shape %s is gone: %s", state.told.handle, state.told.reason);
 	else if (state.told.n > 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_INVALIDATED,
-				  state.told.reason, "%d shapes are gone, %s and others: %s",
-				  state.told.n, state.told.handle, state.told.reason);
+					 state.told.reason, "%d shapes are gone, %s and others: %s",
+					 state.told.n, state.told.handle, state.told.reason);
 	state.told.n = 0;
 }
 
@@ -226,8 +226,8 @@ job_failed(const char *what, const EcmError *err)
 	state.next_at = ecm_backoff_fail(&state.backoff, ecm_now());
 	if (state.backoff.retries == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_WARNING,
-				  err->hint, "could not %s yet: %s", what,
-				  ecm_error_for_public(err->sqlstate, err->message));
+					 err->hint, "could not %s yet: %s", what,
+					 ecm_error_for_public(err->sqlstate, err->message));
 }
 
 static void

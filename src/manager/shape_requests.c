@@ -187,6 +187,7 @@ ecm_request_batches(Oid relation, int change)
 	Queue	   *queue = get_queue(relation);
 
 	queue->nbatches += change;
+
 	remove_queue_if_empty(queue);
 }
 
@@ -268,8 +269,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	{
 		/* without it shapes could stay "creating" unseen: try again */
 		ecm_event_in(MyDatabaseId, state.datname, ECM_EVENT_WARNING,
-				  err->hint, "could not look for shapes to create: %s",
-				  ecm_error_for_public(err->sqlstate, err->message));
+					 err->hint, "could not look for shapes to create: %s",
+					 ecm_error_for_public(err->sqlstate, err->message));
 		state.scan.retry_at = ecm_later(ecm_now(), SCAN_RETRY_MS);
 		return;
 	}

@@ -188,25 +188,25 @@ submit_scan(void)
 		retention.scanned_to = 0;
 	retention.scanning_for = ecm_shape_log_retention;
 	retention.job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
-								   " WHERE s.id > " INT64_FORMAT " AND"
-								   " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
-								   " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
-								   " _electric_cm.shape_log l"
-								   " WHERE b.shape = s.id AND l.shape = s.id"
-								   " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)))"
-								   " ORDER BY s.id LIMIT %d",
-								   retention.scanned_to, smallest, SCAN_SHAPES),
-						  0, scan_done, NULL);
+											 " WHERE s.id > " INT64_FORMAT " AND"
+											 " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
+											 " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
+											 " _electric_cm.shape_log l"
+											 " WHERE b.shape = s.id AND l.shape = s.id"
+											 " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)))"
+											 " ORDER BY s.id LIMIT %d",
+											 retention.scanned_to, smallest, SCAN_SHAPES),
+									0, scan_done, NULL);
 }
 
 static void
 submit_fold(void)
 {
 	retention.job = ecm_pool_submit(psprintf("SELECT more, report FROM"
-								   " _electric_cm.fold_shape(" INT64_FORMAT ", " INT64_FORMAT ")",
-								   *(int64 *) linitial(retention.candidates),
-								   ecm_shape_log_retention * INT64CONST(1024)),
-						  0, fold_done, NULL);
+											 " _electric_cm.fold_shape(" INT64_FORMAT ", " INT64_FORMAT ")",
+											 *(int64 *) linitial(retention.candidates),
+											 ecm_shape_log_retention * INT64CONST(1024)),
+									0, fold_done, NULL);
 }
 
 void

@@ -381,7 +381,10 @@ add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
 
 	if (message->nshapes == 0)
 		strlcpy(message->handle, handle, sizeof(message->handle));
-	message->shapes[message->nshapes++] = (EcmMessageShape) {.id = id};
+	message->shapes[message->nshapes++] = (EcmMessageShape)
+	{
+		.id = id
+	};
 	drop->n++;
 	if (message->nshapes == SHAPES_PER_MESSAGE)
 		flush_drop_message(drop);
@@ -578,8 +581,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 
 	/* in an order that is the same for all, lest they wait for each other */
 	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
-									  " WHERE %s ORDER BY id", condition),
-							 SPI_OK_SELECT, nargs, types, values, nulls);
+								" WHERE %s ORDER BY id", condition),
+					   SPI_OK_SELECT, nargs, types, values, nulls);
 	if (SPI_processed == 0)
 		return 0;
 	rows = SPI_tuptable;

@@ -17,7 +17,8 @@
 typedef struct EcmShapeFate
 {
 	bool		exists;			/* when that transaction is over */
-	bool		changed;		/* it is one that changes the row, or deletes it */
+	bool		changed;		/* it is one that changes the row, or deletes
+								 * it */
 	bool		in_doubt;		/* another one does, and may yet be undone */
 	Oid			owner;			/* if it exists */
 } EcmShapeFate;

@@ -264,7 +264,7 @@ writes_values_otherwise(XmlExpr *xml)
 		return false;
 	foreach(lc, list_concat_copy(xml->named_args, xml->args))
 		if (!has_one_xml_text(lfirst(lc)))
-			return true;
+		return true;
 	return false;
 }
 
@@ -307,7 +307,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 
 				foreach(lc, ((RowCompareExpr *) node)->opnos)
 					if (lfirst_oid(lc) >= FirstNormalObjectId)
-						return "User-defined operators are not allowed.";
+					return "User-defined operators are not allowed.";
 				break;
 			}
 		case T_ArrayCoerceExpr: /* what "varchar_column IN (...)" has in it */

@@ -73,7 +73,7 @@ tell_owner(int64 id, Oid owner)
 {
 	EcmMessageShape shape = {.id = id};
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_OWNER, .shapes = &shape,
-		.nshapes = 1, .owner = owner};
+	.nshapes = 1, .owner = owner};
 
 	ecm_message_emit(&message);
 }
@@ -111,7 +111,7 @@ give_shape(const EcmShapeDef *shape, Oid to, EcmTime until)
 void
 ecm_shapes_reassign(Oid from, Oid to)
 {
-	EcmTime until = ecm_later(ecm_now(), LOCK_WAIT_MS);
+	EcmTime		until = ecm_later(ecm_now(), LOCK_WAIT_MS);
 	ListCell   *lc;
 
 	if (from == to)

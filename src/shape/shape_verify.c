@@ -68,6 +68,7 @@ static const struct
 	const char *expression;
 	Oid			type;
 }			kind_columns[KIND_NCOLUMNS] =
+
 {
 	[KIND_OWNER] = {"owner", OIDOID},
 	[KIND_NAME] = {"relation_name", TEXTOID},
@@ -295,7 +296,7 @@ verify_shapes_of(Relation rel, List *changed)
 
 		foreach(lc, changed)
 			if (reason == NULL)
-				reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
+			reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
 		if (reason != NULL)
 			delete_kind(relid, &kinds[i], mendable, reason);
 		if (name == NULL ||
@@ -335,7 +336,7 @@ List *
 ecm_shapes_verify(List *changed)
 {
 	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(StakeEntry),
-		.hcxt = CurrentMemoryContext};
+	.hcxt = CurrentMemoryContext};
 	HTAB	   *stakes = hash_create("electric_cm tables at stake", 64, &ctl,
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	List	   *relids = NIL;
@@ -439,7 +440,7 @@ unpublished(List *relids)
 
 	foreach(lc, relids)
 		if (!ecm_is_published(lfirst_oid(lc)) || ecm_is_filtered(lfirst_oid(lc)))
-			result = lappend_oid(result, lfirst_oid(lc));
+		result = lappend_oid(result, lfirst_oid(lc));
 	return result;
 }
 

@@ -53,6 +53,7 @@ ecm_history_startup(void)
 	size = ecm_retained_wal_history_size;
 	entries = (EcmHistoryEntry *) ((char *) rings +
 								   MAXALIGN(mul_size(ecm_max_managers, sizeof(Ring))));
+
 	if (!found)
 		memset(rings, 0, MAXALIGN(mul_size(ecm_max_managers, sizeof(Ring))));
 	LWLockRelease(AddinShmemInitLock);
@@ -76,10 +77,10 @@ is_wanted(const EcmHistoryEntry *last, const EcmHistoryEntry *this,
 		  int interval_ms)
 {
 	/* samples come a little late, not early, but timers aren't that precise */
-	EcmTime		due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
+	EcmTime due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
 
 	return this->taken_at >= due ||
-		strcmp(this->wal_status, last->wal_status) != 0;
+				strcmp(this->wal_status, last->wal_status) != 0;
 }
 
 void

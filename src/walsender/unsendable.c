@@ -166,7 +166,7 @@ tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	 Relation rel, const char *column)
 {
 	EcmStreamMessage message = {.kind = ECM_MESSAGE_UNSENDABLE,
-		.relation = RelationGetRelid(rel), .text = column};
+	.relation = RelationGetRelid(rel), .text = column};
 	char	   *text = ecm_message_text(&message);
 
 	send_message(ctx, txn, lsn, true, message_prefix, strlen(text), text);
@@ -258,6 +258,7 @@ send_without(Bitmapset *left_out, LogicalDecodingContext *ctx,
 	while (!sent && (attnum = largest_column(newtup, oldtup, desc, &total)) > 0)
 	{
 		Size		rest;
+
 		if (newtup != NULL)
 			leave_out(newtup, desc, attnum);
 		if (oldtup != NULL)

@@ -34,7 +34,7 @@ same_text(const char *a, const char *b)
 }
 
 static bool
-same(const EcmStreamMessage * a, const EcmStreamMessage * b)
+same(const EcmStreamMessage *a, const EcmStreamMessage *b)
 {
 	int			i;
 
@@ -149,7 +149,7 @@ test_round_trip(void)
 
 	for (i = 0; i < LENGTHOF(messages); i++)
 	{
-		const		EcmStreamMessage *message = &messages[i].message;
+		const EcmStreamMessage *message = &messages[i].message;
 		size_t		len = strlen(messages[i].text);
 
 		CHECK(ecm_message_write(message, written, sizeof(written)) == len);
@@ -221,7 +221,7 @@ test_truncation(void)
 
 	for (i = 0; i < LENGTHOF(messages); i++)
 	{
-		const		EcmStreamMessage *message = &messages[i].message;
+		const EcmStreamMessage *message = &messages[i].message;
 		size_t		full = strlen(messages[i].text);
 
 		for (len = 0; len < full; len++)
