@@ -46,6 +46,7 @@ append(Oid dboid, const char *datname, EcmEventName event, const char *message,
 	ecm_unlock();
 }
 
+pg_attribute_printf(5, 0)
 static void
 record(Oid dboid, const char *datname, EcmEventName event, const char *detail,
 	   const char *message_fmt, va_list args)
