@@ -19,6 +19,7 @@
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
@@ -675,9 +676,10 @@ ecm_orders_committed(void)
 void
 ecm_shape_report_errored(const char *handle, const char *reason)
 {
-	ecm_event(ecm_stack_at(orders.stack_index), ECM_EVENT_SHAPE_ERRORED,
-			  ecm_error_public_text(reason),
-			  "shape %s is errored, and not followed any more", handle);
+	/* the entry may be another database's by now, if there is no manager left */
+	ecm_event_in(MyDatabaseId, ecm_stack_at(orders.stack_index)->datname,
+				 ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(reason),
+				 "shape %s is errored, and not followed any more", handle);
 }
 
 void
