@@ -32,7 +32,7 @@ static struct
 	EcmTime		retry_at;		/* no worker was free when last tried, 0: or
 								 * so */
 	bool		postponed;		/* ... and it has been said */
-} looks;
+}			looks;
 
 EcmTime
 ecm_look_retry_at(void)
@@ -145,7 +145,6 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 	ecm_supervisor_meet(index, &entry);
 	/* nobody has asked for a stack there yet, unless there is a slot */
 	sup->short_reported = looks.postponed || !ecm_database_has_slot(dboid);
-
 	facts.needed = ecm_workers_needed(&entry);
 	facts.free = ecm_workers_free(&facts.looking);
 	facts.reserve = ecm_worker_reserve(now);
@@ -154,14 +153,13 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 		!ecm_supervisor_start(index, &entry, action == ECM_START_LOOK ||
 							  somebody_waits()))
 	{
-		looks.		postponed |= !sup->short_reported;
-
+		looks.postponed |= !sup->short_reported;
 		ecm_supervisor_report_no_worker(index, &entry, facts.free);
 		ecm_supervisor_free_entry(index, true);
-		looks.		retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
+		looks.retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
 	}
 	else
-		looks.		postponed = false;
+		looks.postponed = false;
 }
 
 void
@@ -172,8 +170,7 @@ ecm_look_into_next(EcmTime now)
 
 	if (looks.retry_at > now)
 		return;
-	looks.		retry_at = 0;
-
+	looks.retry_at = 0;
 	if (a_look_is_on_its_way())
 		return;
 
