@@ -187,7 +187,7 @@ $stack->sql('INSERT INTO b VALUES (0, 0), (-1, 100)');
 delete @b{ map { ("quotient $_", "later $_") } 1 .. 8 };
 compare('large transaction with errors', %b);
 cmp_ok($stack->sql("SELECT log_bytes FROM electric_cm_shapes WHERE handle = '$b{all}[0]'"), '>', 8 * 1024 * 1024, 'it was large enough');
-is(errored('b'), '16|16', 'each shape that has failed is errored, once');
+is(errored('b'), '16|16', 'each shape that has raised an error is errored, once');
 is($stack->sql('SELECT pid FROM electric_cm_stat_consumers'), $consumer, 'they do not cost a consumer either');
 
 # an error in the snapshot

@@ -54,7 +54,7 @@ $stack->sql(qq{INSERT INTO handles SELECT 2900 + i, 'v = ''v' || i || '''', '{id
 	FROM generate_series(1, 100) i});
 $stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'}, 'none is being created any more');
 is($stack->sql(q{SELECT string_agg(h.c || ' ' || last_error, ', ') FROM electric_cm_shapes s JOIN handles h USING (handle) WHERE state = 'errored'}),
-	'1500 division by zero', 'the impossible one has failed, alone');
+	'1500 division by zero', 'the impossible one is errored, alone');
 is($stack->sql(q{SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'}),
 	$stack->sql(q{SELECT count(DISTINCT handle) - 1 FROM handles}), 'all others are live');
 is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_errored'}), '1', 'there is one event about it');

@@ -87,7 +87,7 @@ value('CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
 is(value(q{BEGIN READ ONLY; SET LOCAL ROLE watcher; SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', 'pg_monitor may ask, in a read-only transaction');
 is(value(q{BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE t (id int PRIMARY KEY); SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', '... and so may a transaction that writes');
 
-# A shape that has failed
+# A shape that is errored
 
 my $handle = value(q{CREATE ROLE owner; ALTER TABLE t OWNER TO owner; GRANT EXECUTE ON FUNCTION electric_cm_create_shape TO owner;
 	SET ROLE owner; SELECT electric_cm_create_shape('t', 'id > 0')});
@@ -95,8 +95,8 @@ value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 is(health()->{shapes}{live}, 1, 'a live shape');
 value(q{UPDATE _electric_cm.shape_state SET state = 'errored'});
 $h = health();
-is_deeply([ $h->{severity}, $h->{shapes}{errored} ], [ 'warning', 1 ], 'a shape has failed: warning');
-like($h->{reason}, qr/1 shapes have failed/, '... which is the reason');
+is_deeply([ $h->{severity}, $h->{shapes}{errored} ], [ 'warning', 1 ], 'a shape is errored: warning');
+like($h->{reason}, qr/1 shapes are errored/, '... which is the reason');
 is(probe($well), 1, 'not well');
 is(probe($nagios), 1, 'not well (0, 1, 2)');
 is(probe($ready), 0, '... though ready');

@@ -174,6 +174,25 @@ for my $order (sort keys %orders)
 }
 is($stack->sql(q{SELECT string_agg(severity, ',') FROM electric_cm_events WHERE event = 'unknown_message'}), 'warning', 'that there are messages of nobody is said, once');
 
+# Such messages are kept until their transaction's end; they take no more memory
+# there than they have text
+sub consumer_mb
+{
+	my $pid = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
+	return int((slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+)/m)[0] / 1024);
+}
+
+SKIP:
+{
+	skip 'memory is measured on Linux, and without a sanitizer', 1 unless -e '/proc/self/status' && !$ENV{ASAN_OPTIONS};
+	my $before = consumer_mb();
+	value_as('mallory', "SELECT pg_logical_emit_message(true, 'electric_cm/$key', message) FROM generate_series(1, 30),"
+		. q{ (VALUES ('fail 1 1' || repeat(' ', 1000000)), ('capture 1' || repeat(' 1 1', 250000))) AS m (message)});
+	$stack->sql('SELECT electric_cm_await_flushed()');
+	my $after = consumer_mb();
+	cmp_ok($after - $before, '<', 100, "60 MB of forged orders take a consumer no more than that ($before MB, then $after MB)");
+}
+
 # in one transaction with a drop of one's own
 $stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');
 my $own = value_as('mallory', q{SELECT electric_cm_create_shape('other')});

@@ -85,6 +85,8 @@ take_shape(const char **p, bool has_generation, EcmStreamMessage *message)
 	uint64_t	id;
 	uint64_t	generation = 0;
 
+	if (message->nshapes == ECM_MESSAGE_SHAPES)
+		return false;
 	if (!take_number(p, INT64_MAX, &id) || id == 0)
 		return false;
 	if (has_generation &&
@@ -211,7 +213,7 @@ ecm_message_max_shapes(const char *text, size_t len)
 {
 	int			n = 1;
 
-	for (; len > 0; text++, len--)
+	for (; len > 0 && n < ECM_MESSAGE_SHAPES; text++, len--)
 		if (*text == ' ' || *text == ',')
 			n++;
 	return n;

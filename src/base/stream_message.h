@@ -43,8 +43,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A longer one is none of ours. */
+/* A longer one is none of ours, nor is one that names more shapes. */
 #define ECM_MAX_MESSAGE		(1024 * 1024)
+#define ECM_MESSAGE_SHAPES	1000
 
 /*
  * A larger row or message leaves a walsender, and libpq, with buffers as large,
@@ -103,7 +104,10 @@ typedef struct EcmStreamMessage
 	const char *text;
 } EcmStreamMessage;
 
-/* How many shapes a text, which need not be terminated, names at most. */
+/*
+ * How many shapes a text, which need not be terminated, names at most, if it is
+ * one of ours.
+ */
 extern int	ecm_message_max_shapes(const char *text, size_t len);
 
 /*

@@ -20,6 +20,7 @@ ecm_message_text(const EcmStreamMessage *message)
 	Size		len = ecm_message_write(message, NULL, 0);
 	char	   *text = palloc(len + 1);
 
+	Assert(message->nshapes <= ECM_MESSAGE_SHAPES);
 	(void) ecm_message_write(message, text, len + 1);
 
 	/* only an error's text can be as long as that: it may quote a value */
@@ -61,6 +62,8 @@ EcmStreamMessage *
 ecm_message_copy(const EcmStreamMessage *message)
 {
 	char	   *text = ecm_message_text(message);
+	EcmStreamMessage *copy = ecm_message_read(text, strlen(text));
 
-	return ecm_message_read(text, strlen(text));
+	pfree(text);
+	return copy;
 }

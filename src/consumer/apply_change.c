@@ -37,15 +37,14 @@ static struct
 	EcmValue   *table_values[2];
 	EcmValue   *shape_values[2];
 	int			max_values;
-} change;
+}			change;
 
 static void
 ensure_scratch(int ncolumns)
 {
 	if (ncolumns <= change.max_values)
 		return;
-	change.		max_values = Max(16, ncolumns * 2);
-
+	change.max_values = Max(16, ncolumns * 2);
 	for (int i = 0; i < 2; i++)
 	{
 		if (change.table_values[i] != NULL)
@@ -53,10 +52,10 @@ ensure_scratch(int ncolumns)
 			pfree(change.table_values[i]);
 			pfree(change.shape_values[i]);
 		}
-		change.		table_values[i] = MemoryContextAlloc(TopMemoryContext,
-														 sizeof(EcmValue) * change.max_values);
-		change.		shape_values[i] = MemoryContextAlloc(TopMemoryContext,
-														 sizeof(EcmValue) * change.max_values);
+		change.table_values[i] = MemoryContextAlloc(TopMemoryContext,
+													sizeof(EcmValue) * change.max_values);
+		change.shape_values[i] = MemoryContextAlloc(TopMemoryContext,
+													sizeof(EcmValue) * change.max_values);
 	}
 }
 
@@ -102,9 +101,8 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 
 	if (layout->whole)
 		return change.table_values[which];
-
 	for (int i = 0; i < layout->ncolumns; i++)
-		change.		shape_values[which][i] = change.table_values[which][layout->columns[i]];
+		change.shape_values[which][i] = change.table_values[which][layout->columns[i]];
 	return change.shape_values[which];
 }
 
@@ -212,7 +210,7 @@ match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *ol
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
 		ecm_gather_enter_transaction();
-	change.		number++;
+	change.number++;
 
 	if (oldtup != NULL)
 		read_tuple(binding, relation, oldtup, !relation->full, change.table_values[ECM_OLD_TUPLE]);
@@ -223,7 +221,7 @@ match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *ol
 		/* a TOASTed value that did not change is in a full old tuple only */
 		for (int i = 0; oldtup != NULL && i < table->ncolumns; i++)
 			if (change.table_values[ECM_NEW_TUPLE][i].kind == ECM_VALUE_UNCHANGED)
-				change.		table_values[ECM_NEW_TUPLE][i] = change.table_values[ECM_OLD_TUPLE][i];
+				change.table_values[ECM_NEW_TUPLE][i] = change.table_values[ECM_OLD_TUPLE][i];
 	}
 	if (oldtup != NULL)
 		were_in = ecm_match_tuple(table, change.table_values[ECM_OLD_TUPLE],
@@ -294,8 +292,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 
 	/* all of them begin with the relation's OID */
 	ecm_here->relation = peek_relation(in);
-	change.		last_number = change.number;
-
+	change.last_number = change.number;
 	ecm_gather_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		relation = ecm_relation_find(logicalrep_read_insert(in, &newtup));

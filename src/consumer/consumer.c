@@ -599,8 +599,10 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 	if (blame == ECM_BLAME_NOBODY || !ecm_worker_try(find_accused, &accused, &err))
 		return;
 	foreach(lc, accused.ids)
+	{
 		if (!blame_shape(*(int64 *) lfirst(lc), message))
-		return;
+			return;
+	}
 	ecm_blame_settled(place);
 }
 

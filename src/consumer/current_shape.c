@@ -19,21 +19,19 @@ static struct
 {
 	int64		shape;			/* 0: none in particular */
 	volatile int64 *shown;		/* in shared memory, for the manager */
-} current;
+}			current;
 
 void
 ecm_work_init(int stack_index, int worker)
 {
-	current.	shown = &ecm_stack_at(stack_index)->consumers[worker].working_on;
-
+	current.shown = &ecm_stack_at(stack_index)->consumers[worker].working_on;
 	ecm_work_on(0);
 }
 
 void
 ecm_work_on(int64 shape)
 {
-	current.	shape = shape;
-
+	current.shape = shape;
 	ecm_here->shape = shape;
 	*current.shown = shape;
 }

@@ -119,7 +119,7 @@ typedef struct LogBatch
 		XLogRecPtr	reported_lsn;
 		List	   *unflushed;	/* of UnflushedCommit, oldest first */
 		int64		transactions;
-		int64 entries;
+		int64		entries;
 	}			done;
 
 	/* when to settle again: ecm_gather_pace() */
@@ -584,7 +584,7 @@ complete_open(XLogRecPtr end_lsn)
 			last->data.len + first->data.len <= ECM_CHUNK_TARGET)
 		{
 			appendBinaryStringInfo(&last->data, first->data.data, first->data.len);
-			last->head.entries +=first->head.entries;
+			last->head.entries += first->head.entries;
 			buffer->open = list_delete_first(buffer->open);
 		}
 		buffer->complete = list_concat(buffer->complete, buffer->open);
@@ -660,9 +660,9 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		to = ecm_chunk_put_values(to, oldv, oldv ? n : 0);
 	batch.open_bytes += to - (chunk->data.data + chunk->data.len);
 	chunk->data.len = to - chunk->data.data;
-	chunk->head.entries ++;
+	chunk->head.entries++;
 	buffer->next_op++;
-	batch.done.entries ++;
+	batch.done.entries++;
 
 	if (batch.open_bytes >= SPILL_BYTES)
 		spill_open();
@@ -727,9 +727,8 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 	end_sheltered(true);
 	batch.local.spilling = false;
 	write_open();
-	if (orders !=NULL)
-		orders		();
-
+	if (orders != NULL)
+		orders();
 	commit_local(end_lsn);
 	reset_gather_memory();
 	report_progress(false);
@@ -771,7 +770,7 @@ ecm_gather_unsettled(void)
 bool
 ecm_gather_pace(void)
 {
-	EcmTime due = batch.pace.settled_at + PACE_US;
+	EcmTime		due = batch.pace.settled_at + PACE_US;
 	EcmTime		now;
 
 	if (batch.pace.transactions < 2 && batch.pace.settled < 2)
@@ -779,7 +778,7 @@ ecm_gather_pace(void)
 	now = ecm_now();
 	if (now >= due)
 		return false;
-	pg_usleep(due -now);
+	pg_usleep(due - now);
 	return true;
 }
 

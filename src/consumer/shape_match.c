@@ -46,7 +46,7 @@ typedef struct Matching
 	{
 		int64		shape;
 		int			column;
-		uint64 change;
+		uint64		change;
 	}			starved;
 } Matching;
 
@@ -104,7 +104,6 @@ add_matched(EcmShape *shape, EcmWhich which, uint64 change)
 		matched->shapes = repalloc(matched->shapes, sizeof(EcmShape *) * matched->max);
 	}
 	shape->marks[which] = change;
-
 	matched->shapes[matched->n++] = shape;
 }
 
@@ -253,7 +252,7 @@ match_by_index(EcmEqualityIndex *index, EcmTable *table, EcmWhich which, uint64 
 	{
 		EcmShape   *shape = member->shape;
 
-		if (shape->marks[which] == change ||ecm_match_has_failed(shape) ||
+		if (shape->marks[which] == change || ecm_match_has_failed(shape) ||
 			!is_equal(index, table, value, member->constant))
 			continue;
 		if (rest_matches(shape))
@@ -314,7 +313,6 @@ judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 	matching.starved.shape = shape;
 	matching.starved.column = column;
 	matching.starved.change = change;
-
 	return VERDICT_RETRY;
 }
 

@@ -19,6 +19,7 @@
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
@@ -73,15 +74,15 @@ static struct
 	int			worker;			/* whose shapes are meant */
 	MemoryContext context;		/* reset after each transaction */
 	List	   *list;			/* of Order, in 'context' */
-} orders;
+}			orders;
 
 void
 ecm_orders_init(int index, int worker_number)
 {
-	orders.		stack_index = index;
-	orders.		worker = worker_number;
-	orders.		context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
-												ALLOCSET_SMALL_SIZES);
+	orders.stack_index = index;
+	orders.worker = worker_number;
+	orders.context = AllocSetContextCreate(TopMemoryContext, "electric_cm orders",
+										   ALLOCSET_SMALL_SIZES);
 }
 
 /* What it refers to is copied: it is obeyed when the transaction commits. */
@@ -96,8 +97,7 @@ add_order(const Order *order)
 		copy->message = ecm_message_copy(order->message);
 	if (order->reason != NULL)
 		copy->reason = pstrdup(order->reason);
-	orders.		list = lappend(orders.list, copy);
-
+	orders.list = lappend(orders.list, copy);
 	MemoryContextSwitchTo(old);
 }
 
@@ -347,7 +347,7 @@ settle_captured(int64 id, int generation, const char *snapshot)
 {
 	EcmLogTotals origin = ecm_log_settle_captured(id, snapshot);
 
-	if (origin.entries >0)
+	if (origin.entries > 0)
 		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
 							  " (shape, lsn, op, origin_entries, origin_bytes)"
 							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
@@ -645,10 +645,12 @@ ecm_orders_obey(void)
 	ListCell   *lc;
 
 	for (size_t i = 0; i < lengthof(rounds); i++)
-		foreach(lc, orders.list)
 	{
-		rounds[i] (lfirst(lc));
-		MemoryContextSwitchTo(context);
+		foreach(lc, orders.list)
+		{
+			rounds[i] (lfirst(lc));
+			MemoryContextSwitchTo(context);
+		}
 	}
 	ecm_gather_figures.shapes = ecm_followed_count();
 }
@@ -675,15 +677,15 @@ ecm_orders_committed(void)
 void
 ecm_shape_report_errored(const char *handle, const char *reason)
 {
-	ecm_event(ecm_stack_at(orders.stack_index), ECM_EVENT_SHAPE_ERRORED,
-			  ecm_error_public_text(reason),
-			  "shape %s is errored, and not followed any more", handle);
+	/* the entry may be another database's by now, if there is no manager left */
+	ecm_event_in(MyDatabaseId, ecm_stack_at(orders.stack_index)->datname,
+				 ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(reason),
+				 "shape %s is errored, and not followed any more", handle);
 }
 
 void
 ecm_orders_forget(void)
 {
-	orders.		list = NIL;
-
+	orders.list = NIL;
 	MemoryContextReset(orders.context);
 }

@@ -62,7 +62,7 @@ static struct
 {
 	int64		allowed;		/* so many before it is time to count again */
 	int			max_shapes;		/* the setting, when they were counted */
-} counted;
+}			counted;
 
 /*
  * Refuses what can't be followed faithfully, or only at the expense of the
@@ -299,8 +299,7 @@ check_max_shapes(void)
 
 	if (counted.max_shapes == max_now && counted.allowed > 0)
 	{
-		counted.	allowed--;
-
+		counted.allowed--;
 		return;
 	}
 	ecm_spi_run("SELECT count(*) FROM _electric_cm.shape", SPI_OK_SELECT,
@@ -312,8 +311,8 @@ check_max_shapes(void)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are already %d shapes", max_now),
 				 errhint("Drop shapes that nobody reads, or raise electric_cm.max_shapes.")));
-	counted.	allowed = (max_now - n) / 16;
-	counted.	max_shapes = max_now;
+	counted.allowed = (max_now - n) / 16;
+	counted.max_shapes = max_now;
 }
 
 /*

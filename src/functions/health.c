@@ -286,7 +286,7 @@ add_shapes(Health *health)
 	close_group(json, '}');
 	if (v != NULL && strcmp(v[2], "0") != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"%s shapes have failed and are not followed: see electric_cm_shapes",
+					"%s shapes are errored and not followed: see electric_cm_shapes",
 					v[2]);
 	/* without a stack, none is created */
 	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->manager.pid != 0)

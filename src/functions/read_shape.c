@@ -695,7 +695,7 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 
 	ecm_log_base(shape, snapshot, &base);
 	ecm_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
-	values[0] = Int64GetDatum(base_size.entries +stream_size.entries);
+	values[0] = Int64GetDatum(base_size.entries + stream_size.entries);
 	values[1] = Int64GetDatum(base_size.bytes + stream_size.bytes);
 
 	nulls[2] = !ecm_log_last_offset(shape, snapshot, &lsn, &op);

@@ -148,8 +148,10 @@ is_paused_by_us(Oid dboid)
 	ListCell   *lc;
 
 	foreach(lc, pauses)
+	{
 		if (((Pause *) lfirst(lc))->dboid == dboid)
-		return true;
+			return true;
+	}
 	return false;
 }
 

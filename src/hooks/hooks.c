@@ -359,8 +359,10 @@ after_statement(NodeTag tag, Node *stmt)
 
 					ecm_ddl_note_perhaps(relid);
 					foreach(lc, alter->cmds)
+					{
 						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
-						ecm_unpublish_note(relid);
+							ecm_unpublish_note(relid);
+					}
 				}
 				break;
 			}

@@ -104,7 +104,7 @@ static struct
 	List	   *unpublishers;	/* ... the tables above them at whose change
 								 * that was seen */
 	int			statement_level;
-} ddl;
+}			ddl;
 
 /* Objects that are held one by one at the commit. */
 #define MAX_HOLDS	1000
@@ -123,8 +123,8 @@ note(NoteKind kind, Oid object, const char *reason)
 		HASHCTL		ctl = {.keysize = sizeof(NoteKey), .entrysize = sizeof(Note),
 		.hcxt = TopTransactionContext};
 
-		ddl.		notes = hash_create("electric_cm changes by DDL", 64, &ctl,
-										HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		ddl.notes = hash_create("electric_cm changes by DDL", 64, &ctl,
+								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	memset(&key, 0, sizeof(key));
 	key.kind = kind;
@@ -149,7 +149,6 @@ remember(List *list, Oid object, const char *reason)
 	r->object = object;
 	r->reason = reason;
 	r->level = ddl.statement_level;
-
 	r->subid = GetCurrentSubTransactionId();
 	list = lappend(list, r);
 	MemoryContextSwitchTo(old);
@@ -162,8 +161,10 @@ is_remembered(const List *list, Oid object)
 	ListCell   *lc;
 
 	foreach(lc, list)
+	{
 		if (((Remembered *) lfirst(lc))->object == object)
-		return true;
+			return true;
+	}
 	return false;
 }
 
@@ -263,7 +264,7 @@ void
 ecm_ddl_note_schema(Oid schema)
 {
 	if (!is_remembered(ddl.renamed_schemas, schema))
-		ddl.		renamed_schemas = remember(ddl.renamed_schemas, schema, NULL);
+		ddl.renamed_schemas = remember(ddl.renamed_schemas, schema, NULL);
 }
 
 void
@@ -302,7 +303,7 @@ ecm_ddl_note_column(Oid relid)
 {
 	ecm_ddl_note_perhaps(relid);
 	if (!is_remembered(ddl.touched, relid))
-		ddl.		touched = remember(ddl.touched, relid, NULL);
+		ddl.touched = remember(ddl.touched, relid, NULL);
 }
 
 /*
@@ -430,8 +431,10 @@ apply_void(const Pending *pending)
 			continue;
 		told = lappend(told, lfirst(lc));
 		forboth(lc2, pending->objects[NOTE_VOID], lc3, pending->reasons[NOTE_VOID])
+		{
 			if (lfirst(lc3) == lfirst(lc))
-			relids = lappend_oid(relids, lfirst_oid(lc2));
+				relids = lappend_oid(relids, lfirst_oid(lc2));
+		}
 		relids = ecm_tables_with_shapes(relids);
 		if (relids != NIL)
 			(void) ecm_shapes_invalidate(relids, lfirst(lc));
@@ -453,7 +456,7 @@ apply_types(const Pending *pending)
 		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
 			!is_remembered(ddl.changed_types, type))
-			ddl.		changed_types = remember(ddl.changed_types, type, lfirst(lc2));
+			ddl.changed_types = remember(ddl.changed_types, type, lfirst(lc2));
 	}
 }
 
@@ -489,11 +492,12 @@ apply_publication(const Pending *pending)
 	if (relids == NIL)
 		return;
 	foreach(lc, ecm_shapes_verify_published(relids, &above))
-		ddl.		unpublished_tables = remember(ddl.unpublished_tables, lfirst_oid(lc), NULL);
-
+		ddl.unpublished_tables = remember(ddl.unpublished_tables, lfirst_oid(lc), NULL);
 	foreach(lc, above)
+	{
 		if (!is_remembered(ddl.unpublishers, lfirst_oid(lc)))
-		ddl.		unpublishers = remember(ddl.unpublishers, lfirst_oid(lc), NULL);
+			ddl.unpublishers = remember(ddl.unpublishers, lfirst_oid(lc), NULL);
+	}
 }
 
 static void
@@ -506,8 +510,10 @@ apply_perhaps(const Pending *pending)
 		return;
 	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
 	foreach(lc, renamed)
+	{
 		if (!is_remembered(ddl.renamed_tables, lfirst_oid(lc)))
-		ddl.		renamed_tables = remember(ddl.renamed_tables, lfirst_oid(lc), NULL);
+			ddl.renamed_tables = remember(ddl.renamed_tables, lfirst_oid(lc), NULL);
+	}
 }
 
 void
@@ -627,7 +633,7 @@ ecm_ddl_apply_at_commit(void)
 void
 ecm_ddl_enter_statement(void)
 {
-	ddl.		statement_level++;
+	ddl.statement_level++;
 }
 
 void
@@ -636,17 +642,19 @@ ecm_ddl_leave_statement(void)
 	ListCell   *lc;
 
 	foreach(lc, ddl.touched)
+	{
 		if (((Remembered *) lfirst(lc))->level >= ddl.statement_level)
-		ddl.		touched = foreach_delete_current(ddl.touched, lc);
-	ddl.		statement_level--;
+			ddl.touched = foreach_delete_current(ddl.touched, lc);
+	}
+	ddl.statement_level--;
 }
 
 void
 ecm_ddl_forget(void)
 {
-	ddl.		notes = NULL;
-	ddl.		touched = ddl.renamed_tables = ddl.renamed_schemas = NIL;
-	ddl.		changed_types = ddl.unpublished_tables = ddl.unpublishers = NIL;
+	ddl.notes = NULL;
+	ddl.touched = ddl.renamed_tables = ddl.renamed_schemas = NIL;
+	ddl.changed_types = ddl.unpublished_tables = ddl.unpublishers = NIL;
 }
 
 static List *
@@ -677,13 +685,12 @@ ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 	HASH_SEQ_STATUS seq;
 	Note	   *entry;
 
-	ddl.		touched = end_remembered(ddl.touched, subid, parent, committed);
-	ddl.		renamed_tables = end_remembered(ddl.renamed_tables, subid, parent, committed);
-	ddl.		renamed_schemas = end_remembered(ddl.renamed_schemas, subid, parent, committed);
-	ddl.		changed_types = end_remembered(ddl.changed_types, subid, parent, committed);
-	ddl.		unpublished_tables = end_remembered(ddl.unpublished_tables, subid, parent, committed);
-	ddl.		unpublishers = end_remembered(ddl.unpublishers, subid, parent, committed);
-
+	ddl.touched = end_remembered(ddl.touched, subid, parent, committed);
+	ddl.renamed_tables = end_remembered(ddl.renamed_tables, subid, parent, committed);
+	ddl.renamed_schemas = end_remembered(ddl.renamed_schemas, subid, parent, committed);
+	ddl.changed_types = end_remembered(ddl.changed_types, subid, parent, committed);
+	ddl.unpublished_tables = end_remembered(ddl.unpublished_tables, subid, parent, committed);
+	ddl.unpublishers = end_remembered(ddl.unpublishers, subid, parent, committed);
 	if (ddl.notes == NULL || hash_get_num_entries(ddl.notes) == 0)
 		return;
 	hash_seq_init(&seq, ddl.notes);

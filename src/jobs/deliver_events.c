@@ -71,7 +71,7 @@ static struct
 	uint64		end;			/* events before this one are delivered if the
 								 * transaction commits; 0: none */
 	bool		registered;		/* at_xact_end() is called */
-} delivering;
+}			delivering;
 
 /* ---------------------------------------------------------------- table -- */
 
@@ -246,11 +246,10 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 		index = ecm_stack_find_locked(MyDatabaseId);
 		if (index >= 0)
 			ecm_stack_at(index)->events.delivered = delivering.end;
-
 		ecm_unlock();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
-		delivering. end = 0;
+		delivering.end = 0;
 }
 
 /*
@@ -270,15 +269,14 @@ electric_cm_deliver_events(FunctionCallInfo fcinfo pg_attribute_unused())
 	ecm_require_shared();
 	if (!delivering.registered)
 		RegisterXactCallback(at_xact_end, NULL);
-	delivering. registered = true;
+	delivering.registered = true;
 
 	lock_table();
 	n = undelivered(&events, &end);
 	store(events, n);
 	for (int i = 0; i < n; i++)
 		notify(&events[i]);
-	delivering. end = end;
-
+	delivering.end = end;
 	PG_RETURN_VOID();
 }
 

@@ -74,7 +74,7 @@ typedef struct Fold
 	Snapshot	snapshot;
 	EcmLogBase	old_base;
 	EcmLogBase	new_base;
-	int64 entries;				/* replayed */
+	int64		entries;		/* replayed */
 	int64		rows;			/* left of them */
 } Fold;
 
@@ -315,7 +315,7 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 			ExecClearTuple(slot);
 			memset(slot->tts_isnull, false, SORT_NATTS * sizeof(bool));
 			slot->tts_values[SORT_KEY - 1] = entry_key(shape, &r);
-			slot->tts_values[SORT_NUMBER - 1] = Int64GetDatum(fold->entries ++);
+			slot->tts_values[SORT_NUMBER - 1] = Int64GetDatum(fold->entries++);
 			slot->tts_values[SORT_ENTRY - 1] = pack_entry(shape, &r);
 			ExecStoreVirtualTuple(slot);
 			tuplesort_puttupleslot(sort, slot);

@@ -43,21 +43,21 @@ static struct
 	List	   *list;			/* of EcmDatabase */
 	EcmTime		scanned_at;
 	HTAB	   *known;
-} databases;
+}			databases;
 
 void
 ecm_databases_init(void)
 {
 	HASHCTL		hash_info = {0};
 
-	databases.	context = AllocSetContextCreate(TopMemoryContext,
-												"electric_cm databases",
-												ALLOCSET_DEFAULT_SIZES);
+	databases.context = AllocSetContextCreate(TopMemoryContext,
+											  "electric_cm databases",
+											  ALLOCSET_DEFAULT_SIZES);
 
 	hash_info.keysize = sizeof(Oid);
 	hash_info.entrysize = sizeof(Known);
-	databases.	known = hash_create("electric_cm known databases", 64, &hash_info,
-									HASH_ELEM | HASH_BLOBS);
+	databases.known = hash_create("electric_cm known databases", 64, &hash_info,
+								  HASH_ELEM | HASH_BLOBS);
 }
 
 static const char *
@@ -123,7 +123,7 @@ ecm_databases_scan(void)
 	ecm_unlock();
 
 	MemoryContextReset(databases.context);
-	databases.	list = NIL;
+	databases.list = NIL;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -140,8 +140,7 @@ ecm_databases_scan(void)
 		database->datname = form->datname;
 		database->unwanted = why_unwanted(form);
 		database->may_look = form->datconnlimit != ECM_CONNLIMIT_INVALID_DB;
-		databases.	list = lappend(databases.list, database);
-
+		databases.list = lappend(databases.list, database);
 		MemoryContextSwitchTo(old);
 	}
 	table_endscan(scan);
@@ -149,8 +148,7 @@ ecm_databases_scan(void)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 
-	databases.	scanned_at = ecm_now();
-
+	databases.scanned_at = ecm_now();
 	forget_dropped_databases();
 }
 
@@ -174,7 +172,7 @@ ecm_databases_scan_is_due(EcmTime now)
 void
 ecm_databases_forget_scan(void)
 {
-	databases.	scanned_at = 0;
+	databases.scanned_at = 0;
 }
 
 void

@@ -15,13 +15,13 @@ static struct
 {
 	EcmSupervised *supervised;	/* one per entry */
 	bool		exhausted;		/* none was free for the next database */
-} entries;
+}			entries;
 
 void
 ecm_supervised_init(void)
 {
-	entries.	supervised = MemoryContextAllocZero(TopMemoryContext,
-													ecm_stack_count() * sizeof(EcmSupervised));
+	entries.supervised = MemoryContextAllocZero(TopMemoryContext,
+												ecm_stack_count() * sizeof(EcmSupervised));
 }
 
 EcmSupervised *
@@ -71,5 +71,5 @@ ecm_entries_are_exhausted(void)
 void
 ecm_entries_note_exhausted(bool exhausted)
 {
-	entries.	exhausted = exhausted;
+	entries.exhausted = exhausted;
 }

@@ -32,7 +32,7 @@ static struct
 {
 	EcmTime		sample_at;		/* a stack's slot is due; 0: none */
 	EcmTime		drop_at;		/* look again for left slots; 0: none */
-} due;
+}			due;
 
 /* Returns when the slot is due again; 0: there is none to look after. */
 static EcmTime
@@ -68,8 +68,7 @@ watch_slot(int index, EcmTime now)
 void
 ecm_unattended_watch(EcmTime now)
 {
-	due.		sample_at = 0;
-
+	due.sample_at = 0;
 	for (int i = 0; i < ecm_stack_count(); i++)
 	{
 		EcmTime		at;
@@ -82,7 +81,7 @@ ecm_unattended_watch(EcmTime now)
 			continue;
 		at = watch_slot(i, now);
 		if (at != 0 && (due.sample_at == 0 || at < due.sample_at))
-			due.		sample_at = at;
+			due.sample_at = at;
 	}
 }
 
@@ -159,5 +158,5 @@ ecm_left_slots_drop(EcmTime now)
 	}
 	ecm_shared->nleft_slots = kept;
 	ecm_unlock();
-	due.		drop_at = kept > 0 ? now + LEFT_SLOT_INTERVAL : 0;
+	due.drop_at = kept > 0 ? now + LEFT_SLOT_INTERVAL : 0;
 }

@@ -84,16 +84,16 @@ static struct
 		bool		giant_coming;	/* in the transaction that is coming in */
 		XLogRecPtr	giant_lsn;	/* the last one precedes this; invalid: none */
 	}			stream;
-} feed;
+}			feed;
 
 void
 ecm_feed_init(int index, const char *datname)
 {
-	feed.		stack_index = index;
-	feed.		datname = datname;
-	feed.		nconsumers = ecm_shape_workers;
-	feed.		context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
-												ALLOCSET_DEFAULT_SIZES);
+	feed.stack_index = index;
+	feed.datname = datname;
+	feed.nconsumers = ecm_shape_workers;
+	feed.context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
+										 ALLOCSET_DEFAULT_SIZES);
 
 	MemoryContextSwitchTo(feed.context);
 	initStringInfo(&feed.kept);
@@ -103,8 +103,8 @@ ecm_feed_init(int index, const char *datname)
 void
 ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
 {
-	feed.		message_prefix = prefix;
-	feed.		message_callback = callback;
+	feed.message_prefix = prefix;
+	feed.message_callback = callback;
 }
 
 /* ------------------------------------------------------------- starting -- */
@@ -153,7 +153,6 @@ launch_consumer(int i)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
 			 feed.datname, i + 1);
 	args.stack_index = feed.stack_index;
-
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
@@ -216,11 +215,10 @@ ecm_feed_assign_sql(void)
 void
 ecm_feed_start(void)
 {
-	feed.		start_began = ecm_now();
+	feed.start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
 	ecm_stack_at(feed.stack_index)->nconsumers = feed.nconsumers;
-
 	ecm_unlock();
 
 	for (int i = 0; i < feed.nconsumers; i++)
@@ -281,7 +279,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		ecm_lock(LW_SHARED);
 		slot = *shared_slot(i);
 		ecm_unlock();
-		if ((!slot.attached || slot.reset_done != feed.reset_number) &&missing < 0)
+		if ((!slot.attached || slot.reset_done != feed.reset_number) && missing < 0)
 		{
 			missing = i;
 			if (GetBackgroundWorkerPid(feed.consumers[i].handle, &pid) != BGWH_STARTED)
@@ -405,10 +403,9 @@ static void
 note_giant(XLogRecPtr lsn)
 {
 	if (feed.stream.in_transaction)
-		feed.		stream.giant_coming = true;
-
+		feed.stream.giant_coming = true;
 	else
-		feed.		stream.giant_lsn = Max(feed.stream.giant_lsn, lsn);
+		feed.stream.giant_lsn = Max(feed.stream.giant_lsn, lsn);
 }
 
 /*
@@ -421,7 +418,7 @@ report_unknown_message(void)
 		ecm_event_in(MyDatabaseId, feed.datname, ECM_EVENT_UNKNOWN_MESSAGE,
 					 "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
 					 "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
-	feed.		reported_unknown = true;
+	feed.reported_unknown = true;
 }
 
 static void
@@ -437,8 +434,7 @@ look_at_own_message(const char *data, int size, XLogRecPtr lsn)
 	if (message->kind == ECM_MESSAGE_GIANT)
 		note_giant(lsn);
 	else if (feed.message_callback)
-		feed.		message_callback(message, feed.stream.xid, feed.stream.received_lsn);
-
+		feed.message_callback(message, feed.stream.xid, feed.stream.received_lsn);
 	pfree(message);
 }
 
@@ -462,9 +458,8 @@ look_at_message(const char *data, int len)
 				LogicalRepBeginData begin;
 
 				logicalrep_read_begin(&in, &begin);
-				feed.		stream.in_transaction = true;
-				feed.		stream.xid = begin.xid;
-
+				feed.stream.in_transaction = true;
+				feed.stream.xid = begin.xid;
 				break;
 			}
 		case LOGICAL_REP_MSG_COMMIT:
@@ -472,14 +467,12 @@ look_at_message(const char *data, int len)
 				LogicalRepCommitData commit;
 
 				logicalrep_read_commit(&in, &commit);
-				feed.		stream.in_transaction = false;
-				feed.		stream.received_lsn = commit.end_lsn;
-
+				feed.stream.in_transaction = false;
+				feed.stream.received_lsn = commit.end_lsn;
 				if (feed.stream.giant_coming)
-					feed.		stream.giant_lsn = commit.end_lsn;
-				feed.		stream.giant_coming = false;
-				feed.		stream.last_commit_at = commit.committime;
-
+					feed.stream.giant_lsn = commit.end_lsn;
+				feed.stream.giant_coming = false;
+				feed.stream.last_commit_at = commit.committime;
 				break;
 			}
 		case LOGICAL_REP_MSG_MESSAGE:
@@ -557,7 +550,7 @@ ecm_feed_message(const char *data, int len)
 
 		c->pending = !send_to(c, data, len, false);
 		c->unflushed = true;
-		feed.		any_pending |= c->pending;
+		feed.any_pending |= c->pending;
 	}
 	if (feed.any_pending)
 	{
@@ -588,8 +581,7 @@ free_kept(void)
 bool
 ecm_feed_flush(void)
 {
-	feed.		any_pending = false;
-
+	feed.any_pending = false;
 	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		FeedConsumer *c = &feed.consumers[i];
@@ -607,7 +599,7 @@ ecm_feed_flush(void)
 										  sizeof(c->control), true);
 			c->unflushed = c->control_pending;
 		}
-		feed.		any_pending |= c->pending || c->control_pending;
+		feed.any_pending |= c->pending || c->control_pending;
 	}
 	if (!feed.any_pending)
 		free_kept();
@@ -617,12 +609,11 @@ ecm_feed_flush(void)
 void
 ecm_feed_stream_lost(void)
 {
-	feed.		stream.in_transaction = false;
-	feed.		stream.giant_coming = false;
-	feed.		stream.giant_lsn = InvalidXLogRecPtr;
-	feed.		stream.received_lsn = InvalidXLogRecPtr;	/* of this stream */
-	feed.		reset_number++;
-
+	feed.stream.in_transaction = false;
+	feed.stream.giant_coming = false;
+	feed.stream.giant_lsn = InvalidXLogRecPtr;
+	feed.stream.received_lsn = InvalidXLogRecPtr;	/* of this stream */
+	feed.reset_number++;
 	for (int i = 0; i < feed.nconsumers; i++)
 	{
 		FeedConsumer *c = &feed.consumers[i];
@@ -631,7 +622,6 @@ ecm_feed_stream_lost(void)
 			continue;
 		c->control.type = ECM_FRAME_RESET;
 		c->control.number = feed.reset_number;
-
 		c->control_pending = true;
 	}
 	(void) ecm_feed_flush();

@@ -24,28 +24,25 @@ static struct
 	uint64		job;			/* 0: none runs */
 	EcmTime		retry_at;		/* not before */
 	bool		failing;		/* the last one has failed */
-} delivery;
+}			delivery;
 
 static void
 delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
 	EcmStack   *stack = arg;
 
-	delivery.	job = 0;
-
+	delivery.job = 0;
 	if (err != NULL)
 	{
-		delivery.	retry_at = ecm_later(ecm_now(), ecm_status_check_interval);
-
+		delivery.retry_at = ecm_later(ecm_now(), ecm_status_check_interval);
 		if (!delivery.failing)
 			ereport(LOG,
 					(errmsg("electric_cm in database \"%s\": could not store events: %s",
 							stack->datname, err->message)));
-		delivery.	failing = true;
-
+		delivery.failing = true;
 		return;
 	}
-	delivery.	failing = false;
+	delivery.failing = false;
 }
 
 /*
@@ -58,13 +55,13 @@ ecm_events_poll(int stack_index, EcmTime now)
 	if (delivery.job != 0 || now < delivery.retry_at ||
 		!ecm_stack_has_events(stack_index))
 		return;
-	delivery.	job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
-									  JOB_TIMEOUT_MS, delivered,
-									  ecm_stack_at(stack_index));
+	delivery.job = ecm_pool_submit("SELECT _electric_cm.deliver_events()",
+								   JOB_TIMEOUT_MS, delivered,
+								   ecm_stack_at(stack_index));
 }
 
 void
 ecm_events_forget(void)
 {
-	delivery.	job = 0;
+	delivery.job = 0;
 }

@@ -500,7 +500,7 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	Replication *rep = &m->replication;
 	XLogRecPtr	flushed;
 	XLogRecPtr	received;
-	bool due;
+	bool		due;
 	bool		ask;
 
 	if (!m->state.streaming_up)
@@ -509,7 +509,6 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	received = Max(ecm_feed_received_lsn(), rep->stream.keepalive_lsn);
 	received = Max(received, flushed);
 	due = now >= feedback_due(rep, flushed) || rep->stream.reply_requested;
-
 	ask = must_ask(m, now, flushed) || must_hear(rep, now, due) ||
 		m->flow.last_word;
 	m->flow.last_word = false;

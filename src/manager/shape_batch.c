@@ -24,6 +24,7 @@
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/stream_message.h"
 #include "base/text.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
@@ -31,7 +32,7 @@
 #include "manager/shape_requests.h"
 
 /* Shapes in a batch: more would not be faster, but fail together. */
-#define BATCH_SHAPES		1000
+#define BATCH_SHAPES		ECM_MESSAGE_SHAPES
 /* Batches that use the pool or the consumer, and those of one table. */
 #define MAX_WORKING			8
 #define MAX_OF_TABLE		4

@@ -79,8 +79,10 @@ add_candidate(int64 shape)
 	ListCell   *lc;
 
 	foreach(lc, retention.candidates)
+	{
 		if (*(int64 *) lfirst(lc) == shape)
-		return;
+			return;
+	}
 	add_last(shape);
 }
 

@@ -36,7 +36,7 @@ typedef struct WaitSet
 {
 	WaitItem	wanted[MAX_SOCKETS];
 	int			nwanted;
-	WaitItem current[MAX_SOCKETS];	/* in 'events' */
+	WaitItem	current[MAX_SOCKETS];	/* in 'events' */
 	int			ncurrent;
 	WaitEventSet *events;		/* NULL: not made yet */
 } WaitSet;

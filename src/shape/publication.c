@@ -62,10 +62,12 @@ ecm_is_published(Oid relation)
 	if (get_rel_relispartition(relation))
 		relations = list_concat(relations, get_partition_ancestors(relation));
 	foreach(lc, relations)
+	{
 		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
 			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
 							publication->oid))
-		return true;
+			return true;
+	}
 	return false;
 }
 
@@ -100,8 +102,10 @@ ecm_is_filtered(Oid relation)
 	if (get_rel_relispartition(relation))
 		relations = list_concat(relations, get_partition_ancestors(relation));
 	foreach(lc, relations)
+	{
 		if (has_filter(publication, lfirst_oid(lc)))
-		return true;
+			return true;
+	}
 	return false;
 }
 

@@ -40,9 +40,6 @@
 #include "shape/shape_catalog.h"
 #include "shape/shape_filter.h"
 
-/* That one message names. */
-#define SHAPES_PER_MESSAGE	1000
-
 /* Fetched at a time, where there may be very many. */
 #define FETCH_SHAPES		500
 
@@ -347,7 +344,7 @@ ecm_shapes_of_owner(Oid owner)
 typedef struct DropMessage
 {
 	EcmStreamMessage message;
-	EcmMessageShape shapes[SHAPES_PER_MESSAGE];
+	EcmMessageShape shapes[ECM_MESSAGE_SHAPES];
 	int			n;				/* altogether */
 } DropMessage;
 
@@ -386,7 +383,7 @@ add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
 		.id = id
 	};
 	drop->n++;
-	if (message->nshapes == SHAPES_PER_MESSAGE)
+	if (message->nshapes == ECM_MESSAGE_SHAPES)
 		flush_drop_message(drop);
 }
 

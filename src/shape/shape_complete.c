@@ -187,7 +187,7 @@ note_inserts(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
 	EcmValue   *new_values = palloc(c->shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(c->shape->ncolumns * sizeof(EcmValue));
 	EcmChunkScan cs;
-	int64 entries = 0;
+	int64		entries = 0;
 	bool		enough = false;
 
 	ecm_chunk_scan_begin(&cs, c->shape->id, BTGreaterEqualStrategyNumber,

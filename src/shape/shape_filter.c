@@ -263,8 +263,10 @@ writes_values_otherwise(XmlExpr *xml)
 	if ((xml->op != IS_XMLELEMENT && xml->op != IS_XMLFOREST) || is_as_pinned(NULL))
 		return false;
 	foreach(lc, list_concat_copy(xml->named_args, xml->args))
+	{
 		if (!has_one_xml_text(lfirst(lc)))
-		return true;
+			return true;
+	}
 	return false;
 }
 
@@ -306,8 +308,10 @@ what_is_forbidden(Node *node, CheckContext *context)
 				ListCell   *lc;
 
 				foreach(lc, ((RowCompareExpr *) node)->opnos)
+				{
 					if (lfirst_oid(lc) >= FirstNormalObjectId)
-					return "User-defined operators are not allowed.";
+						return "User-defined operators are not allowed.";
+				}
 				break;
 			}
 		case T_ArrayCoerceExpr: /* what "varchar_column IN (...)" has in it */

@@ -114,7 +114,7 @@ ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *chunk,
 		FullTransactionIdGetDatum(chunk->captured_xid);
 	slot->tts_isnull[LOG_CAPTURED_XID - 1] =
 		!FullTransactionIdIsValid(chunk->captured_xid);
-	totals->entries +=chunk->entries;
+	totals->entries += chunk->entries;
 	totals->bytes += (int64) VARSIZE(bytes) - VARHDRSZ;
 	slot->tts_values[LOG_TOTAL_ENTRIES - 1] = Int64GetDatum(totals->entries);
 	slot->tts_values[LOG_TOTAL_BYTES - 1] = Int64GetDatum(totals->bytes);
@@ -164,7 +164,7 @@ struct EcmRowPacker
 	int64		shape;
 	XLogRecPtr	lsn;
 	int64		op;				/* the last row's */
-	int32 entries;				/* rows in the buffer */
+	int32		entries;		/* rows in the buffer */
 	StringInfoData buffer;
 	EcmLogTotals totals;
 };
@@ -192,7 +192,7 @@ packer_flush(EcmRowPacker *packer)
 
 	chunk.shape = packer->shape;
 	chunk.first_lsn = packer->lsn;
-	chunk.first_op = packer->op - packer->entries +1;
+	chunk.first_op = packer->op - packer->entries + 1;
 	chunk.entries = packer->entries;
 	chunk.captured_xid = InvalidFullTransactionId;
 	ecm_log_writer_put(packer->writer, &chunk, packer->buffer.data,
@@ -228,7 +228,7 @@ ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
 
 	packer->op++;
 	to = buf->data + buf->len;
-	if (packer->entries ++== 0)
+	if (packer->entries++ == 0)
 		to = ecm_chunk_put_txn(to, packer->lsn, 0, (uint64) packer->op);
 	to = ecm_chunk_put_op(to, ECM_OP_INSERT);
 	to = ecm_chunk_put_values(to, values, nvalues);
@@ -482,7 +482,7 @@ ecm_log_settle_captured(int64 shape, const char *snapshot_text)
 											 shape_snapshot)))
 		{
 			(void) ecm_chunk_scan_delete(&cs);
-			deleted.entries +=cs.entries;
+			deleted.entries += cs.entries;
 			deleted.bytes += ecm_chunk_scan_bytes(&cs);
 		}
 		else
@@ -583,9 +583,9 @@ ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
 	*base_size = last_totals(shape, base->lsn, base->op, base->lsn, snapshot);
 	*stream_size = last_totals(shape, base->lsn, PG_INT64_MAX, PG_UINT64_MAX,
 							   snapshot);
-	if (stream_size->entries >0)
+	if (stream_size->entries > 0)
 	{
-		stream_size->entries -=base->origin.entries;
+		stream_size->entries -= base->origin.entries;
 		stream_size->bytes -= base->origin.bytes;
 	}
 }

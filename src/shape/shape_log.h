@@ -32,7 +32,7 @@
 /* The size of a log or of some part of it. */
 typedef struct EcmLogTotals
 {
-	int64 entries;
+	int64		entries;
 	int64		bytes;			/* of packed data */
 } EcmLogTotals;
 
@@ -42,7 +42,7 @@ typedef struct EcmLogChunk
 	int64		shape;
 	XLogRecPtr	first_lsn;		/* of its first entry ... */
 	int64		first_op;
-	int32 entries;
+	int32		entries;
 	FullTransactionId captured_xid; /* invalid: was not captured */
 } EcmLogChunk;
 
@@ -142,7 +142,7 @@ typedef struct EcmChunkScan
 	/* the current chunk */
 	XLogRecPtr	first_lsn;
 	int64		first_op;
-	int32 entries;
+	int32		entries;
 	FullTransactionId captured_xid; /* invalid: was not captured */
 	EcmLogTotals totals;		/* this chunk included */
 	Datum		data;			/* perhaps TOASTed */

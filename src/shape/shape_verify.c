@@ -295,8 +295,10 @@ verify_shapes_of(Relation rel, List *changed)
 		ListCell   *lc;
 
 		foreach(lc, changed)
+		{
 			if (reason == NULL)
-			reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
+				reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
+		}
 		if (reason != NULL)
 			delete_kind(relid, &kinds[i], mendable, reason);
 		if (name == NULL ||
@@ -439,8 +441,10 @@ unpublished(List *relids)
 	ListCell   *lc;
 
 	foreach(lc, relids)
+	{
 		if (!ecm_is_published(lfirst_oid(lc)) || ecm_is_filtered(lfirst_oid(lc)))
-		result = lappend_oid(result, lfirst_oid(lc));
+			result = lappend_oid(result, lfirst_oid(lc));
+	}
 	return result;
 }
 

@@ -613,7 +613,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 	EcmPin		guess;
 	TimestampTz inactive_since = note_activity(slot->name);
 	EcmTime		last_look = slot->sample.taken_at;
-	EcmTime due;
+	EcmTime		due;
 	bool		was_in_danger = slot->guard.unreserved;
 	int64		unseen_us = 0;
 	unsigned	actions;
@@ -659,9 +659,9 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 	watch_former_slot(stack_index);
 
 	due = slot->sample.taken_at +
-	(slot->guard.near_limit ?
-	 Min(look->limits.interval_us, ECM_WAL_NEAR_INTERVAL_US) :
-	 look->limits.interval_us);
+		(slot->guard.near_limit ?
+		 Min(look->limits.interval_us, ECM_WAL_NEAR_INTERVAL_US) :
+		 look->limits.interval_us);
 
 	pfree(look);
 	return due;

@@ -77,10 +77,10 @@ is_wanted(const EcmHistoryEntry *last, const EcmHistoryEntry *this,
 		  int interval_ms)
 {
 	/* samples come a little late, not early, but timers aren't that precise */
-	EcmTime due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
+	EcmTime		due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
 
 	return this->taken_at >= due ||
-				strcmp(this->wal_status, last->wal_status) != 0;
+		strcmp(this->wal_status, last->wal_status) != 0;
 }
 
 void

@@ -275,12 +275,14 @@ check_prepared(const RunScan *scan)
 	ListCell   *lc;
 
 	foreach(lc, scan->prepared)
+	{
 		if (TransactionIdIsInProgress(lfirst_oid(lc)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
-				 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
-				 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
+					 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
+					 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
+	}
 }
 
 static void

@@ -44,7 +44,7 @@ static struct
 {
 	TransactionId xid;
 	TimestampTz since;
-} oldest_seen;
+}			oldest_seen;
 
 /* Since when a walsender has been where it is. */
 static struct
@@ -52,7 +52,7 @@ static struct
 	int			pid;
 	XLogRecPtr	at;
 	EcmTime		since;
-} sender_seen;
+}			sender_seen;
 
 static PgBackendStatus *
 find_backend(int pid)
@@ -91,7 +91,6 @@ transaction_began(TransactionId xid, const PgBackendStatus *backend,
 	if (xid != oldest_seen.xid || oldest_seen.since > now)
 		oldest_seen.since = now;
 	oldest_seen.xid = xid;
-
 	if (backend != NULL && backend->st_xact_start_timestamp != 0)
 		return backend->st_xact_start_timestamp;
 	return oldest_seen.since;
@@ -187,7 +186,6 @@ look_at_sender(int pid, EcmTime now)
 		sender_seen.since = now;
 	sender_seen.pid = pid;
 	sender_seen.at = sent;
-
 	return !XLogRecPtrIsInvalid(sent);
 }
 
@@ -221,7 +219,7 @@ ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
 	{
 		snprintf(pin->by, sizeof(pin->by),
 				 "its walsender (PID %d), which has sent nothing for " INT64_FORMAT " s%s",
-				 walsender, (sample->taken_at - sender_seen.since) /USECS_PER_SEC,
+				 walsender, (sample->taken_at - sender_seen.since) / USECS_PER_SEC,
 				 name_wait(walsender));
 		pin->since = ecm_shown_time(sender_seen.since);
 		return;

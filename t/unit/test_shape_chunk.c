@@ -260,7 +260,7 @@ read_all(const char *data, size_t len, int max_values, int *entries)
 	{
 		int			i;
 
-		(*entries) ++;
+		(*entries)++;
 		CHECK(r.n_new >= 0 && r.n_new <= max_values);
 		CHECK(r.n_old >= 0 && r.n_old <= max_values);
 
@@ -285,7 +285,7 @@ is_corrupt(const char *after_txn, size_t len, int max_values, const char *name)
 {
 	char		data[256];
 	char	   *to = ecm_chunk_put_txn(data, 1, 2, 3);
-	int entries;
+	int			entries;
 
 	memcpy(to, after_txn, len);
 	ok(read_all(data, ECM_CHUNK_TXN_SIZE + len, max_values, &entries) ==
@@ -295,7 +295,7 @@ is_corrupt(const char *after_txn, size_t len, int max_values, const char *name)
 static void
 test_corrupt(void)
 {
-	int entries;
+	int			entries;
 
 	ok(read_all("", 0, 4, &entries) == ECM_CHUNK_END,
 	   "an empty chunk has no entries");
@@ -347,7 +347,7 @@ test_truncated(void)
 	for (len = 0; len <= (size_t) (to - buffer); len++)
 	{
 		int			whole = 0;
-		int entries;
+		int			entries;
 		bool		at_end = (len == 0 || len == ECM_CHUNK_TXN_SIZE);
 		EcmChunkResult result = read_all(buffer, len, 4, &entries);
 
@@ -373,7 +373,7 @@ test_fuzz(void)
 	{
 		size_t		len = random_below(sizeof(data) / 2);
 		size_t		i;
-		int entries;
+		int			entries;
 		char	   *to = data;
 
 		/* half of them get past the first check */
@@ -400,7 +400,7 @@ test_fuzz(void)
 	{
 		EcmValue	values[3];
 		char	   *to;
-		int entries;
+		int			entries;
 		int			i;
 
 		values[0] = text_value("some text", 9);
@@ -419,7 +419,7 @@ test_fuzz(void)
 			data[at] = (char) random_uint64();
 		}
 		read_all(data, to - data, 3, &entries);
-		CHECK(entries <=(to - data) / 2);
+		CHECK(entries <= (to - data) / 2);
 	}
 	checked("flipped bytes do no harm");
 }

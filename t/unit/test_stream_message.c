@@ -340,8 +340,8 @@ test_garbage(void)
 static void
 test_many_shapes(void)
 {
-	static EcmMessageShape shapes[1000];
-	EcmStreamMessage message = {.kind = ECM_MESSAGE_DROP, .nshapes = LENGTHOF(shapes),
+	static EcmMessageShape shapes[ECM_MESSAGE_SHAPES + 1];
+	EcmStreamMessage message = {.kind = ECM_MESSAGE_DROP, .nshapes = ECM_MESSAGE_SHAPES,
 	.shapes = shapes, .handle = "x", .text = "reason"};
 	int			i;
 
@@ -358,6 +358,17 @@ test_many_shapes(void)
 	CHECK(ecm_message_write(&message, written, sizeof(written)) < sizeof(written));
 	CHECK(parse(written) && same(&read, &message));
 	checked("a thousand shapes in one message");
+
+	message.nshapes++;
+	CHECK(ecm_message_write(&message, written, sizeof(written)) < sizeof(written));
+	CHECK(ecm_message_max_shapes(written, strlen(written)) == ECM_MESSAGE_SHAPES &&
+		  !parse(written));
+	message.kind = ECM_MESSAGE_LOST;
+	strcpy(message.handle, "x");
+	message.text = "reason";
+	CHECK(ecm_message_write(&message, written, sizeof(written)) < sizeof(written));
+	CHECK(!parse(written));
+	checked("... and no more, nor room for more");
 }
 
 static void
