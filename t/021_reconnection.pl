@@ -147,7 +147,7 @@ becomes('a shape that raises errors is "errored"',
 	"SELECT state = 'errored' AND last_error = 'division by zero' FROM electric_cm_shapes WHERE handle = '$other'");
 becomes('an event names it', "SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'shape_errored' AND message LIKE '%$other%'");
 my ($rc, $out, $err) = $node->psql($db, "SELECT * FROM electric_cm_shape_log('$other')");
-like($err, qr/has failed.*DETAIL:\s+division by zero/s, 'its readers get the message');
+like($err, qr/is errored.*DETAIL:\s+division by zero/s, 'its readers get the message');
 ok($stack->active, 'the stack is active again');
 $stack->sql('INSERT INTO other VALUES (2)');
 log_is_right('beside an errored shape');

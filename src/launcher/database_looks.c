@@ -29,15 +29,14 @@
 
 static struct
 {
-	EcmTime		retry_at;		/* no worker was free when last tried, 0: or
-								 * so */
+	EcmTime		retry_at;		/* no worker was free when last tried; 0: was */
 	bool		postponed;		/* ... and it has been said */
-} looks;
+}			look_state;
 
 EcmTime
 ecm_look_retry_at(void)
 {
-	return looks.retry_at;
+	return look_state.retry_at;
 }
 
 /*
@@ -144,7 +143,7 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 	ecm_entry_read(index, &entry);
 	ecm_supervisor_meet(index, &entry);
 	/* nobody has asked for a stack there yet, unless there is a slot */
-	sup->short_reported = looks.postponed || !ecm_database_has_slot(dboid);
+	sup->short_reported = look_state.postponed || !ecm_database_has_slot(dboid);
 
 	facts.needed = ecm_workers_needed(&entry);
 	facts.free = ecm_workers_free(&facts.looking);
@@ -154,14 +153,19 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 		!ecm_supervisor_start(index, &entry, action == ECM_START_LOOK ||
 							  somebody_waits()))
 	{
-		looks.		postponed |= !sup->short_reported;
+		look_state.postponed |= !sup->short_reported;
 
 		ecm_supervisor_report_no_worker(index, &entry, facts.free);
 		ecm_supervisor_free_entry(index, true);
-		looks.		retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
+		look_state.retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
 	}
 	else
-		looks.		postponed = false;
+	{
+		look_state.postponed = false;
+
+		/* where the look finds that a stack is wanted, the next lack counts */
+		sup->short_reported = false;
+	}
 }
 
 void
@@ -170,9 +174,9 @@ ecm_look_into_next(EcmTime now)
 	EcmDatabase *database;
 	int			index;
 
-	if (looks.retry_at > now)
+	if (look_state.retry_at > now)
 		return;
-	looks.		retry_at = 0;
+	look_state.retry_at = 0;
 
 	if (a_look_is_on_its_way())
 		return;
