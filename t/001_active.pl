@@ -76,9 +76,7 @@ is(error("SELECT electric_cm_await_active('3 s')"),
 	'', 'active soon after the transaction that was in the way');
 for my $event (qw(connection_lock_acquired pg_info_looked_up ready))
 {
-	is( $stack->sql("SELECT count(*) > 0 FROM electric_cm_events
-			WHERE event = '$event' AND datname = '$db'"),
-		't', "event \"$event\"");
+	becomes("event \"$event\"", "SELECT count(*) > 0 FROM electric_cm_events WHERE event = '$event' AND datname = '$db'");
 }
 
 # The lock, once more, with nothing else in the way
@@ -179,8 +177,8 @@ terminate('manager', $manager);
 check_log('manager ended');
 under_load(sub { terminate('busy manager', $manager); });
 check_log('busy manager ended');
-is( $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'"),
-	3, 'one launcher, one manager, one consumer');
+becomes('one launcher, one manager, one consumer',
+	"SELECT count(*) = 3 FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'");
 
 # The launcher's end does not concern a manager that runs
 my $manager_pid = $stack->sql($manager);

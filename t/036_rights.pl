@@ -27,7 +27,6 @@ sub state_as
 }
 sub handle_of { my ($role, $args) = @_; return run_as($role, "SELECT electric_cm_create_shape($args)"); }
 sub log_of { my ($handle) = @_; return "SELECT count(*) FROM electric_cm_shape_log('$handle')"; }
-sub is_there { return $stack->sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
 sub owner_of { return $stack->sql("SELECT owner FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
 my $create = 'electric_cm_create_shape(regclass, text, text[])';
@@ -186,9 +185,9 @@ my $franks = handle_of('frank', q{'app.t'});
 $stack->sql('BEGIN', 'DROP OWNED BY frank', 'ROLLBACK');
 is(run_as('frank', log_of($franks)), $stack->sql('SELECT count(*) FROM app.t') + 0, 'DROP OWNED, rolled back: nothing has happened');
 is(state_as('bob', 'DROP OWNED BY frank'), '42501', q{another's DROP OWNED fails});
-is(is_there($franks), '1', '... and does nothing');
+is($stack->exists_shape($franks), '1', '... and does nothing');
 $stack->sql('DROP OWNED BY frank');
-is(is_there($franks), '0', 'DROP OWNED drops the shapes of the role');
+is($stack->exists_shape($franks), '0', 'DROP OWNED drops the shapes of the role');
 $stack->sql('DROP ROLE frank');
 
 # DROP ROLE; a right that PUBLIC has does not hold it up
@@ -196,9 +195,9 @@ $stack->sql('GRANT SELECT ON app.t TO PUBLIC', "GRANT EXECUTE ON FUNCTION $creat
 my $gregs = handle_of('greg', q{'app.t', 'a = 1', '{id,a}'});
 run_as('greg', log_of($gregs));
 $stack->sql('BEGIN', 'DROP ROLE greg', 'ROLLBACK');
-is(is_there($gregs), '1', 'DROP ROLE, rolled back: nothing has happened');
+is($stack->exists_shape($gregs), '1', 'DROP ROLE, rolled back: nothing has happened');
 $stack->sql('DROP ROLE greg');
-is(is_there($gregs), '0', 'DROP ROLE drops the shapes of the role');
+is($stack->exists_shape($gregs), '0', 'DROP ROLE drops the shapes of the role');
 $stack->becomes(q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%its owner was dropped'}, 'an event says why');
 
 # ... against somebody who is creating one at that moment
@@ -213,7 +212,20 @@ $creating->query_safe('COMMIT');
 $creating->quit;
 $dropping->query_until(qr/dropped/, '');
 $dropping->quit;
-is(is_there($hanks), '0', '... and drops it');
+is($stack->exists_shape($hanks), '0', '... and drops it');
+
+# ... while the stack itself has locked one, which it begins to create
+$stack->sql('CREATE ROLE hugo');
+my $holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; LOCK TABLE _electric_cm.shape_worker IN SHARE MODE');
+my $hugos = handle_of('hugo', q{'app.t'});
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%capture_shapes%' AND wait_event_type = 'Lock' AND application_name LIKE 'electric_cm pool%'},
+	'the stack has locked a shape');
+$stack->sql('DROP ROLE hugo');
+is($stack->exists_shape($hugos), '0', 'DROP ROLE ends it all the same');
+$holder->query_safe('COMMIT');
+$holder->quit;
+$stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$hugos'", '... and its row goes after that lock');
 
 # ... of a role with shapes in another database
 $node->safe_psql($db, 'CREATE DATABASE other');
@@ -250,15 +262,15 @@ is(state_as('jack', 'REASSIGN OWNED BY jack TO kate'), '42501', 'one that is not
 is(owner_of($moved), 'jack', '... does nothing');
 $stack->sql('REASSIGN OWNED BY jack TO kate');
 is(owner_of($moved), 'kate', 'REASSIGN OWNED: the shape has another owner');
-is(is_there($doubled), '0', '... unless that has the same already');
-is(is_there($kates), '1', '... which stays');
+is($stack->exists_shape($doubled), '0', '... unless that has the same already');
+is($stack->exists_shape($kates), '1', '... which stays');
 is(state_as('jack', log_of($moved)), '42501', 'the former owner does not read it any more');
 $stack->sql('DROP OWNED BY jack', 'DROP ROLE jack');
 $stack->sql(q{UPDATE app.t SET a = 1 WHERE id > 20}, 'SELECT electric_cm_await_flushed()');
 is(run_as('kate', "SELECT sum(CASE operation WHEN 'insert' THEN 1 WHEN 'delete' THEN -1 ELSE 0 END) FROM electric_cm_shape_log('$moved')"),
 	$stack->sql('SELECT count(*) FROM app.t WHERE a = 1'), 'it goes on, with its log');
 $stack->sql('REASSIGN OWNED BY kate TO lars');
-is(is_there($moved), '0', 'a new owner without rights on the table gets none');
+is($stack->exists_shape($moved), '0', 'a new owner without rights on the table gets none');
 $stack->becomes(q{SELECT count(*) > 0 FROM electric_cm_events WHERE message LIKE '%new owner may not read the table'}, 'an event says why');
 ok($stack->active, 'and the stack is active');
 

@@ -84,6 +84,7 @@ seen(q{SELECT count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_w
 	'a warning says so');
 $stack->write_wal(70);
 seen(q{SELECT count(*) = 2 FROM electric_cm_events WHERE event = 'retained_wal_warning'}, '... again at twice as much');
+$node->wait_for_log(qr/WARNING:.*retains.*WARNING:.*retains/s, 0);
 is(warnings_in_log(), 2, 'both are in the log');
 $session->query_safe('COMMIT');
 $session->quit;

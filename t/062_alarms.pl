@@ -50,7 +50,8 @@ $stack->sql('SELECT electric_cm_stop()');
 $node->restart;
 $stack->write_wal(4);
 $stack->seen(q{electric_cm_status() = 'stopped'});
-like(problems(), qr/warning: replication slot "electric_cm_postgres" retains \d+ MB of WAL/, 'stopped, restarted: what the slot retains is a problem');
+$stack->seen(q{EXISTS (SELECT FROM jsonb_to_recordset(electric_cm_health() -> 'problems') AS p (severity text, problem text)
+	WHERE severity = 'warning' AND problem ~ '^replication slot "electric_cm_postgres" retains \d+ MB of WAL')}, 'stopped, restarted: what the slot retains is a problem');
 
 # Lost, and the server has been restarted: alarms see it
 

@@ -18,7 +18,7 @@ my $db;
 
 sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
 sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub exists_shape { return run_sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
+sub exists_shape { return run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
 sub live_shapes
 {
@@ -29,7 +29,7 @@ sub live_shapes
 }
 
 # For each of these shapes, 1 if it is there, else 0
-sub are_there { return join ',', split /\n/, run_sql(map { "SELECT count(*) FROM _electric_cm.shape WHERE handle = '$_'" } @_); }
+sub are_there { return join ',', split /\n/, run_sql(map { "SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_'" } @_); }
 
 sub replays
 {

@@ -26,8 +26,7 @@ sub all_have_left
 	my $handle = $stack->live_shape('sentinel');
 	drop_shapes($handle);
 	$stack->sql('SELECT _electric_cm.unpublish_tables()');
-	is(is_published('sentinel'), 0, 'what is to leave has left');
-	return;
+	return leaves('sentinel', 'what is to leave has left');
 }
 sub replays
 {
@@ -103,8 +102,8 @@ $stack->sql('TRUNCATE t');
 leaves('t', 'TRUNCATE ends the shape, and the table leaves');
 $one = $stack->live_shape('t');
 drop_shapes($one);
-is($stack->sql('SET electric_cm.manual_table_publishing = on', 'SELECT _electric_cm.unpublish_tables()'), 'f', 'with manual_table_publishing nothing is taken out');
-is(is_published('t'), 1, '... the table is there');
+# at once, since a few seconds later the stack takes it out itself
+is($stack->sql('SET electric_cm.manual_table_publishing = on', 'SELECT _electric_cm.unpublish_tables()', sprintf($published, 't')), "f\n1", 'with manual_table_publishing nothing is taken out');
 
 #
 # Partitions that are published by way of their root

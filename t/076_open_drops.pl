@@ -15,9 +15,6 @@ my $stack = new_stack('main', conf => "autovacuum = off\nelectric_cm.status_chec
 my $node = $stack->node;
 my $pub = 'electric_cm_publication';
 
-# A shape that is lost is not, though its row is there while it is locked.
-sub is_shown { return $stack->sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
-
 # of the superuser, and of u
 sub theirs { my $handle = $stack->sql("SELECT electric_cm_create_shape('$_[0]')"); $stack->is_live($handle); return $handle; }
 sub ours { my $handle = $stack->sql('SET ROLE u', "SELECT electric_cm_create_shape('$_[0]', 'id > 0', '{id}')"); $stack->is_live($handle); return $handle; }
@@ -76,7 +73,7 @@ for my $case (
 	my $end = open_drop($some, $prepared);
 
 	at_once($what . ($prepared ? ', with a prepared drop_shape(),' : ''), @statements);
-	is(is_shown($all), 0, '... and ends the other shape') unless $what =~ /owns/;
+	is($stack->exists_shape($all), 0, '... and ends the other shape') unless $what =~ /owns/;
 	$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$some'", '... and the locked one');
 	like(($node->psql($db, "SET ROLE u; SELECT electric_cm_shape_log('$some')"))[2], qr/shape "$some" does not exist/, '... for its readers, too');
 	$end->($commit ? 'COMMIT' : 'ROLLBACK');
@@ -154,7 +151,7 @@ my ($a, $b) = (ours('s.a'), ours('s.b'));
 $end = open_drop($b);
 at_once('TRUNCATE of both', 'BEGIN', 'TRUNCATE s.a', 'TRUNCATE s.b', 'COMMIT');
 $end->('COMMIT');
-is(is_shown($_), 0, 'both shapes are gone') for $a, $b;
+is($stack->exists_shape($_), 0, 'both shapes are gone') for $a, $b;
 
 #
 # The stack's own work
@@ -184,7 +181,7 @@ for my $with (0, 1)
 }
 $stack->active;
 pass('a start at which all shapes end is not held up');
-is(is_shown($_), 0, 'they have ended') for $other, $again;
+is($stack->exists_shape($_), 0, 'they have ended') for $other, $again;
 $other = theirs('other');
 $stack->sql('UPDATE other SET v = \'x\'');
 $stack->replays($other, 'other', 'the next one is right');

@@ -138,7 +138,8 @@ Wait until a shape is live, as a test of that name, if it has one.
 
 =item $stack->exists_shape($handle)
 
-1 if there is such a shape, else 0.
+1 if there is such a shape, else 0: as users see it. Where a command ends a shape
+whose row the stack has locked at that moment, the row stays there for a while.
 
 =item $stack->state_of($handle), $stack->error_of($handle), $stack->last_offset($handle)
 
@@ -175,7 +176,7 @@ sub is_live
 sub exists_shape
 {
 	my ($self, $handle) = @_;
-	return $self->sql("SELECT count(*) FROM _electric_cm.shape WHERE handle = '$handle'");
+	return $self->sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$handle'");
 }
 
 sub column_of
