@@ -100,6 +100,11 @@ while_stopped('somebody makes another slot of that name', 0, sub {
 	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
 	$stack->sql(qq{SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')});
 });
+while_stopped('the slot is dropped after all, and somebody makes another one', 0, sub {
+	$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
+	$stack->sql(qq{SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')});
+});
 
 # The end of the manager by itself is no clean stop, but nobody else can have
 # had the slot unnoticed

@@ -247,9 +247,12 @@ ecm_stack_row_started(void)
 void
 ecm_stack_row_forget_created(void)
 {
-	(void) update_row("slot_name = NULL, publication_name = NULL, clean_stop_lsn = NULL"
-					  " WHERE slot_name IS NOT NULL OR publication_name IS NOT NULL"
-					  " OR clean_stop_lsn IS NOT NULL",
+	/*
+	 * Not clean_stop_lsn: where the slot could not be dropped, that alone
+	 * tells the next manager that somebody else has consumed it since.
+	 */
+	(void) update_row("slot_name = NULL, publication_name = NULL"
+					  " WHERE slot_name IS NOT NULL OR publication_name IS NOT NULL",
 					  0, NULL, NULL);
 }
 

@@ -111,8 +111,8 @@ ecm_conn_poll_idle(EcmConn *conn)
 {
 	bool		alive = PQconsumeInput(conn->pg);
 
-	(void) PQisBusy(conn->pg);	/* parses, and so calls
-								 * ecm_conn_ecm_conn_receive_notice() */
+	/* parses, and so calls ecm_conn_receive_notice() */
+	(void) PQisBusy(conn->pg);
 	if (!alive || conn->fatal || PQstatus(conn->pg) == CONNECTION_BAD)
 	{
 		/* the last query's error, if any, is not the reason */
