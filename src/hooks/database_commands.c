@@ -107,6 +107,8 @@ resume_stack(Oid dboid)
 {
 	int			index;
 
+	/* first: the launcher must not go by what it knew before the command */
+	ecm_launcher_request_scan();
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
 	if (index >= 0 && ecm_stack_at(index)->pause.count > 0)
@@ -114,7 +116,7 @@ resume_stack(Oid dboid)
 	ecm_unlock();
 	if (index >= 0)
 		ConditionVariableBroadcast(&ecm_stack_at(index)->cv);
-	ecm_launcher_request_scan();
+	ecm_launcher_wake();
 }
 
 /* Ends this backend's pauses: all of them, or those of a subtransaction. */
@@ -427,10 +429,21 @@ drain_stack(Oid dboid, bool *hopeless)
 static void
 skip_own_changes(Oid dboid)
 {
+	EcmTime		give_up = ecm_later(ecm_now(), OTHERS_TIMEOUT_MS);
 	EcmSlotFacts facts;
-	XLogRecPtr	lsn = ecm_end_of_wal();
+	XLogRecPtr	lsn;
 	View		view;
 
+	/*
+	 * a consumer that was about to end when we first looked may be there
+	 * still
+	 */
+	while (view_stack(dboid, &view) && others_there(&view) &&
+		   sleep_on_stack(&view, give_up))
+		;
+	ConditionVariableCancelSleep();
+
+	lsn = ecm_end_of_wal();
 	if (view_stack(dboid, &view) && view.manager_pid == 0 && view.paused &&
 		!others_there(&view) &&
 		ecm_slot_lookup(view.slot_name, &facts) && facts.logical &&
