@@ -107,6 +107,16 @@ sub mine_seen
 	return ok(0, $what);
 }
 write_hba("local all me trust\nlocal all all reject\n");
+
+# The postmaster may take a while to read it, and a session may have got in before
+my $refused = 0;
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	last if $refused = $node->psql($db, 'SELECT 1') != 0;
+	usleep(100_000);
+}
+ok($refused, 'only one role is let in');
+mine_seen(q{count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%'}, '... and no session of the pool is left');
 my $u = mine(q{SELECT electric_cm_create_shape('u')});
 mine_seen(q{status = 'starting' AND step = 'start_pool' FROM electric_cm_stat_manager}, 'no session of the pool can be opened: not active any more');
 mine_seen(q{last_error LIKE '%pg_hba.conf%' FROM electric_cm_stat_manager}, '... last_error says why');
