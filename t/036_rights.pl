@@ -221,8 +221,12 @@ $holder->query_safe('BEGIN; LOCK TABLE _electric_cm.shape_worker IN SHARE MODE')
 my $hugos = handle_of('hugo', q{'app.t'});
 $stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%capture_shapes%' AND wait_event_type = 'Lock' AND application_name LIKE 'electric_cm pool%'},
 	'the stack has locked a shape');
+my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
+kill 'STOP', $consumer or die 'no consumer';
 $stack->sql('DROP ROLE hugo');
 is($stack->exists_shape($hugos), '0', 'DROP ROLE ends it all the same');
+is($stack->sql(q{SELECT (electric_cm_health() #>> '{shapes,total}')::int - (SELECT count(*) FROM electric_cm_shapes)}), '0', '... and health does not count it, either');
+kill 'CONT', $consumer;
 $holder->query_safe('COMMIT');
 $holder->quit;
 $stack->becomes("SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$hugos'", '... and its row goes after that lock');

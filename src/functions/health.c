@@ -276,7 +276,8 @@ add_shapes(Health *health)
 							  "    AND abs(extract(epoch FROM clock_timestamp() - s.created_at)) > 60 AS waits"
 							  "   FROM _electric_cm.shape s"
 							  "    LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-							  "   WHERE t.state IS DISTINCT FROM 'gone') s) s");
+							  "   WHERE t.state IS DISTINCT FROM 'gone'"
+							  "    AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id)) s) s");
 
 	open_group(json, "shapes", '{');
 	add_value(json, "total", v ? v[0] : NULL);
