@@ -59,7 +59,7 @@
 #include "hooks/unpublish.h"
 #include "jobs/unpublish_tables.h"
 #include "shape/shape_owner.h"
-#include "slot/abandoned_slot.h"
+#include "slot/left_slot.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 

@@ -27,7 +27,7 @@
 #include "jobs/deliver_events.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
-#include "slot/abandoned_slot.h"
+#include "slot/left_slot.h"
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 

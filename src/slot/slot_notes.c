@@ -30,7 +30,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
-#include "slot/abandoned_slot.h"
+#include "slot/left_slot.h"
 #include "slot/slot.h"
 #include "slot/slot_notes.h"
 

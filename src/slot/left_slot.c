@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * abandoned_slot.c
+ * left_slot.c
  *	  Slots of ours that are to be dropped as soon as nobody uses them.
  *
  *-------------------------------------------------------------------------
@@ -11,7 +11,7 @@
 
 #include "base/event.h"
 #include "base/shmem.h"
-#include "slot/abandoned_slot.h"
+#include "slot/left_slot.h"
 
 void
 ecm_leave_slot(Oid dboid, const char *slot_name)

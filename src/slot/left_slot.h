@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * abandoned_slot.h
+ * left_slot.h
  *	  Slots of ours that are to be dropped as soon as nobody uses them.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef ECM_ABANDONED_SLOT_H
-#define ECM_ABANDONED_SLOT_H
+#ifndef ECM_LEFT_SLOT_H
+#define ECM_LEFT_SLOT_H
 
 #include "postgres.h"
 
@@ -16,4 +16,4 @@
  */
 extern void ecm_leave_slot(Oid dboid, const char *slot_name);
 
-#endif							/* ECM_ABANDONED_SLOT_H */
+#endif							/* ECM_LEFT_SLOT_H */
