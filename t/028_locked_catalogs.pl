@@ -3,37 +3,15 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_impatient_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $stack = new_stack('main', conf => q{
-wal_sender_timeout = '2 s'
-electric_cm.status_check_interval = '1 s'
-electric_cm.wal_report_interval = '1 s'
-});
+my ($stack, $handle) = new_impatient_stack();
 my $node = $stack->node;
-my $db = 'postgres';
-
-sub becomes { return $stack->becomes($_[1], $_[0]); }
-
-my $walsender = "(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')";
-
-$stack->sql('CREATE EXTENSION electric_cm');
-ok($stack->active, 'active');
-$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
-my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-
-sub add_rows
-{
-	my ($n) = @_;
-	$stack->sql(qq{SET statement_timeout = '30 s';
-		INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, repeat('x', 1000) FROM generate_series(1, $n) i});
-	return;
-}
+my $db = $stack->db;
 
 # Locks on catalogs, held for some seconds by a session, which also looks
 
@@ -57,7 +35,7 @@ sub locked
 	is($result, 'active true true', "$what locked: the manager answers, samples and feeds back");
 	$holder->query_safe('COMMIT');
 	$holder->quit;
-	add_rows(100);
+	$stack->add_rows(100);
 	$stack->replays($handle, 't', "$what locked, and released");
 	return;
 }
@@ -71,7 +49,7 @@ locked("the stack's own tables",
 my $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN');
 $holder->query_safe('LOCK TABLE _electric_cm.shape, _electric_cm.shape_state, _electric_cm.shape_log, _electric_cm.progress');
-add_rows(2000);
+$stack->add_rows(2000);
 pass("the stack's own tables locked: applications write as before");
 $holder->query_safe('COMMIT');
 $holder->quit;

@@ -13,7 +13,7 @@ use Test::More;
 
 use ElectricCM::Stack ();
 
-our @EXPORT_OK = qw(new_stack new_node wait_active becomes replay_equals install_compare has_xml
+our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes replay_equals install_compare has_xml
   source_constant);
 
 =pod
@@ -92,6 +92,30 @@ sub new_stack
 	my ($name, %opts) = @_;
 	my $db = delete $opts{db};
 	return ElectricCM::Stack->new(new_node($name, %opts), $db);
+}
+
+=pod
+
+=item new_impatient_stack()
+
+A server whose walsenders give up after 2 s, with a stack that is active and a
+shape of table t, which has been read: the stack, and the shape's handle.
+
+=cut
+
+sub new_impatient_stack
+{
+	my $stack = new_stack('main', conf => q{
+wal_sender_timeout = '2 s'
+electric_cm.status_check_interval = '1 s'
+electric_cm.wal_report_interval = '1 s'
+});
+	$stack->sql('CREATE EXTENSION electric_cm');
+	Test::More::ok($stack->active, 'active');
+	$stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
+	my $handle = $stack->shape('t');
+	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	return ($stack, $handle);
 }
 
 =pod

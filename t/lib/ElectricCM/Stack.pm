@@ -157,6 +157,14 @@ See ElectricCM.
 
 =cut
 
+# n rows of 1 kB more in table t, within 30 s
+sub add_rows
+{
+	my ($self, $n) = @_;
+	return $self->sql(qq{SET statement_timeout = '30 s';
+		INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, repeat('x', 1000) FROM generate_series(1, $n) i});
+}
+
 sub shape { my ($self, $table) = @_; return $self->sql("SELECT electric_cm_create_shape('$table')"); }
 
 sub live_shape
