@@ -111,18 +111,18 @@ emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 {
 	const char *reason;
 
-	if (ecm_gather_is_past(shape->skip_until) || ecm_match_has_failed(shape))
+	if (ecm_log_batch_is_past(shape->skip_until) || ecm_match_has_failed(shape))
 		return;
 	ecm_work_on(shape->id);
 	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
 								  newv, oldv);
 	if (reason != NULL)
 	{
-		ecm_gather_enter_transaction();
+		ecm_log_batch_enter_transaction();
 		ecm_match_fail(shape, psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
 		return;
 	}
-	ecm_gather_entry(&shape->buffer, op, newv, oldv);
+	ecm_log_batch_entry(&shape->buffer, op, newv, oldv);
 }
 
 /* Do two tuples of a shape have the same values? */
@@ -209,7 +209,7 @@ match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *ol
 
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
-		ecm_gather_enter_transaction();
+		ecm_log_batch_enter_transaction();
 	change.number++;
 
 	if (oldtup != NULL)
@@ -263,7 +263,7 @@ match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupl
 
 	ensure_scratch(table->ncolumns);
 	if (table->any_filter)
-		ecm_gather_enter_transaction();
+		ecm_log_batch_enter_transaction();
 	read_tuple(binding, relation, newtup, false, change.table_values[ECM_NEW_TUPLE]);
 	are_in = ecm_match_tuple(table, change.table_values[ECM_NEW_TUPLE], ECM_NEW_TUPLE,
 							 ++change.number, &n);
@@ -293,7 +293,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	/* all of them begin with the relation's OID */
 	ecm_here->relation = peek_relation(in);
 	change.last_number = change.number;
-	ecm_gather_figures.changes++;
+	ecm_log_batch_figures.changes++;
 	if (type == LOGICAL_REP_MSG_INSERT)
 		relation = ecm_relation_find(logicalrep_read_insert(in, &newtup));
 	else if (type == LOGICAL_REP_MSG_UPDATE)
@@ -327,7 +327,7 @@ ecm_change_unsendable(Oid relid, const char *column)
 		"54000: the server could not send a change of the table: it is too large, or has no text form" :
 		psprintf("54000: the server could not send a change of the table with its value of column \"%s\", since it is too large",
 				 column);
-	ecm_gather_enter_transaction();
+	ecm_log_batch_enter_transaction();
 	if (get_rel_relispartition(relid))
 		relations = get_partition_ancestors(relid);
 	relations = lappend_oid(relations, relid);

@@ -105,9 +105,9 @@ handle_begin(StringInfo in)
 	FullTransactionId next = ReadNextFullTransactionId();
 
 	logicalrep_read_begin(in, &begin);
-	consumer.skipping = begin.final_lsn < ecm_gather_position();
-	ecm_gather_begin(begin.final_lsn,
-					 ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
+	consumer.skipping = begin.final_lsn < ecm_log_batch_position();
+	ecm_log_batch_begin(begin.final_lsn,
+						ecm_widen_xid(begin.xid, U64FromFullTransactionId(next)));
 	ecm_followed_begin();
 	ecm_match_begin();
 }
@@ -120,10 +120,10 @@ handle_commit(StringInfo in)
 	logicalrep_read_commit(in, &commit);
 	if (consumer.skipping)
 		return;
-	ecm_gather_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
+	ecm_log_batch_commit(commit.end_lsn, ecm_orders_any() ? ecm_orders_obey : NULL);
 	if (ecm_orders_any())
 		ecm_orders_committed();
-	if (ecm_gather_is_empty())
+	if (ecm_log_batch_is_empty())
 		ecm_followed_free_gone();
 }
 
@@ -192,7 +192,7 @@ obey_reset(uint32 number)
 	EcmConsumerSlot *slot = my_slot();
 
 	ecm_orders_forget();
-	ecm_gather_reset();
+	ecm_log_batch_reset();
 	ecm_relations_forget();
 	ecm_followed_free_gone();
 
@@ -449,17 +449,17 @@ follow_stream(void)
 			continue;
 		}
 
-		if (ecm_gather_unsettled())
+		if (ecm_log_batch_unsettled())
 		{
-			if (ecm_gather_pace())
+			if (ecm_log_batch_pace())
 				continue;		/* more has come in meanwhile */
 
 			/*
 			 * before sleeping, flush and report all, so that the slot
 			 * advances
 			 */
-			ecm_gather_settle();
-			if (!ecm_gather_in_transaction())
+			ecm_log_batch_settle();
+			if (!ecm_log_batch_in_transaction())
 				pgstat_report_stat(false);
 			continue;			/* more may have come in meanwhile */
 		}
@@ -634,7 +634,7 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 static void
 match_failed(EcmShape *shape, const char *message)
 {
-	if (!ecm_gather_is_past(shape->skip_until))
+	if (!ecm_log_batch_is_past(shape->skip_until))
 		ecm_orders_add_errored(shape->id, shape->generation, message);
 }
 
@@ -707,7 +707,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
 		!ecm_worker_try(read_progress, &position, &err))
 		end_starting(&err);
-	ecm_gather_init(consumer.args.stack_index, consumer.args.worker, position);
+	ecm_log_batch_init(consumer.args.stack_index, consumer.args.worker, position);
 	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, consumer.args.worker),
 						   SignalHandlerForCrashExit, &place);
 	blame_for_death(blame, &place,
@@ -721,7 +721,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 		end_starting(&err);
 	}
 
-	ecm_gather_figures.shapes = ecm_followed_count();
+	ecm_log_batch_figures.shapes = ecm_followed_count();
 
 	/* our predecessor committed asynchronously: what we read must be on disk */
 	XLogFlush(ecm_end_of_wal());

@@ -494,7 +494,7 @@ ecm_follow_shape(const EcmShapeDef *def)
 void
 ecm_followed_begin(void)
 {
-	if (XLogRecPtrIsInvalid(followed.bind_again_at) || ecm_gather_is_past(followed.bind_again_at))
+	if (XLogRecPtrIsInvalid(followed.bind_again_at) || ecm_log_batch_is_past(followed.bind_again_at))
 		return;
 	ecm_tables_version++;
 	followed.bind_again_at = InvalidXLogRecPtr;

@@ -69,7 +69,7 @@ typedef struct UnflushedCommit
 	XLogRecPtr	local_lsn;
 } UnflushedCommit;
 
-EcmGatherFigures ecm_gather_figures;
+EcmLogBatchFigures ecm_log_batch_figures;
 
 /* The batch, and how far the logs are. */
 typedef struct LogBatch
@@ -122,7 +122,7 @@ typedef struct LogBatch
 		int64		entries;
 	}			done;
 
-	/* when to settle again: ecm_gather_pace() */
+	/* when to settle again: ecm_log_batch_pace() */
 	struct
 	{
 		int			transactions;	/* complete, since the last settling */
@@ -154,17 +154,17 @@ static LogBatch batch =
 };
 
 void
-ecm_gather_init(int index, int worker_number, XLogRecPtr position)
+ecm_log_batch_init(int index, int worker_number, XLogRecPtr position)
 {
 	batch.stack_index = index;
 	batch.worker = worker_number;
 	batch.done.applied_lsn = batch.done.reported_lsn = position;
-	batch.context = AllocSetContextCreate(TopMemoryContext, "electric_cm gather",
+	batch.context = AllocSetContextCreate(TopMemoryContext, "electric_cm log batch",
 										  ALLOCSET_DEFAULT_SIZES);
 }
 
 void
-ecm_gather_touch(int64 shape)
+ecm_log_batch_touch(int64 shape)
 {
 	if (batch.readers.n == batch.readers.max)
 	{
@@ -187,19 +187,19 @@ wake_readers(void)
 }
 
 XLogRecPtr
-ecm_gather_position(void)
+ecm_log_batch_position(void)
 {
 	return Max(batch.done.applied_lsn, batch.lsn);
 }
 
 bool
-ecm_gather_in_transaction(void)
+ecm_log_batch_in_transaction(void)
 {
 	return batch.local.open;
 }
 
 bool
-ecm_gather_is_empty(void)
+ecm_log_batch_is_empty(void)
 {
 	return batch.complete_buffers == NIL && batch.open_buffers == NIL;
 }
@@ -255,7 +255,7 @@ end_sheltered(bool commit)
 }
 
 void
-ecm_gather_enter_transaction(void)
+ecm_log_batch_enter_transaction(void)
 {
 	if (batch.local.spilling)
 		begin_sheltered();
@@ -267,7 +267,7 @@ ecm_gather_enter_transaction(void)
 }
 
 void
-ecm_gather_recover(void)
+ecm_log_batch_recover(void)
 {
 	MemoryContext old = CurrentMemoryContext;
 
@@ -279,7 +279,7 @@ ecm_gather_recover(void)
 		batch.local.open = false;
 	}
 	MemoryContextSwitchTo(old);
-	ecm_gather_enter_transaction();
+	ecm_log_batch_enter_transaction();
 }
 
 /* Ends a transaction in which there was nothing to write. */
@@ -402,9 +402,9 @@ report_progress(bool flush)
 	slot->applied_lsn = Max(slot->applied_lsn, batch.done.applied_lsn);
 	slot->received_lsn = Max(slot->received_lsn, Max(batch.done.applied_lsn, batch.lsn));
 	slot->durable_lsn = Max(slot->durable_lsn, durable);
-	slot->shapes = ecm_gather_figures.shapes;
+	slot->shapes = ecm_log_batch_figures.shapes;
 	slot->transactions = batch.done.transactions;
-	slot->changes = ecm_gather_figures.changes;
+	slot->changes = ecm_log_batch_figures.changes;
 	slot->matched_changes = batch.done.entries;
 	slot->last_progress_at = ecm_wall_clock();
 	while (batch.grown.n > 0 && slot->ngrown < ECM_MAX_GROWN)
@@ -439,7 +439,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 	ecm_work_on(buffer->shape);
 	if (buffer->touched != batch.readers.commit)
 	{
-		ecm_gather_touch(buffer->shape);
+		ecm_log_batch_touch(buffer->shape);
 		buffer->touched = batch.readers.commit;
 	}
 	if (buffer->totals_epoch != batch.totals_epoch)
@@ -494,7 +494,7 @@ forget_open(void)
 static void
 reset_gather_memory(void)
 {
-	if (ecm_gather_is_empty())
+	if (ecm_log_batch_is_empty())
 		MemoryContextReset(batch.context);
 }
 
@@ -600,8 +600,8 @@ complete_open(XLogRecPtr end_lsn)
  * Appends an entry to a shape's open chunks.
  */
 void
-ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
-				 const EcmValue *oldv)
+ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
+					const EcmValue *oldv)
 {
 	int			n = buffer->ncolumns;
 	Size		need = 1;
@@ -671,7 +671,7 @@ ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 /* --------------------------------------------------------- transactions -- */
 
 void
-ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
+ecm_log_batch_begin(XLogRecPtr lsn, uint64 xid)
 {
 	batch.upstream.lsn = lsn;
 	batch.upstream.xid = xid;
@@ -680,19 +680,19 @@ ecm_gather_begin(XLogRecPtr lsn, uint64 xid)
 }
 
 bool
-ecm_gather_is_past(XLogRecPtr skip_until)
+ecm_log_batch_is_past(XLogRecPtr skip_until)
 {
 	return batch.upstream.lsn < skip_until;
 }
 
 XLogRecPtr
-ecm_gather_lsn(void)
+ecm_log_batch_lsn(void)
 {
 	return batch.upstream.lsn;
 }
 
 TransactionId
-ecm_gather_xid(void)
+ecm_log_batch_xid(void)
 {
 	return XidFromFullTransactionId(FullTransactionIdFromU64(batch.upstream.xid));
 }
@@ -702,7 +702,7 @@ ecm_gather_xid(void)
  * orders for us, is committed by itself.
  */
 void
-ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
+ecm_log_batch_commit(XLogRecPtr end_lsn, void (*orders) (void))
 {
 	batch.done.transactions++;
 	batch.pace.transactions++;
@@ -735,7 +735,7 @@ ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void))
 }
 
 void
-ecm_gather_reset(void)
+ecm_log_batch_reset(void)
 {
 	if (batch.local.spilling)
 	{
@@ -756,7 +756,7 @@ ecm_gather_reset(void)
 }
 
 bool
-ecm_gather_unsettled(void)
+ecm_log_batch_unsettled(void)
 {
 	return !XLogRecPtrIsInvalid(batch.lsn) || batch.done.unflushed != NIL ||
 		batch.done.reported_lsn != batch.done.applied_lsn || (batch.local.open && !batch.local.spilling);
@@ -768,7 +768,7 @@ ecm_gather_unsettled(void)
  * The sleep is deaf to signals and the latch, but 2 ms at most.
  */
 bool
-ecm_gather_pace(void)
+ecm_log_batch_pace(void)
 {
 	EcmTime		due = batch.pace.settled_at + PACE_US;
 	EcmTime		now;
@@ -783,7 +783,7 @@ ecm_gather_pace(void)
 }
 
 void
-ecm_gather_settle(void)
+ecm_log_batch_settle(void)
 {
 	batch.pace.settled = batch.pace.transactions;
 	batch.pace.transactions = 0;

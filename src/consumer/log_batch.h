@@ -36,81 +36,81 @@ typedef struct EcmShapeBuffer
 } EcmShapeBuffer;
 
 /* 'position': end of the last upstream transaction that was applied. */
-extern void ecm_gather_init(int stack_index, int worker, XLogRecPtr position);
+extern void ecm_log_batch_init(int stack_index, int worker, XLogRecPtr position);
 
 /* End of the last upstream transaction that was applied or gathered. */
-extern XLogRecPtr ecm_gather_position(void);
+extern XLogRecPtr ecm_log_batch_position(void);
 
 /* An upstream transaction begins ('lsn': its commit record) ... */
-extern void ecm_gather_begin(XLogRecPtr lsn, uint64 xid);
+extern void ecm_log_batch_begin(XLogRecPtr lsn, uint64 xid);
 
 /*
  * Has the shape's log this transaction already, since it commits before
  * skip_until (see assign.c)?  And its transaction id, and LSN.
  */
-extern bool ecm_gather_is_past(XLogRecPtr skip_until);
-extern TransactionId ecm_gather_xid(void);
-extern XLogRecPtr ecm_gather_lsn(void);
+extern bool ecm_log_batch_is_past(XLogRecPtr skip_until);
+extern TransactionId ecm_log_batch_xid(void);
+extern XLogRecPtr ecm_log_batch_lsn(void);
 
 /* ... has an entry (both value arrays have the shape's columns) ... */
-extern void ecm_gather_entry(EcmShapeBuffer *buffer, EcmOp op,
-							 const EcmValue *newv, const EcmValue *oldv);
+extern void ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op,
+								const EcmValue *newv, const EcmValue *oldv);
 
 /*
  * ... and is complete.  With 'orders' it is committed at once, by itself, and
  * orders() runs in the same local transaction.
  */
-extern void ecm_gather_commit(XLogRecPtr end_lsn, void (*orders) (void));
+extern void ecm_log_batch_commit(XLogRecPtr end_lsn, void (*orders) (void));
 
 /* The stream was lost: drop what is open, commit what is complete. */
-extern void ecm_gather_reset(void);
+extern void ecm_log_batch_reset(void);
 
 /* Is there anything gathered, or not flushed, or not reported yet? */
-extern bool ecm_gather_unsettled(void);
+extern bool ecm_log_batch_unsettled(void);
 
 /*
  * Commits what is complete and flushes it; nothing is owed to anybody after
  * that, except a large transaction that is still coming in.
  */
-extern void ecm_gather_settle(void);
+extern void ecm_log_batch_settle(void);
 
 /*
  * To be called before that: true if it has waited, for two milliseconds at
  * most, since others are writing and more is likely to have come in.
  */
-extern bool ecm_gather_pace(void);
+extern bool ecm_log_batch_pace(void);
 
 /* The next commit has something to tell those who wait for that shape's log. */
-extern void ecm_gather_touch(int64 shape);
+extern void ecm_log_batch_touch(int64 shape);
 
 /*
  * Is a local transaction open between messages, for a large one, or because
  * somebody needed one?  It ends when what is gathered is committed, and before
  * the queue runs dry unless a large transaction is coming in.
  */
-extern bool ecm_gather_in_transaction(void);
-extern void ecm_gather_enter_transaction(void);
+extern bool ecm_log_batch_in_transaction(void);
+extern void ecm_log_batch_enter_transaction(void);
 
 /*
  * After an ERROR outside of this file, within PG_CATCH, in a transaction that
- * ecm_gather_enter_transaction() was called in for this message: makes one of
+ * ecm_log_batch_enter_transaction() was called in for this message: makes one of
  * what the error has spoilt.  The gathered entries stay, and those of a large
  * transaction that were written.
  */
-extern void ecm_gather_recover(void);
+extern void ecm_log_batch_recover(void);
 
 /*
  * Nothing refers to any buffer any more: those that are gone may be freed.
  */
-extern bool ecm_gather_is_empty(void);
+extern bool ecm_log_batch_is_empty(void);
 
 /* Figures for the view; the caller counts changes itself. */
-typedef struct EcmGatherFigures
+typedef struct EcmLogBatchFigures
 {
 	int			shapes;
 	int64		changes;
-} EcmGatherFigures;
+} EcmLogBatchFigures;
 
-extern EcmGatherFigures ecm_gather_figures;
+extern EcmLogBatchFigures ecm_log_batch_figures;
 
 #endif							/* ECM_LOG_BATCH_H */

@@ -162,7 +162,7 @@ bind_relation(EcmRelation *relation)
 	ListCell   *lc;
 	MemoryContext old;
 
-	if (ecm_gather_in_transaction())
+	if (ecm_log_batch_in_transaction())
 		read_ancestors(&arg);
 	else
 	{
@@ -181,7 +181,7 @@ bind_relation(EcmRelation *relation)
 	{
 		if (!ecm_follow_is_due(lfirst_oid(lc)))
 			continue;
-		ecm_gather_enter_transaction();
+		ecm_log_batch_enter_transaction();
 		ecm_follow_table(lfirst_oid(lc));
 	}
 	MemoryContextReset(relation->bindings_context);

@@ -305,9 +305,9 @@ judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 
 	if (fault == ECM_FAULT_OF_IT)
 		return VERDICT_FAULT;
-	if (fault != ECM_FAULT_IF_AGAIN || !ecm_blame_died_at(ecm_gather_lsn(), 0))
+	if (fault != ECM_FAULT_IF_AGAIN || !ecm_blame_died_at(ecm_log_batch_lsn(), 0))
 		return VERDICT_RETHROW;
-	if (ecm_blame_died_at(ecm_gather_lsn(), shape) ||
+	if (ecm_blame_died_at(ecm_log_batch_lsn(), shape) ||
 		(matching.starved.shape == shape && matching.starved.column == column && matching.starved.change == change))
 		return VERDICT_FAULT;
 	matching.starved.shape = shape;
@@ -338,7 +338,7 @@ leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext c
 		PG_RE_THROW();
 	EmitErrorReport();
 	FlushErrorState();
-	ecm_gather_recover();
+	ecm_log_batch_recover();
 	ecm_work_on(0);
 	ResetExprContext(table->econtext);
 

@@ -214,7 +214,7 @@ set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 static void
 await_order(const ShapeList *list)
 {
-	TransactionId xid = ecm_gather_xid();
+	TransactionId xid = ecm_log_batch_xid();
 	EcmFates	fates;
 	bool		changed = false;
 
@@ -246,7 +246,7 @@ meant(const ShapeList *list)
 	await_order(list);
 	values[0] = ecm_array_of_int8(list->ids, list->n);
 	values[1] = ecm_array_of_int4(list->generations, list->n);
-	values[2] = TransactionIdGetDatum(ecm_gather_xid());
+	values[2] = TransactionIdGetDatum(ecm_log_batch_xid());
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan,
 					 "SELECT s.id, s.generation FROM unnest($1, $2) AS d (id, generation)"
@@ -286,7 +286,7 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	EcmShape   *shape;
 
 	if (wanted == NULL || def->generation != wanted->generation ||
-		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_gather_is_past(def->skip_until))
+		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_log_batch_is_past(def->skip_until))
 		return;					/* a later attempt is coming, another's, or
 								 * done */
 
@@ -376,10 +376,10 @@ obey_live(const EcmStreamMessage *message)
 		EcmShape   *shape = ecm_followed_find(id);
 
 		if (shape == NULL || !shape->buffer.capturing ||
-			shape->generation != generation || ecm_gather_is_past(shape->skip_until))
+			shape->generation != generation || ecm_log_batch_is_past(shape->skip_until))
 			continue;
 		ecm_work_on(id);
-		ecm_gather_touch(id);
+		ecm_log_batch_touch(id);
 		settle_captured(id, generation, snapshot);
 		shape->buffer.capturing = false;
 		shape->buffer.totals_epoch = 0;
@@ -427,7 +427,7 @@ give_up(int64 id, const char *reason)
 {
 	EcmShape   *shape = ecm_followed_find(id);
 
-	if (shape == NULL || ecm_gather_is_past(shape->skip_until))
+	if (shape == NULL || ecm_log_batch_is_past(shape->skip_until))
 		return;
 	ecm_shape_set_errored(id, shape->generation,
 						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
@@ -447,10 +447,10 @@ end_errored(int64 id, int generation, const char *reason)
 	const char *handle = NULL;
 
 	ecm_work_on(id);
-	ecm_gather_touch(id);
+	ecm_log_batch_touch(id);
 	def = ecm_shape_by_id(id);
 	if (def != NULL && def->worker == orders.worker && def->generation == generation &&
-		!ecm_gather_is_past(def->skip_until))
+		!ecm_log_batch_is_past(def->skip_until))
 	{
 		ecm_shape_set_errored(id, generation, reason);
 		if (shape != NULL)
@@ -476,7 +476,7 @@ obey_drop(const EcmStreamMessage *message)
 {
 	EcmFates	fates;
 
-	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
+	(void) ecm_fates_begin(&fates, ecm_log_batch_xid(), true);
 	for (int i = 0; i < message->nshapes; i++)
 	{
 		int64		id = message->shapes[i].id;
@@ -485,7 +485,7 @@ obey_drop(const EcmStreamMessage *message)
 		if (ecm_fate_of(&fates, id).exists)
 			continue;
 		ecm_work_on(id);
-		ecm_gather_touch(id);
+		ecm_log_batch_touch(id);
 		if (shape != NULL)
 			ecm_unfollow(shape);
 		else
@@ -511,11 +511,11 @@ obey_lost(const EcmStreamMessage *message)
 		EcmShape   *shape = ecm_followed_find(id);
 
 		if (def == NULL || def->worker != orders.worker ||
-			ecm_gather_is_past(def->skip_until) ||
-			!ecm_fate_is_lost(ecm_gather_xid(), id))
+			ecm_log_batch_is_past(def->skip_until) ||
+			!ecm_fate_is_lost(ecm_log_batch_xid(), id))
 			continue;
 		ecm_work_on(id);
-		ecm_gather_touch(id);
+		ecm_log_batch_touch(id);
 		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_state"
 							  " (shape, state, generation, last_error)"
 							  " VALUES ($1, 'gone', $2, %s) ON CONFLICT (shape)"
@@ -539,7 +539,7 @@ obey_owner(int64 id)
 
 	if (shape == NULL)
 		return;
-	(void) ecm_fates_begin(&fates, ecm_gather_xid(), true);
+	(void) ecm_fates_begin(&fates, ecm_log_batch_xid(), true);
 	fate = ecm_fate_of(&fates, id);
 	ecm_fates_end(&fates);
 	if (fate.exists)
@@ -621,7 +621,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 		int64		id = ((EcmShape *) lfirst(lc))->id;
 
 		ecm_work_on(id);
-		ecm_gather_touch(id);
+		ecm_log_batch_touch(id);
 		give_up(id, reason);
 		ecm_work_on(0);
 	}
@@ -652,7 +652,7 @@ ecm_orders_obey(void)
 			MemoryContextSwitchTo(context);
 		}
 	}
-	ecm_gather_figures.shapes = ecm_followed_count();
+	ecm_log_batch_figures.shapes = ecm_followed_count();
 }
 
 /*
