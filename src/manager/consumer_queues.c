@@ -37,7 +37,7 @@
 /* A worker that has not attached after this long is given up. */
 #define ATTACH_TIMEOUT_MS	10000
 
-typedef struct FeedConsumer
+typedef struct QueueConsumer
 {
 	BackgroundWorkerHandle *handle; /* NULL: not running */
 	dsm_segment *segment;
@@ -53,7 +53,7 @@ typedef struct FeedConsumer
 	uint64		seen_processed; /* as of the last look ... */
 	XLogRecPtr	seen_durable;
 	EcmTime		moved_at;		/* ... that found progress, or no work */
-} FeedConsumer;
+} QueueConsumer;
 
 static struct
 {
@@ -61,11 +61,11 @@ static struct
 	const char *datname;
 	MemoryContext context;		/* of the queues' handles, and of 'kept' */
 	const char *message_prefix; /* of our messages */
-	EcmFeedMessageCallback message_callback;
+	EcmStreamMessageCallback message_callback;
 	bool		reported_unknown;	/* a message that looks like ours */
 
 	int			nconsumers;
-	FeedConsumer consumers[ECM_MAX_SHAPE_WORKERS];
+	QueueConsumer consumers[ECM_MAX_SHAPE_WORKERS];
 	uint32		reset_number;	/* of the last order to forget a stream */
 	EcmTime		start_began;
 
@@ -84,27 +84,27 @@ static struct
 		bool		giant_coming;	/* in the transaction that is coming in */
 		XLogRecPtr	giant_lsn;	/* the last one precedes this; invalid: none */
 	}			stream;
-}			feed;
+}			queues;
 
 void
-ecm_feed_init(int index, const char *datname)
+ecm_queues_init(int index, const char *datname)
 {
-	feed.stack_index = index;
-	feed.datname = datname;
-	feed.nconsumers = ecm_shape_workers;
-	feed.context = AllocSetContextCreate(TopMemoryContext, "electric_cm feed",
-										 ALLOCSET_DEFAULT_SIZES);
+	queues.stack_index = index;
+	queues.datname = datname;
+	queues.nconsumers = ecm_shape_workers;
+	queues.context = AllocSetContextCreate(TopMemoryContext, "electric_cm consumer queues",
+										   ALLOCSET_DEFAULT_SIZES);
 
-	MemoryContextSwitchTo(feed.context);
-	initStringInfo(&feed.kept);
+	MemoryContextSwitchTo(queues.context);
+	initStringInfo(&queues.kept);
 	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 void
-ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callback)
+ecm_queues_set_message_callback(const char *prefix, EcmStreamMessageCallback callback)
 {
-	feed.message_prefix = prefix;
-	feed.message_callback = callback;
+	queues.message_prefix = prefix;
+	queues.message_callback = callback;
 }
 
 /* ------------------------------------------------------------- starting -- */
@@ -112,7 +112,7 @@ ecm_feed_set_message_callback(const char *prefix, EcmFeedMessageCallback callbac
 static EcmConsumerSlot *
 shared_slot(int i)
 {
-	return &ecm_stack_at(feed.stack_index)->consumers[i];
+	return &ecm_stack_at(queues.stack_index)->consumers[i];
 }
 
 /*
@@ -121,7 +121,7 @@ shared_slot(int i)
 static bool
 launch_consumer(int i)
 {
-	FeedConsumer *c = &feed.consumers[i];
+	QueueConsumer *c = &queues.consumers[i];
 	BackgroundWorker worker;
 	EcmConsumerArgs args;
 	EcmConsumerSlot *slot = shared_slot(i);
@@ -140,7 +140,7 @@ launch_consumer(int i)
 	slot->segment = dsm_segment_handle(c->segment);
 	slot->pid = 0;
 	slot->attached = false;
-	slot->reset_done = feed.reset_number;	/* it has nothing to forget */
+	slot->reset_done = queues.reset_number; /* it has nothing to forget */
 
 	slot->processed = 0;
 	slot->working_on = 0;
@@ -151,19 +151,19 @@ launch_consumer(int i)
 
 	ecm_bgworker_init(&worker, "ecm_consumer_main", "electric_cm consumer");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "electric_cm consumer %s %d",
-			 feed.datname, i + 1);
-	args.stack_index = feed.stack_index;
+			 queues.datname, i + 1);
+	args.stack_index = queues.stack_index;
 	args.worker = i;
 	memcpy(worker.bgw_extra, &args, sizeof(args));
 
-	c->handle = ecm_bgworker_start(&worker, feed.context);
+	c->handle = ecm_bgworker_start(&worker, queues.context);
 	if (c->handle == NULL)
 	{
 		dsm_detach(c->segment);
 		c->segment = NULL;
 		return false;
 	}
-	old = MemoryContextSwitchTo(feed.context);
+	old = MemoryContextSwitchTo(queues.context);
 	c->queue = shm_mq_attach(mq, c->segment, c->handle);
 	MemoryContextSwitchTo(old);
 	c->pending = false;
@@ -175,7 +175,7 @@ launch_consumer(int i)
 }
 
 static bool
-consumer_is_running(FeedConsumer *c)
+consumer_is_running(QueueConsumer *c)
 {
 	pid_t		pid;
 
@@ -192,7 +192,7 @@ consumer_is_running(FeedConsumer *c)
 }
 
 static void
-discard_consumer(FeedConsumer *c)
+discard_consumer(QueueConsumer *c)
 {
 	if (c->queue)
 		shm_mq_detach(c->queue);
@@ -204,28 +204,28 @@ discard_consumer(FeedConsumer *c)
 }
 
 char *
-ecm_feed_assign_sql(void)
+ecm_queues_assign_sql(void)
 {
-	for (int i = 0; i < feed.nconsumers; i++)
-		if (feed.consumers[i].handle != NULL)
+	for (int i = 0; i < queues.nconsumers; i++)
+		if (queues.consumers[i].handle != NULL)
 			return NULL;
-	return psprintf("SELECT _electric_cm.assign_shapes(%d)", feed.nconsumers);
+	return psprintf("SELECT _electric_cm.assign_shapes(%d)", queues.nconsumers);
 }
 
 void
-ecm_feed_start(void)
+ecm_queues_start(void)
 {
-	feed.start_began = ecm_now();
+	queues.start_began = ecm_now();
 
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_stack_at(feed.stack_index)->nconsumers = feed.nconsumers;
+	ecm_stack_at(queues.stack_index)->nconsumers = queues.nconsumers;
 	ecm_unlock();
 
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
-		if (consumer_is_running(&feed.consumers[i]))
+		if (consumer_is_running(&queues.consumers[i]))
 			continue;
-		discard_consumer(&feed.consumers[i]);
+		discard_consumer(&queues.consumers[i]);
 		(void) launch_consumer(i);
 	}
 }
@@ -251,18 +251,18 @@ get_end(int i, const char *what, EcmError *err)
 }
 
 EcmStepResult
-ecm_feed_poll_start(EcmStepFailure *failure)
+ecm_queues_poll_start(EcmStepFailure *failure)
 {
 	int			missing = -1;	/* the first that is not ready */
 	pid_t		pid = 0;
 
-	(void) ecm_feed_flush();	/* what was kept, then the RESETs */
+	(void) ecm_queues_flush();	/* what was kept, then the RESETs */
 
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
-		if (feed.consumers[i].handle == NULL)
+		if (queues.consumers[i].handle == NULL)
 		{
 			ecm_error_set(&failure->err, ECM_SQLSTATE_NO_WORKER,
 						  "no background worker slot is free for a consumer", "",
@@ -270,7 +270,7 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 			failure->kind = ECM_ERROR_RETRY;
 			return ECM_RESULT_FAILED;
 		}
-		if (!consumer_is_running(&feed.consumers[i]))
+		if (!consumer_is_running(&queues.consumers[i]))
 		{
 			get_end(i, "ended while starting", &failure->err);
 			failure->kind = ECM_ERROR_RETRY;
@@ -279,16 +279,16 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 		ecm_lock(LW_SHARED);
 		slot = *shared_slot(i);
 		ecm_unlock();
-		if ((!slot.attached || slot.reset_done != feed.reset_number) && missing < 0)
+		if ((!slot.attached || slot.reset_done != queues.reset_number) && missing < 0)
 		{
 			missing = i;
-			if (GetBackgroundWorkerPid(feed.consumers[i].handle, &pid) != BGWH_STARTED)
+			if (GetBackgroundWorkerPid(queues.consumers[i].handle, &pid) != BGWH_STARTED)
 				pid = 0;
 		}
 	}
 	if (missing < 0)
 		return ECM_RESULT_DONE;
-	if (ecm_has_passed(feed.start_began, ecm_now(), ATTACH_TIMEOUT_MS))
+	if (ecm_has_passed(queues.start_began, ecm_now(), ATTACH_TIMEOUT_MS))
 	{
 		ecm_error_set(&failure->err, "57014",
 					  psprintf("consumer %d (PID %d) did not become ready in time",
@@ -304,10 +304,10 @@ ecm_feed_poll_start(EcmStepFailure *failure)
 }
 
 bool
-ecm_feed_consumer_died(EcmError *err)
+ecm_queues_consumer_died(EcmError *err)
 {
-	for (int i = 0; i < feed.nconsumers; i++)
-		if (feed.consumers[i].handle != NULL && !consumer_is_running(&feed.consumers[i]))
+	for (int i = 0; i < queues.nconsumers; i++)
+		if (queues.consumers[i].handle != NULL && !consumer_is_running(&queues.consumers[i]))
 		{
 			get_end(i, "has ended", err);
 			return true;
@@ -317,10 +317,10 @@ ecm_feed_consumer_died(EcmError *err)
 
 /* Has it done something since the last look, or nothing to do? */
 static bool
-moves(FeedConsumer *c, const EcmConsumerSlot *slot)
+moves(QueueConsumer *c, const EcmConsumerSlot *slot)
 {
 	bool		has_work = c->pending || slot->processed != c->sent ||
-	slot->durable_lsn < feed.stream.received_lsn;
+	slot->durable_lsn < queues.stream.received_lsn;
 	bool		moved = slot->processed != c->seen_processed ||
 	slot->durable_lsn != c->seen_durable;
 
@@ -333,7 +333,7 @@ moves(FeedConsumer *c, const EcmConsumerSlot *slot)
 static bool
 look_at(int i, EcmTime now, EcmConsumerSlot *slot)
 {
-	FeedConsumer *c = &feed.consumers[i];
+	QueueConsumer *c = &queues.consumers[i];
 
 	if (c->handle == NULL)
 		return false;
@@ -351,22 +351,22 @@ describe(int i, const EcmConsumerSlot *slot, EcmStalledConsumer *stalled)
 	stalled->worker = i;
 	stalled->pid = slot->pid;
 	stalled->shape = slot->working_on;
-	stalled->since = feed.consumers[i].moved_at;
+	stalled->since = queues.consumers[i].moved_at;
 }
 
 bool
-ecm_feed_find_stalled(EcmTime now, int timeout_ms,
-					  EcmStalledConsumer *stalled)
+ecm_queues_find_stalled(EcmTime now, int timeout_ms,
+						EcmStalledConsumer *stalled)
 {
 	bool		found = false;
 
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) || found ||
-			feed.consumers[i].moved_at == now ||
-			!ecm_has_passed(feed.consumers[i].moved_at, now, timeout_ms))
+			queues.consumers[i].moved_at == now ||
+			!ecm_has_passed(queues.consumers[i].moved_at, now, timeout_ms))
 			continue;
 		describe(i, &slot, stalled);
 		found = true;
@@ -375,18 +375,18 @@ ecm_feed_find_stalled(EcmTime now, int timeout_ms,
 }
 
 bool
-ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
-				   XLogRecPtr *durable)
+ecm_queues_find_last(EcmTime now, EcmStalledConsumer *last,
+					 XLogRecPtr *durable)
 {
 	bool		found = false;
 
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
 		EcmConsumerSlot slot;
 
 		if (!look_at(i, now, &slot) ||
-			(!feed.consumers[i].pending && slot.processed == feed.consumers[i].sent &&
-			 slot.durable_lsn >= feed.stream.received_lsn) ||
+			(!queues.consumers[i].pending && slot.processed == queues.consumers[i].sent &&
+			 slot.durable_lsn >= queues.stream.received_lsn) ||
 			(found && slot.durable_lsn >= *durable))
 			continue;
 		describe(i, &slot, last);
@@ -402,10 +402,10 @@ ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
 static void
 note_giant(XLogRecPtr lsn)
 {
-	if (feed.stream.in_transaction)
-		feed.stream.giant_coming = true;
+	if (queues.stream.in_transaction)
+		queues.stream.giant_coming = true;
 	else
-		feed.stream.giant_lsn = Max(feed.stream.giant_lsn, lsn);
+		queues.stream.giant_lsn = Max(queues.stream.giant_lsn, lsn);
 }
 
 /*
@@ -414,11 +414,11 @@ note_giant(XLogRecPtr lsn)
 static void
 report_unknown_message(void)
 {
-	if (!feed.reported_unknown)
-		ecm_event_in(MyDatabaseId, feed.datname, ECM_EVENT_UNKNOWN_MESSAGE,
+	if (!queues.reported_unknown)
+		ecm_event_in(MyDatabaseId, queues.datname, ECM_EVENT_UNKNOWN_MESSAGE,
 					 "Only who reads the WAL knows the prefix of such messages: see who may, by the attribute REPLICATION or as a superuser.",
 					 "a message in the stream looks like one of the stack's, but is none; it was ignored, and so will others be");
-	feed.reported_unknown = true;
+	queues.reported_unknown = true;
 }
 
 static void
@@ -433,8 +433,8 @@ look_at_own_message(const char *data, int size, XLogRecPtr lsn)
 	}
 	if (message->kind == ECM_MESSAGE_GIANT)
 		note_giant(lsn);
-	else if (feed.message_callback)
-		feed.message_callback(message, feed.stream.xid, feed.stream.received_lsn);
+	else if (queues.message_callback)
+		queues.message_callback(message, queues.stream.xid, queues.stream.received_lsn);
 	pfree(message);
 }
 
@@ -458,8 +458,8 @@ look_at_message(const char *data, int len)
 				LogicalRepBeginData begin;
 
 				logicalrep_read_begin(&in, &begin);
-				feed.stream.in_transaction = true;
-				feed.stream.xid = begin.xid;
+				queues.stream.in_transaction = true;
+				queues.stream.xid = begin.xid;
 				break;
 			}
 		case LOGICAL_REP_MSG_COMMIT:
@@ -467,12 +467,12 @@ look_at_message(const char *data, int len)
 				LogicalRepCommitData commit;
 
 				logicalrep_read_commit(&in, &commit);
-				feed.stream.in_transaction = false;
-				feed.stream.received_lsn = commit.end_lsn;
-				if (feed.stream.giant_coming)
-					feed.stream.giant_lsn = commit.end_lsn;
-				feed.stream.giant_coming = false;
-				feed.stream.last_commit_at = commit.committime;
+				queues.stream.in_transaction = false;
+				queues.stream.received_lsn = commit.end_lsn;
+				if (queues.stream.giant_coming)
+					queues.stream.giant_lsn = commit.end_lsn;
+				queues.stream.giant_coming = false;
+				queues.stream.last_commit_at = commit.committime;
 				break;
 			}
 		case LOGICAL_REP_MSG_MESSAGE:
@@ -485,7 +485,7 @@ look_at_message(const char *data, int len)
 				lsn = pq_getmsgint64(&in);
 				prefix = pq_getmsgrawstring(&in);
 				size = pq_getmsgint(&in, 4);
-				if ((flags & 1) != 0 && strcmp(prefix, feed.message_prefix) == 0)
+				if ((flags & 1) != 0 && strcmp(prefix, queues.message_prefix) == 0)
 					look_at_own_message(pq_getmsgbytes(&in, size), size, lsn);
 				break;
 			}
@@ -495,7 +495,7 @@ look_at_message(const char *data, int len)
 }
 
 static bool
-send_pieces(FeedConsumer *c, const char *data, Size len)
+send_pieces(QueueConsumer *c, const char *data, Size len)
 {
 	EcmControlFrame header = {.type = ECM_FRAME_PIECE, .number = (uint32) len};
 
@@ -521,7 +521,7 @@ send_pieces(FeedConsumer *c, const char *data, Size len)
  * is noticed elsewhere and what it missed comes again.
  */
 static bool
-send_to(FeedConsumer *c, const char *data, Size len, bool flush)
+send_to(QueueConsumer *c, const char *data, Size len, bool flush)
 {
 	if (c->queue == NULL)
 		return true;
@@ -534,9 +534,9 @@ send_to(FeedConsumer *c, const char *data, Size len, bool flush)
 }
 
 bool
-ecm_feed_message(const char *data, int len)
+ecm_queues_feed(const char *data, int len)
 {
-	Assert(!feed.any_pending);
+	Assert(!queues.any_pending);
 
 	if (len == 0)
 		return true;
@@ -544,20 +544,20 @@ ecm_feed_message(const char *data, int len)
 	if (len >= ECM_GIANT_BYTES)
 		note_giant(InvalidXLogRecPtr);
 
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
-		FeedConsumer *c = &feed.consumers[i];
+		QueueConsumer *c = &queues.consumers[i];
 
 		c->pending = !send_to(c, data, len, false);
 		c->unflushed = true;
-		feed.any_pending |= c->pending;
+		queues.any_pending |= c->pending;
 	}
-	if (feed.any_pending)
+	if (queues.any_pending)
 	{
-		resetStringInfo(&feed.kept);
-		appendBinaryStringInfo(&feed.kept, data, len);
+		resetStringInfo(&queues.kept);
+		appendBinaryStringInfo(&queues.kept, data, len);
 	}
-	return !feed.any_pending;
+	return !queues.any_pending;
 }
 
 /* A large message's memory is not kept for the next one. */
@@ -566,11 +566,11 @@ free_kept(void)
 {
 	MemoryContext old;
 
-	if (feed.kept.maxlen <= ECM_GIANT_BYTES)
+	if (queues.kept.maxlen <= ECM_GIANT_BYTES)
 		return;
-	pfree(feed.kept.data);
-	old = MemoryContextSwitchTo(feed.context);
-	initStringInfo(&feed.kept);
+	pfree(queues.kept.data);
+	old = MemoryContextSwitchTo(queues.context);
+	initStringInfo(&queues.kept);
 	MemoryContextSwitchTo(old);
 }
 
@@ -579,15 +579,15 @@ free_kept(void)
  * bytes, before anything else is sent.
  */
 bool
-ecm_feed_flush(void)
+ecm_queues_flush(void)
 {
-	feed.any_pending = false;
-	for (int i = 0; i < feed.nconsumers; i++)
+	queues.any_pending = false;
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
-		FeedConsumer *c = &feed.consumers[i];
+		QueueConsumer *c = &queues.consumers[i];
 
 		if (c->pending)
-			c->pending = !send_to(c, feed.kept.data, feed.kept.len, true);
+			c->pending = !send_to(c, queues.kept.data, queues.kept.len, true);
 		if (!c->pending && c->unflushed && !c->control_pending)
 		{
 			c->control.type = ECM_FRAME_FLUSH;
@@ -599,32 +599,32 @@ ecm_feed_flush(void)
 										  sizeof(c->control), true);
 			c->unflushed = c->control_pending;
 		}
-		feed.any_pending |= c->pending || c->control_pending;
+		queues.any_pending |= c->pending || c->control_pending;
 	}
-	if (!feed.any_pending)
+	if (!queues.any_pending)
 		free_kept();
-	return !feed.any_pending;
+	return !queues.any_pending;
 }
 
 void
-ecm_feed_stream_lost(void)
+ecm_queues_stream_lost(void)
 {
-	feed.stream.in_transaction = false;
-	feed.stream.giant_coming = false;
-	feed.stream.giant_lsn = InvalidXLogRecPtr;
-	feed.stream.received_lsn = InvalidXLogRecPtr;	/* of this stream */
-	feed.reset_number++;
-	for (int i = 0; i < feed.nconsumers; i++)
+	queues.stream.in_transaction = false;
+	queues.stream.giant_coming = false;
+	queues.stream.giant_lsn = InvalidXLogRecPtr;
+	queues.stream.received_lsn = InvalidXLogRecPtr; /* of this stream */
+	queues.reset_number++;
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
-		FeedConsumer *c = &feed.consumers[i];
+		QueueConsumer *c = &queues.consumers[i];
 
 		if (c->handle == NULL)
 			continue;
 		c->control.type = ECM_FRAME_RESET;
-		c->control.number = feed.reset_number;
+		c->control.number = queues.reset_number;
 		c->control_pending = true;
 	}
-	(void) ecm_feed_flush();
+	(void) ecm_queues_flush();
 }
 
 /* ------------------------------------------------------------- progress -- */
@@ -638,7 +638,7 @@ minimum_lsn(size_t field)
 	XLogRecPtr	min = InvalidXLogRecPtr;
 
 	ecm_lock(LW_SHARED);
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
 		XLogRecPtr	lsn = *(XLogRecPtr *) ((char *) shared_slot(i) + field);
 
@@ -650,58 +650,58 @@ minimum_lsn(size_t field)
 }
 
 XLogRecPtr
-ecm_feed_start_lsn(void)
+ecm_queues_start_lsn(void)
 {
 	return minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
 }
 
 XLogRecPtr
-ecm_feed_applied_lsn(void)
+ecm_queues_applied_lsn(void)
 {
 	return minimum_lsn(offsetof(EcmConsumerSlot, applied_lsn));
 }
 
 XLogRecPtr
-ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn)
+ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn)
 {
 	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));
 
-	if (!feed.stream.in_transaction && !feed.any_pending && durable >= feed.stream.received_lsn)
+	if (!queues.stream.in_transaction && !queues.any_pending && durable >= queues.stream.received_lsn)
 		durable = Max(durable, keepalive_lsn);
 	return durable;
 }
 
 XLogRecPtr
-ecm_feed_received_lsn(void)
+ecm_queues_received_lsn(void)
 {
-	return feed.stream.received_lsn;
+	return queues.stream.received_lsn;
 }
 
 TimestampTz
-ecm_feed_last_commit_at(void)
+ecm_queues_last_commit_at(void)
 {
-	return feed.stream.last_commit_at;
+	return queues.stream.last_commit_at;
 }
 
 bool
-ecm_feed_in_transaction(void)
+ecm_queues_in_transaction(void)
 {
-	return feed.stream.in_transaction;
+	return queues.stream.in_transaction;
 }
 
 XLogRecPtr
-ecm_feed_giant_lsn(void)
+ecm_queues_giant_lsn(void)
 {
-	return feed.stream.giant_lsn;
+	return queues.stream.giant_lsn;
 }
 
 void
-ecm_feed_stop(void)
+ecm_queues_stop(void)
 {
-	for (int i = 0; i < feed.nconsumers; i++)
+	for (int i = 0; i < queues.nconsumers; i++)
 	{
-		if (feed.consumers[i].handle != NULL)
-			TerminateBackgroundWorker(feed.consumers[i].handle);
-		discard_consumer(&feed.consumers[i]);
+		if (queues.consumers[i].handle != NULL)
+			TerminateBackgroundWorker(queues.consumers[i].handle);
+		discard_consumer(&queues.consumers[i]);
 	}
 }

@@ -18,26 +18,26 @@
 #include "base/failure.h"
 #include "base/stream_message.h"
 
-extern void ecm_feed_init(int stack_index, const char *datname);
+extern void ecm_queues_init(int stack_index, const char *datname);
 
 /*
  * The SQL to be run, before the first consumer starts, to make them share the
  * shapes; NULL: they run already.
  */
-extern char *ecm_feed_assign_sql(void);
+extern char *ecm_queues_assign_sql(void);
 
 /*
  * Starts what is missing, tells the survivors to forget the half-received
  * transaction; done when all are attached and have obeyed.
  */
-extern void ecm_feed_start(void);
-extern EcmStepResult ecm_feed_poll_start(EcmStepFailure *failure);
+extern void ecm_queues_start(void);
+extern EcmStepResult ecm_queues_poll_start(EcmStepFailure *failure);
 
 /*
  * Has one of them died?  Looks at the workers, not at shared memory; why it
  * did, as far as it has said, is in err then.
  */
-extern bool ecm_feed_consumer_died(EcmError *err);
+extern bool ecm_queues_consumer_died(EcmError *err);
 
 /*
  * Looks for a consumer that has work, but has made no progress since an earlier
@@ -52,61 +52,61 @@ typedef struct EcmStalledConsumer
 	EcmTime		since;
 } EcmStalledConsumer;
 
-extern bool ecm_feed_find_stalled(EcmTime now, int timeout_ms,
-								  EcmStalledConsumer *stalled);
+extern bool ecm_queues_find_stalled(EcmTime now, int timeout_ms,
+									EcmStalledConsumer *stalled);
 
 /*
  * The one that is farthest behind, if any has work to do; *durable: how far its
  * logs are.
  */
-extern bool ecm_feed_find_last(EcmTime now, EcmStalledConsumer *last,
-							   XLogRecPtr *durable);
+extern bool ecm_queues_find_last(EcmTime now, EcmStalledConsumer *last,
+								 XLogRecPtr *durable);
 
 /*
  * Hands a pgoutput message to the consumers.  False: a queue is full; the
- * message is kept, and nothing else may be fed until ecm_feed_flush() says
+ * message is kept, and nothing else may be fed until ecm_queues_flush() says
  * true.
  */
-extern bool ecm_feed_message(const char *data, int len);
-extern bool ecm_feed_flush(void);
+extern bool ecm_queues_feed(const char *data, int len);
+extern bool ecm_queues_flush(void);
 
 /* The stream is gone: half-received transactions must be dropped. */
-extern void ecm_feed_stream_lost(void);
+extern void ecm_queues_stream_lost(void);
 
 /* Where the stream has to start so that no consumer misses anything. */
-extern XLogRecPtr ecm_feed_start_lsn(void);
+extern XLogRecPtr ecm_queues_start_lsn(void);
 
 /*
  * Everything before this is durable in all shape logs it belongs to.
  * keepalive_lsn counts only if nothing is on its way to a consumer.
  */
-extern XLogRecPtr ecm_feed_durable_lsn(XLogRecPtr keepalive_lsn);
+extern XLogRecPtr ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn);
 
 /* End of the last transaction that every consumer has applied. */
-extern XLogRecPtr ecm_feed_applied_lsn(void);
+extern XLogRecPtr ecm_queues_applied_lsn(void);
 
 /* End of the last complete transaction fed, and its commit time. */
-extern XLogRecPtr ecm_feed_received_lsn(void);
-extern TimestampTz ecm_feed_last_commit_at(void);
-extern bool ecm_feed_in_transaction(void);
+extern XLogRecPtr ecm_queues_received_lsn(void);
+extern TimestampTz ecm_queues_last_commit_at(void);
+extern bool ecm_queues_in_transaction(void);
 
 /*
  * The last giant (see ECM_GIANT_BYTES) of this stream is before this; invalid:
  * there was none.
  */
-extern XLogRecPtr ecm_feed_giant_lsn(void);
+extern XLogRecPtr ecm_queues_giant_lsn(void);
 
 /*
  * Transactional messages of ours that were met in the stream are handed to
  * this callback, with the xid of their transaction and the end of the one
- * before: theirs is complete once ecm_feed_received_lsn() is beyond that.
+ * before: theirs is complete once ecm_queues_received_lsn() is beyond that.
  */
-typedef void (*EcmFeedMessageCallback) (const EcmStreamMessage *message,
-										TransactionId xid, XLogRecPtr after);
-extern void ecm_feed_set_message_callback(const char *prefix,
-										  EcmFeedMessageCallback callback);
+typedef void (*EcmStreamMessageCallback) (const EcmStreamMessage *message,
+										  TransactionId xid, XLogRecPtr after);
+extern void ecm_queues_set_message_callback(const char *prefix,
+											EcmStreamMessageCallback callback);
 
 /* Ends all consumers (they finish what is complete) and frees the queues. */
-extern void ecm_feed_stop(void);
+extern void ecm_queues_stop(void);
 
 #endif							/* ECM_CONSUMER_QUEUES_H */

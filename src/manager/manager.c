@@ -60,7 +60,7 @@ static void
 close_replication(Manager *m)
 {
 	ecm_replication_close(&m->replication);
-	ecm_feed_stream_lost();
+	ecm_queues_stream_lost();
 	ecm_creations_forget();
 	ecm_retention_stream_lost();
 	if (m->job.id != 0)
@@ -78,7 +78,7 @@ static void
 close_everything(Manager *m)
 {
 	close_replication(m);
-	ecm_feed_stop();
+	ecm_queues_stop();
 	ecm_manager_forget_stalled(m);
 	ecm_pool_close();
 	ecm_events_forget();
@@ -265,7 +265,7 @@ tell_of_loss(Manager *m, EcmTime now pg_attribute_unused(),
 			 RoundInput *in pg_attribute_unused())
 {
 	if (!m->state.streaming_up)
-		(void) ecm_feed_flush();
+		(void) ecm_queues_flush();
 	return false;
 }
 
@@ -274,7 +274,7 @@ poll_shapes(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 {
 	if (m->state.streaming_up)
 	{
-		ecm_creations_poll(now, ecm_feed_received_lsn(), ecm_feed_applied_lsn());
+		ecm_creations_poll(now, ecm_queues_received_lsn(), ecm_queues_applied_lsn());
 		ecm_retention_poll(now);
 	}
 	return false;

@@ -35,7 +35,7 @@ bool
 ecm_manager_find_dead_consumer(Manager *m, EcmTime now pg_attribute_unused(),
 							   RoundInput *in)
 {
-	if (!m->state.consumers_up || !ecm_feed_consumer_died(&in->failure.err))
+	if (!m->state.consumers_up || !ecm_queues_consumer_died(&in->failure.err))
 		return false;
 	in->failure.kind = ECM_ERROR_RETRY;
 	return round_failed(in, ECM_INPUT_CONSUMER_LOST);
@@ -91,7 +91,7 @@ check_consumers(Manager *m, EcmTime now)
 	StalledArg	arg;
 	EcmError	err;
 
-	if (!ecm_feed_find_stalled(now, ecm_consumer_stall_timeout, &arg.consumer))
+	if (!ecm_queues_find_stalled(now, ecm_consumer_stall_timeout, &arg.consumer))
 	{
 		if (m->checks.reported_stall != 0)
 			ecm_manager_event(m, ECM_EVENT_CONSUMER_RESUMED, "",
@@ -147,7 +147,7 @@ find_stalled(Manager *m, EcmTime now)
 	StalledArg	arg;
 	EcmError	err;
 
-	if (!ecm_feed_find_stalled(now, CONSUMER_STALLED_MS, &arg.consumer))
+	if (!ecm_queues_find_stalled(now, CONSUMER_STALLED_MS, &arg.consumer))
 		arg.consumer.since = 0;
 	if (arg.consumer.since == m->checks.shown_stall)
 		return;

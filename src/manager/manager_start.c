@@ -221,8 +221,8 @@ ecm_manager_start_up(Manager *m)
 	ecm_replication_init(&m->replication, m->stack->datname,
 						 m->stack->slot.name, m->stack->report.publication_name);
 	ecm_pool_init(m->stack->datname);
-	ecm_feed_init(m->stack_index, m->stack->datname);
-	ecm_feed_set_message_callback(m->remembered.message_prefix, ecm_creations_message);
+	ecm_queues_init(m->stack_index, m->stack->datname);
+	ecm_queues_set_message_callback(m->remembered.message_prefix, ecm_creations_message);
 	ecm_creations_init(m->stack_index);
 	ecm_retention_init(m->stack_index);
 	ecm_state_init(&m->state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);

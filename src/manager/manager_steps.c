@@ -186,7 +186,7 @@ start_timeline(Manager *m)
 								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
 		report_lost_shapes(m, mismatch);
-	assign_sql = ecm_feed_assign_sql();
+	assign_sql = ecm_queues_assign_sql();
 	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) ?
 		ecm_stack_row_disown_slot_sql(m->stack->slot.name) : NULL;
 	runs_sql = mismatch == NULL && !ecm_runs_seen(m->remembered.seen_lsn) ?
@@ -273,13 +273,13 @@ ecm_manager_retire_former_slot(Manager *m)
 static void
 start_consumers(Manager *m pg_attribute_unused())
 {
-	ecm_feed_start();
+	ecm_queues_start();
 }
 
 static EcmStepResult
 poll_consumers(Manager *m pg_attribute_unused(), EcmStepFailure *failure)
 {
-	return ecm_feed_poll_start(failure);
+	return ecm_queues_poll_start(failure);
 }
 
 /*
@@ -318,7 +318,7 @@ ecm_manager_run_step(Manager *m)
 		ecm_manager_retire_former_slot(m);
 		m->checks.status_at = ecm_later(ecm_now(), ECM_SLOT_HELP_MS);
 	}
-	ecm_replication_start_step(&m->replication, m->state.step, ecm_feed_start_lsn());
+	ecm_replication_start_step(&m->replication, m->state.step, ecm_queues_start_lsn());
 }
 
 /*

@@ -152,7 +152,7 @@ ecm_manager_clean_up(Manager *m)
 	ecm_unlock();
 
 	ecm_pool_close();
-	ecm_feed_stop();
+	ecm_queues_stop();
 	ecm_replication_close(&m->replication);
 
 	/*

@@ -131,7 +131,7 @@ suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
 
 	*pin = m->wal.consumer_pin;
 	if (pin->by[0] != '\0' || !m->state.streaming_up ||
-		!ecm_feed_find_last(now, &last, &durable) || durable >= end)
+		!ecm_queues_find_last(now, &last, &durable) || durable >= end)
 		return;
 	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
 		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
@@ -156,7 +156,7 @@ let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
 {
 	EcmStalledConsumer consumer;
 
-	if (!ecm_feed_find_stalled(now, CONSUMER_HANGS_MS, &consumer))
+	if (!ecm_queues_find_stalled(now, CONSUMER_HANGS_MS, &consumer))
 		return false;
 	(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "55000",
 							psprintf("replication slot \"%s\" will be lost at the next checkpoint",

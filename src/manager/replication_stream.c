@@ -286,7 +286,7 @@ feedback_interval(const Replication *rep)
 static XLogRecPtr
 flushed_lsn(const Manager *m)
 {
-	XLogRecPtr	durable = ecm_feed_durable_lsn(m->replication.stream.keepalive_lsn);
+	XLogRecPtr	durable = ecm_queues_durable_lsn(m->replication.stream.keepalive_lsn);
 
 	return Max(durable, m->replication.stream.acknowledged_lsn);
 }
@@ -368,7 +368,7 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 
 	if (!m->state.streaming_up)
 		return false;
-	flow->congested = !ecm_feed_flush();
+	flow->congested = !ecm_queues_flush();
 	if (flow->congested)
 	{
 		flow->pause_until = 0;	/* the consumer wakes us, not the clock */
@@ -397,10 +397,10 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 		if (n == 0)
 			break;
 		bytes += len;
-		flow->congested = !ecm_feed_message(data, len);
+		flow->congested = !ecm_queues_feed(data, len);
 	}
 	if (!flow->congested)
-		flow->congested = !ecm_feed_flush();
+		flow->congested = !ecm_queues_flush();
 	flow->pause_until = bytes >= BUSY_BYTES && !flow->congested ?
 		ecm_later(now, BUSY_PAUSE_MS) : 0;
 	return false;
@@ -474,7 +474,7 @@ must_hear(const Replication *rep, EcmTime now, bool early)
 static bool
 is_beyond_loss(const Manager *m, XLogRecPtr flushed)
 {
-	XLogRecPtr	received = ecm_feed_received_lsn();
+	XLogRecPtr	received = ecm_queues_received_lsn();
 
 	return flushed >= m->loss.end || (received > m->loss.at && flushed >= received) ||
 		flushed > m->loss.at + PROGRESS_BYTES;
@@ -506,7 +506,7 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	if (!m->state.streaming_up)
 		return false;
 	flushed = flushed_lsn(m);
-	received = Max(ecm_feed_received_lsn(), rep->stream.keepalive_lsn);
+	received = Max(ecm_queues_received_lsn(), rep->stream.keepalive_lsn);
 	received = Max(received, flushed);
 	due = now >= feedback_due(rep, flushed) || rep->stream.reply_requested;
 	ask = must_ask(m, now, flushed) || must_hear(rep, now, due) ||
@@ -517,7 +517,7 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 		is_silent(rep, now, &in->failure))
 		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 	ecm_report_positions(received, flushed, rep->stream.acknowledged_lsn,
-						 ecm_feed_last_commit_at());
+						 ecm_queues_last_commit_at());
 	ecm_manager_wake_at(m, feedback_due(rep, flushed));
 	ecm_manager_wake_at(m, sign_of_life_due(rep));
 	ecm_manager_wake_at(m, m->flow.ask_at);
@@ -534,7 +534,7 @@ bool
 ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in)
 {
 	StreamRenewal *renewal = &m->renewal;
-	XLogRecPtr	giant = ecm_feed_giant_lsn();
+	XLogRecPtr	giant = ecm_queues_giant_lsn();
 	EcmSlotFacts facts;
 
 	if (!m->state.streaming_up || XLogRecPtrIsInvalid(giant))
@@ -554,7 +554,7 @@ ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in)
 		if (!ecm_slot_lookup(m->stack->slot.name, &facts) ||
 			facts.restart_lsn <= giant)
 			(void) LogStandbySnapshot();
-		else if (m->flow.congested || ecm_feed_in_transaction())
+		else if (m->flow.congested || ecm_queues_in_transaction())
 			renewal->look_at = ecm_later(now, RENEW_MIN_MS / 10);
 		else
 		{

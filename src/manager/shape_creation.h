@@ -23,7 +23,7 @@ extern void ecm_creations_init(int stack_index);
  */
 extern void ecm_creations_scan(void);
 
-/* A message of our own was met in the stream: an EcmFeedMessageCallback. */
+/* A message of our own was met in the stream: an EcmStreamMessageCallback. */
 extern void ecm_creations_message(const EcmStreamMessage *message,
 								  TransactionId xid, XLogRecPtr after);
 
