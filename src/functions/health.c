@@ -592,8 +592,8 @@ add_slot(Health *health)
 	EcmWalSample wal = stack->slot.sample;
 	EcmWalLimits limits;
 
-	(void) ecm_wal_sample(stack->slot.name, &wal);
-	ecm_wal_limits(&stack->wal_settings, &limits);
+	(void) ecm_slot_sample(stack->slot.name, &wal);
+	ecm_retained_wal_effective_limits(&stack->wal_settings, &limits);
 	judge_slot(health, &wal, limits.warning);
 	judge_free_space(health, &wal, limits.min_free);
 	open_group(json, "slot", '{');

@@ -134,7 +134,7 @@ find_levels(Plot *plot, const EcmStack *stack)
 	const EcmWalSample *wal = &stack->slot.sample;
 	EcmWalLimits limits;
 
-	ecm_wal_limits(&stack->wal_settings, &limits);
+	ecm_retained_wal_effective_limits(&stack->wal_settings, &limits);
 	add_level(plot, "electric_cm.retained_wal_warning", limits.warning);
 	add_level(plot, "electric_cm.retained_wal_limit", limits.limit);
 	add_level(plot, "max_slot_wal_keep_size", limits.server_limit);

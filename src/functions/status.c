@@ -191,7 +191,7 @@ electric_cm_report_retained_wal_size(PG_FUNCTION_ARGS)
 		memset(&sample, 0, sizeof(sample));
 		if (has_entry)
 			sample = stack->slot.sample;
-		(void) ecm_wal_sample(ecm_own_slot_name(has_entry ? stack : NULL), &sample);
+		(void) ecm_slot_sample(ecm_own_slot_name(has_entry ? stack : NULL), &sample);
 	}
 	if (!sample.slot_exists || !sample.sizes_known)
 		PG_RETURN_NULL();

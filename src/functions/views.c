@@ -333,7 +333,7 @@ put_standby_replication(FunctionCallInfo fcinfo)
 	strlcpy(stack->slot.name,
 			ecm_slot_name_of_stack(&remembered, stack->datname), NAMEDATALEN);
 	strlcpy(stack->report.publication_name, ecm_publication_name, NAMEDATALEN);
-	(void) ecm_wal_sample(stack->slot.name, &stack->slot.sample);
+	(void) ecm_slot_sample(stack->slot.name, &stack->slot.sample);
 	stack->slot.sample.flush_lag_us = -1;
 	put_replication(fcinfo, stack);
 	pfree(stack);

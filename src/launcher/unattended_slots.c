@@ -59,9 +59,9 @@ watch_slot(int index, EcmTime now)
 	if (now < *sample_at && !stack->requests.sample)
 		return *sample_at;
 
-	*sample_at = ecm_wal_watch(index, NULL, &action);
+	*sample_at = ecm_retained_wal_watch(index, NULL, &action);
 	if (action.why != 0)
-		ecm_wal_drop_slot(index, &action);
+		ecm_retained_wal_drop_slot(index, &action);
 	return *sample_at;
 }
 

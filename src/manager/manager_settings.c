@@ -207,7 +207,7 @@ ecm_manager_reload(Manager *m, EcmTime now pg_attribute_unused(), RoundInput *in
 		return false;
 	}
 	ecm_report_options();
-	ecm_wal_publish_settings(m->stack_index);
+	ecm_retained_wal_publish_settings(m->stack_index);
 	m->wal.sample_at = 0;
 	m->too_many_recreations = false;
 	in->type = ECM_INPUT_RELOAD;

@@ -151,7 +151,7 @@ show_slot(Manager *m)
 		ecm_report_former_slot(m->stack_index, recorded, seen);
 	else if (strcmp(m->stack->former.name, name) == 0)
 		ecm_report_former_slot(m->stack_index, "", InvalidXLogRecPtr);
-	ecm_wal_publish_settings(m->stack_index);
+	ecm_retained_wal_publish_settings(m->stack_index);
 }
 
 /*

@@ -101,7 +101,7 @@ must_wait_for_transactions(Manager *m)
 void
 ecm_manager_hold_slot(Manager *m)
 {
-	const char *why = ecm_wal_no_room(m->stack_index);
+	const char *why = ecm_retained_wal_no_room(m->stack_index);
 	EcmError	err;
 	int			pid = 0;
 

@@ -89,14 +89,14 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 	if (!m->state.lock_held || !m->state.replication_up ||
 		ecm_replication_slot_is_held_up(&m->replication))
 	{
-		ecm_wal_drop_slot(m->stack_index, action);
+		ecm_retained_wal_drop_slot(m->stack_index, action);
 		return false;
 	}
 	if (m->replication.creation.drop_first)
 		return false;			/* it is about to be dropped */
 	m->last_reported = action->reason;	/* the event says more */
 	m->wal.slot_horizon = ReadNextTransactionId();
-	ecm_wal_slot_goes(m->stack_index, action);
+	ecm_retained_wal_slot_goes(m->stack_index, action);
 	in->failure.err = action->reason;
 	in->failure.kind = ECM_ERROR_RECREATE;
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
@@ -111,7 +111,7 @@ end_slot_creation(Manager *m, const EcmWalAction *action, RoundInput *in)
 {
 	m->last_reported = action->reason;
 	m->wal.slot_horizon = ReadNextTransactionId();
-	ecm_wal_creation_ends(m->stack_index, action);
+	ecm_retained_wal_creation_ends(m->stack_index, action);
 	in->failure.err = action->reason;
 	in->failure.kind = ECM_ERROR_RETRY;
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);
@@ -203,14 +203,14 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	}
 	ecm_report_connections(m->replication.conn);	/* whose walsender it is */
 	suspect_consumer(m, now, &pin);
-	m->wal.sample_at = ecm_wal_watch(m->stack_index, &pin, &action);
+	m->wal.sample_at = ecm_retained_wal_watch(m->stack_index, &pin, &action);
 	ecm_manager_wake_at(m, m->wal.sample_at);
 	if (action.why != 0 && ecm_replication_creates_slot(&m->replication))
 		found = end_slot_creation(m, &action, in);
 	else if (action.why != 0 && (m->stack->slot.owned || ecm_slot_temporary))
 		found = enforce_wal_limit(m, now, &action, in);
 	else if (action.why != 0)
-		ecm_wal_drop_slot(m->stack_index, &action); /* says that it stays */
+		ecm_retained_wal_drop_slot(m->stack_index, &action);	/* says that it stays */
 	else if (m->state.streaming_up && m->flow.congested &&
 			 strcmp(m->stack->slot.sample.wal_status, "unreserved") == 0)
 		found = let_go_of_slot(m, now, in);

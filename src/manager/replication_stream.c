@@ -71,7 +71,7 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 
 		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidated ||
 			(ecm_error_is_file_missing(failure->err.sqlstate) &&
-			 ecm_wal_is_gone(facts.restart_lsn)))
+			 ecm_slot_wal_is_gone(facts.restart_lsn)))
 			failure->kind = ECM_ERROR_RECREATE;
 	}
 	return -1;

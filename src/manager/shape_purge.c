@@ -302,7 +302,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 static int64
 wal_allowed(EcmTime now)
 {
-	int64		allowance = ecm_wal_allowance(state.stack_index, SMALL_WAL);
+	int64		allowance = ecm_retained_wal_allowance(state.stack_index, SMALL_WAL);
 
 	if (allowance < SMALL_WAL)
 	{

@@ -64,7 +64,7 @@ published(const char *name, int value)
 }
 
 void
-ecm_wal_publish_settings(int stack_index)
+ecm_retained_wal_publish_settings(int stack_index)
 {
 	EcmStack   *stack = ecm_stack_at(stack_index);
 	EcmWalSettings settings;
@@ -90,7 +90,7 @@ megabytes(int setting)
 }
 
 void
-ecm_wal_limits(const EcmWalSettings *of_database, EcmWalLimits *limits)
+ecm_retained_wal_effective_limits(const EcmWalSettings *of_database, EcmWalLimits *limits)
 {
 #define EFFECTIVE(setting, own) \
 	(!of_database->known || of_database->setting == INT_MIN ? (own) : of_database->setting)
@@ -207,7 +207,7 @@ goes_as_well(const EcmSlotRow *row, void *arg)
 
 		if (!stack->in_use || !ecm_slot_owner_has(stack, row->name))
 			continue;
-		ecm_wal_limits(&stack->wal_settings, &limits);
+		ecm_retained_wal_effective_limits(&stack->wal_settings, &limits);
 		goes = a->why == ECM_WAL_DROP_LIMIT ?
 			limits.limit >= 0 && row->retained_wal_bytes > limits.limit :
 			limits.min_free > 0 && a->sample->wal_free_bytes < limits.min_free &&
@@ -235,8 +235,8 @@ blame(Look *look, EcmWalFigures *figures)
 		return;
 	if (limits->limit >= 0 && figures->retained > limits->limit)
 	{
-		ecm_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
-					  goes_as_well, &arg, &look->for_limit);
+		ecm_retained_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
+							   goes_as_well, &arg, &look->for_limit);
 		if (look->for_limit.others[0] != '\0')
 			figures->frees_for_limit = look->for_limit.frees;
 	}
@@ -244,8 +244,8 @@ blame(Look *look, EcmWalFigures *figures)
 		figures->free < limits->min_free)
 	{
 		arg.why = ECM_WAL_DROP_FREE;
-		ecm_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
-					  goes_as_well, &arg, &look->for_room);
+		ecm_retained_wal_blame(look->slot.name, sample->restart_lsn, sample->current_lsn,
+							   goes_as_well, &arg, &look->for_room);
 		figures->frees_for_room = look->for_room.frees;
 	}
 	ecm_lock(LW_SHARED);
@@ -494,7 +494,7 @@ begin_look(int stack_index, bool former)
 	for (int i = 0; i < Min(stack->nconsumers, ECM_MAX_SHAPE_WORKERS); i++)
 		if (stack->consumers[i].used)
 			look->shapes += stack->consumers[i].shapes;
-	ecm_wal_limits(&stack->wal_settings, &look->limits);
+	ecm_retained_wal_effective_limits(&stack->wal_settings, &look->limits);
 	look->slot = *look->shared;
 	ecm_unlock();
 	return look;
@@ -508,7 +508,7 @@ judge(Look *look)
 
 	figures_of(&look->slot.sample, look->pin.by[0] != '\0', &figures);
 	blame(look, &figures);
-	return ecm_wal_guard_step(&look->slot.guard, &figures, &look->limits);
+	return ecm_retained_wal_guard_step(&look->slot.guard, &figures, &look->limits);
 }
 
 static EcmEventName
@@ -536,7 +536,7 @@ watch_former_slot(int stack_index)
 		return;
 	look = begin_look(stack_index, true);
 	memset(&look->slot.sample, 0, sizeof(look->slot.sample));
-	(void) ecm_wal_sample(look->slot.name, &look->slot.sample);
+	(void) ecm_slot_sample(look->slot.name, &look->slot.sample);
 	actions = judge(look);
 	conclude(look, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), 0, &action);
 	dropped = action.why != 0 && ecm_slot_drop(look->slot.name, &err);
@@ -567,7 +567,7 @@ note_loss(EcmWalSample *sample, EcmTime last_look)
 	return last_look == 0 ? 0 : sample->taken_at - last_look;
 }
 
-/* Fills in what ecm_wal_sample() leaves to others. */
+/* Fills in what ecm_slot_sample() leaves to others. */
 static void
 complete_sample(int stack_index, Look *look)
 {
@@ -605,7 +605,7 @@ note_pin(Look *look)
 }
 
 EcmTime
-ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
+ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 {
 	EcmStack   *stack = ecm_stack_at(stack_index);
 	Look	   *look = begin_look(stack_index, false);
@@ -618,13 +618,13 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 	int64		unseen_us = 0;
 	unsigned	actions;
 
-	(void) ecm_wal_sample(slot->name, &slot->sample);
+	(void) ecm_slot_sample(slot->name, &slot->sample);
 	(void) ecm_slot_owner_look(stack_index, false);
 	complete_sample(stack_index, look);
 	if (consumer_pin != NULL && consumer_pin->by[0] != '\0' && consumer_pin->certain)
 		look->pin = *consumer_pin;
 	else
-		ecm_wal_find_pin(&slot->sample, inactive_since, look->walsender, &look->pin);
+		ecm_slot_holder_find(&slot->sample, inactive_since, look->walsender, &look->pin);
 	actions = judge(look);
 	if (actions & ECM_WAL_LOST)
 		unseen_us = note_loss(&slot->sample, last_look);
@@ -632,7 +632,7 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 		unseen_us = 0;
 
 	/* a guess is better than nothing where it matters; it remembers, too */
-	ecm_wal_guess_pin(&slot->sample, look->walsender, &guess);
+	ecm_slot_holder_guess(&slot->sample, look->walsender, &guess);
 	if (look->pin.by[0] == '\0' &&
 		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || slot->guard.warned_at > 0))
 		look->pin = consumer_pin != NULL && consumer_pin->by[0] != '\0' ? *consumer_pin : guess;
@@ -668,16 +668,16 @@ ecm_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 }
 
 int64
-ecm_wal_allowance(int stack_index, int64 wanted)
+ecm_retained_wal_allowance(int stack_index, int64 wanted)
 {
 	Look	   *look = begin_look(stack_index, false);
 	EcmWalSample sample = {0};
 	EcmWalFigures figures;
 	int64		allowance;
 
-	(void) ecm_wal_sample(look->slot.name, &sample);
+	(void) ecm_slot_sample(look->slot.name, &sample);
 	figures_of(&sample, false, &figures);
-	allowance = ecm_wal_guard_allowance(&figures, &look->limits);
+	allowance = ecm_retained_wal_guard_allowance(&figures, &look->limits);
 	pfree(look);
 	if (allowance < wanted &&
 		figures.retained > Max(figures.flush_lag, 0) + wanted)
@@ -711,12 +711,12 @@ slot_goes(Look *look, const EcmWalAction *action, const char *outcome)
 	report_action(look, action, outcome);
 	note_relief(action->why);
 	ecm_lock(LW_EXCLUSIVE);
-	ecm_wal_guard_dropped(&look->shared->guard, action->why);
+	ecm_retained_wal_guard_dropped(&look->shared->guard, action->why);
 	ecm_unlock();
 }
 
 void
-ecm_wal_slot_goes(int stack_index, const EcmWalAction *action)
+ecm_retained_wal_slot_goes(int stack_index, const EcmWalAction *action)
 {
 	Look	   *look = begin_look(stack_index, false);
 
@@ -726,7 +726,7 @@ ecm_wal_slot_goes(int stack_index, const EcmWalAction *action)
 }
 
 void
-ecm_wal_creation_ends(int stack_index, const EcmWalAction *action)
+ecm_retained_wal_creation_ends(int stack_index, const EcmWalAction *action)
 {
 	Look	   *look = begin_look(stack_index, false);
 
@@ -736,7 +736,7 @@ ecm_wal_creation_ends(int stack_index, const EcmWalAction *action)
 }
 
 void
-ecm_wal_drop_slot(int stack_index, const EcmWalAction *action)
+ecm_retained_wal_drop_slot(int stack_index, const EcmWalAction *action)
 {
 	Look	   *look = begin_look(stack_index, false);
 	const char *slot_name = look->slot.name;
@@ -772,7 +772,7 @@ ecm_wal_drop_slot(int stack_index, const EcmWalAction *action)
 }
 
 char *
-ecm_wal_no_room(int stack_index)
+ecm_retained_wal_no_room(int stack_index)
 {
 	Look	   *look = begin_look(stack_index, false);
 	char	   *reason = NULL;

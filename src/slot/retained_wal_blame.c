@@ -106,10 +106,10 @@ consider_slots(Holder *first, const char *slot_name, XLogRecPtr current_lsn,
 }
 
 void
-ecm_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
-			  XLogRecPtr current_lsn,
-			  bool (*ignore) (const EcmSlotRow *row, void *arg), void *arg,
-			  EcmWalBlame *blame)
+ecm_retained_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
+					   XLogRecPtr current_lsn,
+					   bool (*ignore) (const EcmSlotRow *row, void *arg), void *arg,
+					   EcmWalBlame *blame)
 {
 	Holder		first = {0};
 	XLogSegNo	ours;

@@ -29,9 +29,9 @@ typedef struct EcmWalBlame
  * that "ignore" says to leave out), wal_keep_size, and an archiver that is
  * behind.  May read a directory; waits for nothing.
  */
-extern void ecm_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
-						  XLogRecPtr current_lsn,
-						  bool (*ignore) (const EcmSlotRow *row, void *arg),
-						  void *arg, EcmWalBlame *blame);
+extern void ecm_retained_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
+								   XLogRecPtr current_lsn,
+								   bool (*ignore) (const EcmSlotRow *row, void *arg),
+								   void *arg, EcmWalBlame *blame);
 
 #endif							/* ECM_RETAINED_WAL_BLAME_H */

@@ -331,8 +331,8 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 }
 
 unsigned
-ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
-				   const EcmWalLimits *limits)
+ecm_retained_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
+							const EcmWalLimits *limits)
 {
 	unsigned	actions;
 
@@ -360,7 +360,7 @@ ecm_wal_guard_step(EcmWalGuard *guard, const EcmWalFigures *figures,
 }
 
 int64_t
-ecm_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
+ecm_retained_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	int64_t		retained = f->exists && !f->lost ? f->retained : 0;
 	int64_t		allowance = INT64_MAX;
@@ -376,7 +376,7 @@ ecm_wal_guard_allowance(const EcmWalFigures *f, const EcmWalLimits *l)
 }
 
 bool
-ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn, uint64_t seen)
+ecm_retained_wal_guard_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn, uint64_t seen)
 {
 	if (restart_lsn == 0)
 		return false;
@@ -391,7 +391,7 @@ ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn, uint64_t see
 }
 
 void
-ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why)
+ecm_retained_wal_guard_dropped(EcmWalGuard *guard, unsigned why)
 {
 	if (why & ECM_WAL_DROP_FREE)
 		guard->short_of_room = guard->free_low;

@@ -137,26 +137,26 @@ typedef struct EcmWalGuard
 	bool		near_limit;
 } EcmWalGuard;
 
-extern unsigned ecm_wal_guard_step(EcmWalGuard *guard,
-								   const EcmWalFigures *figures,
-								   const EcmWalLimits *limits);
+extern unsigned ecm_retained_wal_guard_step(EcmWalGuard *guard,
+											const EcmWalFigures *figures,
+											const EcmWalLimits *limits);
 
 /*
  * How many bytes of WAL may be written for what could as well be done later,
  * lest that alone leads to a limit: as long as the slot holds less than a
  * quarter of one, and half of what is free may be used.  0: none now.
  */
-extern int64_t ecm_wal_guard_allowance(const EcmWalFigures *figures,
-									   const EcmWalLimits *limits);
+extern int64_t ecm_retained_wal_guard_allowance(const EcmWalFigures *figures,
+												const EcmWalLimits *limits);
 
 /*
  * Was a slot with these positions (0: unknown) there when all WAL that there was
  * had been seen, up to "seen"?
  */
-extern bool ecm_wal_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn,
-								  uint64_t seen);
+extern bool ecm_retained_wal_guard_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_lsn,
+												 uint64_t seen);
 
 /* To be called when the slot has been dropped for that reason. */
-extern void ecm_wal_guard_dropped(EcmWalGuard *guard, unsigned why);
+extern void ecm_retained_wal_guard_dropped(EcmWalGuard *guard, unsigned why);
 
 #endif							/* ECM_RETAINED_WAL_GUARD_H */

@@ -328,7 +328,7 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	ecm_spi_begin(&spi);
 	if (ecm_slot_lookup(slot_name, &facts))
 		from = Max(from, facts.restart_lsn);
-	if (facts.exists && ecm_wal_is_gone(facts.restart_lsn))
+	if (facts.exists && ecm_slot_wal_is_gone(facts.restart_lsn))
 	{
 		/* such a slot is of no use, as the stream will show */
 		ecm_spi_end(&spi);
@@ -336,7 +336,7 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	}
 	if (!XLogRecPtrIsInvalid(from) && !ecm_runs_seen(from))
 	{
-		if (ecm_wal_is_gone(from))
+		if (ecm_slot_wal_is_gone(from))
 			scan.unseen = from; /* what can't be read may be anything */
 		else
 			scan_runs(&scan, from, ecm_first_lsn());

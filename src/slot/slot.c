@@ -203,7 +203,7 @@ sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
 }
 
 bool
-ecm_wal_sample(const char *slot_name, EcmWalSample *sample)
+ecm_slot_sample(const char *slot_name, EcmWalSample *sample)
 {
 	ReplicationSlot slot;
 	bool		exists = copy_slot(slot_name, &slot);
@@ -341,7 +341,7 @@ ecm_slot_drop(const char *name, EcmError *err)
 }
 
 bool
-ecm_wal_is_gone(XLogRecPtr lsn)
+ecm_slot_wal_is_gone(XLogRecPtr lsn)
 {
 	XLogSegNo	segment;
 	ListCell   *lc;

@@ -25,7 +25,7 @@
  *
  * flush_lag_us and decoding are left to others.
  */
-extern bool ecm_wal_sample(const char *slot_name, EcmWalSample *sample);
+extern bool ecm_slot_sample(const char *slot_name, EcmWalSample *sample);
 
 /*
  * The end of WAL: written, or, on a standby, received or replayed, whichever
@@ -94,7 +94,7 @@ extern bool ecm_slot_drop(const char *name, EcmError *err);
  * here?  So it is with a slot that a copied data directory or pg_resetwal has
  * left behind: PostgreSQL itself does not see that such a slot is of no use.
  */
-extern bool ecm_wal_is_gone(XLogRecPtr lsn);
+extern bool ecm_slot_wal_is_gone(XLogRecPtr lsn);
 
 /*
  * The end of the last WAL record.  The insert position of a server at rest may

@@ -143,8 +143,8 @@ find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 }
 
 void
-ecm_wal_find_pin(const EcmWalSample *sample, TimestampTz inactive_since,
-				 int walsender, EcmPin *pin)
+ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
+					 int walsender, EcmPin *pin)
 {
 	memset(pin, 0, sizeof(*pin));
 	pin->certain = true;
@@ -207,7 +207,7 @@ name_wait(int pid)
 }
 
 void
-ecm_wal_guess_pin(const EcmWalSample *sample, int walsender, EcmPin *pin)
+ecm_slot_holder_guess(const EcmWalSample *sample, int walsender, EcmPin *pin)
 {
 	memset(pin, 0, sizeof(*pin));
 	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0 ||

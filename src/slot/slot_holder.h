@@ -28,15 +28,15 @@ typedef struct EcmPin
  * That a consumer hangs its manager knows better.  Waits for nothing and needs
  * no transaction.
  */
-extern void ecm_wal_find_pin(const EcmWalSample *sample,
-							 TimestampTz inactive_since, int walsender,
-							 EcmPin *pin);
+extern void ecm_slot_holder_find(const EcmWalSample *sample,
+								 TimestampTz inactive_since, int walsender,
+								 EcmPin *pin);
 
 /*
  * The best guess, where nothing is certain (yet): a transaction that is not that
  * old, or a walsender that does not come on, or has much to decode.
  */
-extern void ecm_wal_guess_pin(const EcmWalSample *sample, int walsender,
-							  EcmPin *pin);
+extern void ecm_slot_holder_guess(const EcmWalSample *sample, int walsender,
+								  EcmPin *pin);
 
 #endif							/* ECM_SLOT_HOLDER_H */

@@ -44,7 +44,7 @@ is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 
 	/* a lost slot has no position any more, and waits for nobody's order */
 	return !*another &&
-		ecm_wal_slot_is_older(facts->restart_lsn, facts->confirmed_flush_lsn, seen);
+		ecm_retained_wal_guard_slot_is_older(facts->restart_lsn, facts->confirmed_flush_lsn, seen);
 }
 
 bool

@@ -41,7 +41,7 @@ start(void)
 static unsigned
 step(void)
 {
-	return ecm_wal_guard_step(&guard, &figures, &limits);
+	return ecm_retained_wal_guard_step(&guard, &figures, &limits);
 }
 
 /* Ten seconds later the slot holds so much. */
@@ -132,7 +132,7 @@ test_limit(void)
 	is_int(holds(100 * MB + 2), ECM_WAL_DROP_LIMIT, "as long as it is there");
 	figures.exists = false;
 	is_int(holds(200 * MB), 0, "gone");
-	ecm_wal_guard_dropped(&guard, ECM_WAL_DROP_LIMIT);
+	ecm_retained_wal_guard_dropped(&guard, ECM_WAL_DROP_LIMIT);
 	ok(!guard.short_of_room, "a new one may be made at once");
 	figures.exists = true;
 	is_int(holds(10), 0, "and may hold a little");
@@ -217,7 +217,7 @@ static int64_t
 allowance(int64_t held)
 {
 	figures.retained = held * MB;
-	return ecm_wal_guard_allowance(&figures, &limits) / MB;
+	return ecm_retained_wal_guard_allowance(&figures, &limits) / MB;
 }
 
 static void
@@ -257,7 +257,7 @@ test_free(void)
 		   "too little is free, and our slot not to blame: a warning");
 	is_int(has_free(0), 0, "once");
 	is_int(holds(64 * MB), ECM_WAL_DROP_FREE, "our slot holds 64 MB: drop it");
-	ecm_wal_guard_dropped(&guard, ECM_WAL_DROP_FREE);
+	ecm_retained_wal_guard_dropped(&guard, ECM_WAL_DROP_FREE);
 	ok(guard.short_of_room, "no new one for now");
 	figures.exists = false;
 	is_int(holds(0), ECM_WAL_MAKE_ROOM, "once it is gone, its WAL shall go");
@@ -343,12 +343,12 @@ test_being_made(void)
 static void
 test_older(void)
 {
-	ok(ecm_wal_slot_is_older(99, 150, 100), "a slot that begins before was there");
-	ok(!ecm_wal_slot_is_older(101, 101, 100), "one that begins after was not");
-	ok(ecm_wal_slot_is_older(100, 100, 100), "ours may begin at what it has confirmed last");
-	ok(!ecm_wal_slot_is_older(100, 150, 100), "one that was made there has confirmed more");
-	ok(!ecm_wal_slot_is_older(100, 0, 100), "or nothing yet");
-	ok(!ecm_wal_slot_is_older(0, 0, 100), "a lost one can't be told");
+	ok(ecm_retained_wal_guard_slot_is_older(99, 150, 100), "a slot that begins before was there");
+	ok(!ecm_retained_wal_guard_slot_is_older(101, 101, 100), "one that begins after was not");
+	ok(ecm_retained_wal_guard_slot_is_older(100, 100, 100), "ours may begin at what it has confirmed last");
+	ok(!ecm_retained_wal_guard_slot_is_older(100, 150, 100), "one that was made there has confirmed more");
+	ok(!ecm_retained_wal_guard_slot_is_older(100, 0, 100), "or nothing yet");
+	ok(!ecm_retained_wal_guard_slot_is_older(0, 0, 100), "a lost one can't be told");
 }
 
 static void
