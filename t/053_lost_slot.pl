@@ -74,6 +74,8 @@ for my $how ('stopped', 'streaming')
 	$stack->seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
 }
 is($stack->sql('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
+is($stack->sql(q{SELECT DISTINCT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
+	'the one shape of this database is gone: create it again', '... and an event says how many there were');
 
 #
 # A standby

@@ -96,7 +96,7 @@ is(health()->{shapes}{live}, 1, 'a live shape');
 value(q{UPDATE _electric_cm.shape_state SET state = 'errored'});
 $h = health();
 is_deeply([ $h->{severity}, $h->{shapes}{errored} ], [ 'warning', 1 ], 'a shape is errored: warning');
-like($h->{reason}, qr/1 shapes are errored/, '... which is the reason');
+like($h->{reason}, qr/1 shape is errored/, '... which is the reason');
 is(probe($well), 1, 'not well');
 is(probe($nagios), 1, 'not well (0, 1, 2)');
 is(probe($ready), 0, '... though ready');

@@ -125,7 +125,7 @@ is(mine(q{SELECT electric_cm_health() #>> '{conditions,pool,met}'}), 'false', '.
 mine(q{INSERT INTO t VALUES (100001, 'y')});
 mine_seen("count(*) > 0 FROM electric_cm_shape_log('$handle') WHERE key LIKE '%100001%'", 'the stream goes on');
 mine(q{UPDATE _electric_cm.shape SET created_at = now() - interval '2 minutes' WHERE relation = 'u'::regclass});
-mine_seen(qq{electric_cm_health() ->> 'problems' LIKE '%1 shapes have been in creation for more than a minute; $u waits for %'}, 'a shape that is not created is said to wait');
+mine_seen(qq{electric_cm_health() ->> 'problems' LIKE '%1 shape has been in creation for more than a minute; $u waits for %'}, 'a shape that is not created is said to wait');
 write_hba($hba);
 ok($stack->active, 'it can: active, without anybody\'s help');
 $stack->seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$u'", '... and the shape is live');

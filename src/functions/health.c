@@ -248,7 +248,11 @@ judge_lost_shapes(Health *health, const char *total)
 	 strtoi64(total, NULL, 10) < stack->lost.count);
 
 	add_int(&health->json, "lost", lost && stack->lost.count > 0 ? stack->lost.count : lost);
-	if (lost && stack->lost.count > 0)
+	if (lost && stack->lost.count == 1)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"the one shape that was there %d s ago is gone, since %s: create it again",
+					seconds_since(stack->lost.at), stack->lost.reason);
+	else if (lost && stack->lost.count > 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					"all " INT64_FORMAT " shapes that were there %d s ago are gone, since %s: create them again",
 					stack->lost.count, seconds_since(stack->lost.at),
@@ -287,11 +291,15 @@ add_shapes(Health *health)
 	close_group(json, '}');
 	if (v != NULL && strcmp(v[2], "0") != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
+					strcmp(v[2], "1") == 0 ?
+					"%s shape is errored and not followed: see electric_cm_shapes" :
 					"%s shapes are errored and not followed: see electric_cm_shapes",
 					v[2]);
 	/* without a stack, none is created */
 	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->manager.pid != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
+					strcmp(v[3], "1") == 0 ?
+					"%s shape has been in creation for more than a minute; %s waits for %s" :
 					"%s shapes have been in creation for more than a minute; %s waits for %s",
 					v[3], v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }

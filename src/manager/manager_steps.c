@@ -144,6 +144,7 @@ report_lost_shapes(Manager *m, const char *reason)
 	else
 		ecm_manager_event(m, ECM_EVENT_SHAPES_INVALIDATED, reason,
 						  n < 0 ? "all shapes of this database are gone: create them again" :
+						  n == 1 ? "the one shape of this database is gone: create it again" :
 						  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
 	if (n == 0)
 		return;
@@ -229,8 +230,7 @@ ignore_result(void *arg pg_attribute_unused(),
 bool
 ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts)
 {
-	return ecm_slot_lookup(name, facts) && facts->logical &&
-		facts->database == MyDatabaseId && strcmp(facts->plugin, "pgoutput") == 0;
+	return ecm_slot_lookup(name, facts) && ecm_slot_is_of_our_kind(facts, MyDatabaseId);
 }
 
 /*

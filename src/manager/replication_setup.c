@@ -403,8 +403,7 @@ foreign_slot_hint(const Replication *rep, const EcmSlotFacts *facts)
 	if (ecm_slot_name_is_taken(rep->slot, datname))
 		return psprintf("Set electric_cm.slot_name to another name for this database: that slot belongs to the stack of database \"%s\".",
 						datname);
-	if (facts->logical && facts->database != MyDatabaseId &&
-		strcmp(facts->plugin, "pgoutput") == 0)
+	if (facts->database != MyDatabaseId && ecm_slot_is_of_our_kind(facts, facts->database))
 		return "Set electric_cm.slot_name to another name for this database.";
 	return "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().";
 }
@@ -433,8 +432,7 @@ look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
 		return ECM_RESULT_DONE;
 	}
 
-	if (!facts.logical || facts.database != MyDatabaseId ||
-		strcmp(facts.plugin, "pgoutput") != 0)
+	if (!ecm_slot_is_of_our_kind(&facts, MyDatabaseId))
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "42710",
 								psprintf("replication slot \"%s\" belongs to another database or plugin",
 										 rep->slot), "", foreign_slot_hint(rep, &facts));
