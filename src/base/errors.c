@@ -802,6 +802,13 @@ ecm_error_for_public(const char *sqlstate, const char *message)
 	return ecm_error_condition(sqlstate);
 }
 
+const char *
+ecm_error_of_rows_for_public(const char *sqlstate, const char *message)
+{
+	return strncmp(sqlstate, "XX", 2) == 0 ? ecm_error_condition(sqlstate) :
+		ecm_error_for_public(sqlstate, message);
+}
+
 void
 ecm_error_hide_row(EcmError *err)
 {

@@ -142,6 +142,14 @@ extern const char *ecm_error_for_public(const char *sqlstate,
 										const char *message);
 
 /*
+ * Like ecm_error_for_public(), for an error of a session that was reading rows.
+ * The functions of an extension's type run then, and some of them raise even
+ * internal errors (class XX) that quote the value.
+ */
+extern const char *ecm_error_of_rows_for_public(const char *sqlstate,
+												const char *message);
+
+/*
  * Likewise in place, for what the stream ends with: a type's output function or
  * a conversion may have raised it.
  */

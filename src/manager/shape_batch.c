@@ -262,13 +262,9 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	const char *reason = err->message;
 	const char *hint = err->hint;
 
-	/*
-	 * only the snapshot looks at rows, with what types of extensions there
-	 * are
-	 */
+	/* the snapshot is the only step that reads rows */
 	if (b->step == ECM_CREATION_SNAPSHOT)
-		reason = strncmp(err->sqlstate, "XX", 2) == 0 ? ecm_error_condition(err->sqlstate) :
-			ecm_error_for_public(err->sqlstate, err->message);
+		reason = ecm_error_of_rows_for_public(err->sqlstate, err->message);
 	if (reason != err->message)
 	{
 		reason = pstrdup(reason);

@@ -561,6 +561,11 @@ test_public(void)
 		CHECK(strcmp(ecm_error_for_public(harmless[i], "text"), "text") == 0);
 	checked("texts of errors that may quote a row are not public, others are");
 
+	CHECK(strstr(ecm_error_of_rows_for_public("XX000", "\"Alice\""), "Alice") == NULL);
+	CHECK(strstr(ecm_error_of_rows_for_public("22P02", "\"Alice\""), "Alice") == NULL);
+	CHECK(strcmp(ecm_error_of_rows_for_public("53100", "text"), "text") == 0);
+	checked("an internal error of a session that reads rows is not public");
+
 	CHECK(strcmp(ecm_error_condition("22012"), "division by zero (SQLSTATE 22012)") == 0);
 	CHECK(strcmp(ecm_error_condition("220ZZ"), "data exception (SQLSTATE 220ZZ)") == 0);
 	CHECK(strcmp(ecm_error_condition("QQ000"), "an error (SQLSTATE QQ000)") == 0);
