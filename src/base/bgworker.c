@@ -36,7 +36,7 @@ handle_sigterm(SIGNAL_ARGS)
 {
 	ecm_got_sigterm = true;
 	if (!leaving)
-		die(postgres_signal_arg);
+		die(ECM_SIGNAL_ARGS_OF_MINE);
 }
 
 /* More than one may come: the postmaster's, and whoever else's. */

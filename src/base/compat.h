@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  The one place for differences between PostgreSQL 15, 16, 17 and 18.
+ *	  The one place for differences between PostgreSQL 15, 16, 17, 18 and 19.
  *
  * Everything else in the tree is written against the newest spelling that
  * can be expressed as a macro here.
@@ -13,6 +13,7 @@
 
 #include "postgres.h"
 
+#include "access/tableam.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -25,6 +26,7 @@
 #if PG_VERSION_NUM >= 170000
 #include "storage/procnumber.h"
 #endif
+#include "utils/jsonb.h"
 #include "utils/wait_event.h"
 
 /* 18 says that a function does not return before its name, not after it. */
@@ -52,7 +54,7 @@
 /*
  * A backend's wait for its client, as in libpq/libpq.h, which can't be included
  * where GSSAPI's headers are not installed: the server's don't depend on them.
- * 15 to 18 have it alike.
+ * 15 to 19 have it alike.
  */
 extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 
@@ -117,8 +119,11 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_lock_held_by_me(tag, mode) LockHeldByMe((tag), (mode))
 #endif
 
-/* 16 can restrict index insertion to summarizing indexes. */
-#if PG_VERSION_NUM >= 160000
+/* 16 can restrict index insertion to summarizing indexes; 19 has flags for it. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples((rri), (estate), 0, (slot), NIL, NULL)
+#elif PG_VERSION_NUM >= 160000
 #define ecm_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL, false)
 #else
@@ -135,13 +140,34 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ECM_CHECK_PERMS_ARGS	tables, report
 #endif
 
-/* 18 counts index searches. */
-#if PG_VERSION_NUM >= 180000
+/* 18 counts index searches; 19 has flags for all scans. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0, SO_NONE)
+#elif PG_VERSION_NUM >= 180000
 #define ecm_index_beginscan(heap, index, snapshot, nkeys) \
 	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
 #else
 #define ecm_index_beginscan(heap, index, snapshot, nkeys) \
 	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+#if PG_VERSION_NUM >= 190000
+#define ecm_table_beginscan(rel, snapshot) \
+	table_beginscan((rel), (snapshot), 0, NULL, SO_NONE)
+#else
+#define ecm_table_beginscan(rel, snapshot) \
+	table_beginscan((rel), (snapshot), 0, NULL)
+#endif
+
+/* 19 has options for a deletion; ours waits, and moves no row elsewhere. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_table_tuple_delete(rel, tid, cid, snapshot, failure) \
+	table_tuple_delete((rel), (tid), (cid), 0, (snapshot), \
+					   InvalidSnapshot, true, (failure))
+#else
+#define ecm_table_tuple_delete(rel, tid, cid, snapshot, failure) \
+	table_tuple_delete((rel), (tid), (cid), (snapshot), \
+					   InvalidSnapshot, true, (failure), false)
 #endif
 
 /* 16 made one function of the object-specific privilege checks. */
@@ -216,6 +242,83 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_backend_status(i) (&pgstat_get_local_beentry_by_index(i)->backendStatus)
 #else
 #define ecm_backend_status(i) (&pgstat_fetch_stat_local_beentry(i)->backendStatus)
+#endif
+
+/* 19 knows a slot's user by its place among the processes. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_slot_active_pid(slot) \
+	((slot)->active_proc == INVALID_PROC_NUMBER ? 0 : \
+	 GetPGProcByNumber((slot)->active_proc)->pid)
+#else
+#define ecm_slot_active_pid(slot) ((slot)->active_pid)
+#endif
+
+/* 19 can look at one database, or at those about to commit, alone. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_oldest_active_xid() GetOldestActiveTransactionId(false, true)
+#else
+#define ecm_oldest_active_xid() GetOldestActiveTransactionId()
+#endif
+
+/* 19 says why there is no next record. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_find_next_record(reader, from, error) \
+	XLogFindNextRecord((reader), (from), (error))
+#else
+#define ecm_find_next_record(reader, from, error) \
+	(*(error) = NULL, XLogFindNextRecord((reader), (from)))
+#endif
+
+/* 19 calls an immediate checkpoint fast. */
+#if PG_VERSION_NUM >= 190000
+#define ECM_CHECKPOINT_FAST CHECKPOINT_FAST
+#else
+#define ECM_CHECKPOINT_FAST CHECKPOINT_IMMEDIATE
+#endif
+
+/* What SIGNAL_ARGS declares, to hand it on; 19 tells who sent the signal. */
+#if PG_VERSION_NUM >= 190000
+#define ECM_SIGNAL_ARGS_OF_MINE postgres_signal_arg, pg_siginfo
+#else
+#define ECM_SIGNAL_ARGS_OF_MINE postgres_signal_arg
+#endif
+
+/* 19 has exceptions from publications of all tables, and tells them apart. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_relation_publications(relid) GetRelationIncludedPublications(relid)
+#else
+#define ecm_relation_publications(relid) GetRelationPublications(relid)
+#endif
+
+/* 19 has the result of building jsonb in the state. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState EcmJsonbState;
+#define ecm_jsonb_push(state, token, value) \
+	pushJsonbValue((state), (token), (value))
+#else
+typedef struct EcmJsonbState
+{
+	JsonbParseState *parse;
+	JsonbValue *result;
+} EcmJsonbState;
+#define ecm_jsonb_push(state, token, value) \
+	((state)->result = pushJsonbValue(&(state)->parse, (token), (value)))
+#endif
+
+/* 19 crashes on a tuple descriptor that it was not told to be complete. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_tupledesc_finalize(desc) TupleDescFinalize(desc)
+#else
+#define ecm_tupledesc_finalize(desc) ((void) 0)
+#endif
+
+/* 19 has a word for a case that goes on with the next, and heeds no comment. */
+#ifndef pg_fallthrough
+#if __has_attribute(fallthrough)
+#define pg_fallthrough __attribute__((fallthrough))
+#else
+#define pg_fallthrough ((void) 0)
+#endif
 #endif
 
 /* 17 has a decoded change's tuples without a struct around them. */

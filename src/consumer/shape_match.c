@@ -14,6 +14,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "base/compat.h"
 #include "base/errors.h"
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
@@ -121,6 +122,7 @@ make_slot(EcmTable *table)
 	table->desc = CreateTemplateTupleDesc(table->ncolumns);
 	for (int i = 0; i < table->ncolumns; i++)
 		TupleDescInitEntry(table->desc, i + 1, NULL, table->columns[i].type, -1, 0);
+	ecm_tupledesc_finalize(table->desc);
 	table->slot = MakeSingleTupleTableSlot(table->desc, &TTSOpsVirtual);
 	table->econtext = CreateStandaloneExprContext();
 	table->econtext->ecxt_scantuple = table->slot;

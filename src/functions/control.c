@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/compat.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -375,7 +376,7 @@ find_row_changer(void)
 	TableScanDesc scan;
 
 	InitDirtySnapshot(dirty);
-	scan = table_beginscan(rel, &dirty, 0, NULL);
+	scan = ecm_table_beginscan(rel, &dirty);
 	while (!TransactionIdIsValid(changer) &&
 		   table_scan_getnextslot(scan, ForwardScanDirection, slot))
 		changer = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "fmgr.h"
@@ -23,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "base/compat.h"
 #include "base/errors.h"
@@ -69,10 +71,9 @@ typedef struct LogReader
 static Datum
 values_to_jsonb(const LogReader *reader, const EcmValue *values)
 {
-	JsonbParseState *state = NULL;
-	JsonbValue *object;
+	EcmJsonbState state = {0};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	ecm_jsonb_push(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < reader->shape->ncolumns; i++)
 	{
 		JsonbValue	value;
@@ -80,7 +81,7 @@ values_to_jsonb(const LogReader *reader, const EcmValue *values)
 		if (values[i].kind == ECM_VALUE_UNCHANGED)
 			continue;
 
-		pushJsonbValue(&state, WJB_KEY, &reader->names[i]);
+		ecm_jsonb_push(&state, WJB_KEY, &reader->names[i]);
 		if (values[i].kind == ECM_VALUE_NULL)
 			value.type = jbvNull;
 		else
@@ -89,11 +90,11 @@ values_to_jsonb(const LogReader *reader, const EcmValue *values)
 			value.val.string.val = unconstify(char *, values[i].text);
 			value.val.string.len = (int) values[i].len;
 		}
-		pushJsonbValue(&state, WJB_VALUE, &value);
+		ecm_jsonb_push(&state, WJB_VALUE, &value);
 	}
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	ecm_jsonb_push(&state, WJB_END_OBJECT, NULL);
 
-	return JsonbPGetDatum(JsonbValueToJsonb(object));
+	return JsonbPGetDatum(JsonbValueToJsonb(state.result));
 }
 
 /* "schema"."table"/"key column"/..., with embedded double quotes doubled */

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "replication/slot.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 

@@ -728,7 +728,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 					((Pause *) lfirst(lc))->subid = TopSubTransactionId;
 				break;
 			}
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			commits_midway = false;

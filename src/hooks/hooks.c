@@ -52,6 +52,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "hooks/hooks.h"
@@ -86,7 +87,7 @@ read_created_slot(Oid stack_table, NameData *slot_name)
 {
 	Relation	rel = table_open(stack_table, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	TableScanDesc scan = ecm_table_beginscan(rel, snapshot);
 	HeapTuple	tuple = heap_getnext(scan, ForwardScanDirection);
 	AttrNumber	column = get_attnum(stack_table, "slot_name");
 
@@ -286,7 +287,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has dropped the extension electric_cm")));
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_PRE_COMMIT:
 			ecm_unpublish_keyless();
 			ecm_ddl_apply_at_commit();
@@ -296,7 +297,7 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_COMMIT:
 			if ((look_again || dropped_extensions != NIL) && ecm_shared != NULL)
 				request_look();
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			ecm_ddl_forget();

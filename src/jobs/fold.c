@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplesort.h"
 
+#include "base/compat.h"
 #include "base/errors.h"
 #include "base/spi.h"
 #include "shape/shape.h"
@@ -193,6 +194,7 @@ sort_descriptor(void)
 	TupleDescInitEntry(desc, SORT_KEY, "key", BYTEAOID, -1, 0);
 	TupleDescInitEntry(desc, SORT_NUMBER, "number", INT8OID, -1, 0);
 	TupleDescInitEntry(desc, SORT_ENTRY, "entry", BYTEAOID, -1, 0);
+	ecm_tupledesc_finalize(desc);
 	return desc;
 }
 

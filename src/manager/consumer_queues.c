@@ -19,6 +19,7 @@
 #include "postmaster/bgworker.h"
 #include "replication/logicalproto.h"
 #include "storage/dsm.h"
+#include "storage/proc.h"
 #include "storage/shm_mq.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
+#include "base/compat.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "connection/conn.h"
@@ -93,7 +94,7 @@ must_wait_for_transactions(Manager *m)
 {
 	if (!TransactionIdIsValid(m->wal.slot_horizon))
 		return false;
-	if (!TransactionIdPrecedes(GetOldestActiveTransactionId(), m->wal.slot_horizon))
+	if (!TransactionIdPrecedes(ecm_oldest_active_xid(), m->wal.slot_horizon))
 		m->wal.slot_horizon = InvalidTransactionId;
 	return TransactionIdIsValid(m->wal.slot_horizon);
 }

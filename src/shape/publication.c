@@ -32,6 +32,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "base/compat.h"
 #include "base/spi.h"
 #include "shape/publication.h"
 #include "shape/shape_settings.h"
@@ -63,7 +64,7 @@ ecm_is_published(Oid relation)
 		relations = list_concat(relations, get_partition_ancestors(relation));
 	foreach(lc, relations)
 	{
-		if (list_member_oid(GetRelationPublications(lfirst_oid(lc)), publication->oid) ||
+		if (list_member_oid(ecm_relation_publications(lfirst_oid(lc)), publication->oid) ||
 			list_member_oid(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
 							publication->oid))
 			return true;

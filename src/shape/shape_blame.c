@@ -30,6 +30,7 @@
 #include "pgstat.h"
 #include "storage/fd.h"
 
+#include "base/compat.h"
 #include "shape/shape_blame.h"
 
 #define MAGIC		0x45434d31	/* changes with the struct */
@@ -62,7 +63,7 @@ static void
 handle_quit(SIGNAL_ARGS)
 {
 	forget_here();
-	quit_handler(postgres_signal_arg);
+	quit_handler(ECM_SIGNAL_ARGS_OF_MINE);
 }
 
 /*

@@ -534,9 +534,9 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 										  LockTupleExclusive, LockWaitSkip, 0,
 										  &failure);
 			if (!spared && result == TM_Ok)
-				result = table_tuple_delete(rel, &tid, GetCurrentCommandId(true),
-											snapshot, InvalidSnapshot, true,
-											&failure, false);
+				result = ecm_table_tuple_delete(rel, &tid,
+												GetCurrentCommandId(true),
+												snapshot, &failure);
 		}
 		index_endscan(scan);
 		ExecDropSingleTupleTableSlot(slot);

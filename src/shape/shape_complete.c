@@ -23,6 +23,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/itemptr.h"
 #include "utils/memutils.h"
 

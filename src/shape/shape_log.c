@@ -410,10 +410,9 @@ bool
 ecm_chunk_scan_delete(EcmChunkScan *cs)
 {
 	TM_FailureData failure;
-	TM_Result	result = table_tuple_delete(cs->rel, &cs->slot->tts_tid,
-											GetCurrentCommandId(true),
-											InvalidSnapshot, InvalidSnapshot,
-											true, &failure, false);
+	TM_Result	result = ecm_table_tuple_delete(cs->rel, &cs->slot->tts_tid,
+												GetCurrentCommandId(true),
+												InvalidSnapshot, &failure);
 
 	if (result != TM_Ok && result != TM_Deleted)
 		elog(ERROR, "could not delete a chunk of a shape log: result %d",

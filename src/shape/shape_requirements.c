@@ -210,7 +210,7 @@ check_column_lists(Oid relid)
 {
 	ListCell   *lc;
 
-	foreach(lc, GetRelationPublications(relid))
+	foreach(lc, ecm_relation_publications(relid))
 	{
 		Publication *publication = GetPublication(lfirst_oid(lc));
 		HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),

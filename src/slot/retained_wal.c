@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/event.h"
 #include "base/text.h"
 #include "slot/retained_wal.h"
@@ -655,7 +656,7 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 	if (actions & ECM_WAL_LET_FOLLOW)
 		let_follow();
 	if (actions & ECM_WAL_MAKE_ROOM)
-		RequestCheckpoint(CHECKPOINT_IMMEDIATE | CHECKPOINT_FORCE);
+		RequestCheckpoint(ECM_CHECKPOINT_FAST | CHECKPOINT_FORCE);
 	watch_former_slot(stack_index);
 
 	due = slot->sample.taken_at +

@@ -43,6 +43,7 @@
 #include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
 
@@ -221,6 +222,7 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 {
 	ReadLocalXLogPageNoWaitPrivate private = {false};
 	XLogReaderState *reader;
+	char	   *error;
 
 	memset(scan, 0, sizeof(*scan));
 	scan->ours = true;
@@ -236,15 +238,15 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
-	if (XLogRecPtrIsInvalid(XLogFindNextRecord(reader, from)) && !private.end_of_wal)
+	if (XLogRecPtrIsInvalid(ecm_find_next_record(reader, from, &error)) &&
+		!private.end_of_wal)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not find a WAL record after %X/%X",
-						LSN_FORMAT_ARGS(from))));
+				 errmsg("could not find a WAL record after %X/%X%s%s",
+						LSN_FORMAT_ARGS(from),
+						error ? ": " : "", error ? error : "")));
 	while (!private.end_of_wal && reader->EndRecPtr < to)
 	{
-		char	   *error;
-
 		CHECK_FOR_INTERRUPTS();
 		if (XLogReadRecord(reader, &error) == NULL)
 		{

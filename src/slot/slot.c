@@ -74,7 +74,7 @@ wal_availability(ReplicationSlot *slot)
 	 * The file may have gone since the copy was taken, because the walsender
 	 * moved on.  While one is alive, the slot isn't lost yet.
 	 */
-	if (result == WALAVAIL_REMOVED && slot->active_pid != 0)
+	if (result == WALAVAIL_REMOVED && ecm_slot_active_pid(slot) != 0)
 		result = WALAVAIL_UNRESERVED;
 
 	return result;
@@ -182,8 +182,8 @@ sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
 	WALAvailability availability = wal_availability(slot);
 
 	sample->slot_exists = true;
-	sample->active = slot->active_pid != 0;
-	sample->active_pid = slot->active_pid;
+	sample->active = ecm_slot_active_pid(slot) != 0;
+	sample->active_pid = ecm_slot_active_pid(slot);
 	sample->catalog_xmin = slot->data.catalog_xmin;
 	sample->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
 	strlcpy(sample->wal_status, wal_status_name(availability),
@@ -260,7 +260,7 @@ ecm_slots_read(EcmSlotRow *rows)
 		strlcpy(row->plugin, NameStr(slot->data.plugin), NAMEDATALEN);
 		row->database = slot->data.database;
 		row->temporary = slot->data.persistency == RS_TEMPORARY;
-		row->active_pid = slot->active_pid;
+		row->active_pid = ecm_slot_active_pid(slot);
 		row->wal_status = wal_status_name(availability);
 		row->restart_lsn = restart_lsn;
 		row->confirmed_flush_lsn = slot->data.confirmed_flush;
@@ -291,7 +291,7 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->invalidated = ecm_slot_is_invalidated(&slot);
 	facts->database = slot.data.database;
 	strlcpy(facts->plugin, NameStr(slot.data.plugin), sizeof(facts->plugin));
-	facts->active_pid = slot.active_pid;
+	facts->active_pid = ecm_slot_active_pid(&slot);
 	facts->restart_lsn = slot.data.restart_lsn;
 	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
 

@@ -127,7 +127,7 @@ find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 
 	if (RecoveryInProgress() || !TransactionIdIsNormal(sample->catalog_xmin))
 		return;
-	oldest = GetOldestActiveTransactionId();
+	oldest = ecm_oldest_active_xid();
 	if (TransactionIdFollowsOrEquals(oldest, ReadNextTransactionId()))
 		return;					/* none has an ID */
 	pid = BackendXidGetPid(oldest);

@@ -9,6 +9,7 @@
 
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
+#include "utils/lsyscache.h"
 
 #include "base/settings.h"
 #include "slot/slot.h"
