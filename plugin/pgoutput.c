@@ -5,7 +5,7 @@
  *
  * An error in an output plugin ends the stream, at the same change each time,
  * and nothing else can be hooked there.  Our walsender looks for libraries
- * where this one is, before others (see walsender_unsendable.c), so that it
+ * where this one is, before others (see src/walsender/unsendable.c), so that it
  * gets this when it asks for the slot's plugin, pgoutput.  No other process
  * does, and where this is not installed it gets the server's.
  *
@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "replication/output_plugin.h"
 
 PG_MODULE_MAGIC;
@@ -31,7 +32,11 @@ _PG_output_plugin_init(OutputPluginCallbacks *callbacks)
 	InitFunction init;
 	void	  **wrap;
 
-	init = (InitFunction) load_external_function("$libdir/pgoutput",
+	/*
+	 * By its whole path: from 18 on "$libdir/pgoutput" is looked for where
+	 * "pgoutput" is, and that finds this one, which would call itself.
+	 */
+	init = (InitFunction) load_external_function(psprintf("%s/pgoutput", pkglib_path),
 												 "_PG_output_plugin_init",
 												 true, NULL);
 	init(callbacks);

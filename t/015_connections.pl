@@ -186,13 +186,22 @@ sub make_ca
 
 sub make_cert
 {
-	my ($dir, $ca, $file, $name, $days) = @_;
+	my ($dir, $ca, $file, $name, @validity) = @_;
+	@validity = ('-days', 10) unless @validity;
 	openssl('req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', "$dir/$file.key", '-out', "$dir/$file.csr",
 		'-subj', "/CN=$name");
 	openssl('x509', '-req', '-in', "$dir/$file.csr", '-CA', "$dir/$ca.crt", '-CAkey', "$dir/$ca.key",
-		'-CAcreateserial', '-days', $days // 10, '-out', "$dir/$file.crt");
+		'-CAcreateserial', @validity, '-out', "$dir/$file.crt");
 	chmod 0600, "$dir/$file.key";
 	return;
+}
+
+# Newer versions of openssl know no negative -days, older ones no other way.
+sub expired
+{
+	my ($help);
+	IPC::Run::run([ 'openssl', 'x509', '-help' ], '>&', \$help);
+	return $help =~ /-not_before/ ? ('-not_before', '20200101000000Z', '-not_after', '20200102000000Z') : ('-days', -1);
 }
 
 sub copy_file
@@ -215,9 +224,9 @@ sub test_tls
 	mkdir $dir or die;
 	make_ca($dir, $_) for qw(ca other_ca);
 	make_cert($dir, 'ca', 'server', 'localhost');
-	make_cert($dir, 'ca', 'expired_server', 'localhost', -1);
+	make_cert($dir, 'ca', 'expired_server', 'localhost', expired());
 	make_cert($dir, 'ca', 'client', 'app');
-	make_cert($dir, 'ca', 'expired_client', 'app', -1);
+	make_cert($dir, 'ca', 'expired_client', 'app', expired());
 	write_file($hba, $hba_text);
 	$node->reload;
 

@@ -272,7 +272,7 @@ sub try_round
 		$names{ $_->[0] } = 1 for @given;
 		$tried += @given;
 	}
-	$node->restart('fast');
+	$node->restart;
 	for my $whom (sort keys %given)
 	{
 		my ($database, @given) = @{ $given{$whom} };
