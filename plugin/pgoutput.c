@@ -3,14 +3,21 @@
  * pgoutput.c
  *	  The server's own pgoutput, with a hook for our walsender.
  *
- * An error in an output plugin ends the stream, at the same change each time,
- * and nothing else can be hooked there.  Our walsender looks for libraries
- * where this one is, before others (see src/walsender/unsendable.c), so that it
- * gets this when it asks for the slot's plugin, pgoutput.  No other process
- * does, and where this is not installed it gets the server's.
+ * pgoutput raises an error for a change that it cannot send, such as one whose
+ * text exceeds 1 GB.  The error ends the stream, at the same change each time,
+ * and core has no hook there.  This library loads the server's pgoutput and
+ * lets walsender/unsendable.c put callbacks of ours around those of pgoutput,
+ * which send such a change without its large values, or leave it out.
  *
- * Small, and apart from the rest, since it is loaded afresh by each walsender:
- * it must go with any electric_cm that the server has been started with.
+ * Our walsender asks for the plugin "pgoutput" like any other. unsendable.c
+ * has set its dynamic_library_path, so that the folder of this library is
+ * searched first.  No other process loads it, and where it is not installed our
+ * walsender gets the server's pgoutput.
+ *
+ * The library is small, and apart from electric_cm, since each walsender loads
+ * it from disk when it starts: after an upgrade on disk, it runs with the
+ * electric_cm that the server was started with.  The two share nothing but the
+ * rendezvous variable.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,10 +3,14 @@
  * backend.c
  *	  What another process of this server is doing.
  *
- * A connection that leads back to this server can be silent because the other
- * side works, because it hangs, or because something between the two has lost
- * what was said.  Which of these it is can be seen in shared memory and asked
- * of the kernel; nothing here waits.
+ * The manager's connections lead back to this server, so each has a backend or
+ * walsender of this server at its other end.  When such a connection is silent,
+ * that process may be at work, may wait for a lock, may be stopped or hang in
+ * the kernel, or something between the two (a proxy, a firewall) may have lost
+ * the answer.  The manager treats each of these differently: it waits for a
+ * process that works, and opens a connection anew whose answer is lost.  It
+ * tells them apart by comparing two looks at the process: the wait event in
+ * shared memory, and the CPU time, which the kernel knows.  Nothing here waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,10 +30,16 @@
 /* the upper byte of a wait event is its class */
 #define WAIT_CLASS(wait_event)	((wait_event) & 0xFF000000U)
 
-/* What a process that works has used of the CPU between two looks, at least. */
+/*
+ * CPU time (us) that a process must have used between two looks to count as
+ * working.  Less than that is spent by one that only wakes up and finds nothing
+ * to do.
+ */
 #define MIN_WORK_US		2000
 
-/* -1: the system does not tell. */
+/*
+ * CPU time of a process so far, in microseconds; -1: the system does not tell.
+ */
 static int64
 cpu_time(int pid)
 {
@@ -65,7 +75,12 @@ ecm_backend_waits_for_command(const EcmBackendLook *look)
 	return look->wait_event == WAIT_EVENT_CLIENT_READ;
 }
 
-/* Who gives the lock away takes the process out of the queue. */
+/*
+ * The wait event alone does not suffice: a process that has been granted its
+ * lock still shows it until the process has run again, and one that is stopped
+ * (SIGSTOP) does not.  Whoever releases the lock takes the process out of the
+ * lock's queue at that moment.
+ */
 bool
 ecm_backend_waits_for_lock(const EcmBackendLook *look)
 {

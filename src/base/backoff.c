@@ -12,7 +12,10 @@
 
 #include "base/backoff.h"
 
-/* Limits for both delays: there is always a pause, and never an overflow. */
+/*
+ * Limits of both delays.  The lower one makes sure that a retry loop always
+ * pauses, the upper one that doubling a delay cannot overflow.
+ */
 #define MIN_DELAY_MS	INT64_C(1)
 #define MAX_DELAY_MS	((int64_t) INT_MAX)
 

@@ -33,7 +33,11 @@ extern void ecm_backoff_init(EcmBackoff *b, int64_t initial_ms,
 /* Notes a failure at 'now' and returns the time (same clock) to retry at. */
 extern int64_t ecm_backoff_fail(EcmBackoff *b, int64_t now);
 
-/* The thing works again: the next failure starts with the initial delay. */
+/*
+ * To be called when the operation that was retried works again: the next
+ * failure starts with the initial delay, and the time since the first failure
+ * is added to the total.
+ */
 extern void ecm_backoff_reset(EcmBackoff *b, int64_t now);
 
 /* Total time spent retrying up to 'now', in microseconds. */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * bgworker.c
- *	  What managers and consumers have in common as background workers.
+ *	  What our background workers have in common: how they are registered,
+ *	  and how managers and consumers start, run SQL and take a SIGTERM.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,10 +27,15 @@ volatile sig_atomic_t ecm_got_sigterm = false;
 static volatile sig_atomic_t leaving = false;
 
 /*
- * A flag alone would leave core's own waits (for a lock, for a synchronous
- * standby) deaf; die() alone could not be told from a crash.  So both: the
- * main loop sees the flag first and leaves quietly, and whatever waits inside
- * core is interrupted.
+ * SIGTERM sets our flag and calls die() as well.  A flag alone would not
+ * interrupt a wait inside core (for a lock, or for a synchronous standby), so
+ * a worker in such a wait could not be ended. die() alone would end the worker
+ * by a FATAL error wherever it is, with no place to clean up.  With both, the
+ * main loop finds the flag first and leaves in good order, and only a wait
+ * inside core is interrupted.
+ *
+ * Once the worker has begun to leave (ecm_worker_leave()), a further SIGTERM
+ * changes nothing.
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
@@ -39,7 +45,11 @@ handle_sigterm(SIGNAL_ARGS)
 		die(ECM_SIGNAL_ARGS_OF_MINE);
 }
 
-/* More than one may come: the postmaster's, and whoever else's. */
+/*
+ * Forgets the SIGTERM that has come, and makes handle_sigterm() ignore those
+ * still to come: the launcher may send one and the postmaster, in a shutdown,
+ * another.
+ */
 void
 ecm_worker_leave(void)
 {
@@ -48,9 +58,13 @@ ecm_worker_leave(void)
 }
 
 /*
- * What ALTER DATABASE says is kept away; but the server's configuration may
- * say the same, so everything that could stop a worker or change what it reads
- * and writes is set here, besides what decides how that is written as text.
+ * Settings that a worker overrides. ecm_worker_init() keeps the values of
+ * ALTER DATABASE and ALTER ROLE away, but postgresql.conf may have the same
+ * ones.  Each of these could end a worker (exit_on_error, a timeout), make its
+ * writes fail or wait for a standby that is gone
+ * (default_transaction_read_only, synchronous_commit), or change which objects
+ * and rows it sees (search_path, role, row_security). ecm_text_settings has
+ * those that decide how values are written as text.
  */
 static const char *const worker_settings[][2] = {
 	{"search_path", ""},
@@ -81,7 +95,12 @@ ecm_worker_init(Oid dboid)
 	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 
-	/* whether a stack may run there, its manager sees for itself */
+	/*
+	 * A database that allows no connections is entered as well
+	 * (BYPASS_ALLOWCONN): the manager finds out that no stack may run there,
+	 * and reports it.  Otherwise a FATAL error would end the worker here, and
+	 * the launcher would have to guess why.
+	 */
 	ecm_shelter_settings();
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid,
 											  BGWORKER_BYPASS_ALLOWCONN);

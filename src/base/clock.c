@@ -15,8 +15,10 @@
 #include "base/clock.h"
 
 /*
- * The system counts from its own start, a moment ago perhaps.  Added to that,
- * so that 0 is longer ago than any interval that somebody waits for.
+ * Offset of ecm_now().  The system's monotonic clock may count from the
+ * machine's start, a moment ago perhaps.  With a year added, the time 0
+ * ("never") is longer ago than any interval that is compared with it, so "has
+ * it been a minute since the last time?" is true for what has never happened.
  */
 #define LONG_AGO	(365 * USECS_PER_DAY)
 

@@ -26,19 +26,25 @@ typedef int64 EcmTime;
 extern EcmTime ecm_now(void);
 extern TimestampTz ecm_wall_clock(void);
 
-/* A time as the wall clock has it, as of now; 0 stays 0. */
+/*
+ * Converts a time to the wall clock as it is set now, for people to read; 0
+ * stays 0.
+ */
 extern TimestampTz ecm_shown_time(EcmTime time);
 
-/* That many milliseconds later. */
+/* The time 'ms' milliseconds after 'time'. */
 #define ecm_later(time, ms)		((time) + (ms) * INT64CONST(1000))
 
-/* Milliseconds until then, rounded up; 0 if that is over. */
+/*
+ * Milliseconds from 'now' until 'then', rounded up, so that whoever sleeps for
+ * them does not wake too early and spin; 0 if 'then' has passed.
+ */
 extern long ecm_ms_until(EcmTime now, EcmTime then);
 
 /* The earlier of two deadlines, where 0 means none. */
 extern EcmTime ecm_earlier(EcmTime a, EcmTime b);
 
-/* Has it been that many milliseconds, or more? */
+/* Have 'ms' milliseconds or more gone by since 'since'? */
 static inline bool
 ecm_has_passed(EcmTime since, EcmTime now, int64 ms)
 {

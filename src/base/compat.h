@@ -43,7 +43,10 @@
 #define ecm_new_cid_relation(rec) ((rec)->target_node.relNode)
 #endif
 
-/* 17 gave wait event sets a resource owner; ours live as long as the process. */
+/*
+ * 17 gave wait event sets a resource owner instead of a memory context.  Ours
+ * live as long as the process, so they have no owner.
+ */
 #if PG_VERSION_NUM >= 170000
 #define ecm_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
 #else
@@ -79,7 +82,10 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_proc_lxid(proc) ((proc)->lxid)
 #endif
 
-/* 17 counts all processes by one number, backends first. */
+/*
+ * A process's index in ProcGlobal->allProcs, backends first; 17 gave it a type
+ * and a variable.
+ */
 #if PG_VERSION_NUM >= 170000
 #define ecm_my_proc_number() ((int) MyProcNumber)
 #else
@@ -103,7 +109,10 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ECM_TRANSACTION_TIMEOUT_SETTING
 #endif
 
-/* 17 lets a logical message be flushed at once; ours go with their commit. */
+/*
+ * 17 lets a logical message be flushed at once.  Ours are transactional, and
+ * are flushed with the commit of their transaction.
+ */
 #if PG_VERSION_NUM >= 170000
 #define ecm_log_message(prefix, text) \
 	LogLogicalMessage((prefix), (text), strlen(text), true, false)
@@ -131,7 +140,7 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL)
 #endif
 
-/* 16 has permissions apart from the range table. */
+/* 16 keeps permissions apart from the range table. */
 #if PG_VERSION_NUM >= 160000
 #define ECM_CHECK_PERMS_PARAMS	List *tables, List *infos, bool report
 #define ECM_CHECK_PERMS_ARGS	tables, infos, report
@@ -208,7 +217,10 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 	pg_namespace_ownercheck((nspoid), (roleid))
 #endif
 
-/* What an interrupted DROP DATABASE leaves; minor releases have it since 2023. */
+/*
+ * datconnlimit of a database whose DROP DATABASE was interrupted.  Minor
+ * releases from before August 2023 do not mark such a database.
+ */
 #ifdef DATCONNLIMIT_INVALID_DB
 #define ECM_CONNLIMIT_INVALID_DB DATCONNLIMIT_INVALID_DB
 #else
@@ -321,7 +333,7 @@ typedef struct EcmJsonbState
 #endif
 #endif
 
-/* 17 has a decoded change's tuples without a struct around them. */
+/* 17 removed the struct around a decoded change's tuples. */
 #if PG_VERSION_NUM >= 170000
 #define ecm_change_new_tuple(change) ((change)->data.tp.newtuple)
 #define ecm_change_old_tuple(change) ((change)->data.tp.oldtuple)

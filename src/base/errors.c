@@ -4,8 +4,9 @@
  *	  What an error means for the stack: retry, recreate or fatal; and for a
  *	  shape: whose fault it is.
  *
- * A table each.  An error that isn't in the stack's is retried, since giving up
- * for good on an error that nobody has thought of is worse than trying again.
+ * Each of the two questions has a table: "rules" and "fault_rules".  An error
+ * that is not in the first one is retried, since giving up for good on an
+ * error that nobody has thought of is worse than trying again.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,8 @@ typedef struct ErrorRule
 {
 	const char *sqlstate;		/* five characters, or two: a whole class */
 	int			context;		/* EcmErrorContext, or ANY_CONTEXT */
-	const char *text;			/* in the message; NULL: whatever it says */
+	const char *text;			/* that the message contains; NULL: any
+								 * message */
 	EcmErrorKind kind;
 	const char *hint;			/* may be NULL */
 } ErrorRule;
@@ -110,12 +112,12 @@ typedef struct ErrorRule
 	"Raise max_wal_senders in postgresql.conf and restart the server."
 
 /*
- * The first rule that applies counts, so exceptions precede what they are
- * exceptions from.
+ * The first rule that applies counts, so an exception precedes the rule that
+ * it is an exception from.
  *
- * 55000 and 58P01 in the stream can mean that the slot is invalidated, but the
- * message doesn't say it reliably: they are retried unless the manager, having
- * looked at the slot, knows better.
+ * 55000 and 58P01 in the stream can mean that the slot has been invalidated,
+ * but their messages do not say so reliably.  They have no rule here, so they
+ * are retried, unless the manager looks at the slot and finds it invalidated.
  */
 #define ANY			ANY_CONTEXT
 #define CONNECT		ECM_CONTEXT_CONNECT
@@ -151,17 +153,20 @@ static const ErrorRule rules[] = {
 	{"42501", STREAM, NULL, FATAL, HINT_GRANT_REPLICATION},
 	{"42501", ANY, NULL, FATAL, HINT_GRANT},
 
-	/* publication or slot is gone */
+	/* the publication or the slot is gone */
 	{"42704", STREAM, NULL, RECREATE, NULL},
 
-	/* the database was moved: what was written before can't be decoded */
+	/*
+	 * after ALTER DATABASE SET TABLESPACE, the WAL that was written before it
+	 * refers to files that do not exist any more, and cannot be decoded
+	 */
 	{"XX000", STREAM, "could not map file", RECREATE, NULL},
 
-	/* what the walsender can't decode or send */
+	/* a row or message is too large for the walsender to decode or send */
 	{"XX000", STREAM, "invalid memory alloc request size", RETRY, HINT_TOO_LARGE},
 	{"54000", STREAM, NULL, RETRY, HINT_TOO_LARGE},
 
-	/* what can become free again */
+	/* resources that are exhausted, and can become free again */
 	{"53100", ANY, NULL, RETRY, HINT_FREE_DISK},
 	{"53300", CONNECT, "max_wal_senders", RETRY, HINT_WALSENDERS},
 	{"53300", ANY, NULL, RETRY, HINT_SESSIONS},
@@ -171,11 +176,11 @@ static const ErrorRule rules[] = {
 	{"55006", STREAM, NULL, RETRY, HINT_SLOT_IN_USE},
 	{"55P03", SLOT, NULL, RETRY, HINT_OPEN_TRANSACTIONS},
 
-	/* server settings that only a restart changes */
+	/* settings of the server that only a restart changes */
 	{"55000", SLOT, "wal_level", FATAL, HINT_WAL_LEVEL},
 	{"55000", SLOT, "max_replication_slots", FATAL, HINT_SLOTS},
 
-	/* what libpq itself refuses, see libpq_texts below */
+	/* errors of libpq itself, to which libpq_texts (below) gives F0000 */
 	{"F0000", ANY, "server does not support SSL", FATAL, HINT_ENABLE_TLS},
 	{"F0000", ANY, "certificate verify failed", FATAL, HINT_ROOT_CERTIFICATE},
 	{"F0000", ANY, "root certificate file", FATAL, HINT_ROOT_CERTIFICATE},
@@ -188,7 +193,10 @@ static const ErrorRule rules[] = {
 	{"F0000", ANY, "private key", FATAL, HINT_CLIENT_CERTIFICATE},
 	{"F0000", ANY, "unknown ca", FATAL, HINT_CLIENT_CERTIFICATE},
 
-	/* our settings; an F0000 of our own has a hint of its own */
+	/*
+	 * our settings are wrong; an error that we raise ourselves with F0000 has
+	 * its own hint already
+	 */
 	{"F0000", ANY, NULL, FATAL, HINT_CONNECTION},
 	{"42602", SLOT, NULL, FATAL, HINT_SLOT_NAME},
 	{"42622", SLOT, NULL, FATAL, HINT_SLOT_NAME},
@@ -206,12 +214,15 @@ static const ErrorRule rules[] = {
 #undef FATAL
 
 /*
- * What libpq says of its own accord, untranslated; the first match counts.
+ * SQLSTATEs for errors that libpq raises itself, which have none: parts of
+ * their texts (lc_messages is C, so they are not translated).  The first match
+ * counts.
  *
- * The TLS handshake fails for good for what is in files and settings.  What
- * isn't listed, an "SSL SYSCALL error" say, may be the network's fault.
- * OpenSSL's texts for an alert that the server has sent begin differently from
- * version to version, as in "sslv3 alert certificate expired".
+ * A TLS handshake that fails because of files or settings fails each time:
+ * F0000, which is fatal.  Texts that are not listed, such as "SSL SYSCALL
+ * error", may be the network's fault, and are retried.  OpenSSL's texts for an
+ * alert of the server begin differently from version to version, as in "sslv3
+ * alert certificate expired", so only the part from "alert" on is compared.
  */
 static const struct
 {
@@ -261,8 +272,10 @@ static const struct
 #define LENGTHOF(array)	((int) (sizeof(array) / sizeof((array)[0])))
 
 /*
- * Copies n bytes, or what fits of them.  A text that is cut is cut before a
- * UTF-8 character rather than in it.
+ * Copies n bytes, or as many of them as fit, into a field of an EcmError.  A
+ * text that is too long is cut before a UTF-8 character rather than in it:
+ * half a character would be invalid in a UTF-8 database, and showing the text
+ * would raise an error.
  */
 static void
 copy_text(char *to, const char *from, size_t n)
@@ -333,7 +346,7 @@ ecm_error_kind(const EcmError *err, EcmErrorContext context)
 	return rule != NULL ? rule->kind : ECM_ERROR_RETRY;
 }
 
-/* ------------------------------------------------------ of a shape's work -- */
+/* ---------------------------------------------- errors of work for shapes -- */
 
 typedef struct FaultRule
 {
@@ -355,15 +368,24 @@ typedef struct FaultRule
 #define IF_AGAIN	ECM_FAULT_IF_AGAIN
 #define IT_IS_GONE	ECM_FAULT_IT_IS_GONE
 
-/* The first rule that applies counts; the last one of each work is for the rest. */
+/*
+ * The first rule that applies counts.  The last rule of each kind of work, with
+ * SQLSTATE "", applies to all errors that the rules before it do not name.
+ */
 static const FaultRule fault_rules[] = {
-	/* what one shape needs: a replica identity that it is not for us to set */
+	/*
+	 * a shape needs a replica identity that the stack must not set, or
+	 * cannot: the other shapes of the table may not need it
+	 */
 	{PUBLISH, "0A000", NULL, OF_IT},
 	{PUBLISH, "42501", NULL, OF_IT},
 	{PUBLISH, "55000", NULL, OF_IT},
 	{PUBLISH, "", NULL, OF_NONE},
 
-	/* memory, or temporary files: a shape's where clause takes what there is */
+	/*
+	 * 53200 and 53400 (memory, temporary files) are blamed on the shape,
+	 * since it is its where clause that has used up what there was
+	 */
 	{CREATE, "53200", NULL, OF_IT},
 	{CREATE, "53400", NULL, OF_IT},
 	{CREATE, "08", NULL, OF_NONE},
@@ -374,9 +396,11 @@ static const FaultRule fault_rules[] = {
 	{CREATE, "", NULL, OF_IT},
 
 	/*
-	 * Only what is wrong with the table's rows, or with the owner's rights,
-	 * is for ever; whoever mends that can create the shape again.  Other
-	 * errors that no other shape would have met get some more attempts.
+	 * An error of the classes 0A, 22, 42 and 54 is about the table's rows,
+	 * the where clause or the owner's rights, so it would be raised by each
+	 * further attempt: the shape ends, and whoever mends the cause can create
+	 * it again.  Memory and temporary files, and any class that no rule
+	 * names, get some more attempts first.
 	 */
 	{SNAPSHOT, "53200", NULL, IF_AGAIN},
 	{SNAPSHOT, "53400", NULL, IF_AGAIN},
@@ -393,7 +417,10 @@ static const FaultRule fault_rules[] = {
 	{SNAPSHOT, "58", NULL, OF_NONE},
 	{SNAPSHOT, "", NULL, IF_AGAIN},
 
-	/* who lacks memory may lack it since others have it */
+	/*
+	 * a consumer that is short of memory may be so because other processes
+	 * use it, so the shape is blamed only if the same happens again
+	 */
 	{FOLLOW, "53100", NULL, OF_NONE},
 	{FOLLOW, "53300", NULL, OF_NONE},
 	{FOLLOW, "53", NULL, IF_AGAIN},
@@ -405,8 +432,9 @@ static const FaultRule fault_rules[] = {
 	{FOLLOW, "", NULL, OF_IT},
 
 	/*
-	 * a text that is too large, or an output function; the manager sees the
-	 * rest
+	 * a value's text is too large, or an output function has failed: only
+	 * these are about the change itself.  Any other error ends the stream,
+	 * and the manager deals with it.
 	 */
 	{SEND, "22", NULL, OF_IT},
 	{SEND, "38", NULL, OF_IT},
@@ -416,8 +444,10 @@ static const FaultRule fault_rules[] = {
 	{SEND, "", NULL, OF_NONE},
 
 	/*
-	 * dropped, or about to be: a log that isn't goes on growing, and comes
-	 * again
+	 * 42704: the shape has been dropped. 55P03: somebody has locked its row,
+	 * as a transaction that drops it does.  If the shape is not dropped after
+	 * all, its log goes on growing, so the manager will find it again and
+	 * have it folded then.
 	 */
 	{FOLD, "42704", NULL, IT_IS_GONE},
 	{FOLD, "55P03", NULL, IT_IS_GONE},
@@ -425,7 +455,7 @@ static const FaultRule fault_rules[] = {
 	{FOLD, "XX", NULL, OF_IT},
 	{FOLD, "", NULL, OF_NONE},
 
-	/* a row that has become too large for an entry */
+	/* a row that has become too large for an entry of a log */
 	{FOLD_LOG, "54000", NULL, OF_IT},
 	{FOLD_LOG, "", NULL, OF_NONE}
 };
@@ -546,8 +576,9 @@ is_sqlstate(const char *text)
 }
 
 /*
- * Finds ":  28P01: ", which follows the severity.  The severity is skipped
- * over unseen, as it may be translated.
+ * Finds the SQLSTATE in libpq's verbose text, "FATAL: 28P01: ...": five
+ * characters between ": " and ": ".  The severity in front of them may be
+ * translated, so it is not looked at.  Returns NULL if there is none.
  */
 static const char *
 find_sqlstate(const char *text)
@@ -564,8 +595,9 @@ find_sqlstate(const char *text)
 }
 
 /*
- * Is this line the start of another field, such as "LOCATION:  auth_failed"?
- * A label, in whatever language, is short and followed by two blanks.
+ * Does this line begin another field of the error, such as "LOCATION:
+ * auth_failed"?  A field's label, in whatever language, is short and followed
+ * by a colon and two blanks.
  */
 static bool
 is_labelled(const char *line, size_t len)
@@ -590,7 +622,7 @@ starts_with(const char *text, size_t len, const char *prefix)
 	return len >= n && memcmp(text, prefix, n) == 0;
 }
 
-/* Appends a line to a text, without what indents it. */
+/* Appends a line to a field, without its indentation, after a blank. */
 static void
 append_line(char *to, const char *line, size_t len)
 {
@@ -614,10 +646,11 @@ append_line(char *to, const char *line, size_t len)
 }
 
 /*
- * Sorts the lines after the message: DETAIL and HINT with the lines that
- * continue them, and nothing else.  Indented lines, which come from libpq
- * itself, count as detail.  What follows about attempts at other addresses is
- * left out.
+ * Takes the detail and the hint from the lines after the message: the lines
+ * labelled DETAIL and HINT, with those that continue them.  Lines that libpq
+ * itself has added (they are indented) become part of the detail.  Lines under
+ * other labels are ignored.  Parsing ends where libpq reports its attempt at
+ * another address, or that the server has closed the connection.
  */
 static void
 parse_fields(EcmError *err, const char *text)
@@ -697,10 +730,11 @@ ecm_error_from_libpq(EcmError *err, const char *text)
 /* -------------------------------------------------- what everybody may read */
 
 /*
- * Names as in the manual's table of error codes, exceptions before their class.
- * "quotes" may quote a value or a statement, at least from within a function
- * that is given one.  What isn't listed may, too: functions raise what they
- * like.
+ * Conditions as the manual's table of error codes names them; a code precedes
+ * its class.  "quotes" says that the message of such an error may quote a value
+ * of a row, or a statement, at least if the error was raised in a function
+ * that had been given one.  A code that is not listed counts as quoting, since
+ * a function can raise any code.
  */
 static const struct
 {
@@ -764,7 +798,7 @@ static const struct
 	{"XX", "internal error", false}
 };
 
-/* The index of its row, -1: there is none. */
+/* Index of the SQLSTATE's row in "conditions"; -1: it is not listed. */
 static int
 find_condition(const char *sqlstate)
 {
@@ -783,7 +817,10 @@ ecm_error_condition(const char *sqlstate)
 	static char text[80];
 	int			i = find_condition(sqlstate);
 
-	/* what looks like none may be anything */
+	/*
+	 * a text that does not look like an SQLSTATE may be part of a message,
+	 * and must not be shown
+	 */
 	if (strlen(sqlstate) != SQLSTATE_LEN || !is_sqlstate(sqlstate))
 		return "an error";
 	snprintf(text, sizeof(text), "%s (SQLSTATE %s)",
@@ -791,7 +828,10 @@ ecm_error_condition(const char *sqlstate)
 	return text;
 }
 
-/* libpq's own texts have no SQLSTATE. */
+/*
+ * An error without an SQLSTATE is libpq's own, about the connection, and is
+ * shown as it is.
+ */
 const char *
 ecm_error_for_public(const char *sqlstate, const char *message)
 {

@@ -4,9 +4,13 @@
  *	  What an error means for the stack: retry, recreate or fatal; and for a
  *	  shape: whose fault it is.
  *
- * Pure: tables keyed by SQLSTATE.  Message text is looked at only where the
- * SQLSTATE alone is ambiguous.  Compiled into the extension and into the unit
- * tests.  Nobody else judges an error by its SQLSTATE.
+ * Pure: tables keyed by SQLSTATE.  The message's text is looked at only where
+ * the SQLSTATE alone is ambiguous.  Compiled into the extension and into the
+ * unit tests.
+ *
+ * No other file compares SQLSTATEs in order to decide what to do: such a
+ * judgement ends shapes or stacks for good, and only here does a unit test
+ * hold it to a table.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,7 +38,7 @@ typedef struct EcmError
 	char		hint[ECM_ERROR_TEXT_LEN];
 } EcmError;
 
-/* What was being done; the same SQLSTATE can mean different things. */
+/* What the manager was doing; the same SQLSTATE can mean different things. */
 typedef enum EcmErrorContext
 {
 	ECM_CONTEXT_CONNECT,		/* opening a loopback connection */
@@ -45,15 +49,19 @@ typedef enum EcmErrorContext
 	ECM_CONTEXT_OTHER
 } EcmErrorContext;
 
-/* Fills an error of our own; the texts are truncated to fit. */
+/*
+ * Fills *err.  NULL stands for an empty text; texts that are too long are
+ * truncated.
+ */
 extern void ecm_error_set(EcmError *err, const char *sqlstate,
 						  const char *message, const char *detail,
 						  const char *hint);
 
+/* What the manager has to do about an error, by what it was doing. */
 extern EcmErrorKind ecm_error_kind(const EcmError *err,
 								   EcmErrorContext context);
 
-/* What was being done for shapes, or for one. */
+/* What a process was doing for shapes, or for one shape, and which process. */
 typedef enum EcmShapeWork
 {
 	ECM_WORK_PUBLISH,			/* pool: their table is added to the
@@ -68,50 +76,73 @@ typedef enum EcmShapeWork
 	ECM_WORK_FOLD_LOG			/* pool: ... and as the session does */
 } EcmShapeWork;
 
-/* Whom an error is blamed on that was raised then. */
+/* What an error is blamed on that was raised during such work. */
 typedef enum EcmFault
 {
-	ECM_FAULT_OF_NONE,			/* it would have hit any other as well */
-	ECM_FAULT_OF_IT,			/* the shape, or the change, that was at work */
-	ECM_FAULT_IF_AGAIN,			/* ... if it is raised there again */
-	ECM_FAULT_IT_IS_GONE		/* it needs no work any more */
+	ECM_FAULT_OF_NONE,			/* no shape: any other would have met the
+								 * error as well */
+	ECM_FAULT_OF_IT,			/* the shape (SEND: the change) that was being
+								 * worked on */
+	ECM_FAULT_IF_AGAIN,			/* ... but only if the same work fails again */
+	ECM_FAULT_IT_IS_GONE		/* nothing: the shape has gone meanwhile, and
+								 * needs no work any more */
 } EcmFault;
 
 /*
- * Whose fault is it?  With one shape's the others go on, so what is not listed
- * is blamed on none only where that costs them nothing.
+ * Whose fault is an error?  An error that is blamed on a shape ends that shape
+ * alone, and the others go on; one that is blamed on no shape is met again by
+ * all of them.  So for errors that nobody has thought of, no shape is blamed
+ * only where trying again costs the others nothing.
+ *
+ * 'message' may be NULL.
  */
 extern EcmFault ecm_error_fault(const char *sqlstate, const char *message,
 								EcmShapeWork work);
 
-/*
- * Single kinds.  A connection's role was refused; for want of the right
- * password; nothing has answered, or not any more; a name was not found, which
- * may be one that lacks its schema; a name is taken; a file is missing, of WAL
- * perhaps; no background worker was free, an error of our own.
- */
+/* Single kinds of errors. */
+
+/* The server has refused the role of a connection (28xxx). */
 extern bool ecm_error_is_refusal(const char *sqlstate);
+
+/* ... because the password is wrong or missing. */
 extern bool ecm_error_is_password(const char *sqlstate);
+
+/* The connection could not be opened, or was lost. */
 extern bool ecm_error_is_connection(const char *sqlstate);
+
+/*
+ * A table, function or other object was not found, perhaps because its name
+ * lacks the schema.
+ */
 extern bool ecm_error_is_name_not_found(const char *sqlstate);
+
+/* There is an object of that name already. */
 extern bool ecm_error_is_name_taken(const char *sqlstate);
+
+/* A file is missing; in the stream, it may be one of WAL. */
 extern bool ecm_error_is_file_missing(const char *sqlstate);
+
+/* No background worker was free: an error that we raise ourselves. */
 extern bool ecm_error_is_no_worker(const char *sqlstate);
 
 #define ECM_SQLSTATE_NO_WORKER	"53000"
 
 /*
- * Of an error in the stream: may it pass by itself?  What is short may become
- * free, and who was ended comes back.  Any other is about what the walsender was
- * at, and will be raised again at the same place.
+ * May an error of the stream go away by itself?  A resource that was short may
+ * become free, and a walsender that was ended is replaced.  Any other error is
+ * about the change that the walsender was decoding or sending, so it will be
+ * raised again at the same place.
  */
 extern bool ecm_error_may_pass(const EcmError *err);
 
 /*
- * The error's own hint, or else the one that goes with what it is, or NULL.
- * For 28xxx that is NULL: the caller builds the exact pg_hba.conf line itself
- * (it knows the connection).  Not so for a role that is missing or may not log
- * in.
+ * The error's own hint, or else the hint of the rule that applies to it, or
+ * NULL.
+ *
+ * A refused role (28xxx) has a hint here only if the role does not exist or
+ * may not log in, or if the password or certificate is at fault.  Otherwise the
+ * result is NULL, and the caller builds the exact line for pg_hba.conf, since
+ * it knows the connection.
  */
 extern const char *ecm_error_hint(const EcmError *err,
 								  EcmErrorContext context);
@@ -125,17 +156,19 @@ extern const char *ecm_error_hint(const EcmError *err,
 extern void ecm_error_from_libpq(EcmError *err, const char *text);
 
 /*
- * An error may quote what a row, a where clause or a statement has: "syntax
- * error in tsquery: ...".  What is shown to everybody who watches (events,
- * last_error, views, a repetition in the log) goes by these two.
+ * An error's message may quote a value of a row, a where clause or a
+ * statement, as in "syntax error in tsquery: ...".  Events, last_error, the
+ * views and the server's log are read by people who may not read the table, so
+ * they get the result of one of these.
  *
  * condition: the error's name alone, "division by zero (SQLSTATE 22012)".  For
- * whatever was raised while a shape's rows were read, compared or written.
+ * errors that were raised while a shape's rows were read, compared or written.
  *
- * for_public: the message itself if errors of that kind quote nothing but
- * names of the server's own objects, else the condition.  For all other errors.
+ * for_public: the message itself if errors with that SQLSTATE quote nothing
+ * but names of the server's own objects, else the condition.  For all other
+ * errors.
  *
- * The result may be in a static buffer that the next call overwrites.
+ * The result may be in a static buffer, which the next call overwrites.
  */
 extern const char *ecm_error_condition(const char *sqlstate);
 extern const char *ecm_error_for_public(const char *sqlstate,
@@ -150,16 +183,21 @@ extern const char *ecm_error_of_rows_for_public(const char *sqlstate,
 												const char *message);
 
 /*
- * Likewise in place, for what the stream ends with: a type's output function or
- * a conversion may have raised it.
+ * Replaces, in place, the message of an error that has ended the stream by its
+ * condition, and removes detail and hint, if a type's output function or a
+ * conversion of encoding may have raised it.
  */
 extern void ecm_error_hide_row(EcmError *err);
 
 /*
- * A shape's error is kept as "22012: division by zero", or "00000: ..." if the
- * text is our own and quotes nothing.  Those who may read the shape are told
- * what follows the tag, all others the second.  A text without a tag is for the
- * former only.
+ * The error that a shape has ended with is kept with a tag, the SQLSTATE:
+ * "22012: division by zero", or "00000: ..." if the text is our own and quotes
+ * nothing.
+ *
+ * untagged: the text without its tag, for those who may read the shape.
+ * public_text: for all others, the condition, or the text itself if it is our
+ * own.  A text without a tag is for the former only; for the others it becomes
+ * "an error".
  */
 #define ECM_ERROR_OWN_TEXT	"00000: "
 

@@ -3,7 +3,9 @@
  * event.c
  *	  Events: what has happened to a stack, for people who watch it.
  *
- * Nothing here may raise an ERROR: events are recorded from exit paths.
+ * Any process records events: the manager, the launcher, consumers, a user's
+ * session whose command concerns a stack.  Nothing here may raise an ERROR,
+ * since some of them do so while they exit.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +19,7 @@
 #include "base/event.h"
 #include "base/text.h"
 
+/* Puts an event into the ring, in place of the oldest one if it is full. */
 static void
 append(Oid dboid, const char *datname, EcmEventName event, const char *message,
 	   const char *detail)

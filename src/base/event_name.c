@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * event_name.c
- *	  What can happen to a stack: the names of events, and what goes with them.
+ *	  What can happen to a stack: the names of events, their severities and
+ *	  their meanings.
  *
  *-------------------------------------------------------------------------
  */

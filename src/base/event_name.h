@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * event_name.h
- *	  What can happen to a stack: the names of events, and what goes with them.
+ *	  What can happen to a stack: the names of events, their severities and
+ *	  their meanings.
  *
- * Pure: one table.  A name has one severity, or there is another row for the
- * case that has another one.  To add an event, add a row here and in
- * event_name.c, and to the documentation.
+ * Pure: one table.  Each row has one severity.  Where the same name is more
+ * serious in one case than in another, it has two rows, such as
+ * MANAGER_RESTARTING (by request) and MANAGER_RESTARTING_AFTER_FAILURE.  To add
+ * an event, add a row here, one in event_name.c and one in the documentation.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,13 +75,14 @@ typedef enum EcmEventName
 
 extern const char *ecm_severity_name(EcmSeverity severity);
 
-/* The name as everybody sees it, and how serious that is. */
+/* The name that users see, and the event's severity. */
 extern const char *ecm_event_name(EcmEventName event);
 extern EcmSeverity ecm_event_severity(EcmEventName event);
 
 /*
- * What it means, for a notification.  Whoever can log in can listen, so that has
- * nothing in it that may come from a row, a clause or another database.
+ * The text of the event's notification.  Any role that can log in can LISTEN,
+ * so it is fixed, and the message and detail of the event, which may quote a
+ * row, a where clause or another database's name, are not sent.
  */
 extern const char *ecm_event_meaning(EcmEventName event);
 

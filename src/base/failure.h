@@ -14,9 +14,9 @@
 
 typedef enum EcmStepResult
 {
-	ECM_RESULT_PENDING,
+	ECM_RESULT_PENDING,			/* the step waits for something; poll again */
 	ECM_RESULT_DONE,
-	ECM_RESULT_FAILED			/* the step's failure is filled */
+	ECM_RESULT_FAILED			/* the step has filled its EcmStepFailure */
 } EcmStepResult;
 
 typedef struct EcmStepFailure
@@ -25,11 +25,18 @@ typedef struct EcmStepFailure
 	EcmErrorKind kind;
 } EcmStepFailure;
 
-/* An error by what was being done: fills kind, and the hint if there is none. */
+/*
+ * Makes a failure of an error that was met in a context: sets its kind by the
+ * rules of errors.c, and their hint if the error has none.
+ */
 extern void ecm_failure_set(EcmStepFailure *failure, const EcmError *err,
 							EcmErrorContext context);
 
-/* A failure of our own.  Always ECM_RESULT_FAILED, for a step to return. */
+/*
+ * Makes a failure that we have found ourselves, whose kind the caller knows.
+ * Returns ECM_RESULT_FAILED always, so that a step can end with "return
+ * ecm_failure_make(...)".
+ */
 extern EcmStepResult ecm_failure_make(EcmStepFailure *failure, EcmErrorKind kind,
 									  const char *sqlstate, const char *message,
 									  const char *detail, const char *hint);

@@ -4,11 +4,16 @@
  *	  Settings that our processes do not take from databases and roles.
  *
  * ALTER DATABASE ... SET and ALTER ROLE ... SET apply to background workers
- * and to our sessions as to any others, and whoever owns a database can say
- * the former.  It may be meant for applications (role, DateStyle), be harmful
- * (exit_on_error, temp_file_limit), or nothing that anybody has thought of.  So
- * none of it is taken: what counts is the server's configuration, and beyond
- * that what is pinned by name, here or in bgworker.c and conninfo.c.
+ * and to the stack's sessions as to any others, and whoever owns a database
+ * can use the former.  The values may be meant for applications (role,
+ * DateStyle), be harmful to us (exit_on_error, temp_file_limit), or be
+ * something that nobody has thought of.  So none of them is taken.  Our
+ * processes run with the server's configuration, and with the settings that
+ * are pinned by name, here and in bgworker.c and conninfo.c.
+ *
+ * A worker does so by ecm_shelter_settings() while it connects.  A session of
+ * ours is opened by libpq, and is told the server's own values as options of
+ * its startup packet: ecm_append_server_settings().
  *
  *-------------------------------------------------------------------------
  */
@@ -34,7 +39,10 @@
 #include "base/compat.h"
 #include "base/pinned_settings.h"
 
-/* A startup packet has room for 10,000 bytes, and there is more in it. */
+/*
+ * Room for settings in a startup packet, in bytes.  The server refuses packets
+ * of more than 10,000 bytes, and the options are not all that is in one.
+ */
 #define MAX_OPTIONS_BYTES	7500
 
 const char *const ecm_text_settings[][2] = {
@@ -55,6 +63,7 @@ const char *const ecm_text_settings[][2] = {
 	{NULL, NULL}
 };
 
+/* A setting's sources from before ecm_shelter_settings(). */
 typedef struct ShelteredSetting
 {
 	struct config_generic *setting;
@@ -73,7 +82,9 @@ set_locally(const char *name, const char *value)
 }
 
 /*
- * Most sessions have most of it already, and some of it is read from a file.
+ * A setting is set only if its value differs.  Most sessions have most of these
+ * values already, and setting one can be expensive: timezone_abbreviations
+ * reads a file.
  */
 void
 ecm_pin_text_settings(void)
@@ -88,7 +99,11 @@ ecm_pin_text_settings(void)
 	}
 }
 
-/* Can ALTER DATABASE give it a value, and is that none of our own? */
+/*
+ * Can ALTER DATABASE set this parameter, and is it none of ours?  Our own are
+ * meant to be set for a database. client_encoding is set by whoever starts the
+ * process.
+ */
 static bool
 is_foreign_setting(const struct config_generic *setting)
 {
@@ -96,14 +111,17 @@ is_foreign_setting(const struct config_generic *setting)
 		setting->context != PGC_BACKEND && setting->context != PGC_SU_BACKEND)
 		return false;
 	return strncmp(setting->name, "electric_cm.", strlen("electric_cm.")) != 0 &&
-		strcmp(setting->name, "client_encoding") != 0;	/* set at start */
+		strcmp(setting->name, "client_encoding") != 0;
 }
 
 /*
- * A setting from the catalog has no effect on one that has been set at a higher
- * place already: so all of them say meanwhile that they have been.  Nothing is
- * set, since an attempt to undo might come too late: the setting would have
- * been in force for a moment, as with role.
+ * Makes all settings claim that their value comes from PGC_S_OVERRIDE, a
+ * source above ALTER DATABASE and ALTER ROLE.  The server ignores a value from
+ * a lower source than the present one, so what it reads from
+ * pg_db_role_setting has no effect.
+ *
+ * Setting the right values afterwards instead would be too late: the unwanted
+ * ones, such as a "role", would have been in force for a moment.
  */
 void
 ecm_shelter_settings(void)
@@ -128,7 +146,10 @@ ecm_shelter_settings(void)
 	}
 }
 
-/* A reload of the server's configuration has its effect again. */
+/*
+ * Gives the settings their sources back.  From here on a reload of the server's
+ * configuration changes them again, as it should.
+ */
 void
 ecm_unshelter_settings(void)
 {
@@ -154,7 +175,11 @@ ecm_append_setting(StringInfo options, const char *name, const char *value)
 	}
 }
 
-/* By name, as the catalog has it; NULL if a session can't be given it. */
+/*
+ * Finds a setting by its name in pg_db_role_setting, in any case of letters.
+ * NULL: there is none of that name, it is ours, or a session can't be given it
+ * by its startup packet.
+ */
 static struct config_generic *
 find_foreign_setting(struct config_generic **vars, int nvars, const char *name)
 {
@@ -166,7 +191,11 @@ find_foreign_setting(struct config_generic **vars, int nvars, const char *name)
 	return NULL;
 }
 
-/* One row of pg_db_role_setting; the names that are there already in names. */
+/*
+ * Appends the settings of one row of pg_db_role_setting, each with the value
+ * that it has in this process.  *names has the settings that are in the options
+ * already; settings for which there is no room are left out.
+ */
 static void
 append_from_array(StringInfo options, List **names, ArrayType *array)
 {

@@ -13,32 +13,39 @@
 #include "lib/stringinfo.h"
 
 /*
- * How values are written as text, how literals are read, and what names look
- * like: the same in every process that decodes, stores or filters, since what
- * one has written another one reads.  Name and value as SHOW has them; ends
- * with a NULL name.
+ * The settings that decide how values are written as text, how literals are
+ * read, and how names are quoted, each with its value; the last name is NULL.
+ * All our processes that decode, store or compare values run with these, since
+ * one of them reads what another has written: a date in another style than the
+ * walsender's would be another value to a client, and another key.
  */
 extern const char *const ecm_text_settings[][2];
 
 /*
- * In force until AtEOXact_GUC() of the caller's nest level, with names being
- * resolved in pg_catalog only.
+ * Sets them, and search_path to pg_catalog and pg_temp, in the present
+ * process.  They stay in force until the caller's AtEOXact_GUC() for its nest
+ * level.
  */
 extern void ecm_pin_text_settings(void);
 
 /*
- * Between these two, what ALTER DATABASE and ALTER ROLE say is not applied to
- * this process; but for our own settings.
+ * Between these two, values of ALTER DATABASE and ALTER ROLE are not applied
+ * to this process, except those of our own settings.  A worker connects to its
+ * database in between.
  */
 extern void ecm_shelter_settings(void);
 extern void ecm_unshelter_settings(void);
 
 /*
  * Appends "-c name=value" for each setting that ALTER DATABASE or ALTER ROLE
- * give a new session in this database, with the value that it has without
- * them.  Roles other than the bootstrap superuser only if any_role.  In a
- * transaction of a process with sheltered settings.  False, and nothing, if
- * the catalog is locked.
+ * would give to a new session in this database.  The value is the one that the
+ * setting has without them, so the session runs as if they had not been said.
+ * Settings of roles other than the bootstrap superuser are included only if
+ * any_role.
+ *
+ * To be called by a process that has connected with sheltered settings, so
+ * that its own values are the server's, in a transaction.  False if
+ * pg_db_role_setting is locked; nothing is appended then.
  */
 extern bool ecm_append_server_settings(StringInfo options, bool any_role);
 

@@ -3,10 +3,12 @@
  * settings.c
  *	  The extension's settings (GUCs), and names derived from them.
  *
- * Database-level settings are world-readable in pg_db_role_setting, so a
- * connection string with a secret in it is refused.  libpq's own parser is
- * not at hand (only connection/ knows libpq): the scan below follows its grammar
- * closely enough to see every keyword that libpq would see.
+ * Every user can read pg_db_role_setting, so ALTER DATABASE ... SET
+ * electric_cm.connection with a password in it would publish the password.  A
+ * connection string with a secret is refused therefore. libpq's own parser is
+ * not at hand (only connection/ knows libpq), so this file scans the string
+ * itself.  The scan follows libpq's grammar closely enough to see every keyword
+ * that libpq would see.
  *
  *-------------------------------------------------------------------------
  */
@@ -116,7 +118,10 @@ uri_scheme_len(const char *s)
 	return 0;
 }
 
-/* libpq expands a dbname that looks like a connection string itself. */
+/*
+ * Is the value of that keyword a secret?  A dbname that looks like a connection
+ * string is scanned as one, since libpq expands it.
+ */
 static ConninfoVerdict
 judge_keyword(const char *keyword, const char *value)
 {
@@ -165,8 +170,9 @@ percent_decode(char *s)
 }
 
 /*
- * scheme://[user[:password]@][host...][/dbname][?keyword=value&...].  Modifies
- * its argument, which starts after the scheme.
+ * Scans a URI:
+ * scheme://[user[:password]@][host...][/dbname][?keyword=value&...].  The
+ * argument starts after the scheme, and is modified.
  */
 static ConninfoVerdict
 scan_uri(char *uri)
@@ -200,7 +206,10 @@ scan_uri(char *uri)
 	return CONNINFO_OK;
 }
 
-/* keyword = value ..., where a value may be quoted.  Modifies its argument. */
+/*
+ * Scans a list "keyword = value ...", in which a value may be quoted.  The
+ * argument is modified.
+ */
 static ConninfoVerdict
 scan_keywords(char *s)
 {
@@ -266,8 +275,8 @@ scan_conninfo(const char *conninfo)
 }
 
 /*
- * The messages replace the server's own, which would repeat the value, secret
- * included, in the log.
+ * Check hook of the connection strings.  Its messages replace the server's own,
+ * which would repeat the value, including the secret, in the log.
  */
 static bool
 check_connection(char **newval, void **extra pg_attribute_unused(),
@@ -290,7 +299,10 @@ check_connection(char **newval, void **extra pg_attribute_unused(),
 	return false;
 }
 
-/* The rules of ReplicationSlotValidateName(); empty means the default. */
+/*
+ * Check hook of the slot's name: the rules of ReplicationSlotValidateName(),
+ * except that an empty name is allowed and stands for the default.
+ */
 static bool
 check_slot_name(char **newval, void **extra pg_attribute_unused(),
 				GucSource source pg_attribute_unused())
@@ -370,7 +382,10 @@ check_databases(char **newval, void **extra pg_attribute_unused(),
 	return valid;
 }
 
-/* Without any, every slot would be dropped as soon as it has been made. */
+/*
+ * Check hook of electric_cm.retained_wal_limit.  A limit of 0 would have every
+ * slot dropped as soon as it has been made.
+ */
 static bool
 check_wal_limit(int *newval, void **extra pg_attribute_unused(),
 				GucSource source pg_attribute_unused())
@@ -382,7 +397,10 @@ check_wal_limit(int *newval, void **extra pg_attribute_unused(),
 	return false;
 }
 
-/* Likewise; a value below half a megabyte has become 0. */
+/*
+ * Check hook of electric_cm.retained_wal_warning.  A value below half a
+ * megabyte has been rounded to 0 by now, and would always warn.
+ */
 static bool
 check_wal_warning(int *newval, void **extra pg_attribute_unused(),
 				  GucSource source pg_attribute_unused())
@@ -453,9 +471,11 @@ setting_source(const char *name)
 }
 
 /*
- * GetConfigOptionByName() asks the catalogs whether the user may see a setting
- * that is only a superuser's, and that can't be done outside of a transaction.
- * All of ours that are are strings.
+ * A setting's value as SHOW prints it, palloc'd; NULL: there is no such
+ * setting.  For a setting that only superusers may see, GetConfigOptionByName()
+ * looks at the catalogs, which the manager cannot do outside of a transaction.
+ * All such settings of ours are strings, so strings are read by
+ * GetConfigOption(), which is told not to check that.
  */
 static char *
 show_setting(const char *name)

@@ -51,9 +51,10 @@ extern int	ecm_shape_log_retention;	/* kB; 0: the default, -1: for ever */
 extern void ecm_define_settings(void);
 
 /*
- * Names after applying defaults, palloc'd: the slot's (setting, or
- * "electric_cm_<database>" lower-cased, other characters to "_", truncated to
- * NAMEDATALEN - 1), the stack's (setting, or the database's name).
+ * Names that apply in this process, palloc'd: the setting, or the default if
+ * it is empty.  The default of the slot's name is "electric_cm_<database>" in
+ * lower case, with "_" for all characters that a slot's name can't have,
+ * truncated to NAMEDATALEN - 1 bytes; of the stack's id, the database's name.
  */
 extern char *ecm_effective_slot_name(const char *datname);
 extern char *ecm_default_slot_name(const char *datname);
@@ -65,16 +66,20 @@ extern char *ecm_effective_stack_id(const char *datname);
  */
 extern bool ecm_setting_is_of_database(const char *name);
 
-/* ... or from whoever may set it for a role, a session or a function? */
+/*
+ * Does its value come from a place that may differ between sessions of one
+ * database: ALTER ROLE, the connection's options, SET, a function?
+ */
 extern bool ecm_setting_is_of_session(const char *name);
 
-/* Is the database named in electric_cm.databases ('*' names all)? */
+/* Is the database named in electric_cm.databases ("*" names all)? */
 extern bool ecm_database_is_listed(const char *datname);
 
 /*
- * The i-th setting of ours as it is in effect in this process, for the view
- * electric_cm_options: name, palloc'd value as SHOW prints it (slot name and
- * stack id after applying defaults), source.  False when i is past the last.
+ * The i-th of our settings as it is in effect in this process, for the view
+ * electric_cm_options: its name, its value as SHOW prints it (for the slot's
+ * name and the stack's id, after applying defaults; palloc'd), and the source
+ * of the value.  False: there are not that many.
  */
 extern bool ecm_setting_at(int i, const char *datname, const char **name,
 						   char **value, const char **source);

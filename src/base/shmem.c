@@ -3,8 +3,9 @@
  * shmem.c
  *	  The one shared struct, its lock and condition variables.
  *
- * Nothing here may raise an ERROR once the struct exists: entries are
- * allocated from commit callbacks, and events are recorded from exit paths.
+ * Nothing here but ecm_require_shared() may raise an ERROR once the struct
+ * exists.  Entries are allocated in callbacks at commit, when an ERROR would be
+ * a PANIC, and events are recorded while a process exits.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,7 +65,10 @@ ecm_shmem_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/* The first line keeps the libraries that are loaded already. */
+/*
+ * The hint's first line keeps the libraries that are preloaded already, so
+ * that whoever pastes it does not lose them.
+ */
 char *
 ecm_preload_hint(void)
 {
@@ -139,7 +143,11 @@ ecm_stack_alloc(Oid dboid, const char *datname)
 		stack->events.last = stack->events.delivered = ecm_shared->nevents;
 		ecm_stack_set_status(stack, ECM_STATUS_WAITING,
 							 "start of the manager");
-		/* the launcher may not have heard of a new database */
+
+		/*
+		 * the launcher may not know the database yet, if it was created a
+		 * moment ago
+		 */
 		ecm_shared->rescan_requested = true;
 		return i;
 	}
@@ -157,6 +165,7 @@ ecm_stack_free(int index)
 	ecm_waiters_wake_all(dboid);
 }
 
+/* The place of a shape of this database in the table of last reads. */
 static EcmShapeRead *
 shape_read(int64 shape)
 {
@@ -212,6 +221,10 @@ ecm_launcher_hangs(void)
 					   ECM_LAUNCHER_HANGS_MS);
 }
 
+/*
+ * If the manager hangs, says so in a copy of its entry.  The manager itself has
+ * no chance to correct its last status, which may be "active".
+ */
 static void
 reveal_hang(EcmStack *copy)
 {
@@ -278,7 +291,10 @@ stack_release(int code pg_attribute_unused(), Datum arg)
 		if (stack->lifecycle.end_reason != ECM_END_PAUSE)
 			stack->requests.drop_on_stop = false;
 
-		/* what it showed last is not so any more; the launcher knows better */
+		/*
+		 * nothing runs any more; the launcher, which is woken below, decides
+		 * what comes next and shows it
+		 */
 		if (stack->report.status == ECM_STATUS_ACTIVE ||
 			stack->report.status == ECM_STATUS_STARTING)
 			ecm_stack_set_status(stack, ECM_STATUS_WAITING,

@@ -57,14 +57,14 @@
 #define ECM_MAX_CREATIONS	16	/* batches of shapes being created */
 #define ECM_MAX_LEFT_SLOTS	32	/* slots waiting to be dropped */
 #define ECM_MAX_GROWN		16	/* shape logs to look at, by consumer */
-#define ECM_MAX_READS		8192	/* shapes whose last read is known */
+#define ECM_MAX_READS		8192	/* shapes whose last read is remembered */
 
 /* Why a standby's stacks are stopped. */
 #define ECM_STANDBY_REASON	"a standby has no stack: it starts at promotion"
 
 typedef struct EcmEventRecord
 {
-	uint64		number;			/* since shared memory was made */
+	uint64		number;			/* counts from 0 when shared memory is made */
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	TimestampTz occurred_at;
@@ -73,7 +73,10 @@ typedef struct EcmEventRecord
 	char		detail[ECM_TEXT_LEN];
 } EcmEventRecord;
 
-/* pool sessions and the replication connection, as shown in the view */
+/*
+ * A pool session, or the replication connection, as the view shows it.  The
+ * manager writes.
+ */
 typedef struct EcmConnInfo
 {
 	bool		used;
@@ -93,13 +96,15 @@ typedef struct EcmConsumerSlot
 {
 	/* given by the manager */
 	bool		used;
-	uint32		generation;		/* grows with each start of this worker */
+	uint32		generation;		/* grows with each start of this worker; a
+								 * consumer that finds another one than its
+								 * own has been replaced, and writes nothing */
 	dsm_handle	segment;		/* its queue */
 	uint32		restarts;
 
 	/* written by the consumer */
 	int			pid;			/* 0: not running */
-	bool		attached;		/* ready to be fed */
+	bool		attached;		/* it has attached to its queue, and reads */
 	uint32		reset_done;		/* number of the last RESET it has obeyed */
 	uint32		shapes;
 	XLogRecPtr	received_lsn;	/* end of the last transaction it was fed */
@@ -111,38 +116,49 @@ typedef struct EcmConsumerSlot
 	TimestampTz last_progress_at;
 
 	/*
-	 * Shapes whose logs have grown a good deal.  Their consumer adds to them,
-	 * the manager takes them away.
+	 * Shapes whose logs have grown by much since the manager was told last,
+	 * so that it may be time to fold them.  The consumer adds to the list,
+	 * the manager takes from it.
 	 */
 	int			ngrown;
 	int64		grown[ECM_MAX_GROWN];
 
 	/*
-	 * What it has ended with; "" if it has not said.  Anybody may read this,
-	 * so the text is the error's only where such errors quote no data.
+	 * The error that the consumer has ended with; "" if it could not say.
+	 * Every user may read it in a view, so it has the error's message only if
+	 * such errors quote no data (see ecm_error_for_public()).
 	 */
 	char		last_error[ECM_TEXT_LEN];
 	char		last_error_sqlstate[6];
 	TimestampTz last_error_at;
 
 	/*
-	 * Written by the consumer without the lock, message by message.  Readers
-	 * see whether the first one moves, and make a guess from the second.
+	 * The consumer writes these without the lock, at each message.  Readers
+	 * compare "processed" with an earlier value, to see whether the consumer
+	 * makes progress, and guess from "working_on" which shape it is busy
+	 * with.
 	 */
 	volatile uint64 processed;	/* messages taken from the queue */
 	volatile int64 working_on;	/* shape id; 0: none in particular */
 } EcmConsumerSlot;
 
-/* shapes on their way from "creating" to "live", for waiting_for */
+/*
+ * Shapes of a table on their way from "creating" to "live": a batch, for the
+ * column waiting_for.  The manager writes.
+ */
 typedef struct EcmCreation
 {
 	bool		used;
 	Oid			relation;
-	int64		first;			/* shape ids: those of the relation between */
-	int64		last;			/* them, unless they are in a smaller range */
+	int64		first;			/* lowest and highest shape id of the batch
+								 * ... */
+	int64		last;			/* ... (if a shape of the table is in the
+								 * ranges of two batches, the smaller range
+								 * counts) */
 	char		waiting_for[ECM_TEXT_LEN];
 } EcmCreation;
 
+/* A setting as the manager has it, for the view electric_cm_options. */
 typedef struct EcmOption
 {
 	char		name[64];
@@ -164,13 +180,14 @@ typedef struct EcmDecoding
 } EcmDecoding;
 
 /*
- * retained-WAL sample.  What is unknown is -1, or as it says.
+ * A sample of a slot and the WAL that it retains.  A number that is unknown is
+ * -1, unless its comment says otherwise.
  */
 typedef struct EcmWalSample
 {
 	TimestampTz sampled_at;		/* 0: none yet */
-	EcmTime		taken_at;		/* the same by the other clock */
-	XLogRecPtr	current_lsn;
+	EcmTime		taken_at;		/* the same moment, by ecm_now() */
+	XLogRecPtr	current_lsn;	/* the end of WAL */
 	int64		wal_free_bytes; /* free space for pg_wal ... */
 	int64		data_free_bytes;	/* ... and for the data directory */
 
@@ -179,13 +196,13 @@ typedef struct EcmWalSample
 	bool		active;
 	int			active_pid;
 	char		wal_status[16]; /* reserved, extended, unreserved, lost */
-	bool		sizes_known;	/* the next five are of now, or of the last
-								 * time before the slot was lost */
+	bool		sizes_known;	/* the next five are set; once the slot is
+								 * lost, as they were when it was last sampled */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
 	int64		retained_wal_bytes;
 	int64		flush_lag_bytes;
-	int64		flush_lag_us;
+	int64		flush_lag_us;	/* age of the WAL at confirmed_flush_lsn */
 	int64		safe_wal_size;	/* -1: unlimited */
 	TransactionId catalog_xmin;
 	int32		catalog_xmin_age;
@@ -193,91 +210,113 @@ typedef struct EcmWalSample
 } EcmWalSample;
 
 /*
- * The settings of ours that sampling needs, as of the database: INT_MIN means
- * the server's own, so that the launcher, which doesn't see the database's,
- * can go on where a manager has ended.
+ * Our settings about retained WAL, as ALTER DATABASE has set them for the
+ * stack's database; INT_MIN: the server's configuration applies.  A manager
+ * leaves them here for the launcher, which samples the slot when the manager
+ * has ended, and cannot see the settings of a database.
  */
 typedef struct EcmWalSettings
 {
-	bool		known;
+	bool		known;			/* a manager has filled the others */
 	int			report_interval;	/* ms */
 	int			warning;		/* MB */
 	int			limit;			/* MB */
 	int			min_free;		/* MB */
 } EcmWalSettings;
 
-/* What others want of a stack.  Anybody sets these, the addressee clears them. */
+/*
+ * Requests to a stack.  Any process sets them and wakes the addressee, which
+ * clears them; both do so under the lock.
+ */
 typedef struct EcmStackRequests
 {
-	bool		stop;			/* stays set until start: launcher honours it */
+	bool		stop;			/* to the launcher: run no manager; stays set
+								 * until a start is requested */
 	bool		drop_slot;		/* with stop: drop slot and publication */
-	bool		restart;		/* cleared by the launcher */
-	bool		reprobe;		/* cleared by the launcher */
-	bool		adopt;			/* electric_cm_start(): overrides STOPPED,
-								 * NOT_STARTED and CLONED; cleared by the
-								 * manager once the database's table says that
-								 * it runs */
-	bool		drop_on_stop;	/* drop_replication_slot_on_stop(); cleared
-								 * when the manager ends */
-	bool		sample;			/* cleared by who takes the sample */
-	bool		check;			/* look whether the extension is still there;
-								 * cleared by the manager */
-	XLogRecPtr	await_lsn;		/* somebody waits for flushed_lsn to reach it */
+	bool		restart;		/* to the launcher: start a new manager */
+	bool		reprobe;		/* to the launcher: find out anew whether the
+								 * stack is wanted */
+	bool		adopt;			/* to the manager, by electric_cm_start(): run
+								 * even if the probe says STOPPED, NOT_STARTED
+								 * or CLONED; cleared once the table of the
+								 * database says that the stack runs */
+	bool		drop_on_stop;	/* to the manager, by
+								 * drop_replication_slot_on_stop(): drop the
+								 * slot at the end; cleared when it has ended */
+	bool		sample;			/* to the manager, or the launcher: sample the
+								 * slot now */
+	bool		check;			/* to the manager: look whether the extension
+								 * is still there */
+	XLogRecPtr	await_lsn;		/* to the manager: somebody waits for
+								 * flushed_lsn to reach this.  Cleared at each
+								 * status check; who still waits sets it again */
 } EcmStackRequests;
 
 /*
- * Commands that need the stack out of the way.  Each backend takes back what it
- * has added.
+ * Commands, such as DROP DATABASE, that make the stack end for as long as they
+ * run (see database_commands.c).  A backend that runs one counts it here, and
+ * takes it off again at the end, also after an error.
  */
 typedef struct EcmStackPause
 {
 	int			count;			/* how many such commands run ... */
 	char		command[32];	/* ... and the latest one's name */
-	bool		drained;		/* all that others have written has been
-								 * consumed, and what the stack itself writes
-								 * from here on will be skipped */
+	bool		drained;		/* the consumers have all changes that others
+								 * have made; the slot is moved past the WAL
+								 * that the stack still writes itself */
 } EcmStackPause;
 
+/* Which events of this database are still to be delivered. */
 typedef struct EcmStackEvents
 {
-	uint64		last;			/* number of the next event after the last
-								 * one; written by whoever records one of this
-								 * database */
-	uint64		delivered;		/* events before this one have been delivered;
-								 * written by the session that does */
+	uint64		last;			/* number of the database's latest event, plus
+								 * one; written by the process that records
+								 * the event */
+	uint64		delivered;		/* events with lower numbers have been
+								 * delivered; written by the pool session that
+								 * has delivered them */
 } EcmStackEvents;
 
-/* What the launcher decides about a stack; it alone writes this. */
+/* What the launcher has decided about a stack.  The launcher writes. */
 typedef struct EcmStackLifecycle
 {
 	EcmEndReason end_reason;	/* reset when a manager is started */
-	bool		no_worker;		/* too few background workers were free;
-								 * cleared by who asks for another attempt,
-								 * too */
-	bool		look_only;		/* the manager is to say what there is, and
-								 * end, for there is no room for its consumers */
-	bool		paused;			/* no manager has been started since a pause */
-	bool		hangs;			/* the manager does not go round: it is said,
-								 * and its slot looked after */
+	bool		no_worker;		/* too few background workers were free; also
+								 * cleared by a request to start or restart */
+	bool		look_only;		/* the manager shall only probe the database
+								 * and end, since no workers are free for its
+								 * consumers */
+	bool		paused;			/* the manager was ended for a command, and no
+								 * other one has been started since */
+	bool		hangs;			/* the manager hangs: an event has said so,
+								 * and the launcher samples its slot meanwhile */
 	uint64		stopped_runs;	/* number of managers that have ended */
 	int			restarts;		/* after failures and by request */
 } EcmStackLifecycle;
 
-/* The manager itself: it writes this, and the launcher while there is none. */
+/*
+ * The manager itself.  The manager writes; while there is none, the launcher
+ * does.
+ */
 typedef struct EcmStackManager
 {
 	EcmProbe	probe;			/* UNKNOWN from each start of a manager until
 								 * it knows */
 	int			shape_workers;	/* consumers that it needs; 0: not known yet */
-	bool		gave_way;		/* it has ended since it got no consumers */
+	bool		gave_way;		/* it has ended because no workers were free
+								 * for its consumers */
 	int			pid;			/* 0: no manager */
 	Latch	   *latch;			/* the manager's, in shared memory; or NULL */
-	volatile EcmTime alive_at;	/* when it last went round; without the lock */
+	volatile EcmTime alive_at;	/* when its loop last went round; written
+								 * without the lock */
 	uint64		runs;			/* number of managers started so far */
 	TimestampTz started_at;
 } EcmStackManager;
 
-/* What the stack shows of itself; writer as of EcmStackManager. */
+/*
+ * The stack's state as views and functions show it.  The manager writes; while
+ * there is none, the launcher does.
+ */
 typedef struct EcmStackReport
 {
 	char		stack_id[NAMEDATALEN];
@@ -286,11 +325,11 @@ typedef struct EcmStackReport
 	char		phase[24];
 	char		step[32];
 	TimestampTz status_since;
-	EcmTime		status_at;		/* the same by the other clock */
-	EcmTime		failing_at;		/* since when it has had to retry, 0: it
-								 * hasn't */
+	EcmTime		status_at;		/* the same moment, by ecm_now() */
+	EcmTime		failing_at;		/* since when the stack has been retrying; 0:
+								 * it is not */
 	char		waiting_for[ECM_TEXT_LEN];
-	int			blocking_pid;	/* with waiting_for, 0: unknown */
+	int			blocking_pid;	/* process that waiting_for names; 0: unknown */
 	char		last_error[ECM_TEXT_LEN];
 	char		last_error_hint[ECM_TEXT_LEN];
 	char		last_error_sqlstate[6];
@@ -304,7 +343,7 @@ typedef struct EcmStackReport
 	bool		streaming_up;
 } EcmStackReport;
 
-/* The server as its stack has found it; the manager writes. */
+/* The server as the manager has found it when it connected.  It writes. */
 typedef struct EcmStackServer
 {
 	int			version_num;	/* 0: not looked up yet */
@@ -313,11 +352,12 @@ typedef struct EcmStackServer
 	TimestampTz looked_up_at;
 } EcmStackServer;
 
-/* How far the stream has come; the manager writes. */
+/* How far the stream has come.  The manager writes. */
 typedef struct EcmStackProgress
 {
-	XLogRecPtr	received_lsn;
-	XLogRecPtr	flushed_lsn;	/* everything before it is in the shape logs */
+	XLogRecPtr	received_lsn;	/* end of the last complete transaction */
+	XLogRecPtr	flushed_lsn;	/* all changes before it are in the shape
+								 * logs, and flushed */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
 	TimestampTz last_commit_at; /* commit time of the last transaction fed */
 	int64		shape_log_bytes;	/* on disk; -1: not looked at yet */
@@ -331,42 +371,53 @@ typedef struct EcmStackProgress
 typedef struct EcmWatchedSlot
 {
 	char		name[NAMEDATALEN];	/* "": none */
-	bool		owned;			/* we have created the slot of that name */
-	XLogRecPtr	seen_lsn;		/* end of WAL when it was last seen, or
-								 * before: see slot_owner.c */
+	bool		owned;			/* the stack has created the slot of that name */
+	XLogRecPtr	seen_lsn;		/* the slot existed when the end of WAL was
+								 * here, see slot_owner.c */
 	EcmWalSample sample;
 	EcmWalGuard guard;
-	bool		drop_reported;	/* that the slot is to be dropped */
-	char		pinned_by[ECM_TEXT_LEN];	/* what pins it, or "" */
+	bool		drop_reported;	/* an event has said that the slot is to be
+								 * dropped, so it is not said again */
+	char		pinned_by[ECM_TEXT_LEN];	/* the slot's holder, in words;
+											 * "": none */
 	TimestampTz pinned_since;
-	EcmTime		pinned_at;		/* the same by the other clock */
+	EcmTime		pinned_at;		/* the same moment, by ecm_now() */
 } EcmWatchedSlot;
 
-/* A consumer that has work and does not move; the manager writes. */
+/* A consumer that has work, and makes no progress.  The manager writes. */
 typedef struct EcmStackStall
 {
 	char		text[ECM_TEXT_LEN]; /* "consumer 1 (PID 123), ...", or "" */
-	int			pid;
-	EcmTime		at;
+	int			pid;			/* of the consumer */
+	EcmTime		at;				/* since when it has made no progress */
 } EcmStackStall;
 
-/* All shapes were thrown away; the manager writes. */
+/*
+ * The last time when all shapes of the database were invalidated at once.  The
+ * manager writes.
+ */
 typedef struct EcmStackLoss
 {
-	int64		count;			/* of the shapes, -1: unknown */
-	EcmTime		at;				/* 0: they weren't */
+	int64		count;			/* number of shapes; -1: unknown */
+	EcmTime		at;				/* 0: never */
 	char		reason[ECM_TEXT_LEN];
 } EcmStackLoss;
 
 typedef struct EcmStack
 {
-	/* identity; who allocates the entry writes it, the launcher a new name */
+	/*
+	 * Identity.  Whoever allocates the entry writes it; after ALTER DATABASE
+	 * RENAME, the launcher writes the new name.
+	 */
 	bool		in_use;
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
-	bool		registered;		/* somebody asked for a stack (and wrote
-								 * this), or one ran: else the launcher is
-								 * only having a look */
+	bool		registered;		/* a stack has been asked for, or the
+								 * extension was found; until then the
+								 * launcher only looks whether the database
+								 * has the extension, and views don't show the
+								 * entry.  Written by whoever asks, or the
+								 * manager */
 
 	EcmStackRequests requests;
 	EcmStackPause pause;
@@ -377,41 +428,54 @@ typedef struct EcmStack
 	EcmStackServer server;
 	EcmStackProgress progress;
 	EcmWatchedSlot slot;
-	EcmWatchedSlot former;		/* from before electric_cm.slot_name was
-								 * changed */
+	EcmWatchedSlot former;		/* the one that electric_cm.slot_name named
+								 * before it was changed, until it is dropped */
 	EcmWalSettings wal_settings;	/* the manager writes */
 	EcmStackStall stall;
 	EcmStackLoss lost;
 
 	/* the head ends here: see ecm_stack_copy_head() */
 
-	/* the manager writes (the launcher clears them when it has ended) */
-	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is replication */
+	/* The manager writes these; the launcher clears them when it has ended. */
+	EcmConnInfo conns[1 + ECM_MAX_POOL_SIZE];	/* [0] is the replication
+												 * connection */
 	EcmCreation creations[ECM_MAX_CREATIONS];
 	EcmOption	options[ECM_MAX_OPTIONS];
 	int			noptions;
 	int			nconsumers;
 
-	/* each written by its consumer, but for what the manager gives it */
+	/* Each consumer writes its own, except what the manager gives it. */
 	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
 
-	/* broadcast after every change that somebody may be waiting for */
+	/*
+	 * Broadcast after every change that somebody may be waiting for.  Whoever
+	 * reuses the entry leaves it alone, since processes may still sleep on
+	 * it.
+	 */
 	ConditionVariable cv;
 } EcmStack;
 
-/* A slot of a stack whose extension has been dropped. */
+/*
+ * A slot whose stack is gone, since its extension has been dropped.  The
+ * launcher drops it as soon as nobody uses it.
+ */
 typedef struct EcmLeftSlot
 {
 	Oid			dboid;			/* its database */
 	char		slot_name[NAMEDATALEN];
-	XLogRecPtr	lsn;			/* end of WAL and time of that: whatever is */
-	EcmTime		at;				/* newer is another slot of the same name */
-	bool		reported;		/* that it is in use; the launcher writes */
+	XLogRecPtr	lsn;			/* end of WAL when the slot was left: a slot
+								 * that begins later is another one of that
+								 * name */
+	EcmTime		at;				/* when it was left; tells one entry of the
+								 * list from a later one of the same name */
+	bool		reported;		/* an event has said that somebody uses it;
+								 * the launcher writes */
 } EcmLeftSlot;
 
 /*
- * When a shape was read last.  A place may be another shape's by now: what is
- * forgotten is shown as unknown.
+ * When a shape was read last.  A shape's place in the table is given by a hash,
+ * so another shape may have taken it since; the time of the former one is then
+ * forgotten, and shown as unknown.
  */
 typedef struct EcmShapeRead
 {
@@ -425,24 +489,28 @@ typedef struct EcmShared
 {
 	LWLock	   *lock;
 	int			launcher_pid;	/* 0: not running */
-	volatile EcmTime launcher_alive_at; /* it writes that without the lock */
+	volatile EcmTime launcher_alive_at; /* when the launcher's loop last went
+										 * round; written without the lock */
 	Latch	   *launcher_latch;
 	XLogRecPtr	first_lsn;		/* end of WAL when the first launcher started */
-	pg_atomic_uint32 run_marked;	/* WAL says that we are loaded; anybody
-									 * sets */
-	bool		rescan_requested;	/* look at pg_database again */
-	bool		reprobe_all_requested;	/* look again into databases without
-										 * the extension */
+	pg_atomic_uint32 run_marked;	/* this run of the server is marked in WAL
+									 * as one with our library, see
+									 * server_runs.c; anybody sets it */
 
-	/* anybody adds, the launcher takes away what it has dropped */
+	/* Requests to the launcher, which clears them. */
+	bool		rescan_requested;	/* look at pg_database again */
+	bool		reprobe_all_requested;	/* probe again the databases that had
+										 * no extension */
+
+	/* Any process adds to these; the launcher removes those it has dropped. */
 	int			nleft_slots;
 	EcmLeftSlot left_slots[ECM_MAX_LEFT_SLOTS];
 
-	EcmTime		made_room_at;	/* when a slot was last dropped for the sake
-								 * of free space; anybody writes */
+	EcmTime		made_room_at;	/* when a slot was last dropped because free
+								 * space was short; who drops it writes */
 
-	TimestampTz made_at;		/* with this, event numbers are unique for
-								 * ever */
+	TimestampTz made_at;		/* when shared memory was made: together with
+								 * this, an event's number is unique for ever */
 
 	/* ring of events: the n-th event is at events[n % ECM_MAX_EVENTS] */
 	uint64		nevents;
@@ -463,27 +531,35 @@ extern void ecm_shmem_startup(void);	/* shmem_startup_hook */
 /* ERROR 55000 with the lines for postgresql.conf unless preloaded. */
 extern void ecm_require_shared(void);
 
-/* Those lines, palloc'd, as a hint. */
+/* The lines for postgresql.conf that preload the library, as a hint, palloc'd. */
 extern char *ecm_preload_hint(void);
 
 /* The entry of a database, or -1.  Takes the lock itself. */
 extern int	ecm_stack_find(Oid dboid);
 
 /*
- * The same for callers that hold the lock (alloc and free: exclusively).  A
- * new entry has status WAITING, since somebody is about to start a manager;
- * alloc returns -1 if all are in use.  It finds the entry if there is one.
+ * The same for callers that hold the lock (alloc and free: exclusively).
+ *
+ * alloc returns the database's entry, or makes one; -1: all are in use.  A new
+ * entry has status WAITING, since the launcher, which is told, is about to
+ * start a manager.  After free, the caller broadcasts the entry's condition
+ * variable once it has released the lock.
  */
 extern int	ecm_stack_find_locked(Oid dboid);
 extern int	ecm_stack_alloc(Oid dboid, const char *datname);
 extern void ecm_stack_free(int index);
 
-/* Is that the slot of another database's stack?  Then *datname is its name. */
+/*
+ * Is that the name of the slot of another database's stack?  Then *datname
+ * becomes that database's name.
+ */
 extern bool ecm_slot_name_is_taken(const char *slot_name, char datname[NAMEDATALEN]);
 
 /*
- * A manager goes round at least that often (ms), and the launcher as well; one
- * that has not for so long hangs.
+ * The loops of managers and of the launcher go round at least every
+ * ..._ROUND_MS, however little there is to do, and note that they have
+ * (alive_at).  A process that has not gone round for ..._HANGS_MS is said to
+ * hang: it may be stopped, or be in a system call that does not return.
  */
 #define ECM_MANAGER_ROUND_MS	5000
 #define ECM_MANAGER_HANGS_MS	15000
@@ -494,53 +570,65 @@ extern bool ecm_manager_hangs(const EcmStack *stack);
 extern bool ecm_launcher_hangs(void);
 
 /*
- * Copies the current database's entry, and returns its index, or -1.  What a
- * manager that hangs has said last is no longer so: all copies say that it
- * hangs.  The head is what comes before conns.
+ * Copies the entry of the current database.  Returns its index, or -1, and
+ * leaves *copy alone, if there is none. ecm_own_stack_head() copies only the
+ * members before conns: the rest is most of an entry's size, and the lock is
+ * held meanwhile.
+ *
+ * If the manager hangs, the last status that it has written is not true any
+ * more.  All functions that copy an entry put into the copy that it hangs.
  */
 extern int	ecm_own_stack(EcmStack *copy);
 extern int	ecm_own_stack_head(EcmStack *copy);
 
-/* Its flushed_lsn, if it has one; else invalid. */
+/* flushed_lsn of the current database's stack; invalid: there is none. */
 extern XLogRecPtr ecm_own_flushed_lsn(void);
 
 /*
- * Copy of an entry (its cv is not meaningful in the copy); of the head only:
- * what comes before conns.
+ * Copies the entry at an index, or its head (the members before conns).  False:
+ * the entry is free.  The condition variable is of no use in a copy.
  */
 extern bool ecm_stack_copy(int index, EcmStack *copy);
 extern bool ecm_stack_copy_head(int index, EcmStack *copy);
 
-/* What one can ask of a stack. */
+/* What can be requested of a stack. */
 typedef enum EcmStackRequest
 {
-	ECM_REQUEST_START,			/* though it was stopped, or never started */
-	ECM_REQUEST_STOP,			/* and nothing that was requested before */
-	ECM_REQUEST_UNSTOP,			/* a stop has not happened: see what is wanted */
-	ECM_REQUEST_RESTART,		/* a new manager */
-	ECM_REQUEST_REPROBE,		/* see what is wanted */
-	ECM_REQUEST_SAMPLE,			/* of the slot */
-	ECM_REQUEST_CHECK			/* whether the extension is still there */
+	ECM_REQUEST_START,			/* run, even if it was stopped or never
+								 * started */
+	ECM_REQUEST_STOP,			/* stop; cancels the earlier requests to
+								 * start, restart or probe */
+	ECM_REQUEST_UNSTOP,			/* cancel a stop (its transaction was rolled
+								 * back), and probe the database again */
+	ECM_REQUEST_RESTART,		/* start a new manager */
+	ECM_REQUEST_REPROBE,		/* find out anew whether a stack is wanted */
+	ECM_REQUEST_SAMPLE,			/* sample the slot */
+	ECM_REQUEST_CHECK			/* look whether the extension is still there */
 } EcmStackRequest;
 
 /*
- * Asks for that, and wakes who has to see to it: the launcher, or the manager.
- * False: the database has no entry.  The second one is for callers that hold the
- * lock, exclusively, and wake afterwards.
+ * ecm_stack_request() makes a request and wakes the process that it is for,
+ * the manager or the launcher.  False: the database has no entry.
+ *
+ * ecm_stack_set_request() only makes the request, for callers that hold the
+ * lock exclusively; they wake that process when they have released it.
  */
 extern bool ecm_stack_request(Oid dboid, EcmStackRequest request);
 extern void ecm_stack_set_request(EcmStack *stack, EcmStackRequest request);
 
-/* Asks the stack to flush up to there, and to say so soon. */
+/*
+ * Asks the stack to write all changes before that position to the shape logs
+ * and flush them soon, rather than when it next would.
+ */
 extern void ecm_stack_request_flush(Oid dboid, XLogRecPtr lsn);
 
-/* For a manager: has a check been requested?  That is cleared. */
+/* For a manager: has a check been requested?  Clears the request. */
 extern bool ecm_stack_take_check(int index);
 
 /* Has this stack events that nobody has delivered yet? */
 extern bool ecm_stack_has_events(int index);
 
-/* How far somebody waits for flushed_lsn to come; invalid: nobody does. */
+/* The position that somebody waits for flushed_lsn to reach; invalid: none. */
 extern XLogRecPtr ecm_stack_awaited_lsn(int index);
 
 /*
@@ -565,11 +653,17 @@ ecm_stack_count(void)
 }
 
 /*
- * For a manager.  Claim, before it even reads dboid: sets pid, latch, runs and
- * started_at, and has them undone and the launcher woken at exit (by
- * before_shmem_exit, after all callbacks registered later).  False if the entry
- * is free or has a manager already: exit then, with code 0, and don't touch it.
- * Set_probe wakes the launcher, too.
+ * For a manager.
+ *
+ * ecm_stack_claim() makes this process the manager of an entry.  A manager
+ * calls it before it reads anything of the entry, even dboid.  It sets pid,
+ * latch, runs and started_at; at exit, a before_shmem_exit callback takes them
+ * back and wakes the launcher, after all callbacks that are registered later.
+ * False: the entry has been freed, or has a manager already; the process must
+ * then exit with code 0, and leave the entry alone.
+ *
+ * ecm_stack_set_probe() reports the result of the probe, and wakes the
+ * launcher.
  */
 extern bool ecm_stack_claim(int index);
 extern void ecm_stack_set_probe(int index, EcmProbe probe);
@@ -583,8 +677,10 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
 								 const char *waiting_for);
 
 /*
- * A shape of this database is being read; and when one was last (0: unknown).
- * A standby's server may not have preloaded us: then nothing is known.
+ * ecm_note_read() notes that a shape of this database is being read now;
+ * ecm_last_read() says when a shape was read last (0: unknown).  On a standby,
+ * which need not have preloaded the library, the former does nothing, and the
+ * latter knows nothing.
  */
 extern void ecm_note_read(int64 shape);
 extern TimestampTz ecm_last_read(int64 shape);

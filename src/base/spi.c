@@ -3,9 +3,10 @@
  * spi.c
  *	  SQL on our own tables, whoever the caller is.
  *
- * The tables belong to the extension's owner and nobody else may touch them,
- * so statements run as the bootstrap superuser with search_path pinned, after
- * the caller's own rights have been checked.
+ * The tables belong to the extension's owner, and nobody else may touch them.
+ * So statements run as the bootstrap superuser, with search_path pinned, lest
+ * a user's function or operator be called with a superuser's rights.  Callers
+ * check the user's own rights before.
  *
  *-------------------------------------------------------------------------
  */

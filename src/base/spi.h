@@ -11,8 +11,10 @@
 #include "postgres.h"
 
 /*
- * Runs SPI as the bootstrap superuser with search_path pinned, whoever calls;
- * end restores everything.  An ERROR in between restores it too.
+ * Between ecm_spi_begin() and ecm_spi_end() the process is connected to SPI,
+ * runs as the bootstrap superuser, and has search_path pinned.  The state keeps
+ * what the latter restores; after an ERROR in between, the end of the
+ * transaction restores it.
  */
 typedef struct EcmSpiState
 {
@@ -31,16 +33,19 @@ extern void ecm_spi_end(EcmSpiState *state);
 extern void ecm_spi_run(const char *sql, int expected, int nargs, Oid *types,
 						Datum *values, const char *nulls);
 
-/* Likewise, and keeps the plan for as long as the process lives. */
+/*
+ * Likewise, for a statement that is run often: the plan is kept in *kept (NULL
+ * at first) for as long as the process lives.
+ */
 struct _SPI_plan;
 extern void ecm_spi_run_kept(struct _SPI_plan **kept, const char *sql,
 							 int expected, int nargs, Oid *types,
 							 Datum *values, const char *nulls);
 
 /*
- * Likewise, but the snapshot is the latest one, also in a REPEATABLE READ
- * transaction: that must not overlook a row only because it was written after
- * the transaction began.
+ * Likewise, but with the latest snapshot, also in a REPEATABLE READ
+ * transaction.  For a statement that must not overlook a row just because it
+ * was written after the transaction began.
  */
 extern void ecm_spi_run_latest(const char *sql, int expected, int nargs,
 							   Oid *types, Datum *values, const char *nulls);

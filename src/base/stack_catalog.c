@@ -3,11 +3,12 @@
  * stack_catalog.c
  *	  What the stack remembers, and whether its shapes still belong here.
  *
- * A shape log continues a snapshot through one unbroken stream.  The stream is
- * another one after a failover or a point-in-time recovery (the timeline
- * differs), after a restore (the system identifier or the database's OID
- * differs), with a new slot or by another publication, and when somebody else
- * has consumed the slot.
+ * A shape's log begins with a snapshot and goes on with the changes of one
+ * unbroken stream.  If the stream is another one, changes between the two are
+ * missing, or undone, so all shapes must end.  That is so after a failover or a
+ * point-in-time recovery (the timeline differs), after a restore (the system
+ * identifier or the database's OID differs), with a new slot, by another
+ * publication, and when somebody else has consumed changes from the slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +79,9 @@ ecm_stack_row_read(EcmStackRow *remembered)
 }
 
 /*
- * Kept as long as the extension is the same; it does not change meanwhile.
+ * The prefix is read once for each process, and again only when the extension
+ * has been dropped and created again, which gives the table another OID and
+ * the stack another key.
  */
 char *
 ecm_message_prefix(void)
@@ -92,7 +95,11 @@ ecm_message_prefix(void)
 		return pstrdup(prefix);
 
 	ecm_spi_begin(&spi);
-	/* a REPEATABLE READ transaction may have begun before the extension came */
+
+	/*
+	 * a REPEATABLE READ transaction may have begun before the extension was
+	 * created
+	 */
 	ecm_spi_run_latest("SELECT 'electric_cm/' || message_key FROM _electric_cm.stack",
 					   SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed != 1)
@@ -152,7 +159,12 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);"
 						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
 						 ecm_quote_literal(mismatch));
-	/* what pg_upgrade does not take along */
+
+	/*
+	 * After pg_upgrade: it does not take along that our tables are hidden
+	 * from decoding, and that the publication belongs to the extension; and
+	 * the OIDs of the publication's members are other ones.
+	 */
 	if (remembered->known &&
 		remembered->system_identifier != info->system_identifier)
 		appendStringInfoString(&sql,
@@ -220,7 +232,10 @@ ecm_stack_row_record_stop(XLogRecPtr lsn)
 	Oid			types[] = {LSNOID, LSNOID};
 	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn())};
 
-	/* what nobody has looked at yet stays so */
+	/*
+	 * seen_lsn moves on only if the runs of the server before this one have
+	 * been looked at: WAL that nobody has examined must not count as seen
+	 */
 	(void) update_row("clean_stop_lsn = $1,"
 					  " seen_lsn = CASE WHEN seen_lsn >= $2"
 					  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",

@@ -4,6 +4,10 @@
  *	  What the stack remembers about the server and the database it was last
  *	  seen in, and whether its shapes still belong there.
  *
+ * The one row of _electric_cm.stack, which only these functions write.  The
+ * manager writes no table itself while it streams: the functions that end in
+ * _sql make statements for a session of its pool.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef ECM_STACK_CATALOG_H
@@ -20,16 +24,22 @@
 typedef struct EcmStackRow
 {
 	Oid			database_oid;
-	bool		known;			/* the next two are set */
+	bool		known;			/* the next two are set: a stack has run
+								 * before */
 	uint64		system_identifier;
 	uint32		timeline_id;
-	bool		stopped;
-	XLogRecPtr	clean_stop_lsn; /* invalid: the last end was not a clean one */
-	XLogRecPtr	seen_lsn;		/* see server_runs.c; invalid: never looked */
-	bool		owns_slot;		/* we created a slot ... */
-	NameData	slot_name;
-	NameData	publication;	/* that the stream was read by; empty: none
+	bool		stopped;		/* by electric_cm_stop(), or never started */
+	XLogRecPtr	clean_stop_lsn; /* the slot's position at the last end;
+								 * invalid: the stack runs, or has ended
+								 * otherwise than in good order */
+	XLogRecPtr	seen_lsn;		/* WAL before this is known to have been
+								 * written with our library loaded, see
+								 * server_runs.c; invalid: nobody has looked
 								 * yet */
+	bool		owns_slot;		/* the stack has created the slot slot_name */
+	NameData	slot_name;
+	NameData	publication;	/* that the stream was last read by; empty:
+								 * there was no stream yet */
 	char		message_prefix[64];
 } EcmStackRow;
 
@@ -43,64 +53,81 @@ extern void ecm_stack_row_read(EcmStackRow *remembered);
 extern char *ecm_message_prefix(void);
 
 /*
- * Why the shapes do not belong to the stream that is about to start, or NULL.
- * Looks at nothing but this and electric_cm.publication_name.
+ * The reason why the shapes do not belong to the stream that is about to
+ * start, or NULL if they do.  Compares what is remembered with the arguments
+ * and electric_cm.publication_name.
  */
 extern const char *ecm_stack_row_mismatch(const EcmStackRow *remembered,
 										  const EcmReplicationInfo *info,
 										  Oid database_oid);
 
 /*
- * Is this another server, or another history of the same one?  A slot that is
- * there nevertheless has come with a copy of the data directory, as it was at
- * some moment of the old history: the WAL that it needs need not be here.  Pure.
+ * Is this another server than the remembered one, or another history
+ * (timeline) of it?  A slot that exists here nevertheless has come with a copy
+ * of the data directory, as it was at some moment of the old history, so the
+ * WAL that it needs may be missing.
  */
 extern bool ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 											  const EcmReplicationInfo *info);
 
 /*
- * The statements that record the present, after throwing the shapes away if
- * there is a reason to; NULL if there is nothing to write.
+ * Statements that record the present server and database in the row.  With a
+ * mismatch, they invalidate all shapes first, in the same transaction.  NULL:
+ * the row is up to date.
  */
 extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
 									  const EcmReplicationInfo *info,
 									  Oid database_oid, const char *mismatch);
 
 /*
- * The changes of the row, and reads of single columns.  In a transaction.
- * electric_cm_check() alone reads the row by itself, since it waits for no lock
- * longer than a moment.
- *
- * The stack was stopped, and stays so; it runs, for this database (true: that
- * was not so before); what it had created, slot and publication, is no more.
+ * Changes of the row, and reads of single columns.  In a transaction.
+ * electric_cm_check() alone reads the row by itself, since it must not wait for a
+ * lock.
  */
+
+/* Records that the stack was stopped, and is to stay so. */
 extern void ecm_stack_row_stopped(void);
+
+/*
+ * Records that the stack is to run, and for this database.  True: the row said
+ * otherwise before.
+ */
 extern bool ecm_stack_row_started(void);
+
+/* Records that slot and publication, which the stack had created, are dropped. */
 extern void ecm_stack_row_forget_created(void);
 
-/* The slot of that name is not ours any more; or for a session to execute. */
+/*
+ * Records that the slot of that name does not belong to the stack any more; the
+ * second one returns the statement.
+ */
 extern void ecm_stack_row_disown_slot(const char *name);
 extern char *ecm_stack_row_disown_slot_sql(const char *name);
 
 /*
- * For a session to execute: the stack has created a slot (NULL: a temporary one,
- * which is not remembered), a publication.
+ * Statements to record that the stack has created a slot, or a publication.
+ * NULL instead of a name: the slot is a temporary one, which is not
+ * remembered.
  */
 extern char *ecm_stack_row_own_slot_sql(const char *name);
 extern char *ecm_stack_row_own_publication_sql(const char *name);
 
-/* The library was loaded whenever WAL before this moment was written. */
+/*
+ * Records that our library was loaded whenever the WAL before this moment was
+ * written (seen_lsn).
+ */
 extern void ecm_stack_row_seen_all(void);
 
 /*
- * The publication that the stream was last read by, palloc'd, as of now; NULL:
- * there was no stream yet.
+ * The publication that the stream was last read by, palloc'd; NULL: there was
+ * no stream yet.  As of now, also in a REPEATABLE READ transaction.
  */
 extern char *ecm_stack_row_publication(void);
 
 /*
- * Records the last acknowledged LSN of a clean stop, in the current
- * transaction.
+ * Records a clean stop, with the last position that was acknowledged to the
+ * slot.  If the slot has moved on from there when the stack runs again,
+ * somebody else has consumed changes.
  */
 extern void ecm_stack_row_record_stop(XLogRecPtr lsn);
 

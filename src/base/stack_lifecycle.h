@@ -23,13 +23,17 @@ typedef enum EcmProbe
 	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
 } EcmProbe;
 
-/* Why the launcher ends a manager: it sets this before it sends SIGTERM. */
+/*
+ * Why the launcher ends a manager.  It sets the reason before it sends SIGTERM,
+ * so that the manager knows what to leave behind.
+ */
 typedef enum EcmEndReason
 {
-	ECM_END_NONE,				/* it didn't: pg_terminate_backend, shutdown */
+	ECM_END_NONE,				/* the launcher has not: it was
+								 * pg_terminate_backend(), or a shutdown */
 	ECM_END_STOP,				/* electric_cm_stop() */
 	ECM_END_RESTART,			/* electric_cm_restart() */
-	ECM_END_PAUSE,				/* a command that it would be in the way of */
+	ECM_END_PAUSE,				/* a command needs the stack out of its way */
 	ECM_END_UNWANTED			/* not listed any more, or no connections
 								 * allowed */
 } EcmEndReason;

@@ -5,16 +5,19 @@
  *
  * Pure: no server, no I/O, the clock is passed in.  The rules:
  *
- * - Going forward, a step is passed over when what it brings up is up already
- *	 (brings_up()); the others run again each time, so they are idempotent.
+ * - Going forward, the machine passes over a step whose part is up already
+ *	 (see brings_up()).  All other steps run again each time, so they must be
+ *	 idempotent.
  * - Going back, the machine stops at the step that brings the lost part up.
- *	 So at any time everything that the steps before the current one bring up
- *	 is up.
- * - The first loss of a stream is mended at once, and so is each one after
- *	 ECM_STREAMING_STABLE_US of undisturbed streaming; any other loss or failure
- *	 waits for the backoff.  Hence nothing that keeps dying makes a hot loop.
- * - A stream that was lost counts only when it has got beyond that place, for it
- *	 may well run for a while each time before it fails there again.
+ *	 So at any time, all parts that the steps before the current one bring up
+ *	 are up.
+ * - The first loss of a stream is mended at once, and so is each loss after
+ *	 ECM_STREAMING_STABLE_US of undisturbed streaming.  Any other loss or
+ *	 failure waits for the backoff.  So a part that keeps dying does not make a
+ *	 hot loop.
+ * - A stream that was lost counts as stable only once it has got beyond the
+ *	 place where it was lost.  Otherwise a change that always ends the stream
+ *	 (after half a minute of decoding, say) would reset the backoff each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,8 +97,9 @@ run(EcmState *s, int64_t now)
 }
 
 /*
- * Has everything been up long enough to call what happens next a new failure
- * rather than one more of the same?
+ * Has everything been up for so long that the next failure is a new one,
+ * rather than the last one once more?  Then that failure starts with the
+ * backoff's initial delay.
  */
 static bool
 is_stable(const EcmState *s, int64_t now)
@@ -104,7 +108,7 @@ is_stable(const EcmState *s, int64_t now)
 		now - s->streaming_since >= ECM_STREAMING_STABLE_US;
 }
 
-/* Has the current step's failure, or a loss before it, been noted already? */
+/* Has a failure of the current step, or a loss before it, been noted already? */
 static bool
 retry_pending(const EcmState *s)
 {
@@ -199,7 +203,10 @@ dies_too_often(EcmState *s, int64_t now)
 	return too_often;
 }
 
-/* Starting the consumer again has not helped: maybe starting all again does. */
+/*
+ * Starts everything but the lock from the beginning, since starting the
+ * consumer alone has not helped.
+ */
 static EcmAction
 restart(EcmState *s, int64_t now)
 {
@@ -210,7 +217,11 @@ restart(EcmState *s, int64_t now)
 	return ECM_ACTION_RESTART;
 }
 
-/* Changes on their way to a consumer are lost unless the stream starts again. */
+/*
+ * A consumer's death costs the stream: the changes that were on their way to
+ * that consumer would be lost if the stream did not start again from before
+ * them.
+ */
 static EcmAction
 consumer_lost(EcmState *s, int64_t now)
 {
@@ -242,7 +253,10 @@ pool_lost(EcmState *s, int64_t now)
 	return step_failed(s, now);
 }
 
-/* The step stays, to show where it failed; so does the lock. */
+/*
+ * Fails for good, until a reload.  The step stays as it is, to show where it
+ * failed.  The lock is kept, lest another stack take the slot.
+ */
 static EcmAction
 fail(EcmState *s, int64_t now)
 {
@@ -257,8 +271,9 @@ fail(EcmState *s, int64_t now)
 }
 
 /*
- * Every recreation costs all shapes a new snapshot, so there is a limit: more
- * of them than that won't help.
+ * Has the slot made anew, which invalidates all shapes.  Because of that price,
+ * there is a limit within an hour; if a new slot has not helped that often, a
+ * further one will not, and the stack fails.
  */
 static EcmAction
 recreate(EcmState *s, int64_t now)
@@ -282,7 +297,10 @@ recreate(EcmState *s, int64_t now)
 	return ECM_ACTION_RECREATE;
 }
 
-/* The stream runs, and what it failed at lies behind it. */
+/*
+ * The stream has got beyond the place where it was lost.  Only from here on
+ * does the time count after which it is stable.
+ */
 static EcmAction
 progress(EcmState *s, int64_t now)
 {
@@ -293,7 +311,10 @@ progress(EcmState *s, int64_t now)
 	return ECM_ACTION_NONE;
 }
 
-/* Has it failed at the same place so often that it always will? */
+/*
+ * Notes that the stream is stuck once more.  True: it has failed at the same
+ * place so often, and for so long, that it always will.
+ */
 static bool
 is_stuck_for_good(EcmState *s, int64_t now)
 {
@@ -303,7 +324,11 @@ is_stuck_for_good(EcmState *s, int64_t now)
 	return s->stuck >= ECM_MAX_STUCK && now - s->stuck_since >= ECM_STUCK_US;
 }
 
-/* Somebody has changed something: start afresh, whatever happened before. */
+/*
+ * The configuration was reloaded, so the cause of a failure may be gone:
+ * starts again after a fatal error, and does not wait for a retry that is due
+ * later.
+ */
 static EcmAction
 reload(EcmState *s, int64_t now)
 {
@@ -325,7 +350,7 @@ tick(EcmState *s, int64_t now)
 	return run(s, now);
 }
 
-/* A problem of kind retry, by what it hit. */
+/* An error that is worth a retry: goes back as far as the lost part requires. */
 static EcmAction
 retry(EcmState *s, EcmInputType type, int64_t now)
 {
@@ -348,9 +373,12 @@ retry(EcmState *s, EcmInputType type, int64_t now)
 }
 
 /*
- * A RECREATE needs the lock, as the slot may be another's without it.  A RECREATE
- * that comes while the connection is already due to be opened again is the echo
- * of an earlier report, or else step create_slot will find the same.
+ * A step has failed, or a part is lost.
+ *
+ * An error of kind RECREATE is heeded only while the lock is held: without the
+ * lock, the slot may be in use by another stack.  Nor is it heeded while the
+ * replication connection is down and a retry is pending.  It repeats an earlier
+ * report then; and if it does not, step create_slot will meet the same error.
  */
 static EcmAction
 problem(EcmState *s, EcmInput input, int64_t now)
@@ -393,7 +421,7 @@ ecm_state_step(EcmState *s, EcmInput input, int64_t now)
 			ecm_backoff_reset(&s->backoff, now);
 	}
 
-	/* In "failed", all is down and only a reload makes a difference. */
+	/* a failed stack has nothing that could be lost, and waits for a reload */
 	if (s->failed && input.type != ECM_INPUT_RELOAD)
 		return ECM_ACTION_NONE;
 

@@ -4,12 +4,15 @@
  *	  The manager's state machine: (state, input) -> (state, action).
  *
  * Pure: no server, no I/O, the clock is passed in (microseconds, above 0).
- * The steps form one list.  Each has at most one thing it needs (the lock, the
- * replication connection, the pool, the consumers); when that is lost, the
- * machine goes back to the earliest step that brings it up again and walks
- * forward; steps whose result is still up are passed over at once.
- *
  * Compiled into the extension and into the unit tests.
+ *
+ * The steps form one list.  A step brings up at most one part: the lock, the
+ * replication connection, the pool, the consumers, or the stream.  When a part
+ * is lost, the machine goes back to the step that brings it up again, and
+ * walks forward from there, passing over the steps whose part is still up.
+ *
+ * manager.c alone steps the machine.  It hands in what has happened as an
+ * input, and carries out the action that comes out.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,8 +69,9 @@ typedef struct EcmInput
 {
 	EcmInputType type;
 	EcmErrorKind kind;			/* for *_FAILED and *_LOST */
-	bool		stuck;			/* for REPLICATION_LOST: an error at something
-								 * in the stream, which will be there again */
+	bool		stuck;			/* for REPLICATION_LOST: the error is about a
+								 * place in the stream, so it will be met
+								 * there again */
 } EcmInput;
 
 typedef enum EcmAction
@@ -91,8 +95,9 @@ typedef enum EcmAction
 #define ECM_STREAMING_STABLE_US		INT64_C(5000000)
 
 /*
- * A stream that has been stuck so often at the same place, over at least this
- * time (us), will not get beyond it: the slot is made again.
+ * A stream that has been stuck ECM_MAX_STUCK times without getting on in
+ * between, over at least ECM_STUCK_US (microseconds), will never get beyond
+ * that place: the slot is made anew behind it.
  */
 #define ECM_MAX_STUCK				5
 #define ECM_STUCK_US				INT64_C(60000000)
@@ -122,15 +127,20 @@ typedef struct EcmState
 	bool		running;		/* the current step has been started */
 	EcmBackoff	backoff;
 	int64_t		next_retry_at;	/* 0: none pending */
-	int64_t		streaming_since;	/* since when step STREAMING, 0: another */
+	int64_t		streaming_since;	/* since when the step is STREAMING; 0: it
+									 * is another one.  Set to the moment of
+									 * progress after a loss */
 	bool		ever_streamed;	/* phase "running" once true */
 	bool		reopened;		/* a lost stream was reopened at once, and has
 								 * not been stable since */
-	bool		behind;			/* the stream has not got beyond where it was
-								 * lost ... */
-	bool		doubtful;		/* ... nor may it be expected to any more */
-	int			stuck;			/* so often at the same place ... */
-	int64_t		stuck_since;	/* ... for the first time at */
+	bool		behind;			/* the stream has not got beyond the place
+								 * where it was lost ... */
+	bool		doubtful;		/* ... and has not been reopened at once, or
+								 * has been at it for ECM_STREAMING_STABLE_US,
+								 * so it may be lost there again: the status
+								 * is "starting", not "active" */
+	int			stuck;			/* number of losses at the same place ... */
+	int64_t		stuck_since;	/* ... and the time of the first one */
 	int64_t		recreated_at[ECM_MAX_RECREATIONS_PER_HOUR]; /* oldest first */
 	int			recreations;	/* how many of them are valid */
 	int64_t		consumer_lost_at[ECM_MAX_CONSUMER_DEATHS];	/* oldest first; 0:
@@ -141,20 +151,24 @@ extern void ecm_state_init(EcmState *s, int64_t reconnect_initial_ms,
 						   int64_t reconnect_max_ms);
 
 /*
- * The transition function.  'now' is in microseconds, of a clock that never goes
- * back.
+ * The transition function. 'now' is in microseconds, of a clock that never
+ * goes back.
  *
- * One failure may be reported more than once (a step that failed because its
- * connection was lost): while a retry is pending, later reports are noted but
- * neither counted nor put off.  A report about a step that was given up (the
- * machine went back because something was lost) must not be sent once the next
- * step has been started.
+ * One failure may be reported more than once: a step fails because its
+ * connection is lost, and the connection reports its loss as well.  While a
+ * retry is pending, a further report changes which parts are up, but does not
+ * count as another failure and does not put off the retry.
+ *
+ * If the machine has gone back because a part was lost, the caller must not
+ * report the end of the step that was given up once the next step has been
+ * started: the machine would take it for the end of that one.
  */
 extern EcmAction ecm_state_step(EcmState *s, EcmInput input, int64_t now);
 
 /*
- * When a TICK is needed next, or 0: retry due, backoff to be reset, or a stream
- * that is still behind to be doubted.
+ * When the machine needs a TICK next; 0: not by itself.  At that time a retry
+ * is due, the backoff is to be reset, or a stream that is still behind becomes
+ * doubtful.
  */
 extern int64_t ecm_state_deadline(const EcmState *s);
 

@@ -3,8 +3,9 @@
  * stream_message.c
  *	  The stack's own messages in the replication stream, as texts.
  *
- * The parser trusts nothing, since anybody may have written what it gets.  It
- * takes numbers in their shortest form only, and one blank between things.
+ * Any user may emit a logical message, so the parser takes nothing for
+ * granted.  It accepts one form of each message only: numbers in their shortest
+ * form, one blank between two fields.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +15,7 @@
 
 #define LENGTHOF(array)	((int) (sizeof(array) / sizeof((array)[0])))
 
-/* by EcmMessageKind */
+/* The word that a message begins with, by EcmMessageKind. */
 static const char *const words[] = {
 	"create", "capture", "live", "fail", "drop", "lost", "owner", "unsendable",
 	"giant"
@@ -22,6 +23,10 @@ static const char *const words[] = {
 
 /* --------------------------------------------------------------- parsing -- */
 
+/*
+ * The take_*() functions parse one field.  They advance *p past it; false: the
+ * text has something else there.
+ */
 static bool
 take(const char **p, char c)
 {
@@ -31,7 +36,7 @@ take(const char **p, char c)
 	return true;
 }
 
-/* A number without sign; of more than one digit only without leading zeros. */
+/* A number up to 'max', without sign and without leading zeros. */
 static bool
 take_number(const char **p, uint64_t max, uint64_t *number)
 {
@@ -77,7 +82,7 @@ take_oid(const char **p, uint32_t *oid)
 	return true;
 }
 
-/* Ids begin with 1, generations with 0. */
+/* A shape's id, from 1 on, and, if it has one, its generation, from 0 on. */
 static bool
 take_shape(const char **p, bool has_generation, EcmStreamMessage *message)
 {
@@ -98,7 +103,7 @@ take_shape(const char **p, bool has_generation, EcmStreamMessage *message)
 	return true;
 }
 
-/* To the end of the text. */
+/* One or more shapes with generations, to the end of the text. */
 static bool
 take_shapes(const char **p, EcmStreamMessage *message)
 {
@@ -110,7 +115,7 @@ take_shapes(const char **p, EcmStreamMessage *message)
 	return true;
 }
 
-/* Ids, and what follows them to the end of the text. */
+/* One or more ids, separated by commas. */
 static bool
 take_ids(const char **p, EcmStreamMessage *message)
 {
@@ -122,7 +127,7 @@ take_ids(const char **p, EcmStreamMessage *message)
 	return true;
 }
 
-/* Anything, or nothing. */
+/* The rest of the text, which may be empty. */
 static bool
 take_text(const char **p, EcmStreamMessage *message)
 {
@@ -155,7 +160,10 @@ take_snapshot(const char **p, EcmStreamMessage *message)
 	return message->snapshot_len > 0;
 }
 
-/* The word's kind, or -1.  It ends with a blank or with the text. */
+/*
+ * The kind of a message by its first word, which ends at a blank or at the end
+ * of the text; -1: no kind has that word.
+ */
 static int
 find_kind(const char *text, size_t len)
 {
@@ -172,7 +180,7 @@ find_kind(const char *text, size_t len)
 	return -1;
 }
 
-/* What follows the word. */
+/* The fields after the word. */
 static bool
 take_contents(const char **p, EcmStreamMessage *message)
 {
@@ -249,7 +257,8 @@ typedef struct Output
 {
 	char	   *to;
 	size_t		size;
-	size_t		len;			/* beyond what there was room for, too */
+	size_t		len;			/* of the whole text, also of the part that
+								 * did not fit */
 } Output;
 
 static void

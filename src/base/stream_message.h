@@ -3,9 +3,10 @@
  * stream_message.h
  *	  The stack's own messages in the replication stream.
  *
- * The stack's internal orders travel in the stream itself, as transactional
- * logical messages: each is met where its transaction commits, by whoever
- * follows the stream, and again if the stream is read again.
+ * Orders within a stack travel in the stream itself, as transactional logical
+ * messages.  So each order is met at the place in the stream where its
+ * transaction commits, by every process that follows the stream, and is met
+ * again if that part of the stream is read again.
  *
  *	message		written by				read by				says
  *	create		create_shape()			manager				a shape was declared
@@ -19,20 +20,30 @@
  *	unsendable	our walsender			consumers			of a change that could not be sent
  *	giant		our walsender			manager				a message was dropped that was huge
  *
- * Anybody may emit such messages, so ours are known by a prefix that is a secret
- * of this database, ecm_message_prefix().  It is in the WAL, however, and
- * whoever decodes that knows it.  So an order is obeyed only if the catalog
- * agrees: the shape's row has the transaction that has given the last order to
- * capture it, or to end its creation (order_xid); what is to be dropped is gone,
- * or goes with that very transaction; the owner is taken from the row.  The
- * walsender's two are never in the WAL, and those that are there it drops.
+ * Any user may emit logical messages, so ours are known by a prefix that is a
+ * secret of the database, ecm_message_prefix().  The prefix is in the WAL,
+ * however, and whoever decodes that knows it.  So an order is obeyed only if
+ * the catalog agrees with it:
  *
- * For the same reason a message that is unknown or malformed is never an error:
- * a stranger could end consumers with it, again each time that they come to it.
- * Everybody ignores it, and the manager says so, once, with an event.
+ * capture, live and fail: the shape's row has the id of the transaction that
+ * has given the last such order (order_xid);
  *
- * Pure; stream_message_io.h emits and reads.  A text has one form only: what
- * can be parsed is written as the same text again.
+ * drop and lost: the shapes are gone, or go with the transaction of the
+ * message;
+ *
+ * owner: the new owner is taken from the row, not from the message.
+ *
+ * unsendable and giant are never in the WAL, since our walsender makes them
+ * while it sends.  It drops messages of these kinds that it finds in the WAL.
+ *
+ * For the same reason, a message of an unknown kind or form is never an error:
+ * with one, a stranger could end the consumers, each time that they come to it
+ * again.  Everybody ignores it, and the manager reports the first one by an
+ * event.
+ *
+ * Pure. stream_message_io.h has the functions that emit and read.  Each message
+ * has one text only: a text that can be parsed is what would be written for
+ * the message again.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,18 +54,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A longer one is none of ours, nor is one that names more shapes. */
+/*
+ * Limits of a message: bytes, and shapes that it names.  A larger one is none
+ * of ours.
+ */
 #define ECM_MAX_MESSAGE		(1024 * 1024)
 #define ECM_MESSAGE_SHAPES	1000
 
 /*
- * A larger row or message leaves a walsender, and libpq, with buffers as large,
- * which shrink only with the connection.  The walsender tells of the messages
- * that it drops by one of our own, "giant".
+ * Size of a giant: a row or message from which on it pays to open the
+ * replication connection anew.  The buffers of the walsender and of libpq have
+ * grown to that size with it, and shrink only with the connection.  Our
+ * walsender drops logical messages that are not ours, so the manager does not
+ * see those that are giants; the walsender tells of them by a message "giant".
  */
 #define ECM_GIANT_BYTES		(16 * 1024 * 1024)
 
-/* A handle's room, with its NUL; they are shorter. */
+/* Room for a shape's handle, with its NUL. */
 #define ECM_HANDLE_LEN		40
 
 typedef enum EcmMessageKind
@@ -78,18 +94,20 @@ typedef struct EcmMessageShape
 } EcmMessageShape;
 
 /*
- * Texts of a message that was parsed point into what it was parsed from.  What
- * a kind has no use for is ignored, and 0 or NULL after parsing.
+ * A message.  The texts of a parsed message point into the text that it was
+ * parsed from.  Members that a kind has no use for are 0 or NULL after parsing,
+ * and ignored when writing.
  */
 typedef struct EcmStreamMessage
 {
 	EcmMessageKind kind;
 
-	/* create, fail and owner: one; capture, live, drop and lost: 1 and more */
+	/* create, fail and owner: one; capture, live, drop and lost: one or more */
 	int			nshapes;
 	EcmMessageShape *shapes;
 
-	int64_t		number;			/* capture: the manager's, of the attempt */
+	int64_t		number;			/* capture: that the manager has given to this
+								 * attempt to create them */
 	uint32_t	relation;		/* create, unsendable */
 	uint32_t	owner;			/* owner */
 	char		handle[ECM_HANDLE_LEN]; /* create; drop and lost: of the first
@@ -98,35 +116,38 @@ typedef struct EcmStreamMessage
 	size_t		snapshot_len;
 
 	/*
-	 * fail: as the shape's error is kept, see errors.h; drop and lost: why,
-	 * "" if that has been said before; unsendable: the column, "" for the row
+	 * fail: the shape's error, with its tag (see errors.h). drop, lost: the
+	 * reason, "" if an event has given it already. unsendable: the column, ""
+	 * for the whole row.
 	 */
 	const char *text;
 } EcmStreamMessage;
 
 /*
- * How many shapes a text, which need not be terminated, names at most, if it is
- * one of ours.
+ * The largest number of shapes that a text can name if it is a message: for
+ * the caller of ecm_message_parse(), to allocate them.  The text need not be
+ * terminated.
  */
 extern int	ecm_message_max_shapes(const char *text, size_t len);
 
 /*
- * Parses a text.  *shapes has room for as many as that.  False: it is none of
- * ours, or malformed.
+ * Parses a text. 'shapes' has room for ecm_message_max_shapes() of them.
+ * False: the text is of no kind that we know, or malformed.
  */
 extern bool ecm_message_parse(const char *text, EcmMessageShape *shapes,
 							  EcmStreamMessage *message);
 
 /*
- * Writes a message's text, as far as there is room for it and for a NUL.
- * Returns how long it is altogether, without that.
+ * Writes a message's text into 'size' bytes, truncated if it does not fit with
+ * its NUL.  Returns the length of the whole text, without the NUL, like
+ * snprintf().
  */
 extern size_t ecm_message_write(const EcmStreamMessage *message, char *to,
 								size_t size);
 
 /*
- * Does this, which need not be terminated, begin like a message that the
- * walsender alone may send?
+ * Does the text begin like a message of a kind that only our walsender may
+ * send?  The text need not be terminated.
  */
 extern bool ecm_message_is_walsenders(const char *text, size_t len);
 

@@ -23,7 +23,7 @@ ecm_message_text(const EcmStreamMessage *message)
 	Assert(message->nshapes <= ECM_MESSAGE_SHAPES);
 	(void) ecm_message_write(message, text, len + 1);
 
-	/* only an error's text can be as long as that: it may quote a value */
+	/* only the text of an error, which may quote a value, can be that long */
 	if (len > ECM_MAX_MESSAGE)
 		text[pg_mbcliplen(text, len, ECM_MAX_MESSAGE)] = '\0';
 	return text;

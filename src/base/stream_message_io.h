@@ -12,19 +12,20 @@
 
 #include "base/stream_message.h"
 
-/* The message's text, palloc'd; what is too long of its last part is cut off. */
+/* The message's text, palloc'd, truncated to ECM_MAX_MESSAGE bytes. */
 extern char *ecm_message_text(const EcmStreamMessage *message);
 
-/* Emits it in the current transaction. */
+/* Emits a message in the current transaction; it takes effect at its commit. */
 extern void ecm_message_emit(const EcmStreamMessage *message);
 
 /*
- * Reads one that has our prefix, in one palloc'd piece; NULL: nobody is to obey
- * it, see stream_message.h.
+ * Reads the text of a message that was met with our prefix.  The result is one
+ * palloc'd piece.  NULL: it is unknown or malformed, so nobody obeys it (see
+ * stream_message.h).
  */
 extern EcmStreamMessage *ecm_message_read(const char *data, Size len);
 
-/* Likewise, a copy in the current context. */
+/* A copy of a message, as one palloc'd piece. */
 extern EcmStreamMessage *ecm_message_copy(const EcmStreamMessage *message);
 
 #endif							/* ECM_STREAM_MESSAGE_IO_H */

@@ -3,8 +3,8 @@
  * table_writer.c
  *	  Inserts into the stack's own tables without logical decoding.
  *
- * The insert options go along to the TOAST table, so that is not decoded
- * either.
+ * table_tuple_insert() hands the insert options on to the insertion into the
+ * TOAST table, so that is not decoded either.
  *
  *-------------------------------------------------------------------------
  */

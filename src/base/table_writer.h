@@ -3,10 +3,11 @@
  * table_writer.h
  *	  Inserts into the stack's own tables without logical decoding.
  *
- * An INSERT would be decoded by the stack's own slot, and a publication FOR
- * ALL TABLES would send it to subscribers that don't have the table.  So these
- * tables are written below SQL, and have REPLICA IDENTITY NOTHING for the
- * deletes.
+ * The stack's own slot would decode an INSERT into a shape log, and a
+ * publication FOR ALL TABLES would send it to subscribers, which don't have
+ * the table and would fail.  So rows are inserted below SQL with
+ * TABLE_INSERT_NO_LOGICAL, and the tables have REPLICA IDENTITY NOTHING, so
+ * that deletes are not decoded.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,10 @@ extern void ecm_table_writer_begin(EcmTableWriter *writer, const char *table,
 /* Inserts the row whose values and nulls the caller has put into the slot. */
 extern void ecm_table_writer_put(EcmTableWriter *writer);
 
-/* Keeps the lock, and makes the rows visible to the rest of the transaction. */
+/*
+ * Ends writing.  The rows are visible to the rest of the transaction; the lock
+ * is kept until its end.
+ */
 extern void ecm_table_writer_end(EcmTableWriter *writer);
 
 #endif							/* ECM_TABLE_WRITER_H */

@@ -34,7 +34,11 @@ ecm_valid_text(const char *text)
 	int			client = pg_get_client_encoding();
 	bool		valid = pg_verifymbstr(copy, (int) strlen(copy), true);
 
-	/* a server that takes any bytes does not convert them either */
+	/*
+	 * a database with SQL_ASCII takes any bytes, and does not convert them
+	 * for the client either: what the client gets must be valid in the
+	 * client's encoding
+	 */
 	if (valid && GetDatabaseEncoding() == PG_SQL_ASCII && client != PG_SQL_ASCII)
 		valid = pg_verify_mbstr(client, copy, (int) strlen(copy), true);
 	if (!valid)
@@ -58,8 +62,10 @@ ecm_quote_literal(const char *text)
 }
 
 /*
- * Keys are compared as text by clients, so the names in them are quoted
- * whether they need it or not.
+ * Quotes an identifier, whether it needs quotes or not.  Clients compare the
+ * keys in a shape's log, which have the table's name, as texts;
+ * quote_identifier() would quote a name or not depending on the version's
+ * keywords.
  */
 static char *
 quote_always(const char *name)

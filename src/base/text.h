@@ -14,9 +14,11 @@
 extern void ecm_copy_text(char *to, size_t size, const char *from);
 
 /*
- * The text as it can be shown here, palloc'd: it may come from a database with
- * another encoding.  If it isn't valid in ours, or in the client's where
- * nothing is converted, its non-ASCII characters are replaced.
+ * A copy of a text from shared memory that can be shown in this session,
+ * palloc'd.  The text may have been written by a process of a database with
+ * another encoding.  If it is not valid in this database's encoding (or, in
+ * SQL_ASCII, in the client's), a question mark replaces each byte that is not
+ * ASCII.
  */
 extern char *ecm_valid_text(const char *text);
 
@@ -29,7 +31,7 @@ extern char *ecm_size_text(int64 bytes);
  */
 extern char *ecm_quote_literal(const char *text);
 
-/* "schema"."table", always quoted, palloc'd; NULL: it is gone. */
+/* "schema"."table", always quoted, palloc'd; NULL: the table is gone. */
 extern char *ecm_relation_name(Oid relation);
 
 #endif							/* ECM_TEXT_H */

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * wait_event.c
- *	  What our processes, and functions, wait for, as pg_stat_activity has it.
+ *	  The wait events of our processes and functions, for pg_stat_activity.
  *
- * The type is always Extension.  Names of our own exist from 17 on: each
- * process looks one up when it first waits.
+ * Their type is always Extension.  From PostgreSQL 17 on they have names of
+ * their own, which each process looks up when it first waits.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wait_event.h
- *	  What our processes, and functions, wait for, as pg_stat_activity has it.
+ *	  The wait events of our processes and functions, for pg_stat_activity.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,15 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * waiters.c
- *	  Who waits for what comes to which shape's log.
+ *	  The sessions that wait for new entries in shape logs.
  *
- * Waiters are found by a hash of database and shape, whose buckets have lists
- * of them.  A waiter is taken off its list by who wakes it, so that a second
- * change before it looks again costs nothing.
+ * A waiter puts itself on a list, in the bucket that a hash of database and
+ * shape selects.  Whoever commits entries wakes the waiters of that shape and
+ * takes them off the list, so that a second commit before they have looked
+ * costs nothing.
  *
- * A change can't be missed: a waiter is on its list before it takes the
- * snapshot that it looks with, and who commits looks at the list after the
- * commit.  So the commit is seen by the one or the waiter by the other.
+ * No commit can be missed.  A waiter puts itself on the list before it takes
+ * the snapshot by which it looks into the log, and a consumer looks at the
+ * list after its commit.  So either the snapshot sees the commit, or the
+ * consumer sees the waiter.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,18 +32,24 @@
 #define NBUCKETS		1024	/* a power of two */
 #define NOBODY			(-1)
 
-/* Waiters are woken in groups of that many, without their bucket's lock. */
+/*
+ * Waiters are taken off the list in groups of this size under the bucket's
+ * spinlock, and their latches are set after it has been released: setting a
+ * latch can make a system call.
+ */
 #define WAKE_GROUP		64
 
 /*
- * One for each backend, by its number.  Written by that backend while it is on
- * no list; while it is, all of this is protected by its bucket's lock.
+ * A backend's place, by its index in allProcs.  While the backend is on no
+ * list, only the backend itself writes its place; while it is on one, the
+ * bucket's spinlock protects all members.
  */
 typedef struct Waiter
 {
 	Oid			dboid;
 	int64		shape;
-	int			bucket;			/* NOBODY: on no list, and never was */
+	int			bucket;			/* whose list it is, or was last, on; NOBODY:
+								 * it has never been on one */
 	bool		listed;
 	int			previous;
 	int			next;
@@ -50,19 +58,19 @@ typedef struct Waiter
 typedef struct Bucket
 {
 	slock_t		mutex;
-	volatile int first;
+	volatile int first;			/* first waiter of the list, or NOBODY */
 } Bucket;
 
 typedef struct Waiters
 {
-	pg_atomic_uint32 count;		/* backends that wait */
+	pg_atomic_uint32 count;		/* backends that have joined and not left */
 	int			nwaiters;
 	Bucket		buckets[NBUCKETS];
 	Waiter		waiters[FLEXIBLE_ARRAY_MEMBER];
 } Waiters;
 
 static Waiters *shared;
-static bool joined = false;		/* this backend counts */
+static bool joined = false;		/* this backend is included in the count */
 static bool exit_callback_registered = false;
 
 Size
@@ -222,13 +230,20 @@ wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
 		}
 		SpinLockRelease(&bucket->mutex);
 
-		/* whoever has that place by now is woken for nothing at worst */
+		/*
+		 * the backend may have exited meanwhile: another one in its place is
+		 * woken for nothing then, which does no harm
+		 */
 		for (int i = 0; i < n; i++)
 			SetLatch(&ProcGlobal->allProcs[woken[i]].procLatch);
 	} while (n == WAKE_GROUP);
 }
 
-/* The commit, or whatever it is, comes before the look at who waits. */
+/*
+ * Does any backend wait?  The barrier pairs with that of ecm_waiters_join():
+ * the caller's commit must be visible before it looks here, or both sides
+ * could miss each other.
+ */
 static bool
 anybody_waits(void)
 {

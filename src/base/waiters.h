@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * waiters.h
- *	  Who waits for what comes to which shape's log.
+ *	  The sessions that wait for new entries in shape logs.
  *
- * Each backend has one place in shared memory, in which it can put down one
- * shape.  Whoever has committed something about shapes wakes those who wait
- * for these, and nobody else.
+ * Each backend has one place in shared memory, in which it can note one shape
+ * that it waits for.  A process that has committed something about shapes wakes
+ * those who wait for these shapes, and nobody else.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,26 +14,28 @@
 
 #include "postgres.h"
 
-/* For shmem.c, which gives us room. */
+/* For shmem.c, which allocates the memory. */
 extern Size ecm_waiters_size(void);
 extern void ecm_waiters_attach(void *space, bool found);
 
 /*
- * Puts down that this backend waits for a shape of its database, in place of
- * what it has put down before: what is committed from now on is told by its
- * latch.  So look after that, and then sleep unless woken.
+ * join notes that this backend waits for a shape of its database, instead of
+ * the shape that it has noted before.  Each commit about that shape from now on
+ * sets its latch.  The caller joins, then looks into the log with a new
+ * snapshot, and sleeps unless woken says that a commit has come meanwhile.
+ * leave ends the wait; at exit it is called by itself.
  */
 extern void ecm_waiters_join(int64 shape);
 extern bool ecm_waiters_woken(void);
 extern void ecm_waiters_leave(void);
 
 /*
- * Something about these shapes has been committed.  Costs nothing while nobody
- * waits, and never raises.
+ * Wakes those who wait for these shapes, to be called after the commit.  Costs
+ * next to nothing while nobody waits, and never raises an error.
  */
 extern void ecm_waiters_wake(Oid dboid, const int64 *shapes, int nshapes);
 
-/* Something has happened that all are concerned by who wait in a database. */
+/* Wakes all who wait in a database: its stack has stopped or failed, say. */
 extern void ecm_waiters_wake_all(Oid dboid);
 
 #endif							/* ECM_WAITERS_H */

@@ -26,8 +26,8 @@
 #include "base/event.h"
 #include "base/text.h"
 #include "slot/retained_wal.h"
-#include "slot/retained_wal_blame.h"
 #include "slot/retained_wal_history.h"
+#include "slot/retained_wal_internal.h"
 #include "slot/slot.h"
 #include "slot/slot_inactive.h"
 #include "slot/slot_owner.h"
@@ -36,25 +36,6 @@
 
 /* So long it takes at most until what a slot has held is removed. */
 #define RELIEF_US	(5 * USECS_PER_SEC)
-
-/*
- * A slot that is being looked at, with a copy of the part of its stack's entry
- * that is needed for that.
- */
-typedef struct Look
-{
-	EcmWatchedSlot *shared;		/* the slot's place in the entry */
-	Oid			dboid;
-	char		datname[NAMEDATALEN];
-	bool		has_manager;
-	int			walsender;		/* the stack's own, 0: none */
-	uint32		shapes;			/* of the stack, as its consumers have said */
-	EcmWalLimits limits;
-	EcmWatchedSlot slot;
-	EcmPin		pin;			/* what pins it */
-	EcmWalBlame for_limit;		/* who else needs its WAL, by limit */
-	EcmWalBlame for_room;
-} Look;
 
 /* ------------------------------------------------------------- settings -- */
 
@@ -144,14 +125,6 @@ note_activity(const char *slot_name)
 	return since;
 }
 
-/* Its creation reserves WAL at once, and may last. */
-static bool
-is_being_made(const EcmWalSample *sample)
-{
-	return sample->slot_exists && sample->active &&
-		XLogRecPtrIsInvalid(sample->confirmed_flush_lsn);
-}
-
 static void
 figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 {
@@ -162,7 +135,7 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->current_lsn = sample->current_lsn;
 	figures->restart_lsn = sample->restart_lsn;
 	figures->connected = sample->active;
-	figures->being_made = is_being_made(sample);
+	figures->being_made = ecm_retained_wal_is_being_made(sample);
 	figures->pinned = pinned;
 
 	/*
@@ -223,7 +196,7 @@ goes_as_well(const EcmSlotRow *row, void *arg)
  * those who have no part in it.
  */
 static void
-blame(Look *look, EcmWalFigures *figures)
+blame(EcmWalLook *look, EcmWalFigures *figures)
 {
 	const EcmWalLimits *limits = &look->limits;
 	const EcmWalSample *sample = &look->slot.sample;
@@ -267,205 +240,6 @@ note_relief(unsigned why)
 	ecm_unlock();
 }
 
-/* ---------------------------------------------------------------- words -- */
-
-static char *
-describe_pin(const EcmPin *pin)
-{
-	return pin->by[0] == '\0' ? "" :
-		psprintf(" It %s pinned by: %s.", pin->certain ? "is" : "seems to be",
-				 pin->by);
-}
-
-/* "2 d 22 h", "3 min 20 s": two units are enough of what is an estimate. */
-static char *
-describe_duration(int64 seconds)
-{
-	if (seconds >= 86400)
-		return psprintf(INT64_FORMAT " d " INT64_FORMAT " h",
-						seconds / 86400, seconds / 3600 % 24);
-	if (seconds >= 3600)
-		return psprintf(INT64_FORMAT " h " INT64_FORMAT " min",
-						seconds / 3600, seconds / 60 % 60);
-	if (seconds >= 60)
-		return psprintf(INT64_FORMAT " min " INT64_FORMAT " s",
-						seconds / 60, seconds % 60);
-	return psprintf(INT64_FORMAT " s", seconds);
-}
-
-static char *
-describe_limit(const EcmWalGuard *guard, const EcmWalLimits *limits)
-{
-	switch (guard->next_limit)
-	{
-		case ECM_WAL_LIMIT_RETAINED:
-			return psprintf("electric_cm.retained_wal_limit (%s) is reached",
-							ecm_size_text(limits->limit));
-		case ECM_WAL_LIMIT_SERVER:
-			return psprintf("max_slot_wal_keep_size (%s) is reached",
-							ecm_size_text(limits->server_limit));
-		case ECM_WAL_LIMIT_FREE:
-			return limits->min_free <= 0 ? "the file system of pg_wal is full" :
-				psprintf("electric_cm.min_wal_free_space (%s) is reached",
-						 ecm_size_text(limits->min_free));
-		case ECM_WAL_LIMIT_NONE:
-			break;
-	}
-	return "a limit is reached";
-}
-
-static char *
-describe_time_left(const EcmWalGuard *guard, const EcmWalLimits *limits)
-{
-	if (guard->time_to_limit_us < 0)
-		return "";
-	if (guard->time_to_limit_us == 0)
-		return psprintf(" Already, %s.", describe_limit(guard, limits));
-	return psprintf(" At this rate, %s in %s.", describe_limit(guard, limits),
-					describe_duration(guard->time_to_limit_us / USECS_PER_SEC));
-}
-
-/* Which shapes go with the slot, as far as their consumers have said. */
-static char *
-describe_loss(const Look *look, const char *when)
-{
-	if (look->shapes == 0)
-		return psprintf("All shapes of this database are gone%s: create them again.", when);
-	if (look->shapes == 1)
-		return psprintf("The one shape of this database is gone%s: create it again.", when);
-	return psprintf("All %u shapes of this database are gone%s: create them again.",
-					look->shapes, when);
-}
-
-/* It is too late to warn if all happens between two looks. */
-static void
-report_lost(const Look *look, int64 unseen_us)
-{
-	const EcmWalSample *sample = &look->slot.sample;
-	StringInfoData detail;
-
-	initStringInfo(&detail);
-	if (sample->sizes_known)
-		appendStringInfo(&detail, "It retained %s of WAL",
-						 ecm_size_text(sample->retained_wal_bytes));
-	else
-		appendStringInfoString(&detail, "It retained an unknown amount of WAL");
-	if (look->limits.server_limit >= 0)
-		appendStringInfo(&detail, ", and max_slot_wal_keep_size is %s",
-						 ecm_size_text(look->limits.server_limit));
-	appendStringInfoChar(&detail, '.');
-	if (unseen_us > 0)
-		appendStringInfo(&detail, " It was in no danger %s before.",
-						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
-	appendStringInfo(&detail, " %s",
-					 describe_loss(look, look->has_manager ? "" : " when the stack runs again"));
-	ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_LOST, detail.data,
-				 "replication slot \"%s\" is lost", look->slot.name);
-}
-
-/* Everything that is news, and only that. */
-static void
-report(const Look *look, unsigned actions, int64 unseen_us)
-{
-	const EcmWalSample *sample = &look->slot.sample;
-	const EcmWalLimits *limits = &look->limits;
-	const EcmPin *pin = &look->pin;
-	const char *held = ecm_size_text(sample->retained_wal_bytes);
-
-	if (actions & ECM_WAL_WARN)
-		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING,
-					 psprintf("electric_cm.retained_wal_warning is %s.%s%s",
-							  ecm_size_text(limits->warning), describe_pin(pin),
-							  describe_time_left(&look->slot.guard, limits)),
-					 "replication slot \"%s\" retains %s of WAL",
-					 look->slot.name, held);
-	if (actions & ECM_WAL_WARN_OVER)
-		ecm_event_in(look->dboid, look->datname, ECM_EVENT_RETAINED_WAL_WARNING_OVER, NULL,
-					 "replication slot \"%s\" retains only %s of WAL now",
-					 look->slot.name, held);
-	if (actions & ECM_WAL_UNRESERVED)
-		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_UNRESERVED,
-					 psprintf("It retains %s of WAL, and max_slot_wal_keep_size is %s.%s",
-							  held, ecm_size_text(Max(limits->server_limit, 0)),
-							  describe_pin(pin)),
-					 "replication slot \"%s\" will be lost at the next checkpoint",
-					 look->slot.name);
-	if (actions & ECM_WAL_LOST)
-		report_lost(look, unseen_us);
-	if (actions & ECM_WAL_FREE_LOW)
-		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_LOW,
-					 psprintf("electric_cm.min_wal_free_space is %s, and replication slot \"%s\" retains %s. See electric_cm_slots for all slots.",
-							  ecm_size_text(limits->min_free), look->slot.name, held),
-					 "only %s are free under pg_wal",
-					 ecm_size_text(sample->wal_free_bytes));
-	if (actions & ECM_WAL_FREE_OVER)
-		ecm_event_in(look->dboid, look->datname, ECM_EVENT_WAL_FREE_SPACE_OVER, NULL, "%s are free under pg_wal",
-					 ecm_size_text(sample->wal_free_bytes));
-}
-
-/* The slot is past a limit, in words. */
-static char *
-describe_excess(const Look *look, unsigned why)
-{
-	const EcmWalSample *sample = &look->slot.sample;
-	const char *slot = psprintf("replication slot \"%s\"%s", look->slot.name,
-								is_being_made(sample) ? ", which is being created," : "");
-	const char *held = ecm_size_text(sample->retained_wal_bytes);
-
-	if (why & ECM_WAL_DROP_FREE)
-		return psprintf("only %s are free under pg_wal, and %s retains %s of WAL",
-						ecm_size_text(sample->wal_free_bytes), slot, held);
-	return psprintf("%s retains %s of WAL, more than electric_cm.retained_wal_limit",
-					slot, held);
-}
-
-/* It is past a limit, but dropping it would be of no use. */
-static void
-report_spared(const Look *look, unsigned why)
-{
-	const EcmWalBlame *blame = why & ECM_WAL_DROP_FREE ? &look->for_room : &look->for_limit;
-
-	ecm_event_in(look->dboid, look->datname, why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT_SPARED : ECM_EVENT_RETAINED_WAL_LIMIT_SPARED,
-				 psprintf("The slot stays, since dropping it would free %s. %s",
-						  blame->frees <= 0 ? "nothing" :
-						  psprintf("only %s", ecm_size_text(blame->frees)),
-						  blame->others[0] != '\0' ? blame->others :
-						  "The server would keep that for later use (min_wal_size)."),
-				 "%s", describe_excess(look, why));
-}
-
-static void
-decide(const Look *look, unsigned why, EcmWalAction *action)
-{
-	char	   *detail = describe_pin(&look->pin);
-
-	action->why = why;
-	if (why == 0)
-		return;
-	while (*detail == ' ')
-		detail++;
-	if (why & ECM_WAL_DROP_FREE)
-		ecm_error_set(&action->reason, "53100", describe_excess(look, why),
-					  detail, "Make room for WAL, or lower electric_cm.min_wal_free_space.");
-	else
-		ecm_error_set(&action->reason, "54000", describe_excess(look, why),
-					  detail, psprintf("Remove what pins it, or raise electric_cm.retained_wal_limit from %s: the snapshot of any shape must be well within it.",
-									   ecm_size_text(look->limits.limit)));
-}
-
-/* Says what is news, and decides whether the slot has to go. */
-static void
-conclude(const Look *look, unsigned actions, int64 unseen_us,
-		 EcmWalAction *action)
-{
-	report(look, actions, unseen_us);
-	if (actions & ECM_WAL_SPARE_LIMIT)
-		report_spared(look, ECM_WAL_DROP_LIMIT);
-	if (actions & ECM_WAL_SPARE_FREE)
-		report_spared(look, ECM_WAL_DROP_FREE);
-	decide(look, actions & ECM_WAL_DROP, action);
-}
-
 /* ------------------------------------------------------------- watching -- */
 
 /*
@@ -480,11 +254,11 @@ let_follow(void)
 }
 
 /* palloc'd */
-static Look *
+static EcmWalLook *
 begin_look(int stack_index, bool former)
 {
 	EcmStack   *stack = ecm_stack_at(stack_index);
-	Look	   *look = palloc0(sizeof(Look));
+	EcmWalLook *look = palloc0(sizeof(EcmWalLook));
 
 	look->shared = former ? &stack->former : &stack->slot;
 	ecm_lock(LW_SHARED);
@@ -503,20 +277,13 @@ begin_look(int stack_index, bool former)
 
 /* What the guard makes of the sample. */
 static unsigned
-judge(Look *look)
+judge(EcmWalLook *look)
 {
 	EcmWalFigures figures;
 
 	figures_of(&look->slot.sample, look->pin.by[0] != '\0', &figures);
 	blame(look, &figures);
 	return ecm_retained_wal_guard_step(&look->slot.guard, &figures, &look->limits);
-}
-
-static EcmEventName
-limit_event(const EcmWalAction *action)
-{
-	return action->why & ECM_WAL_DROP_FREE ? ECM_EVENT_WAL_FREE_SPACE_LIMIT :
-		ECM_EVENT_RETAINED_WAL_LIMIT;
 }
 
 /*
@@ -527,7 +294,7 @@ limit_event(const EcmWalAction *action)
 static void
 watch_former_slot(int stack_index)
 {
-	Look	   *look;
+	EcmWalLook *look;
 	EcmWalAction action;
 	EcmError	err;
 	unsigned	actions;
@@ -539,7 +306,7 @@ watch_former_slot(int stack_index)
 	memset(&look->slot.sample, 0, sizeof(look->slot.sample));
 	(void) ecm_slot_sample(look->slot.name, &look->slot.sample);
 	actions = judge(look);
-	conclude(look, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), 0, &action);
+	ecm_retained_wal_conclude(look, actions & ~(ECM_WAL_FREE_LOW | ECM_WAL_FREE_OVER), 0, &action);
 	dropped = action.why != 0 && ecm_slot_drop(look->slot.name, &err);
 	if (dropped)
 		note_relief(action.why);
@@ -551,7 +318,7 @@ watch_former_slot(int stack_index)
 		memset(look->shared, 0, sizeof(*look->shared));
 	ecm_unlock();
 	if (action.why != 0 && (dropped || !look->slot.drop_reported))
-		ecm_event_in(look->dboid, look->datname, limit_event(&action),
+		ecm_event_in(look->dboid, look->datname, ecm_retained_wal_limit_event(&action),
 					 dropped ? "The slot is dropped: electric_cm.slot_name has another name." :
 					 psprintf("The slot could not be dropped: %s.", err.message),
 					 "%s", action.reason.message);
@@ -570,7 +337,7 @@ note_loss(EcmWalSample *sample, EcmTime last_look)
 
 /* Fills in what ecm_slot_sample() leaves to others. */
 static void
-complete_sample(int stack_index, Look *look)
+complete_sample(int stack_index, EcmWalLook *look)
 {
 	EcmWalSample *sample = &look->slot.sample;
 
@@ -588,7 +355,7 @@ complete_sample(int stack_index, Look *look)
 
 /* Notes what pins the slot, and since when: longer, if that is known already. */
 static void
-note_pin(Look *look)
+note_pin(EcmWalLook *look)
 {
 	EcmWatchedSlot *slot = &look->slot;
 	EcmPin	   *pin = &look->pin;
@@ -609,7 +376,7 @@ EcmTime
 ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction *action)
 {
 	EcmStack   *stack = ecm_stack_at(stack_index);
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 	EcmWatchedSlot *slot = &look->slot;
 	EcmPin		guess;
 	TimestampTz inactive_since = note_activity(slot->name);
@@ -652,7 +419,7 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 	ecm_history_add(stack_index, &slot->sample, (int) (look->limits.interval_us / 1000));
 	ConditionVariableBroadcast(&stack->cv);
 
-	conclude(look, actions, unseen_us, action);
+	ecm_retained_wal_conclude(look, actions, unseen_us, action);
 	if (actions & ECM_WAL_LET_FOLLOW)
 		let_follow();
 	if (actions & ECM_WAL_MAKE_ROOM)
@@ -671,7 +438,7 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 int64
 ecm_retained_wal_allowance(int stack_index, int64 wanted)
 {
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 	EcmWalSample sample = {0};
 	EcmWalFigures figures;
 	int64		allowance;
@@ -690,7 +457,7 @@ ecm_retained_wal_allowance(int stack_index, int64 wanted)
 
 /* Says, once, what is being done about it. */
 static void
-report_action(Look *look, const EcmWalAction *action, const char *outcome)
+report_action(EcmWalLook *look, const EcmWalAction *action, const char *outcome)
 {
 	if (look->slot.drop_reported)
 		return;
@@ -698,7 +465,7 @@ report_action(Look *look, const EcmWalAction *action, const char *outcome)
 	ecm_lock(LW_EXCLUSIVE);
 	look->shared->drop_reported = true;
 	ecm_unlock();
-	ecm_event_in(look->dboid, look->datname, limit_event(action),
+	ecm_event_in(look->dboid, look->datname, ecm_retained_wal_limit_event(action),
 				 psprintf("%s%s%s %s", action->reason.detail,
 						  action->reason.detail[0] != '\0' ? " " : "", outcome,
 						  action->reason.hint),
@@ -707,7 +474,7 @@ report_action(Look *look, const EcmWalAction *action, const char *outcome)
 
 /* The slot is as good as dropped. */
 static void
-slot_goes(Look *look, const EcmWalAction *action, const char *outcome)
+slot_goes(EcmWalLook *look, const EcmWalAction *action, const char *outcome)
 {
 	report_action(look, action, outcome);
 	note_relief(action->why);
@@ -719,17 +486,17 @@ slot_goes(Look *look, const EcmWalAction *action, const char *outcome)
 void
 ecm_retained_wal_slot_goes(int stack_index, const EcmWalAction *action)
 {
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 
 	slot_goes(look, action,
-			  psprintf("The slot is dropped. %s", describe_loss(look, "")));
+			  psprintf("The slot is dropped. %s", ecm_retained_wal_describe_loss(look, "")));
 	pfree(look);
 }
 
 void
 ecm_retained_wal_creation_ends(int stack_index, const EcmWalAction *action)
 {
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 
 	slot_goes(look, action,
 			  "The creation is given up until the transactions that it waits for have ended.");
@@ -739,7 +506,7 @@ ecm_retained_wal_creation_ends(int stack_index, const EcmWalAction *action)
 void
 ecm_retained_wal_drop_slot(int stack_index, const EcmWalAction *action)
 {
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 	const char *slot_name = look->slot.name;
 	EcmSlotFacts facts;
 	EcmError	err;
@@ -764,9 +531,9 @@ ecm_retained_wal_drop_slot(int stack_index, const EcmWalAction *action)
 	else
 	{
 		slot_goes(look, action,
-				  psprintf("The slot is dropped. %s", describe_loss(look, "")));
+				  psprintf("The slot is dropped. %s", ecm_retained_wal_describe_loss(look, "")));
 		ecm_event_in(look->dboid, look->datname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-					 describe_loss(look, " when the stack runs again"),
+					 ecm_retained_wal_describe_loss(look, " when the stack runs again"),
 					 "dropped replication slot \"%s\"", slot_name);
 	}
 	pfree(look);
@@ -775,7 +542,7 @@ ecm_retained_wal_drop_slot(int stack_index, const EcmWalAction *action)
 char *
 ecm_retained_wal_no_room(int stack_index)
 {
-	Look	   *look = begin_look(stack_index, false);
+	EcmWalLook *look = begin_look(stack_index, false);
 	char	   *reason = NULL;
 
 	if (look->slot.guard.short_of_room)
