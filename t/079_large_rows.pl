@@ -29,7 +29,6 @@ sub live
 	return $stack->becomes("SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($handles)");
 }
 
-sub flushed { return $stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->active;
 
@@ -53,11 +52,11 @@ live($all, $narrow);
 # besides the names and values, four bytes, and eight for each column
 my $fits = $limit - length('ivw' . '1' . '22') - 4 - 3 * 8;
 $stack->sql("INSERT INTO t VALUES (1, giant('x', $fits), '22')");
-flushed();
+$stack->settle;
 is($stack->state_of($all), 'live', 'a row that just fits is logged');
 is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$all')"), $fits, 'and can be read');
 $stack->sql("INSERT INTO t VALUES (2, giant('x', $fits), '333')");
-flushed();
+$stack->settle;
 is($stack->state_of($all), 'errored', 'one byte more ends the shape');
 like($stack->error_of($all), qr/too large to be read.*\b$limit\b/, 'with the limit in its message');
 my ($rc, $out, $err) = $node->psql($db, "SELECT FROM electric_cm_shape_log('$all')");
@@ -83,7 +82,7 @@ $stack->sql('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUN
 my $control = shape('c');
 live($control);
 $stack->sql(q{INSERT INTO c VALUES (1, giant(E'\x01', 180000000))});
-flushed();
+$stack->settle;
 is($stack->state_of($control), 'errored', 'a row whose escaped text could not be sent ends the shape');
 like($stack->error_of($control), qr/too large to be read: .* the server can send/, 'with its reason');
 $stack->sql('TRUNCATE c');
@@ -95,7 +94,7 @@ live($pieces);
 $stack->sql(q{INSERT INTO u VALUES (1, giant('x', 150000000))});
 $stack->sql(q{UPDATE u SET w = giant('y', 150000000)});
 $stack->sql(q{INSERT INTO u SELECT g, repeat('z', 1000) FROM generate_series(2, 2000) g});
-flushed();
+$stack->settle;
 is($stack->sql("SELECT string_agg(operation || coalesce(length(value->>'v'), 0) || ',' || coalesce(length(value->>'w'), 0), ' ') FROM electric_cm_shape_log('$pieces', max_entries => 2)"),
 	'insert150000000,0 update0,150000000', 'both entries can be read');
 $stack->sql('ALTER SYSTEM SET electric_cm.shape_log_retention = \'1MB\'; ALTER SYSTEM SET electric_cm.wal_report_interval = \'1s\'');

@@ -95,9 +95,10 @@ Wait until a query returns true: see ElectricCM::becomes.
 
 The same for a condition, or whatever else can follow SELECT.
 
-=item $stack->settle
+=item $stack->settle($lsn)
 
-Wait until the logs have all that has been committed.
+Wait until the logs have all that has been committed, or what has been until a
+position in the WAL.
 
 =item $stack->write_wal($mb)
 
@@ -112,7 +113,7 @@ How many events of that name there are, of those that the condition holds for.
 sub active { my ($self) = @_; return ElectricCM::wait_active($self->{node}, $self->{db}); }
 sub becomes { my ($self, $query, $what) = @_; return ElectricCM::becomes($self->{node}, $self->{db}, $query, $what); }
 sub seen { my ($self, $condition, $what) = @_; return $self->becomes("SELECT $condition", $what); }
-sub settle { my ($self) = @_; return $self->sql(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); }
+sub settle { my ($self, $lsn) = @_; return ElectricCM::settle($self->{node}, $self->{db}, $lsn); }
 sub write_wal { my ($self, $mb) = @_; return ElectricCM::write_wal($self->{node}, $self->{db}, $mb); }
 
 sub events
