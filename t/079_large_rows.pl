@@ -17,12 +17,6 @@ max_parallel_workers_per_gather = 0
 });
 my $node = $stack->node;
 
-sub shape
-{
-	my ($table, $columns) = @_;
-	return $stack->sql("SELECT electric_cm_create_shape('$table', NULL, " . ($columns ? "'{$columns}'" : 'NULL') . ')');
-}
-
 sub live
 {
 	my $handles = join ', ', map { "'$_'" } @_;
@@ -46,8 +40,8 @@ $stack->sql(q{
 
 # ---- the exact limit, in the stream
 
-my $all = shape('t');
-my $narrow = shape('t', 'i,w');
+my $all = $stack->shape('t');
+my $narrow = $stack->shape('t', columns => [qw(i w)]);
 live($all, $narrow);
 # besides the names and values, four bytes, and eight for each column
 my $fits = $limit - length('ivw' . '1' . '22') - 4 - 3 * 8;
@@ -66,12 +60,12 @@ is($stack->sql("SELECT string_agg(value->>'i', ' ') FROM electric_cm_shape_log('
 
 # ---- in a snapshot
 
-my $again = shape('t');
+my $again = $stack->shape('t');
 $stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$again'",
 	'a shape of a table that has such a row is errored');
 like($stack->error_of($again), qr/too large to be read/, 'for the same reason');
 $stack->sql('DELETE FROM t WHERE i = 2; SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = \'t\'::regclass');
-$again = shape('t');
+$again = $stack->shape('t');
 live($again);
 is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$again')"), $fits,
 	'a snapshot with a row that just fits can be read');
@@ -79,7 +73,7 @@ $stack->sql('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUN
 
 # ---- what is longer when it is sent: control characters, quotes
 
-my $control = shape('c');
+my $control = $stack->shape('c');
 live($control);
 $stack->sql(q{INSERT INTO c VALUES (1, giant(E'\x01', 180000000))});
 $stack->settle;
@@ -89,7 +83,7 @@ $stack->sql('TRUNCATE c');
 
 # ---- a row that has become too large piece by piece, without any entry being so
 
-my $pieces = shape('u');
+my $pieces = $stack->shape('u');
 live($pieces);
 $stack->sql(q{INSERT INTO u VALUES (1, giant('x', 150000000))});
 $stack->sql(q{UPDATE u SET w = giant('y', 150000000)});
