@@ -61,7 +61,7 @@ my $load = start_load(1);
 $load->finish;
 is($load->result(0), 0, 'a last load') or diag($err);
 
-$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->settle;
 for my $table (sort keys %handle)
 {
 	my ($ok, $entries) = $stack->replay_equals($handle{$table}, $table, ['id']);
@@ -100,7 +100,7 @@ for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 		"$type killed: the server restarts, and the stack is active again");
 	is($stack->sql('SELECT pg_postmaster_start_time()'), $started, '... by itself');
 }
-$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->settle;
 for my $table (sort keys %handle)
 {
 	my ($ok, $entries) = $stack->replay_equals($handle{$table}, $table, ['id']);

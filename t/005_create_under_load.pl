@@ -117,7 +117,7 @@ sub replay_at
 $load->finish;
 is($load->result(0), 0, 'the load was not disturbed') or diag($err);
 $_->quit for ($writer, $undone, $reader, $later);
-$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->settle;
 for ([ t => $handle ], [ seq => $seq ])
 {
 	my ($table, $h) = @$_;

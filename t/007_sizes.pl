@@ -88,7 +88,7 @@ sub chunks
 sub check
 {
 	my ($what) = @_;
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	$stack->settle;
 	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	my $rows = $stack->sql('SELECT count(*) FROM t');
 	ok($ok && $entries == $rows, "$what: replay equals table ($entries entries)");

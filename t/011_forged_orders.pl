@@ -32,7 +32,7 @@ my ($rc, $out, $err) = $node->psql($db, 'SELECT message_key FROM _electric_cm.st
 	extra_params => [ '-U', 'mallory' ]);
 like($err, qr/permission denied/, 'the key to the orders is a secret');
 $stack->sql(q{INSERT INTO t (t) VALUES ('after the forgery')});
-$stack->sql("SELECT electric_cm_await_flushed(timeout => '30 s')");
+$stack->settle;
 my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, "forged orders are ignored: replay equals table ($entries entries)");
 is($stack->sql('SELECT sum(restarts) FROM electric_cm_stat_consumers'), 0, 'no consumer died of them');

@@ -3,34 +3,27 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $node = new_node('main',
+my $stack = new_stack('main',
 	conf => "allow_in_place_tablespaces = on\nlog_connections = on\n");
+my $node = $stack->node;
 
-sub value { return $node->safe_psql($_[0], $_[1]); }
-
-sub become
-{
-	my ($sql, $what) = @_;
-	return ok($node->poll_query_until('postgres', $sql), $what);
-}
-
-sub stack
+sub manager_of
 {
 	my ($db, $column) = @_;
-	return value('postgres',
+	return $stack->sql(
 		"SELECT $column FROM electric_cm_stat_manager WHERE datname = '$db'");
 }
 
 sub events
 {
 	my ($db, $event) = @_;
-	return value('postgres',
+	return $stack->sql(
 		"SELECT count(*) FROM electric_cm_events WHERE datname = '$db' AND event = '$event'");
 }
 
@@ -38,13 +31,13 @@ sub events
 sub make_database
 {
 	my ($db, $owner) = @_;
-	value('postgres', "CREATE DATABASE $db" . ($owner ? " OWNER $owner" : ''));
-	value($db, 'CREATE EXTENSION electric_cm');
-	value($db, 'CREATE TABLE t (id int PRIMARY KEY, v text)');
-	ok(wait_active($node, $db), "$db: active");
-	my $handle = value($db, q{SELECT electric_cm_create_shape('t')});
-	value($db, qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
-	value($db, q{INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i});
+	$stack->sql("CREATE DATABASE $db" . ($owner ? " OWNER $owner" : ''));
+	$stack->beside($db)->sql('CREATE EXTENSION electric_cm');
+	$stack->beside($db)->sql('CREATE TABLE t (id int PRIMARY KEY, v text)');
+	ok($stack->beside($db)->active, "$db: active");
+	my $handle = $stack->beside($db)->sql(q{SELECT electric_cm_create_shape('t')});
+	$stack->beside($db)->sql(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
+	$stack->beside($db)->sql(q{INSERT INTO t SELECT i, 'v' FROM generate_series(1, 100) i});
 	return $handle;
 }
 
@@ -52,10 +45,10 @@ sub make_database
 sub shape_intact
 {
 	my ($db, $handle, $what) = @_;
-	my $n = 1 + value($db, 'SELECT max(id) FROM t');
-	value($db, "INSERT INTO t VALUES ($n, 'after')");
-	value($db, q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	my ($ok, $entries) = replay_equals($node, $db, $handle, 't', ['id']);
+	my $n = 1 + $stack->beside($db)->sql('SELECT max(id) FROM t');
+	$stack->beside($db)->sql("INSERT INTO t VALUES ($n, 'after')");
+	$stack->beside($db)->settle;
+	my ($ok, $entries) = $stack->beside($db)->replay_equals($handle, 't', ['id']);
 	return ok($ok && $entries == $n, "$what: the shape is intact ($entries entries)");
 }
 
@@ -63,19 +56,19 @@ sub shape_intact
 sub refused
 {
 	my ($role, $sql, $db, $error, $what) = @_;
-	my $pid = stack($db, 'pid');
+	my $pid = manager_of($db, 'pid');
 	my ($rc, $out, $err) =
 	  $node->psql('postgres', ($role ? "SET ROLE $role;\n" : '') . $sql);
 	like($err, $error, "$what: refused");
-	is(stack($db, 'pid || status'), "${pid}active", '... and the stack has not noticed');
+	is(manager_of($db, 'pid || status'), "${pid}active", '... and the stack has not noticed');
 	return;
 }
 
-value('postgres', 'CREATE EXTENSION electric_cm');
-value('postgres', 'CREATE ROLE stranger CREATEDB');
-value('postgres', 'CREATE ROLE keeper LOGIN');
-value('postgres', q{CREATE TABLESPACE elsewhere LOCATION ''});
-ok(wait_active($node, 'postgres'), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE ROLE stranger CREATEDB');
+$stack->sql('CREATE ROLE keeper LOGIN');
+$stack->sql(q{CREATE TABLESPACE elsewhere LOCATION ''});
+ok($stack->active, 'active');
 my $handle = make_database('app', 'keeper');
 
 # Who may not, or can't, does not disturb
@@ -110,80 +103,80 @@ is(events('app', 'stack_paused'), 0, 'the stack has never been paused');
 
 # RENAME
 
-value('postgres', 'ALTER DATABASE app RENAME TO shop');
-ok(wait_active($node, 'shop'), 'active after RENAME');
-is(stack('shop', 'last_error'), '', '... without an error');
+$stack->sql('ALTER DATABASE app RENAME TO shop');
+ok($stack->beside('shop')->active, 'active after RENAME');
+is(manager_of('shop', 'last_error'), '', '... without an error');
 shape_intact('shop', $handle, 'RENAME');
-is( value('shop', 'SELECT string_agg(slot_name, $$ $$) FROM pg_replication_slots WHERE database = current_database()'),
+is( $stack->beside('shop')->sql('SELECT string_agg(slot_name, $$ $$) FROM pg_replication_slots WHERE database = current_database()'),
 	'electric_cm_app', 'it goes on with the slot it had');
-is( value('shop', q{SELECT setting FROM electric_cm_options
+is( $stack->beside('shop')->sql(q{SELECT setting FROM electric_cm_options
 		WHERE datname = 'shop' AND name = 'electric_cm.slot_name'}),
 	'electric_cm_app', '... and says so');
-is( value('shop', q{SELECT string_agg(concat_ws(' ', name, verdict), ', ' ORDER BY name) FROM electric_cm_check()
+is( $stack->beside('shop')->sql(q{SELECT string_agg(concat_ws(' ', name, verdict), ', ' ORDER BY name) FROM electric_cm_check()
 		WHERE name IN ('lock', 'slot') OR name = 'other_slots' AND verdict <> 'PASS'}),
 	'lock PASS, slot PASS', '... so does electric_cm_check()');
-like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... of that slot');
-value('shop', 'SELECT electric_cm_stop()');
-like(value('shop', q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... also while stopped');
-value('shop', 'SELECT electric_cm_start()');
-ok(wait_active($node, 'shop'), 'active');
+like($stack->beside('shop')->sql(q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... of that slot');
+$stack->beside('shop')->sql('SELECT electric_cm_stop()');
+like($stack->beside('shop')->sql(q{SELECT detail FROM electric_cm_check() WHERE name = 'slot'}), qr/electric_cm_app/, '... also while stopped');
+$stack->beside('shop')->sql('SELECT electric_cm_start()');
+ok($stack->beside('shop')->active, 'active');
 is(events('app', 'stack_paused') . events('shop', 'stack_resumed'), '11', 'events tell of it');
 $node->restart;
-ok(wait_active($node, 'shop'), 'active after a restart of the server');
+ok($stack->beside('shop')->active, 'active after a restart of the server');
 shape_intact('shop', $handle, 'RENAME and restart');
 
 # The old name is free for another database
 my $other = make_database('app');
-is(value('app', 'SELECT slot_name FROM electric_cm_stat_replication WHERE datname = $$app$$'),
-	'electric_cm_app_' . value('app', 'SELECT oid FROM pg_database WHERE datname = $$app$$'),
+is($stack->beside('app')->sql('SELECT slot_name FROM electric_cm_stat_replication WHERE datname = $$app$$'),
+	'electric_cm_app_' . $stack->beside('app')->sql('SELECT oid FROM pg_database WHERE datname = $$app$$'),
 	'a new database of the old name has a slot of its own');
 shape_intact('app', $other, 'the new database');
 shape_intact('shop', $handle, 'the renamed one');
-value('app', 'SELECT electric_cm_restart()');
-ok(wait_active($node, 'app'), 'the new one is active after a restart');
+$stack->beside('app')->sql('SELECT electric_cm_restart()');
+ok($stack->beside('app')->active, 'the new one is active after a restart');
 shape_intact('app', $other, 'the new database after a restart');
 
 # RENAME in a transaction
 my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
-is(stack('shop', 'status || $$: $$ || waiting_for'),
+is(manager_of('shop', 'status || $$: $$ || waiting_for'),
 	'stopped: paused for ALTER DATABASE RENAME',
 	'the stack is paused until the end of the transaction, and says why');
 $session->query_safe('ROLLBACK');
-ok(wait_active($node, 'shop'), 'active after ROLLBACK');
+ok($stack->beside('shop')->active, 'active after ROLLBACK');
 shape_intact('shop', $handle, 'ROLLBACK');
 $session->query_safe('BEGIN');
 $session->query_safe('SAVEPOINT s');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
 $session->query_safe('ROLLBACK TO s');
-ok(wait_active($node, 'shop'), 'active after ROLLBACK TO SAVEPOINT, before the end');
+ok($stack->beside('shop')->active, 'active after ROLLBACK TO SAVEPOINT, before the end');
 $session->query_safe('ALTER DATABASE shop RENAME TO bazaar');
 $session->query_safe('COMMIT');
-ok(wait_active($node, 'bazaar'), 'active after COMMIT');
+ok($stack->beside('bazaar')->active, 'active after COMMIT');
 $session->query_safe(q{DO 'BEGIN ALTER DATABASE bazaar RENAME TO shop; END'});
-ok(wait_active($node, 'shop'), 'active after RENAME in a function');
+ok($stack->beside('shop')->active, 'active after RENAME in a function');
 shape_intact('shop', $handle, 'RENAME in transactions');
 
 # SET TABLESPACE, TEMPLATE
 
-value('shop', q{INSERT INTO t SELECT max(id) + 1, 'just before' FROM t}); # and not awaited
-value('postgres', 'ALTER DATABASE shop SET TABLESPACE elsewhere');
-is( value('postgres', q{SELECT spcname FROM pg_database d JOIN pg_tablespace t
+$stack->beside('shop')->sql(q{INSERT INTO t SELECT max(id) + 1, 'just before' FROM t}); # and not awaited
+$stack->sql('ALTER DATABASE shop SET TABLESPACE elsewhere');
+is( $stack->sql(q{SELECT spcname FROM pg_database d JOIN pg_tablespace t
 		ON t.oid = dattablespace WHERE datname = 'shop'}),
 	'elsewhere', 'SET TABLESPACE has moved the database');
-ok(wait_active($node, 'shop'), 'active after SET TABLESPACE');
+ok($stack->beside('shop')->active, 'active after SET TABLESPACE');
 shape_intact('shop', $handle, 'SET TABLESPACE');
 
-value('postgres', 'CREATE DATABASE copy TEMPLATE shop');
-ok(wait_active($node, 'shop'), 'active after having been the TEMPLATE of another');
-become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'copy'
+$stack->sql('CREATE DATABASE copy TEMPLATE shop');
+ok($stack->beside('shop')->active, 'active after having been the TEMPLATE of another');
+$stack->becomes(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'copy'
 	AND status = 'stopped' AND waiting_for LIKE '%copy%')}, 'the copy is stopped, and says why');
-is(value('copy', 'SELECT count(*) FROM t'), value('shop', 'SELECT count(*) FROM t'),
+is($stack->beside('copy')->sql('SELECT count(*) FROM t'), $stack->beside('shop')->sql('SELECT count(*) FROM t'),
 	'the copy is complete');
 shape_intact('shop', $handle, 'TEMPLATE');
-value('postgres', 'DROP DATABASE copy');
-is(value('postgres', q{SELECT string_agg(slot_name, ' ' ORDER BY slot_name COLLATE "C")
+$stack->sql('DROP DATABASE copy');
+is($stack->sql(q{SELECT string_agg(slot_name, ' ' ORDER BY slot_name COLLATE "C")
 	FROM pg_replication_slots WHERE slot_name NOT LIKE 'electric_cm_app\_%'}),
 	'electric_cm_app electric_cm_postgres', "its end has not touched the original's slot");
 
@@ -192,7 +185,7 @@ is(value('postgres', q{SELECT string_agg(slot_name, ' ' ORDER BY slot_name COLLA
 my $guest = $node->background_psql('shop');
 my ($rc, $out, $err) = $node->psql('postgres', 'DROP DATABASE shop');
 like($err, qr/is being accessed by other users/, 'DROP fails because of another session');
-ok(wait_active($node, 'shop'), 'active again after DROP has failed');
+ok($stack->beside('shop')->active, 'active again after DROP has failed');
 shape_intact('shop', $handle, 'DROP that has failed');
 refused('', 'ALTER DATABASE shop SET TABLESPACE pg_default',
 	'shop', qr/is being accessed by other users/, 'SET TABLESPACE because of another session');
@@ -204,27 +197,27 @@ for my $end (qw(pg_cancel_backend pg_terminate_backend))
 	my $dropper_pid = $dropper->query_safe('SELECT pg_backend_pid()');
 	$dropper->{stdin} .= "DROP DATABASE shop;\n";
 	$dropper->{run}->pump_nb;
-	become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
+	$stack->becomes(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 		WHERE datname = 'shop' AND waiting_for = 'paused for DROP DATABASE')},
 		"DROP waits for another session");
-	value('postgres', "SELECT $end($dropper_pid)");
-	ok(wait_active($node, 'shop'), "active again after $end() of who runs DROP");
+	$stack->sql("SELECT $end($dropper_pid)");
+	ok($stack->beside('shop')->active, "active again after $end() of who runs DROP");
 	# psql of a killed backend has no session to quit from
 	$end eq 'pg_cancel_backend' ? $dropper->quit : $dropper->{run}->kill_kill;
 }
 shape_intact('shop', $handle, 'DROP that was interrupted');
 
 # ... or while it waits for the stack itself, which is too slow
-my $manager = stack('shop', 'pid');
+my $manager = manager_of('shop', 'pid');
 kill 'STOP', $manager;
 my $renamer = $node->background_psql('postgres', on_error_stop => 0);
 $renamer->{stdin} .= "ALTER DATABASE shop RENAME TO nothing;\n";
 $renamer->{run}->pump_nb;
-become(q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
+$stack->becomes(q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
 	AND pid <> pg_backend_pid() AND wait_event_type = 'Extension')}, 'RENAME waits for the stack');
-value('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+$stack->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO nothing%' AND pid <> pg_backend_pid()});
-become(q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
+$stack->becomes(q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
 	AND pid <> pg_backend_pid() AND state = 'active')}, '... and can be cancelled');
 kill 'CONT', $manager;
 ok($node->poll_query_until('postgres', qq{SELECT pid <> $manager AND status = 'active'
@@ -239,94 +232,94 @@ $renamers[0]->query_safe('BEGIN');
 $renamers[0]->query_safe('ALTER DATABASE shop RENAME TO one');
 $renamers[1]->{stdin} .= "BEGIN; ALTER DATABASE shop RENAME TO two;\n";
 $renamers[1]->{run}->pump_nb;
-become(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
+$stack->becomes(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
 	AND locktype = 'object' AND classid = 'pg_database'::regclass)}, 'a second RENAME waits for the first');
 $renamers[0]->query_safe('ROLLBACK');
-become(q{SELECT EXISTS (SELECT FROM pg_stat_activity
+$stack->becomes(q{SELECT EXISTS (SELECT FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction')}, 'the second has its turn');
-is(stack('shop', 'status'), 'stopped', 'the stack is still paused');
+is(manager_of('shop', 'status'), 'stopped', 'the stack is still paused');
 $renamers[1]->{run}->pump_nb;
-value('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+$stack->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 	WHERE query LIKE '%RENAME TO two%' AND state = 'idle in transaction'});
-ok(wait_active($node, 'shop'), 'active when the second has been killed');
+ok($stack->beside('shop')->active, 'active when the second has been killed');
 $renamers[0]->quit;
 $renamers[1]->{run}->kill_kill;
 shape_intact('shop', $handle, 'two at a time');
 
 # drop_replication_slot_on_stop() does not mean these
-value('shop', 'SELECT electric_cm_drop_replication_slot_on_stop()');
+$stack->beside('shop')->sql('SELECT electric_cm_drop_replication_slot_on_stop()');
 $session->query_safe('ALTER DATABASE shop RENAME TO market');
 $session->quit;
-ok(wait_active($node, 'market'), 'active after RENAME with drop-on-stop');
+ok($stack->beside('market')->active, 'active after RENAME with drop-on-stop');
 shape_intact('market', $handle, 'drop-on-stop');
-value('market', 'SELECT electric_cm_stop()');
-is(value('market', q{SELECT count(*) FROM pg_replication_slots WHERE database = 'market'}),
+$stack->beside('market')->sql('SELECT electric_cm_stop()');
+is($stack->beside('market')->sql(q{SELECT count(*) FROM pg_replication_slots WHERE database = 'market'}),
 	0, '... and the stop itself still drops the slot');
-value('market', 'SELECT electric_cm_start()');
-ok(wait_active($node, 'market'), 'active');
+$stack->beside('market')->sql('SELECT electric_cm_start()');
+ok($stack->beside('market')->active, 'active');
 
 # A stopped stack stays stopped
-value('app', 'SELECT electric_cm_stop()');
-value('postgres', 'ALTER DATABASE app RENAME TO app2');
-become(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'app2'
+$stack->beside('app')->sql('SELECT electric_cm_stop()');
+$stack->sql('ALTER DATABASE app RENAME TO app2');
+$stack->becomes(q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'app2'
 	AND status = 'stopped' AND waiting_for LIKE '%electric_cm_stop%')}, 'a stopped stack stays stopped');
-is(value('app2', 'SELECT electric_cm_report_retained_wal_size() >= 0'), 't', 'its slot is known by the old name');
+is($stack->beside('app2')->sql('SELECT electric_cm_report_retained_wal_size() >= 0'), 't', 'its slot is known by the old name');
 $node->restart;
-is(value('app2', 'SELECT electric_cm_report_retained_wal_size() >= 0'), 't', '... also after a restart');
-value('app2', 'SELECT electric_cm_start()');
-ok(wait_active($node, 'app2'), 'active after start');
+is($stack->beside('app2')->sql('SELECT electric_cm_report_retained_wal_size() >= 0'), 't', '... also after a restart');
+$stack->beside('app2')->sql('SELECT electric_cm_start()');
+ok($stack->beside('app2')->active, 'active after start');
 shape_intact('app2', $other, 'RENAME while stopped');
 
 # Moved while stopped: nobody could consume what was written before
-value('app2', 'SELECT electric_cm_stop()');
-value('app2', q{INSERT INTO t SELECT max(id) + 1, 'unseen' FROM t});
-value('postgres', 'ALTER DATABASE app2 SET TABLESPACE elsewhere');
-value('app2', 'SELECT electric_cm_start()');
-become(q{SELECT EXISTS (SELECT FROM electric_cm_events WHERE datname = 'app2' AND event = 'shapes_invalidated')},
+$stack->beside('app2')->sql('SELECT electric_cm_stop()');
+$stack->beside('app2')->sql(q{INSERT INTO t SELECT max(id) + 1, 'unseen' FROM t});
+$stack->sql('ALTER DATABASE app2 SET TABLESPACE elsewhere');
+$stack->beside('app2')->sql('SELECT electric_cm_start()');
+$stack->becomes(q{SELECT EXISTS (SELECT FROM electric_cm_events WHERE datname = 'app2' AND event = 'shapes_invalidated')},
 	'moved while stopped: the stack begins anew');
-ok(wait_active($node, 'app2'), '... and becomes active');
-$other = value('app2', q{SELECT electric_cm_create_shape('t')});
-value('app2', qq{SELECT count(*) FROM electric_cm_shape_log('$other')});
+ok($stack->beside('app2')->active, '... and becomes active');
+$other = $stack->beside('app2')->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->beside('app2')->sql(qq{SELECT count(*) FROM electric_cm_shape_log('$other')});
 shape_intact('app2', $other, 'a new shape');
 
 # DROP
 
 # an unrelated database is dropped at once
-ok(wait_active($node, 'market'), 'active');
-value('postgres', 'CREATE DATABASE unrelated');
-$manager = stack('market', 'pid');
+ok($stack->beside('market')->active, 'active');
+$stack->sql('CREATE DATABASE unrelated');
+$manager = manager_of('market', 'pid');
 my $began = time;
-value('postgres', 'DROP DATABASE unrelated');
+$stack->sql('DROP DATABASE unrelated');
 cmp_ok(time - $began, '<', 3, 'an unrelated database is dropped without delay');
-is(stack('market', 'pid'), $manager, '... and the stack has not noticed');
+is(manager_of('market', 'pid'), $manager, '... and the stack has not noticed');
 
-value('postgres', 'GRANT CREATE ON TABLESPACE pg_default TO keeper');
-value('postgres', "SET ROLE keeper;\nALTER DATABASE market SET TABLESPACE pg_default");
-ok(wait_active($node, 'market'), 'the owner may move it');
+$stack->sql('GRANT CREATE ON TABLESPACE pg_default TO keeper');
+$stack->sql("SET ROLE keeper;\nALTER DATABASE market SET TABLESPACE pg_default");
+ok($stack->beside('market')->active, 'the owner may move it');
 $guest = $node->background_psql('market', on_error_stop => 0);
 ($rc, $out, $err) = $node->psql('postgres', "SET ROLE keeper;\nDROP DATABASE market WITH (FORCE)");
 like($err, qr/permission denied|must be/, "the owner can't end a superuser's session");
-ok(wait_active($node, 'market'), 'active again after that');
+ok($stack->beside('market')->active, 'active again after that');
 $guest->quit;
 $node->safe_psql('postgres', "SET ROLE keeper;\nDROP DATABASE market");
 pass('an owner who is no superuser may drop it');
-is(value('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'electric_cm_app'}),
+is($stack->sql(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'electric_cm_app'}),
 	0, 'its slot is gone when DROP returns');
-become(q{SELECT NOT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'market')},
+$stack->becomes(q{SELECT NOT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'market')},
 	'the dropped database is forgotten');
 
 $guest = $node->background_psql('app2', on_error_stop => 0);
-value('postgres', 'DROP DATABASE app2 WITH (FORCE)');
-is(value('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'electric_cm_app%'}),
+$stack->sql('DROP DATABASE app2 WITH (FORCE)');
+is($stack->sql(q{SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'electric_cm_app%'}),
 	0, 'WITH (FORCE): its slot is gone when DROP returns');
-become(q{SELECT count(*) = 1 FROM electric_cm_stat_manager}, 'only one stack is left');
+$stack->becomes(q{SELECT count(*) = 1 FROM electric_cm_stat_manager}, 'only one stack is left');
 $guest->{run}->kill_kill;
 
 make_database('owned', 'keeper');
 $node->safe_psql('postgres', "SET ROLE keeper;\nDROP DATABASE owned WITH (FORCE)");
 pass('the owner may use FORCE');
-become(q{SELECT count(*) = 1 FROM electric_cm_stat_manager}, 'only one stack is left');
-ok(wait_active($node, 'postgres'), '... and it is active');
+$stack->becomes(q{SELECT count(*) = 1 FROM electric_cm_stat_manager}, 'only one stack is left');
+ok($stack->active, '... and it is active');
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'the server is well');
 
 $node->stop;

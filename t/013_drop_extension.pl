@@ -110,7 +110,7 @@ sub all_there
 	ok($stack->active, "$what: active");
 	my $n = 1 + $stack->sql('SELECT coalesce(max(id), 0) FROM t');
 	$stack->sql("INSERT INTO t VALUES ($n)");
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	$stack->settle;
 	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok && $entries == $n, '... with its shape');
 	is( $stack->sql('SELECT (SELECT count(*) FROM pg_replication_slots) || $$ $$ ||

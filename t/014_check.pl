@@ -3,20 +3,19 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', preload => 0, start => 0);
-
-sub value { return $node->safe_psql($_[1] // $db, $_[0]); }
+my $stack = new_stack('main', preload => 0, start => 0);
+my $node = $stack->node;
 
 sub row
 {
 	my ($name, $column, $database) = @_;
-	return value("SELECT $column FROM electric_cm_check() WHERE name = '$name'", $database);
+	return $stack->beside($database // $db)->sql("SELECT $column FROM electric_cm_check() WHERE name = '$name'");
 }
 
 # A whole row: verdict, detail, fix
@@ -67,7 +66,7 @@ sub mended
 
 sub complaints
 {
-	return value(q{SELECT coalesce(string_agg(name || ' ' || verdict, ', '), '')
+	return $stack->sql(q{SELECT coalesce(string_agg(name || ' ' || verdict, ', '), '')
 		FROM electric_cm_check() WHERE verdict <> 'PASS'});
 }
 
@@ -93,13 +92,13 @@ electric_cm.max_managers = 1
 electric_cm.databases = 'other'
 });
 $node->start;
-value("SET client_min_messages = error; CREATE EXTENSION electric_cm");
-value("ALTER DATABASE $db SET electric_cm.enabled = off");
-my $failures = value(q{SELECT string_agg(name, ' ') FROM electric_cm_check() WHERE verdict = 'FAIL'});
+$stack->sql("SET client_min_messages = error; CREATE EXTENSION electric_cm");
+$stack->sql("ALTER DATABASE $db SET electric_cm.enabled = off");
+my $failures = $stack->sql(q{SELECT string_agg(name, ' ') FROM electric_cm_check() WHERE verdict = 'FAIL'});
 is( $failures,
 	'preload wal_level replication_slots wal_senders worker_processes enabled databases',
 	'each missing prerequisite is a FAIL, without the library being preloaded');
-is(value('SELECT count(*) FROM electric_cm_check() WHERE detail LIKE \'could not%\''), 0, 'all can be checked');
+is($stack->sql('SELECT count(*) FROM electric_cm_check() WHERE detail LIKE \'could not%\''), 0, 'all can be checked');
 
 # ALTER SYSTEM's remedies all at once, as somebody would who reads the list
 for my $name (split / /, $failures)
@@ -112,56 +111,56 @@ for my $name (split / /, $failures)
 like(row($_, 'fix'), qr/^-- restart the server$/, "$_: only the restart is missing")
   for qw(preload wal_level replication_slots wal_senders worker_processes);
 $node->restart;
-ok(wait_active($node, $db), 'after all fixes and one restart: active');
+ok($stack->active, 'after all fixes and one restart: active');
 is(complaints(), 'slot_wal_limit WARN', 'and no complaint but one')
-  or diag(value(q{SELECT * FROM electric_cm_check() WHERE verdict <> 'PASS'}));
+  or diag($stack->sql(q{SELECT * FROM electric_cm_check() WHERE verdict <> 'PASS'}));
 mended('slot_wal_limit', 'WARN', qr/unlimited/, qr/^ALTER SYSTEM SET max_slot_wal_keep_size = '\d+[MG]B'/);
-value(q{ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'});
+$stack->sql(q{ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'});
 $node->reload;
 mended('slot_wal_limit', 'FAIL', qr/any checkpoint/, qr/max_slot_wal_keep_size/);
 is(complaints(), '', 'no complaint at all');
 
 # All stacks are taken
-value('CREATE DATABASE second');
-value('ALTER SYSTEM SET electric_cm.databases = "*"');
+$stack->sql('CREATE DATABASE second');
+$stack->sql('ALTER SYSTEM SET electric_cm.databases = "*"');
 $node->reload;
-value('SET client_min_messages = error; CREATE EXTENSION electric_cm', 'second');
+$stack->beside('second')->sql('SET client_min_messages = error; CREATE EXTENSION electric_cm');
 mended('stacks', 'FAIL', qr/all 1 stacks/, qr/electric_cm.max_managers = /, 'second');
 is(row('worker_processes', 'verdict', 'second'), 'PASS', 'the budget has room for a second database');
-value('ALTER SYSTEM SET max_worker_processes = 5', 'second');
+$stack->beside('second')->sql('ALTER SYSTEM SET max_worker_processes = 5');
 $node->restart;
 my $hungry = $node->poll_query_until($db,
 	q{SELECT count(*) >= 1 FROM electric_cm_stat_manager WHERE status = 'active'});
 ok($hungry, 'with too few workers, one database of two is active');
-my $short = value(q{SELECT CASE WHEN electric_cm_status() = 'active' THEN 'second' ELSE 'postgres' END});
+my $short = $stack->sql(q{SELECT CASE WHEN electric_cm_status() = 'active' THEN 'second' ELSE 'postgres' END});
 mended('worker_processes', 'FAIL', qr/max_worker_processes is 5/, qr/max_worker_processes = \d+/, $short);
-ok(wait_active($node, 'second'), 'the second database is active, too');
-ok(wait_active($node, $db), 'and the first');
-value('DROP EXTENSION electric_cm', 'second');
+ok($stack->beside('second')->active, 'the second database is active, too');
+ok($stack->active, 'and the first');
+$stack->beside('second')->sql('DROP EXTENSION electric_cm');
 ok($node->poll_query_until($db, 'SELECT count(*) = 1 FROM pg_replication_slots'), 'second is gone');
 
 # Stopped, and what can happen meanwhile
 
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 like(complaints(), qr/^stopped FAIL, stack WARN$/, 'stopped: says so');
 
 # ... a slot of that name that is not ours
-value(q{SELECT pg_create_physical_replication_slot('electric_cm_postgres')});
+$stack->sql(q{SELECT pg_create_physical_replication_slot('electric_cm_postgres')});
 mended('slot', 'FAIL', qr/another database or plugin/, qr/SET electric_cm.slot_name = 'electric_cm_postgres_2'/);
-value(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
-value("ALTER DATABASE $db RESET electric_cm.slot_name");
+$stack->sql(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
+$stack->sql("ALTER DATABASE $db RESET electric_cm.slot_name");
 
 # ... one that was left behind, by us or by an Electric service
-value(q{SELECT pg_create_logical_replication_slot(n, 'pgoutput') FROM unnest('{electric_cm_old,electric_slot_default}'::text[]) n});
+$stack->sql(q{SELECT pg_create_logical_replication_slot(n, 'pgoutput') FROM unnest('{electric_cm_old,electric_slot_default}'::text[]) n});
 unspoiled('other_slots', 'WARN', qr/"electric_cm_old".*"electric_slot_default".*drop one with pg_drop_replication_slot\(\) if/);
-value(qq{SELECT pg_drop_replication_slot('$_')}) for qw(electric_cm_old electric_slot_default);
-value(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
+$stack->sql(qq{SELECT pg_drop_replication_slot('$_')}) for qw(electric_cm_old electric_slot_default);
+$stack->sql(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
 mended('slot', 'WARN', qr/retains WAL.*would cost all shapes/, qr/^SELECT public.electric_cm_start\(\)$/);
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 
 # ... somebody else who uses the slot
-value(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
-value('CREATE PUBLICATION p');
+$stack->sql(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
+$stack->sql('CREATE PUBLICATION p');
 my $receiver = IPC::Run::start(
 	[
 		'pg_recvlogical', '-d', $node->connstr($db), '-S', 'electric_cm_postgres', '--start', '--no-loop',
@@ -175,8 +174,8 @@ is(row('slot', 'fix'), '', '... and nothing that ends him, since the stack would
 $receiver->kill_kill;
 ok($node->poll_query_until($db, 'SELECT NOT active FROM pg_replication_slots'), 'not any more');
 isnt(row('slot', 'verdict'), 'FAIL', 'slot: no FAIL any more');
-value('DROP PUBLICATION p');
-value(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
+$stack->sql('DROP PUBLICATION p');
+$stack->sql(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
 
 # ... the lock
 my $holder = $node->background_psql($db);
@@ -194,12 +193,12 @@ unspoiled('lock', 'FAIL', qr/held by PID \d+ .*in a transaction/);
 $holder->query_safe('COMMIT');
 like(row('lock', 'fix'), qr/^SELECT pg_terminate_backend/, '... when it has committed, it can be ended');
 $holder->quit;
-value(q{BEGIN; SELECT pg_advisory_xact_lock(hashtext('electric_cm_postgres')); PREPARE TRANSACTION 'keeper'});
+$stack->sql(q{BEGIN; SELECT pg_advisory_xact_lock(hashtext('electric_cm_postgres')); PREPARE TRANSACTION 'keeper'});
 unspoiled('lock', 'FAIL', qr/prepared transaction 'keeper': COMMIT PREPARED/);
-value(q{COMMIT PREPARED 'keeper'});
+$stack->sql(q{COMMIT PREPARED 'keeper'});
 
 # ... transactions that creating a slot waits for
-value('CREATE TABLE t (id int PRIMARY KEY, x text)');
+$stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text)');
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN; INSERT INTO t VALUES (1)');
 my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
@@ -212,45 +211,45 @@ $writer->query_safe('COMMIT');
 ok( $node->poll_query_until($db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'old_transactions'}),
 	'old_transactions: PASS after that');
 $writer->quit;
-value(q{BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'it''s old'});
+$stack->sql(q{BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'it''s old'});
 unspoiled('old_transactions', 'WARN', qr/prepared transaction 'it''s old'.*COMMIT PREPARED/);
-value(q{COMMIT PREPARED 'it''s old'});
+$stack->sql(q{COMMIT PREPARED 'it''s old'});
 
 # ... the publication
-value('CREATE SCHEMA s; CREATE TABLE s.u (id int)');
-value(q{CREATE PUBLICATION electric_cm_publication FOR TABLE t WHERE (id > 1), TABLES IN SCHEMA s WITH (publish = 'insert')});
+$stack->sql('CREATE SCHEMA s; CREATE TABLE s.u (id int)');
+$stack->sql(q{CREATE PUBLICATION electric_cm_publication FOR TABLE t WHERE (id > 1), TABLES IN SCHEMA s WITH (publish = 'insert')});
 my $fix = row('publication', 'fix');
 like(row('publication', 'detail'), qr/does not publish insert/, 'publication: does not publish everything');
 apply($fix);
 mended('publication', 'FAIL', qr/filters/, qr/^ALTER PUBLICATION electric_cm_publication SET TABLE public.t, TABLES IN SCHEMA s$/);
-value('ALTER PUBLICATION electric_cm_publication SET TABLE t (id)');
+$stack->sql('ALTER PUBLICATION electric_cm_publication SET TABLE t (id)');
 mended('publication', 'FAIL', qr/filters/, qr/SET TABLE public.t$/);
-is(value(q{SELECT count(*) FROM pg_publication_tables WHERE attnames = '{id,x}'}), 1, 'the table stays in it, whole');
-value('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)');
+is($stack->sql(q{SELECT count(*) FROM pg_publication_tables WHERE attnames = '{id,x}'}), 1, 'the table stays in it, whole');
+$stack->sql('ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)');
 mended('publication', 'FAIL', qr/changes of their root/, qr/publish_via_partition_root = false/);
-value('DROP PUBLICATION electric_cm_publication');
-value("ALTER DATABASE $db SET electric_cm.create_publication = off");
+$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql("ALTER DATABASE $db SET electric_cm.create_publication = off");
 mended('publication', 'FAIL', qr/does not exist/, qr/^CREATE PUBLICATION electric_cm_publication$/);
-value("ALTER DATABASE $db RESET electric_cm.create_publication");
-value('DROP PUBLICATION electric_cm_publication; CREATE PUBLICATION electric_cm_publication FOR ALL TABLES');
+$stack->sql("ALTER DATABASE $db RESET electric_cm.create_publication");
+$stack->sql('DROP PUBLICATION electric_cm_publication; CREATE PUBLICATION electric_cm_publication FOR ALL TABLES');
 is(row('publication', 'verdict'), 'WARN', 'publication FOR ALL TABLES: WARN');
 mended('publication', 'WARN', qr/FOR ALL TABLES/, qr/SET electric_cm.publication_name = 'electric_cm_publication_2'/);
 # now it is somebody else's
 unspoiled('other_publications', 'WARN', qr/FOR ALL TABLES: "electric_cm_publication"/);
-value('DROP PUBLICATION electric_cm_publication');
-value("ALTER DATABASE $db RESET electric_cm.publication_name");
+$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql("ALTER DATABASE $db RESET electric_cm.publication_name");
 
 # ... the role
-value("ALTER DATABASE $db SET electric_cm.connection = 'user=somebody'");
-value('CREATE ROLE somebody NOLOGIN');
+$stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'user=somebody'");
+$stack->sql('CREATE ROLE somebody NOLOGIN');
 mended('role', 'FAIL', qr/not permitted to log in/, qr/^ALTER ROLE somebody LOGIN SUPERUSER/);
-value('DROP ROLE somebody');
+$stack->sql('DROP ROLE somebody');
 mended('role', 'FAIL', qr/does not exist/, qr/^CREATE ROLE somebody LOGIN SUPERUSER/);
-value("ALTER DATABASE $db RESET electric_cm.connection");
+$stack->sql("ALTER DATABASE $db RESET electric_cm.connection");
 
 # ... pg_hba.conf; the test itself logs in as somebody else
 my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
-my $superuser = value('SELECT rolname FROM pg_roles WHERE oid = 10');
+my $superuser = $stack->sql('SELECT rolname FROM pg_roles WHERE oid = 10');
 my $me = "local all somebody trust\n";
 $ENV{PGUSER} = 'somebody';
 for my $case (
@@ -280,55 +279,55 @@ append_to_file($node->data_dir . '/pg_hba.conf', "local all nonsense\n");
 like(row('pg_hba', 'detail'), qr/line 3 of pg_hba.conf is wrong/, 'pg_hba.conf, a line with an error: says so');
 # what the check says is what the stack does
 write_hba("${me}local $db $superuser peer\n");
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'the stack thinks so, too');
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'the stack thinks so, too');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 write_hba("$me");
-value('SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), '... also when it is FAIL');
 like(complaints(), qr/^pg_hba FAIL, stack FAIL$/, 'a stack that has failed is a FAIL of its own');
 like(row('stack', 'detail'), qr/no pg_hba.conf entry.*top of pg_hba.conf/, '... with its last error and hint');
 write_hba($hba);
 delete $ENV{PGUSER};
-ok(wait_active($node, $db), 'mended: active');
+ok($stack->active, 'mended: active');
 is(complaints(), '', 'no complaint');
 
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 mended('stopped', 'FAIL', qr/electric_cm_stop/, qr/^SELECT public.electric_cm_start\(\)$/);
-ok(wait_active($node, $db), 'the fix has started it');
+ok($stack->active, 'the fix has started it');
 
 # Something is locked: one row less is known, and nothing waits
 my $locker = $node->background_psql($db);
 $locker->query_safe('BEGIN; LOCK pg_publication IN ACCESS EXCLUSIVE MODE');
-is( value(q{SELECT string_agg(name || ': ' || detail, '; ') FROM electric_cm_check() WHERE detail LIKE 'could not%'}),
+is( $stack->sql(q{SELECT string_agg(name || ': ' || detail, '; ') FROM electric_cm_check() WHERE detail LIKE 'could not%'}),
 	join('; ', map { "$_: could not be checked: canceling statement due to lock timeout" } qw(publication other_publications)),
 	'what cannot be read costs its own rows only');
 $locker->query_safe('ROLLBACK');
 $locker->quit;
 
 # A copy, and other ways of not being meant
-my $copied = value(q{SELECT electric_cm_create_shape('t')});
-value("SELECT count(*) FROM electric_cm_shape_log('$copied')");
-value('SELECT electric_cm_stop()');
-value("CREATE DATABASE copy TEMPLATE $db", 'template1');
+my $copied = $stack->sql(q{SELECT electric_cm_create_shape('t')});
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$copied')");
+$stack->sql('SELECT electric_cm_stop()');
+$stack->beside('template1')->sql("CREATE DATABASE copy TEMPLATE $db");
 unspoiled('stopped', 'FAIL', qr/stopped by electric_cm_stop/, 'copy');
 unspoiled('copied', 'FAIL', qr/copy of another one.*ends the shapes that were copied/, 'copy');
-value("SELECT electric_cm_drop_shape('$copied')", 'copy');
+$stack->beside('copy')->sql("SELECT electric_cm_drop_shape('$copied')");
 mended('copied', 'FAIL', qr/copy of another one/, qr/electric_cm_start/, 'copy');
-ok(wait_active($node, 'copy'), 'the copy is active');
-value('ALTER DATABASE copy IS_TEMPLATE true');
+ok($stack->beside('copy')->active, 'the copy is active');
+$stack->sql('ALTER DATABASE copy IS_TEMPLATE true');
 mended('databases', 'FAIL', qr/template/, qr/^ALTER DATABASE copy IS_TEMPLATE false$/, 'copy');
-value('ALTER SYSTEM SET electric_cm.databases = postgres');
+$stack->sql('ALTER SYSTEM SET electric_cm.databases = postgres');
 $node->reload;
 mended('databases', 'FAIL', qr/not listed/, qr/electric_cm.databases = 'postgres, copy'/, 'copy');
-ok(wait_active($node, 'copy'), 'the copy is active again');
-value('SELECT electric_cm_stop(drop_slot => true)', 'copy');
-value('SELECT electric_cm_start()');
-ok(wait_active($node, $db), 'the original is active');
+ok($stack->beside('copy')->active, 'the copy is active again');
+$stack->beside('copy')->sql('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_start()');
+ok($stack->active, 'the original is active');
 
 # A pg_monitor sees all of it
-value(q{CREATE ROLE watcher LOGIN IN ROLE pg_monitor});
-my $all = value('SELECT count(*) FROM electric_cm_check()');
+$stack->sql(q{CREATE ROLE watcher LOGIN IN ROLE pg_monitor});
+my $all = $stack->sql('SELECT count(*) FROM electric_cm_check()');
 is($node->safe_psql($db, q{SELECT count(*) FROM electric_cm_check() WHERE detail NOT LIKE 'could not%'}, extra_params => [ '-U', 'watcher' ]),
 	$all, 'pg_monitor may use it');
 

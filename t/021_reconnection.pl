@@ -34,7 +34,7 @@ sub log_is_right
 {
 	my ($what) = @_;
 	$stack->sql(q{INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	$stack->settle;
 	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }

@@ -73,7 +73,7 @@ sub in_doubt
 	$creator->query_until(qr/creating/, "\\echo creating\nSELECT electric_cm_create_shape('$table');\n");
 	becomes('the creator waits for the standby',
 		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%create_shape%' AND wait_event = 'SyncRep')});
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '30 s')});
+	$stack->settle;
 
 	$lose->();
 	becomes("$what, and it has looked for shapes", q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity

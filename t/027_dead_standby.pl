@@ -28,7 +28,7 @@ $stack->becomes(q{SELECT electric_cm_status() = 'active'},
 	'... the stack comes back');
 $stack->sql('SELECT electric_cm_restart()');
 ok($stack->active, '... a manager ends and starts');
-$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->settle;
 cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
 	'>=', $stack->sql('SELECT count(*) FROM t'), '... and what others can see is in the log');
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");

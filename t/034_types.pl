@@ -3,21 +3,17 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
-use ElectricCM qw(new_node wait_active becomes install_compare has_xml);
+use ElectricCM qw(new_stack has_xml);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $db = 'postgres';
-my $node = new_node('main', conf => "log_statement = none\nclient_min_messages = warning\n");
+my $stack = new_stack('main', conf => "log_statement = none\nclient_min_messages = warning\n");
 
 sub run_sql
 {
 	my $sql = join ";\n", @_;
 	utf8::encode($sql);
-	return $node->safe_psql($db, $sql);
+	return $stack->sql($sql);
 }
 
 my $odd = q{q"u''o\te/{}[],():%s $1} . "\ttab\n line ";
@@ -112,7 +108,7 @@ my %values = (
 	citext => [ '', 'Ab', $odd ]);
 my %name = (odd_enum => '"odd Schema".mood', odd_composite => '"odd Schema"."Pair"', odd_domain => '"odd Schema".small', odd_array_domain => '"odd Schema".labels',
 	odd_composite_domain => '"odd Schema".pairs', odd_range => '"odd Schema".texts', odd_multirange => '"odd Schema".texts_multi');
-delete $values{xml} unless has_xml($node, $db);
+delete $values{xml} unless has_xml($stack->node, $stack->db);
 my @types = sort keys %values;
 
 # These can't be: there is no reading them, or nothing ever stores them.
@@ -128,7 +124,7 @@ run_sql(
 	q{CREATE TYPE "odd Schema".texts AS RANGE (subtype = text, collation = "C", multirange_type_name = "odd Schema".texts_multi)},
 	q{CREATE FUNCTION "odd Schema"."odd Function"(text) RETURNS int LANGUAGE sql AS 'SELECT 1'},
 	q{CREATE TABLE "odd Schema"."Mixed Case" (id int)});
-install_compare($node, $db);
+$stack->install_compare;
 
 my $known = join ', ', map { "'$_'" } @unreadable, 'xml', grep { !/\(/ } map { s/"//gr } @types;
 is(run_sql("SELECT string_agg(typname, ' ') FROM pg_type WHERE typtype IN ('b', 'r', 'm') AND typcategory <> 'A' AND oid < 16384
@@ -180,14 +176,14 @@ run_sql(
 	"CREATE TABLE $leaves[1] (" . join(', ', reverse @definitions) . ', gone text, part int NOT NULL, "Id" int NOT NULL)',
 	"ALTER TABLE $leaves[1] DROP COLUMN gone",
 	"ALTER TABLE $root ATTACH PARTITION $leaves[1] FOR VALUES IN (2)");
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 
 my @tables = ($plain, $root, @leaves);
 my %handles;
 my $rows = 12;
 run_sql(map { my $row = $_; map { insert($_, $row, $row) } $plain, $root } 0 .. $rows - 1);
 $handles{$_} = run_sql('SELECT electric_cm_create_shape(' . literal($_) . ')') for @tables;
-becomes($node, $db, q{SELECT count(*) = 4 FROM electric_cm_shapes WHERE state = 'live'}, 'shapes are live');
+$stack->becomes(q{SELECT count(*) = 4 FROM electric_cm_shapes WHERE state = 'live'}, 'shapes are live');
 
 # Does each value, as a client takes it, equal the row's? A json or jsonb column
 # would become a JSON string.
@@ -195,7 +191,7 @@ sub read_back
 {
 	my ($when) = @_;
 
-	run_sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
+	$stack->settle;
 	for my $table (@tables)
 	{
 		my $nulls = literal('{' . join(', ', map { '"' . s/"/\\"/gr . '": null' } @json) . '}');
@@ -224,13 +220,13 @@ for my $table (@tables)
 # a megabyte, with everything in it, in both ways
 run_sql("UPDATE $plain SET big = repeat(" . literal($odd) . ' || chr(256 + ("Id" % 3)::int), 40000) WHERE "Id" IN (0, 1, 2, 101)');
 run_sql("INSERT INTO $plain (big) SELECT repeat(" . literal($odd) . ", 40000)");
-run_sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
+$stack->settle;
 is(run_sql("SELECT wrong FROM ecm_test.compare('$handles{$plain}', " . literal($plain) . ', NULL, NULL)'), '', 'a megabyte in the stream');
 run_sql("SELECT electric_cm_drop_shape('$handles{$plain}')");
 $handles{$plain} = run_sql('SELECT electric_cm_create_shape(' . literal($plain) . ')');
-becomes($node, $db, q{SELECT count(*) = 4 FROM electric_cm_shapes WHERE state = 'live'}, 'another shape');
+$stack->becomes(q{SELECT count(*) = 4 FROM electric_cm_shapes WHERE state = 'live'}, 'another shape');
 is(run_sql("SELECT wrong FROM ecm_test.compare('$handles{$plain}', " . literal($plain) . ', NULL, NULL)'), '', '... and in the snapshot');
 is(run_sql("SELECT max(length(value->>'big')) > 1000000 FROM electric_cm_shape_log('$handles{$plain}')"), 't', '... which it is');
 
-$node->stop;
+$stack->node->stop;
 done_testing();

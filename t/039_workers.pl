@@ -28,7 +28,7 @@ sub all_are_right
 {
 	my ($what) = @_;
 	my $bad = 0;
-	$stack->sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
+	$stack->settle;
 	for (@tables)
 	{
 		my ($ok, $entries) = $stack->replay_equals($shape{$_}, $_, ['id']);

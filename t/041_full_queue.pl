@@ -51,7 +51,7 @@ SKIP:
 	my $used = cpu_ticks($manager) - $before;
 	cmp_ok($used, '<', 50, "the manager does not spin ($used ticks in 2 s)");
 	kill 'CONT', $consumer;
-	$stack->sql("SELECT electric_cm_await_flushed('$lsn', '60 s')");
+	$stack->settle($lsn);
 	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	ok($ok, "replay equals table ($entries entries)");
 }

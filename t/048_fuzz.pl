@@ -7,9 +7,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_node wait_active becomes install_compare has_xml);
 use Fuzz;
 use IPC::Run ();
@@ -38,7 +35,8 @@ electric_cm.reconnect_max_delay = '200 ms'
 my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed);
 my %refused;
 
-# clauses have letters of all kinds
+# Clauses, and messages that quote them, have letters of all kinds.  What is
+# printed must be bytes: a test that prints others dies of the warning.
 sub bytes { my ($text) = @_; utf8::encode($text) if utf8::is_utf8($text); return $text; }
 
 note("SEED=$seed");
@@ -110,7 +108,7 @@ sub run_script
 {
 	my ($name, $text) = @_;
 	my $session = finish(start(write_script($name, $text), '-v', 'ON_ERROR_STOP=1'));
-	die "$name: $session->{err}" if $session->{err} =~ /ERROR|FATAL/;
+	die bytes("$name: $session->{err}") if $session->{err} =~ /ERROR|FATAL/;
 	return $session->{out};
 }
 
@@ -196,7 +194,7 @@ sub settle
 	$node->safe_psql($db, q{SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \gexec});
 	becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'})
 	  or fail("SEED=$seed ROUND=$round: shapes become live");
-	$node->safe_psql($db, "SELECT electric_cm_await_flushed(timeout => '120 s')");
+	ElectricCM::settle($node, $db);
 	return;
 }
 
@@ -241,7 +239,7 @@ sub play
 		$total{failed} += () = $session->{err} =~ /ERROR:/g;
 		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition/ } split /\n/, $session->{err};
 		note(bytes(join "\n", @unexpected)) if @unexpected;
-		diag($session->{err}) if $session->{err} =~ /FATAL|PANIC|server closed/;
+		diag(bytes($session->{err})) if $session->{err} =~ /FATAL|PANIC|server closed/;
 	}
 	settle($round);
 	ok(compare($round, \@tables) == 0, "round $round");

@@ -2,13 +2,13 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_node new_stack);
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 restart_after_crash = on
 electric_cm.status_check_interval = '1 s'
 electric_cm.consumer_stall_timeout = '1 s'
@@ -16,20 +16,16 @@ electric_cm.pool_size = 2
 electric_cm.connection = 'application_name=secret'
 });
 my $db = 'postgres';
-my $any = $node;
+my $node = $stack->node;
 
-sub value { return $any->safe_psql($db, $_[0]); }
-
-sub health { return decode_json(value('SELECT electric_cm_health()')); }
-
-sub becomes { return ElectricCM::becomes($any, $db, $_[1], $_[0]); }
+sub health { return decode_json($stack->sql('SELECT electric_cm_health()')); }
 
 # The exit code of a shell command that gets the document by psql
 sub probe
 {
 	my ($script, $probed_db) = @_;
-	local $ENV{PGHOST} = $any->host;
-	local $ENV{PGPORT} = $any->port;
+	local $ENV{PGHOST} = $stack->node->host;
+	local $ENV{PGPORT} = $stack->node->port;
 	local $ENV{PGDATABASE} = $probed_db // $db;
 	system('sh', '-c', "{ $script; } >$PostgreSQL::Test::Utils::tmp_check/probe 2>&1");
 	return $? >> 8;
@@ -39,8 +35,8 @@ my $well = q{psql -XAtqc "SELECT electric_cm_health() ->> 'severity'" | grep -qx
 my $nagios = q{case $(psql -XAtqc "SELECT electric_cm_health() ->> 'severity'") in
 	ok) exit 0 ;; warning) exit 1 ;; *) exit 2 ;; esac};
 
-value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
+$stack->sql('CREATE EXTENSION electric_cm');
+ok($stack->active, 'active');
 
 # All is well
 
@@ -52,7 +48,7 @@ is($h->{status}, 'active', 'status');
 is($h->{standby}, JSON::PP::false, 'no standby');
 is($h->{conditions}{$_}{met}, JSON::PP::true, "condition $_ is met") for qw(lock pool consumers replication);
 is($h->{versions}{library}, decode_json(slurp_file('META.json'))->{version}, "the library's version is that of META.json");
-is($h->{versions}{sql}, value(q{SELECT extversion FROM pg_extension WHERE extname = 'electric_cm'}), "the extension's version");
+is($h->{versions}{sql}, $stack->sql(q{SELECT extversion FROM pg_extension WHERE extname = 'electric_cm'}), "the extension's version");
 is($h->{slot}{name}, 'electric_cm_postgres', 'slot');
 is($h->{slot}{active}, JSON::PP::true, '... active');
 like($h->{slot}{retained_wal_bytes}, qr/^\d+$/, '... with figures');
@@ -62,8 +58,8 @@ is_deeply($h->{settings}, {
 		'electric_cm.pool_size' => '2',
 		'electric_cm.connection' => '********',
 	}, 'settings that are not the default, without secrets');
-unlike(value('SELECT electric_cm_health()'), qr/secret/, '... nowhere');
-becomes('events', q{SELECT electric_cm_health() @? '$.events[*] ? (@.event == "ready")'});
+unlike($stack->sql('SELECT electric_cm_health()'), qr/secret/, '... nowhere');
+$stack->becomes(q{SELECT electric_cm_health() @? '$.events[*] ? (@.event == "ready")'}, 'events');
 is(probe($ready), 0, 'ready');
 is(probe($well), 0, 'well');
 is(probe($nagios), 0, 'well (0, 1, 2)');
@@ -75,32 +71,32 @@ is(probe($nagios, 'nosuch'), 2, '... critical');
 
 my $workers = q{(SELECT array_agg(concat_ws('; ', backend_type, application_name, state, query) ORDER BY backend_type COLLATE "C")
 	FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%')};
-becomes('workers say who they are and what they do', "SELECT $workers = " . q{ARRAY[
+$stack->becomes("SELECT $workers = " . q{ARRAY[
 	'electric_cm consumer; electric_cm consumer; idle; waiting for changes',
 	'electric_cm launcher; electric_cm launcher; idle; supervising the stacks of this server',
-	'electric_cm manager; electric_cm manager; idle; active, step streaming']});
-becomes('... and that they wait', q{SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'});
+	'electric_cm manager; electric_cm manager; idle; active, step streaming']}, 'workers say who they are and what they do');
+$stack->becomes(q{SELECT bool_and(wait_event_type = 'Extension') FROM pg_stat_activity WHERE backend_type LIKE 'electric_cm%'}, '... and that they wait');
 
 # A role that may only watch, in a transaction that may not write
 
-value('CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
-is(value(q{BEGIN READ ONLY; SET LOCAL ROLE watcher; SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', 'pg_monitor may ask, in a read-only transaction');
-is(value(q{BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE t (id int PRIMARY KEY); SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', '... and so may a transaction that writes');
+$stack->sql('CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
+is($stack->sql(q{BEGIN READ ONLY; SET LOCAL ROLE watcher; SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', 'pg_monitor may ask, in a read-only transaction');
+is($stack->sql(q{BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE t (id int PRIMARY KEY); SELECT electric_cm_health() ->> 'severity'; COMMIT}), 'ok', '... and so may a transaction that writes');
 
 # A shape that is errored
 
-my $handle = value(q{CREATE ROLE owner; ALTER TABLE t OWNER TO owner; GRANT EXECUTE ON FUNCTION electric_cm_create_shape TO owner;
+my $handle = $stack->sql(q{CREATE ROLE owner; ALTER TABLE t OWNER TO owner; GRANT EXECUTE ON FUNCTION electric_cm_create_shape TO owner;
 	SET ROLE owner; SELECT electric_cm_create_shape('t', 'id > 0')});
-value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 is(health()->{shapes}{live}, 1, 'a live shape');
-value(q{UPDATE _electric_cm.shape_state SET state = 'errored'});
+$stack->sql(q{UPDATE _electric_cm.shape_state SET state = 'errored'});
 $h = health();
 is_deeply([ $h->{severity}, $h->{shapes}{errored} ], [ 'warning', 1 ], 'a shape is errored: warning');
 like($h->{reason}, qr/1 shape is errored/, '... which is the reason');
 is(probe($well), 1, 'not well');
 is(probe($nagios), 1, 'not well (0, 1, 2)');
 is(probe($ready), 0, '... though ready');
-value("SELECT electric_cm_drop_shape('$handle')");
+$stack->sql("SELECT electric_cm_drop_shape('$handle')");
 
 # Tables that it would read are locked
 
@@ -115,40 +111,40 @@ $locker->query_safe('COMMIT');
 # Not all is up
 
 $locker->query_safe(q{BEGIN; CREATE TABLE makes_it_wait ()});
-value('SELECT electric_cm_stop(drop_slot => true)');
+$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $h = health();
 is_deeply([ $h->{severity}, $h->{status} ], [ 'warning', 'stopped' ], 'stopped: warning');
 like($h->{reason}, qr/stopped/, '... which is the reason');
 is($h->{slot}{exists}, JSON::PP::false, '... without a slot');
 is($h->{conditions}{lock}{met}, JSON::PP::false, '... or a lock');
 is(probe($ready), 1, 'not ready');
-value('SELECT electric_cm_start()');
-becomes('the slot is being created', q{SELECT electric_cm_health() #>> '{conditions,replication,waiting_for}' LIKE 'the end of older transactions%'});
+$stack->sql('SELECT electric_cm_start()');
+$stack->becomes(q{SELECT electric_cm_health() #>> '{conditions,replication,waiting_for}' LIKE 'the end of older transactions%'}, 'the slot is being created');
 $h = health();
 is_deeply([ $h->{severity}, $h->{status}, $h->{step} ], [ 'warning', 'starting', 'create_slot' ], 'starting: warning');
 is($h->{conditions}{lock}{met}, JSON::PP::true, '... with the lock');
 is($h->{conditions}{replication}{met}, JSON::PP::false, '... without a stream');
 $locker->query_safe('COMMIT');
 $locker->quit;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 is(health()->{severity}, 'ok', '... and well');
 
 # Somebody else has the lock
 
-value('SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 my $other = $node->background_psql($db, on_error_stop => 1);
 $other->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_postgres'))});
-value('SELECT electric_cm_start()');
-becomes('somebody else has the lock', q{SELECT electric_cm_health() #>> '{conditions,lock,waiting_for}' <> ''});
+$stack->sql('SELECT electric_cm_start()');
+$stack->becomes(q{SELECT electric_cm_health() #>> '{conditions,lock,waiting_for}' <> ''}, 'somebody else has the lock');
 is(health()->{status}, 'waiting', '... so it waits');
 $other->quit;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 # A configuration error
 
 $node->append_conf('postgresql.conf', "electric_cm.connection = 'user=nosuch'");
 $node->reload;
-becomes('a role that does not exist: failed', q{SELECT electric_cm_status() = 'failed'});
+$stack->becomes(q{SELECT electric_cm_status() = 'failed'}, 'a role that does not exist: failed');
 $h = health();
 is($h->{severity}, 'error', '... error');
 like($h->{reason}, qr/"nosuch"/, '... with its message');
@@ -157,21 +153,21 @@ is($h->{last_error}{sqlstate}, '28000', '... and its code');
 is(probe($nagios), 2, 'critical');
 $node->append_conf('postgresql.conf', "electric_cm.connection = ''");
 $node->reload;
-ok(wait_active($node, $db), 'active again');
+ok($stack->active, 'active again');
 
 # Elsewhere
 
-value('CREATE DATABASE off');
-$node->safe_psql('off', 'CREATE EXTENSION electric_cm');
-ok(wait_active($node, 'off'), 'another stack');
-value('ALTER DATABASE off SET electric_cm.enabled = off');
+$stack->sql('CREATE DATABASE off');
+$stack->beside('off')->sql('CREATE EXTENSION electric_cm');
+ok($stack->beside('off')->active, 'another stack');
+$stack->sql('ALTER DATABASE off SET electric_cm.enabled = off');
 $node->reload;
-ElectricCM::becomes($node, 'off', q{SELECT electric_cm_health() ->> 'status' = 'stopped'}, 'disabled: stopped');
-is($node->safe_psql('off', q{SELECT electric_cm_health() #>> '{settings,electric_cm.pool_size}'}), 2, '... it answers');
+$stack->beside('off')->becomes(q{SELECT electric_cm_health() ->> 'status' = 'stopped'}, 'disabled: stopped');
+is($stack->beside('off')->sql(q{SELECT electric_cm_health() #>> '{settings,electric_cm.pool_size}'}), 2, '... it answers');
 
 # The library is not preloaded
 
-my ($rc, $out, $err) = ElectricCM::new_node('bare', preload => 0)->psql('postgres',
+my ($rc, $out, $err) = new_node('bare', preload => 0)->psql('postgres',
 	q{CREATE EXTENSION electric_cm; SELECT electric_cm_health()}, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
 like($err, qr/55000: electric_cm must be loaded/, 'not preloaded: 55000');
 
@@ -182,7 +178,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'b', has_streaming => 1);
 $standby->start;
 $node->wait_for_catchup($standby);
-$any = $standby;
+$stack = ElectricCM::Stack->new($standby);
 $h = health();
 is_deeply([ $h->{severity}, $h->{status}, $h->{standby} ], [ 'ok', 'stopped', JSON::PP::true ], 'a standby is well: it has no stack');
 like($h->{reason}, qr/starts at promotion/, '... and says why');

@@ -4,9 +4,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_node becomes install_compare has_xml);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;

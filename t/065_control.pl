@@ -4,29 +4,27 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $db = 'postgres';
-my $node = new_node('main', conf => "electric_cm.max_managers = 3\nelectric_cm.reconnect_max_delay = '1 s'\n");
+my $stack = new_stack('main', conf => "electric_cm.max_managers = 3\nelectric_cm.reconnect_max_delay = '1 s'\n");
+my $node = $stack->node;
 my $local = '-c synchronous_commit=local -c client_min_messages=warning';
 my $superuser;
 
 sub value
 {
 	local $ENV{PGOPTIONS} = $local;
-	return $node->safe_psql($db, join ";\n", @_);
+	return $stack->sql(@_);
 }
 
 sub becomes
 {
 	local $ENV{PGOPTIONS} = $local;
-	return ElectricCM::becomes($node, $db, $_[1], $_[0]);
+	return $stack->becomes($_[1], $_[0]);
 }
 
 # What psql has on standard error, in a session as applications have it
@@ -47,7 +45,7 @@ sub names
 my $ours = q{FROM pg_stat_replication WHERE application_name = 'electric_cm replication'};
 
 value('CREATE EXTENSION electric_cm');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 value('CREATE TABLE t (id int PRIMARY KEY)', 'INSERT INTO t VALUES (1)');
 my $handle = value(q{SELECT electric_cm_create_shape('t')});
 value("SELECT count(*) FROM electric_cm_shape_log('$handle')");
@@ -86,7 +84,7 @@ is(value("SELECT sync_priority || ' ' || sync_state $ours"), '0 async', '... by 
 names('');
 $writer->query_safe('ROLLBACK');
 $writer->quit;
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 $receiver->kill_kill;
 
 # A synchronous standby that is dead
@@ -100,12 +98,12 @@ like(said('SELECT electric_cm_stop()'), qr/stays behind/, 'electric_cm_stop() do
 is(value(q{SELECT verdict || ' ' || fix FROM electric_cm_check() WHERE name = 'slot'}), 'WARN SELECT public.electric_cm_start()',
 	'the check has a fix for a slot that stays behind');
 is(said('SELECT public.electric_cm_start()'), '', '... which waits for no standby');
-ok(wait_active($node, $db), '... and starts the stack');
+ok($stack->active, '... and starts the stack');
 is(value('SELECT string_agg(handle, q) FROM electric_cm_shapes, (SELECT 1::text) s(q)'), $handle, '... with its shapes');
 is(said('SELECT electric_cm_restart()'), '', 'nor does electric_cm_restart()');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 $node->restart;
-ok(wait_active($node, $db), 'after a restart of the server, the last that was said holds: active');
+ok($stack->active, 'after a restart of the server, the last that was said holds: active');
 names('');
 
 # A stop that is not committed yet, and a start elsewhere
@@ -121,9 +119,9 @@ $stopper->query_safe('COMMIT');
 $stopper->quit;
 $starter->query_safe('SELECT 1');
 $starter->quit;
-ok(wait_active($node, $db), '... and then starts it');
+ok($stack->active, '... and then starts it');
 $node->restart;
-ok(wait_active($node, $db), '... also for the next start of the server');
+ok($stack->active, '... also for the next start of the server');
 
 # Somebody who has locked the stack's row
 
@@ -139,7 +137,7 @@ $locker->query_safe('ROLLBACK');
 $locker->quit;
 $starter->query_safe('SELECT 1');
 $starter->quit;
-ok(wait_active($node, $db), '... and goes on when it is released');
+ok($stack->active, '... and goes on when it is released');
 is(value('SELECT coalesce(waiting_for, q) FROM electric_cm_stat_manager, (SELECT $$nothing$$) s(q)'), 'nothing', '... waiting for nothing any more');
 is(value(q{SELECT handle FROM electric_cm_shapes}), $handle, 'the shape is still there');
 
@@ -151,7 +149,7 @@ my $fix = value(q{SELECT fix FROM electric_cm_check() WHERE name = 'slot'});
 like($fix, qr/SET electric_cm.slot_name = 'electric_cm_postgres'/, '... the fix is the slot that the shapes depend on');
 value($fix);
 value('SELECT pg_reload_conf()');
-ok(wait_active($node, $db), '... with which it is active');
+ok($stack->active, '... with which it is active');
 is(value(q{SELECT handle FROM electric_cm_shapes}), $handle, '... and the shape is still there');
 
 # Shapes that nobody makes
@@ -165,7 +163,7 @@ my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_start()');
 $node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed');
 like(said(q{SELECT electric_cm_create_shape('w')}), qr/NOTICE: .*has failed.*HINT: .*electric_cm_check/s, 'a shape for a stack that has failed: a notice');
 value("ALTER DATABASE $db RESET electric_cm.connection", 'SELECT pg_reload_conf()');
-ok(wait_active($node, $db), 'active');
+ok($stack->active, 'active');
 is(said(q{SELECT electric_cm_create_shape('t', 'id > 1')}), '', 'for an active one there is none');
 becomes('all of them are made', q{SELECT bool_and(state = 'live') AND count(*) = 4 FROM electric_cm_shapes});
 

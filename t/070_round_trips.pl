@@ -5,41 +5,23 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => "log_min_messages = warning\n");
+my $stack = new_stack('main', conf => "log_min_messages = warning\n");
 my $pub = 'electric_cm_publication';
-my $db;
-
-sub run_sql { return $node->safe_psql($db, join(";\n", @_)); }
-sub is_live { return becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$_[0]'", $_[1]); }
-sub exists_shape { return run_sql("SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
 sub live_shapes
 {
-	my @handles = split /\n/, run_sql(map { "SELECT electric_cm_create_shape('$_')" } @_);
+	my @handles = split /\n/, $stack->sql(map { "SELECT electric_cm_create_shape('$_')" } @_);
 	my $list = join ', ', map { "'$_'" } @handles;
-	becomes($node, $db, "SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($list)");
+	$stack->becomes("SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($list)");
 	return @handles;
 }
 
 # For each of these shapes, 1 if it is there, else 0
-sub are_there { return join ',', split /\n/, run_sql(map { "SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_'" } @_); }
-
-sub replays
-{
-	my ($handle, $table, $what) = @_;
-	if (!exists_shape($handle)) { fail("$what (the shape is gone)"); return; }
-	run_sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = replay_equals($node, $db, $handle, $table, ['id']);
-	ok($ok, "$what ($entries entries)");
-	return;
-}
+sub are_there { return join ',', split /\n/, $stack->sql(map { "SELECT count(*) FROM electric_cm_shapes WHERE handle = '$_'" } @_); }
 
 # Shapes of these tables, 'gone' ones first, and a transaction; then the same in
 # subtransactions that are rolled back.
@@ -51,14 +33,14 @@ sub round_trip
 
 	# one each: a server with assertions does not decode a catalog's row where one of
 	# a rolled-back subtransaction has been
-	run_sql('BEGIN', 'SAVEPOINT a', @commands, 'ROLLBACK TO a', 'COMMIT',
+	$stack->sql('BEGIN', 'SAVEPOINT a', @commands, 'ROLLBACK TO a', 'COMMIT',
 		'BEGIN', 'SAVEPOINT a', @commands[0 .. $#commands - 1], 'ROLLBACK TO a', 'COMMIT',
 		'BEGIN', 'SAVEPOINT a', 'SAVEPOINT b', @commands, 'RELEASE b', 'ROLLBACK TO a', 'COMMIT');
 	is(are_there(@handles), join(',', map { 1 } @handles), "$what: rolled back, nothing has happened");
-	run_sql('BEGIN', @commands, 'COMMIT');
+	$stack->sql('BEGIN', @commands, 'COMMIT');
 	is(are_there(@handles), join(',', (map { 0 } @$gone), (map { 1 } @$kept)),
 		"$what: ends the shapes of (@$gone), leaves (@$kept) alone");
-	replays($handles[$_], $tables[$_], "... and $tables[$_] replays") for @$gone .. $#tables;
+	$stack->replays($handles[$_], $tables[$_], "... and $tables[$_] replays") for @$gone .. $#tables;
 	return;
 }
 
@@ -69,8 +51,7 @@ sub dml { return sprintf $write, $_[0]; }
 # Tables that are published by name, and by their root
 #
 
-$db = 'postgres';
-run_sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA elsewhere',
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA elsewhere',
 	'CREATE TABLE t (id int PRIMARY KEY, v text)', q{INSERT INTO t SELECT i, 'old' FROM generate_series(1, 9) i},
 	'CREATE TABLE bystander (id int PRIMARY KEY, v text)', q{INSERT INTO bystander VALUES (1, 'old')},
 	'CREATE TABLE r (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)',
@@ -79,7 +60,7 @@ run_sql('CREATE EXTENSION electric_cm', 'CREATE SCHEMA elsewhere',
 	'CREATE TABLE other_leaf PARTITION OF r FOR VALUES FROM (100) TO (200)',
 	q{INSERT INTO r SELECT i, 'old' FROM generate_series(1, 9) i}, q{INSERT INTO r VALUES (101, 'old')},
 	'CREATE TABLE archive (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)');
-wait_active($node, $db) or BAIL_OUT('no stack');
+$stack->active or BAIL_OUT('no stack');
 live_shapes('archive', 'r');
 
 # partitions
@@ -95,14 +76,14 @@ round_trip('the root leaves the publication and comes back', [ 'r', 'm', 'leaf' 
 	"ALTER PUBLICATION $pub DROP TABLE r", dml('leaf'), "ALTER PUBLICATION $pub ADD TABLE r");
 round_trip('a function does that', [ 'r', 'leaf' ], ['bystander'],
 	"DO \$\$ BEGIN ALTER PUBLICATION $pub DROP TABLE r; UPDATE leaf SET v = 'by function'; ALTER PUBLICATION $pub ADD TABLE r; END \$\$");
-run_sql("ALTER PUBLICATION $pub ADD TABLE leaf");
+$stack->sql("ALTER PUBLICATION $pub ADD TABLE leaf");
 round_trip('a leaf that its root publishes as well leaves it', [], [ 'r', 'leaf' ],
 	"ALTER PUBLICATION $pub DROP TABLE leaf", dml('leaf'));
 
 # the publication
 sub set_table { return "ALTER PUBLICATION $pub SET TABLE r, archive, bystander" . (@_ ? ', t' . $_[0] : ''); }
 live_shapes('t', 'bystander');
-run_sql(set_table(''));
+$stack->sql(set_table(''));
 round_trip('the list of tables is replaced, and again', ['t'], [ 'r', 'bystander' ], set_table(), dml('t'), set_table(''));
 round_trip('the same list', [], [ 't', 'r' ], set_table(''), dml('t'));
 round_trip('a row filter', ['t'], [ 'r', 'bystander' ], set_table(' WHERE (id < 0)'), dml('t'), set_table(''));
@@ -113,26 +94,26 @@ round_trip('some kinds of changes only', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub SET (publish = 'insert')", dml('t'), "ALTER PUBLICATION $pub SET (publish = 'insert, update, delete, truncate')");
 round_trip('partitions as their root', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub SET (publish_via_partition_root)", dml('leaf'), "ALTER PUBLICATION $pub SET (publish_via_partition_root = false)");
-run_sql('CREATE PUBLICATION spare FOR TABLE bystander');
+$stack->sql('CREATE PUBLICATION spare FOR TABLE bystander');
 round_trip('another one under its name', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub RENAME TO aside", "ALTER PUBLICATION spare RENAME TO $pub", dml('t'),
 	"ALTER PUBLICATION $pub RENAME TO spare", "ALTER PUBLICATION aside RENAME TO $pub");
 round_trip('what is done to other publications', [], [ 't', 'r', 'leaf' ],
 	q{ALTER PUBLICATION spare SET (publish = 'insert')}, 'ALTER PUBLICATION spare RENAME TO spare2', dml('t'), 'DROP PUBLICATION spare2', 'CREATE PUBLICATION spare FOR TABLE t');
-run_sql('CREATE ROLE someone SUPERUSER');
+$stack->sql('CREATE ROLE someone SUPERUSER');
 round_trip('another owner of the publication', [], [ 't', 'r', 'leaf' ],
 	"ALTER PUBLICATION $pub OWNER TO someone", dml('t'), "ALTER PUBLICATION $pub OWNER TO CURRENT_USER");
 
 # what an event trigger does within the command
-run_sql("CREATE FUNCTION meddle() RETURNS event_trigger LANGUAGE plpgsql AS \$\$ BEGIN
+$stack->sql("CREATE FUNCTION meddle() RETURNS event_trigger LANGUAGE plpgsql AS \$\$ BEGIN
 		IF current_query() LIKE '%DROP TABLE t' AND NOT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = '$pub' AND tablename = 't') THEN
 			UPDATE t SET v = 'by trigger'; ALTER PUBLICATION $pub ADD TABLE t;
 		END IF; END \$\$",
 	'CREATE EVENT TRIGGER meddler ON ddl_command_end WHEN TAG IN (\'ALTER PUBLICATION\') EXECUTE FUNCTION meddle()');
 my ($by_trigger) = live_shapes('t');
-run_sql("ALTER PUBLICATION $pub DROP TABLE t");
-is(exists_shape($by_trigger), 0, 'an event trigger takes the command back: its shapes end');
-run_sql('DROP EVENT TRIGGER meddler');
+$stack->sql("ALTER PUBLICATION $pub DROP TABLE t");
+is($stack->exists_shape($by_trigger), 0, 'an event trigger takes the command back: its shapes end');
+$stack->sql('DROP EVENT TRIGGER meddler');
 
 # names
 round_trip('a table renamed and renamed back', [], ['t'], 'ALTER TABLE t RENAME TO u', dml('u'), 'ALTER TABLE u RENAME TO t');
@@ -151,7 +132,7 @@ round_trip('... of partitions', [ 'r', 'm', 'leaf', 'other_leaf' ], ['t'], 'ALTE
 round_trip('a leaf is unlogged for a while', [ 'r', 'm', 'leaf' ], ['other_leaf'], 'ALTER TABLE leaf SET UNLOGGED', dml('leaf'), 'ALTER TABLE leaf SET LOGGED');
 
 # keys
-run_sql('CREATE TABLE k (id int NOT NULL, n int NOT NULL, v text)', 'CREATE UNIQUE INDEX k_id ON k (id)', 'CREATE UNIQUE INDEX k_n ON k (n)',
+$stack->sql('CREATE TABLE k (id int NOT NULL, n int NOT NULL, v text)', 'CREATE UNIQUE INDEX k_id ON k (id)', 'CREATE UNIQUE INDEX k_n ON k (n)',
 	'ALTER TABLE k REPLICA IDENTITY USING INDEX k_id', q{INSERT INTO k VALUES (1, 1, 'a'), (2, 2, 'b')},
 	'CREATE TABLE p (id int PRIMARY KEY, v text)', 'ALTER TABLE p REPLICA IDENTITY FULL', q{INSERT INTO p VALUES (1, 'a')});
 round_trip('the identity index dropped and made again', ['k'], ['p'],
@@ -170,65 +151,65 @@ round_trip(q{a partition's replica identity}, ['r'], ['t'],
 	'ALTER TABLE leaf REPLICA IDENTITY NOTHING', q{INSERT INTO leaf VALUES (60, 'x')}, 'ALTER TABLE leaf REPLICA IDENTITY DEFAULT', 'DELETE FROM leaf WHERE id = 60');
 round_trip('indexes rebuilt', [], [ 'k', 'p', 'r' ], 'REINDEX TABLE k', 'REINDEX INDEX p_pkey', 'REINDEX TABLE leaf', 'ALTER INDEX k_id SET (fillfactor = 50)', 'ALTER INDEX k_n RENAME TO k_n2', 'ALTER INDEX k_n2 RENAME TO k_n');
 my ($key_of_index) = live_shapes('k');
-run_sql('REINDEX TABLE CONCURRENTLY k');
-is(exists_shape($key_of_index), 1, 'REINDEX CONCURRENTLY of the identity index leaves the shape alone');
-replays($key_of_index, 'k', '... which goes on');
+$stack->sql('REINDEX TABLE CONCURRENTLY k');
+is($stack->exists_shape($key_of_index), 1, 'REINDEX CONCURRENTLY of the identity index leaves the shape alone');
+$stack->replays($key_of_index, 'k', '... which goes on');
 
 # row-level security: what was hidden from the owner once has not been for him
-run_sql('CREATE ROLE reader', 'GRANT USAGE ON SCHEMA public TO reader', 'GRANT SELECT ON t TO reader', 'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
-my $read = run_sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
-is_live($read);
+$stack->sql('CREATE ROLE reader', 'GRANT USAGE ON SCHEMA public TO reader', 'GRANT SELECT ON t TO reader', 'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
+my $read = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
+$stack->is_live($read);
 my ($owned) = live_shapes('t');
-run_sql('BEGIN', 'ALTER TABLE t ENABLE ROW LEVEL SECURITY', q{INSERT INTO t VALUES (70, 'hidden')}, 'DELETE FROM t WHERE id = 70', 'ALTER TABLE t DISABLE ROW LEVEL SECURITY', 'COMMIT');
-is(exists_shape($read) . exists_shape($owned), '01', 'row-level security for a while: ends the shapes of those it applies to');
+$stack->sql('BEGIN', 'ALTER TABLE t ENABLE ROW LEVEL SECURITY', q{INSERT INTO t VALUES (70, 'hidden')}, 'DELETE FROM t WHERE id = 70', 'ALTER TABLE t DISABLE ROW LEVEL SECURITY', 'COMMIT');
+is($stack->exists_shape($read) . $stack->exists_shape($owned), '01', 'row-level security for a while: ends the shapes of those it applies to');
 
 # prepared transactions
 my @prepared = live_shapes('t', 'leaf');
-run_sql('BEGIN', 'ALTER TABLE m DETACH PARTITION leaf', dml('leaf'), 'ALTER TABLE m ATTACH PARTITION leaf FOR VALUES FROM (0) TO (100)', q{PREPARE TRANSACTION 'p'}, q{ROLLBACK PREPARED 'p'});
-is(exists_shape($prepared[1]), 1, 'prepared and rolled back: nothing has happened');
-run_sql('BEGIN', 'ALTER TABLE m DETACH PARTITION leaf', dml('leaf'), 'ALTER TABLE m ATTACH PARTITION leaf FOR VALUES FROM (0) TO (100)', q{PREPARE TRANSACTION 'p'}, q{COMMIT PREPARED 'p'});
-is(exists_shape($prepared[0]) . exists_shape($prepared[1]), '10', 'prepared and committed: the shape ends');
+$stack->sql('BEGIN', 'ALTER TABLE m DETACH PARTITION leaf', dml('leaf'), 'ALTER TABLE m ATTACH PARTITION leaf FOR VALUES FROM (0) TO (100)', q{PREPARE TRANSACTION 'p'}, q{ROLLBACK PREPARED 'p'});
+is($stack->exists_shape($prepared[1]), 1, 'prepared and rolled back: nothing has happened');
+$stack->sql('BEGIN', 'ALTER TABLE m DETACH PARTITION leaf', dml('leaf'), 'ALTER TABLE m ATTACH PARTITION leaf FOR VALUES FROM (0) TO (100)', q{PREPARE TRANSACTION 'p'}, q{COMMIT PREPARED 'p'});
+is($stack->exists_shape($prepared[0]) . $stack->exists_shape($prepared[1]), '10', 'prepared and committed: the shape ends');
 
 # the publication itself
 my @all = live_shapes('t', 'r');
-run_sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE bystander", 'COMMIT');
-is(join('', map { exists_shape($_) } @all), '00', 'dropped and made again: all shapes end');
-wait_active($node, $db);
+$stack->sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE bystander", 'COMMIT');
+is(join('', map { $stack->exists_shape($_) } @all), '00', 'dropped and made again: all shapes end');
+$stack->active;
 live_shapes('t');
 
 #
 # Tables that are published by their schema, and all tables
 #
 
-$node->safe_psql('postgres', 'CREATE DATABASE by_schema');
-$db = 'by_schema';
-run_sql('CREATE SCHEMA s1', 'CREATE SCHEMA s2', 'CREATE TABLE s1.t (id int PRIMARY KEY, v text)', q{INSERT INTO s1.t SELECT i, 'old' FROM generate_series(1, 9) i},
+$stack->sql('CREATE DATABASE by_schema');
+$stack = $stack->beside('by_schema');
+$stack->sql('CREATE SCHEMA s1', 'CREATE SCHEMA s2', 'CREATE TABLE s1.t (id int PRIMARY KEY, v text)', q{INSERT INTO s1.t SELECT i, 'old' FROM generate_series(1, 9) i},
 	'CREATE TABLE s1.r (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE s2.leaf PARTITION OF s1.r FOR VALUES FROM (0) TO (100)',
 	q{INSERT INTO s1.r SELECT i, 'old' FROM generate_series(1, 9) i}, 'CREATE TABLE named (id int PRIMARY KEY, v text)',
 	"CREATE PUBLICATION $pub FOR TABLES IN SCHEMA s1, TABLE named", 'CREATE EXTENSION electric_cm');
-wait_active($node, $db);
+$stack->active;
 round_trip('out of the published schema and back', ['s1.t'], ['s1.r'], 'ALTER TABLE s1.t SET SCHEMA s2', dml('s2.t'), 'ALTER TABLE s2.t SET SCHEMA s1');
 round_trip('... a root whose leaf is elsewhere', [ 's1.r', 's2.leaf' ], ['s1.t'], 'ALTER TABLE s1.r SET SCHEMA s2', dml('s2.leaf'), 'ALTER TABLE s2.r SET SCHEMA s1');
 round_trip('the schema leaves the publication and comes back', [ 's1.t', 's1.r', 's2.leaf' ], ['named'], "ALTER PUBLICATION $pub DROP TABLES IN SCHEMA s1", dml('s1.t'), "ALTER PUBLICATION $pub ADD TABLES IN SCHEMA s1");
 round_trip('... by being replaced by another, which has a leaf', [ 's1.t', 's1.r' ], [ 's2.leaf', 'named' ], "ALTER PUBLICATION $pub SET TABLES IN SCHEMA s2, TABLE named", dml('s1.t'), "ALTER PUBLICATION $pub SET TABLES IN SCHEMA s1, TABLE named");
 round_trip('the schema renamed and renamed back', [], [ 's1.t', 's1.r', 's2.leaf' ], 'ALTER SCHEMA s1 RENAME TO s3', dml('s3.t'), 'ALTER SCHEMA s3 RENAME TO s1');
 round_trip('unlogged for a while', ['s1.t'], ['s1.r'], 'ALTER TABLE s1.t SET UNLOGGED', dml('s1.t'), 'ALTER TABLE s1.t SET LOGGED');
-run_sql("ALTER PUBLICATION $pub ADD TABLE s1.t");
+$stack->sql("ALTER PUBLICATION $pub ADD TABLE s1.t");
 round_trip('published twice, once is enough', [], [ 's1.t', 'named' ], "ALTER PUBLICATION $pub DROP TABLE s1.t", dml('s1.t'));
 
-$node->safe_psql('postgres', 'CREATE DATABASE by_all');
-$db = 'by_all';
-run_sql('CREATE TABLE a (id int PRIMARY KEY, v text)', 'CREATE TABLE b (id int PRIMARY KEY, v text)', q{INSERT INTO b VALUES (1, 'old')},
+$stack->sql('CREATE DATABASE by_all');
+$stack = $stack->beside('by_all');
+$stack->sql('CREATE TABLE a (id int PRIMARY KEY, v text)', 'CREATE TABLE b (id int PRIMARY KEY, v text)', q{INSERT INTO b VALUES (1, 'old')},
 	"CREATE PUBLICATION $pub FOR ALL TABLES", 'CREATE EXTENSION electric_cm');
-wait_active($node, $db);
+$stack->active;
 round_trip('of all tables, unlogged for a while', ['b'], ['a'], 'ALTER TABLE b SET UNLOGGED', dml('b'), 'ALTER TABLE b SET LOGGED');
 @all = live_shapes('a', 'b');
-run_sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE a", 'COMMIT');
-is(join('', map { exists_shape($_) } @all), '00', 'FOR ALL TABLES dropped and made again for one: all shapes end');
-run_sql(q{UPDATE b SET v = 'new'});
+$stack->sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE a", 'COMMIT');
+is(join('', map { $stack->exists_shape($_) } @all), '00', 'FOR ALL TABLES dropped and made again for one: all shapes end');
+$stack->sql(q{UPDATE b SET v = 'new'});
 my ($again) = live_shapes('b');
-run_sql(q{UPDATE b SET v = 'newer'});
-replays($again, 'b', 'the next one is right');
+$stack->sql(q{UPDATE b SET v = 'newer'});
+$stack->replays($again, 'b', 'the next one is right');
 
-$node->stop;
+$stack->node->stop;
 done_testing();

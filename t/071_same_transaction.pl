@@ -4,9 +4,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_stack wait_active becomes);
 use PostgreSQL::Test::Utils;
 use Test::More;

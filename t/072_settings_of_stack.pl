@@ -4,9 +4,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;

@@ -4,22 +4,18 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
-use ElectricCM qw(new_node wait_active becomes replay_equals);
+use ElectricCM qw(new_stack);
 use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => "autovacuum = off\nrestart_after_crash = on\nelectric_cm.status_check_interval = '1 s'\n");
+my $stack = new_stack('main', conf => "autovacuum = off\nrestart_after_crash = on\nelectric_cm.status_check_interval = '1 s'\n");
+my $node = $stack->node;
+my %in = (postgres => $stack, other => $stack->beside('other'));
 my @dbs = ('postgres', 'other');
 my %handle;
 
-sub run_sql { my $db = shift; return $node->safe_psql($db, join(";\n", @_)); }
-sub exists_shape { return run_sql($_[0], "SELECT count(*) FROM electric_cm_shapes WHERE handle = '$handle{$_[0]}'"); }
-
-sub active { wait_active($node, $_) or BAIL_OUT("no stack in $_") for @dbs; return; }
+sub active { $in{$_}->active or BAIL_OUT("no stack in $_") for @dbs; return; }
 
 # a shape of t in each database, where there is none
 sub shapes
@@ -27,9 +23,8 @@ sub shapes
 	active();
 	for my $db (@dbs)
 	{
-		next if defined $handle{$db} && exists_shape($db);
-		$handle{$db} = run_sql($db, q{SELECT electric_cm_create_shape('t')});
-		becomes($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle{$db}'");
+		next if defined $handle{$db} && $in{$db}->exists_shape($handle{$db});
+		$handle{$db} = $in{$db}->live_shape('t');
 	}
 	return;
 }
@@ -55,7 +50,7 @@ sub without
 {
 	my ($db, $how, @statements) = @_;
 	start(0);
-	run_sql($db, @statements);
+	$in{$db}->sql(@statements);
 	start(1, $how);
 	active();
 	return;
@@ -67,9 +62,8 @@ sub survives
 	active();
 	for my $db (@which ? @which : @dbs)
 	{
-		run_sql($db, 'INSERT INTO t SELECT max(id) + 1 FROM t', 'SELECT electric_cm_await_flushed()');
-		my ($ok, $entries) = replay_equals($node, $db, $handle{$db}, 't', ['id']);
-		ok($ok, "$what: the shape in $db goes on ($entries entries)");
+		$in{$db}->sql('INSERT INTO t SELECT max(id) + 1 FROM t');
+		$in{$db}->replays($handle{$db}, 't', "$what: the shape in $db goes on");
 	}
 	return;
 }
@@ -77,7 +71,7 @@ sub survives
 sub is_gone
 {
 	my ($db, $what) = @_;
-	is(exists_shape($db), 0, "$what: the shape in $db is gone");
+	is($in{$db}->exists_shape($handle{$db}), 0, "$what: the shape in $db is gone");
 	return;
 }
 
@@ -96,10 +90,10 @@ sub single_user
 	return;
 }
 
-run_sql('postgres', 'CREATE DATABASE other');
+$stack->sql('CREATE DATABASE other');
 for my $db (@dbs)
 {
-	run_sql($db, 'CREATE EXTENSION electric_cm', q{CREATE TYPE e AS ENUM ('a', 'b')}, q{CREATE TABLE t (id int PRIMARY KEY, v text DEFAULT 'old', e e DEFAULT 'a')},
+	$in{$db}->sql('CREATE EXTENSION electric_cm', q{CREATE TYPE e AS ENUM ('a', 'b')}, q{CREATE TABLE t (id int PRIMARY KEY, v text DEFAULT 'old', e e DEFAULT 'a')},
 		'CREATE TABLE aside (id int PRIMARY KEY)', 'INSERT INTO t SELECT generate_series(1, 10)');
 }
 shapes();
@@ -111,14 +105,14 @@ shapes();
 start(1);
 survives('a restart');
 
-run_sql('postgres', 'ALTER TABLE aside ADD COLUMN v int');
+$stack->sql('ALTER TABLE aside ADD COLUMN v int');
 start(1, 'immediate');
 survives('a crash after DDL');
 start(1, 'immediate');
 start(1, 'immediate');
 survives('a crash, and another before anybody could look');
 
-my $pid = run_sql('postgres', 'SELECT pg_backend_pid() FROM pg_create_restore_point(\'x\')');
+my $pid = $stack->sql('SELECT pg_backend_pid() FROM pg_create_restore_point(\'x\')');
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 $pid = $session->query_safe('SELECT pg_backend_pid()');
 kill 'KILL', $pid;
@@ -143,7 +137,7 @@ survives('single-user mode with the library, DDL of another table');
 without('postgres', 'fast', 'ALTER TABLE t ALTER v TYPE text USING upper(v)');
 is_gone('postgres', 'a table rewritten without the library');
 survives('nothing was changed in the other database', 'other');
-is(run_sql('postgres', q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated' AND detail LIKE 'The server ran without electric_cm in shared_preload_libraries%'}), 1, 'an event says why');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated' AND detail LIKE 'The server ran without electric_cm in shared_preload_libraries%'}), 1, 'an event says why');
 
 shapes();
 without('postgres', 'immediate', q{ALTER TYPE e RENAME VALUE 'a' TO 'z'});
@@ -160,32 +154,32 @@ is_gone('postgres', 'DDL in single-user mode without the library');
 
 # between runs of ours that have not looked: the stack does not run
 shapes();
-run_sql('postgres', 'SELECT electric_cm_stop()');
+$stack->sql('SELECT electric_cm_stop()');
 start(0);
-run_sql('postgres', 'ALTER PUBLICATION electric_cm_publication DROP TABLE t', 'UPDATE t SET v = \'unseen\'', 'ALTER PUBLICATION electric_cm_publication ADD TABLE t');
+$stack->sql('ALTER PUBLICATION electric_cm_publication DROP TABLE t', 'UPDATE t SET v = \'unseen\'', 'ALTER PUBLICATION electric_cm_publication ADD TABLE t');
 start(1, 'immediate');
-run_sql('postgres', 'ALTER TABLE aside ADD COLUMN v int');
+$stack->sql('ALTER TABLE aside ADD COLUMN v int');
 start(1, 'immediate');
 start(1);
-run_sql('postgres', 'SELECT electric_cm_start()');
+$stack->sql('SELECT electric_cm_start()');
 active();
 is_gone('postgres', 'the table left the publication and came back, some runs ago');
 
 # prepared without us, committed with us
 shapes();
 start(0);
-run_sql('postgres', 'BEGIN', q{ALTER TYPE e RENAME VALUE 'b' TO 'y'}, q{PREPARE TRANSACTION 'unseen'});
+$stack->sql('BEGIN', q{ALTER TYPE e RENAME VALUE 'b' TO 'y'}, q{PREPARE TRANSACTION 'unseen'});
 start(1);
-becomes($node, 'postgres', q{SELECT last_error LIKE 'prepared transaction % is to end first' FROM electric_cm_stat_manager WHERE datname = 'postgres'},
+$stack->becomes(q{SELECT last_error LIKE 'prepared transaction % is to end first' FROM electric_cm_stat_manager WHERE datname = 'postgres'},
 	'a transaction that was prepared without the library is named');
-run_sql('postgres', q{COMMIT PREPARED 'unseen'});
+$stack->sql(q{COMMIT PREPARED 'unseen'});
 active();
 is_gone('postgres', '... and counts when it has ended');
 survives('the other database does not wait for it', 'other');
 
 # what can be seen of it meanwhile
 start(0);
-like(run_sql('postgres', q{SELECT detail FROM electric_cm_check() WHERE name = 'preload'}), qr/end all shapes/, 'electric_cm_check() says what DDL means now');
+like($stack->sql(q{SELECT detail FROM electric_cm_check() WHERE name = 'preload'}), qr/end all shapes/, 'electric_cm_check() says what DDL means now');
 start(1);
 shapes();
 survives('after all');

@@ -17,19 +17,12 @@ max_parallel_workers_per_gather = 0
 });
 my $node = $stack->node;
 
-sub shape
-{
-	my ($table, $columns) = @_;
-	return $stack->sql("SELECT electric_cm_create_shape('$table', NULL, " . ($columns ? "'{$columns}'" : 'NULL') . ')');
-}
-
 sub live
 {
 	my $handles = join ', ', map { "'$_'" } @_;
 	return $stack->becomes("SELECT bool_and(state = 'live') FROM electric_cm_shapes WHERE handle IN ($handles)");
 }
 
-sub flushed { return $stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->active;
 
@@ -47,17 +40,17 @@ $stack->sql(q{
 
 # ---- the exact limit, in the stream
 
-my $all = shape('t');
-my $narrow = shape('t', 'i,w');
+my $all = $stack->shape('t');
+my $narrow = $stack->shape('t', columns => [qw(i w)]);
 live($all, $narrow);
 # besides the names and values, four bytes, and eight for each column
 my $fits = $limit - length('ivw' . '1' . '22') - 4 - 3 * 8;
 $stack->sql("INSERT INTO t VALUES (1, giant('x', $fits), '22')");
-flushed();
+$stack->settle;
 is($stack->state_of($all), 'live', 'a row that just fits is logged');
 is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$all')"), $fits, 'and can be read');
 $stack->sql("INSERT INTO t VALUES (2, giant('x', $fits), '333')");
-flushed();
+$stack->settle;
 is($stack->state_of($all), 'errored', 'one byte more ends the shape');
 like($stack->error_of($all), qr/too large to be read.*\b$limit\b/, 'with the limit in its message');
 my ($rc, $out, $err) = $node->psql($db, "SELECT FROM electric_cm_shape_log('$all')");
@@ -67,12 +60,12 @@ is($stack->sql("SELECT string_agg(value->>'i', ' ') FROM electric_cm_shape_log('
 
 # ---- in a snapshot
 
-my $again = shape('t');
+my $again = $stack->shape('t');
 $stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$again'",
 	'a shape of a table that has such a row is errored');
 like($stack->error_of($again), qr/too large to be read/, 'for the same reason');
 $stack->sql('DELETE FROM t WHERE i = 2; SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = \'t\'::regclass');
-$again = shape('t');
+$again = $stack->shape('t');
 live($again);
 is($stack->sql("SELECT length(value->>'v') FROM electric_cm_shape_log('$again')"), $fits,
 	'a snapshot with a row that just fits can be read');
@@ -80,22 +73,22 @@ $stack->sql('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes; TRUN
 
 # ---- what is longer when it is sent: control characters, quotes
 
-my $control = shape('c');
+my $control = $stack->shape('c');
 live($control);
 $stack->sql(q{INSERT INTO c VALUES (1, giant(E'\x01', 180000000))});
-flushed();
+$stack->settle;
 is($stack->state_of($control), 'errored', 'a row whose escaped text could not be sent ends the shape');
 like($stack->error_of($control), qr/too large to be read: .* the server can send/, 'with its reason');
 $stack->sql('TRUNCATE c');
 
 # ---- a row that has become too large piece by piece, without any entry being so
 
-my $pieces = shape('u');
+my $pieces = $stack->shape('u');
 live($pieces);
 $stack->sql(q{INSERT INTO u VALUES (1, giant('x', 150000000))});
 $stack->sql(q{UPDATE u SET w = giant('y', 150000000)});
 $stack->sql(q{INSERT INTO u SELECT g, repeat('z', 1000) FROM generate_series(2, 2000) g});
-flushed();
+$stack->settle;
 is($stack->sql("SELECT string_agg(operation || coalesce(length(value->>'v'), 0) || ',' || coalesce(length(value->>'w'), 0), ' ') FROM electric_cm_shape_log('$pieces', max_entries => 2)"),
 	'insert150000000,0 update0,150000000', 'both entries can be read');
 $stack->sql('ALTER SYSTEM SET electric_cm.shape_log_retention = \'1MB\'; ALTER SYSTEM SET electric_cm.wal_report_interval = \'1s\'');

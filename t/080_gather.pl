@@ -38,7 +38,7 @@ for my $round (1 .. 2)
 		   INSERT INTO other SELECT $start + i FROM generate_series(1, 1000) i; COMMIT");
 	my $lost = $stack->sql(q{
 		SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE active_pid IS NOT NULL});
-	$stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')");
+	$stack->settle;
 	is($stack->sql("SELECT string_agg(DISTINCT split_part(o, '_', 2), ' ') FROM (
 			SELECT min(log_offset::text COLLATE \"C\") FILTER (WHERE log_offset LIKE '%\\_0') AS o
 			FROM electric_cm_shape_log('$shapes[0]') WHERE (value->>'id')::int > $start) l"),
@@ -68,7 +68,7 @@ $stack->sql('UPDATE wide SET hits = hits + 1');
 $stack->sql("UPDATE wide SET name = 'A', hits = hits + 1 WHERE id = 1");
 $stack->sql("UPDATE wide SET name = NULL WHERE id = 2");
 $stack->sql('UPDATE wide SET hits = 9 WHERE id = 2');
-$stack->sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
+$stack->settle;
 sub log_of
 {
 	return $stack->sql("SELECT string_agg(operation || (coalesce(value, old_value)->>'id'), ' ') FROM electric_cm_shape_log('$_[0]') WHERE log_offset NOT LIKE '0\\_%'");
@@ -112,10 +112,10 @@ SKIP:
 	$stack->sql("SELECT electric_cm_restart()");
 	$stack->active;
 	$stack->sql("INSERT INTO doc VALUES (0, 'x', 't')");
-	$stack->sql("SELECT electric_cm_await_flushed(timeout => '60 s')");
+	$stack->settle;
 	my $before = peak_mb();
 	$stack->sql("INSERT INTO doc VALUES (1, repeat('some text ', 104858), 't')");
-	$stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')");
+	$stack->settle;
 	is($stack->sql("SELECT sum(log_entries) FROM electric_cm_shapes"), 100 + 200, 'a row of 1 MB has been logged for 200 of 500 shapes');
 	my $after = peak_mb();
 

@@ -14,8 +14,6 @@ log_statement = none
 });
 my $node = $stack->node;
 
-sub flushed { return $stack->sql("SELECT electric_cm_await_flushed(timeout => '150 s')"); }
-
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->active;
 # the tables' own copies cost little: what the stream makes of them is tested
@@ -37,7 +35,7 @@ $stack->becomes("SELECT bool_and(state = 'live') FROM electric_cm_shapes");
 # together, as text, that is 1.1 GB
 $stack->sql("INSERT INTO huge SELECT 1, NULL, 1, x, x, x, x, x FROM decode(repeat('ab', 110000000), 'hex') x");
 $stack->sql('INSERT INTO small VALUES (1)');
-flushed();
+$stack->settle;
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$small')"), 1, "another table's shape goes on");
 is($stack->state_of($ids), 'live', 'a shape without the large column lives');
 my ($ok) = $stack->replay_equals($ids, 'huge', ['id'], columns => [qw(id n)]);
@@ -50,7 +48,7 @@ is($stack->sql("SELECT retry_count FROM electric_cm_stat_manager"), 0, 'the stre
 
 $stack->sql('UPDATE huge SET n = 2');
 $stack->sql('DELETE FROM huge');
-flushed();
+$stack->settle;
 ($ok) = $stack->replay_equals($ids, 'huge', ['id'], columns => [qw(id n)]);
 ok($ok, 'so does what happens to that row later');
 
@@ -60,7 +58,7 @@ $all = $stack->sql("SELECT electric_cm_create_shape('huge')");
 my $leaf = $stack->sql("SELECT electric_cm_create_shape('huge1', NULL, '{id}')");
 $stack->becomes("SELECT count(*) = 2 FROM electric_cm_shapes WHERE state = 'live' AND handle IN ('$all', '$leaf')");
 $stack->sql("INSERT INTO huge SELECT 2, decode(repeat('ab', 150000000), 'hex'), 1");
-flushed();
+$stack->settle;
 like($stack->error_of($all), qr/could not send .* column "b"/, 'a value that no reader could have is not sent');
 is($stack->state_of($ids) . $stack->state_of($leaf), 'livelive', 'those who do without it live');
 ($ok) = $stack->replay_equals($leaf, 'huge1', ['id'], columns => ['id']);
@@ -77,13 +75,13 @@ $stack->sql(q{
 	UPDATE parts SET n = 3 WHERE id = 3;
 	COMMIT;
 });
-flushed();
+$stack->settle;
 is(join(' ', map { $stack->state_of($of{$_}) } 'n = 1', 'n > 1', 'n > 2', 'b IS NULL'), 'errored live live errored',
 	'a value that is not sent ends the shapes that have its row, or look at the value, and no others');
 ($ok) = $stack->replay_equals($of{'n > 1'}, 'parts', ['id'], where => 'n > 1', columns => [qw(id n b)]);
 ok($ok, 'which go on');
 $stack->sql('UPDATE parts SET n = 2 WHERE id = 1');
-flushed();
+$stack->settle;
 is(join(' ', map { $stack->state_of($of{$_}) } 'n > 1', 'n > 2'), 'errored live', 'until they would have it');
 is($stack->sql("SELECT electric_cm_status()"), 'active', 'the stack is active');
 $node->stop;

@@ -4,9 +4,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_stack wait_active becomes);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
@@ -21,14 +18,6 @@ hot_standby_feedback = on
 });
 my $node = $stack->node;
 
-sub shape
-{
-	my ($definition) = @_;
-	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
-	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
-	return $handle;
-}
-
 sub fails
 {
 	my ($server, $like, $what, @sql) = @_;
@@ -36,11 +25,6 @@ sub fails
 	return like($err, $like, $what);
 }
 sub id { return $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
-sub fold
-{
-	my ($handle, $retention) = @_;
-	return $stack->sql(sprintf q{SELECT report FROM _electric_cm.fold_shape(%d, %d)}, id($handle), $retention);
-}
 sub log_after
 {
 	my ($server, $handle, $offset) = @_;
@@ -51,7 +35,7 @@ $stack->sql('CREATE EXTENSION electric_cm',
 	(map { ("CREATE TABLE $_ (id int PRIMARY KEY, v text)", "INSERT INTO $_ SELECT i, 'first' FROM generate_series(1, 20) i") } qw(t u w)),
 	'CREATE TABLE nothing (id int PRIMARY KEY)');
 $stack->active or BAIL_OUT('no stack');
-my ($t, $u, $w, $nothing) = map { shape("'$_'") } qw(t u w nothing);
+my ($t, $u, $w, $nothing) = map { $stack->live_shape($_) } qw(t u w nothing);
 is($stack->sql('SELECT count(DISTINCT worker) FROM _electric_cm.shape_worker'), 2, 'shapes of two consumers');
 $stack->sql(q{UPDATE t SET v = 'second'}, q{INSERT INTO u VALUES (21, 'second')}, q{INSERT INTO w VALUES (21, 'second')}, q{UPDATE t SET v = 'third' WHERE id = 1},
 	q{DELETE FROM t WHERE id = 20});
@@ -171,7 +155,7 @@ is(join("\n", entries_in_pages(300, $node, $standby)), $stack->sql("SELECT * FRO
 
 $standby->safe_psql($db, 'SELECT pg_wal_replay_pause()');
 becomes($standby, $db, q{SELECT pg_get_wal_replay_pause_state() = 'paused'});
-like(fold($t, 1000), qr/folded/, 'a log is folded');
+like($stack->fold($t, 1000), qr/folded/, 'a log is folded');
 my @page = split /\n/, $stack->sql("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 10)");
 my $rest = log_after($node, $t, $page[-1]);
 my $await = "SELECT l FROM electric_cm_await_shape_log('$t', '$page[-1]', '%s') l";
@@ -198,7 +182,7 @@ is(join("\n", entries_in_pages(300, $node, $standby)), $stack->sql("SELECT * FRO
 	'the folded log can be read in pages, of two servers in turn');
 
 # A log without entries has nothing of what its consumer has come past.
-my ($past, @empty) = ($later, map { $stack->sql("CREATE TABLE empty$_ (id int PRIMARY KEY)"); shape("'empty$_'") } 1 .. 2);
+my ($past, @empty) = ($later, map { $stack->sql("CREATE TABLE empty$_ (id int PRIMARY KEY)"); $stack->live_shape("empty$_") } 1 .. 2);
 $stack->sql("INSERT INTO t VALUES ($_, 'past')", "INSERT INTO w VALUES ($_, 'past')", q{SELECT electric_cm_await_flushed(timeout => '60 s')}) for 4000 .. 4003;
 $node->wait_for_catchup($standby);
 fails($standby, qr/EC001/, 'a standby knows how far each consumer has come', "SELECT FROM electric_cm_await_shape_log('$_', '$past', '3 s')") for @empty;
@@ -215,7 +199,7 @@ for ($node, $standby)
 # The next fold.
 $stack->sql((map { "UPDATE t SET v = repeat('$_', 300)" } 1 .. 5), q{UPDATE t SET v = v || 'z' WHERE id < 1050});
 $stack->settle;
-fold($t, 1000) for 1 .. 3;
+$stack->fold($t, 1000) for 1 .. 3;
 isnt($stack->sql("SELECT log_offset FROM electric_cm_shape_log('$t', '-1', 1)"), $page[0], 'a log is folded again');
 fails($node, qr/EC001.*not in the log.*any more.*DETAIL:.*folded/s, '... half of the former base is not continued',
 	"SELECT FROM electric_cm_shape_log('$t', '$page[-1]')");

@@ -3,9 +3,6 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_stack becomes);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;

@@ -4,28 +4,12 @@
 use strict;
 use warnings;
 
-use FindBin;
-use lib "$FindBin::RealBin/lib";
-
 use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $stack = new_stack('main', conf => "electric_cm.shape_log_retention = -1\nshared_buffers = '64MB'\n");
 my $node = $stack->node;
-
-sub shape
-{
-	my ($definition) = @_;
-	my $handle = $stack->sql("SELECT electric_cm_create_shape($definition)");
-	$stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'");
-	return $handle;
-}
-sub fold
-{
-	my ($handle, $retention) = @_;
-	return $stack->sql("SELECT report FROM _electric_cm.shape s, _electric_cm.fold_shape(s.id, $retention) WHERE handle = '$handle'");
-}
 
 # Pages read by a statement that returns one value.
 sub pages_read
@@ -51,8 +35,8 @@ $stack->active or BAIL_OUT('no stack');
 $stack->sql('CREATE TABLE t (id int, part text, n int, a text, b text, PRIMARY KEY (id, part))',
 	'ALTER TABLE t ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL',
 	q{INSERT INTO t SELECT i, 'p', 0, repeat('a' || i, 1000), CASE WHEN i % 3 = 0 THEN NULL ELSE repeat('b' || i, 900) END FROM generate_series(1, 40) i});
-my $handle = shape(q{'t'});
-my $narrow = shape(q{'t', NULL, '{id,part,b}'});
+my $handle = $stack->live_shape('t');
+my $narrow = $stack->live_shape('t', columns => [qw(id part b)]);
 for my $i (1 .. 12)
 {
 	$stack->sql('BEGIN', "UPDATE t SET id = id + 1000 WHERE id % 4 = $i % 4", 'UPDATE t SET n = n + 1 WHERE id % 2 = 0', 'COMMIT',
@@ -80,7 +64,7 @@ for ([ $handle, {} ], [ $narrow, { columns => [ 'id', 'part', 'b' ] } ])
 	is($stack->sql("SELECT count(*) FROM generate_series(1, $n, 37) s, electric_cm_shape_log('$shape', coalesce((SELECT log_offset FROM whole WHERE ordinality = s - 1), '-1'), 37) l
 			JOIN whole w ON (l.log_offset, l.key, l.value) IS NOT DISTINCT FROM (w.log_offset, w.key, w.value)"),
 		$n, '... and in pages');
-	like(fold($shape, 1000), qr/folded/, 'folded');
+	like($stack->fold($shape, 1000), qr/folded/, 'folded');
 	$stack->sql("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
 	($ok) = $stack->replay_equals($shape, 't', [ 'id', 'part' ], %$options);
 	ok($ok, '... replay equals the table');
@@ -95,7 +79,7 @@ for my $n (200, 800)
 {
 	# all of it comes by the stream, so that it can be folded
 	$stack->sql('TRUNCATE many');
-	my $shape = shape(q{'many'});
+	my $shape = $stack->live_shape('many');
 	$stack->sql("INSERT INTO many SELECT i, repeat(md5(i::text), 120) FROM generate_series(1, $n) i", 'UPDATE many SET id = id + 1000000');
 	$stack->settle;
 	is($stack->sql("SELECT count(*), count(DISTINCT md5(value->>'v')) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert'"),
@@ -112,7 +96,7 @@ cmp_ok($folded{800}, '<', 6 * $folded{200}, "... so does folding: $folded{200} a
 
 # A few such rows after a long log: one walk for all of them.
 $stack->sql('TRUNCATE many', q{INSERT INTO many SELECT i, CASE WHEN i <= 20 THEN repeat(md5(i::text), 120) ELSE 'small' END FROM generate_series(1, 2000) i});
-my $long = shape(q{'many'});
+my $long = $stack->live_shape('many');
 $stack->sql(map { 'UPDATE many SET v = v || 1 WHERE id > 20' } 1 .. 10);
 $stack->settle;
 my $after = $stack->sql("SELECT last_offset FROM electric_cm_shapes WHERE handle = '$long'");
@@ -127,7 +111,7 @@ cmp_ok($nineteen, '<', 2 * $one, "what 19 rows lack costs as much as what one do
 
 # The entries of a small chunk may be large; each is done with before the next.
 $stack->sql('CREATE TABLE large (id int PRIMARY KEY, v text)', 'ALTER TABLE large ALTER v SET STORAGE EXTERNAL');
-my $large = shape(q{'large'});
+my $large = $stack->live_shape('large');
 $stack->sql(q{INSERT INTO large SELECT i, repeat(md5(i::text), 60000) FROM generate_series(1, 60) i}, 'UPDATE large SET id = id + 1000');
 $stack->settle;
 my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s*(\d+)')::int / 1024};

@@ -4,9 +4,7 @@ use strict;
 use warnings;
 
 use ElectricCM qw(new_stack);
-use IO::Select;
-use IO::Socket::UNIX;
-use POSIX ();
+use ElectricCM::Proxy;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -24,78 +22,15 @@ my $db = 'postgres';
 
 my $walsender = q{(SELECT backend_pid FROM electric_cm_stat_connections WHERE role = 'replication')};
 
-# A proxy between the server and itself.  USR1: it forwards nothing any more, and
-# closes nothing either; USR2: new connections work again.
+# Between the server and itself
 my $proxy_dir = PostgreSQL::Test::Utils::tempdir_short();
+my $proxy = ElectricCM::Proxy->new(map { "$_/.s.PGSQL." . $node->port } $proxy_dir, $node->host);
 
-sub start_proxy
-{
-	my $from = "$proxy_dir/.s.PGSQL." . $node->port;
-	my $to = $node->host . '/.s.PGSQL.' . $node->port;
-	my $listener = IO::Socket::UNIX->new(Local => $from, Listen => 50) or die "$from: $!";
-	my $pid = fork;
-
-	die $! unless defined $pid;
-	return $pid if $pid;
-
-	my $hole = 0;
-	my $cut = 0;
-	my (%other, @dead);
-	$SIG{USR1} = sub { $hole = $cut = 1; };
-	$SIG{USR2} = sub { $hole = 0; };
-	my $parent = getppid;
-	while (getppid == $parent)
-	{
-		if ($cut)
-		{
-			push @dead, { %other };
-			%other = ();
-			$cut = 0;
-		}
-		my $select = IO::Select->new(map { $_->[0] } values %other);
-		$select->add($listener) unless $hole;
-		for my $socket ($select->can_read(0.1))
-		{
-			last if $cut;
-			if ($socket == $listener)
-			{
-				my $client = $listener->accept or next;
-				my $server = IO::Socket::UNIX->new(Peer => $to) or next;
-				$other{ $client->fileno } = [ $client, $server ];
-				$other{ $server->fileno } = [ $server, $client ];
-				next;
-			}
-			my $pair = $other{ $socket->fileno } or next;
-			my $n = sysread $socket, my $data, 65536;
-			if ($n)
-			{
-				while (length $data)
-				{
-					my $written = syswrite $pair->[1], $data;
-					last unless $written;
-					substr($data, 0, $written, '');
-				}
-				next;
-			}
-			delete $other{ $_->fileno } for @$pair;
-			$_->close for @$pair;
-		}
-	}
-	POSIX::_exit(0);
-}
-
-my $proxy = start_proxy();
-
+# Nothing is forwarded any more, and nothing is closed either
 sub cut_off
 {
-	kill 'USR1', $proxy;
-	return;
-}
-
-sub let_connect
-{
-	kill 'USR2', $proxy;
-	return;
+	$proxy->refuse;
+	return $proxy->lose;
 }
 
 $stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
@@ -111,7 +46,7 @@ cut_off();
 $open->query_safe('COMMIT');
 $open->quit;
 $stack->seen(q{confirmed_flush_lsn IS NOT NULL AND NOT active FROM pg_replication_slots}, 'it is there, but the answer is lost');
-let_connect();
+$proxy->answer;
 ok($stack->active, 'that is noticed: active');
 is($stack->sql(q{SELECT ours FROM electric_cm_slots}), 't', 'the slot is ours');
 is($stack->sql(q{SELECT slot_name IS NOT NULL FROM _electric_cm.stack}), 't', '... for good');
@@ -125,7 +60,7 @@ sub log_is_right
 {
 	my ($what) = @_;
 	$stack->sql(q{INSERT INTO t SELECT (SELECT max(id) FROM t) + i, $$x$$ FROM generate_series(1, 10) i});
-	$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	$stack->settle;
 	my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
@@ -147,7 +82,7 @@ $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(101,
 $stack->seen(q{electric_cm_status() = 'starting'}, 'cut off: not active any more');
 $stack->seen(q{electric_cm_health() ->> 'severity' <> 'ok'}, '... nor well');
 like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/walsender PID \d+ has (not answered|gone)|timed out/, '... and last_error says that the walsender is silent');
-let_connect();
+$proxy->answer;
 ok($stack->active, 'connections work again: active');
 log_is_right('cut off');
 is($stack->events('shapes_invalidated'), 0, 'no shape is lost');
@@ -159,7 +94,7 @@ $node->reload;
 $stack->seen(q{setting = '48MB' FROM electric_cm_options WHERE name = 'electric_cm.retained_wal_limit'}, 'with a limit');
 ok($stack->active, 'active');
 cut_off();
-let_connect();
+$proxy->answer;
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 80)});
 $stack->seen(q{count(*) >= 2 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'cut off and beyond the limit: that is noticed');
 ok($stack->active, '... and mended');
@@ -177,7 +112,7 @@ my $big = $stack->sql(q{SELECT electric_cm_create_shape('big')});
 $stack->seen(q{EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'electric_cm pool%' AND wait_event = 'PgSleep')}, 'a session of the pool is at work');
 cut_off();
 $stack->seen(q{count(*) > 0 FROM pg_publication_tables WHERE tablename = 'big'}, '... it is done, but the answer is lost');
-let_connect();
+$proxy->answer;
 $stack->sql('DROP EVENT TRIGGER slow');
 $stack->seen("state = 'live' FROM electric_cm_shapes WHERE handle = '$big'", '... and it is done again');
 ok($stack->active, 'active');
@@ -211,7 +146,6 @@ isnt($stack->sql("SELECT $walsender"), $pid, 'the walsender is another one');
 # One that is busy is not suspected: nothing of a large transaction is published
 
 $stack->sql('CREATE TABLE other (id int, x text)');
-$pid = $stack->sql("SELECT $walsender");
 $pid = $stack->sql("SELECT $walsender");
 $stack->sql(q{INSERT INTO other SELECT i, repeat('x', 50) FROM generate_series(1, 500000) i});
 log_is_right('a walsender that is busy');
@@ -255,6 +189,5 @@ is($stack->sql(q{SELECT count(*) FROM pg_replication_slots}), 1, '... with one s
 is($stack->sql(q{SELECT ours FROM electric_cm_slots}), 't', '... of ours');
 
 $node->stop;
-kill 'KILL', $proxy;
-waitpid $proxy, 0;
+$proxy->end;
 done_testing();

@@ -4,9 +4,7 @@ use strict;
 use warnings;
 
 use ElectricCM qw(new_stack);
-use IO::Select;
-use IO::Socket::UNIX;
-use POSIX ();
+use ElectricCM::Proxy;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -23,68 +21,10 @@ electric_cm.retained_wal_limit = '48MB'
 my $node = $stack->node;
 my $db = 'postgres';
 
-# A proxy between the server and itself.  After USR1, each stream, also one that
-# begins later, gets no farther than its beginning, and is not closed.
+# Between the server and itself
 my $proxy_dir = PostgreSQL::Test::Utils::tempdir_short();
+my $proxy = ElectricCM::Proxy->new(map { "$_/.s.PGSQL." . $node->port } $proxy_dir, $node->host);
 
-sub start_proxy
-{
-	my $from = "$proxy_dir/.s.PGSQL." . $node->port;
-	my $to = $node->host . '/.s.PGSQL.' . $node->port;
-	my $listener = IO::Socket::UNIX->new(Local => $from, Listen => 50) or die "$from: $!";
-	my $pid = fork;
-
-	die $! unless defined $pid;
-	return $pid if $pid;
-
-	my (%other, %streams, @kept);
-	my $hole = 0;
-	my $parent = getppid;
-	$SIG{USR1} = sub { $hole = 1; };
-	while (getppid == $parent)
-	{
-		my $select = IO::Select->new($listener, map { $_->[0] } values %other);
-		for my $socket ($select->can_read(0.1))
-		{
-			if ($socket == $listener)
-			{
-				my $client = $listener->accept or next;
-				my $server = IO::Socket::UNIX->new(Peer => $to) or next;
-				$other{ $client->fileno } = [ $client, $server ];
-				$other{ $server->fileno } = [ $server, $client ];
-				next;
-			}
-			my $pair = $other{ $socket->fileno } or next;
-			my $n = sysread $socket, my $data, 65536;
-			if ($n && $hole && ($streams{ $socket->fileno } // 0) > 1)
-			{
-				push @kept, @$pair;
-				delete $other{ $_->fileno } for @$pair;
-				next;
-			}
-			if ($n)
-			{
-				# its beginning is the first answer to that
-				$streams{ $_->fileno } = 1 for $data =~ /START_REPLICATION/ ? @$pair : ();
-				my $answers = $streams{ $socket->fileno } && $data !~ /START_REPLICATION/;
-				while (length $data)
-				{
-					my $written = syswrite $pair->[1], $data;
-					last unless $written;
-					substr($data, 0, $written, '');
-				}
-				if ($answers) { $streams{ $_->fileno } = 2 for @$pair; }
-				next;
-			}
-			delete $streams{ $_->fileno } for @$pair;
-			delete $other{ $_->fileno } for @$pair;
-			$_->close for @$pair;
-		}
-	}
-	POSIX::_exit(0);
-}
-
-my $proxy = start_proxy();
 $stack->sql("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir'");
 $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
@@ -96,7 +36,7 @@ sub write_wal { return $stack->sql(q{SELECT count(pg_logical_emit_message(false,
 
 # Each new stream is cut off, too
 
-kill 'USR1', $proxy;
+$proxy->stall;
 write_wal();
 $stack->seen(q{count(*) >= 1 FROM electric_cm_events WHERE event = 'connection_error' AND message ~ 'walsender PID'}, 'streams are cut off: that is noticed');
 $stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'no stream gets on: the limit acts');
@@ -120,11 +60,10 @@ $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->stop('immediate');
 $node->start;
 ok($stack->active, 'a server that starts with a slot beyond its limit: active');
-$stack->sql(q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+$stack->settle;
 is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'retained_wal_limit' AND occurred_at > pg_postmaster_start_time()}), 0, '... the limit waits for the stream');
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE operation = 'insert'"), 1, '... and the shape goes on');
 
 $node->stop;
-kill 'KILL', $proxy;
-waitpid $proxy, 0;
+$proxy->end;
 done_testing();

@@ -13,7 +13,7 @@ use Test::More;
 
 use ElectricCM::Stack ();
 
-our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes replay_equals install_compare has_xml
+our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes settle replay_equals install_compare has_xml
   source_constant);
 
 =pod
@@ -164,6 +164,24 @@ sub becomes
 		diag("$view:\n$stdout$stderr");
 	}
 	return 0;
+}
+
+=pod
+
+=item settle($node, $db, $lsn)
+
+Wait until the shapes' logs have all that has been committed, or what has been
+until a position in the WAL. An error, which ends the test, if that takes longer
+than the tests' usual timeout.
+
+=cut
+
+sub settle
+{
+	my ($node, $db, $lsn) = @_;
+	$lsn = defined $lsn ? "'$lsn'" : 'NULL';
+	return $node->safe_psql($db,
+		"SELECT electric_cm_await_flushed($lsn, '$PostgreSQL::Test::Utils::timeout_default s')");
 }
 
 =pod

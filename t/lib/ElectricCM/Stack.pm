@@ -95,9 +95,10 @@ Wait until a query returns true: see ElectricCM::becomes.
 
 The same for a condition, or whatever else can follow SELECT.
 
-=item $stack->settle
+=item $stack->settle($lsn)
 
-Wait until the logs have all that has been committed.
+Wait until the logs have all that has been committed, or what has been until a
+position in the WAL.
 
 =item $stack->write_wal($mb)
 
@@ -112,7 +113,7 @@ How many events of that name there are, of those that the condition holds for.
 sub active { my ($self) = @_; return ElectricCM::wait_active($self->{node}, $self->{db}); }
 sub becomes { my ($self, $query, $what) = @_; return ElectricCM::becomes($self->{node}, $self->{db}, $query, $what); }
 sub seen { my ($self, $condition, $what) = @_; return $self->becomes("SELECT $condition", $what); }
-sub settle { my ($self) = @_; return $self->sql(q{SELECT electric_cm_await_flushed(timeout => '60 s')}); }
+sub settle { my ($self, $lsn) = @_; return ElectricCM::settle($self->{node}, $self->{db}, $lsn); }
 sub write_wal { my ($self, $mb) = @_; return ElectricCM::write_wal($self->{node}, $self->{db}, $mb); }
 
 sub events
@@ -124,13 +125,19 @@ sub events
 
 =pod
 
-=item $stack->shape($table)
+=item $stack->shape($table, %opts)
 
-Create a shape of a table, and return its handle.
+Create a shape of a table, and return its handle. Options, of which none may have
+a quote in it: where => 'id > 10', columns => [...].
 
-=item $stack->live_shape($table)
+=item $stack->live_shape($table, %opts)
 
 ... and wait until it is live.
+
+=item $stack->fold($handle, $bytes)
+
+Fold a shape's log but for so many bytes at its end, and return what is reported
+of that.
 
 =item $stack->is_live($handle, $what)
 
@@ -165,12 +172,19 @@ sub add_rows
 		INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, repeat('x', 1000) FROM generate_series(1, $n) i});
 }
 
-sub shape { my ($self, $table) = @_; return $self->sql("SELECT electric_cm_create_shape('$table')"); }
+sub shape
+{
+	my ($self, $table, %opts) = @_;
+	my @arguments = ("'$table'");
+	push @arguments, "where_clause => '$opts{where}'" if defined $opts{where};
+	push @arguments, "columns => '{" . join(',', @{ $opts{columns} }) . "}'" if defined $opts{columns};
+	return $self->sql('SELECT electric_cm_create_shape(' . join(', ', @arguments) . ')');
+}
 
 sub live_shape
 {
-	my ($self, $table) = @_;
-	my $handle = $self->shape($table);
+	my ($self, $table, %opts) = @_;
+	my $handle = $self->shape($table, %opts);
 	$self->is_live($handle);
 	return $handle;
 }
@@ -179,6 +193,12 @@ sub is_live
 {
 	my ($self, $handle, $what) = @_;
 	return $self->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'", $what);
+}
+
+sub fold
+{
+	my ($self, $handle, $bytes) = @_;
+	return $self->sql("SELECT report FROM _electric_cm.shape s, _electric_cm.fold_shape(s.id, $bytes) WHERE handle = '$handle'");
 }
 
 sub exists_shape
