@@ -11,8 +11,10 @@
 #include "postgres.h"
 
 /*
- * Has the launcher drop a slot as soon as nobody uses it.  Doesn't raise; if
- * that is too much for the launcher, an event says what is left to do by hand.
+ * Has the launcher drop a slot as soon as nobody uses it.  Raises no ERROR,
+ * since it is called at the end of a transaction that has dropped the
+ * extension.  If the launcher's list is full, an event asks the user to drop
+ * the slot.
  */
 extern void ecm_leave_slot(Oid dboid, const char *slot_name);
 

@@ -3,9 +3,14 @@
  * retained_wal.c
  *	  Watches over the WAL that a stack's slot retains.
  *
- * Everything is read from shared memory and the file system; nothing here
- * waits, needs a transaction, or depends on the stack's being well.  What a
- * sample means is decided in retained_wal_guard.c.
+ * The manager of the stack calls this for each sample, and the launcher does
+ * while there is no manager or it hangs.  So a slot is watched in every status
+ * of its stack.  Everything is read from shared memory and the file system:
+ * nothing here waits, needs a transaction, or depends on the stack's being
+ * well.
+ *
+ * What a sample means is decided in retained_wal_guard.c; what is said of it,
+ * in retained_wal_report.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,11 +39,16 @@
 
 #define MB	(INT64CONST(1024) * 1024)
 
-/* So long it takes at most until what a slot has held is removed. */
+/*
+ * Time that the checkpoint is given which removes the WAL of a slot that was
+ * dropped for want of space.  Other slots are not dropped meanwhile for the
+ * same reason.
+ */
 #define RELIEF_US	(5 * USECS_PER_SEC)
 
 /* ------------------------------------------------------------- settings -- */
 
+/* A setting's value if it is of the database, else INT_MIN. */
 static int
 published(const char *name, int value)
 {
@@ -65,6 +75,7 @@ ecm_retained_wal_publish_settings(int stack_index)
 	ecm_unlock();
 }
 
+/* A setting in MB as bytes; -1 stays -1. */
 static int64
 megabytes(int setting)
 {
@@ -109,7 +120,10 @@ sample_decoding(const char *slot_name, EcmDecoding *decoding)
 	decoding->stats_reset = entry->stat_reset_timestamp;
 }
 
-/* When the slot was first seen inactive; 0: it is active, or not there. */
+/*
+ * Notes which slots of the server are inactive (see slot_inactive.c).  Returns
+ * since when this one has been; 0: it is active, or does not exist.
+ */
 static TimestampTz
 note_activity(const char *slot_name)
 {
@@ -139,9 +153,9 @@ figures_of(const EcmWalSample *sample, bool pinned, EcmWalFigures *figures)
 	figures->pinned = pinned;
 
 	/*
-	 * Unknown unless a walsender is connected and has confirmed a position:
-	 * any other slot can't be about to advance, so the guard must not give it
-	 * another chance.
+	 * The lag is unknown unless a walsender is connected and has confirmed a
+	 * position.  Any other slot can't be about to advance, so the guard must
+	 * not give it another chance.
 	 */
 	figures->flush_lag = sample->active &&
 		!XLogRecPtrIsInvalid(sample->confirmed_flush_lsn) ?
@@ -164,8 +178,10 @@ typedef struct IgnoreArg
 } IgnoreArg;
 
 /*
- * Is that another slot of ours, which goes for the same reason as soon as its
- * own stack looks?  If each waited for the other, none would go.
+ * Is this the slot of another stack of ours, which will be dropped for the
+ * same limit as soon as that stack looks?  Such a slot does not count among
+ * those that need the same WAL.  If each of two slots were spared because of
+ * the other, neither would go.
  */
 static bool
 goes_as_well(const EcmSlotRow *row, void *arg)
@@ -192,8 +208,8 @@ goes_as_well(const EcmSlotRow *row, void *arg)
 }
 
 /*
- * Who is to blame, where a limit is passed or nearly so.  Keeps quiet about
- * those who have no part in it.
+ * Where a limit is exceeded, finds out how much dropping the slot would free,
+ * and who else needs the WAL.
  */
 static void
 blame(EcmWalLook *look, EcmWalFigures *figures)
@@ -229,7 +245,7 @@ blame(EcmWalLook *look, EcmWalFigures *figures)
 		figures->at - made_room_at < RELIEF_US;
 }
 
-/* A slot is dropped to make room. */
+/* Notes, for the other stacks, that a slot is dropped for want of space. */
 static void
 note_relief(unsigned why)
 {
@@ -243,8 +259,9 @@ note_relief(unsigned why)
 /* ------------------------------------------------------------- watching -- */
 
 /*
- * A slot moves on when it decodes a record of the running transactions.  The
- * server writes one every 15 seconds, and in checkpoints.
+ * Lets slots advance.  A slot's restart_lsn advances only when its walsender
+ * decodes a record of the running transactions.  The server writes such a
+ * record every 15 seconds, and in checkpoints; this writes one now.
  */
 static void
 let_follow(void)
@@ -253,7 +270,10 @@ let_follow(void)
 		(void) LogStandbySnapshot();
 }
 
-/* palloc'd */
+/*
+ * Begins a look at the stack's slot, or at its former one: copies from the
+ * entry what is needed. palloc'd.
+ */
 static EcmWalLook *
 begin_look(int stack_index, bool former)
 {
@@ -275,7 +295,7 @@ begin_look(int stack_index, bool former)
 	return look;
 }
 
-/* What the guard makes of the sample. */
+/* Has the guard judge the sample.  Returns its actions. */
 static unsigned
 judge(EcmWalLook *look)
 {
@@ -287,9 +307,10 @@ judge(EcmWalLook *look)
 }
 
 /*
- * The slot that electric_cm.slot_name named before.  It goes when the stack
- * streams with the new one; until then it can fill the disk like any other.
- * What is said of free space is said on account of the stack's own slot.
+ * Watches the slot that electric_cm.slot_name named before it was changed.
+ * The stack drops it when it streams by the new one; until then it can fill
+ * the disk like any other slot, so the limits apply to it, too.  Free space is
+ * reported for the stack's present slot only, lest it be reported twice.
  */
 static void
 watch_former_slot(int stack_index)
@@ -325,7 +346,11 @@ watch_former_slot(int stack_index)
 	pfree(look);
 }
 
-/* A slot that is lost has been so since the last look, and held more than then. */
+/*
+ * The slot has been lost since the last look: estimates what it retained in
+ * the end, from its last position.  Returns how long ago the last look was, in
+ * microseconds; 0: there was none.
+ */
 static int64
 note_loss(EcmWalSample *sample, EcmTime last_look)
 {
@@ -335,7 +360,7 @@ note_loss(EcmWalSample *sample, EcmTime last_look)
 	return last_look == 0 ? 0 : sample->taken_at - last_look;
 }
 
-/* Fills in what ecm_slot_sample() leaves to others. */
+/* Fills in the members that ecm_slot_sample() leaves to its caller. */
 static void
 complete_sample(int stack_index, EcmWalLook *look)
 {
@@ -353,7 +378,10 @@ complete_sample(int stack_index, EcmWalLook *look)
 							   sample->current_lsn, sample->taken_at);
 }
 
-/* Notes what pins the slot, and since when: longer, if that is known already. */
+/*
+ * Notes the slot's holder, and since when it has pinned the slot.  If the same
+ * holder was found in the last sample, that is since when it was found first.
+ */
 static void
 note_pin(EcmWalLook *look)
 {
@@ -399,7 +427,11 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 	if (was_in_danger)
 		unseen_us = 0;
 
-	/* a guess is better than nothing where it matters; it remembers, too */
+	/*
+	 * Without a certain holder, the best guess is shown when there is
+	 * something to report.  The guess is made each time, since it remembers
+	 * since when the walsender has stood still.
+	 */
 	ecm_slot_holder_guess(&slot->sample, look->walsender, &guess);
 	if (look->pin.by[0] == '\0' &&
 		((actions & ~ECM_WAL_LET_FOLLOW) != 0 || slot->guard.warned_at > 0))
@@ -455,7 +487,7 @@ ecm_retained_wal_allowance(int stack_index, int64 wanted)
 
 /* ---------------------------------------------------- dropping the slot -- */
 
-/* Says, once, what is being done about it. */
+/* Records the event of a limit, with what is done about it, unless it has been. */
 static void
 report_action(EcmWalLook *look, const EcmWalAction *action, const char *outcome)
 {
@@ -472,7 +504,7 @@ report_action(EcmWalLook *look, const EcmWalAction *action, const char *outcome)
 				 "%s", action->reason.message);
 }
 
-/* The slot is as good as dropped. */
+/* The slot is dropped, or will be in a moment: records that. */
 static void
 slot_goes(EcmWalLook *look, const EcmWalAction *action, const char *outcome)
 {
@@ -513,7 +545,7 @@ ecm_retained_wal_drop_slot(int stack_index, const EcmWalAction *action)
 	bool		ours = ecm_slot_owner_look(stack_index, false);
 
 	if (!ecm_slot_lookup(slot_name, &facts))
-		;						/* it has gone meanwhile */
+		;						/* somebody else has dropped it meanwhile */
 	else if (facts.active_pid != 0 && XLogRecPtrIsInvalid(facts.confirmed_flush_lsn))
 		report_action(look, action,
 					  psprintf("PID %d is creating it, and has to be ended first.",

@@ -3,10 +3,12 @@
  * retained_wal_blame.c
  *	  Who else needs the WAL that a replication slot retains?
  *
- * The server removes WAL by segments, and only what nobody needs any more: no
- * slot, not wal_keep_size, and not the archiver, who may not have copied it yet.
- * Whoever of them begins first decides.  (The last checkpoint needs WAL, too,
- * but after a slot has been dropped there is another one.)
+ * The server removes whole segments of WAL, and only those that nobody needs
+ * any more: no slot, not wal_keep_size, and not the archiver, which may not
+ * have copied them yet.  Among the others, the one that needs the oldest WAL
+ * decides how much could be freed by dropping our slot.  (The last checkpoint
+ * needs WAL, too, but is followed by another one when a slot has been
+ * dropped.)
  *
  *-------------------------------------------------------------------------
  */
@@ -23,13 +25,14 @@
 #define STATUS_DIR	XLOGDIR "/archive_status"
 #define READY		".ready"
 
-/* What needs WAL from that position on. */
+/* The one that needs the oldest WAL, of those considered so far. */
 typedef struct Holder
 {
 	XLogRecPtr	lsn;			/* invalid: none found yet */
 	char		name[ECM_TEXT_LEN];
 } Holder;
 
+/* Something needs the WAL from 'lsn' on. */
 static void
 consider(Holder *first, XLogRecPtr lsn, const char *name)
 {
@@ -97,7 +100,11 @@ consider_slots(Holder *first, const char *slot_name, XLogRecPtr current_lsn,
 		if (XLogRecPtrIsInvalid(lsn) || strcmp(rows[i].name, slot_name) == 0 ||
 			ignore(&rows[i], arg))
 			continue;
-		/* what it holds beyond that is not held for long */
+
+		/*
+		 * of WAL beyond max_slot_wal_keep_size, the next checkpoint deprives
+		 * the slot
+		 */
 		if (keep >= 0)
 			lsn = Max(lsn, back_from(current_lsn, keep));
 		consider(first, lsn, psprintf("replication slot \"%s\"", rows[i].name));
@@ -126,7 +133,7 @@ ecm_retained_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
 						  ecm_size_text(wal_keep_size_mb * INT64CONST(1048576))));
 	consider(&first, oldest_to_archive(), "the archiver, which has not archived it yet,");
 
-	/* a segment goes as a whole, and the one being written never does */
+	/* whole segments are freed, and never the one that is being written */
 	XLByteToSeg(restart_lsn, ours, wal_segment_size);
 	XLByteToSeg(XLogRecPtrIsInvalid(first.lsn) ? current_lsn :
 				Min(first.lsn, current_lsn), theirs, wal_segment_size);

@@ -18,16 +18,17 @@
 typedef struct EcmWalBlame
 {
 	int64		frees;			/* bytes, in whole segments, that the server
-								 * could do without if the slot were dropped;
-								 * -1: all that it holds */
-	char		others[ECM_TEXT_LEN];	/* who needs the rest, as a sentence;
-										 * "" */
+								 * could free if the slot were dropped; -1:
+								 * all that the slot retains */
+	char		others[ECM_TEXT_LEN];	/* a sentence that says who needs the
+										 * rest; "": nobody */
 } EcmWalBlame;
 
 /*
- * Looks for those who need WAL from before the end: other slots (but not those
- * that "ignore" says to leave out), wal_keep_size, and an archiver that is
- * behind.  May read a directory; waits for nothing.
+ * Finds out who else needs WAL that the slot retains: other slots (except
+ * those for which ignore() returns true), wal_keep_size, and the archiver.
+ * Reads the directory archive_status if there is an archiver.  Waits for
+ * nothing.
  */
 extern void ecm_retained_wal_blame(const char *slot_name, XLogRecPtr restart_lsn,
 								   XLogRecPtr current_lsn,

@@ -3,17 +3,22 @@
  * retained_wal_guard.c
  *	  Thresholds and limits of retained WAL.
  *
- * A slot that is well moves on in steps, up to 15 seconds apart, so that what
- * it retains goes up and down all the time.  Hence the averages, and the
- * hysteresis: a warning is over when it has been so by a margin.
+ * Why averages, and a margin: the slot of a healthy stack advances in steps,
+ * up to 15 seconds apart (see let_follow() in retained_wal.c).  In between it
+ * retains more and more WAL, so what it retains goes up and down all the time.
+ * Rates are averages over many steps, and a warning is over only when the
+ * figure has fallen below the threshold by a margin.
  *
- * Such a step needs a record of the running transactions in the WAL, which the
- * server may not write in time.  So half way to a limit one is asked for, and a
- * slot that is read from, and that nothing is known to pin, is not dropped
- * at once: not even if it is behind, for it may just have met a large transaction.
+ * Why a slot gets chances: each of those steps needs a record of the running
+ * transactions in the WAL, which the server may not write in time.  So from
+ * half of a limit on, the guard asks for such records.  A slot that is past a
+ * limit, that a walsender reads from, and that nothing is known to pin, is not
+ * dropped at once, even if it is behind: it may just have met a large
+ * transaction.
  *
- * WAL that others hold as well is not freed by dropping a slot, so that it would
- * be sacrificed for nothing.  Then a warning has to do.
+ * Why a slot is spared: WAL that others need as well is not freed by dropping
+ * the slot.  The shapes would be sacrificed for nothing, so the guard only
+ * warns.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,30 +26,38 @@
 
 #define SECOND_US		INT64_C(1000000)
 
-/* Two samples closer to each other than this say nothing about rates. */
+/* Samples that are closer to each other than this give no useful rate. */
 #define MIN_RATE_US		(SECOND_US / 5)
 /*
- * Time constant of the averages, seconds.  What was observed for a shorter time
- * is a plain average over that; a burst in the first moments counts as if it
- * had taken longer.
+ * Time constant of the averages, in seconds.  If the slot has been observed
+ * for a shorter time, the rate is the plain average over that time, but over
+ * at least MIN_SECONDS, so that a burst in the first moments does not look
+ * like a rate.
  */
 #define RATE_SECONDS	60.0
 #define MIN_SECONDS		10.0
 /*
- * A slot that moves on in steps seems to fall behind by all that is written
- * between two steps, that is, by a quarter of what was written in a minute.
+ * Between two steps, STEP_SECONDS apart, even a healthy slot falls behind by
+ * all that is written: over a minute of observation, by a quarter of it.  So a
+ * slot that falls behind by less than this share of the WAL written keeps up.
  */
 #define STEP_SECONDS	15.0
 #define KEEPS_UP		0.33
-/* Nothing that is farther away is worth showing. */
+/* A limit that is reached later than this (seconds) is not shown. */
 #define FAR_AWAY		(365 * 86400.0)
 
-/* Time between two records that a slot needs to follow. */
+/*
+ * Time between two requests for a record of the running transactions, which a
+ * slot needs in order to advance.
+ */
 #define FOLLOW_US		(SECOND_US / 2)
-/* So many does it get beyond a limit, before it is dropped. */
+/* Chances that a slot past a limit gets before it is dropped. */
 #define MAX_CHANCES		3
 
-/* In how many intervals may a limit be reached before we look more often? */
+/*
+ * A limit that may be reached within this many sampling intervals is near:
+ * samples are taken more often then.
+ */
 #define NEAR_INTERVALS	10
 
 static double
@@ -53,7 +66,7 @@ larger(double a, double b)
 	return a > b ? a : b;
 }
 
-/* Adds what was seen for some seconds to the average over those before. */
+/* The average over 'before' seconds at 'rate' and 'seconds' more at 'now'. */
 static double
 average(double rate, double before, double now, double seconds)
 {
@@ -67,14 +80,14 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 	uint64_t	restart_lsn = f->exists && !f->lost ? f->restart_lsn : 0;
 	double		seconds = (double) (f->at - g->at) / SECOND_US;
 
-	/* the clock may be set back, too */
+	/* times are compared such that a clock that goes back does no harm */
 	if (g->at != 0 && f->at >= g->at && f->at - g->at < MIN_RATE_US)
 		return;
 	if (g->at != 0 && f->at > g->at && f->current_lsn >= g->current_lsn)
 	{
 		double		written = (double) (f->current_lsn - g->current_lsn) / seconds;
 
-		/* a new slot's growth is compared with what is written from then on */
+		/* a slot that has just been made is observed from here on */
 		if (restart_lsn == 0 || g->restart_lsn == 0)
 		{
 			g->growth = 0;
@@ -88,7 +101,11 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 				g->growth = average(g->growth, g->seconds,
 									written - (double) (restart_lsn - g->restart_lsn) / seconds,
 									seconds);
-			/* what it has caught up with is no credit for later */
+
+			/*
+			 * a slot that catches up has no growth, rather than a negative
+			 * one, which would hide for a while that it falls behind again
+			 */
 			g->growth = larger(g->growth, 0);
 			g->seconds = g->seconds + seconds < RATE_SECONDS ?
 				g->seconds + seconds : RATE_SECONDS;
@@ -101,8 +118,9 @@ measure_rates(EcmWalGuard *g, const EcmWalFigures *f)
 }
 
 /*
- * Does the slot fall behind, for all that we know?  One that nobody uses does,
- * from the first byte; one in use may be between two steps.
+ * Does the slot fall behind?  A slot that nobody reads from does, whatever its
+ * growth.  A slot in use may just be between two steps, so its growth must be
+ * a considerable share of the WAL that is written.
  */
 static bool
 falls_behind(const EcmWalGuard *g, bool connected)
@@ -113,7 +131,11 @@ falls_behind(const EcmWalGuard *g, bool connected)
 		g->growth >= g->wal_rate * larger(KEEPS_UP, STEP_SECONDS / g->seconds);
 }
 
-/* Notes how long it takes to use up that much room. */
+/*
+ * Notes when a limit of some kind will be reached, if 'room' bytes are left
+ * until then and the slot goes on growing as it does.  The limit that is
+ * reached first is kept.
+ */
 static void
 reckon(EcmWalGuard *g, const EcmWalFigures *f, EcmWalLimitKind kind, int64_t room)
 {
@@ -141,9 +163,9 @@ look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	g->near_limit = g->short_of_room;
 	if (!f->exists || f->lost)
 		return;
-	/* it holds all WAL from its first moment on */
+	/* a slot that is being made retains all WAL, and may do so for long */
 	g->near_limit |= f->being_made;
-	/* nothing can be foretold yet, so look */
+	/* before the first step, no rate is known that could warn in time */
 	g->near_limit |= f->connected && g->seconds < STEP_SECONDS;
 
 	if (l->limit >= 0)
@@ -168,14 +190,21 @@ look_ahead(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 		 g->time_to_limit_us < NEAR_INTERVALS * l->interval_us);
 }
 
-/* Warns at the threshold, and at twice what was said last. */
+/*
+ * Warns when retained WAL reaches the threshold, and again whenever it has
+ * doubled since the last warning.  The warning is over when it has fallen
+ * below three quarters of the threshold.
+ */
 static unsigned
 judge_retained(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 {
 	int64_t		retained = f->exists && !f->lost ? f->retained : 0;
 	int64_t		level = g->warned_at;
 
-	/* a lost slot's size is not news, and not good news either */
+	/*
+	 * a lost slot retains nothing any more, but that does not end a warning:
+	 * event replication_slot_lost is what is said
+	 */
 	if (f->exists && f->lost)
 		return 0;
 	if (level > 0 &&
@@ -233,7 +262,11 @@ judge_free(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	return 0;
 }
 
-/* Would a step make a difference to a limit of retained WAL, or of what is safe? */
+/*
+ * Would a step bring the slot well below a limit?  The consumers must have
+ * confirmed more than half of the WAL that the slot retains, and all but half
+ * of the limit; and nothing may pin the slot.
+ */
 static bool
 could_follow(const EcmWalFigures *f, int64_t limit)
 {
@@ -247,7 +280,10 @@ smaller(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
-/* Would dropping it free anything?  The limit is explicit, so that little is enough. */
+/*
+ * Would dropping the slot free any WAL?  The user has set
+ * electric_cm.retained_wal_limit for the slot itself, so any amount will do.
+ */
 static bool
 relieves_limit(const EcmWalFigures *f)
 {
@@ -255,8 +291,11 @@ relieves_limit(const EcmWalFigures *f)
 }
 
 /*
- * Would dropping it free so much that it is worth it?  Segments that are kept for
- * later count only when it is better to write over them than to make new ones.
+ * Would dropping the slot free enough space on the disk to be worth it?  The
+ * server keeps some of the freed segments for later use (min_wal_size), so
+ * these don't make the disk emptier.  They count only when less than half of
+ * min_wal_free_space is left: the server then writes over them instead of
+ * making new ones.
  */
 static bool
 relieves_disk(const EcmWalFigures *f, const EcmWalLimits *l)
@@ -268,7 +307,10 @@ relieves_disk(const EcmWalFigures *f, const EcmWalLimits *l)
 	return frees >= ECM_WAL_BLAME_BYTES && frees >= f->segment;
 }
 
-/* What is said, once, of a slot that stays for the sake of others. */
+/*
+ * Of the limits because of which the slot would be dropped if that were of
+ * use: those that have not been reported yet.
+ */
 static unsigned
 judge_spared(EcmWalGuard *g, unsigned spared)
 {
@@ -311,14 +353,17 @@ judge_limits(EcmWalGuard *g, const EcmWalFigures *f, const EcmWalLimits *l)
 	}
 	g->near_limit |= over || low || for_limit || for_server || for_free;
 
-	/* with half of what shall be free gone as well, there is no time for that */
+	/*
+	 * no chance is given where none would help, where less than half of
+	 * min_wal_free_space is left, and after the last one
+	 */
 	if (drop != 0 &&
 		(!may_recover || (drop_low && no_time) || g->chances >= MAX_CHANCES))
 		return actions | drop;
 	if (drop == 0 && !for_limit && !for_server && !for_free)
 		return actions;
 
-	/* the clock may be set back, too */
+	/* chances are at least FOLLOW_US apart */
 	if (f->at >= g->follow_at && f->at - g->follow_at < FOLLOW_US)
 		return actions;
 	g->follow_at = f->at;
@@ -382,9 +427,10 @@ ecm_retained_wal_guard_slot_is_older(uint64_t restart_lsn, uint64_t confirmed_ls
 		return false;
 
 	/*
-	 * It may begin just there, if all that was written had been confirmed.
-	 * One that was made there has confirmed the record that it began with as
-	 * well.
+	 * Our slot may begin just at "seen", if everything before it had been
+	 * confirmed.  So may one that was made at that moment; but that one has
+	 * confirmed, beyond "seen", the record of running transactions with which
+	 * its creation ended.
 	 */
 	return restart_lsn < seen ||
 		(restart_lsn == seen && confirmed_lsn != 0 && confirmed_lsn <= seen);

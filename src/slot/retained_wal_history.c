@@ -3,9 +3,10 @@
  * retained_wal_history.c
  *	  The last samples of each stack's retained WAL.
  *
- * Apart from the stacks' entries, since those are copied as a whole all the
- * time.  Protected by the same lock.  A ring belongs to the database whose OID
- * is in it, and starts afresh when the entry gets another database.
+ * The samples are not in the stacks' entries, since these are copied as a
+ * whole all the time.  The same lock protects them.  There is one ring per
+ * entry.  It belongs to the database whose OID it has, and is emptied when the
+ * entry gets another database.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +27,8 @@ typedef struct Ring
 
 static Ring *rings = NULL;		/* one per stack, the entries after them */
 static EcmHistoryEntry *entries;
-static int	size;				/* the setting, as it was then */
+static int	size;				/* entries per ring: the setting as of the
+								 * server's start */
 
 static Size
 shared_size(void)
@@ -76,7 +78,10 @@ static bool
 is_wanted(const EcmHistoryEntry *last, const EcmHistoryEntry *this,
 		  int interval_ms)
 {
-	/* samples come a little late, not early, but timers aren't that precise */
+	/*
+	 * samples are due every interval_ms; a tenth is allowed for, since timers
+	 * are not precise
+	 */
 	EcmTime		due = last->taken_at + interval_ms * INT64CONST(1000) * 9 / 10;
 
 	return this->taken_at >= due ||

@@ -19,7 +19,7 @@
 typedef struct EcmHistoryEntry
 {
 	TimestampTz sampled_at;
-	EcmTime		taken_at;		/* the same by the other clock */
+	EcmTime		taken_at;		/* the same moment, by ecm_now() */
 	XLogRecPtr	current_lsn;
 	int64		retained_wal_bytes; /* -1: no slot, or unknown */
 	int64		flush_lag_bytes;	/* likewise */
@@ -30,21 +30,26 @@ extern void ecm_history_request(void);	/* shmem_request_hook */
 extern void ecm_history_startup(void);	/* shmem_startup_hook */
 
 /*
- * Adds a sample of the stack with that index; for the entry's writer.  Samples
- * that are taken more often than every interval_ms, since a limit is near or
- * somebody has asked, are left out unless the slot's status has changed: the
- * ring shall always reach back equally far.
+ * Adds a sample of the stack with that index.  For the entry's writer.  A
+ * sample that comes sooner than interval_ms after the last one, because a
+ * limit is near or somebody has asked for it, is left out unless the slot's
+ * status has changed.  Otherwise the ring would reach back less far just when
+ * its history is of interest.
  */
 extern void ecm_history_add(int index, const EcmWalSample *sample,
 							int interval_ms);
 
-/* A copy, palloc'd, the oldest first; returns the number of entries. */
+/*
+ * Copies the samples of a database, the oldest first, into *copy (palloc'd).
+ * Returns their number.
+ */
 extern int	ecm_history_copy(int index, Oid dboid, EcmHistoryEntry **copy);
 
 /*
- * How long ago the end of WAL was at a position, in microseconds, by
- * interpolation up to where it is now; -1 if that is not known.  Before the
- * first sample nothing is known either: it is as long ago as that, at least.
+ * How long ago the end of WAL was at 'lsn', in microseconds, interpolated
+ * between the samples and the present (current_lsn at 'now').  If 'lsn' is
+ * older than the first sample, the age of that sample, which is the least that
+ * it can be. -1: there are no samples.
  */
 extern int64 ecm_history_age_of(int index, Oid dboid, XLogRecPtr lsn,
 								XLogRecPtr current_lsn, EcmTime now);

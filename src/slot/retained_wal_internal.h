@@ -27,13 +27,14 @@ typedef struct EcmWalLook
 	Oid			dboid;
 	char		datname[NAMEDATALEN];
 	bool		has_manager;
-	int			walsender;		/* the stack's own, 0: none */
-	uint32		shapes;			/* of the stack, as its consumers have said */
+	int			walsender;		/* PID of the stack's own walsender, 0: none */
+	uint32		shapes;			/* number of its shapes that consumers follow */
 	EcmWalLimits limits;
 	EcmWatchedSlot slot;
-	EcmPin		pin;			/* what pins it */
-	EcmWalBlame for_limit;		/* who else needs its WAL, by limit */
-	EcmWalBlame for_room;
+	EcmPin		pin;			/* the slot's holder */
+	EcmWalBlame for_limit;		/* who else needs its WAL, if the slot is to
+								 * go because it retains too much ... */
+	EcmWalBlame for_room;		/* ... or for want of space */
 } EcmWalLook;
 
 /*

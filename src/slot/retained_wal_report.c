@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "slot/retained_wal_internal.h"
 
+/* A sentence that names the slot's holder, after a blank; "": there is none. */
 static char *
 describe_pin(const EcmPin *pin)
 {
@@ -24,7 +25,7 @@ describe_pin(const EcmPin *pin)
 				 pin->by);
 }
 
-/* "2 d 22 h", "3 min 20 s": two units are enough of what is an estimate. */
+/* "2 d 22 h", "3 min 20 s": an estimate needs no more than two units. */
 static char *
 describe_duration(int64 seconds)
 {
@@ -83,7 +84,10 @@ ecm_retained_wal_describe_loss(const EcmWalLook *look, const char *when)
 					look->shapes, when);
 }
 
-/* It is too late to warn if all happens between two looks. */
+/*
+ * Reports that the slot is lost.  If it was in no danger at the last look, no
+ * warning has preceded, so the text says how long ago that was.
+ */
 static void
 report_lost(const EcmWalLook *look, int64 unseen_us)
 {
@@ -109,7 +113,7 @@ report_lost(const EcmWalLook *look, int64 unseen_us)
 				 "replication slot \"%s\" is lost", look->slot.name);
 }
 
-/* Everything that is news, and only that. */
+/* Records an event for each action that is due. */
 static void
 report(const EcmWalLook *look, unsigned actions, int64 unseen_us)
 {
@@ -149,7 +153,7 @@ report(const EcmWalLook *look, unsigned actions, int64 unseen_us)
 					 ecm_size_text(sample->wal_free_bytes));
 }
 
-/* The slot is past a limit, in words. */
+/* Says which limit the slot exceeds. */
 static char *
 describe_excess(const EcmWalLook *look, unsigned why)
 {
@@ -165,7 +169,7 @@ describe_excess(const EcmWalLook *look, unsigned why)
 					slot, held);
 }
 
-/* It is past a limit, but dropping it would be of no use. */
+/* The slot exceeds a limit, but stays, since dropping it would free too little. */
 static void
 report_spared(const EcmWalLook *look, unsigned why)
 {

@@ -3,20 +3,24 @@
  * server_runs.c
  *	  Was the library loaded each time that the server ran?
  *
- * While the server runs without the library nobody sees DDL, and the slot
- * bridges that time as if nothing had happened.  No file tells such a run from
- * one of ours that was killed; the WAL does, in whatever way the server was
- * started, and in a copy of the data directory, too.  Each run begins after a
- * checkpoint of a kind of its own: the last record of the run before it, or of
- * crash recovery.  In a run of ours, a mark precedes the first commit.  So if a
- * run committed changes of this database's catalogs before a mark, or without
- * any, we were not there.  (Statistics don't count, lest autovacuum end all
- * shapes.)
+ * While the server runs without the library, our hooks see no DDL, but the
+ * slot is still there afterwards, and decoding goes on as if nothing had
+ * happened.  Shapes would go on although their tables have changed.  So a
+ * stack asks at its start whether there was such a run.
  *
- * The mark is a record that nobody else looks at, on a standby or in decoding,
- * and that can't be written with SQL.  The WAL is read where a stack starts,
- * from where the last look ended; after a clean stop that is next to nothing,
- * after a crash about what the slot has to decode anyway.
+ * No file tells such a run from one of ours that was killed, but the WAL does,
+ * however the server was started, and also in a copy of the data directory.
+ * Each run of the server begins after a record of a kind of its own: the
+ * shutdown checkpoint of the run before it, or the end of crash recovery.  In
+ * a run with the library, a mark (below) precedes the first commit that could
+ * change a catalog.  So if a run has committed changes of this database's
+ * catalogs before a mark, or without any, the library was not loaded.  Changes
+ * of statistics don't count, lest autovacuum end all shapes.
+ *
+ * The mark is a record that neither a standby nor decoding looks at, and that
+ * can't be written with SQL.  The WAL is read when a stack starts, from where
+ * the last look ended (seen_lsn).  After a clean stop that is next to nothing;
+ * after a crash, about as much as the slot has to decode anyway.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,15 +63,20 @@ PG_FUNCTION_INFO_V1(electric_cm_check_runs);
 
 static char mark[] = "electric_cm is loaded";
 
+/* State of the scan; "the run" is the one whose WAL is being read. */
 typedef struct RunScan
 {
-	bool		ours;			/* the present run has a mark */
-	bool		suspect;		/* it has changed catalogs before that */
-	XLogRecPtr	began;			/* the checkpoint before it */
-	XLogRecPtr	unseen;			/* likewise, of the last one without us */
-	List	   *prepared;		/* by such runs: xids, as a list of OIDs */
-	HTAB	   *changers;		/* xids that have changed catalogs in it */
-	List	   *statistics;		/* files of those that don't count */
+	bool		ours;			/* the run's mark has been met */
+	bool		suspect;		/* the run has committed changes of catalogs
+								 * before its mark */
+	XLogRecPtr	began;			/* where the run's WAL begins */
+	XLogRecPtr	unseen;			/* where the last run without the library
+								 * begins; invalid: there was none */
+	List	   *prepared;		/* xids (in a list of OIDs) of transactions
+								 * that have changed catalogs and were
+								 * prepared in runs without the library */
+	HTAB	   *changers;		/* xids of the run that have changed catalogs */
+	List	   *statistics;		/* files of the catalogs of statistics */
 } RunScan;
 
 void
@@ -80,7 +89,10 @@ ecm_run_mark(void)
 	XLogRegisterData(mark, sizeof(mark));
 	(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
 
-	/* only now: whoever finds it set commits behind the mark */
+	/*
+	 * set after the insertion: a process that finds it set will commit after
+	 * the mark
+	 */
 	pg_atomic_write_u32(&ecm_shared->run_marked, 1);
 }
 
@@ -90,7 +102,7 @@ ecm_runs_seen(XLogRecPtr seen_lsn)
 	return seen_lsn >= ecm_first_lsn();
 }
 
-/* Are catalogs of this database concerned? */
+/* Do a commit's invalidation messages concern catalogs of this database? */
 static bool
 changes_catalogs(const SharedInvalidationMessage *msgs, int n)
 {
@@ -112,7 +124,7 @@ changes_catalogs(const SharedInvalidationMessage *msgs, int n)
 	return false;
 }
 
-/* A catalog's file, and that of what it has TOASTed. */
+/* Adds the files of a catalog and of its TOAST table to a list. */
 static List *
 add_files(List *files, Oid catalog)
 {
@@ -139,7 +151,10 @@ create_changers(void)
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* A row of a catalog has come or gone, which is logged for decoding. */
+/*
+ * Notes the transaction that has changed a catalog: such a change is logged in
+ * a record of its own, for decoding.
+ */
 static void
 look_at_catalog(RunScan *scan, XLogReaderState *reader)
 {
@@ -173,7 +188,10 @@ look_at_run(RunScan *scan, XLogReaderState *reader)
 	if (info != XLOG_CHECKPOINT_SHUTDOWN && info != XLOG_END_OF_RECOVERY)
 		return;
 
-	/* the last run, which is the present one, is never concluded */
+	/*
+	 * A run ends here, and the next one begins.  (The scan ends before the
+	 * present run, so that is never judged.)
+	 */
 	if (scan->suspect)
 		scan->unseen = scan->began;
 	scan->suspect = scan->ours = false;
@@ -194,7 +212,10 @@ look_at_transaction(RunScan *scan, XLogReaderState *reader)
 	{
 		xl_xact_parsed_commit parsed;
 
-		/* what was prepared may be of a run before */
+		/*
+		 * the changes of a prepared transaction may be in the WAL of a run
+		 * before, so "changers" need not have it
+		 */
 		ParseCommitRecord(info, (xl_xact_commit *) XLogRecGetData(reader), &parsed);
 		scan->suspect |= changes_catalogs(parsed.msgs, parsed.nmsgs) &&
 			(kind == XLOG_XACT_COMMIT_PREPARED ||
@@ -214,8 +235,9 @@ look_at_transaction(RunScan *scan, XLogReaderState *reader)
 }
 
 /*
- * Reads the WAL from a position that is of a run of ours.  What a former run
- * has left is on disk, so the end of what is on disk is far enough.
+ * Reads the WAL from 'from', which is in a run with the library, to 'to', the
+ * beginning of the present run.  All WAL of former runs is on disk, so the
+ * scan may end where the WAL on disk ends.
  */
 static void
 scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
@@ -269,7 +291,9 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 }
 
 /*
- * What a run without us has prepared is nobody's to see when it is committed.
+ * Raises an ERROR if a transaction that was prepared in a run without the
+ * library is still open.  Our hooks have not seen its DDL, so shapes that are
+ * created now would not notice when it is committed.
  */
 static void
 check_prepared(const RunScan *scan)
@@ -305,12 +329,12 @@ invalidate_all(XLogRecPtr since)
 /*
  * _electric_cm.check_runs(slot_name name) RETURNS bool
  *
- * Throws the shapes away if the server has run without us since the last look
- * and changed catalogs of this database; returns whether it has.  Runs in a
- * pool session, before any consumer does.
+ * Invalidates all shapes if the server has run without the library since the
+ * last look, and changed catalogs of this database; returns whether it has.
+ * Runs in a pool session, before any consumer does.
  *
- * The slot goes forward under managers only that have had this look, so what
- * it does not need any more was in order.
+ * Only managers that have had this look done advance the slot.  So WAL before
+ * the slot's restart_lsn need not be looked at.
  *
  * Errors: 55000 a transaction that such a run has prepared is still open.
  */
@@ -332,14 +356,14 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 		from = Max(from, facts.restart_lsn);
 	if (facts.exists && ecm_slot_wal_is_gone(facts.restart_lsn))
 	{
-		/* such a slot is of no use, as the stream will show */
+		/* the slot is of no use; the stream will fail, and it is made anew */
 		ecm_spi_end(&spi);
 		PG_RETURN_BOOL(false);
 	}
 	if (!XLogRecPtrIsInvalid(from) && !ecm_runs_seen(from))
 	{
 		if (ecm_slot_wal_is_gone(from))
-			scan.unseen = from; /* what can't be read may be anything */
+			scan.unseen = from; /* it can't be read, so assume the worst */
 		else
 			scan_runs(&scan, from, ecm_first_lsn());
 	}

@@ -13,13 +13,13 @@
 #include "access/xlogdefs.h"
 
 /*
- * Before anything that may change a catalog is committed: has this run's WAL
- * say that the library is loaded.  Costs a look at shared memory, but for the
- * first time.
+ * Marks this run of the server in WAL as one with the library.  To be called
+ * before anything is committed that may change a catalog.  Only the first call
+ * costs more than a look at shared memory.
  */
 extern void ecm_run_mark(void);
 
-/* Has the WAL of all former runs been looked at, up to that position? */
+/* Does seen_lsn say that the WAL of all runs before this one has been read? */
 extern bool ecm_runs_seen(XLogRecPtr seen_lsn);
 
 #endif							/* ECM_SERVER_RUNS_H */

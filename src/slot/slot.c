@@ -59,7 +59,7 @@ copy_slot(const char *name, ReplicationSlot *copy)
 	return found;
 }
 
-/* As pg_get_replication_slots() decides it. */
+/* The availability of the WAL that a slot needs, as in pg_get_replication_slots(). */
 static WALAvailability
 wal_availability(ReplicationSlot *slot)
 {
@@ -71,8 +71,9 @@ wal_availability(ReplicationSlot *slot)
 	result = GetWALAvailability(slot->data.restart_lsn);
 
 	/*
-	 * The file may have gone since the copy was taken, because the walsender
-	 * moved on.  While one is alive, the slot isn't lost yet.
+	 * The walsender may have advanced the slot since the copy was taken, and
+	 * the file may have been removed therefore.  As long as a walsender uses
+	 * the slot, it is not lost.
 	 */
 	if (result == WALAVAIL_REMOVED && ecm_slot_active_pid(slot) != 0)
 		result = WALAVAIL_UNRESERVED;
@@ -135,7 +136,7 @@ wal_distance(XLogRecPtr from, XLogRecPtr to)
 	return (int64) (to - from);
 }
 
-/* As age(xid) has it, but without a transaction. */
+/* Like age(xid), but without a transaction; -1: no normal xid. */
 static int32
 age_of_xid(TransactionId xid)
 {
@@ -148,8 +149,8 @@ age_of_xid(TransactionId xid)
 }
 
 /*
- * What unprivileged users could still write to the file system of a directory
- * (or of what it is a link to).  -1: nobody knows.
+ * Bytes that an unprivileged user can still write to the file system of a
+ * directory, which may be a symbolic link; -1: unknown.
  */
 static int64
 free_space(const char *path)
@@ -216,7 +217,7 @@ ecm_slot_sample(const char *slot_name, EcmWalSample *sample)
 		sample->catalog_xmin_age = -1;
 	}
 
-	/* after the copy, so that it can't be behind the slot's positions */
+	/* read after the copy, lest the slot's positions be beyond the end of WAL */
 	sample->current_lsn = ecm_current_lsn();
 	sample->sampled_at = ecm_wall_clock();
 	sample->taken_at = ecm_now();
@@ -315,7 +316,7 @@ ecm_database_has_slot(Oid dboid)
 	{
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
-		/* these never change while the slot is in use */
+		/* these members never change while in_use, so no spinlock is needed */
 		found = slot->in_use && slot->data.database == dboid &&
 			strcmp(NameStr(slot->data.plugin), "pgoutput") == 0;
 	}
@@ -334,7 +335,7 @@ ecm_slot_drop(const char *name, EcmError *err)
 {
 	if (ecm_worker_try(drop_slot, unconstify(char *, name), err))
 		return true;
-	/* the end of a transaction does not see to that */
+	/* an aborted transaction does not release the slot */
 	if (MyReplicationSlot != NULL)
 		ReplicationSlotRelease();
 	return false;

@@ -18,12 +18,12 @@
 #include "base/shmem.h"
 
 /*
- * Takes a sample of the slot.  The struct passed in holds the previous sample
- * (or zeros): once the slot is lost the server forgets its position, and the
- * last known sizes are worth more than none, so they stay.  Everything about
- * the slot is reset if there is none.  Returns whether the slot exists.
+ * Takes a sample of a slot.  *sample must have the previous sample, or zeros:
+ * when a slot is lost, the server forgets its positions, and the last known
+ * sizes stay in the sample, since they are worth more than none.  If there is
+ * no slot, everything about it is reset.  Returns whether the slot exists.
  *
- * flush_lag_us and decoding are left to others.
+ * The caller fills in flush_lag_us and decoding.
  */
 extern bool ecm_slot_sample(const char *slot_name, EcmWalSample *sample);
 
@@ -44,19 +44,21 @@ typedef struct EcmSlotRow
 	Oid			database;
 	bool		temporary;
 	int			active_pid;		/* 0: not active */
-	const char *wal_status;		/* "": it holds nothing back */
+	const char *wal_status;		/* "": the slot retains no WAL */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
 	int64		retained_wal_bytes;
 	int64		safe_wal_size;	/* -1: unlimited */
-	int32		xmin_age;		/* -1: holds nothing back */
+	int32		xmin_age;		/* -1: the slot has no such xmin */
 	int32		catalog_xmin_age;
-	TimestampTz inactive_since; /* 0: active, or this version doesn't know */
+	TimestampTz inactive_since; /* 0: the slot is active, or (before 17) the
+								 * server does not know */
 } EcmSlotRow;
 
 /* Reads all slots into an array of max_replication_slots; returns how many. */
 extern int	ecm_slots_read(EcmSlotRow *rows);
 
+/* A slot's properties that decide whether a stack can use it, and who does. */
 typedef struct EcmSlotFacts
 {
 	bool		exists;			/* if not, nothing else is set */
@@ -75,31 +77,36 @@ typedef struct EcmSlotFacts
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
 
 /*
- * Could a stack of that database use the slot, or have made it, by what never
- * changes in a slot?  (A temporary one goes with its session.)
+ * Could a stack of that database use the slot, or have made it?  Goes by
+ * properties that never change: the slot exists, is logical, is in that
+ * database, and has plugin pgoutput.  (A temporary slot can be of our kind,
+ * too, but ends with its session.)
  */
 extern bool ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid);
 
-/* Is there a slot in that database which a stack of it could use? */
+/* Is there any slot in that database that its stack could use? */
 extern bool ecm_database_has_slot(Oid dboid);
 
 /*
- * Drops a slot from a worker that is in no transaction, without waiting.
- * False: it could not be dropped, as when somebody uses it; err says why.
+ * Drops a slot.  The caller is a worker of ours, in no transaction.  Waits for
+ * nobody: if somebody uses the slot, or it can't be dropped for another
+ * reason, the result is false, and err has the reason.
  */
 extern bool ecm_slot_drop(const char *name, EcmError *err);
 
 /*
- * Is the WAL file with that position missing, on every timeline that leads
- * here?  So it is with a slot that a copied data directory or pg_resetwal has
- * left behind: PostgreSQL itself does not see that such a slot is of no use.
+ * Is the WAL file that has that position missing, on every timeline of the
+ * server's history?  A slot that has come with a copy of the data directory,
+ * or has outlived pg_resetwal, can need such a file.  PostgreSQL itself does
+ * not notice that the slot is of no use until something reads from it.
  */
 extern bool ecm_slot_wal_is_gone(XLogRecPtr lsn);
 
 /*
  * The end of the last WAL record.  The insert position of a server at rest may
- * be behind the header of a page that no record has reached yet; nothing that
- * is streamed ever gets there, so it counts as the page's beginning.
+ * be behind the header of a page that has no record yet.  No position in a
+ * stream ever gets there, so whoever waited for it would wait for ever; the
+ * beginning of that page is returned instead.
  */
 extern XLogRecPtr ecm_end_of_wal(void);
 

@@ -3,14 +3,15 @@
  * slot_holder.c
  *	  What holds a replication slot back, in words.
  *
- * A slot can't move past the beginning of a transaction that is still open, in
- * whatever database, for its changes are still to be decoded.  So if everything
- * has been decoded and confirmed that is younger than the oldest transaction
- * with an ID, that one is what the slot waits for.  A slot that is being made
- * has nothing confirmed, and waits for all that were running.
+ * A slot's restart_lsn can't advance past the beginning of a transaction that
+ * is still open, in whatever database, since its changes are still to be
+ * decoded.  So if everything has been decoded and confirmed that is younger
+ * than the oldest transaction with an ID, the slot waits for that transaction.
+ * A slot that is being made has confirmed nothing yet, and waits for all
+ * transactions that were running.
  *
- * When a warning is due, there is no time to be certain.  Then the likeliest
- * cause is named, and called that.
+ * When a warning is due, there may be no certain holder.  Then the likeliest
+ * one is named, and said to be a guess.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,21 +33,21 @@
 #include "slot/slot.h"
 #include "slot/slot_holder.h"
 
-/* A transaction that is younger is nobody's fault. */
+/* A transaction that has been open for less than this is not named. */
 #define OPEN_TRANSACTION_US		(5 * USECS_PER_SEC)
-/* A walsender that has less to decode is as good as done. */
+/* A walsender that has less than this (bytes) to decode is not named. */
 #define MUCH_TO_DECODE			(1024 * 1024)
-/* A walsender that has not sent anything for so long does not come on. */
+/* A walsender that has sent nothing for this time stands still. */
 #define SENDER_STANDS_US		(3 * USECS_PER_SEC)
 
-/* Since when the oldest transaction has been the oldest, as far as was seen. */
+/* The oldest transaction of the last look, and since when it has been so. */
 static struct
 {
 	TransactionId xid;
 	TimestampTz since;
 }			oldest_seen;
 
-/* Since when a walsender has been where it is. */
+/* How far a walsender had sent at the last look, and since when. */
 static struct
 {
 	int			pid;
@@ -83,7 +84,10 @@ name_backend(int pid, const PgBackendStatus *backend)
 					appname[0] ? ")" : "");
 }
 
-/* When it began; with track_activities = off, when it was first seen. */
+/*
+ * When a transaction began; if its backend has track_activities = off, when it
+ * was first seen.
+ */
 static TimestampTz
 transaction_began(TransactionId xid, const PgBackendStatus *backend,
 				  TimestampTz now)
@@ -96,6 +100,12 @@ transaction_began(TransactionId xid, const PgBackendStatus *backend,
 	return oldest_seen.since;
 }
 
+/*
+ * Names a transaction as the holder if it has been open for min_us.  Unless
+ * the slot is being made, or a guess will do (min_us is 0), everything that is
+ * younger must be confirmed: else the slot waits for its consumers, not for
+ * the transaction.
+ */
 static void
 describe_transaction(int pid, TransactionId xid, const EcmWalSample *sample,
 					 int64 min_us, EcmPin *pin)
@@ -118,7 +128,7 @@ describe_transaction(int pid, TransactionId xid, const EcmWalSample *sample,
 	pin->since = began;
 }
 
-/* One that has been open for less than that is nobody's fault. */
+/* Names the oldest transaction with an ID, if it has been open for min_us. */
 static void
 find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 {
@@ -135,7 +145,10 @@ find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 		describe_transaction(pid, oldest, sample, min_us, pin);
 	else if (TransactionIdIsInProgress(oldest))
 	{
-		/* since when, only its state file knows: the caller remembers */
+		/*
+		 * its age is in its state file only; the caller remembers its first
+		 * look
+		 */
 		snprintf(pin->by, sizeof(pin->by),
 				 "a prepared transaction, with ID %u in pg_prepared_xacts", oldest);
 		pin->since = sample->sampled_at;
@@ -158,7 +171,7 @@ ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
 	}
 	if (sample->active_pid != walsender)
 	{
-		/* since when, nobody knows: the caller remembers */
+		/* since when is unknown; the caller remembers its first look */
 		snprintf(pin->by, sizeof(pin->by), "%s, which uses the slot",
 				 name_backend(sample->active_pid, find_backend(sample->active_pid)));
 		pin->since = sample->sampled_at;
@@ -167,7 +180,7 @@ ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
 	find_open_transaction(sample, OPEN_TRANSACTION_US, pin);
 }
 
-/* Where a walsender is, and since when; false: there is none of that PID. */
+/* Notes how far a walsender has sent.  False: there is none of that PID. */
 static bool
 look_at_sender(int pid, EcmTime now)
 {
@@ -198,7 +211,7 @@ name_wait(int pid)
 	const char *type = pgstat_get_wait_event_type(info);
 	const char *event = pgstat_get_wait_event(info);
 
-	/* when it has nothing to do, it is not what others wait for */
+	/* these waits mean that the walsender has nothing to do */
 	if (type == NULL || event == NULL ||
 		pg_strcasecmp(event, "WalSenderWaitForWAL") == 0 ||
 		pg_strcasecmp(event, "WalSenderMain") == 0)

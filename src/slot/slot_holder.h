@@ -14,27 +14,29 @@
 
 #include "base/shmem.h"
 
+/* The holder of a slot. */
 typedef struct EcmPin
 {
-	char		by[ECM_TEXT_LEN];	/* "": nothing in particular */
+	char		by[ECM_TEXT_LEN];	/* in words; "": none is known */
 	TimestampTz since;
-	bool		certain;		/* or else the best guess */
+	bool		certain;		/* false: it is the best guess */
 } EcmPin;
 
 /*
- * Looks for what holds the slot of that sample back: nobody is connected
- * (inactive_since: when that was first seen), somebody else is (walsender: our
- * own, 0: none), or a transaction is open since before what could be let go.
- * That a consumer hangs its manager knows better.  Waits for nothing and needs
- * no transaction.
+ * Finds the slot's holder, if it is certain: nobody is connected
+ * (inactive_since: since when), somebody else than the stack's own walsender
+ * is (walsender: its PID, 0: none), or an open transaction.  A consumer that
+ * hangs is not found here; the manager knows of it.  Waits for nothing and
+ * needs no transaction.
  */
 extern void ecm_slot_holder_find(const EcmWalSample *sample,
 								 TimestampTz inactive_since, int walsender,
 								 EcmPin *pin);
 
 /*
- * The best guess, where nothing is certain (yet): a transaction that is not that
- * old, or a walsender that does not come on, or has much to decode.
+ * The likeliest holder, where none is certain: a walsender that stands still
+ * or has much to decode, or else a transaction, however young.  Remembers how
+ * far the walsender has sent, so it has to be called with each sample.
  */
 extern void ecm_slot_holder_guess(const EcmWalSample *sample, int walsender,
 								  EcmPin *pin);

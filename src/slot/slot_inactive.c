@@ -3,7 +3,9 @@
  * slot_inactive.c
  *	  Since when each replication slot of the server has been inactive.
  *
- * Anybody may write; under the lock of the shared struct.
+ * Any process writes, under the lock of the shared struct.  Names are as old
+ * as the last look: a slot that was dropped and made again between two looks,
+ * and is inactive at both, counts as one slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +24,7 @@ typedef struct InactiveSlot
 {
 	char		name[NAMEDATALEN];	/* "": a free entry */
 	TimestampTz since;
-	bool		seen;			/* while taking note */
+	bool		seen;			/* used by ecm_slot_activity_note() only */
 } InactiveSlot;
 
 static InactiveSlot *inactive = NULL;	/* max_replication_slots of them */
@@ -53,7 +55,10 @@ ecm_slot_activity_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/* The slot's entry, or a free one, or NULL: slots were made and dropped since. */
+/*
+ * The slot's entry, or else a free one; NULL: all are taken by slots that were
+ * inactive at the last look.
+ */
 static InactiveSlot *
 find_entry(const char *name)
 {
@@ -99,7 +104,7 @@ ecm_slot_activity_note(EcmSlotRow *rows, int nrows)
 		if (rows[i].active_pid == 0)
 			note_inactive(&rows[i], now);
 
-	/* active again, or dropped */
+	/* free the entries of slots that are active again, or dropped */
 	for (int i = 0; i < max_replication_slots; i++)
 		if (!inactive[i].seen)
 			inactive[i].name[0] = '\0';

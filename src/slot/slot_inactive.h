@@ -3,8 +3,9 @@
  * slot_inactive.h
  *	  Since when each replication slot of the server has been inactive.
  *
- * PostgreSQL itself knows that from 17 on; before, it is as of whoever looked
- * first: a manager or the launcher taking a sample, or somebody at the view.
+ * PostgreSQL itself knows it from version 17 on.  Before that, it is the time
+ * when the slot was first seen inactive: by a manager or the launcher that
+ * took a sample, or by a user of the view.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +20,8 @@ extern void ecm_slot_activity_request(void);	/* shmem_request_hook */
 extern void ecm_slot_activity_startup(void);	/* shmem_startup_hook */
 
 /*
- * Takes note of all slots (as ecm_slots_read() returns them), and fills in
- * since when those that are inactive have been so.
+ * Notes which of all slots of the server (as ecm_slots_read() returns them)
+ * are inactive, and fills in their inactive_since.
  */
 extern void ecm_slot_activity_note(EcmSlotRow *rows, int nrows);
 

@@ -37,9 +37,10 @@ ecm_default_slot_name_of_stack(const EcmStackRow *remembered,
 		return pstrdup(NameStr(remembered->slot_name));
 
 	/*
-	 * Another database's stack has that name, though perhaps no slot yet: one
-	 * that had this database's name before, or whose name differs only in
-	 * what a slot's can't have.
+	 * Another database's stack may use the name, though perhaps without a
+	 * slot yet: the database had this one's name before it was renamed, or
+	 * their names differ only in characters that a slot's name can't have.
+	 * Then the database's OID is appended.
 	 */
 	if (ecm_slot_name_is_taken(name, taken_by) ||
 		(ecm_slot_lookup(name, &facts) && facts.logical &&

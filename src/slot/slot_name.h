@@ -21,13 +21,16 @@
 extern char *ecm_slot_name_of_stack(const EcmStackRow *remembered,
 									const char *datname);
 
-/* The same where electric_cm.slot_name is empty; needs the slot's name only. */
+/*
+ * The name that applies where electric_cm.slot_name is empty.  Of *remembered,
+ * only owns_slot and slot_name are used.
+ */
 extern char *ecm_default_slot_name_of_stack(const EcmStackRow *remembered,
 											const char *datname);
 
 /*
- * The slot's name as this database's stack (NULL: whatever there is) uses it,
- * or would use it; palloc'd.
+ * The name of the slot that this database's stack uses, or would use if it ran
+ * (stack is NULL, or has none yet); palloc'd.  In a transaction.
  */
 extern char *ecm_own_slot_name(const EcmStack *stack);
 

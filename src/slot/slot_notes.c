@@ -3,18 +3,19 @@
  * slot_notes.c
  *	  A durable note of the slots that we have created.
  *
- * The table that says which slot is ours goes with the extension.  If it goes
- * while nobody can drop the slot (it is in use, the server crashes; nobody looks,
- * in single-user mode or without the library), the slot would be nobody's, and
- * retain WAL for ever.  So the launcher keeps a list of them in a file, and
- * when it next looks into a database and finds no extension, it knows what was
- * left there.
+ * The table that says which slot is ours goes with the extension.  If the
+ * extension is dropped while the slot can't be (it is in use, the server
+ * crashes, or the server runs in single-user mode or without the library), the
+ * slot has no keeper, and would retain WAL for ever.  So the launcher keeps a
+ * list of our slots in a file.  When it next looks into a database and finds
+ * no extension, the list says which slots were left there.
  *
- * A note is no proof: somebody may have dropped the slot, and made another of the
- * same name.  But one that is older than the server's start, and of our kind, in
- * a database that had our slot of that name when the server ended, is ours for all
- * that anybody can tell.  Of what looks like ours without that there is only a
- * warning.
+ * A note is no proof: somebody may have dropped the slot, and made another one
+ * of the same name.  But a slot that is older than the server's start, is of
+ * our kind, and is in a database that had our slot of that name when the
+ * server ended, is ours as far as anybody can tell, and is dropped.  If a slot
+ * has the name that ours would have, but there is no note of it, an event only
+ * warns of it.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +51,7 @@ typedef struct Notes
 	Note		items[MAX_NOTES];
 } Notes;
 
-static Notes notes;				/* as in the file */
+static Notes notes;				/* the contents of the file */
 
 static bool
 is_noted(const Notes *list, Oid dboid, const char *slot_name)
@@ -110,7 +111,10 @@ ecm_slot_notes_load(void)
 	FreeFile(file);
 }
 
-/* All or nothing; a failure is logged, and the next change tries again. */
+/*
+ * Replaces the file.  A failure is logged, and leaves the old file; the next
+ * update tries again.
+ */
 static bool
 write_notes(const Notes *list)
 {
@@ -132,7 +136,10 @@ write_notes(const Notes *list)
 	return durable_rename(NOTES_TEMP, NOTES_FILE, LOG) == 0;
 }
 
-/* Does that database's stack know, and say, which slot is its own? */
+/*
+ * Has the database been probed, and does it have the extension?  Then its
+ * entry says which slot is its own, and an older note does not count.
+ */
 static bool
 is_settled(Oid dboid)
 {
@@ -170,7 +177,7 @@ ecm_slot_notes_update(void)
 				 ecm_shared->left_slots[i].slot_name);
 	ecm_unlock();
 
-	/* those of databases of which it is not known yet what is there */
+	/* keep the notes of databases that have not been probed yet */
 	for (int i = 0; i < notes.n; i++)
 	{
 		const Note *note = &notes.items[i];
@@ -189,7 +196,7 @@ ecm_slot_notes_update(void)
 	pfree(now);
 }
 
-/* Nobody has taken a note of it, but it is called as ours would be. */
+/* Warns of a slot that has our name, but no note. */
 static void
 report_left(Oid dboid, const char *datname, const char *slot_name,
 			const EcmSlotFacts *facts)
@@ -228,7 +235,8 @@ ecm_slot_notes_leave(Oid dboid, const char *datname)
 			ecm_leave_slot(dboid, note->slot_name);
 		}
 	}
-	notes.n = kept;				/* what waits to be dropped comes back */
+	notes.n = kept;				/* slots that wait to be dropped are noted
+								 * again by the next update */
 	if (!noted && slot_exists(dboid, default_name, &facts) &&
 		facts.active_pid == 0)
 		report_left(dboid, datname, default_name, &facts);

@@ -12,18 +12,19 @@
 
 #include "postgres.h"
 
-/* Reads what an earlier launcher has left. */
+/* Reads the notes of earlier launchers. */
 extern void ecm_slot_notes_load(void);
 
 /*
- * Brings the notes up to date with the stacks' slots, and with what waits to be
- * dropped, and writes them if they have changed.  To be called now and then.
+ * Brings the notes up to date: the slots that stacks own, and those that wait
+ * to be dropped.  Writes them to the file if they have changed.  To be called
+ * regularly.
  */
 extern void ecm_slot_notes_update(void);
 
 /*
- * There is no extension in that database: what it has left there, while nobody
- * was looking, is to be dropped.
+ * To be called when a database turns out to have no extension: has the slots
+ * dropped that the notes say it has left there.
  */
 extern void ecm_slot_notes_leave(Oid dboid, const char *datname);
 

@@ -3,16 +3,19 @@
  * slot_owner.c
  *	  Is the slot of a stack's name the one that the stack has made?
  *
- * Anybody may drop a slot and make another one of the same name, also between
- * two looks, and slots have no identity.  But a slot begins where the WAL ends
- * when it is made.  So one that begins before the place where the WAL ended
- * when ours was last seen has been there then: it is ours.  While we stream,
- * nobody else can touch it, and it never begins after what we have
- * acknowledged.
+ * The stack drops a slot (because of a limit, or at its end) only if it is its
+ * own.  A slot has no identity, though: between two looks, somebody may drop
+ * it and make another one of the same name.  But a slot's restart_lsn is at
+ * the end of WAL when the slot is made.  So if the stack has seen its slot
+ * when the end of WAL was at a position, and the slot's restart_lsn is before
+ * that position, it is the same slot: a later one would begin after it.  While
+ * the stack streams, nobody else can drop or use the slot, and its restart_lsn
+ * never passes the position that the stack has acknowledged.
  *
- * In a table, that place is the position recorded at a clean stop.  Without
- * one, the stack ran until the server ended, and a slot that is older than the
- * server's start is ours.
+ * The position at which the stack has seen its slot is in shared memory
+ * (seen_lsn).  In the table of the database, it is the position recorded at a
+ * clean stop.  If none is recorded, the stack ran until the server ended, and
+ * a slot that is older than the server's start is the stack's own.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,9 +34,9 @@ could_be_ours(const EcmStack *stack, const EcmSlotFacts *facts)
 }
 
 /*
- * Is it the one that was there when the WAL ended at "seen"?  *another is set if
- * the slot is certainly not ours: it is of another kind, or begins after the point
- * where ours was last seen.  If neither is true, nobody can tell.
+ * Is this the slot that existed when the end of WAL was at "seen"?  *another
+ * is set if it certainly is not: it is of another kind, or begins after
+ * "seen".  If both are false, there is no telling.
  */
 static bool
 is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
@@ -42,7 +45,10 @@ is_the_same(const EcmStack *stack, const EcmSlotFacts *facts, XLogRecPtr seen,
 	*another = !could_be_ours(stack, facts) ||
 		(!XLogRecPtrIsInvalid(facts->restart_lsn) && facts->restart_lsn > seen);
 
-	/* a lost slot has no position any more, and waits for nobody's order */
+	/*
+	 * a slot that is lost has no restart_lsn, so there is no telling, and no
+	 * need to: it retains nothing any more
+	 */
 	return !*another &&
 		ecm_retained_wal_guard_slot_is_older(facts->restart_lsn, facts->confirmed_flush_lsn, seen);
 }
@@ -88,7 +94,11 @@ ecm_slot_owner_look(int stack_index, bool former)
 		same = is_the_same(stack, &facts, seen, &another);
 
 	ecm_lock(LW_EXCLUSIVE);
-	/* a manager that has started meanwhile knows better */
+
+	/*
+	 * a manager that has started meanwhile has set "owned" by its table,
+	 * which is more reliable
+	 */
 	if (stack->manager.runs == runs && strcmp(slot->name, name) == 0)
 	{
 		if (another && former)

@@ -15,22 +15,24 @@
 #include "base/shmem.h"
 
 /*
- * Looks at the slot, or at the one under its former name, and notes in the entry
- * what it has seen.  For the entry's writer.  False as soon as there is any
- * doubt; a slot that has gone, or is another one, is never ours again (and a
- * former one is forgotten).
+ * Looks at the stack's slot, or at its former one, and notes in the entry when
+ * it has been seen.  For the entry's writer.  True: the slot is the stack's
+ * own.  False as soon as there is any doubt.  If the slot is gone, or is
+ * certainly another one, the stack owns no slot from here on; a former slot is
+ * then forgotten altogether.
  */
 extern bool ecm_slot_owner_look(int stack_index, bool former);
 
 /*
- * Is the slot of that name one that this stack has made, by what is noted of it?
- * For callers that hold the lock.
+ * Does the entry say that the stack has made the slot of that name?  For
+ * callers that hold the lock.
  */
 extern bool ecm_slot_owner_has(const EcmStack *stack, const char *name);
 
 /*
- * The slot, which is ours, was moved on by this process, and no farther than to
- * that position.
+ * Notes that this process has advanced the stack's slot, no farther than to
+ * 'lsn'.  Without that, a slot that has been advanced past seen_lsn would
+ * count as another one.
  */
 extern void ecm_slot_owner_moved(int stack_index, Oid dboid, XLogRecPtr lsn);
 
