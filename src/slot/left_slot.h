@@ -12,9 +12,9 @@
 
 /*
  * Has the launcher drop a slot as soon as nobody uses it.  Raises no ERROR,
- * since it is called at the end of a transaction that has dropped the
- * extension.  If the launcher's list is full, an event asks the user to drop
- * the slot.
+ * since it is called when the transaction that has dropped the extension has
+ * been committed, too.  If the launcher's list is full, an event asks the user
+ * to drop the slot.
  */
 extern void ecm_leave_slot(Oid dboid, const char *slot_name);
 

@@ -414,6 +414,14 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 	int64		unseen_us = 0;
 	unsigned	actions;
 
+	/*
+	 * The request for a sample is cleared before the sample is taken.  One
+	 * that comes later is not satisfied by this sample, and must not be lost.
+	 */
+	ecm_lock(LW_EXCLUSIVE);
+	stack->requests.sample = false;
+	ecm_unlock();
+
 	(void) ecm_slot_sample(slot->name, &slot->sample);
 	(void) ecm_slot_owner_look(stack_index, false);
 	complete_sample(stack_index, look);
@@ -446,7 +454,6 @@ ecm_retained_wal_watch(int stack_index, const EcmPin *consumer_pin, EcmWalAction
 	look->shared->pinned_at = slot->pinned_at;
 	if ((actions & ECM_WAL_DROP) == 0)
 		look->shared->drop_reported = false;
-	stack->requests.sample = false;
 	ecm_unlock();
 	ecm_history_add(stack_index, &slot->sample, (int) (look->limits.interval_us / 1000));
 	ConditionVariableBroadcast(&stack->cv);
