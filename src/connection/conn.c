@@ -33,15 +33,17 @@
 #include "connection/conn_internal.h"
 
 /*
- * Experience of this process with earlier connections of the same conninfo.
- * The list has one element per different conninfo, that is, two or three.
+ * What this process has learnt from earlier connections with the same
+ * conninfo, so that it need not try again what has failed.  The list has one
+ * element for each conninfo, that is, two or three.
  */
 typedef struct ConnMemory
 {
 	struct ConnMemory *next;
 	char	   *conninfo;
 	int			candidate;		/* the one that worked last */
-	bool		without_tls;	/* the server speaks no TLS: don't ask again */
+	bool		without_tls;	/* the server does not use TLS: don't ask
+								 * again */
 } ConnMemory;
 
 static ConnMemory *memories = NULL;
@@ -75,7 +77,7 @@ ecm_conn_socket_is_ready(PGconn *pg, int wait_events)
 	pfd.events = 0;
 	pfd.revents = 0;
 	if (pfd.fd < 0)
-		return true;			/* libpq is to say what is wrong */
+		return true;			/* let libpq find out what is wrong */
 	if (wait_events & WL_SOCKET_READABLE)
 		pfd.events |= POLLIN;
 	if (wait_events & WL_SOCKET_WRITEABLE)
@@ -131,7 +133,7 @@ set_address(EcmConn *conn)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Has libpq got further than connect(2)? */
+/* Notes whether libpq has got beyond connect(2): something listens there. */
 static void
 note_reached(EcmConn *conn)
 {
@@ -143,10 +145,10 @@ note_reached(EcmConn *conn)
 }
 
 /*
- * PQfinish without the least chance to block.  It sends a Terminate message,
- * which the server likes (no "unexpected EOF" in its log); where the output
- * cannot be sent anyway, the socket is shut down first, so that nothing that
- * libpq or OpenSSL might still want to write can wait for the other side.
+ * PQfinish() that cannot block.  PQfinish() sends a Terminate message, without
+ * which the server would log an "unexpected EOF".  If the socket does not take
+ * any output, it is shut down before, so that nothing that libpq or OpenSSL
+ * still wants to write can wait for the other side.
  */
 static void
 finish_libpq(EcmConn *conn)
@@ -170,7 +172,7 @@ finish_libpq(EcmConn *conn)
 	conn->socket_id = next_socket_id();
 }
 
-/* Starts libpq on the current candidate; false if it can't be. */
+/* Has libpq begin to connect to the current candidate.  False: it failed. */
 static bool
 open_libpq(EcmConn *conn)
 {
@@ -197,10 +199,7 @@ open_libpq(EcmConn *conn)
 		return false;
 	}
 
-	/*
-	 * Verbose, because only then does the text of a connection error hold its
-	 * SQLSTATE.
-	 */
+	/* the text of a connection error has the SQLSTATE only if it is verbose */
 	PQsetErrorVerbosity(conn->pg, PQERRORS_VERBOSE);
 	PQsetErrorContextVisibility(conn->pg, PQSHOW_CONTEXT_NEVER);
 	PQsetNoticeReceiver(conn->pg, ecm_conn_receive_notice, conn);
@@ -213,8 +212,9 @@ open_libpq(EcmConn *conn)
 }
 
 /*
- * The current candidate has failed; true if another attempt is to be made, else
- * the connection has failed.
+ * The attempt on the current candidate has failed.  True: there is another
+ * attempt to make (with or without TLS, or on the next candidate).  False: the
+ * connection has failed.
  */
 static bool
 retry_after_failure(EcmConn *conn)
@@ -225,7 +225,11 @@ retry_after_failure(EcmConn *conn)
 	ecm_conn_note_libpq_error(conn);
 	finish_libpq(conn);
 
-	/* Refused, perhaps for what this process remembers from better days. */
+	/*
+	 * What this process has learnt before may not hold any more: the
+	 * bootstrap superuser may have been renamed, or the server may demand TLS
+	 * by now.
+	 */
 	if (ecm_error_is_refusal(conn->error.sqlstate))
 	{
 		if (conn->without_tls)
@@ -247,14 +251,14 @@ retry_after_failure(EcmConn *conn)
 			conn->candidate = (conn->candidate + 1) % conn->info.ncandidates;
 			return true;
 		}
-		/* nothing listens anywhere: the preferred place is the one to name */
+		/* nothing listens anywhere: report the first candidate's error */
 		conn->error = conn->first_error;
 	}
 	ecm_conn_become_failed(conn);
 	return false;
 }
 
-/* Starts on the current candidate, or on the next ones if it fails at once. */
+/* Tries the current candidate, and the next ones if it fails at once. */
 static void
 try_candidates(EcmConn *conn)
 {
@@ -348,10 +352,10 @@ become_connected(EcmConn *conn)
 	EcmBackendLook look;
 
 	/*
-	 * Not earlier, since it makes libpq forget the text that names the server
-	 * in the error to come.  Until here nothing can block, because all that
-	 * is sent (a startup packet is at most 10 kB) fits into the buffer of a
-	 * new socket.
+	 * Set only now, because it resets libpq's error text, which names the
+	 * server in front of the error that a failing attempt adds.  Nothing
+	 * could block so far: all that has been sent (a startup packet has 10 kB
+	 * at most) fits into the buffer of a new socket.
 	 */
 	PQsetnonblocking(conn->pg, 1);
 
@@ -382,8 +386,9 @@ static void
 poll_connect(EcmConn *conn)
 {
 	/*
-	 * libpq takes our word that the socket is ready: called too early, it
-	 * would believe that an unanswered connect(2) had succeeded.
+	 * PQconnectPoll() relies on its caller that the socket is ready.  Called
+	 * too early, it would take a connect(2) without an answer for one that
+	 * has succeeded.
 	 */
 	if (!ecm_conn_socket_is_ready(conn->pg, conn->wait_events))
 		return;
@@ -430,7 +435,7 @@ deadline_passed(EcmConn *conn)
 	}
 	else
 	{
-		/* its answer will not be read */
+		/* nobody will read the answer, so the query need not go on */
 		ecm_conn_cancel(conn);
 		snprintf(detail, sizeof(detail), "No answer within %d ms.",
 				 conn->timeout_ms);
@@ -455,7 +460,7 @@ ecm_conn_poll(EcmConn *conn)
 			ecm_conn_poll_query(conn);
 			break;
 		case ECM_CONN_COPY_BOTH:
-			/* reading is up to the stream's owner, who may be congested */
+			/* the owner of the stream reads, unless its queues are full */
 			if (conn->flush_pending)
 				ecm_conn_flush(conn);
 			break;

@@ -3,10 +3,10 @@
  * conn.h
  *	  One asynchronous libpq connection: connect, query, stream, close.
  *
- * Nothing here blocks and nothing here raises an ERROR for a failing
- * connection: the owner calls ecm_conn_poll() whenever the socket is ready or
- * the deadline has passed, and looks at the state.  Only connection/
- * knows libpq.
+ * For the manager, whose loop must not block.  No function here does, and none
+ * raises an ERROR because of a failing connection.  The owner of a connection
+ * calls ecm_conn_poll() whenever the socket is ready or the deadline has
+ * passed, and looks at the state then.  Only connection/ knows libpq.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,8 +35,10 @@ typedef enum EcmConnState
 typedef struct EcmConnParams
 {
 	const char *conninfo;		/* user's conninfo string, or "" for loopback */
-	const char *setting;		/* where that string is from */
-	const char *dbname;			/* database to connect to, used for loopback */
+	const char *setting;		/* name of the setting that has that string,
+								 * for hints */
+	const char *dbname;			/* database to connect to, unless conninfo
+								 * says */
 	const char *application_name;
 	bool		replication;	/* replication=database */
 	int			wal_sender_timeout_ms;	/* for a replication session; 0: the
@@ -45,64 +47,78 @@ typedef struct EcmConnParams
 } EcmConnParams;
 
 /*
- * Starts connecting.  With an empty conninfo the candidates are tried one
- * after the other: first Unix socket directory, ::1, 127.0.0.1, each with our
- * own port and the bootstrap superuser's name; the one that worked is
- * remembered in this process.  A candidate is passed over only if nothing
- * listens there, not if the server refuses us.  A conninfo that says neither
- * port nor user means these, too, since it must lead to this server; a service
- * does not.  Every libpq parameter is set explicitly, so that PG* environment
- * variables don't leak in; session settings (search_path, timeouts,
- * wal_sender_timeout, ...) go in the startup packet.  The TLS fallback
- * ("sslmode" below require refused => without TLS) is remembered too.
+ * Starts connecting.
  *
- * Never returns NULL; a connection that could not even be started is in state
+ * With an empty conninfo, the candidates are tried one after the other: the
+ * first Unix socket directory, ::1, 127.0.0.1, each with our own port and the
+ * bootstrap superuser's name.  A candidate is passed over only if nothing
+ * listens there, not if the server refuses us.  The candidate that has worked
+ * is remembered in this process, and so is that the server does not use TLS
+ * (if sslmode is only "prefer").
+ *
+ * A conninfo without a port or user gets our own port or the bootstrap
+ * superuser, since it must lead to this server; with a service, the service
+ * file has them.  Every libpq parameter is set explicitly, so that PG*
+ * environment variables don't leak in.  Settings of the session (search_path,
+ * timeouts, wal_sender_timeout, ...) are in the startup packet.
+ *
+ * Never returns NULL: a connection that could not even be started is in state
  * ECM_CONN_FAILED.  The result is allocated in TopMemoryContext.
  */
 extern EcmConn *ecm_conn_start(const EcmConnParams *params);
 
 /*
- * Makes progress without blocking; returns the state afterwards.  Calling it
- * too often does no harm.  In COPY BOTH it only flushes: reading is up to the
- * stream's owner, who leaves WL_SOCKET_READABLE out of the mask and stops
- * calling ecm_conn_read_input() while it is congested.
+ * Makes progress without blocking, and returns the new state.  Calling it too
+ * often does no harm.
+ *
+ * In COPY BOTH it only flushes the output.  The owner of the stream reads, by
+ * ecm_conn_read_input().  While the owner can't take more, it does not read,
+ * and leaves WL_SOCKET_READABLE out of the mask for the wait loop.
  */
 extern EcmConnState ecm_conn_poll(EcmConn *conn);
 extern EcmConnState ecm_conn_state(const EcmConn *conn);
 
 /*
- * For the wait loop: socket (PGINVALID_SOCKET when FAILED), WL_SOCKET_*
- * mask, deadline (0: none).  The mask changes without the socket changing.
+ * For the wait loop: the socket (PGINVALID_SOCKET when FAILED), the mask of
+ * WL_SOCKET_* events, and the deadline (0: none).  The mask can change while
+ * the socket stays.
  */
 extern pgsocket ecm_conn_socket(const EcmConn *conn);
 extern int	ecm_conn_wait_events(const EcmConn *conn);
 extern EcmTime ecm_conn_deadline(const EcmConn *conn);
 
 /*
- * Differs between any two sockets that this process has used (and now and
- * then for one that stays the same while connecting), also if the
- * kernel reused the number: tells the wait loop to rebuild its set.
+ * A number that is different for any two sockets that this process has used,
+ * even if the kernel has given them the same file descriptor.  If it changes,
+ * the wait loop has to build its set anew: epoll has dropped the closed
+ * socket.  (While connecting, it sometimes changes although the socket stays.)
  */
 extern uint64 ecm_conn_socket_id(const EcmConn *conn);
 
 /*
- * Sends a query string (simple protocol, so several statements are one
- * implicit transaction).  timeout_ms 0: no deadline.  When poll returns IDLE
- * again the query is over: ecm_conn_ok() says how.  A query error leaves the
- * connection usable; a passed deadline (57014 of our own) makes it FAILED.
+ * Sends a query string.  The simple protocol is used, so several statements
+ * are one implicit transaction. timeout_ms 0: no deadline.
+ *
+ * The query is over when ecm_conn_poll() returns IDLE again; ecm_conn_ok()
+ * says whether it succeeded.  A query's error leaves the connection usable.
+ * If the deadline passes, the query is cancelled and the connection FAILED,
+ * with SQLSTATE 57014.
  */
 extern void ecm_conn_send(EcmConn *conn, const char *sql, int timeout_ms);
 extern bool ecm_conn_ok(const EcmConn *conn);
 
 /*
- * The rows of the last statement that returns rows at all (maybe none), even
- * if others follow it.  Valid until the next ecm_conn_send() or close.  A null
- * value is NULL, and so is one that is not there.
+ * The rows of the last statement that returns rows, even if others follow it.
+ * Valid until the next ecm_conn_send() or close. ecm_conn_value() returns NULL
+ * for a null value, and for a row or column that does not exist.
  */
 extern int	ecm_conn_nrows(const EcmConn *conn);
 extern const char *ecm_conn_value(const EcmConn *conn, int row, int column);
 
-/* The error of the last query or of the connection; sqlstate never empty. */
+/*
+ * The error of the last query, or of the connection.  Its SQLSTATE is never
+ * empty.
+ */
 extern const EcmError *ecm_conn_error(const EcmConn *conn);
 
 /* True if the session is in no transaction (else it must not be reused). */
@@ -117,10 +133,11 @@ extern const char *ecm_conn_address(const EcmConn *conn);	/* "socket dir:port" o
 extern TimestampTz ecm_conn_connected_since(const EcmConn *conn);
 
 /*
- * COPY BOTH.  Reading: ecm_conn_read_input() takes what the socket has (false:
- * connection failed); ecm_conn_copy_next() returns the next complete message,
- * valid until the next call, or -1 if there is none now, or -2 if the stream
- * has ended or failed (state is then FAILED).
+ * Reading in COPY BOTH. ecm_conn_read_input() reads what has arrived at the
+ * socket; false: the connection has failed. ecm_conn_copy_next() sets *data to
+ * the next complete message, valid until the next call, and returns its
+ * length; -1: none is complete yet; -2: the stream has ended or failed, and
+ * the state is FAILED.
  */
 extern bool ecm_conn_read_input(EcmConn *conn);
 extern int	ecm_conn_copy_next(EcmConn *conn, char **data);
@@ -129,24 +146,28 @@ extern int	ecm_conn_copy_next(EcmConn *conn, char **data);
 extern bool ecm_conn_copy_send(EcmConn *conn, const char *data, int len);
 
 /*
- * Sends a query cancel (SIGINT) to the session's backend, if it is one of this
- * database.  Done by itself when a query's deadline passes.
+ * Cancels the query that runs: sends SIGINT to the session's backend, if that
+ * is a process of this database.
  */
 extern void ecm_conn_cancel(EcmConn *conn);
 
 /*
- * To be called now and then: has the answer to the query that runs got lost?
- * The session's backend is one of this server, so it can be seen whether it
- * still works on that.  If it does not, for two looks with some seconds between
- * them, or does not move for as long as wal_sender_timeout, the connection
- * becomes FAILED, and the backend is asked to end.
+ * Finds out whether the answer to the running query is lost.  To be called
+ * regularly.  The session's backend is a process of this server, so we can see
+ * whether it still works on the query.  If it waits for a command, or has
+ * ended, at two looks with some seconds between them, its answer has been lost
+ * on the way; if it does not move for as long as wal_sender_timeout, it hangs.
+ * The connection becomes FAILED then, and the backend is asked to end.
  */
 extern void ecm_conn_check(EcmConn *conn);
 
-/* Is the session's backend, as far as can be seen, still there? */
+/*
+ * Is the session's backend still there, as far as can be seen?  True if it
+ * can't be seen at all.
+ */
 extern bool ecm_conn_has_backend(const EcmConn *conn);
 
-/* COPY BOTH: when anything was heard from the other side last. */
+/* COPY BOTH: when anything has arrived from the other side last. */
 extern EcmTime ecm_conn_heard_at(const EcmConn *conn);
 
 /* Closes without blocking, in whatever state; frees everything. */

@@ -23,9 +23,10 @@ ecm_conn_note_error(EcmConn *conn, const char *sqlstate, const char *message,
 }
 
 /*
- * A refusal by the server's authentication: the hint is the very line of
- * pg_hba.conf that would let us in.  The connection leads back to this
- * machine, so the server sees it come from the address that it goes to.
+ * If the server's authentication has refused the connection, makes the line of
+ * pg_hba.conf that would let us in the hint.  The connection leads back to
+ * this machine, so the server sees the address that it goes to as the one that
+ * it comes from.
  */
 static void
 hint_pg_hba(EcmConn *conn)
@@ -37,7 +38,7 @@ hint_pg_hba(EcmConn *conn)
 	bool		local = host == NULL || host[0] == '\0' || host[0] == '/';
 	bool		no_password = ecm_error_is_password(conn->error.sqlstate);
 
-	/* some of these have nothing to do with pg_hba.conf: see errors.c */
+	/* some refusals don't concern pg_hba.conf, and have a hint in errors.c */
 	if (ecm_error_hint(&conn->error, ECM_CONTEXT_CONNECT) != NULL)
 		return;
 	if (!ecm_error_is_refusal(conn->error.sqlstate) ||
@@ -60,8 +61,9 @@ hint_pg_hba(EcmConn *conn)
 }
 
 /*
- * Nothing answers where a connection string of the user's leads to.  libpq's own
- * advice (is the server running?) is of little use to the server.
+ * Nothing answers where the user's connection string leads: the hint names the
+ * setting. libpq's own advice ("Is the server running?") is of no use, since
+ * this is the server.
  */
 void
 ecm_conn_hint_setting(EcmConn *conn)
@@ -105,9 +107,11 @@ result_is_fatal(const PGresult *res)
 }
 
 /*
- * Our own statements call no function that anybody has written: this is one of
- * an event trigger or the like, and the error is to be looked for there.  Of the
- * context only its name and line, since the rest may quote values.  NULL: none.
+ * The function in which a query's error was raised, by the error's context;
+ * NULL: none.  Our statements call no function that users have written, so it
+ * is one of an event trigger or the like, and the user has to look there.
+ * Only its name and line are taken, since the rest of the context may quote
+ * values.
  */
 static char *
 calling_function(const PGresult *res)
@@ -136,7 +140,7 @@ ecm_conn_note_result_error(EcmConn *conn, const PGresult *res)
 
 	if (sqlstate == NULL)
 	{
-		/* libpq's own, as when the server closed the connection */
+		/* an error of libpq itself: the server has closed the connection, say */
 		ecm_conn_note_libpq_error(conn);
 		return;
 	}
@@ -144,7 +148,11 @@ ecm_conn_note_result_error(EcmConn *conn, const PGresult *res)
 	if (function != NULL && message != NULL)
 	{
 		message = psprintf("%s, in %s", message, function);
-		/* a name that is not qualified is found in other sessions */
+
+		/*
+		 * our sessions have an empty search_path, so a name without its
+		 * schema is found in the user's sessions, but not here
+		 */
 		if (ecm_error_is_name_not_found(sqlstate))
 			hint = "The stack's sessions have an empty search_path: give that function its own (ALTER FUNCTION ... SET search_path), or qualify the names in it.";
 	}
@@ -163,9 +171,9 @@ ecm_conn_forget_error(EcmConn *conn)
 }
 
 /*
- * Replaces libpq's printing to stderr.  A FATAL message that reaches an idle
- * session counts as a notice for libpq, but it is the reason for the end that
- * follows.
+ * Receives notices in place of libpq's own function, which prints them to
+ * stderr.  If a FATAL message arrives in an idle session, libpq takes it for a
+ * notice, but it is the reason why the session ends.
  */
 void
 ecm_conn_receive_notice(void *arg, const PGresult *res)

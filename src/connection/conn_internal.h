@@ -22,23 +22,23 @@
 struct EcmConn
 {
 	MemoryContext context;		/* holds this struct and what it points to */
-	struct ConnMemory *memory;	/* of the same conninfo */
+	struct ConnMemory *memory;	/* what was learnt with the same conninfo */
 
 	/* parameters */
 	EcmConninfo info;
-	char	   *setting;		/* where info.conninfo is from */
+	char	   *setting;		/* name of the setting that has info.conninfo */
 	int			connect_timeout_ms;
 
 	/* the attempt to connect */
-	int			candidate;		/* the one being tried */
-	int			ntried;
-	bool		reached;		/* something listens there */
-	bool		without_tls;	/* on the memory's advice */
+	int			candidate;		/* index of the candidate being tried */
+	int			ntried;			/* number of candidates tried so far */
+	bool		reached;		/* something listens at the candidate */
+	bool		without_tls;	/* TLS is not tried, because of memory */
 	bool		prefers_tls;	/* see EcmConnParameters */
 	bool		sslmode_given;
 	EcmError	first_error;	/* of the first candidate passed over */
 
-	/* libpq's things, which are malloc'd */
+	/* allocated by libpq with malloc(), so they have to be freed */
 	PGconn	   *pg;
 	PGresult   *result;			/* rows of the last query */
 	char	   *copy_buffer;	/* last CopyData message */
@@ -49,14 +49,18 @@ struct EcmConn
 	int			wait_events;	/* while connecting */
 	bool		flush_pending;
 	EcmTime		deadline;		/* 0: none */
-	int			timeout_ms;		/* that the deadline was made from */
+	int			timeout_ms;		/* from which the deadline was computed */
 
-	bool		local;			/* its backend was seen in this database */
-	EcmTime		unanswered_at;	/* the backend was seen not to work on our
-								 * query any more; 0: no */
-	EcmBackendLook seen;		/* the backend, when it was seen to move ... */
-	EcmTime		seen_at;		/* ... or first; 0: not seen with this query */
-	EcmTime		heard_at;		/* something came in, in COPY BOTH */
+	bool		local;			/* the backend was seen as a process of this
+								 * database (a pooler's would not be) */
+	EcmTime		unanswered_at;	/* since when the backend has been seen to
+								 * wait for a command, though we wait for its
+								 * answer; 0: it has not */
+	EcmBackendLook seen;		/* the last look that found the backend to
+								 * have moved, or the first one, during this
+								 * query ... */
+	EcmTime		seen_at;		/* ... and its time; 0: none yet */
+	EcmTime		heard_at;		/* COPY BOTH: when data has arrived last */
 
 	bool		has_error;
 	bool		fatal;			/* error is a FATAL message of the server */
@@ -81,7 +85,10 @@ extern bool ecm_conn_socket_is_ready(PGconn *pg, int wait_events);
 
 /* --------------------------------------------------------- conn_error.c -- */
 
-/* Only the first error counts: those that follow are consequences. */
+/*
+ * Note an error.  Only the first one counts, since those that follow are
+ * consequences of it.
+ */
 extern void ecm_conn_note_error(EcmConn *conn, const char *sqlstate,
 								const char *message, const char *detail,
 								const char *hint);
@@ -93,7 +100,7 @@ extern void ecm_conn_receive_notice(void *arg, const PGresult *res);
 
 /* --------------------------------------------------------- conn_query.c -- */
 
-/* Sends what could not be sent before. */
+/* Sends output that the socket has not taken yet. */
 extern void ecm_conn_flush(EcmConn *conn);
 extern void ecm_conn_poll_query(EcmConn *conn);
 extern void ecm_conn_poll_idle(EcmConn *conn);

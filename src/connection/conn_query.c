@@ -21,12 +21,15 @@
 #include "base/backend.h"
 #include "connection/conn_internal.h"
 
-/* A backend that idles for so long has answered, or never heard the question. */
+/*
+ * If a backend waits for a command for this time (ms) while we wait for its
+ * answer, it has answered already, or has never got the query.
+ */
 #define MIN_UNANSWERED_MS	3000
 
 /*
- * A backend that does not move, and waits for nobody, hangs if that lasts as
- * long as wal_sender_timeout, within these bounds.
+ * A backend that stands still hangs if that lasts as long as
+ * wal_sender_timeout, but no shorter and no longer than these.
  */
 #define MIN_HANG_MS			5000
 #define MAX_HANG_MS			60000
@@ -34,8 +37,9 @@
 /* -------------------------------------------------------------- queries -- */
 
 /*
- * Sends what could not be sent before.  A failure shows when reading, together
- * with what the server had to say about it.
+ * Sends output that the socket has not taken yet.  A failure is not looked at
+ * here: it shows when reading, after the message that the server may have sent
+ * about it.
  */
 void
 ecm_conn_flush(EcmConn *conn)
@@ -44,9 +48,9 @@ ecm_conn_flush(EcmConn *conn)
 }
 
 /*
- * Takes the results that are there; true when there are no more to come.  When
- * the connection is lost, libpq hands out what had arrived, then an error of
- * its own, then the end.
+ * Takes the results that have arrived.  True: the query is over.  If the
+ * connection is lost, libpq hands out the results that had arrived, then an
+ * error of its own, then the end.
  */
 static bool
 take_results(EcmConn *conn)
@@ -105,17 +109,20 @@ ecm_conn_poll_query(EcmConn *conn)
 	}
 }
 
-/* An idle session has nothing to say, except that it is being ended. */
+/*
+ * Looks whether an idle session has sent something: that can only be a message
+ * that it is being ended.
+ */
 void
 ecm_conn_poll_idle(EcmConn *conn)
 {
 	bool		alive = PQconsumeInput(conn->pg);
 
-	/* parses, and so calls ecm_conn_receive_notice() */
+	/* PQisBusy() parses the input, and calls ecm_conn_receive_notice() */
 	(void) PQisBusy(conn->pg);
 	if (!alive || conn->fatal || PQstatus(conn->pg) == CONNECTION_BAD)
 	{
-		/* the last query's error, if any, is not the reason */
+		/* an error of the last query is not why the session ends */
 		if (!conn->fatal)
 			conn->has_error = false;
 		ecm_conn_note_libpq_error(conn);
@@ -191,8 +198,8 @@ ecm_conn_idle_in_no_transaction(const EcmConn *conn)
 }
 
 /*
- * Only a backend of our own server and database gets the signal: behind a
- * pooler, the process number that we were told is made up.
+ * Only a process of this server and database gets the signal: a pooler makes
+ * up the process number that it tells us.
  */
 void
 ecm_conn_cancel(EcmConn *conn)
@@ -215,7 +222,7 @@ ecm_conn_has_backend(const EcmConn *conn)
 	return !conn->local || ecm_backend_look(conn->backend_pid, &look);
 }
 
-/* The backend will not answer, or we shall not hear of it. */
+/* Fails the connection, since its query's answer will never arrive. */
 static void
 give_up_query(EcmConn *conn, const char *message, const char *detail,
 			  const char *hint)
@@ -227,7 +234,7 @@ give_up_query(EcmConn *conn, const char *message, const char *detail,
 	ecm_conn_become_failed(conn);
 }
 
-/* Does the backend work, or wait for a lock, or does it hang? */
+/* Gives up the query if its backend has stood still for too long. */
 static void
 check_motion(EcmConn *conn, const EcmBackendLook *look, EcmTime now)
 {
@@ -283,8 +290,9 @@ ecm_conn_check(EcmConn *conn)
 /* ------------------------------------------------------------ COPY BOTH -- */
 
 /*
- * The stream is over; finds out why.  Messages not read yet are dropped: they
- * have not been acknowledged and come again.
+ * The stream is over: finds out why.  Messages that have not been read are
+ * dropped.  They have not been acknowledged either, so the next stream sends
+ * them again.
  */
 static void
 end_of_stream(EcmConn *conn)
@@ -304,7 +312,7 @@ end_of_stream(EcmConn *conn)
 		PQclear(res);
 		if (status == PGRES_COPY_BOTH || status == PGRES_COPY_IN ||
 			status == PGRES_COPY_OUT)
-			break;				/* would be handed out for ever */
+			break;				/* libpq would return this result for ever */
 	}
 
 	if (!conn->has_error && PQstatus(conn->pg) == CONNECTION_BAD)

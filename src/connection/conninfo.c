@@ -3,9 +3,9 @@
  * conninfo.c
  *	  Connection strings, and libpq's parameters that are made of them.
  *
- * A connection leads back into this server, so the parameters that a string leaves
- * out are known: sockets, port, the bootstrap superuser.  libpq itself is only
- * asked to take strings apart.
+ * A connection of a stack leads back into this server, so the parameters that
+ * a string leaves out are known: socket directory, port, the bootstrap
+ * superuser. libpq is used here only to parse strings.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +42,7 @@ option_given(const PQconninfoOption *options, const char *keyword)
 	return NULL;
 }
 
-/* Is it left to us to find the server? */
+/* Does the string leave it to us to find the server? */
 static bool
 is_loopback(const PQconninfoOption *options)
 {
@@ -52,16 +52,16 @@ is_loopback(const PQconninfoOption *options)
 }
 
 /*
- * libpq takes an empty parameter for an absent one and then looks into the
- * environment, so the only sure way to keep the postmaster's PG* variables
- * out is to unset them.  This is a single-threaded worker and its environment
- * is its own.  The list is libpq's, and so fits its version; the names after
- * it are those that libpq reads without saying so.  PGSERVICEFILE and
- * PGSYSCONFDIR stay: they only say where a service that the user has named is
- * to be looked up.
+ * Unsets the PG* variables that the postmaster was started with. libpq takes
+ * an empty parameter for an absent one, and looks into the environment then,
+ * so that there is no other sure way to keep them out.  A worker has a single
+ * thread and an environment of its own, so nobody else is affected.
  *
- * The default files (~/.pgpass, ~/.postgresql/) are not variables and stay in
- * force; they are how a password or certificate is given to us.
+ * The list of variables is libpq's, so it fits the version of libpq; the names
+ * after it are variables that libpq reads without listing them.  PGSERVICEFILE
+ * and PGSYSCONFDIR stay: they only say where a service that the user has named
+ * is looked up.  The default files (~/.pgpass, ~/.postgresql/) stay in force:
+ * users give us a password or a certificate by them.
  */
 void
 ecm_conninfo_clean_environment(void)
@@ -76,7 +76,8 @@ ecm_conninfo_clean_environment(void)
 		return;
 	options = PQconninfoParse("", NULL);
 	if (options == NULL)
-		return;					/* out of memory; so will be what follows */
+		return;					/* out of memory; the caller's own call will
+								 * say so */
 	for (PQconninfoOption *opt = options; opt->keyword != NULL; opt++)
 	{
 		if (opt->envvar != NULL)
@@ -89,8 +90,9 @@ ecm_conninfo_clean_environment(void)
 }
 
 /*
- * The bootstrap superuser, who always exists but may have been renamed.  The
- * look-up needs a transaction, which is over before anything is waited for.
+ * The name of the bootstrap superuser, who always exists but may have been
+ * renamed.  Looking it up needs a transaction, which ends here: the manager
+ * must not be in one while it waits.
  */
 static const char *
 loopback_user(void)
@@ -160,15 +162,16 @@ read_server_settings(void *arg)
 {
 	ServerSettings *settings = arg;
 
-	/* if the catalog is locked, the settings pinned by name must do */
+	/* if the catalog is locked, the settings pinned by name have to suffice */
 	(void) ecm_append_server_settings(settings->options, settings->any_role);
 }
 
 /*
- * Settings of our sessions, for the startup packet.  There they override what
- * ALTER DATABASE and ALTER ROLE say, and are in force before the first query.
- * The later one wins: first what undoes those, then what the user has given,
- * then what we rely on.
+ * The options of the startup packet, which set the parameters of our sessions.
+ * Options override ALTER DATABASE and ALTER ROLE, and are in force before the
+ * first query.  If one is given twice, the later one wins, so the order is:
+ * the server's own values, which undo ALTER DATABASE and ALTER ROLE; then the
+ * user's; then those that we rely on.
  */
 static char *
 session_options(const EcmConninfo *info, const char *given, bool any_role)
@@ -189,7 +192,7 @@ session_options(const EcmConninfo *info, const char *given, bool any_role)
 	for (int i = 0; i < (int) lengthof(session_settings); i++)
 		ecm_append_setting(&buf, session_settings[i][0], session_settings[i][1]);
 
-	/* So that a query whose reader is gone does not run on. */
+	/* a query ends soon if the manager, which reads its result, is gone */
 	if (WaitEventSetCanReportClosed())
 		ecm_append_setting(&buf, "client_connection_check_interval", "10s");
 	if (info->wal_sender_timeout_ms > 0)
@@ -224,7 +227,7 @@ find_candidates(EcmConninfo *info, const PQconninfoOption *options)
 	{
 		char	   *dir = linitial(directories);
 
-		/* the server resolves it from its data directory, libpq does not */
+		/* the server resolves a relative path from its data directory */
 		if (dir[0] != '\0' && dir[0] != '@' && !is_absolute_path(dir))
 			dir = psprintf("%s/%s", DataDir, dir);
 		if (dir[0] != '\0')
@@ -232,9 +235,9 @@ find_candidates(EcmConninfo *info, const PQconninfoOption *options)
 	}
 
 	/*
-	 * A server that does not listen on TCP is not to be looked for there: it
-	 * would be another one.  The host name is not resolved, as the address is
-	 * given; it is what people write in ~/.pgpass.
+	 * If this server does not listen on TCP, a server that does listen there
+	 * would be another one. libpq does not resolve the host name, since the
+	 * address is given; the name is what people write in ~/.pgpass.
 	 */
 	if (ListenAddresses != NULL && ListenAddresses[0] != '\0')
 	{
@@ -244,11 +247,12 @@ find_candidates(EcmConninfo *info, const PQconninfoOption *options)
 }
 
 /*
- * The value to use for a parameter, or NULL for libpq's default.
+ * The value for a parameter, or NULL for libpq's default.
  *
- * Parameters that the user gave are kept, except for those that our protocol with
- * the server depends on.  With a service, the service file fills in the rest, and only
- * the database is ours, because one entry serves all databases.
+ * Parameters that the user has given are kept, except for those that our
+ * protocol with the server depends on.  With a service, the service file
+ * supplies the others; only the database is ours, so that one service can
+ * serve all databases.
  */
 static const char *
 parameter_value(const EcmConninfo *info, const EcmCandidate *candidate,
@@ -290,7 +294,7 @@ parameter_value(const EcmConninfo *info, const EcmCandidate *candidate,
 	if (strcmp(keyword, "gssencmode") == 0 && !parameters->has_service)
 		return "disable";
 
-	/* whatever the way there, it is this very server */
+	/* whatever the address, it leads to this server */
 	if (strcmp(keyword, "user") == 0 && !parameters->has_service)
 		return loopback_user();
 	if (strcmp(keyword, "port") == 0 && !parameters->has_service)

@@ -12,14 +12,14 @@
 
 #define ECM_MAX_CANDIDATES	3	/* socket directory, ::1, 127.0.0.1 */
 
-/* Where a server may be found.  Both NULL: where the conninfo says. */
+/* A place to look for the server.  Both NULL: the conninfo names it. */
 typedef struct EcmCandidate
 {
 	const char *host;
 	const char *hostaddr;
 } EcmCandidate;
 
-/* A connection that is wanted */
+/* A connection to be made. */
 typedef struct EcmConninfo
 {
 	char	   *conninfo;		/* user's, or "" for loopback */
@@ -32,25 +32,30 @@ typedef struct EcmConninfo
 	int			ncandidates;
 } EcmConninfo;
 
-/* libpq is started with these */
+/* The parameters for PQconnectStartParams(), and what they tell about it. */
 typedef struct EcmConnParameters
 {
 	const char **keywords;		/* both end with NULL */
 	const char **values;
-	bool		any_role;		/* not the bootstrap superuser, perhaps */
+	bool		any_role;		/* the role may be another one than the
+								 * bootstrap superuser */
 	bool		has_service;
 	bool		prefers_tls;	/* sslmode is "prefer", given or by default */
 	bool		sslmode_given;
-	bool		without_tls;	/* as asked for, if TLS is only preferred */
+	bool		without_tls;	/* sslmode is "disable" because the caller has
+								 * asked for that, and TLS is only preferred */
 } EcmConnParameters;
 
-/* libpq must not see the postmaster's PG* variables; to be called first. */
+/*
+ * Removes the postmaster's PG* variables from this process's environment, lest
+ * libpq use them.  To be called before all else.
+ */
 extern void ecm_conninfo_clean_environment(void);
 
 /*
- * Fills the candidates, of which there may be none; allocates in the current
- * context.  False: libpq does not understand the string, and *problem says why
- * (NULL: it is out of memory).
+ * Fills info->candidates; there may be none.  Allocates in the current
+ * context.  False: libpq can't parse the string, for the reason *problem
+ * (NULL: out of memory).
  */
 extern bool ecm_conninfo_find_candidates(EcmConninfo *info, char **problem);
 
@@ -62,12 +67,15 @@ extern bool ecm_conninfo_parameters(const EcmConninfo *info, int candidate,
 									bool without_tls,
 									EcmConnParameters *parameters);
 
-/* Looks the loopback user's name up again; true if it has been renamed. */
+/*
+ * Looks up the bootstrap superuser's name again.  True: the role has been
+ * renamed since.
+ */
 extern bool ecm_loopback_user_renamed(void);
 
 /*
- * Where a connection string leads, without following it.  Strings are palloc'd;
- * NULL: not given.  The password, if there is one, is not among them.
+ * Where a connection string leads, by its text alone.  Strings are palloc'd;
+ * NULL: not given.  The password is left out, on purpose.
  */
 typedef struct EcmConnTarget
 {
@@ -82,7 +90,7 @@ typedef struct EcmConnTarget
 	char	   *dbname;
 } EcmConnTarget;
 
-/* False: libpq does not understand it. */
+/* False: libpq can't parse the string. */
 extern bool ecm_conn_target(const char *conninfo, EcmConnTarget *target);
 
 #endif							/* ECM_CONNINFO_H */

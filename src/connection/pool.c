@@ -3,14 +3,14 @@
  * pool.c
  *	  Loopback sessions opened on demand, and the queue of jobs for them.
  *
- * Callbacks may submit and cancel jobs, and may even close the pool, so no
- * pointer to a job or session outlives a callback: the loops below start from
- * the array or the queue's head again.
+ * A callback may submit and cancel jobs, and may even close the pool.  So no
+ * pointer to a job or session is valid after a callback has been called: the
+ * loops below start from the array, or from the head of the queue, again.
  *
- * A session that cannot be opened matters only if there is no other.  Then
- * the jobs waiting get the error, so that their owners can retry with a
- * backoff of their own; with other sessions at work (too many connections,
- * say) the pool stays smaller than it might be, and tries again later.
+ * If a session can't be opened and there is no other one, the jobs that wait
+ * get the error, so that their owners can retry with a backoff of their own.
+ * If other sessions are at work, the pool stays smaller than it might be
+ * (max_connections is reached, say), and tries again later.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,10 @@
 #include "base/shmem.h"
 #include "connection/pool.h"
 
-/* With so many failed attempts in a row, a pool without sessions is dead. */
+/*
+ * After this number of failed attempts in a row, a pool without sessions is
+ * dead.
+ */
 #define DEAD_RETRIES	3
 
 typedef struct Job
@@ -44,7 +47,7 @@ typedef struct Session
 {
 	EcmConn    *conn;			/* NULL: closed */
 	bool		opened;			/* the connection was established */
-	bool		in_callback;	/* a callback looks at its rows */
+	bool		in_callback;	/* a callback reads its rows; don't close it */
 	Job		   *job;			/* NULL: none runs */
 	EcmTime		idle_since;
 } Session;
@@ -62,16 +65,18 @@ typedef struct Pool
 	dlist_head	queue;
 	int			nqueued;
 	uint64		last_job_id;
-	uint64		generation;		/* tells that the pool was closed */
+	uint64		generation;		/* changes when the pool is closed, so that a
+								 * loop notices that a callback has done so */
 
 	/* opening sessions */
 	EcmBackoff	backoff;
 	EcmTime		retry_at;		/* no new session before; 0: at once */
-	bool		has_last_error; /* none was opened since */
+	bool		has_last_error; /* last_error is set, and no session has been
+								 * opened since */
 	EcmError	last_error;
 } Pool;
 
-/* There is one in a process: the manager's. */
+/* The manager's pool; no other process has one. */
 static Pool pool;
 
 void
@@ -143,7 +148,7 @@ close_session(Session *session)
 		ecm_conn_close(conn);
 }
 
-/* Closes a session in the middle of its job, which is not called back. */
+/* Closes a session in the middle of its job, whose callback is not called. */
 static void
 abandon_session(Session *session)
 {
@@ -223,16 +228,17 @@ report_small_pool(const EcmError *err)
 }
 
 /*
- * A session could not be opened.  Its error gets the hint that goes with
- * opening a connection here, since a job's owner does not know that it was
- * this that failed.
+ * A session could not be opened.  Its error gets the hint for errors of
+ * opening a connection here, since the owner of a job, which is given the
+ * error, does not know that it was not the job that has failed.
  */
 static void
 open_failed(Session *session, EcmTime now)
 {
 	EcmError	err = *ecm_conn_error(session->conn);
 	const char *hint = ecm_error_hint(&err, ECM_CONTEXT_CONNECT);
-	bool		alone = true;	/* no other, not even being opened */
+	bool		alone = true;	/* there is no other session, open or being
+								 * opened */
 	bool		working = false;
 
 	if (hint != NULL && err.hint[0] == '\0')
@@ -242,7 +248,7 @@ open_failed(Session *session, EcmTime now)
 	for (int i = 0; i < ECM_MAX_POOL_SIZE; i++)
 	{
 		if (pool.sessions[i].conn != NULL)
-			alone = false;		/* works, or its attempt will tell */
+			alone = false;
 		if (pool.sessions[i].opened)
 			working = true;
 	}
@@ -251,7 +257,7 @@ open_failed(Session *session, EcmTime now)
 	pool.last_error = err;
 	pool.has_last_error = true;
 
-	/* several that fail together are one failure */
+	/* several attempts that fail at the same time count as one */
 	if (pool.retry_at <= now)
 		pool.retry_at = ecm_backoff_fail(&pool.backoff, now);
 
@@ -286,7 +292,7 @@ job_over(Session *session, EcmTime now)
 	finish_job(job, conn, ecm_conn_ok(conn) ? NULL : ecm_conn_error(conn));
 	if (generation != pool.generation)
 	{
-		/* the pool was closed, and left this connection to us */
+		/* the callback has closed the pool, but not the connection it read */
 		ecm_conn_close(conn);
 		return;
 	}
@@ -350,8 +356,9 @@ start_job(void)
 
 			if (!ecm_conn_has_backend(pool.sessions[i].conn))
 			{
-				close_session(&pool.sessions[i]);	/* its backend has ended
-													 * unheard */
+				close_session(&pool.sessions[i]);	/* its backend has ended,
+													 * and we have not been
+													 * told */
 				continue;
 			}
 			job = dequeue();
@@ -365,8 +372,9 @@ start_job(void)
 }
 
 /*
- * The place for a session that is needed: more jobs wait than sessions are
- * idle or on their way, and the pool may grow.
+ * A free place for one more session, or NULL.  One more is wanted if more jobs
+ * wait than sessions are idle or being opened, as long as there are fewer than
+ * electric_cm.pool_size.
  */
 static Session *
 session_wanted(void)
@@ -479,7 +487,7 @@ keep_earlier(EcmTime *deadline, EcmTime other)
 
 /*
  * When ecm_pool_poll() has to be called even if no socket is ready.  A time in
- * the past says at once: a job was submitted after the last call.
+ * the past means at once: a job has been submitted since the last call.
  */
 EcmTime
 ecm_pool_deadline(void)

@@ -8,7 +8,9 @@
  * idle for electric_cm.pool_idle_timeout is closed, since an idle ordinary
  * session would make a smart shutdown wait for ever.
  *
- * Lives in the manager's process only; everything is driven by ecm_pool_poll().
+ * The pool is in the manager's process only.  The manager does not write
+ * tables or wait for locks itself; whatever needs that is a job for a session.
+ * Everything happens in ecm_pool_poll().
  *
  *-------------------------------------------------------------------------
  */
@@ -32,9 +34,10 @@ typedef void (*EcmPoolCallback) (void *arg, EcmConn *conn, const EcmError *err);
 extern void ecm_pool_init(const char *dbname);
 
 /*
- * Queues a job.  sql is copied.  timeout_ms 0: no deadline once it runs.  A job
- * waits for a session as long as one is open or being opened; when none can be
- * opened, all jobs waiting get that error.  Returns an id (never 0).
+ * Queues a job, and returns its id (never 0). sql is copied. timeout_ms counts
+ * from when the job runs; 0: no deadline.  A job waits for a session as long
+ * as any is open or being opened.  If none can be opened, all jobs that wait
+ * fail with that error.
  */
 extern uint64 ecm_pool_submit(const char *sql, int timeout_ms,
 							  EcmPoolCallback callback, void *arg);
@@ -57,18 +60,19 @@ extern EcmTime ecm_pool_deadline(void);
 extern const char *ecm_pool_session_state(int ordinal);
 
 /*
- * The error that the place's last session ended with, or could not be opened for,
- * or NULL.  It stays when there is another session, as it tells what happened.
+ * The error that the last session of that ordinal has ended with, or could not
+ * be opened because of; or NULL.  It stays when there is a new session, so
+ * that users can see it.
  */
 extern const EcmError *ecm_pool_session_error(int ordinal);
 
 /*
- * No session works, and none could be opened several times in a row; err says
- * why.
+ * True: there is no session, and several attempts in a row to open one have
+ * failed; err has the last error.
  */
 extern bool ecm_pool_is_dead(EcmError *err);
 
-/* To be called now and then: ends jobs whose answer has got lost. */
+/* Fails jobs whose answer is lost; to be called regularly. */
 extern void ecm_pool_check(void);
 
 /* Closes all sessions, forgets all jobs without calling back. */

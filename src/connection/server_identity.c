@@ -3,8 +3,10 @@
  * server_identity.c
  *	  Does a connection lead back into this server and this database?
  *
- * A physical copy of this server has the same system identifier; it does not
- * have the same start time.
+ * A connection string of the user's may lead elsewhere.  Then the stack would
+ * stream another database's changes, or call functions on another server.  The
+ * system identifier does not tell: a physical copy of this server has the same
+ * one.  Its start time, to the microsecond, is another one.
  *
  *-------------------------------------------------------------------------
  */

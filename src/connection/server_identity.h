@@ -14,8 +14,9 @@
 #include "connection/conn.h"
 
 /*
- * A query that tells which server and database a connection leads to, and
- * whether its answer says: here.  If not, failure is FATAL.
+ * ecm_whereabouts_sql() is a query that tells which server and database a
+ * connection leads to. ecm_leads_here() looks at its answer.  False: the
+ * connection leads elsewhere, and *failure, which is FATAL, says so.
  */
 extern const char *ecm_whereabouts_sql(void);
 extern bool ecm_leads_here(const EcmConn *conn, EcmStepFailure *failure);
