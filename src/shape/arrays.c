@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * arrays.c
- *	  SQL's arrays of one dimension without nulls, from what C has, and back.
+ *	  Conversions between C arrays or lists and SQL arrays of one dimension
+ *	  without nulls.
  *
  *-------------------------------------------------------------------------
  */

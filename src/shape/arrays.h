@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * arrays.h
- *	  SQL's arrays of one dimension without nulls, from what C has, and back.
+ *	  Conversions between C arrays or lists and SQL arrays of one dimension
+ *	  without nulls.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,7 +14,10 @@
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 
-/* oid[], int8[], int4[], text[], int2[]; the second and third from Datums. */
+/*
+ * Make an oid[], int8[], int4[], text[] or int2[].  Those of int8 and int4
+ * take Datums.
+ */
 extern Datum ecm_array_of_oids(const Oid *oids, int n);
 extern Datum ecm_array_of_oid_list(const List *oids);
 extern Datum ecm_array_of_int8(Datum *elems, int n);
@@ -21,7 +25,10 @@ extern Datum ecm_array_of_int4(Datum *elems, int n);
 extern Datum ecm_array_of_names(char **names, int n);
 extern Datum ecm_array_of_attnums(const Bitmapset *attnums);
 
-/* The elements of a text[], an oid[], an int2[]; palloc'd, *n is how many. */
+/*
+ * The elements of a text[], an oid[] or an int2[], palloc'd; *n becomes their
+ * number.
+ */
 extern char **ecm_array_names(Datum array, int *n);
 extern Oid *ecm_array_oids(Datum array, int *n);
 extern int16 *ecm_array_int2(Datum array, int *n);

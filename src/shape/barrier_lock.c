@@ -12,7 +12,10 @@
 
 #include "shape/barrier_lock.h"
 
-/* Our own lock: the server's on such objects has no objsubid. */
+/*
+ * Makes the lock one of our own: the server's locks on such objects have
+ * objsubid 0.
+ */
 #define HOLD_SUBID	1
 
 void

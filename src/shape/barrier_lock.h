@@ -13,17 +13,22 @@
 #include "storage/lock.h"
 
 /*
- * A transaction calls this before it changes what shapes are made of without a
- * lock on their tables, and before it looks for shapes that it makes void: a
- * schema's name (NamespaceRelationId, and which), a type (TypeRelationId,
- * likewise), or what is published of all tables, or below one
- * (PublicationRelationId, and 0 or the table).  In place of each, 0 stands for
- * all.  Until it is over, and be it prepared or waiting for a standby, barriers
- * (shape_barrier.c) wait for it: it does not see the shapes that they are for.
+ * To be called by a transaction before it changes something that shapes depend
+ * on but that is not protected by a lock on their tables, and before it looks
+ * for the shapes that its change invalidates. 'catalog' and 'object' say what
+ * it changes: the name of a schema (NamespaceRelationId), a type
+ * (TypeRelationId), or which tables are published (PublicationRelationId, and
+ * a table if only that one and those below it are concerned).  Object 0 stands
+ * for all.
+ *
+ * Such a transaction does not see shapes that are declared meanwhile.  So the
+ * barrier (shape_barrier.c), which each shape's creation has to pass, waits
+ * for the transaction until it is over, also if it is prepared, or its commit
+ * waits for a standby.
  */
 extern void ecm_barrier_hold(Oid catalog, Oid object);
 
-/* What these transactions hold, in RowExclusiveLock. */
+/* The lock that these transactions hold, in mode RowExclusiveLock. */
 extern void ecm_barrier_tag(LOCKTAG *tag, Oid catalog, Oid object);
 
 #endif							/* ECM_BARRIER_LOCK_H */

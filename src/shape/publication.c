@@ -3,14 +3,16 @@
  * publication.c
  *	  Is a table in the stack's publication, and does that publish all there is?
  *
- * _electric_cm.published_table has the tables that we have added, by the OID of
- * the row in pg_publication_rel.  A table that the user has added, or added again,
- * has another one, and is left alone.  Once a table has been published for a shape
- * its owner has agreed to it: it may come back for shapes of other roles, unless
- * somebody takes it out himself.
+ * _electric_cm.published_table lists the tables that the stack has added, with
+ * the OID of the row in pg_publication_rel.  If the user adds a table, or
+ * removes it and adds it again, the row has another OID, and the stack leaves
+ * the table in the publication.  Once a table has been published for a shape,
+ * its owner has agreed to that: it may be published again for shapes of other
+ * roles, unless somebody has taken it out himself.
  *
- * Nothing here waits for a lock that users hold.  Sessions of the pool lock the
- * tables that they publish, or take out, by locks of our own.
+ * Nothing here waits for a lock that users hold.  Among themselves, pool
+ * sessions that publish a table or take it out use advisory locks of their
+ * own.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,9 +48,6 @@ ecm_forget_catalogs(void)
 	InvalidateSystemCaches();
 }
 
-/*
- * By itself, by an ancestor, by its schema, or as all tables are.
- */
 bool
 ecm_is_published(Oid relation)
 {
@@ -132,7 +131,9 @@ ecm_lock_publishing(Oid relation, LOCKMODE mode, bool dont_wait)
 	return LockAcquire(&tag, mode, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* By whatever it is published: nobody takes that away until we are done. */
+/*
+ * The table may be published by way of an ancestor, so these are locked, too.
+ */
 void
 ecm_hold_published(Oid relation)
 {

@@ -13,53 +13,59 @@
 #include "storage/lockdefs.h"
 
 /*
- * For a session that has seen a shape, and asks what is published: from here on
- * it reads the catalogs.  A transaction's rows can be seen a moment before the
- * caches of others are told what it has changed, and in that moment the table
- * that it has taken out of the publication seems to be in it.
+ * Discards the caches of the catalogs.  To be called by a session that has
+ * seen a shape's row and is about to ask what is published.  The rows of a
+ * committed transaction are visible a moment before other sessions receive its
+ * invalidation messages.  In that moment, a table that the transaction has
+ * taken out of the publication would still seem to be in it.
  */
 extern void ecm_forget_catalogs(void);
 
 /*
- * Is the table in our publication, by itself or with an ancestor, its schema
- * or everything?  Within ecm_spi_begin/end.
+ * Is the table in our publication: by itself, by an ancestor, by its schema,
+ * or because all tables are?  Within ecm_spi_begin() and ecm_spi_end().
  */
 extern bool ecm_is_published(Oid relation);
 
 /*
- * Does it have a row filter or a column list for the table, one of its ancestors
- * or what is below it?
+ * Does our publication have a row filter or a column list for the table, one
+ * of its ancestors, or a table below it?
  */
 extern bool ecm_is_filtered(Oid relation);
 
 /*
- * Is there our publication, and does it publish all kinds of changes, and name
- * the table that each is of?  Where it doesn't, even for a moment, changes are missing from
- * the stream.
+ * Does our publication exist, does it publish all kinds of changes, and under
+ * the names of the leaves (not publish_via_partition_root)?  If not, even for
+ * a moment, changes are missing from the stream.
  */
 extern bool ecm_publishes_everything(void);
 
-/* For a session that is about to publish a table: keeps it as it is. */
+/*
+ * For a session that relies on the table's being published: until its
+ * transaction ends, no pool session takes the table, or an ancestor, out of
+ * the publication.
+ */
 extern void ecm_hold_published(Oid relation);
 
 /*
- * Within ecm_spi_begin/end: it has been added by us; and has it ever been, so
- * that it may be again?
+ * note: records that we have added the table to the publication. was: has it
+ * been added by us at any time, so that it may be added again?  Within
+ * ecm_spi_begin() and ecm_spi_end().
  */
 extern void ecm_note_published(Oid relation);
 extern bool ecm_was_published(Oid relation);
 
 /*
- * Until the transaction ends: keeps sessions of the pool from publishing the
- * table (ExclusiveLock), or from taking it out (ShareLock).  False, only with
- * 'dont_wait': somebody else has such a lock.
+ * Until the transaction ends, keeps pool sessions from publishing the table
+ * (mode ExclusiveLock), or from taking it out (mode ShareLock).  False, only
+ * with 'dont_wait': another session has a lock that conflicts.
  */
 extern bool ecm_lock_publishing(Oid relation, LOCKMODE mode, bool dont_wait);
 
 /*
- * Takes a table out of a publication; by the OID of its row in
- * pg_publication_rel.  False: somebody is about to do the same, or to drop the
- * table or the publication.
+ * Takes a table out of a publication. 'member' is the OID of the row in
+ * pg_publication_rel.  False: somebody else has done so, or is about to, or is
+ * about to drop the table or the publication.
  */
 extern bool ecm_unpublish_member(Oid member);
 

@@ -30,20 +30,24 @@ typedef struct EcmShapeDef
 	char	   *handle;
 	Oid			owner;
 	Oid			relation;
-	char	   *relation_name;	/* quoted, the first part of every key */
+	char	   *relation_name;	/* "schema"."table": each key begins with it */
 	int			ncolumns;
 	char	  **column_names;
 	Oid		   *column_types;
 	int			nkeys;
 	int16	   *key_positions;	/* 0-based positions in column_names */
 	EcmFilterDef *filter;		/* NULL: no where clause */
-	int			worker;
-	XLogRecPtr	skip_until;		/* a former worker has logged what precedes */
+	int			worker;			/* number of the consumer that follows it */
+	XLogRecPtr	skip_until;		/* a former consumer has logged all
+								 * transactions that commit before this, see
+								 * assign.c */
 	EcmShapeState state;
-	int			generation;
-	int			capturing;		/* generation that is captured for, 0: none */
-	int			snapshot_generation;	/* 0: none */
-	char	   *last_error;		/* or NULL */
+	int			generation;		/* number of the latest attempt to create it */
+	int			capturing;		/* attempt for which changes are captured; 0:
+								 * none */
+	int			snapshot_generation;	/* attempt whose snapshot is
+										 * committed; 0: none */
+	char	   *last_error;		/* with its tag, see errors.h; or NULL */
 } EcmShapeDef;
 
 #endif							/* ECM_SHAPE_H */

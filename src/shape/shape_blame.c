@@ -3,20 +3,26 @@
  * shape_blame.c
  *	  Which shape is to blame for the death of a process.
  *
- * A process that evaluates a where clause, or writes a row, may run out of memory,
- * be killed for that, or crash, and can't say any more what it was at.  So each
- * such process keeps a note of where it is, and its successor reads it.  Since
- * a process that is killed takes the server's shared memory with it, the note is
- * in a file, mapped into memory: to change it costs a store.
+ * A process that evaluates a where clause, or writes a row, may run out of
+ * memory, be killed for that, or crash.  Then it can't say any more which
+ * shape it was working on, and without knowing that, its successor would die
+ * in the same way, for ever.  So each such process (a consumer, or a pool
+ * session that takes a snapshot) keeps a note of where it is, and its
+ * successor reads the note.  Since a process that is killed takes the server's
+ * shared memory with it, the note is in a file that is mapped into memory:
+ * changing it costs no more than a store.
  *
- * The first death is no shape's fault, as others may have wanted the memory.  A
- * second one at the same place of the stream is the fault of the shape that was
- * worked on or, where there was none, of all shapes of the table.  Once a shape is
- * to blame for a transaction, a first death there at another one of its owner's is
- * that one's fault.
+ * The first death is no shape's fault, since other processes may have used up
+ * the memory.  A second one at the same place of the stream is the fault of
+ * the shape that was worked on or, if there was none, of all shapes of the
+ * table.  Once a shape is to blame for a transaction, a further death there at
+ * another shape is blamed on that shape's owner the first time: all shapes end
+ * that he has of the table.  Otherwise a thousand shapes with the same fault
+ * would cost two thousand deaths, each of which restarts the server.
  *
- * A process that the postmaster tells to go, for others' crash or for an
- * immediate shutdown, has not died of what it was at.
+ * A process that the postmaster ends by SIGQUIT, because another process has
+ * crashed or in an immediate shutdown, has not died of its work: it clears the
+ * note.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,18 +39,21 @@
 #include "base/compat.h"
 #include "shape/shape_blame.h"
 
-#define MAGIC		0x45434d31	/* changes with the struct */
+#define MAGIC		0x45434d31	/* to be changed with the struct */
 
+/* The contents of the file. */
 typedef struct Note
 {
 	uint32		magic;
-	int32		deaths;			/* in a row ... */
+	int32		deaths;			/* number of deaths in a row ... */
 	EcmPlace	died;			/* ... at this place */
-	XLogRecPtr	blamed;			/* transaction that somebody was blamed for */
-	EcmPlace	here;
+	XLogRecPtr	blamed;			/* transaction for which a shape has been
+								 * blamed */
+	EcmPlace	here;			/* where the process is now */
 } Note;
 
-static Note unmapped;			/* where there can't be a file */
+static Note unmapped;			/* in use if the file can't be mapped, and
+								 * after ecm_blame_close() */
 static Note *note = &unmapped;
 static char path[MAXPGPATH];
 static pqsigfunc quit_handler;
@@ -67,8 +76,10 @@ handle_quit(SIGNAL_ARGS)
 }
 
 /*
- * A file system that copies on write may find no room for a page that it has
- * already given us, and a full disk must not bring the server down: go on
+ * SIGBUS handler.  A file system that copies on write needs space to change a
+ * page, even one that has been written before.  If the disk is full, the store
+ * into the mapped page raises SIGBUS, which would bring the whole server down.
+ * Then anonymous memory takes the place of the page, and the process goes on
  * without a file.
  */
 static void
@@ -80,7 +91,7 @@ handle_bus_error(int signo, siginfo_t *info, void *context pg_attribute_unused()
 	if (note == &unmapped || address < start || address >= start + sizeof(Note) ||
 		mmap(start, sizeof(Note), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		signal(signo, SIG_DFL); /* and it is raised again */
+		signal(signo, SIG_DFL); /* not ours: raised again, it ends the process */
 }
 
 static void
@@ -95,7 +106,7 @@ catch_bus_errors(void)
 	(void) sigaction(SIGBUS, &action, NULL);
 }
 
-/* NULL: it can't be. */
+/* Maps the file, which is made if need be; NULL: it can't be mapped. */
 static Note *
 map_file(void)
 {
@@ -109,7 +120,7 @@ map_file(void)
 		former.magic != MAGIC)
 		memset(&former, 0, sizeof(former));
 	former.magic = MAGIC;
-	/* so that there is room for it */
+	/* written before it is mapped, so that the file has that size */
 	if (pg_pwrite(fd, &former, sizeof(former), 0) == sizeof(former))
 		mapped = mmap(NULL, sizeof(Note), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CloseTransientFile(fd);
@@ -124,6 +135,7 @@ died_there(const EcmPlace *place)
 		(place->shape != 0 || note->died.relation == place->relation);
 }
 
+/* Who is to blame for a death at that place?  Notes the death. */
 static EcmBlame
 judge(const EcmPlace *place)
 {

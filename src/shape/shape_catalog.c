@@ -3,13 +3,15 @@
  * shape_catalog.c
  *	  Shapes as SQL sees them: looked up, deleted.
  *
- * A user who drops a shape locks its row until the end of a transaction that
- * may last for days, and nobody must wait for that: neither the stack, nor who
- * has truncated the table and is about to commit, with all his locks.  A shape
- * that is to end then is not deleted.  The stream says that it is lost, its
- * consumer marks it as gone, which for everybody it is from then on, and the
- * row is deleted when it can be.  Until the consumer comes to that, the log has
- * nothing of what followed.
+ * A user who drops a shape locks its row until the end of his transaction,
+ * which may last for days.  Nobody must wait for that: neither the stack, nor
+ * a session that has truncated the table and is about to commit, with all its
+ * locks.  If a shape has to end while its row is locked, its row is not
+ * deleted.  A message in the stream says that the shape is lost.  The shape's
+ * consumer marks it as gone, and from then on it is gone for everybody; the
+ * row is deleted as soon as it can be.  Until the consumer comes to the
+ * message, readers still see the shape, but its log has none of the changes
+ * after it.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +42,7 @@
 #include "shape/shape_catalog.h"
 #include "shape/shape_filter.h"
 
-/* Fetched at a time, where there may be very many. */
+/* Shapes that are fetched from a cursor at a time. */
 #define FETCH_SHAPES		500
 
 static Datum
@@ -64,7 +66,10 @@ spi_column(int row, int column, bool *isnull)
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
 #define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
-/* for who asks for it by name: it ends with the transaction that says so */
+/*
+ * For look-ups by handle: a lost shape is gone as soon as the transaction that
+ * has noted it is committed.
+ */
 #define NOT_LOST_SQL \
 	NOT_GONE_SQL "AND NOT EXISTS" \
 	" (SELECT FROM _electric_cm.lost_shape l WHERE l.shape = s.id) "
@@ -218,7 +223,8 @@ ecm_shape_by_id(int64 id)
 }
 
 /*
- * Hands the rows of a query to fn, as definitions that are gone after it.
+ * Calls fn with the definition in each row of a query.  A definition is freed
+ * when fn returns.
  */
 static void
 foreach_shape(const char *sql, int nargs, Oid *types, Datum *values,
@@ -340,12 +346,15 @@ ecm_shapes_of_owner(Oid owner)
 
 /* ------------------------------------------------------------- dropping -- */
 
-/* Tells the stack about shapes that have been deleted, some at a time. */
+/*
+ * Messages that tell the stack which shapes have been deleted.  One message
+ * has as many shapes as fit.
+ */
 typedef struct DropMessage
 {
 	EcmStreamMessage message;
 	EcmMessageShape shapes[ECM_MESSAGE_SHAPES];
-	int			n;				/* altogether */
+	int			n;				/* number of shapes in all messages so far */
 } DropMessage;
 
 /* 'kind': drop, or lost. */
@@ -486,7 +495,8 @@ typedef enum DeleteResult
 {
 	ROW_DELETED,
 	ROW_GONE,					/* somebody else has deleted it */
-	ROW_LOCKED,					/* somebody may, or changes it */
+	ROW_LOCKED,					/* somebody else has locked or changed it, and
+								 * his transaction is in progress */
 	ROW_SPARED
 } DeleteResult;
 
@@ -501,8 +511,9 @@ is_own_row(TupleTableSlot *slot)
 }
 
 /*
- * Not with SQL, since that would fail in a REPEATABLE READ transaction if the
- * row has been updated since it began, by the stack itself for instance.
+ * Deletes a shape's row without waiting for it.  Not by SQL: in a REPEATABLE
+ * READ transaction, that would fail if the row has been updated since the
+ * transaction began, by the stack itself for instance.
  */
 static DeleteResult
 delete_row(Relation rel, Relation index, int64 id, bool spare_own)
@@ -527,7 +538,11 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 			ItemPointerData tid = slot->tts_tid;
 
 			spared = spare_own && is_own_row(slot);
-			/* a lock of our own is none, which only this can tell */
+
+			/*
+			 * this takes the row even if this transaction has locked it
+			 * before
+			 */
 			if (!spared)
 				result = table_tuple_lock(rel, &tid, snapshot, slot,
 										  GetCurrentCommandId(true),
@@ -547,8 +562,9 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 }
 
 /*
- * What makes the message that says so one of ours: see ecm_fate_is_lost().
- * False: it has been said already.
+ * Notes in the catalog that this transaction has to end the shape, but can't
+ * delete it.  Consumers obey the message "lost" only because of that note: see
+ * ecm_fate_is_lost().  False: the shape has been noted before.
  */
 static bool
 note_lost(int64 id)
@@ -576,7 +592,7 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 	DropMessage *dropped;
 	DropMessage *lost;
 
-	/* in an order that is the same for all, lest they wait for each other */
+	/* rows are locked in the order of ids, lest two sessions deadlock */
 	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
 								" WHERE %s ORDER BY id", condition),
 					   SPI_OK_SELECT, nargs, types, values, nulls);

@@ -20,32 +20,37 @@
 extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
 
-/* As it is in a snapshot, in which its log is to be read, too. */
+/* The shape as the snapshot sees it, by which its log will be read, too. */
 extern EcmShapeDef *ecm_shape_as_of(const char *handle, Snapshot snapshot);
 
 /*
- * Hand over, one after the other, the shapes of a relation that a consumer has
- * to follow (live, or being captured), or all that are being captured
- * (InvalidOid); or those that have these ids (int8[]).  def and what fn
- * allocates are gone after each.
+ * Call fn for each of some shapes. ecm_shapes_of_worker(): those of a relation
+ * that a consumer has to follow (live, or being captured), or, with
+ * InvalidOid, all of the consumer's that are being captured.
+ * ecm_shapes_by_ids(): those that have these ids (int8[]). def, and everything
+ * that fn allocates, is freed after each call.
  */
 typedef void (*EcmShapeCallback) (const EcmShapeDef *def, void *arg);
 extern void ecm_shapes_of_worker(int worker, Oid relation, EcmShapeCallback fn,
 								 void *arg);
 extern void ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg);
 
-/* Only which there are that a consumer may have to follow. */
+/*
+ * Calls fn for each shape that a consumer may have to follow, with its id
+ * only: for a start with very many shapes.
+ */
 typedef void (*EcmShapeIdCallback) (int64 id, Oid relation, bool live, void *arg);
 extern void ecm_shape_ids_of_worker(int worker, EcmShapeIdCallback fn, void *arg);
 
+/* The definitions of the shapes that a role owns. */
 extern List *ecm_shapes_of_owner(Oid owner);
 
-/* The tables among these that have shapes, as of now, each once. */
+/* Those of the tables that have shapes now, each once. */
 extern List *ecm_tables_with_shapes(List *relids);
 
 /*
- * Deletes the shapes of relations, or all (NIL), in the current transaction,
- * and emits drop messages.  Returns how many there were.
+ * Deletes the shapes of some relations, or all shapes (NIL), in the current
+ * transaction, and emits drop messages for them.  Returns their number.
  */
 extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 
@@ -56,10 +61,14 @@ extern void ecm_shape_delete(int64 shape, const char *reason);
 extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
 
 /*
- * Within ecm_spi_begin/end, and with a fresh snapshot: a SELECT; an UPDATE; and
- * deletes the shapes (s) that meet a condition, with drop messages for them.
- * Shapes that somebody else has locked are not waited for: they end where their
- * consumer comes to it.  'nulls' as for SPI.  Returns how many there were.
+ * Within ecm_spi_begin() and ecm_spi_end(), with the latest snapshot.
+ *
+ * ecm_shapes_query() and ecm_shapes_update() run a SELECT, or an UPDATE.
+ * ecm_shapes_delete() deletes the shapes (alias s) that meet a condition, and
+ * emits drop messages for them.  It does not wait for shapes that somebody
+ * else has locked: it emits a message "lost" for them, and they end where
+ * their consumer comes to it. 'nulls' is as for SPI.  Returns the number of
+ * shapes.
  */
 extern void ecm_shapes_query(const char *sql, int nargs, Oid *types, Datum *values);
 extern void ecm_shapes_update(const char *sql, int nargs, Oid *types, Datum *values);
@@ -68,17 +77,18 @@ extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
 							  const char *reason);
 
 /*
- * Likewise, but those that somebody else has locked are left out altogether.
- * 'from' is a statement's FROM and WHERE, in which s is the table of shapes.
+ * Likewise, but leaves out the shapes that somebody else has locked. 'from'
+ * has the FROM and WHERE clauses of a statement in which s is the table of
+ * shapes.
  */
 extern int	ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types,
 									   Datum *values, const char *reason);
 
-/* As ecm_shapes_delete(), but for those that have been declared in this transaction. */
+/* Like ecm_shapes_delete(), except for shapes declared in this transaction. */
 extern int	ecm_shapes_delete_others(const char *condition, int nargs, Oid *types,
 									 Datum *values, const char *reason);
 
-/* An error as it is kept of a shape, palloc'd: see ecm_error_public_text(). */
+/* An error with its tag, as a shape keeps it; palloc'd.  See errors.h. */
 extern char *ecm_tag_error(const char *sqlstate, const char *message);
 
 /*

@@ -3,9 +3,9 @@
  * shape_chunk.c
  *	  Writes and reads the packed form of shape-log entries.
  *
- * The writers run once per change and trust their caller; the reader trusts
- * nothing, since what it gets has been on disk: any bytes at all lead to
- * ECM_CHUNK_CORRUPT at worst.
+ * The writing functions run for each change, and trust their caller.  The
+ * reading function takes nothing for granted, since chunks have been on disk:
+ * whatever the bytes are, the worst result is ECM_CHUNK_CORRUPT.
  *
  *-------------------------------------------------------------------------
  */
@@ -206,8 +206,8 @@ get_values(const char **pos, const char *end, EcmValue *values,
 }
 
 /*
- * The position moves only past what has been read in full, so that a corrupt
- * chunk goes on being reported as corrupt.
+ * r->pos advances only past an entry that has been read in full.  So if the
+ * chunk is corrupt there, each further call says so again.
  */
 EcmChunkResult
 ecm_chunk_next(EcmChunkReader *r)
@@ -330,6 +330,6 @@ ecm_widen_xid(uint32_t xid, uint64_t reference)
 	if (ahead < UINT32_C(0x80000000))
 		return reference + ahead;
 
-	/* There is nothing before epoch 0. */
+	/* an xid that would be before epoch 0 can't be older than the reference */
 	return behind > reference ? xid : reference - behind;
 }

@@ -54,11 +54,11 @@ typedef struct EcmValue
 	uint32_t	len;
 } EcmValue;
 
-/* What the write functions below need, in bytes: exactly. */
+/* The exact number of bytes that the writing functions below need. */
 #define ECM_CHUNK_TXN_SIZE	25
 extern size_t ecm_chunk_values_size(const EcmValue *values, int nvalues);
 
-/* Writers: append at 'to', return the first byte after what was written. */
+/* Write at 'to', and return the address of the byte after what was written. */
 extern char *ecm_chunk_put_txn(char *to, uint64_t lsn, uint64_t xid,
 							   uint64_t first_op);
 extern char *ecm_chunk_put_op(char *to, EcmOp op);
@@ -81,8 +81,9 @@ typedef struct EcmChunkReader
 	uint64_t	lsn;
 	uint64_t	xid;
 	uint64_t	opno;
-	int			n_new;			/* 0: no such tuple */
-	int			n_old;
+	int			n_new;			/* number of new values; 0: there is no new
+								 * tuple */
+	int			n_old;			/* ... and of old ones */
 } EcmChunkReader;
 
 extern void ecm_chunk_reader_init(EcmChunkReader *r, const char *data,

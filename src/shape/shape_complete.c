@@ -3,19 +3,25 @@
  * shape_complete.c
  *	  Finds the values that inserts in a shape's log lack.
  *
- * When a row's key is updated, the log has a delete of the old key directly
- * followed by an insert of the new one, and values that are TOASTed and
- * unchanged are not in the stream.  The log has them under the row's old key, the
- * latest ones: so walk back, first over that delete, then to the entries
- * of that key, the latest first.  If one of those is such an insert again, go
- * on in the same way with the key before.
+ * When an UPDATE changes a row's key, the log has a delete of the old key,
+ * directly followed by an insert of the new one.  The stream does not send
+ * values that are TOASTed and unchanged, so the insert lacks them.  The log
+ * has them in earlier entries of the row, under its old key, and the latest of
+ * these is the one that counts.  So we walk back from the insert: over that
+ * delete, then to the entries of the old key, the latest one first.  If the
+ * first entry of that key is again such an insert, the walk goes on with the
+ * key that the row had before.
  *
- * One walk serves all such inserts that a reader is about to come to: it knows
- * by key what is looked for at each point, and notes where the values are, not
- * the values, which are fetched when their turn comes.  At any point at most
- * one insert is looking for a key: between two lives of a key there is an
- * insert of it, at which who looks for the later life is satisfied, or goes on
- * with the key before, or waits for what that insert itself will find.
+ * One walk serves all such inserts that the reader will come to next.  It
+ * keeps a table of the keys that are looked for at the present point, and
+ * notes where the values are, not the values themselves, which are fetched
+ * when the reader comes to the insert.
+ *
+ * At any point of the walk at most one insert looks for a key.  For between
+ * two lives of one key there is the insert with which the later life began.
+ * There, the insert that has been looking for the key has found its values, or
+ * goes on with the key before, or waits for what the walk will find for that
+ * insert.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +39,10 @@
 #include "shape/shape_entry.h"
 #include "shape/shape_log.h"
 
-/* As many inserts share a walk as can be noted in that many bytes. */
+/* Limit of the notes of a walk, in bytes; more inserts need another walk. */
 #define MAX_NOTED_BYTES		(16 * 1024 * 1024)
 
-/* Values are allocated in blocks of at least so many. */
+/* Values are allocated in blocks of at least this number. */
 #define BLOCK_VALUES		1024
 
 /* Where a value is. */
@@ -57,7 +63,8 @@ typedef struct Wanted
 	int			nplaces;
 	int			nmissing;		/* not found yet */
 	Place	   *places;			/* by column */
-	struct Wanted *same;		/* has what is missing, or NULL */
+	struct Wanted *same;		/* an earlier insert that lacks the values
+								 * that this one still lacks; or NULL */
 
 	/* while it looks for a key */
 	EcmValue   *key;
@@ -94,20 +101,23 @@ struct EcmCompleter
 	Wanted	   *wanted;			/* ascending */
 	int			nwanted;
 	int			max_wanted;
-	int			turn;			/* the next one to be filled */
+	int			turn;			/* index of the next one to be filled */
 
-	/* only while walking: who looks for what */
+	/* only while walking: the inserts that look for a key, by its hash */
 	Wanted	  **buckets;
 	uint32		nbuckets;		/* a power of two */
 	int			nlooking;
-	Wanted	   *at_insert;		/* for whom this delete must come next */
+	Wanted	   *at_insert;		/* the walk is at an insert of a key update:
+								 * this is who goes on with the delete before
+								 * it, whose offset follows */
 	uint64		delete_lsn;
 	uint64		delete_op;
 
 	/* fetching */
 	bool		scanning;
 	EcmChunkScan cs;
-	ItemPointerData fetched;	/* the chunk in chunk_context; or invalid */
+	ItemPointerData fetched;	/* tuple of the chunk in chunk_context; or
+								 * invalid */
 	DecodedChunk chunk;
 };
 
@@ -224,7 +234,7 @@ note_inserts(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
  * ----------------------------------------------------------------
  */
 
-/* All entries of the scan's chunk: a chunk can only be decoded forwards. */
+/* Decodes the scan's chunk as a whole, since that can only be done forwards. */
 static void
 decode_chunk(EcmCompleter *c)
 {
@@ -232,7 +242,7 @@ decode_chunk(EcmCompleter *c)
 	EcmChunkReader r;
 	EcmValue   *block = NULL;
 	int			ncolumns = c->shape->ncolumns;
-	int			left = 0;		/* in the block */
+	int			left = 0;		/* values left in the block */
 	int			max = 64;
 	DecodedChunk *chunk = &c->chunk;
 
@@ -307,7 +317,10 @@ entry_has_key(const EcmShapeDef *shape, const LogEntry *entry,
 	return true;
 }
 
-/* The insert that looks for the key of that entry: where the list points to it. */
+/*
+ * Finds the insert that looks for the key of an entry.  Returns the pointer to
+ * it in its bucket's list, for removing it; NULL: there is none.
+ */
 static Wanted **
 find_looking(EcmCompleter *c, const LogEntry *entry)
 {
@@ -357,7 +370,7 @@ start_looking(EcmCompleter *c, Wanted *w, const LogEntry *entry)
 	MemoryContextSwitchTo(old);
 }
 
-/* Notes which of the missing values an entry has. */
+/* Notes where values are: those that w still lacks, and that an entry has. */
 static void
 note_places(EcmCompleter *c, Wanted *w, const EcmValue *values, bool in_old,
 			int number)
@@ -376,7 +389,7 @@ note_places(EcmCompleter *c, Wanted *w, const EcmValue *values, bool in_old,
 	}
 }
 
-/* At an insert of a key update: go on with what comes before it. */
+/* The walk has met an insert of a key update: w goes on with the key before. */
 static void
 expect_delete(EcmCompleter *c, Wanted *w, const LogEntry *insert)
 {
@@ -388,7 +401,8 @@ expect_delete(EcmCompleter *c, Wanted *w, const LogEntry *insert)
 }
 
 /*
- * Looks at one entry on the way back.  wanted: it is such an insert itself.
+ * Looks at one entry on the way back. wanted: the entry is itself an insert
+ * that lacks values; or NULL.
  */
 static void
 look_at_entry(EcmCompleter *c, int number, Wanted *wanted)
@@ -416,7 +430,10 @@ look_at_entry(EcmCompleter *c, int number, Wanted *wanted)
 	{
 		w = *link;
 
-		/* the row can't have been away in between */
+		/*
+		 * the walk is between a delete of the key and the insert before that,
+		 * where there can't be another delete
+		 */
 		if (entry->op == ECM_OP_DELETE)
 			ecm_entry_report_corrupt(c->shape, entry->lsn, entry->opno);
 		note_places(c, w, entry->new_values, false, number);
@@ -434,7 +451,10 @@ look_at_entry(EcmCompleter *c, int number, Wanted *wanted)
 		expect_delete(c, wanted, entry);
 }
 
-/* An insert's values that an earlier insert lacks as well are in the same place. */
+/*
+ * Where an insert waits for what an earlier one has found (same), takes the
+ * places from there.
+ */
 static void
 share_places(EcmCompleter *c)
 {

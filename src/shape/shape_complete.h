@@ -18,16 +18,20 @@
 
 typedef struct EcmCompleter EcmCompleter;
 
-/* For who reads a log forwards, up to an offset (that one included). */
+/*
+ * Begins for a reader who reads a log forwards, up to and including an offset.
+ */
 extern EcmCompleter *ecm_completer_begin(const EcmShapeDef *shape,
 										 Snapshot snapshot,
 										 uint64 end_lsn, uint64 end_op);
 
 /*
- * Fills in the values that an insert lacks: the current entry of a reader of
- * the scan's current chunk.  The caller will want that many entries from there
- * on (0: all), and fills them in their order; looking for the values of them
- * all costs one walk back through the log.  The texts are copies.
+ * Fills in the values that the current entry of r, an insert, lacks; r reads
+ * the scan's current chunk.  The texts are copies.
+ *
+ * The caller must call this for the inserts in the order of the log.
+ * max_entries is the number of entries that it will read from here on (0:
+ * all): one walk back through the log finds the values for all of them.
  */
 extern void ecm_completer_fill(EcmCompleter *completer, const EcmChunkScan *cs,
 							   const EcmChunkReader *r, int64 max_entries);

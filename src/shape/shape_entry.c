@@ -17,10 +17,13 @@
 #include "shape/shape_entry.h"
 #include "shape/shape_log.h"
 
-/* Even if each byte has to be escaped, in a client's encoding. */
+/*
+ * Values of fewer bytes than this can be read in any case, even if each byte
+ * has to be escaped and takes more bytes in the client's encoding.
+ */
 #define SURELY_READABLE		(64 * 1024 * 1024)
 
-/* The rest of a row of the result: offset, key, braces. */
+/* Room for the rest of a row of the result: offset, key, braces. */
 #define ENTRY_OVERHEAD		(64 * 1024)
 
 void
@@ -72,7 +75,7 @@ typedef struct JsonSize
 	Size		text;
 } JsonSize;
 
-/* By how much a client's encoding may make the text longer, at worst. */
+/* The factor by which a client's encoding may lengthen a text, at worst. */
 static int
 encoding_growth(void)
 {
@@ -81,7 +84,7 @@ encoding_growth(void)
 	return pg_database_encoding_max_length() == 1 ? 3 : 2;
 }
 
-/* As escape_json() writes it. */
+/* The size of a text as escape_json() writes it. */
 static Size
 escaped_size(const char *text, Size len, int growth)
 {
@@ -139,7 +142,7 @@ ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
 	{
 		if (new_values != NULL)
 			add_json_size(&new_size, names[i], &new_values[i], growth);
-		/* readers of an update get what it has changed */
+		/* of an update's old values, readers get only those that have changed */
 		if (old_values != NULL &&
 			(op != ECM_OP_UPDATE || !ecm_same_value(&new_values[i], &old_values[i])))
 			add_json_size(&old_size, names[i], &old_values[i], growth);

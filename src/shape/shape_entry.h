@@ -15,29 +15,32 @@
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
-/* XX001, naming the offset. */
+/* Raises ERROR XX001, which names the offset. */
 pg_noreturn extern void ecm_entry_report_corrupt(const EcmShapeDef *shape,
 												 uint64 lsn, uint64 op);
 
 /*
- * The next entry of a chunk; false at its end.  An entry that comes out has what
- * its operation should have: the tuples it needs, with all the shape's columns.
+ * Reads the next entry of a chunk; false: there are no more.  The entry has
+ * the tuples that its operation needs, each with all of the shape's columns;
+ * otherwise the log is corrupt, and an ERROR is raised.
  */
 extern bool ecm_entry_next(const EcmShapeDef *shape, const EcmChunkScan *cs,
 						   EcmChunkReader *r);
 
 /*
- * A key column of an entry: the new one; the old one in a delete, and where
- * an update of a row with a TOASTed, unchanged key leaves the new one out.
- * old_values may be NULL.
+ * The value of a key column in an entry.  That is the new value, except in a
+ * delete, and in an update of a row whose key is TOASTed and unchanged, so
+ * that the new value was not sent: there it is the old value. old_values may
+ * be NULL.
  */
 extern const EcmValue *ecm_entry_key_column(EcmOp op, const EcmValue *new_values,
 											const EcmValue *old_values,
 											int column);
 
 /*
- * Why nobody could read an entry that has these tuples (NULL: no such one), as
- * the operation's value and old value; or NULL.  The text names no values.
+ * The reason why no reader could be given an entry with these tuples (NULL:
+ * the entry does not have that tuple), because its value or old value would be
+ * too large; NULL: it can be read.  The text quotes no values.
  */
 extern const char *ecm_entry_unreadable(EcmOp op, char *const *names, int ncolumns,
 										const EcmValue *new_values,
@@ -48,7 +51,7 @@ extern void ecm_entry_check_readable(EcmOp op, const EcmShapeDef *shape,
 									 const EcmValue *new_values,
 									 const EcmValue *old_values);
 
-/* Is it a change from one value to the same? */
+/* Are the two values the same? */
 static inline bool
 ecm_same_value(const EcmValue *a, const EcmValue *b)
 {
@@ -56,7 +59,7 @@ ecm_same_value(const EcmValue *a, const EcmValue *b)
 		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
 }
 
-/* How many of the values were not sent. */
+/* The number of values that were not sent. */
 extern int	ecm_entry_missing(const EcmValue *values, int nvalues);
 
 #endif							/* ECM_SHAPE_ENTRY_H */

@@ -1,14 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * shape_fate.c
- *	  Is a shape's row still there, or what is becoming of it?
+ *	  Is a shape's row still there, once a given transaction is over?
  *
- * Orders come in messages, and whoever reads the WAL knows the prefix that
- * makes a message an order.  So before anything is destroyed the catalog is
- * looked at.  A commit can be decoded long before others can see it, where it
- * waits for a synchronous standby, and nobody here may wait for that: the look
- * is one at the versions of the row, at those of transactions in progress as
- * well.
+ * Orders to end shapes come as messages in the stream, and whoever reads the
+ * WAL knows the prefix that makes a message an order.  So before a consumer
+ * destroys anything, it looks into the catalog, whether the message's
+ * transaction has deleted the shape's row.
+ *
+ * A commit can be decoded long before others can see it, if it waits for a
+ * synchronous standby, and a consumer must not wait for that.  So the look is
+ * one at all versions of the row, including those of transactions that are in
+ * progress as far as snapshots tell.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,7 +65,7 @@ ecm_fates_end(EcmFates *fates)
 	table_close(fates->rel, NoLock);
 }
 
-/* The transaction that one which is in progress belongs to. */
+/* The top-level transaction of a transaction that may be a subtransaction. */
 static TransactionId
 topmost(TransactionId xid)
 {
@@ -92,13 +95,13 @@ look(EcmFates *fates, int64 id)
 		{
 			if (topmost(changer) == fates->xid)
 			{
-				fate.changed = true;	/* to what it made of it, if anything */
+				fate.changed = true;	/* its new version, if any, counts */
 				continue;
 			}
 			fate.in_doubt = true;
 		}
 		if (TransactionIdIsValid(maker) && topmost(maker) != fates->xid)
-			continue;			/* the version that it was made from counts */
+			continue;			/* not committed: the version before it counts */
 		fate.exists = true;
 		fate.owner = DatumGetObjectId(slot_getattr(fates->slot, SHAPE_OWNER, &isnull));
 	}
@@ -107,8 +110,9 @@ look(EcmFates *fates, int64 id)
 }
 
 /*
- * Where an update is committed between our look into the index and that into
- * the heap, neither version may be seen.
+ * If an update is committed between the look into the index and the look into
+ * the heap, the scan may see neither version.  So if none was seen, a second
+ * scan decides.
  */
 EcmShapeFate
 ecm_fate_of(EcmFates *fates, int64 id)
@@ -119,8 +123,9 @@ ecm_fate_of(EcmFates *fates, int64 id)
 }
 
 /*
- * The row may not be committed for others yet, where the commit waits for a
- * synchronous standby; that it is in the stream is enough.
+ * The row of the note counts even if others can't see it yet because its
+ * commit waits for a synchronous standby: the transaction is in the stream, so
+ * it is committed.
  */
 bool
 ecm_fate_is_lost(TransactionId xid, int64 id)

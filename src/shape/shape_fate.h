@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shape_fate.h
- *	  Is a shape's row still there, or what is becoming of it?
+ *	  Is a shape's row still there, once a given transaction is over?
  *
  *-------------------------------------------------------------------------
  */
@@ -13,16 +13,17 @@
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 
-/* A shape's row, as far as is known. */
+/* What becomes of a shape's row. */
 typedef struct EcmShapeFate
 {
-	bool		exists;			/* when that transaction is over */
-	bool		changed;		/* it is one that changes the row, or deletes
-								 * it */
-	bool		in_doubt;		/* another one does, and may yet be undone */
-	Oid			owner;			/* if it exists */
+	bool		exists;			/* the row exists when the transaction is over */
+	bool		changed;		/* the transaction updates or deletes the row */
+	bool		in_doubt;		/* another transaction, which is in progress,
+								 * does so, and may be rolled back */
+	Oid			owner;			/* the shape's owner, if the row exists */
 } EcmShapeFate;
 
+/* State of looking at several shapes' rows. */
 typedef struct EcmFates
 {
 	TransactionId xid;
@@ -32,17 +33,19 @@ typedef struct EcmFates
 } EcmFates;
 
 /*
- * Looks at shapes' rows as they are once transaction xid (or invalid) has been
- * committed, though it may not be for others yet.  Within a transaction that
- * has a snapshot.  False, only without 'wait': the table is locked.
+ * Looks at shapes' rows as they are when transaction xid (invalid: none) is
+ * over, on the assumption that it commits.  Others may not see its commit yet.
+ * Within a transaction that has a snapshot. ecm_fates_begin() returns false,
+ * only without 'wait', if the table of shapes is locked.
  */
 extern bool ecm_fates_begin(EcmFates *fates, TransactionId xid, bool wait);
 extern EcmShapeFate ecm_fate_of(EcmFates *fates, int64 id);
 extern void ecm_fates_end(EcmFates *fates);
 
 /*
- * Has transaction xid noted that it would have deleted the shape?  Within a
- * transaction that has a snapshot.
+ * Has transaction xid noted that the shape is lost: that it would have deleted
+ * the shape, had its row not been locked?  Within a transaction that has a
+ * snapshot.
  */
 extern bool ecm_fate_is_lost(TransactionId xid, int64 id);
 

@@ -3,15 +3,16 @@
  * shape_filter.c
  *	  Checks, compiles and evaluates the where clauses of shapes.
  *
- * A clause is evaluated by a superuser's process in the name of the shape's
- * owner, so it may do only what a publication's row filter may: nothing that
- * anybody has defined, nothing that depends on more than the row.  It is kept
- * as text, since a node tree does not survive a major version.
+ * A superuser's process evaluates a clause in the name of the shape's owner.
+ * So a clause may have only what the row filter of a publication may have:
+ * nothing that users have defined, since they can change it later, and nothing
+ * that depends on more than the row.  A clause is stored as text, since a node
+ * tree does not survive a major version.
  *
- * It is parsed again in each consumer.  The table may be locked by then, for
- * hours, or have changed, while the stream is still at what it was before; so
- * the column names in it are resolved from what was stored with it, and the
- * table is not touched.
+ * Each consumer parses the text again.  By then the table may be locked, for
+ * hours, or altered, while the stream is still at changes from before that.
+ * So names of columns are resolved by the descriptions that are stored with
+ * the clause, and the table itself is not touched.
  *
  *-------------------------------------------------------------------------
  */
@@ -83,7 +84,7 @@ pop_clause_context(ErrorContextCallback *callback)
 	error_context_stack = callback->previous;
 }
 
-/* An asterisk is a target, not an expression. */
+/* The grammar takes an asterisk as a target; it is not an expression. */
 static bool
 is_star(Node *node)
 {
@@ -91,8 +92,9 @@ is_star(Node *node)
 }
 
 /*
- * The parser's entry point for PL/pgSQL takes a whole SELECT without its first
- * word.  Of that, we want an expression and nothing else.
+ * Parses a clause by the parser's entry point for PL/pgSQL expressions.  That
+ * takes everything that can follow SELECT, so whatever is more than an
+ * expression has to be refused here.
  */
 static Node *
 raw_parse(const char *clause)
@@ -176,7 +178,10 @@ ecm_type_has_names(Oid type)
 	return result;
 }
 
-/* 'english'::regconfig is fine; what anybody has defined, anybody can change. */
+/*
+ * Is a constant that names an object, such as 'english'::regconfig, the name
+ * of a built-in one?  An object that users have defined can be changed.
+ */
 static bool
 is_built_in_object(Node *node)
 {
@@ -189,7 +194,7 @@ is_built_in_object(Node *node)
 		 DatumGetObjectId(constant->constvalue) < FirstNormalObjectId);
 }
 
-/* Is what decides this here as it will be where the clause is evaluated? */
+/* Has a setting, in this session, the value that consumers evaluate with? */
 static bool
 is_as_pinned(const char *name)
 {
@@ -205,9 +210,11 @@ is_as_pinned(const char *name)
 }
 
 /*
- * A literal is read here and now, under the caller's settings.  But there are
- * functions that look at settings when they are called, immutable all the same:
- * what the caller means is what they do in his queries, or nothing.
+ * The setting by which a function would have another result in a consumer than
+ * in this session, or NULL.  Literals of a clause are read here, under the
+ * settings of the session.  But some functions that are marked immutable look
+ * at settings when they are called.  Their result must be the one that the
+ * user gets in his own queries, or the clause is refused.
  */
 static const char *
 what_has_another_setting(Oid function)
@@ -222,7 +229,7 @@ what_has_another_setting(Oid function)
 	return NULL;
 }
 
-/* XMLELEMENT and XMLFOREST write values as text; of these there is only one. */
+/* XMLELEMENT and XMLFOREST write values as text: has theirs only one form? */
 static bool
 has_one_xml_text(Node *arg)
 {
@@ -276,7 +283,7 @@ typedef struct CheckContext
 	TupleDesc	desc;
 } CheckContext;
 
-/* Why this node, by itself, is not allowed, or NULL. */
+/* The reason why a node, apart from its arguments, is not allowed; or NULL. */
 static const char *
 what_is_forbidden(Node *node, CheckContext *context)
 {
@@ -314,7 +321,7 @@ what_is_forbidden(Node *node, CheckContext *context)
 				}
 				break;
 			}
-		case T_ArrayCoerceExpr: /* what "varchar_column IN (...)" has in it */
+		case T_ArrayCoerceExpr: /* part of "varchar_column IN (...)" */
 		case T_ArrayExpr:
 		case T_BoolExpr:
 		case T_BooleanTest:
@@ -357,9 +364,10 @@ what_is_forbidden(Node *node, CheckContext *context)
 }
 
 /*
- * The rules are those of core's check_simple_rowfilter_expr(), which is static;
- * but for ArrayCoerceExpr, which it has forgotten: how elements are converted
- * is an expression in it, and checked like any other.
+ * The rules are those of core's check_simple_rowfilter_expr(), which is
+ * static.  Beyond those, ArrayCoerceExpr is allowed.  It contains the
+ * expression by which the elements are converted, and that is checked like any
+ * other.
  */
 static bool
 check_walker(Node *node, void *arg)
@@ -381,7 +389,8 @@ check_walker(Node *node, void *arg)
 }
 
 /*
- * The text must mean the same in every session, whatever this one displays.
+ * Deparses a clause under pinned settings, so that the text means the same in
+ * each session, whatever this one's settings are.
  */
 static char *
 deparse(Node *expr, Relation rel)
@@ -422,7 +431,7 @@ ecm_filter_parse(Relation rel, const char *clause, Bitmapset **attnums)
 	context.pstate = pstate;
 	context.desc = desc;
 	(void) check_walker(expr, &context);
-	/* so that what can never be evaluated is refused here */
+	/* a constant part that raises an error, such as 1/0, is refused here */
 	(void) eval_const_expressions(NULL, copyObject(expr));
 	pop_clause_context(&callback);
 
@@ -481,7 +490,8 @@ strip_relabel(Expr *expr)
 }
 
 /*
- * Can values be looked for in a hash table instead of applying the operator?
+ * Can the caller look for values in a hash table instead of applying the
+ * operator to each?
  */
 static bool
 is_hashable(Oid operator, Expr *left)
@@ -567,7 +577,8 @@ take_list(ScalarArrayOpExpr *op, EcmFilter *filter, MemoryContext context)
 }
 
 /*
- * Takes the first equality with constants out of the ANDed quals.
+ * Takes the first equality of a column with constants out of the quals
+ * (implicitly ANDed), and puts it into the filter's members for that.
  */
 static void
 take_out_equality(List *quals, EcmFilter *filter, MemoryContext work,
@@ -621,7 +632,7 @@ ecm_filter_compile(const EcmFilterDef *def, const AttrNumber *attnos,
 	pstate->p_ref_hook_state = &resolve;
 	expr = transformWhereClause(pstate, raw_parse(def->clause), EXPR_KIND_WHERE, "WHERE");
 	assign_expr_collations(pstate, expr);
-	/* also looks up the functions of operators that simplifying has put in */
+	/* also sets the functions of operators that simplification has added */
 	expr = (Node *) expression_planner((Expr *) expr);
 	pop_clause_context(&callback);
 	AtEOXact_GUC(true, nestlevel);
@@ -670,7 +681,7 @@ ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 	MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	result = ExecQual(filter->state, econtext);
 	MemoryContextSwitchTo(old);
-	/* a thousand clauses may each have made copies of a large value */
+	/* free it now: a thousand clauses may each copy a large value of the row */
 	ResetExprContext(econtext);
 	SetUserIdAndSecContext(save_userid, save_sec_context);
 	return result;

@@ -17,8 +17,9 @@
 #include "utils/relcache.h"
 
 /*
- * A where clause as it is stored.  The text is deparsed, so it is a normal form;
- * it has bare column names, which the arrays describe, and needs nothing but
+ * A where clause as it is stored.  The text has been deparsed from the parsed
+ * clause, so two ways to write the same clause have one text.  Column names
+ * are not qualified; the arrays describe them.  All other names are in
  * pg_catalog.
  */
 typedef struct EcmFilterDef
@@ -31,28 +32,30 @@ typedef struct EcmFilterDef
 } EcmFilterDef;
 
 /*
- * The values of reg... types and access control lists have names in their text
- * form, and reading that is a look into the catalogs: what it finds there later
- * may be something else, or nothing.
+ * Do values of the type have names of objects in their text form?  Those of
+ * reg... types and access control lists do.  Reading such a text is a look
+ * into the catalogs, which may later find another object, or none.
  */
 extern bool ecm_type_has_names(Oid type);
 
 /*
  * Checks a where clause for a table, on which the caller holds a lock.  The
- * rules are those of a publication's row filter.  *attnums: the columns that
- * it refers to, as attribute numbers.
+ * rules are those of a publication's row filter.  *attnums becomes the set of
+ * columns that it refers to, as attribute numbers.
  *
- * Errors, with the position in the clause: 42601 not an expression; 42703 no
- * such column; 42804 not boolean; 0A000 it has what a row filter may not have;
- * and what evaluating its constant parts raises.
+ * Errors, with their position in the clause: 42601 it is not an expression;
+ * 42703 there is no such column; 42804 it is not boolean; 0A000 it has
+ * something that a row filter may not have; and those that evaluating its
+ * constant parts raises.
  */
 extern EcmFilterDef *ecm_filter_parse(Relation rel, const char *clause,
 									  Bitmapset **attnums);
 
 /*
- * Ready for evaluation.  "column = constant" and "column IN (constants)", by
- * itself or ANDed with anything, is taken apart, so that the caller can look
- * for the constant instead of evaluating.
+ * A where clause that is ready for evaluation.  If it is, or has ANDed with
+ * other conditions, "column = constant" or "column IN (constants)", that
+ * equality is kept apart, so that the caller can find the shape by the row's
+ * value instead of evaluating each shape's clause.
  */
 typedef struct EcmFilter
 {
@@ -62,15 +65,17 @@ typedef struct EcmFilter
 	bool		equals_byval;
 	int			nequals;
 	Datum	   *equals;			/* the constants */
-	List	   *quals;			/* what else must be true; implicitly ANDed */
-	ExprState  *state;			/* of quals, once it was needed */
-	MemoryContext context;		/* of these two, if there are any */
+	List	   *quals;			/* the other conditions; implicitly ANDed */
+	ExprState  *state;			/* for evaluating quals; made when first
+								 * needed */
+	MemoryContext context;		/* has quals and state; NULL: there are none */
 } EcmFilter;
 
 /*
- * Compiles it into 'context', in a transaction; no table is touched.  Column i
- * of def is attribute attnos[i] of the tuples to come.  Errors: whatever the
- * parser raises, if something that the clause needs is gone.
+ * Compiles a stored clause; the result is allocated in 'context'.  In a
+ * transaction; no table is touched.  Column i of def is attribute attnos[i] of
+ * the tuples to be evaluated.  Errors: those of the parser, if an object that
+ * the clause needs is gone.
  */
 extern EcmFilter *ecm_filter_compile(const EcmFilterDef *def,
 									 const AttrNumber *attnos,
@@ -78,10 +83,10 @@ extern EcmFilter *ecm_filter_compile(const EcmFilterDef *def,
 extern void ecm_filter_free(EcmFilter *filter);
 
 /*
- * Is the rest of the clause, beside the equality, true (not null) for
- * econtext's scan tuple?  Evaluated in the name of 'owner', who may do nothing
- * else meanwhile.  In a transaction with a snapshot, whose abort restores the
- * user if an error is raised; what is allocated goes into the current context.
+ * Are the conditions of the clause other than the equality true (not null) for
+ * econtext's scan tuple?  They are evaluated as user 'owner', in a restricted
+ * security context.  In a transaction with a snapshot: if an ERROR is raised,
+ * its abort restores the user.  Allocates in the current memory context.
  */
 extern bool ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext,
 									Oid owner);

@@ -3,10 +3,10 @@
  * shape_log.c
  *	  Writes, scans and deletes chunks of shape logs.
  *
- * All logs are in one table, _electric_cm.shape_log, in the order of its
- * primary key (shape, first_lsn, first_op).  It is written below SQL: inserts
- * must stay out of logical decoding, or the stack's own slot would decode its
- * own output.
+ * All logs are in one table, _electric_cm.shape_log, whose primary key (shape,
+ * first_lsn, first_op) gives the order of chunks.  The table is written below
+ * SQL, since inserts must stay out of logical decoding: the stack's own slot
+ * would otherwise decode the stack's output.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,8 +81,9 @@ ecm_log_writer_begin(void)
 }
 
 /*
- * A chunk of up to ECM_CHUNK_TARGET bytes is stored in line, a larger one is
- * TOASTed; the insert options go along, so neither is decoded.
+ * A chunk of up to ECM_CHUNK_TARGET bytes is stored in line; a larger one is
+ * TOASTed.  The insert options apply to the TOAST table, too, so neither is
+ * decoded.
  */
 void
 ecm_log_writer_put(EcmLogWriter *writer, const EcmLogChunk *chunk,
@@ -124,7 +125,7 @@ ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *chunk,
 	MemoryContextReset(writer->chunk_context);
 }
 
-/* Makes what was written visible to the rest of the transaction, too. */
+/* Ends writing; the chunks are visible to the rest of the transaction. */
 void
 ecm_log_writer_end(EcmLogWriter *writer)
 {
@@ -133,7 +134,10 @@ ecm_log_writer_end(EcmLogWriter *writer)
 	pfree(writer);
 }
 
-/* A buffer that one large row has blown up beyond this is not kept. */
+/*
+ * A packer's buffer that has grown beyond this (bytes), because of one large
+ * row, is freed.
+ */
 #define MAX_KEPT_BUFFER	(64 * 1024)
 
 static uint64
@@ -163,7 +167,7 @@ struct EcmRowPacker
 	EcmLogWriter *writer;
 	int64		shape;
 	XLogRecPtr	lsn;
-	int64		op;				/* the last row's */
+	int64		op;				/* of the last row */
 	int32		entries;		/* rows in the buffer */
 	StringInfoData buffer;
 	EcmLogTotals totals;
@@ -219,7 +223,7 @@ ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
 	if (buf->len + size > ECM_CHUNK_TARGET)
 		packer_flush(packer);
 
-	/* reports a row beyond 1 GB, which the stream could not send either */
+	/* a row of more than 1 GB could not be sent by the stream either */
 	if (size > MaxAllocSize - ECM_CHUNK_TXN_SIZE - 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -321,7 +325,10 @@ ecm_chunk_scan_next(EcmChunkScan *cs)
 
 	CHECK_FOR_INTERRUPTS();
 
-	/* the caller's context may be one that is reset for each chunk */
+	/*
+	 * the index keeps memory from one call to the next, and the caller may
+	 * reset its own context for each chunk
+	 */
 	caller_context = MemoryContextSwitchTo(cs->context);
 	found = index_getnext_slot(cs->scan, cs->direction, slot);
 	MemoryContextSwitchTo(caller_context);
@@ -402,9 +409,10 @@ ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn, uint64 *op)
 }
 
 /*
- * The log of a shape that is gone may be deleted by several at a time: by a
- * job that its end has started, by one that a new stream has started, by the
- * consumer that has not heard of its end yet.  It suffices that one of them does.
+ * The log of a shape that is gone may be deleted by several processes at a
+ * time: by a job for its end, by one that a new stream has started, and by a
+ * consumer that has not come to its end yet.  It suffices that one of them
+ * does it, so a chunk that somebody else has deleted is no error.
  */
 bool
 ecm_chunk_scan_delete(EcmChunkScan *cs)
@@ -421,7 +429,8 @@ ecm_chunk_scan_delete(EcmChunkScan *cs)
 }
 
 /*
- * The snapshot is taken now, to find all that was committed so far.
+ * The scan uses the latest snapshot, in order to find all chunks that have
+ * been committed so far.
  */
 bool
 ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end)
@@ -455,9 +464,10 @@ ecm_log_delete(int64 shape)
 }
 
 /*
- * Snapshot rows have LSN 0, and there may be many: they are passed over.  The
- * stream's running totals go on from the last chunk that is kept, and have
- * counted what is deleted before that.
+ * The scan begins after the chunks of the snapshot, which have LSN 0 and may
+ * be many.  The running totals of the stream go on from the last chunk that is
+ * kept.  They have counted the chunks that are deleted here and come before
+ * that one, so these are not subtracted.
  */
 EcmLogTotals
 ecm_log_settle_captured(int64 shape, const char *snapshot_text)
@@ -529,8 +539,8 @@ ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base)
 }
 
 /*
- * The running totals of the last chunk that begins after an offset, and not
- * above an LSN; zero if there is none.
+ * The running totals of the last chunk that begins after an offset, but not
+ * beyond the LSN up_to; zero if there is none.
  */
 static EcmLogTotals
 last_totals(int64 shape, XLogRecPtr after_lsn, int64 after_op, XLogRecPtr up_to,
@@ -563,7 +573,7 @@ ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
 	return found;
 }
 
-/* A base with an LSN other than 0 is followed by a chunk of the stream's. */
+/* A base with an LSN above 0 is always followed by a chunk of the stream. */
 EcmLogTotals
 ecm_log_stream_totals(int64 shape)
 {
@@ -594,7 +604,7 @@ ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
  * ----------------------------------------------------------------
  */
 
-/* By what part of its retention a log grows before it is looked at. */
+/* A log is looked at when it has grown by this fraction of its retention. */
 #define STEP_DIVISOR		8
 
 int64

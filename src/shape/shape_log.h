@@ -22,10 +22,10 @@
 #include "shape/shape_chunk.h"
 
 /*
- * A chunk's data is cut so as not to exceed this, the most that is stored in
- * line, in a page of its own: 8160 bytes (toast_tuple_target, and a page's
- * maximum) less 24 for the tuple header, 56 for the other columns and 4 for
- * the length word.
+ * The largest size of a chunk's data (bytes), unless a single entry is larger.
+ * It is the most that is stored in line, in a page of its own: 8160
+ * (toast_tuple_target, and a page's maximum) less 24 for the tuple header, 56
+ * for the other columns and 4 for the length word.
  */
 #define ECM_CHUNK_TARGET	8076
 
@@ -36,21 +36,23 @@ typedef struct EcmLogTotals
 	int64		bytes;			/* of packed data */
 } EcmLogTotals;
 
-/* A chunk's row, but for its data and the running totals. */
+/* A chunk's row, except its data and the running totals. */
 typedef struct EcmLogChunk
 {
 	int64		shape;
-	XLogRecPtr	first_lsn;		/* of its first entry ... */
+	XLogRecPtr	first_lsn;		/* offset of its first entry */
 	int64		first_op;
 	int32		entries;
-	FullTransactionId captured_xid; /* invalid: was not captured */
+	FullTransactionId captured_xid; /* transaction of its entries, which were
+									 * captured while the shape was being
+									 * created; invalid: they were not */
 } EcmLogChunk;
 
 /*
- * Inserts chunk tuples into _electric_cm.shape_log without logical decoding.
- * Needs an open transaction; one writer serves any number of chunks in it.
- * put adds the chunk to the running totals, and stores them with it; put_bytes
- * does so without making a copy.
+ * Inserts chunks into _electric_cm.shape_log without logical decoding.  Needs
+ * an open transaction; one writer serves any number of chunks in it. put adds
+ * the chunk to the running totals of its log, and stores the totals with it.
+ * put_bytes does the same without copying the data.
  */
 typedef struct EcmLogWriter EcmLogWriter;
 
@@ -63,19 +65,22 @@ extern void ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *ch
 extern void ecm_log_writer_end(EcmLogWriter *writer);
 
 /*
- * An entry's op is a number in its lower half.  In the upper half, the rows
- * that a log begins with have an identity: two servers may make different ones
- * of the same log, and who has read half of the one must not go on in the
- * other.  Identities have the bit set that comes next to the sign; entries of
- * the stream don't.  Since all of the history that the first timeline has is
- * the same everywhere, snapshots that are taken in it have none.
+ * An offset's op has a number in its lower half.  The upper half is 0 for
+ * entries of the stream.  For the rows that a log begins with (its base), it
+ * is an identity: two servers, such as a primary and a promoted standby, may
+ * make different bases of the same log, with the rows in another order, and a
+ * reader who has read half of one base must not go on in the other.
+ * Identities have the bit set that comes next to the sign.  Snapshots that are
+ * taken in the first timeline have no identity, since there all servers have
+ * the same history.
  */
 #define ECM_IDENTITY_SHIFT	32
 #define ECM_IDENTITY_BIT	(UINT64CONST(1) << 30)
 #define ecm_op_number(op)	((uint32) (uint64) (op))
 #define ecm_op_is_base(op)	(((uint64) (op) >> ECM_IDENTITY_SHIFT & ECM_IDENTITY_BIT) != 0)
 
-extern int64 ecm_new_base_identity(void);	/* an op with a new one, number 0 */
+/* An op with a new identity, and number 0: for a fold, for a snapshot. */
+extern int64 ecm_new_base_identity(void);
 extern int64 ecm_new_snapshot_identity(void);
 
 /* Collects rows in chunks: row n is an insert at <lsn>_<op + n>. */
@@ -85,7 +90,7 @@ extern EcmRowPacker *ecm_row_packer_begin(EcmLogWriter *writer, int64 shape,
 										  XLogRecPtr lsn, int64 op);
 extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
-extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* how many they were */
+extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* returns their number */
 
 /* Where a log begins: see _electric_cm.shape_base. */
 typedef struct EcmLogBase
@@ -101,30 +106,31 @@ extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);
 extern bool ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn,
 								uint64 *op);
 
-/* The running totals of what the stream has brought, as of now. */
+/* The running totals of a log's entries of the stream, as of now. */
 extern EcmLogTotals ecm_log_stream_totals(int64 shape);
 
 /*
- * The size of a log, by two looks at its index: of its base, and of what has
- * come since.
+ * The sizes of a log's base and of its entries since.  Costs two look-ups in
+ * the index, by the running totals of chunks.
  */
 extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
 						  EcmLogTotals *base_size, EcmLogTotals *stream_size);
 
-/* Deletes all chunks of a shape in the current transaction; returns how many. */
+/* Deletes all chunks of a shape in this transaction; returns their number. */
 extern int64 ecm_log_delete(int64 shape);
 
 /*
- * Likewise up to *max_chunks, which becomes less by as many as are deleted, or
- * until this session has written WAL up to there (pgWalUsage.wal_bytes).
- * Returns whether there are no more.
+ * Likewise, but no more than *max_chunks, from which the number of deleted
+ * chunks is subtracted, and only until pgWalUsage.wal_bytes of this session
+ * reaches wal_end.  Returns true if no chunks are left.
  */
 extern bool ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end);
 
 /*
- * The captured chunks of a shape that is about to be live: deletes those whose
- * xid is visible in the snapshot (a pg_snapshot as text), keeps the others.
- * Returns what is to be taken off the stream's running totals from now on.
+ * For a shape that becomes live: deletes the captured chunks whose transaction
+ * is visible in the snapshot (a pg_snapshot as text), since the snapshot's
+ * rows have those changes, and keeps the others.  Returns the totals that the
+ * caller has to subtract from the running totals of the stream.
  */
 extern EcmLogTotals ecm_log_settle_captured(int64 shape, const char *snapshot);
 
@@ -136,22 +142,23 @@ typedef struct EcmChunkScan
 	IndexScanDesc scan;
 	ScanDirection direction;
 	TupleTableSlot *slot;
-	ScanKeyData bound[2];		/* referred to by the scan */
-	MemoryContext context;		/* the index keeps things of its own here */
+	ScanKeyData bound[2];		/* the scan points here */
+	MemoryContext context;		/* memory of the index scan */
 
 	/* the current chunk */
 	XLogRecPtr	first_lsn;
 	int64		first_op;
 	int32		entries;
 	FullTransactionId captured_xid; /* invalid: was not captured */
-	EcmLogTotals totals;		/* this chunk included */
-	Datum		data;			/* perhaps TOASTed */
+	EcmLogTotals totals;		/* running totals, this chunk included */
+	Datum		data;			/* may be TOASTed */
 } EcmChunkScan;
 
 /*
- * Starts a scan over the chunks of a shape whose first offset compares as
- * 'strategy' says with (lsn, op): downwards for "less", upwards for "greater",
- * and upwards over all for InvalidStrategy.
+ * Starts a scan over those chunks of a shape whose first offset compares to
+ * (lsn, op) as 'strategy' says.  With "less" strategies the scan goes
+ * downwards, with "greater" ones upwards; with InvalidStrategy upwards over
+ * all chunks.
  */
 extern void ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape,
 								 StrategyNumber strategy, uint64 lsn,
@@ -161,22 +168,23 @@ extern bool ecm_chunk_scan_next(EcmChunkScan *cs);
 extern void ecm_chunk_scan_end(EcmChunkScan *cs);
 
 /*
- * Goes to a chunk that the scan has met before, by its tuple's tts_tid; the
- * scan itself can't go on from there.  False: it isn't there.
+ * Makes a chunk that the scan has met before, by its tuple's tts_tid, the
+ * current one.  The scan goes on where it was, not from that chunk.  False:
+ * there is no such tuple.
  */
 extern bool ecm_chunk_scan_fetch(EcmChunkScan *cs, ItemPointer tid);
 
-/* Size of the current chunk's data, which is not fetched for it. */
+/* Size of the current chunk's data, without fetching TOASTed data. */
 extern int64 ecm_chunk_scan_bytes(const EcmChunkScan *cs);
 
 /*
- * The offset of the current chunk's last entry.  A chunk that one entry has to
- * itself, which may be large, is not fetched for it.
+ * The offset of the current chunk's last entry.  The data of a chunk that has
+ * one entry only, and may be large, is not fetched for that.
  */
 extern void ecm_chunk_scan_last(EcmChunkScan *cs, int64 shape, uint64 *lsn,
 								uint64 *op);
 
-/* Deletes it; false: somebody else has. */
+/* Deletes the current chunk; false: somebody else has done so. */
 extern bool ecm_chunk_scan_delete(EcmChunkScan *cs);
 
 /*
@@ -188,8 +196,9 @@ extern void ecm_chunk_scan_read(EcmChunkScan *cs, EcmChunkReader *reader,
 								int max_values);
 
 /*
- * How much a log may grow before it is looked at, and perhaps folded, in
- * bytes; 0: it need not be.  The constant is that of the default retention.
+ * The number of bytes by which a log may grow before it is looked at again, to
+ * be folded if need be; 0: logs are never folded.  The constant applies with
+ * the default retention.
  */
 #define ECM_RETENTION_AUTO_STEP		(INT64CONST(64) * 1024 * 1024)
 extern int64 ecm_retention_step(void);

@@ -10,9 +10,10 @@
  * primary that is ahead of this standby.  So an offset must be that of an entry
  * (or of the last one that was folded, which the log's base remembers).
  *
- * There is one offset without an entry that is right: one that the log will
- * have, again, since what a crash has taken from it comes back by the stream,
- * or has, but not here yet.
+ * One kind of offset is right although there is no entry: one that the log
+ * will have.  A reader may have read entries that a crash of the server has
+ * taken from the log; they come back by the stream.  And a standby may not
+ * have replayed entries that a reader has read at the primary.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,7 +63,7 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 	EcmChunkScan cs;
 	int			cmp;
 
-	/* what is before the base is about to be deleted */
+	/* entries before the base have been folded, and are about to be deleted */
 	start->lsn = base->lsn;
 	start->op = base->op + 1;
 	start->known = after->before_all;
@@ -75,9 +76,10 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 	if (cmp == 0)
 	{
 		/*
-		 * A reader who has read up to where the base is now, in the log as it
-		 * was before, has all that the base is made of.  At 0_0 no reader has
-		 * anything: it does for the offset of a log without entries.
+		 * The offset is that of the last entry that was folded.  A reader who
+		 * has read the log up to there, before the fold, has all rows of the
+		 * base, so he goes on after it.  At 0_0, though, no reader has read
+		 * anything; it stands for the offset of a log without entries.
 		 */
 		start->known = true;
 		if (base->lsn != 0)
@@ -88,7 +90,7 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 		return;
 	}
 
-	/* the chunk that it falls into is the last one not to begin after it */
+	/* the offset is in the last chunk that does not begin after it */
 	ecm_chunk_scan_begin(&cs, shape->id, BTLessEqualStrategyNumber,
 						 after->lsn, after->op, snapshot, AccessShareLock);
 	if (ecm_chunk_scan_next(&cs) &&
@@ -109,8 +111,8 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 }
 
 /*
- * How far the log is known to be complete by the progress of its consumer,
- * which is stored along with entries.
+ * The position up to which the log is complete, by the progress that its
+ * consumer stores along with entries.
  */
 static XLogRecPtr
 stored_progress(int worker, Snapshot snapshot)
@@ -147,8 +149,12 @@ stored_progress(int worker, Snapshot snapshot)
 }
 
 /*
- * Entries that can be read are flushed at the primary, and so is all that they are
- * made of.  Transactions come to the log in the order of their LSNs, each as a whole.
+ * May the log have an entry at an offset that it does not have now?  Two facts
+ * decide.  An entry that a reader could read has been flushed at the primary,
+ * and so has the WAL that it was made of; so its LSN is below the end of
+ * flushed WAL.  And transactions come to the log in the order of their LSNs,
+ * each as a whole; so an offset can't come any more if the log, or its
+ * consumer's progress, is beyond it.
  */
 static bool
 may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
@@ -158,7 +164,7 @@ may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
 	uint64		last_lsn;
 	uint64		last_op;
 
-	/* a base that others have made may be on its way to a standby */
+	/* a standby may not have replayed the primary's latest base yet */
 	if (ecm_op_is_base(after->op))
 		return standby && after->lsn > base->lsn;
 	if (after->lsn == 0)

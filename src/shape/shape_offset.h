@@ -18,38 +18,43 @@
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
-/* The SQLSTATE of an offset that a log doesn't have, or has no more. */
+/* SQLSTATE EC001: the log does not have that offset, or not any more. */
 #define ECM_ERRCODE_OFFSET	MAKE_SQLSTATE('E', 'C', '0', '0', '1')
 
 /*
- * The entries after an offset begin in the chunk with that first offset, or in the
- * next one.
+ * Where to begin to read the entries after an offset: in the first chunk whose
+ * first offset is not before this one.
  */
 typedef struct EcmLogStart
 {
 	XLogRecPtr	lsn;
 	int64		op;
-	bool		known;			/* it is an offset of this log; else the chunk
-								 * has to have an entry there */
+	bool		known;			/* the reader's offset is one of this log; if
+								 * not, the chunk must turn out to have an
+								 * entry at it */
 } EcmLogStart;
 
-/* EC001 if what comes after the offset has been folded. */
+/*
+ * Finds where to begin for a reader who has read up to 'after'.  ERROR EC001
+ * if entries after that have been folded.
+ */
 extern void ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 							 const EcmLogBase *base, const EcmOffset *after,
 							 EcmLogStart *start);
 
 /*
- * The log has no entry at an offset.  Returns if it may have one yet: if this
- * server does not have all that was ever in the log.  If that can't be: EC001.
+ * To be called if the log has no entry at an offset.  Returns if an entry may
+ * still come there, because this server does not have all entries that readers
+ * have had; otherwise raises ERROR EC001.
  *
- * logged_lsn: what the stack's position was before the snapshot was taken.
+ * logged_lsn: flushed_lsn of the stack, read before the snapshot was taken.
  */
 extern void ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 									  const EcmLogBase *base,
 									  const EcmOffset *after,
 									  XLogRecPtr logged_lsn);
 
-/* An offset has been waited for in vain: 55000. */
+/* ERROR 55000: the caller has waited for an offset in vain. */
 pg_noreturn extern void ecm_offset_report_not_yet(const char *handle,
 												  const EcmOffset *after);
 

@@ -3,9 +3,10 @@
  * shape_owner.c
  *	  What becomes of shapes when their owners go.
  *
- * A shape's owner is not a dependency that the server knows of, and roles are
- * shared by all databases: a role can be dropped elsewhere while it has shapes
- * here.  No role can read those any more, and the next stream removes them.
+ * The server knows of no dependency of a shape on its owner, and roles are
+ * shared by all databases, so a role can be dropped in another database while
+ * it has shapes here.  Nobody can read these any more, and they are removed
+ * when the next stream starts.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +45,9 @@ ecm_shapes_invalidate_owner(Oid owner, const char *reason)
 }
 
 /*
- * Folding locks a shape's row for some seconds, whoever drops it perhaps for
- * days: he is not waited for.
+ * Locks a shape's row, waiting until 'until' at most.  A fold has the row
+ * locked for some seconds, and is waited for.  A user who drops the shape may
+ * have it locked for days, and is not.
  */
 static bool
 lock_shape(int64 id, EcmTime until)

@@ -3,12 +3,13 @@
  * shape_requirements.c
  *	  What a shape needs of its table: a key, a replica identity, columns.
  *
- * Asked when a shape is created and, since the answer can change, after each
- * command that alters the table: shape_verify.c.
+ * The question is asked when a shape is created and, since a command may
+ * change the answer, after each command that alters the table
+ * (shape_verify.c).
  *
- * After a command another session may hold a lock on the table, or on one of its
- * ancestors, and wait for ours.  So nothing here takes a lock then, or looks at
- * anything but the catalogs.
+ * After such a command, another session may hold a lock on the table, or on
+ * one of its ancestors, and wait for ours.  So nothing here takes a lock then,
+ * and only the catalogs are looked at.
  *
  *-------------------------------------------------------------------------
  */
@@ -86,7 +87,10 @@ ecm_index_columns(Oid index, AttrNumber *attnums)
 
 /* ------------------------------------------------------ replica identity -- */
 
-/* The columns that old rows have in the stream, unless they have all. */
+/*
+ * The columns that old rows have in the stream, for a table whose replica
+ * identity is not FULL.
+ */
 static Bitmapset *
 identity_columns(Relation rel)
 {
@@ -102,10 +106,12 @@ identity_columns(Relation rel)
 }
 
 /*
- * An old row has only the columns of the identity: so these must include the
- * key, by which the row is told apart, and what the where clause refers to;
- * and a row that an update moves into the shape comes without those TOASTed
- * values that the update left alone.
+ * In the stream, an old row has only the columns of the replica identity.  So
+ * the identity must include the key, by which the consumer finds the row, and
+ * the columns of the where clause, by which it decides whether the old row was
+ * in the shape.  With a where clause there is one thing more: if an update
+ * moves a row into the shape, the shape needs all values of the row, but those
+ * that are TOASTed and unchanged are sent only as part of the old row.
  */
 const char *
 ecm_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
@@ -133,7 +139,11 @@ ecm_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
 		if (bms_is_member(attnum, needs->key))
 			return psprintf("The replica identity of \"%s\" does not have the key's column \"%s\".",
 							RelationGetRelationName(leaf), NameStr(att->attname));
-		/* the column's storage says nothing of older rows, or of the leaf's */
+
+		/*
+		 * the column's own storage setting does not count: older rows, and
+		 * other leaves, may have been stored under another one
+		 */
 		if (get_typstorage(att->atttypid) != TYPSTORAGE_PLAIN)
 			return psprintf("An update can move a row into the shape, and the stream then lacks a TOASTed value of column \"%s\" that did not change.",
 							NameStr(att->attname));
@@ -141,7 +151,10 @@ ecm_identity_lacks(Relation leaf, Relation root, const EcmShapeNeeds *needs)
 	return NULL;
 }
 
-/* The leaves whose replica identity is not enough, and *why. */
+/*
+ * The leaves whose replica identity does not suffice; *why becomes the reason
+ * for one of them.
+ */
 static List *
 lacking_leaves(Relation rel, const EcmShapeNeeds *needs, LOCKMODE lockmode,
 			   const char **why)
@@ -189,8 +202,9 @@ ecm_identity_commands(List *leaves)
 }
 
 /*
- * With REPLICA IDENTITY FULL a table's key is its primary key, which the shape
- * may not have been declared with.
+ * Would REPLICA IDENTITY FULL change the key of shapes of the table?  With
+ * FULL, the key is the primary key; now it is the index that the replica
+ * identity names, if that is another one.
  */
 static bool
 full_changes_key(Relation rel)
@@ -235,7 +249,7 @@ check_column_lists(Oid relid)
 	}
 }
 
-/* May we set it?  ERROR if not. */
+/* Raises an ERROR unless we may set REPLICA IDENTITY FULL on these leaves. */
 static void
 check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 				Oid owner, const char *why)
@@ -287,7 +301,8 @@ ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
 /* ------------------------------------------------------------ partitions -- */
 
 /*
- * The server keeps temporary tables and foreign ones out.
+ * Temporary and foreign tables need no check: the server does not let them be
+ * published.
  */
 void
 ecm_check_partitions(Oid relation, LOCKMODE lockmode)

@@ -20,8 +20,8 @@
 typedef struct EcmShapeNeeds
 {
 	Bitmapset  *key;
-	Bitmapset  *where;			/* that the where clause refers to */
-	Bitmapset  *columns;		/* that the log has */
+	Bitmapset  *where;			/* the columns that the where clause refers to */
+	Bitmapset  *columns;		/* the columns that the log has */
 } EcmShapeNeeds;
 
 /* Adds the attribute numbers of columns; *missing is set if one is gone. */
@@ -32,27 +32,34 @@ extern Bitmapset *ecm_column_attnums(Oid relation, char **names, int nnames,
 extern Oid	ecm_key_index(Relation rel);
 
 /*
- * The table's leaves that must get REPLICA IDENTITY FULL before a shape can be
- * made; and the commands for that.  ERROR if it is not for us to do that.  The
- * leaves are locked as 'lockmode' says; with NoLock nothing is waited for.
+ * The leaves of the table that must get REPLICA IDENTITY FULL before a shape
+ * can be made.  ERROR if there are any, and we may not set that.  The leaves
+ * are locked in 'lockmode'; with NoLock nothing is waited for.
+ * ecm_identity_commands() makes the ALTER TABLE commands for such leaves.
  */
 extern List *ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
 								 Oid owner, LOCKMODE lockmode);
 extern char *ecm_identity_commands(List *leaves);
 
 /*
- * ERROR if a partition is unlogged; they are locked as above.
+ * ERROR if a partition of the table is unlogged.  The partitions are locked in
+ * 'lockmode', as above.
  */
 extern void ecm_check_partitions(Oid relation, LOCKMODE lockmode);
 
-/*
- * A relation without a lock, NULL if it is gone; the
- * attribute numbers of an index's key columns, in its order, and how many they
- * are; why the replica identity of a table, a leaf of 'root', is not enough for
- * the shape, or NULL.
- */
+/* Opens a relation without a lock; NULL: it is gone. */
 extern Relation ecm_open_unlocked(Oid relid);
+
+/*
+ * Puts the attribute numbers of an index's key columns into attnums, in the order
+ * of the index, and returns their number.
+ */
 extern int	ecm_index_columns(Oid index, AttrNumber *attnums);
+
+/*
+ * The reason why the replica identity of 'leaf', a leaf of 'root' or that table
+ * itself, does not suffice for the shape; NULL: it does.
+ */
 extern const char *ecm_identity_lacks(Relation leaf, Relation root,
 									  const EcmShapeNeeds *needs);
 

@@ -3,8 +3,10 @@
  * shape_rights.c
  *	  Who may read a shape.
  *
- * A shape's rows are read by a superuser's process, and handed to whoever has the
- * role that owns the shape.  So that role must have the rights itself, at any time.
+ * A superuser's process reads the rows of a shape, and hands them to users who
+ * have the role that owns the shape.  The server checks no rights then, so it
+ * is checked here, at each reading, that the owner and the reader could select
+ * those rows themselves.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +47,10 @@ may_select(Oid relation, Oid role, const Bitmapset *attnums)
 	return true;
 }
 
-/* A role that may not name the table can't select from it either. */
+/*
+ * A role without USAGE on the schema can't select from the table, whatever its
+ * rights on that.
+ */
 static bool
 may_use_schema(Oid relation, Oid role)
 {
@@ -98,7 +103,11 @@ ecm_shape_check_owner(const EcmShapeDef *shape)
 				 errhint("Only its owner, and members of that role, may use a shape.")));
 }
 
-/* The columns whose values a shape shows, or tells something about. */
+/*
+ * The columns that a shape shows, and those of its where clause, about whose
+ * values it tells something.  NULL if one of them is gone: then the right to
+ * select from the whole table is required.
+ */
 static Bitmapset *
 columns_read(const EcmShapeDef *shape)
 {
@@ -131,7 +140,10 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 				 errhint("Create a shape of your own with electric_cm_create_shape().")));
 	ecm_check_may_read_columns(shape->relation, shape->owner, columns_read(shape));
 
-	/* membership does not pass on BYPASSRLS */
+	/*
+	 * a member of a role does not inherit its BYPASSRLS, so the reader is
+	 * checked, too
+	 */
 	if (GetUserId() != shape->owner && !superuser())
 		ecm_check_may_read_columns(shape->relation, GetUserId(), columns_read(shape));
 }

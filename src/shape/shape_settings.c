@@ -3,9 +3,11 @@
  * shape_settings.c
  *	  The settings that count for shapes, whatever session asks.
  *
- * A session keeps the database's settings as they were when it began, while
- * the stack starts anew with what they have become.  So sessions ask in shared
- * memory what the stack goes by.
+ * ALTER DATABASE ... SET affects the stack as soon as its manager has started
+ * anew, but sessions that are there keep the old values.  If a session went by
+ * its own value, it would, for example, look into another publication than the
+ * stack reads from.  So sessions look in shared memory for the values that the
+ * stack has.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +44,7 @@ ecm_own_publication_name(void)
 	return recorded != NULL ? recorded : pstrdup(ecm_publication_name);
 }
 
-/* As the stack has published it; false: nothing is known. */
+/* A setting as the stack has shown it; false: there is no stack. */
 static bool
 setting_of_stack(const char *name, char *value, size_t size)
 {

@@ -11,14 +11,14 @@
 #include "postgres.h"
 
 /*
- * The publication that this database's stack goes by, or went by when it last
- * ran; palloc'd.  In a transaction.
+ * The publication by which this database's stack reads the stream, or read it
+ * when it last ran; palloc'd.  In a transaction.
  */
 extern char *ecm_own_publication_name(void);
 
 /*
- * Others as the stack has them, unless a superuser has set another value for
- * this session, its role, or the function that runs.
+ * Other settings: the stack's value, unless a superuser has set another value
+ * for this session, its role, or the function that runs.
  */
 extern bool ecm_publishes_manually(void);
 extern bool ecm_may_set_identity(void);

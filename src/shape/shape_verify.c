@@ -3,8 +3,9 @@
  * shape_verify.c
  *	  Which shapes do not go with their tables any more?
  *
- * Asked after each command that may be to blame.  First of all it is found out
- * which tables that have shapes are concerned at all: usually none.
+ * hooks/ asks this after each command that may have changed a table.  Each
+ * function first finds out which tables with shapes are concerned: usually
+ * there are none, and the command must not become slower.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,13 +42,17 @@
 #include "shape/shape_settings.h"
 #include "shape/shape_verify.h"
 
-/* Does a consumer follow it already, be it to create it? */
+/* Does a consumer follow the shape already, perhaps in order to create it? */
 #define FOLLOWED_SQL \
 	"EXISTS (SELECT FROM _electric_cm.shape_state t WHERE t.shape = s.id)"
 
 /* ---------------------------------------------------------------- kinds -- */
 
-/* Shapes of a table that are alike in all that must still be so. */
+/*
+ * Shapes of a table that are alike in these columns are of one kind.  Nothing
+ * else of a shape is compared with its table, so one check serves all shapes
+ * of a kind, of which a table may have thousands.
+ */
 typedef enum KindColumn
 {
 	KIND_OWNER,
@@ -157,8 +162,9 @@ find_column(Relation rel, const char *name)
 }
 
 /*
- * Are the columns what they were?  Their number is what tells that all of the
- * table's are in shapes that want all.
+ * Has the table still the columns, with their types, that the shapes have?
+ * For shapes of all columns, the number of columns is compared, too: a column
+ * may have been added.
  */
 static bool
 same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
@@ -203,7 +209,7 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	return true;
 }
 
-/* Is the key what it was, column by column? */
+/* Is the table's key still the shapes' key, column by column? */
 static bool
 same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 {
@@ -274,7 +280,10 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
 	return reason;
 }
 
-/* True: the table has another name than when its shapes were declared. */
+/*
+ * Checks the shapes of a table.  True: the table has another name now than its
+ * shapes were declared with.
+ */
 static bool
 verify_shapes_of(Relation rel, List *changed)
 {
@@ -309,7 +318,7 @@ verify_shapes_of(Relation rel, List *changed)
 	return renamed;
 }
 
-/* A table at stake, and which of itself and its partitions have changed. */
+/* A table whose shapes are checked, and what has changed: it or partitions. */
 typedef struct StakeEntry
 {
 	Oid			relid;			/* hash key */
@@ -331,8 +340,8 @@ add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
 }
 
 /*
- * Looks at a table's own shapes, and at those of the tables that it is a partition
- * of.
+ * For each table, its own shapes are checked, and those of the tables that it
+ * is a partition of.
  */
 List *
 ecm_shapes_verify(List *changed)
@@ -409,7 +418,7 @@ ecm_shapes_verify_names(List *tables, List *schemas)
 		Datum		values[] = {ObjectIdGetDatum(lfirst_oid(lc)), (Datum) 0};
 
 		if (name == NULL)
-			continue;			/* it is gone, and its shapes with it */
+			continue;			/* the table is gone, and its shapes with it */
 		values[1] = CStringGetTextDatum(name);
 		(void) ecm_shapes_delete("relation = $1 AND relation_name <> $2",
 								 lengthof(types), types, values, NULL,
@@ -433,7 +442,10 @@ delete_followed(List *relids, const char *reason)
 							 NULL, reason);
 }
 
-/* The tables among these that are not published, or not whole. */
+/*
+ * Those of the tables that are not published, or only with a row filter or
+ * column list.
+ */
 static List *
 unpublished(List *relids)
 {

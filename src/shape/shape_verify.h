@@ -13,33 +13,45 @@
 #include "nodes/pg_list.h"
 
 /*
- * After tables have been altered: deletes their shapes, and those of their
- * ancestors, that don't go with them any more.  Returns the tables whose names
- * are not those that their shapes go by: that matters at the commit.
+ * After tables have been altered: deletes those of their shapes, and of their
+ * ancestors', that do not fit the tables any more.  Returns the tables whose
+ * names differ from those in their shapes' keys; the caller calls
+ * ecm_shapes_verify_names() for them at the commit, since a table may get its
+ * old name back until then.
  */
 extern List *ecm_shapes_verify(List *changed);
 
-/* Deletes the shapes of these tables, and of those in the schemas, likewise. */
+/*
+ * Deletes the shapes of these tables, and of the tables in these schemas,
+ * whose keys have another name than the table has now.
+ */
 extern void ecm_shapes_verify_names(List *tables, List *schemas);
 
 /*
- * Deletes the followed shapes of tables that are not published any more: of
- * these, and of what is below and above them; of all.  The first returns which
- * of those below it are, and sets *above to what they are below of: the others
- * are locked, so that nobody creates a shape.
+ * Delete the shapes, of those that consumers follow, whose table is not
+ * published any more.
+ *
+ * ecm_shapes_verify_published() looks at the changed tables, and at the tables
+ * below and above them.  It returns the tables below them that are not
+ * published, and adds to *above the changed tables that these are below of.
+ * The caller makes the creation of shapes below those wait for it
+ * (ecm_barrier_hold()). ecm_shapes_verify_publication() looks at all tables
+ * with shapes.
  */
 extern List *ecm_shapes_verify_published(List *changed, List **above);
 extern void ecm_shapes_verify_publication(void);
 
 /*
- * Deletes the shapes with a column whose type is this one, or has this one
- * inside; values of it look different from now on.  False: no column has it.
+ * Deletes the shapes with a column of a type, or of a type that contains it,
+ * because the values' texts are different from now on.  False: no table has
+ * such a column.
  */
 extern bool ecm_shapes_invalidate_type(Oid type, const char *reason);
 
 /*
- * At the commit, after ecm_barrier_hold(): those that others have declared
- * since; of tables that were not published for a while.
+ * At the commit, after ecm_barrier_hold(): delete the shapes that other
+ * sessions have declared meanwhile, with columns of a type, or of tables that
+ * were not published for a while.
  */
 extern void ecm_shapes_invalidate_type_of_others(Oid type, const char *reason);
 extern void ecm_shapes_invalidate_unpublished_of_others(List *relids);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shape_worker.c
- *	  What all agree on about the consumers of a database.
+ *	  The consumers of a database: their number, and the lock on the progress
+ *	  of each.
  *
  *-------------------------------------------------------------------------
  */

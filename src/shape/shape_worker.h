@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shape_worker.h
- *	  What all agree on about the consumers of a database.
+ *	  The consumers of a database: their number, and the lock on the progress
+ *	  of each.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,12 +13,14 @@
 
 
 /*
- * Locks a consumer's progress, waiting for whoever has it; until the process
- * ends, or else the transaction.
+ * Locks the progress of a consumer, waiting for any other process that has it
+ * locked.  The consumer itself keeps the lock until it exits (until_exit);
+ * others until their transaction ends.  So nobody changes the progress while a
+ * consumer, perhaps of a former manager, still commits.
  */
 extern void ecm_shape_lock_progress(int worker, bool until_exit);
 
-/* How many consumers this database's stack has; 1 if there is none. */
+/* The number of consumers of this database's stack; 1 if there is no stack. */
 extern int	ecm_shape_workers_running(void);
 
 #endif							/* ECM_SHAPE_WORKER_H */
