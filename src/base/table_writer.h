@@ -5,9 +5,9 @@
  *
  * The stack's own slot would decode an INSERT into a shape log, and a
  * publication FOR ALL TABLES would send it to subscribers, which don't have
- * the table and would fail.  So rows are inserted below SQL with
- * TABLE_INSERT_NO_LOGICAL, and the tables have REPLICA IDENTITY NOTHING, so
- * that deletes are not decoded.
+ * the table and would fail.  So rows are inserted below SQL, with
+ * TABLE_INSERT_NO_LOGICAL.  There is no such option for deletes, which are
+ * decoded; they are not sent, since the tables have REPLICA IDENTITY NOTHING.
  *
  *-------------------------------------------------------------------------
  */
