@@ -3,14 +3,18 @@
  * assign.c
  *	  Which consumer follows which shape.
  *
- * A shape's consumer is a function of its id and the number of consumers, and
- * is stored when an attempt to create it begins, beside the shape's own row,
- * which a user may have locked.  Only when a
- * stack starts with another number of consumers do shapes change hands.  Then
- * consumers may have come to different positions: the new one of a shape must
- * neither skip what the old one had not come to yet, nor log again what it
- * had.  So every shape is told how far its consumer was, to skip until there,
- * and all consumers start over from what the slot still has.
+ * A shape's consumer is a function of the shape's id and the number of
+ * consumers.  It is stored when an attempt to create the shape begins, in a
+ * table beside that of the shapes, since a user may have locked the shape's
+ * own row.
+ *
+ * Only when a stack starts with another number of consumers do shapes change
+ * hands.  The former consumers may have come to different positions in the
+ * stream by then.  The new consumer of a shape must neither skip transactions
+ * that the former one had not come to yet, nor log again those that it had
+ * logged.  So each shape is given the position of its former consumer
+ * (skip_until), before which its transactions are skipped, and all consumers
+ * start over at the slot's position.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,8 +37,8 @@ PG_FUNCTION_INFO_V1(electric_cm_assign_shapes);
  * consumer runs.  Returns whether shapes have changed hands.  A shape that is
  * still waiting for its first attempt gets its consumer then.
  *
- * Waits for consumers that a former manager has left behind: what they commit
- * is part of how far they were.
+ * Waits for consumers of a former manager that still run: their position is
+ * not final until they have ended.
  */
 Datum
 electric_cm_assign_shapes(PG_FUNCTION_ARGS)
@@ -60,7 +64,7 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 		for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
 			ecm_shape_lock_progress(i, false);
 
-		/* a consumer without a row has not logged anything yet */
+		/* a consumer without a row in progress has logged nothing yet */
 		ecm_spi_run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"
 					" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = w.worker)),"
 					" worker = w.shape % $1", SPI_OK_UPDATE, 1, &type, &value, NULL);

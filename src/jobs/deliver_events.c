@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * deliver_events.c
- *	  Events reach those who are not looking: a table that survives the
- *	  server's end, and NOTIFY electric_cm.
+ *	  Delivers events: to a table that survives the server's end, and by
+ *	  NOTIFY electric_cm.
  *
- * Events are recorded in shared memory, from wherever they happen, exit paths
- * included.  From there a pool session takes those of its database, and writes
- * them to _electric_cm.event (warnings and errors) and to those who LISTEN
- * (all).  Events from while no manager runs wait for the next one, as long as the
- * ring has them.
+ * Events are recorded in a ring in shared memory, by whatever process they
+ * happen in, even while it exits.  A pool session takes the events of its
+ * database from there, writes the warnings and errors to _electric_cm.event,
+ * and notifies LISTENers of all.  Events that are recorded while no manager
+ * runs wait for the next manager, as long as the ring still has them.
  *
- * An event is known for ever by the time when shared memory was made and its
- * number in there.  The table itself tells which ones it has, and the session
- * that delivers says so when it commits, so none is delivered twice, whatever
- * has become of the manager meanwhile.
+ * An event is identified for ever by the time when shared memory was made and
+ * its number since then.  The table tells which events it has, and the session
+ * notes in shared memory, at its commit, up to which number it has delivered.
+ * So no event is delivered twice, even if the manager has ended meanwhile.
  *
  * A failure to deliver is never an event itself.
  *
@@ -65,7 +65,7 @@ enum
 
 PG_FUNCTION_INFO_V1(electric_cm_deliver_events);
 
-/* This session's part. */
+/* What this session is delivering in its present transaction. */
 static struct
 {
 	uint64		end;			/* events before this one are delivered if the
@@ -76,7 +76,8 @@ static struct
 /* ---------------------------------------------------------------- table -- */
 
 /*
- * The number from which on the table has nothing yet.
+ * The number of the first event, since shared memory was made, that the table
+ * does not have.
  */
 static uint64
 first_not_stored(void)
@@ -117,9 +118,10 @@ put_event(EcmTableWriter *writer, const EcmEventRecord *event)
 }
 
 /*
- * Deletes all but the latest.  Events from a clock that was ahead go first, else
- * they would have every new one deleted.  SQL refuses to delete from a published
- * table without a replica identity.
+ * Deletes all events but the latest MAX_STORED.  If the clock was ahead once,
+ * events from then seem to be later than all new ones, which would be deleted
+ * instead; so they go first.  The rows are deleted below SQL, which refuses to
+ * delete from a published table without a replica identity.
  */
 static void
 prune(void)
@@ -149,8 +151,8 @@ prune(void)
 }
 
 /*
- * Keeps out another session that does the same until this transaction ends: it
- * would not see what we write, and write it again.
+ * Keeps out other sessions that deliver events until this transaction ends.
+ * They would not see the rows that we write, and write them again.
  */
 static void
 lock_table(void)
@@ -212,8 +214,9 @@ notify(const EcmEventRecord *event)
 }
 
 /*
- * This database's events that have not been delivered yet, palloc'd; *end is
- * the number up to which that is all.
+ * Copies this database's events that have not been delivered yet into *events
+ * (palloc'd), and returns their number.  When they are delivered, all events
+ * with numbers below *end are.
  */
 static int
 undelivered(EcmEventRecord **events, uint64 *end)
@@ -232,8 +235,9 @@ undelivered(EcmEventRecord **events, uint64 *end)
 }
 
 /*
- * Takes note of what the transaction has delivered, while it holds its lock
- * still: the manager that has asked for it may be gone.
+ * Notes which events the transaction has delivered.  At its commit, and in
+ * this process: the lock on the table is still held then, and the manager that
+ * has asked for the delivery may be gone.
  */
 static void
 at_xact_end(XactEvent event, void *arg pg_attribute_unused())

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * deliver_events.h
- *	  Events reach those who are not looking: a table that survives the
- *	  server's end, and NOTIFY electric_cm.
+ *	  Delivers events: to a table that survives the server's end, and by
+ *	  NOTIFY electric_cm.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,8 +14,9 @@
 #include "base/errors.h"
 
 /*
- * Stores, in this very process, what has not been stored yet: for a manager's
- * end.  Notifies nobody; the next manager does.  False: err says why.
+ * Stores, in this process, the events that have not been stored yet.  For a
+ * manager that ends, whose pool is closed.  Notifies nobody, since the next
+ * manager will.  False: they could not be stored; err says why.
  */
 extern bool ecm_events_store(EcmError *err);
 

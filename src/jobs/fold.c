@@ -1,20 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * fold.c
- *	  Keeps shape logs from growing for ever: what a pool session does to fold
- *	  the oldest part of one.
+ *	  A function for pool sessions: folds the oldest part of a shape's log,
+ *	  lest it grow for ever.
  *
- * The entries up to a point F are replayed, and the rows as they stood at F
- * are stored in their place, as the log's new base.  F is the end of a
- * transaction; it and the rows' offsets, <F's lsn>_<identity | n>, lie where the
- * entries have been, so that readers who are past F don't notice.  Readers who are
- * among the rows are told when they go on where these rows are not: at another
- * server, or here after the next fold.
+ * To fold a log, its entries up to a point F are replayed, and the rows as
+ * they stand at F are stored in place of the entries, as the log's new base.
+ * F is the end of a transaction.  The offsets of the rows, <F's lsn>_<identity
+ * | n>, lie where the entries have been.  So readers who have read beyond F do
+ * not notice.  A reader who has read half of the base gets an error if he goes
+ * on where these rows do not exist: at another server, or here after the next
+ * fold.
  *
- * One transaction writes the rows and the log's row in _electric_cm.shape_base,
- * which is what readers go by; what it replaces is deleted afterwards, little
- * by little, since deletes are decoded.  No process waits: consumers append
- * behind F, readers have their snapshots.
+ * One transaction writes the rows, and the log's row in
+ * _electric_cm.shape_base, by which readers know where the log begins.  The
+ * chunks that the base replaces are deleted afterwards, little by little,
+ * since each delete is decoded.  No process has to wait: consumers append
+ * entries behind F, and readers have their snapshots.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,10 +54,13 @@
 #include "shape/shape_entry.h"
 #include "shape/shape_log.h"
 
-/* The default retention: this, or twice the table's size. */
+/*
+ * The default retention (bytes): this, or twice the table's size, whichever is
+ * larger.
+ */
 #define MIN_AUTO_RETENTION	(INT64CONST(1024) * 1024 * 1024)
 
-/* So much of what has been folded is deleted in one transaction. */
+/* Bytes of folded entries that are deleted in one transaction. */
 #define DELETE_BYTES		(64 * 1024 * 1024)
 
 /* A class of advisory locks that SQL's functions don't use. */
@@ -63,7 +68,7 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_fold_shape);
 
-/* Columns of what is sorted: entries by key, in their order. */
+/* Columns of the sort: entries by key, and of one key in their order. */
 #define SORT_KEY			1
 #define SORT_NUMBER			2
 #define SORT_ENTRY			3
@@ -75,8 +80,8 @@ typedef struct Fold
 	Snapshot	snapshot;
 	EcmLogBase	old_base;
 	EcmLogBase	new_base;
-	int64		entries;		/* replayed */
-	int64		rows;			/* left of them */
+	int64		entries;		/* number of entries replayed */
+	int64		rows;			/* number of rows in the new base */
 } Fold;
 
 /* ----------------------------------------------------------------
@@ -100,16 +105,17 @@ table_bytes(Oid relation)
 		fcinfo->args[0].value = ObjectIdGetDatum(lfirst_oid(lc));
 		fcinfo->args[0].isnull = false;
 		size = pg_table_size(fcinfo);
-		if (!fcinfo->isnull)	/* null: it is gone */
+		if (!fcinfo->isnull)	/* null: the partition is gone */
 			bytes += DatumGetInt64(size);
 	}
 	return bytes;
 }
 
 /*
- * The size that the log may have before it is folded; retention 0: as much as
- * is reasonable.  Folding reads the base, too, so that it must not be done each
- * time that a little has come to it.
+ * The size that the log may have before it is folded (bytes). retention 0: the
+ * default.  A fold reads the base, too, so it must not be done each time when
+ * a few entries have been added: the log may have twice the size of its base
+ * in any case.
  */
 static int64
 size_limit(const EcmShapeDef *shape, int64 retention, int64 log_bytes,
@@ -118,23 +124,24 @@ size_limit(const EcmShapeDef *shape, int64 retention, int64 log_bytes,
 	if (retention == 0)
 	{
 		retention = MIN_AUTO_RETENTION;
-		if (log_bytes > retention)	/* else it does not matter */
+		if (log_bytes > retention)	/* else the table's size makes no
+									 * difference */
 			retention = Max(retention, 2 * table_bytes(shape->relation));
 	}
 	return Max(retention, 2 * base_bytes);
 }
 
 /*
- * Finds the point up to which to fold so that 'keep' bytes stay as they are:
- * the end of a chunk behind which a transaction begins.  False if there is
- * none.
+ * Finds the point up to which to fold such that 'keep' bytes of entries stay
+ * as they are: the end of a chunk after which a transaction begins.  False:
+ * there is none.
  */
 static bool
 find_point(Fold *fold, int64 keep)
 {
 	EcmChunkScan cs;
 	int64		after = 0;		/* bytes from the current chunk on */
-	bool		enough = false; /* the chunk before this one will do */
+	bool		enough = false; /* 'keep' bytes follow the chunk before */
 	bool		found = false;
 
 	ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessEqualStrategyNumber,
@@ -177,7 +184,10 @@ is_due(Fold *fold, int64 retention)
 	if (bytes <= limit || !find_point(fold, limit / 4))
 		return false;
 
-	/* a large transaction at the end may leave but little before it */
+	/*
+	 * a large transaction at the end may leave so little before it that
+	 * folding is not worth while
+	 */
 	return fold->new_base.origin.bytes - fold->old_base.origin.bytes >= limit / 8;
 }
 
@@ -221,7 +231,7 @@ bytea_datum(const char *data, Size len)
 	return PointerGetDatum(bytes);
 }
 
-/* A row's key: each column with its length. */
+/* The key of an entry's row, for sorting: each column with its length. */
 static Datum
 entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
 {
@@ -272,9 +282,10 @@ pack_entry(const EcmShapeDef *shape, const EcmChunkReader *r)
 }
 
 /*
- * Sorts the entries of the old base, and those up to the new one, by key.  An
- * insert that is half of a key's update may lack values, which another key's
- * entries have: they are looked for here, in the log.
+ * Sorts the entries of the old base, and those after it up to the new one, by
+ * key.  An insert that comes from an update of a key may lack values, which
+ * entries of another key have.  They are filled in here, while the entries are
+ * still in the order of the log.
  */
 static void
 sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
@@ -333,14 +344,14 @@ sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	MemoryContextDelete(entry_context);
 }
 
-/* A row as it stands after the entries so far. */
+/* A row as it stands after the entries that have been replayed. */
 typedef struct Row
 {
 	bool		exists;
 	EcmValue   *values;			/* with texts of their own */
 } Row;
 
-/* Merges what was sent into what there is. */
+/* Replaces the row's values by those of an entry that were sent. */
 static void
 set_values(Row *row, const EcmValue *values, int nvalues)
 {
@@ -373,12 +384,12 @@ replay_entry(const Fold *fold, Row *row, bytea *entry, EcmValue *new_values)
 
 	ecm_chunk_reader_init(&r, VARDATA_ANY(entry), VARSIZE_ANY_EXHDR(entry),
 						  new_values, NULL, shape->ncolumns);
-	r.in_txn = true;			/* whose record has been left out */
+	r.in_txn = true;			/* pack_entry() has left out its record */
 	if (ecm_chunk_next(&r) != ECM_CHUNK_ENTRY)
 		elog(ERROR, "could not read a sorted entry of shape \"%s\"",
 			 shape->handle);
 
-	/* each kind has its state before it, or the log is not what it should be */
+	/* only an insert finds no row before it; otherwise the log is corrupt */
 	if (row->exists == (r.op == ECM_OP_INSERT))
 		ecm_entry_report_corrupt(shape, fold->old_base.lsn, fold->old_base.op);
 	row->exists = r.op != ECM_OP_DELETE;
@@ -395,7 +406,10 @@ put_row(const Fold *fold, Row *row, EcmRowPacker *packer)
 								 fold->old_base.op);
 	if (row->exists)
 	{
-		/* no entry had all of these values */
+		/*
+		 * the values come from several entries, so that the row may be too
+		 * large though no entry was
+		 */
 		ecm_entry_check_readable(ECM_OP_INSERT, fold->shape, row->values, NULL);
 		ecm_row_packer_put(packer, row->values, fold->shape->ncolumns);
 	}
@@ -422,7 +436,7 @@ write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
 	int			ncolumns = fold->shape->ncolumns;
 	EcmValue   *new_values = palloc(ncolumns * sizeof(EcmValue));
 	Row			row = {false, palloc0(ncolumns * sizeof(EcmValue))};
-	bytea	   *key = NULL;		/* the row's */
+	bytea	   *key = NULL;		/* of the row at hand */
 	EcmLogWriter *writer = ecm_log_writer_begin();
 	EcmRowPacker *packer;
 
@@ -460,9 +474,11 @@ write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
  */
 
 /*
- * From the commit on, the log begins with the new base.  A shape that is being
- * dropped is not folded: what it has left may have been deleted already.  The
- * lock keeps others from dropping it until then, and must not be held long.
+ * Makes the log begin with the new base, from the commit on.  The shape's row
+ * is locked before, lest the shape be dropped until the commit: a job for
+ * dropped shapes may have deleted this row of shape_base already, and nobody
+ * would delete the one that is written here.  Since others wait for that lock,
+ * it is taken only at the end.
  */
 static void
 set_base(const Fold *fold)
@@ -501,9 +517,7 @@ set_base(const Fold *fold)
 	ecm_spi_end(&spi);
 }
 
-/*
- * Deletes some of what is before the base.  True if there was anything.
- */
+/* Deletes some of the chunks before the base.  True: there were any. */
 static bool
 delete_folded(const Fold *fold)
 {
@@ -525,9 +539,10 @@ delete_folded(const Fold *fold)
 }
 
 /*
- * A user may have locked the shape's row, to drop it, for days: all the work would
- * be in vain then, and meanwhile no other log could be folded.  The lock by which
- * this is found out is given back.
+ * Raises an ERROR if a user has the shape's row locked, in order to drop it,
+ * perhaps for days.  The whole work of folding would be in vain then, and no
+ * other log could be folded meanwhile.  The lock that this takes to find out
+ * is released again.
  */
 static void
 check_lockable(const EcmShapeDef *shape)
@@ -555,7 +570,10 @@ check_lockable(const EcmShapeDef *shape)
 						shape->handle)));
 }
 
-/* Folds are made one at a time: until the transaction ends. */
+/*
+ * Lets only one fold run at a time in this database, until the transaction
+ * ends.  ERROR if another one is running.
+ */
 static void
 lock_folding(void)
 {
@@ -586,9 +604,10 @@ fold_log(Fold *fold)
 }
 
 /*
- * An update carries only what it has changed of large values, so that a row may
- * have become too large for any reader without any entry being so.  False: that
- * is how it is, and the shape's consumer is told.
+ * Folds, or fails the shape.  An update's entry has only those large values
+ * that have changed, so a row may have become too large for any reader
+ * although no entry is.  False: that is so, and the shape's consumer has been
+ * told that the shape ends with an error.
  */
 static bool
 fold_or_fail(Fold *fold)
@@ -631,10 +650,10 @@ fold_or_fail(Fold *fold)
  * _electric_cm.fold_shape(shape int8, retention int8, OUT more bool,
  *						   OUT report text)
  *
- * Does the next thing that there is to do for a shape's retention (in bytes,
- * 0: the default), if there is any: deletes some of what has been folded, or
- * folds, which report then tells of.  more: there may be more to do, in another
- * transaction.
+ * Takes the next step, if there is one, to keep a shape's log within its
+ * retention (bytes; 0: the default).  It deletes some of the entries that have
+ * been folded; or it folds, and report has a text about that. more: there may
+ * be another step, to be taken in another transaction.
  *
  * Errors: 42501 not called by a superuser; 55P03 another fold is going on, or
  * somebody has a lock on the shape; 42704 the shape was dropped meanwhile;

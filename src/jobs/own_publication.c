@@ -3,8 +3,9 @@
  * own_publication.c
  *	  Makes the publication that a stack has created go with the extension.
  *
- * The manager calls it by SQL, on its replication connection, right after
- * CREATE PUBLICATION.
+ * The manager calls it by SQL on its replication connection, right after
+ * CREATE PUBLICATION.  Without it, DROP EXTENSION would leave the publication
+ * behind.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * publish_capture.c
- *	  What pool sessions do for shapes that are being created, but for the
- *	  snapshot.
+ *	  Functions for pool sessions that create shapes: publish a table, and
+ *	  begin to capture its changes.
  *
- * The manager can't wait for locks, so it lets a session of its pool do what
- * may have to: publish a table, and begin to capture.  shape_creation.c calls
- * these functions.
+ * Both may have to wait for locks, which the manager must not do.
+ * shape_creation.c has them called, first one, then the other; snapshot.c has
+ * what follows.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,14 +41,17 @@ PG_FUNCTION_INFO_V1(electric_cm_publish_table);
 PG_FUNCTION_INFO_V1(electric_cm_capture_shapes);
 
 /*
- * Waiting for ACCESS EXCLUSIVE, we make whoever comes to the table wait, too;
- * and with one lock held, waiting for another one may be a deadlock.
+ * Time to wait for the ACCESS EXCLUSIVE lock that ALTER TABLE ... REPLICA
+ * IDENTITY takes.  While we wait for it, all who come to the table later wait
+ * behind us.  And if we hold such a lock on one leaf already, waiting for that
+ * of another leaf may be a deadlock.
  */
 #define IDENTITY_LOCK_TIMEOUT	"100ms"
 
 /*
- * No session waits behind this lock, but the pool has few sessions, and others'
- * shapes need them.
+ * Time to wait for the lock by which a table is published.  It is in nobody's
+ * way, but while a session of the pool waits, shapes of other tables can't
+ * have it.
  */
 #define PUBLISH_LOCK_TIMEOUT	"1s"
 
@@ -56,7 +59,7 @@ typedef struct LeavesArg
 {
 	MemoryContext context;
 	Oid			relation;
-	bool		any;			/* are there any of these shapes? */
+	bool		any;			/* some of the shapes still exist */
 	LOCKMODE	lockmode;		/* on the leaves */
 	List	   *leaves;
 } LeavesArg;
@@ -89,7 +92,7 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	MemoryContextSwitchTo(old);
 }
 
-/* Until ecm_spi_end(). */
+/* Sets lock_timeout until ecm_spi_end(). */
 static void
 be_impatient(const char *timeout)
 {
@@ -99,8 +102,10 @@ be_impatient(const char *timeout)
 }
 
 /*
- * From here on a command that takes a leaf's identity away sees that the table is
- * published.  Did one just before?
+ * To be called when the table has been published.  From here on, a command
+ * that takes the replica identity of a leaf away finds that the table is
+ * published, and ends its shapes.  This looks whether one has done so just
+ * before, and raises an ERROR then.
  */
 static void
 check_identities(Oid relation, ArrayType *shapes)
@@ -121,10 +126,11 @@ check_identities(Oid relation, ArrayType *shapes)
 /*
  * _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
  *
- * Makes the stream have what shapes of a table need: sets the replica identity,
- * if that is not enough and for us to do, and adds the table to the publication
- * unless it is published already.  False if there was nothing to do: the table
- * is gone, say, or none of these are shapes of it (any more).
+ * Makes the stream have what the shapes of a table need: sets REPLICA IDENTITY
+ * FULL on leaves whose replica identity does not suffice, if we may do that,
+ * and adds the table to the publication unless it is published already.
+ * False: there was nothing to do, because the table is gone, say, or none of
+ * these are shapes of it (any more).
  *
  * Errors: 55000 the table is not published and
  * electric_cm.manual_table_publishing is on, or the replica identity is not
@@ -164,7 +170,10 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	publish = !ecm_is_published(relation);
 	if (publish)
 	{
-		/* as ALTER PUBLICATION does; another session may be at the same */
+		/*
+		 * ALTER PUBLICATION takes this lock, too; another session may publish
+		 * the table at the same time
+		 */
 		LockRelationOid(relation, ShareUpdateExclusiveLock);
 		publish = !ecm_is_published(relation);
 	}
@@ -189,9 +198,10 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 }
 
 /*
- * A shape whose attempt may begin anew gets the next generation.  A row that
- * somebody has locked is left alone; so a snapshot in doubt, of a session that
- * is not quite gone, is over where there is an answer.
+ * Gives each shape that is to be captured the next generation.  Rows that
+ * somebody has locked are left alone.  A session whose snapshot is still in
+ * doubt, because the manager has lost it, has the rows locked; so as soon as
+ * this statement can take a row, the snapshot is committed or rolled back.
  */
 #define CAPTURE_SQL \
 	"WITH locked AS MATERIALIZED (SELECT s.id, s.generation, s.snapshot_generation" \
@@ -211,12 +221,12 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
  *		OUT shape int8, OUT generation int4, OUT action text,
  *		OUT shape_relation oid, OUT xid xid) RETURNS SETOF record
  *
- * Begins an attempt to create shapes, by the message that lets the consumers
- * capture their changes, and which has that number.  action is what becomes of
- * each of them: 'capture', 'done' (live, errored, or its snapshot is committed),
- * 'locked' (by somebody else; nothing was done) or 'other' (it is one of that
- * relation instead; likewise).  Those that are gone are left out.  xid: where
- * the message is.
+ * Begins an attempt to create shapes: emits the message "capture", with that
+ * number, by which consumers begin to capture their changes.  The result has a
+ * row for each shape that is not gone. action: 'capture'; 'done' (it is live
+ * or errored, or its snapshot is committed); 'locked' (by somebody else, so
+ * nothing was done); or 'other' (it is a shape of shape_relation instead, and
+ * nothing was done). xid: the transaction that has emitted the message.
  */
 Datum
 electric_cm_capture_shapes(PG_FUNCTION_ARGS)

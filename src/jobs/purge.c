@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * purge.c
- *	  What pool sessions do for shapes that are gone, or have to go.
+ *	  Functions for pool sessions: invalidate shapes, and delete what shapes
+ *	  that are gone have left behind.
  *
- * The manager has this done: shape_purge.c, and before a stream begins.
+ * The manager has them called by shape_purge.c, and before a stream begins.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,12 +35,12 @@ PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 /*
  * _electric_cm.invalidate_all(reason text) RETURNS int4
  *
- * Throws shapes away before streaming starts, because the stream that begins
- * does not continue the one that they were made from.  Shapes that are still
- * being created have nothing to lose: their creation starts again.  The
- * consumers' progress goes as well, since after a PITR it lies in a future
- * that never happened.  Where somebody has locked a shape's row, it is marked
- * as gone.  Returns the number of shapes thrown away.
+ * Invalidates all shapes before a stream starts, because it does not continue
+ * the one that they were made from.  Shapes that are still being created have
+ * no log that anybody has read: their creation starts again.  The consumers'
+ * progress is deleted as well, since after a point-in-time recovery its
+ * positions can be beyond the end of WAL.  A shape whose row somebody has
+ * locked is marked as gone.  Returns the number of shapes invalidated.
  */
 Datum
 electric_cm_invalidate_all(PG_FUNCTION_ARGS)
@@ -62,7 +63,7 @@ electric_cm_invalidate_all(PG_FUNCTION_ARGS)
 				" AND coalesce(t.state, 'capturing') = 'capturing'"
 				" FOR NO KEY UPDATE OF s SKIP LOCKED)",
 				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	/* what is left of those is locked */
+	/* those that are still there are locked by somebody */
 	ecm_spi_run("INSERT INTO _electric_cm.shape_state (shape, state, generation, last_error)"
 				" SELECT s.id, 'gone', s.generation, $1 FROM _electric_cm.shape s"
 				" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
@@ -100,8 +101,10 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 }
 
 /*
- * By its mark, or by who has said so: of a shape that was given to a consumer
- * at that very moment, each may have thought that it is another's to mark.
+ * A shape is gone if its consumer has marked it, or if it has been noted as
+ * lost.  The latter counts as well, since the mark may be missing: if the
+ * shape was given to a consumer at that moment, each consumer may have left it
+ * to another one to mark it.
  */
 #define IS_GONE_SQL \
 	"s.id IN (SELECT shape FROM _electric_cm.shape_state WHERE state = 'gone'" \
@@ -120,7 +123,7 @@ electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
 	bool		others;
 
 	ecm_spi_begin(&spi);
-	/* the reasons have been told */
+	/* an empty reason: an event has given it already */
 	(void) ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE " IS_GONE_SQL,
 									  0, NULL, NULL, "");
 	ecm_spi_run("SELECT FROM _electric_cm.shape s WHERE " IS_GONE_SQL " LIMIT 1",
@@ -139,12 +142,13 @@ electric_cm_delete_gone(PG_FUNCTION_ARGS pg_attribute_unused())
  * _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wal int8,
  *		OUT done int4, OUT postponed int8[])
  *
- * Frees what dropped shapes have left behind, in this order, until that many
- * chunks of their logs have been deleted, or that many bytes of WAL written.
- * done: how many of them are dealt with.  postponed: those of them whose rows
- * are there as far as others can see, while somebody is about to delete them;
- * what nobody deletes is left alone for good.  Not with SQL: a consumer may be
- * deleting the same, and one of them suffices.
+ * Deletes the logs and other rows of dropped shapes, in the given order, until
+ * max_chunks chunks have been deleted or max_wal bytes of WAL been written.
+ * done: the number of shapes that have been dealt with. postponed: those among
+ * them whose row a transaction in progress is about to delete; the caller
+ * tries again later.  A shape whose row nobody is deleting is left alone.
+ * Chunks are deleted below SQL, since a consumer may be deleting the same
+ * ones, and one of the two suffices.
  */
 Datum
 electric_cm_purge_shapes(PG_FUNCTION_ARGS)

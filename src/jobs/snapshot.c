@@ -1,15 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * snapshot.c
- *	  The initial rows of shapes: what a pool session does to create them.
+ *	  A function for pool sessions that create shapes: writes their initial
+ *	  rows.
  *
- * Shapes that ask for a constant in the same column, in the same way, are
- * joined with the table, so that the server reads it once for all of them, or
- * uses an index.  For each of the others there is a query of its own.
+ * If several shapes look for constants in the same column with the same
+ * operator, one query joins an array of these constants with the table, so
+ * that the server reads the table once for all of them, or uses an index.
+ * Each of the other shapes has a query of its own.
  *
- * Runs in a REPEATABLE READ transaction, so that the rows that are read, the
- * pg_snapshot that is handed to the consumer, and the shapes' rows in the
- * catalog all belong to one snapshot.
+ * All of it runs in one REPEATABLE READ transaction, so that the rows that are
+ * read, the pg_snapshot that consumers are given, and the rows of the shapes
+ * in the catalog belong to one snapshot.  Otherwise a change could be neither
+ * among the rows nor kept by the consumer, or both.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,20 +70,20 @@
 #define FETCH_ROWS		1000
 
 /*
- * After so long no further shapes are read: they have their turn in another
- * transaction, lest this one hold back vacuum for ever.
+ * Time (ms) after which no further shapes are read.  They have their turn in
+ * another transaction, lest this one hold back vacuum for too long.
  */
 #define ENOUGH_MS		10000
 
 PG_FUNCTION_INFO_V1(electric_cm_take_snapshot);
 
-/* A shape that takes part. */
+/* A shape whose rows are to be read. */
 typedef struct Member
 {
 	EcmShapeDef *def;
 	EcmFilter  *filter;			/* NULL: no where clause */
 	EcmRowPacker *packer;
-	int64		rows;			/* when it is done */
+	int64		rows;			/* number of its rows, once it is done */
 	bool		done;
 } Member;
 
@@ -96,8 +99,9 @@ append_table(StringInfo sql, Relation rel)
 }
 
 /*
- * The query for a shape's rows, the first column of which says that they are
- * the first member's; the caller holds a lock on the table.
+ * The query for the rows of one shape.  Its first column is the index of the
+ * member that a row belongs to, as in join_query(): here, always the first.
+ * The caller holds a lock on the table.
  */
 static char *
 snapshot_query(const EcmShapeDef *shape, Relation rel)
@@ -129,8 +133,9 @@ builtin_type(Oid type)
 }
 
 /*
- * The query for the rows of shapes that look for $1 in a column.  Operators and
- * types of where clauses are the server's own.
+ * The query for the rows of several shapes that look for the constants $1, an
+ * array, in a column.  Operators and types in where clauses are always
+ * built-in ones, so their names need no other schema.
  */
 static char *
 join_query(const Member *member, Relation rel)
@@ -243,9 +248,11 @@ open_cursor(Member **members, int n, Relation rel)
 }
 
 /*
- * A where clause may be the end of the server.  If it was so twice, this raises
- * an error instead.  last_word: the shape is the only one, and so that error is
- * its end, too.
+ * To be called before the table is read for a shape: evaluating its where
+ * clause may crash the server, or have the process killed for its use of
+ * memory.  If that has happened twice for this shape (see shape_blame.c),
+ * raises an ERROR instead. last_word: the shape is the only one of the batch,
+ * so the error ends it, and its deaths are settled.
  */
 static void
 begin_dangerous(const EcmShapeDef *shape, bool last_word)
@@ -273,9 +280,9 @@ end_dangerous(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 }
 
 /*
- * Reads the table as the shapes' owner and writes the rows to their logs.  The
- * user, the security context and the settings are those of the caller again at
- * the end; on an ERROR, transaction abort restores them.
+ * Reads the table as the shapes' owner, and writes the rows to their logs.
+ * User, security context and settings are restored at the end; after an ERROR,
+ * the transaction's abort restores them.
  */
 static void
 copy_rows(Member **members, int n)
@@ -303,7 +310,7 @@ copy_rows(Member **members, int n)
 		members[i]->packer = ecm_row_packer_begin(writer, members[i]->def->id, 0,
 												  ecm_new_snapshot_identity());
 
-	/* rather no rows than those that a policy lets the owner see */
+	/* with row_security off, a policy that applies is an error, not a filter */
 	save_nestlevel = NewGUCNestLevel();
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 					PGC_S_SESSION);
@@ -312,7 +319,7 @@ copy_rows(Member **members, int n)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 
-	/* the writer below checks no privileges, so it need not be left out */
+	/* the writer checks no privileges, so it can run as that user, too */
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
 	SetUserIdAndSecContext(shape->owner,
 						   save_sec_context | SECURITY_RESTRICTED_OPERATION |
@@ -362,7 +369,7 @@ copy_rows_of_one(Member **member, bool last_word)
 
 /* ------------------------------------------------------------- grouping -- */
 
-/* "column = constant" and nothing else. */
+/* Is the where clause "column = constant" and nothing else? */
 static bool
 is_plain_equality(const Member *member)
 {
@@ -378,7 +385,10 @@ is_plain_equality(const Member *member)
 		OidIsValid(get_array_type(right));
 }
 
-/* Can one query bring the rows of both?  Both are plain equalities. */
+/*
+ * Can one query read the rows of both members, whose where clauses are plain
+ * equalities?
+ */
 static bool
 go_together(const Member *a, const Member *b)
 {
@@ -395,7 +405,10 @@ go_together(const Member *a, const Member *b)
 	return true;
 }
 
-/* The first of the members that are not done, and those that go with it. */
+/*
+ * Puts the first member that is not done, and those that one query can read
+ * with it, into 'group'.  Returns their number.
+ */
 static int
 next_group(Member *members, int n, Member **group)
 {
@@ -415,9 +428,9 @@ next_group(Member *members, int n, Member **group)
 }
 
 /*
- * The schema may have been renamed by a transaction that did not see the shape,
- * and the keys in its log begin with that name.  True: so it was, and the shape
- * is gone.
+ * The table's schema may have been renamed by a transaction that did not see
+ * the shape.  Then the keys in its log would begin with the wrong name, so the
+ * shape is deleted.  True: that was so.
  */
 static bool
 drop_if_renamed(const EcmShapeDef *def)
@@ -435,7 +448,7 @@ drop_if_renamed(const EcmShapeDef *def)
 	return true;
 }
 
-/* The table was published before, and may not be so any more. */
+/* Raises an ERROR if the table has left the publication meanwhile. */
 static void
 check_published(const EcmShapeDef *def)
 {
@@ -455,8 +468,8 @@ check_published(const EcmShapeDef *def)
 }
 
 /*
- * A shape that is to be read.  False: it is gone, or this is not its attempt
- * any more.
+ * Looks up a shape that is to be read.  False: it is gone, or another attempt
+ * to create it has begun.
  */
 static bool
 find_member(int64 id, int generation, Member *member)
@@ -579,7 +592,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 
 /* ------------------------------------------------------------- failures -- */
 
-/* Is it of no use to read the table once more? */
+/* Is a further attempt to read the table of no use after this error? */
 static bool
 is_final(const ErrorData *edata, bool last_attempt)
 {
@@ -590,9 +603,10 @@ is_final(const ErrorData *edata, bool last_attempt)
 }
 
 /*
- * Only the consumer changes a shape's state, so it is told by the stream.  The
- * error may quote a row: it goes from here into the message, and is never part
- * of a statement.
+ * Tells the shape's consumer, by the message "fail", that the shape ends with
+ * an error: only consumers change the state of a shape.  The error may quote a
+ * row, so it goes right into the message, and is never part of a statement,
+ * which views and the log would show.
  */
 static void
 emit_failure(const EcmShapeDef *def, const ErrorData *edata)
@@ -610,8 +624,8 @@ emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 }
 
 /*
- * The same for one shape alone, whose fault it is if its rows can't be had:
- * then it is done, too.
+ * Takes the snapshot of one shape alone.  If its rows can't be read, and the
+ * shape is to blame, it fails, and is done as well.
  */
 static int
 take_or_fail(Datum id, Datum generation, bool last_attempt, Datum *done)
@@ -658,10 +672,10 @@ take_or_fail(Datum id, Datum generation, bool last_attempt, Datum *done)
  * Writes the rows of the shapes' table, as this transaction sees them, to the
  * shapes' logs, notes the transaction's snapshot in the catalog, and emits the
  * message "live <snapshot> {<id> <generation>}...".  All of it takes effect
- * with the caller's commit.  Returns the shapes that are done, or not to be
- * created in this way any more; those that it leaves out have had no turn.  One
- * shape alone that can't be read for good, or not at the last attempt, is done
- * with the message "fail ...".
+ * with the caller's commit.  Returns the shapes that are done, or need not be
+ * created by this attempt any more; those that are left out have not had their
+ * turn yet.  If one shape is given alone, and its rows will never be readable,
+ * or are not at the last attempt, it is done by a message "fail".
  *
  * Errors: 42501 not called by a superuser; 25001 not in a transaction with
  * one snapshot; 55000 a shape's table has changed; 40001 a shape's row was

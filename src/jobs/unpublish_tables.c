@@ -31,7 +31,7 @@ PG_FUNCTION_INFO_V1(electric_cm_unpublish_tables);
 
 bool		ecm_is_unpublishing = false;
 
-/* Of the table or of a partition, which may be published by way of it. */
+/* Has the table shapes, or a partition of it, which it may publish? */
 static bool
 has_shapes(Oid relation)
 {
@@ -44,8 +44,12 @@ has_shapes(Oid relation)
 }
 
 /*
- * A shape that is being declared just now is not seen, but its table will be
- * published again: that waits for our lock.
+ * Takes a table out of the publication, if it still has no shapes.  False: a
+ * lock was not free; try again.
+ *
+ * A shape that is being declared at this moment is not seen.  That does no
+ * harm: its creation publishes the table again, and waits for our lock before
+ * it looks whether the table is published.
  */
 static bool
 leave_publication(Oid relation, Oid member)
@@ -64,7 +68,10 @@ leave_publication(Oid relation, Oid member)
 	return true;
 }
 
-/* A table that the user has taken out, or added again, is not ours any more. */
+/*
+ * Forgets tables that are not ours any more: the user has taken them out of
+ * the publication, or added them again, or they are gone.
+ */
 static void
 forget_tables(void)
 {

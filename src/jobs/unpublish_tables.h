@@ -11,8 +11,8 @@
 #include "postgres.h"
 
 /*
- * For the hooks: this session takes tables without shapes out of the
- * publication just now, and that concerns nobody.
+ * For the hooks: this session is taking tables without shapes out of the
+ * publication.  They need not look for shapes that this would invalidate.
  */
 extern bool ecm_is_unpublishing;
 
