@@ -1,18 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * shmem.h
- *	  The one shared struct, its lock and condition variables.
+ *	  The shared memory of the extension: one struct, its lock and condition
+ *	  variables.
  *
- * One entry per stack, in parts, each of which says who writes it: the stack's
- * manager (the launcher while there is none), the launcher, a consumer, or
- * anybody (requests).  No process-local pointer is ever stored.  An entry, once
- * allocated for a database, stays at its index until the launcher frees it, and
- * its condition variable is valid for ever.
+ * The struct has one entry for each stack.  An entry consists of parts, and
+ * each part says at its declaration who writes it: the stack's manager (the
+ * launcher while there is none), the launcher, a consumer, or any process
+ * (requests).  No pointer to a process's own memory is ever stored.  An entry
+ * that has been allocated for a database stays at its index until the launcher
+ * frees it, and its condition variable is valid for ever.
  *
- * One LWLock protects everything.  Nobody writes without it, but for the fields
- * marked so.  These may be read without it:
+ * One LWLock protects everything.  Nobody writes without it, except the fields
+ * that are marked so.  These may be read without it:
  *
- *	- by a writer, what nobody else writes: it can't change meanwhile;
+ *	- by a writer, the fields that nobody else writes: they can't change
+ *	  meanwhile;
  *	- by a manager, its consumers and pool sessions, the entry's dboid and
  *	  datname: an entry that has a manager is not freed, and ALTER DATABASE
  *	  RENAME waits until nobody is in the database;
@@ -22,10 +25,10 @@
  *	  is read in one piece, and who sets it wakes the reader, who looks again;
  *	- the fields that their writers write without it ("volatile").
  *
- * All others take copies, through the accessors below.  An index that was found
- * under the lock is good until the lock is released; later the entry may be
- * another database's, so whoever is not a process of the stack starts from the
- * database's OID each time.
+ * For everything else, readers take copies through the accessors below.  An
+ * index that was found under the lock is valid until the lock is released.
+ * Later the entry may be another database's, so a process that does not belong
+ * to the stack has to start from the database's OID each time.
  *
  *-------------------------------------------------------------------------
  */

@@ -92,12 +92,13 @@ extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
 extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* returns their number */
 
-/* Where a log begins: see _electric_cm.shape_base. */
+/* Where a log begins: its row in _electric_cm.shape_base. */
 typedef struct EcmLogBase
 {
-	XLogRecPtr	lsn;
+	XLogRecPtr	lsn;			/* entries up to this offset have been folded;
+								 * 0_0: none, the log begins with its snapshot */
 	int64		op;
-	EcmLogTotals origin;
+	EcmLogTotals origin;		/* running totals of the stream up to there */
 } EcmLogBase;
 
 extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);

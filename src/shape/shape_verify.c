@@ -430,7 +430,8 @@ ecm_shapes_verify_names(List *tables, List *schemas)
 /* ---------------------------------------------------------- publication -- */
 
 /*
- * Of those that are not followed yet, the table may be published yet.
+ * Deletes the shapes of tables, except those that no consumer follows yet:
+ * their creation publishes the table first.
  */
 static void
 delete_followed(List *relids, const char *reason)
