@@ -337,12 +337,16 @@ collect_deadlines(Manager *m)
 		ecm_manager_wake_at(m, ecm_conn_deadline(m->replication.conn));
 }
 
+/*
+ * Shows the state as it is after a round.  The event "ready" is recorded before
+ * the status is shown: whoever sees that the stack is active finds the event.
+ */
 static void
 show_state(Manager *m)
 {
 	ecm_manager_show_doubt(m);
-	ecm_report_state(&m->state, m->waiting.text, m->waiting.pid);
 	note_active(m);
+	ecm_report_state(&m->state, m->waiting.text, m->waiting.pid);
 	if (m->flow.pause_until == 0)
 		ecm_report_connections(m->replication.conn);
 }
