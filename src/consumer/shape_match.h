@@ -35,7 +35,7 @@ extern void ecm_match_begin(void);
  * 'change' has to be greater in each change than in the one before.
  *
  * If the table has any where clause (any_filter), the caller has called
- * ecm_gather_enter_transaction() in this message: an error of a clause, which
+ * ecm_log_batch_enter_transaction() in this message: an error of a clause, which
  * becomes its shape's failure, is rolled back to there.  ERROR if it may be no
  * shape's fault, such as a want of memory.
  */

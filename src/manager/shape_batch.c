@@ -269,8 +269,8 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	const char *hint = err->hint;
 
 	/*
-	 * The reason goes into an event, which everybody may see.  The snapshot is
-	 * the only step that reads rows, so only its errors may quote one.
+	 * The reason goes into an event, which everybody may see.  The snapshot
+	 * is the only step that reads rows, so only its errors may quote one.
 	 */
 	if (b->step == ECM_CREATION_SNAPSHOT)
 		reason = ecm_error_of_rows_for_public(err->sqlstate, err->message);
