@@ -190,7 +190,7 @@ add_to_list(ShapeList *list, int64 id, int generation)
 	list->generations[list->n++] = Int32GetDatum(generation);
 }
 
-/* Those that a message names. */
+/* The shapes that a message names, as a list. */
 static ShapeList
 named_shapes(const EcmStreamMessage *message)
 {
@@ -244,7 +244,7 @@ await_order(const ShapeList *list)
 }
 
 /*
- * Those of the list whose rows say that this upstream transaction has given the
+ * The shapes of the list whose rows say that this upstream transaction has given the
  * order (order_xid), for the same generation.  All others are a forger's, or their
  * creation has been tried again since.
  */

@@ -74,11 +74,11 @@ extern void ecm_sleep(long timeout_ms, EcmWaitEvent what_for);
 extern bool ecm_sleep_until_change(int index, EcmTime deadline);
 
 /*
- * What the stack is at and waits for, as sentences, for the DETAIL of a timeout; palloc'd.
+ * The stack's status, step and wait, as sentences for the DETAIL of a timeout; palloc'd.
  */
 extern char *ecm_describe_wait(const EcmStack *stack);
 
-/* What a shape's creation is waiting for, palloc'd; NULL if not known. */
+/* The reason why a shape is not created yet, palloc'd; NULL if not known. */
 extern char *ecm_creation_waiting_for(int64 shape, Oid relation);
 
 /*

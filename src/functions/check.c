@@ -234,7 +234,7 @@ ecm_check_int(const EcmSituation *s, const char *name)
 	return Max(atoi(ecm_check_setting(s, name)), 1);
 }
 
-/* What postgresql.conf (and ALTER SYSTEM) says by now, or NULL. */
+/* The value that the configuration files have now, or NULL. */
 static char *
 configured(const char *name)
 {

@@ -23,8 +23,8 @@
 #define HEADROOM			2
 
 /*
- * What the stacks of this server need, and what they have of it now.  This database's
- * stack counts in any case, others unless they are stopped.
+ * The needs of this server's stacks, and what they have now.  This database's stack
+ * counts in any case, others unless they are stopped.
  */
 typedef struct Demand
 {

@@ -231,7 +231,7 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 		ecm_check_pass(f, "in use beside the stack's: %s", names.data);
 }
 
-/* What the slot that is farthest behind retains now, in megabytes. */
+/* The WAL that the slot farthest behind retains now, in megabytes. */
 static int64
 most_retained_mb(void)
 {

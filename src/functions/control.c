@@ -66,7 +66,7 @@ PG_FUNCTION_INFO_V1(electric_cm_restart);
 PG_FUNCTION_INFO_V1(electric_cm_drop_replication_slot_on_stop);
 PG_FUNCTION_INFO_V1(electric_cm_register);
 
-/* What the ends of the current transaction and of this session have to do. */
+/* Tasks of the callbacks at the end of the current transaction and of the session. */
 static struct
 {
 	bool		callbacks_registered;	/* for transactions ... */

@@ -52,7 +52,7 @@ is_ours(const EcmSlotRow *slot)
 	return ours;
 }
 
-/* What an administrator has to know about the slot, in a few words. */
+/* The slot's state in a few words, for the view's column "verdict". */
 static const char *
 verdict(const EcmSlotRow *slot)
 {

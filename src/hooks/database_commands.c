@@ -69,7 +69,7 @@
 #define PAUSE_TIMEOUT_MS		10000
 #define PAUSE_POLL_MS			10
 
-/* As long as the server itself waits for other sessions to leave a database. */
+/* The server itself waits so long for other sessions to leave a database. */
 #define OTHERS_TIMEOUT_MS		5000
 
 /* A stack that this backend has asked to make way. */
@@ -86,7 +86,7 @@ static bool exit_callback_registered = false;
 
 static ProcessUtility_hook_type next_process_utility = NULL;
 
-/* What a command has to know of a stack: a copy. */
+/* A copy of the facts about a stack that a command needs. */
 typedef struct View
 {
 	int			index;			/* of its entry, for its condition variable */

@@ -53,7 +53,7 @@
 #include "shape/shape_verify.h"
 
 /*
- * What a note's object is, and so what has to be done; see shape_ddl.h.  In the order in
+ * The kind of object that a note is about, and so what has to be done; see shape_ddl.h.  In the order in
  * which notes are dealt with: the first reason that ends a shape is told.
  */
 typedef enum NoteKind

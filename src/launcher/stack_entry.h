@@ -31,7 +31,7 @@ typedef struct EcmEntry
 	EcmStatus	status;
 } EcmEntry;
 
-/* What the launcher alone knows about an entry. */
+/* The launcher's own notes about an entry, in its memory. */
 typedef struct EcmSupervised
 {
 	Oid			dboid;			/* the entry's when last seen; invalid: it was

@@ -3,8 +3,8 @@
  * stack_supervisor.c
  *	  Starts, watches and ends managers.
  *
- * What is to be done about a stack is decided in stack_decision.c; here the facts are
- * collected, and the decision is carried out.
+ * stack_decision.c decides what is to be done about a stack; this file collects the
+ * facts, and carries the decision out.
  *
  * Decisions are made from a copy of the entry, without the lock.  A request may come
  * in meanwhile.  So whatever would override it (a start, a status, a free) looks again

@@ -55,7 +55,7 @@ extern EcmStepResult ecm_exclusive_lock_poll(SlotLock *lock,
 											 EcmStepFailure *failure);
 extern EcmTime ecm_exclusive_lock_deadline(const SlotLock *lock);
 
-/* Who holds the lock, in words, or NULL; and its PID (0: none). */
+/* The holder of the lock, in words, or NULL; and its PID (0: it has none). */
 extern const char *ecm_exclusive_lock_waiting_for(const SlotLock *lock,
 												  int *pid);
 

@@ -46,7 +46,7 @@ extern void ecm_purges_report(const char *handle, int n, const char *reason,
 /* At the start of a stream: has logs, states and so on deleted that have no shape. */
 extern void ecm_purges_scan(void);
 
-/* As ecm_creations_poll() and ecm_creations_deadline(). */
+/* Called by ecm_creations_poll() and ecm_creations_deadline(); see there. */
 extern void ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn,
 							XLogRecPtr applied_lsn);
 extern EcmTime ecm_purges_deadline(void);
