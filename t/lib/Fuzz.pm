@@ -1,9 +1,10 @@
 
 # Fuzz: random tables, where clauses, column lists and DML, from a seed.
 #
-# The module only makes SQL text, which t/048_fuzz.pl runs. The server must take all of it, with two exceptions: a where clause of which clause()
-# says that it may raise an error, and a where clause with a column that the replica
-# identity lacks, which electric_cm_create_shape() refuses.
+# The module only makes SQL text, which t/048_fuzz.pl runs. The server must take all
+# of it, with two exceptions: a where clause of which clause() says that it may raise
+# an error, and a where clause with a column that the replica identity lacks, which
+# electric_cm_create_shape() refuses.
 package Fuzz;
 
 use strict;
