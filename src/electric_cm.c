@@ -3,10 +3,12 @@
  * electric_cm.c
  *	  The library's entry point.
  *
- * Loaded into a backend by one of its functions, the library has settings and
- * nothing else.  The rest needs shared memory, and so shared_preload_libraries.
- * Under pg_upgrade nothing but settings either: a launcher would create slots
- * in the new cluster.
+ * In shared_preload_libraries, the library is loaded by the postmaster: it asks for
+ * shared memory, installs its hooks and registers the launcher.  Without that, a
+ * session may still load it, by calling one of its functions.  Then it defines its
+ * settings and nothing else, as all the rest needs shared memory.  Under pg_upgrade it
+ * does no more either: a launcher would create slots in the new cluster, which
+ * pg_upgrade does not expect.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +32,7 @@ PG_MODULE_MAGIC;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+/* shmem_request_hook: asks for room in shared memory. */
 static void
 request_shmem(void)
 {
@@ -40,6 +43,7 @@ request_shmem(void)
 	ecm_slot_activity_request();
 }
 
+/* shmem_startup_hook: sets that room up. */
 static void
 startup_shmem(void)
 {
@@ -50,6 +54,10 @@ startup_shmem(void)
 	ecm_slot_activity_startup();
 }
 
+/*
+ * The hooks of database_commands.c come before those of hooks.c, see
+ * ecm_database_commands_init().
+ */
 void
 _PG_init(void)
 {

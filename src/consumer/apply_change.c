@@ -4,6 +4,16 @@
  *	  What an insert, update or delete is to the shapes that the row was in,
  *	  and to those that it is in now.
  *
+ * A shape that the row was in and is in gets an update; a shape that it was in
+ * only gets a delete, one that it is in only gets an insert.  An update comes
+ * without its old tuple if the replica identity did not change.  Where clauses
+ * refer to columns of the identity only (shape_requirements.c), so the row was in
+ * the same shapes then as it is in now.
+ *
+ * A relation of the stream concerns the shapes of its own table, and those of the
+ * partitioned tables above it.  Each such table has its own view of the tuple: a
+ * binding (relation.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -27,12 +37,15 @@
 
 static struct
 {
-	uint64		number;			/* tells one change's matches from another's */
-	uint64		last_number;	/* before the change that came last */
+	uint64		number;			/* of the match that runs: a shape has matched
+								 * if its mark is this.  One per change and
+								 * table that it concerns. */
+	uint64		last_number;	/* before the change that came last: greater
+								 * marks are that change's */
 
 	/*
-	 * Scratch space for one change: what the table has of each tuple, what a
-	 * shape takes of that; by EcmWhich.
+	 * Scratch space for one change, by EcmWhich: the tuple as the table has
+	 * its columns, and as a shape has them.  In TopMemoryContext.
 	 */
 	EcmValue   *table_values[2];
 	EcmValue   *shape_values[2];
@@ -60,9 +73,11 @@ ensure_scratch(int ncolumns)
 }
 
 /*
- * The table's columns of a tuple from the stream.  Columns that an old key
- * does not carry are "unchanged", not null; so are those that the relation
- * does not have (no shape that is served from it asks for them).
+ * Reads a tuple of the stream into the table's columns.  old_key: the tuple has
+ * the columns of the replica identity only, the others are sent as nulls, which
+ * they need not be.  These count as unchanged.  So do columns that the relation
+ * lacks; shapes that need them are not usable with the relation.  ERROR if the
+ * tuple has fewer columns than its relation was described with.
  */
 static void
 read_tuple(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *tuple,
@@ -93,7 +108,10 @@ read_tuple(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *tupl
 	}
 }
 
-/* The shape's columns of what the table has. */
+/*
+ * The columns of the current tuple that the shape has, in its order.  Valid until
+ * the next call with the same 'which'.
+ */
 static const EcmValue *
 pick_columns(const EcmShape *shape, EcmWhich which)
 {
@@ -106,6 +124,12 @@ pick_columns(const EcmShape *shape, EcmWhich which)
 	return change.shape_values[which];
 }
 
+/*
+ * Gathers an entry for a shape, unless the shape's log has this transaction
+ * already, or the shape has failed in it.  A shape whose entry no reader could be
+ * given, since it is too large, fails instead.  Leaves the shape named as the one
+ * at work, see ecm_work_on().
+ */
 static void
 emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 {
@@ -136,9 +160,10 @@ same_values(const EcmShape *shape, const EcmValue *a, const EcmValue *b)
 }
 
 /*
- * A row stays in the shape.  An update that changes its key is a delete and an
- * insert; one that is known to touch only columns that the shape leaves out is
- * nothing.  has_old: the old tuple is known, as a whole or its key.
+ * A row stays in the shape.  An update that changes the key is a delete and an
+ * insert.  An update that touches only columns that the shape leaves out is no
+ * entry, if that is known: with REPLICA IDENTITY FULL.  has_old: the old tuple has
+ * come, as a whole or its key.
  */
 static void
 emit_update(EcmShape *shape, EcmRelation *relation, bool has_old)
@@ -166,9 +191,12 @@ emit_update(EcmShape *shape, EcmRelation *relation, bool has_old)
 }
 
 /*
- * An update has moved a row into the shape, whose log has no earlier values of
- * it.  Creating the shape, and commands on the table, saw to it that the stream
- * has all of them; should it not be so, nobody could read the log from here on.
+ * An update has moved a row into the shape.  Its entry needs all values, as the
+ * log has no earlier ones of this row.  A TOASTed value that the update did not
+ * change is not in the new tuple, and in the old one only if the replica identity
+ * has its column.  ecm_identity_lacks() sees to that when the shape is created, and
+ * again after commands on the table.  If a value is missing all the same, the
+ * shape fails: no reader could make the row from its log.
  */
 static void
 emit_move_in(EcmShape *shape)
@@ -187,7 +215,7 @@ emit_move_in(EcmShape *shape)
 	emit(shape, ECM_OP_INSERT, newv, NULL);
 }
 
-/* Can this shape be served from that relation? */
+/* Does the relation have what the shape needs?  (As found when it was bound.) */
 static bool
 is_usable(const EcmBinding *binding, const EcmShape *shape)
 {
@@ -195,7 +223,9 @@ is_usable(const EcmBinding *binding, const EcmShape *shape)
 }
 
 /*
- * Which shapes was the row in, which is it in now?
+ * Gathers what an insert (no old tuple), a delete (no new tuple) or an update with
+ * both is to the shapes of one table.  Both tuples are matched before the first
+ * entry is gathered, since an entry depends on both matches.
  */
 static void
 match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *oldtup,
@@ -251,8 +281,9 @@ match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *ol
 }
 
 /*
- * Without an old tuple the replica identity did not change, and a where clause
- * looks at nothing else: who has the row now had it before.
+ * The same for an update without an old tuple: the replica identity did not
+ * change, and a where clause looks at nothing else.  So the shapes that have the
+ * row now had it before.
  */
 static void
 match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *newtup)
@@ -273,6 +304,7 @@ match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupl
 	ecm_work_on(0);
 }
 
+/* The relation's OID, with which all three messages begin. */
 static Oid
 peek_relation(StringInfo in)
 {
@@ -290,7 +322,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	bool		has_old = false;
 	ListCell   *lc;
 
-	/* all of them begin with the relation's OID */
+	/* first of all: if the process dies here, the table's shapes are to blame */
 	ecm_here->relation = peek_relation(in);
 	change.last_number = change.number;
 	ecm_log_batch_figures.changes++;

@@ -1,13 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * consumer.c
- *	  The consumer worker: decodes what the manager feeds it, keeps what its
- *	  shapes want, and appends it to their logs.
+ *	  The consumer worker: appends the changes of its shapes to their logs.
  *
- * This is the worker, its loop, and what becomes of its errors.  Messages of the
+ * The manager starts electric_cm.shape_workers of these (consumer_queues.c) and
+ * feeds the whole stream to each.  Every shape has one consumer, which takes the
+ * shape's changes and skips all others.
+ *
+ * This file has the worker, its loop, and the end by an error.  Messages of the
  * stream go to relation.c, apply_change.c and shape_orders.c, which find shapes by
- * shape_match.c and followed_shapes.c; all write by way of log_batch.c.  The shape
- * that an error is blamed on is in current_shape.c.
+ * shape_match.c and followed_shapes.c; all write by way of log_batch.c.
+ *
+ * An ERROR that is not one shape's own ends the process, since its queue may hold
+ * half a message and its batch half a transaction; a successor begins at the
+ * position in the table of progress.  Both may exist at the same time if a manager
+ * has ended without waiting for its consumers.  Hence each start has a generation,
+ * and a process writes to its slot in shared memory that it has come or gone only
+ * while the generation there is its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,20 +77,23 @@
 /* This process. */
 typedef struct Consumer
 {
-	EcmConsumerArgs args;		/* which consumer it is */
-	char	   *message_prefix; /* of our own messages in the stream */
-	shm_mq_handle *queue;
+	EcmConsumerArgs args;		/* its number, and the generation of this
+								 * start */
+	char	   *message_prefix; /* of the stack's own messages in the stream */
+	shm_mq_handle *queue;		/* from the manager; ours to read */
 	MemoryContext message_context;	/* reset after each message */
 	bool		skipping;		/* the transaction that is coming in was
-								 * applied before */
-	int			shown;			/* in pg_stat_activity: busy? -1: neither yet */
+								 * applied before the stream was lost */
+	int			shown;			/* state in pg_stat_activity: 1 busy, 0 idle,
+								 * -1 neither shown yet */
 
-	/* the message that comes in pieces */
+	/* a message that is too large for the queue comes in pieces */
 	struct
 	{
-		MemoryContext context;	/* reset after it */
-		char	   *whole;		/* NULL: there is none */
-		Size		len;		/* so far */
+		MemoryContext context;	/* of 'whole'; reset after the last piece */
+		char	   *whole;		/* room for the whole message; NULL: no piece
+								 * has come */
+		Size		len;		/* bytes of it that have come */
 	}			pieces;
 } Consumer;
 
@@ -98,6 +110,11 @@ my_slot(void)
 
 /* ------------------------------------------------------------- messages -- */
 
+/*
+ * An upstream transaction begins.  The stream starts at the least position of all
+ * consumers, so after a loss this one gets transactions again that it has applied:
+ * their commit records precede its position.  They are skipped.
+ */
 static void
 handle_begin(StringInfo in)
 {
@@ -112,6 +129,10 @@ handle_begin(StringInfo in)
 	ecm_match_begin();
 }
 
+/*
+ * An upstream transaction is complete.  Orders are obeyed in the local transaction
+ * that commits it, and reported afterwards: if it were lost, it would come again.
+ */
 static void
 handle_commit(StringInfo in)
 {
@@ -128,8 +149,9 @@ handle_commit(StringInfo in)
 }
 
 /*
- * The hook has invalidated the shapes of a truncated table already, in the
- * same transaction; this is the check.
+ * Orders the end of the truncated tables' shapes.  The hook of the TRUNCATE
+ * (shape_ddl.c) has invalidated them in the same transaction, except those whose
+ * rows were locked: these would go on with rows that are gone.
  */
 static void
 handle_truncate(StringInfo in)
@@ -148,6 +170,11 @@ handle_truncate(StringInfo in)
 	}
 }
 
+/*
+ * A logical message.  Ours are transactional and have the secret prefix; others are
+ * ignored.  An order waits for the commit, but "unsendable" is about the change
+ * right before it, and is dealt with at once.
+ */
 static void
 handle_message(StringInfo in)
 {
@@ -183,8 +210,10 @@ handle_message(StringInfo in)
 }
 
 /*
- * The stream has been lost.  Complete transactions are kept, the rest comes
- * again.
+ * The stream has been lost.  Complete transactions are committed; the one that was
+ * coming in, and descriptions of relations, come again.  'number' goes into the
+ * slot last: the manager then takes this consumer's position for final, and
+ * computes from it where the next stream starts.
  */
 static void
 obey_reset(uint32 number)
@@ -212,7 +241,10 @@ forget_pieces(void)
 	MemoryContextReset(consumer.pieces.context);
 }
 
-/* A message is processed with its last piece. */
+/*
+ * A piece of a large message, behind a control frame that has the whole message's
+ * length.  The message is processed when its last piece has come.
+ */
 static void
 take_piece(const char *data, Size len)
 {
@@ -237,6 +269,11 @@ take_piece(const char *data, Size len)
 	forget_pieces();
 }
 
+/*
+ * Processes what has come through the queue: a message of pgoutput's or an order
+ * of the manager's (consumer_queue.h), as the first byte says.  What is
+ * allocated is left in the current context.  ERROR ends the consumer.
+ */
 static void
 process(char *data, Size len)
 {
@@ -270,7 +307,7 @@ process(char *data, Size len)
 		handle_commit(&in);
 		return;
 	}
-	/* relations are described once, also inside what we skip */
+	/* comes once per stream, maybe within a transaction that is skipped */
 	if (data[0] == LOGICAL_REP_MSG_RELATION)
 	{
 		ecm_relation_describe(&in);
@@ -292,13 +329,19 @@ process(char *data, Size len)
 		case LOGICAL_REP_MSG_MESSAGE:
 			handle_message(&in);
 			break;
-		default:				/* types, origins, FLUSH */
+		default:				/* types and origins: not needed; FLUSH: only
+								 * wakes us */
 			break;
 	}
 }
 
 /* ------------------------------------------------------------- starting -- */
 
+/*
+ * Reads, in a transaction, how far this consumer's logs are, and the prefix of
+ * the stack's messages.  arg: XLogRecPtr, which is left as it is if the consumer
+ * has never committed anything.
+ */
 static void
 read_progress(void *arg)
 {
@@ -325,9 +368,9 @@ read_progress(void *arg)
 }
 
 /*
- * A predecessor whose manager went away without a word may still be
- * committing.  Two of us with the same progress row would log that twice, so
- * we wait until it is gone.
+ * Waits, in a transaction, until a predecessor that an earlier manager has left
+ * behind has ended, and keeps the lock until this process ends.  If progress were
+ * read while the predecessor commits, its transactions would be logged twice.
  */
 static void
 lock_progress(void *arg pg_attribute_unused())
@@ -335,7 +378,6 @@ lock_progress(void *arg pg_attribute_unused())
 	ecm_shape_lock_progress(consumer.args.worker, true);
 }
 
-/* In a transaction, at start. */
 static void
 note_all_shapes(void *arg pg_attribute_unused())
 {
@@ -343,8 +385,9 @@ note_all_shapes(void *arg pg_attribute_unused())
 }
 
 /*
- * Announces that we are ready to be fed, from the position that our progress
- * row has.
+ * Announces that this consumer is ready to be fed, from 'position' on; the
+ * manager's step start_consumers waits for that.  If a later manager has started a
+ * successor, which waits in lock_progress(), the process ends instead.
  */
 static void
 announce(XLogRecPtr position)
@@ -355,7 +398,7 @@ announce(XLogRecPtr position)
 	if (slot->generation != consumer.args.generation)
 	{
 		ecm_unlock();
-		proc_exit(0);			/* our successor waits for our end */
+		proc_exit(0);
 	}
 	slot->pid = MyProcPid;
 	slot->shapes = ecm_followed_count();
@@ -381,6 +424,10 @@ at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	ecm_stack_wake(consumer.args.stack_index);
 }
 
+/*
+ * Attaches to the queue that the manager has made for this start.  Ends the
+ * process if that is gone, and the manager with it.
+ */
 static void
 attach_queue(void)
 {
@@ -400,10 +447,7 @@ attach_queue(void)
 	consumer.queue = shm_mq_attach(mq, segment, NULL);
 }
 
-/*
- * Shows in pg_stat_activity whether there is work; each change takes the time
- * of a system call.
- */
+/* Shows in pg_stat_activity whether there is work. */
 static void
 show_busy(bool now)
 {
@@ -415,7 +459,9 @@ show_busy(bool now)
 }
 
 /*
- * Takes what the manager sends, until the manager is gone.
+ * Takes what the manager sends, until the manager is gone or SIGTERM comes.  When
+ * the queue is empty, all that is complete is committed, flushed and reported
+ * before the process sleeps: an idle consumer must not hold back the slot.
  */
 static void
 follow_stream(void)
@@ -444,7 +490,8 @@ follow_stream(void)
 		{
 			show_busy(true);
 			process(data, len);
-			slot->processed = ++processed;	/* mends what a predecessor left */
+			/* our own count, whatever a predecessor may have left there */
+			slot->processed = ++processed;
 			MemoryContextReset(consumer.message_context);
 			continue;
 		}
@@ -454,10 +501,6 @@ follow_stream(void)
 			if (ecm_log_batch_pace())
 				continue;		/* more has come in meanwhile */
 
-			/*
-			 * before sleeping, flush and report all, so that the slot
-			 * advances
-			 */
 			ecm_log_batch_settle();
 			if (!ecm_log_batch_in_transaction())
 				pgstat_report_stat(false);
@@ -476,7 +519,9 @@ follow_stream(void)
 /* ---------------------------------------------------------------- errors -- */
 
 /*
- * Leaves for the manager what we end with.
+ * Leaves for the manager the error that this process ends with.  The text goes
+ * into events and views, so an error that may quote a row is left as its bare
+ * condition.  message NULL: there is none but the SQLSTATE.
  */
 static void
 leave_error(int sqlerrcode, const char *message)
@@ -499,10 +544,12 @@ leave_error(int sqlerrcode, const char *message)
 typedef struct FaultArg
 {
 	int64		shape;
-	const char *message;
-	char		handle[64];		/* "": it is gone */
+	const char *message;		/* tagged, see errors.h */
+	char		handle[64];		/* set by record_fault(); "": the shape is
+								 * gone */
 } FaultArg;
 
+/* Makes the shape errored, in a transaction. */
 static void
 record_fault(void *arg)
 {
@@ -516,8 +563,9 @@ record_fault(void *arg)
 }
 
 /*
- * A shape that raises an error each time would hold all others back for ever, so
- * it is left out from now on.  False: that could not be noted.
+ * Makes a shape errored, in a transaction of its own, and tells its readers: it
+ * would raise the error each time, and hold all others back for ever.  False: the
+ * catalog could not be written.
  */
 static bool
 blame_shape(int64 shape, const char *message)
@@ -536,8 +584,8 @@ blame_shape(int64 shape, const char *message)
 
 typedef struct AccusedArg
 {
-	EcmBlame	blame;
-	EcmPlace	place;
+	EcmBlame	blame;			/* which shapes to look for */
+	EcmPlace	place;			/* where the consumer has died */
 	Oid			owner;			/* invalid: anybody's */
 	List	   *ids;			/* of int64, in TopMemoryContext */
 } AccusedArg;
@@ -558,6 +606,10 @@ add_accused(const EcmShapeDef *def, void *arg)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Lists, in a transaction, the shapes to blame: the one at work; or all that its
+ * owner has of its table; or all of the relation at work and of its ancestors.
+ */
 static void
 find_accused(void *arg)
 {
@@ -586,8 +638,9 @@ find_accused(void *arg)
 }
 
 /*
- * A consumer that has died twice of the same will die of it again: the shapes
- * that are to blame are left out from now on.
+ * Makes all shapes errored that are to blame for the death of this process or of
+ * its predecessor.  Usually that is the second one at this place (shape_blame.c):
+ * without this, each further consumer would die there, too.
  */
 static void
 blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
@@ -607,8 +660,9 @@ blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
 }
 
 /*
- * Blames an error that ends the consumer on the shape that was at work, or else,
- * if it has been raised there before, on what was.
+ * Blames an error that ends the consumer.  If it is certainly the fault of the shape
+ * at work, that becomes errored at once.  In doubt, as when memory was short, the
+ * error counts as a death, see shape_blame.c.
  */
 static void
 blame_for_error(int64 shape, const char *sqlstate, const char *message)
@@ -628,8 +682,9 @@ blame_for_error(int64 shape, const char *sqlstate, const char *message)
 }
 
 /*
- * A where clause has raised an error.  That concerns one shape, which is left out;
- * the others' entries of this transaction are committed together with that.
+ * For shape_match.c: following a shape has raised an error.  The shape becomes
+ * errored where the transaction commits, together with the other shapes' entries.
+ * A transaction that the shape skips does not count: it has been logged before.
  */
 static void
 match_failed(EcmShape *shape, const char *message)
@@ -656,8 +711,8 @@ end_starting(const EcmError *err)
 }
 
 /*
- * An ERROR ends the consumer: its queue and what it had gathered are worth
- * nothing any more, and a new one goes on from what is durable.
+ * Ends the process by the ERROR that has been caught: logs it, leaves it for the
+ * manager, and blames it, in a transaction of its own.
  */
 static void
 end_by_error(void)
@@ -680,6 +735,11 @@ end_by_error(void)
 
 /* ----------------------------------------------------------------- main -- */
 
+/*
+ * Main function of a consumer.  The order matters: progress is locked before it is
+ * read; a predecessor's death is blamed before its shapes are taken up again; and
+ * the consumer is announced last, as the manager feeds it from then on.
+ */
 void
 ecm_consumer_main(Datum arg pg_attribute_unused())
 {
@@ -712,8 +772,8 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 						   SignalHandlerForCrashExit, &place);
 	blame_for_death(blame, &place,
 					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
-	ecm_work_init(consumer.args.stack_index, consumer.args.worker); /* a predecessor's may
-																	 * be shown */
+	ecm_work_init(consumer.args.stack_index, consumer.args.worker); /* a predecessor's shape
+																	 * may be shown */
 	ecm_match_init(match_failed);
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
@@ -723,7 +783,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 
 	ecm_log_batch_figures.shapes = ecm_followed_count();
 
-	/* our predecessor committed asynchronously: what we read must be on disk */
+	/* a predecessor committed asynchronously: make durable what was read */
 	XLogFlush(ecm_end_of_wal());
 	announce(position);
 

@@ -3,9 +3,13 @@
  * current_shape.c
  *	  The shape that a consumer works on: the error context of its errors.
  *
- * A function that works on one shape names it, and takes it back.  An ERROR in
- * between leaves the name, so that the PG_CATCH that gets it, in shape_match.c or
- * consumer.c, knows whose fault it was.
+ * A function that works for one shape names it, and says 0 at its end.  An ERROR
+ * in between leaves the name as it is.  So the PG_CATCH that gets the ERROR, in
+ * shape_match.c or consumer.c, knows whose fault it was.
+ *
+ * The name goes to three readers: this process after an ERROR; its successor
+ * after a death without one, by way of ecm_here, which is in a file; and the
+ * manager, by way of shared memory, for the report of a stalled consumer.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +22,8 @@
 static struct
 {
 	int64		shape;			/* 0: none in particular */
-	volatile int64 *shown;		/* in shared memory, for the manager */
+	volatile int64 *shown;		/* the same, in the consumer's slot in shared
+								 * memory; written without the lock */
 }			current;
 
 void

@@ -9,10 +9,13 @@
  * table's are taken up when the first change of that table comes in.  Shapes
  * of tables that nobody changes cost an entry in a hash table each.
  *
- * Noted shapes are live, and that changes by orders in the stream only.
+ * A shape that is being captured is taken up at once, as orders in the stream may
+ * concern it before the next change.  So all noted shapes are live, and remain so
+ * until an order in the stream ends them.
  *
- * The coming and going of a shape may not cost more the more shapes there are.
- * Shapes share columns, layouts and indexes of their table, which are kept once.
+ * The coming and going of a shape may not cost more the more shapes there are: a
+ * hundred thousand of them may come one by one.  Shapes share columns, layouts and
+ * indexes of their table, which are kept once.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,17 +48,18 @@ typedef struct TableEntry
 	EcmTable   *table;
 } TableEntry;
 
-/* A shape that was only noted, and how many a table has of those. */
+/* A shape that was only noted. */
 typedef struct NotedShape
 {
 	int64		id;				/* hash key */
 	Oid			relation;
 } NotedShape;
 
+/* A table that has noted shapes, so that a change of it need not look for any. */
 typedef struct NotedTable
 {
 	Oid			relation;		/* hash key */
-	int			nshapes;
+	int			nshapes;		/* more than 0 */
 } NotedTable;
 
 uint32		ecm_tables_version = 1;
@@ -63,14 +67,16 @@ uint32		ecm_tables_version = 1;
 /* Made by ecm_followed_start(), for the life of the process. */
 typedef struct FollowedShapes
 {
-	int			worker;
-	MemoryContext context;		/* of tables and shapes */
+	int			worker;			/* this consumer's number */
+	MemoryContext context;		/* of tables and shapes that were taken up */
 	HTAB	   *shapes;			/* of ShapeEntry */
 	HTAB	   *tables;			/* of TableEntry */
-	dlist_head	gone;			/* shapes whose buffers may be in use still */
-	HTAB	   *noted;			/* of NotedShape */
+	dlist_head	gone;			/* shapes that are not followed any more,
+								 * whose buffers lists of log_batch.c may have */
+	HTAB	   *noted;			/* of NotedShape: none is in 'shapes', too */
 	HTAB	   *noted_tables;	/* of NotedTable */
-	XLogRecPtr	bind_again_at;	/* all shapes' changes count from there on */
+	XLogRecPtr	bind_again_at;	/* the greatest skip_until of the shapes; see
+								 * ecm_followed_begin().  Invalid: passed. */
 } FollowedShapes;
 
 static FollowedShapes followed =
@@ -107,6 +113,7 @@ ecm_followed_table(Oid relid)
 	return entry ? entry->table : NULL;
 }
 
+/* The table, which is made if there is none. */
 static EcmTable *
 get_table(Oid relid)
 {
@@ -138,7 +145,10 @@ remove_table_if_empty(EcmTable *table)
 	ecm_tables_version++;
 }
 
-/* The slot is of no use any more when the table has another column. */
+/*
+ * Frees what where clauses are evaluated with, when the table gets another column:
+ * the slot has one attribute per column.
+ */
 static void
 forget_slot(EcmTable *table)
 {
@@ -153,6 +163,11 @@ forget_slot(EcmTable *table)
 	table->desc = NULL;
 }
 
+/*
+ * The number of the table's column with this name and type, which is added if
+ * there is none.  Columns that no shape uses any more stay: bindings, layouts and
+ * compiled where clauses refer to columns by number.
+ */
 static int
 get_column(EcmTable *table, const char *name, Oid type)
 {
@@ -181,6 +196,7 @@ get_column(EcmTable *table, const char *name, Oid type)
 	return table->ncolumns++;
 }
 
+/* Looks up what is needed to read the column's values for where clauses. */
 static void
 set_filtered(EcmTable *table, int number)
 {
@@ -214,6 +230,10 @@ copy_array(MemoryContext context, const void *from, Size size)
 	return copy;
 }
 
+/*
+ * The layout that a shape of this definition has, which is made if there is none.
+ * ERROR if a type that its where clause refers to is gone.
+ */
 static EcmLayout *
 get_layout(EcmTable *table, const EcmShapeDef *def)
 {
@@ -317,6 +337,10 @@ create_index(EcmTable *table, const EcmFilter *filter)
 	return index;
 }
 
+/*
+ * Constant and column may have different types, such as int8 and int4.  The
+ * operator's hash functions for the two give equal values the same hash.
+ */
 static uint32
 hash_constant(EcmEqualityIndex *index, Datum constant)
 {
@@ -353,7 +377,8 @@ unindex_shape(EcmEqualityIndex *index, EcmShape *shape)
 		EcmIndexMember **link;
 
 		if (entry == NULL)
-			continue;			/* IN (1, 1): removed with the first of them */
+			continue;			/* IN (1, 1): all members of the shape were
+								 * removed with the first 1 */
 		for (link = &entry->members; *link != NULL;)
 		{
 			EcmIndexMember *member = *link;
@@ -373,6 +398,10 @@ unindex_shape(EcmEqualityIndex *index, EcmShape *shape)
 
 /* --------------------------------------------------------------- shapes -- */
 
+/*
+ * Compiles a where clause for the table's slot.  ERROR if it does not compile any
+ * more: a function that it calls has been dropped, say.
+ */
 static EcmFilter *
 compile_filter(EcmTable *table, EcmLayout *layout, const EcmFilterDef *def)
 {
@@ -386,6 +415,11 @@ compile_filter(EcmTable *table, EcmLayout *layout, const EcmFilterDef *def)
 	return filter;
 }
 
+/*
+ * Makes the struct of a shape, and puts it where changes find it.  What can fail
+ * comes first.  After an ERROR the table may have a column, layout or index that
+ * no shape uses, but no half of a shape.
+ */
 static EcmShape *
 add_shape(const EcmShapeDef *def)
 {
@@ -487,9 +521,11 @@ ecm_follow_shape(const EcmShapeDef *def)
 }
 
 /*
- * Until followed.bind_again_at, a shape that has changed workers skips
- * transactions, so a layout that did not fit its table meanwhile did not count.
- * All relations are bound again once past it, so that it is found anew.
+ * A shape that has come from another consumer skips transactions up to its
+ * skip_until.  A layout that did not fit its relation in one of these was ordered
+ * to end, but the order did not count for this shape.  So when the last shape is
+ * past its skip_until, all relations are bound again, and a layout that still does
+ * not fit is found anew.
  */
 void
 ecm_followed_begin(void)
@@ -570,15 +606,15 @@ static void
 follow_noted(const EcmShapeDef *def, void *arg pg_attribute_unused())
 {
 	if (hash_search(followed.noted, &def->id, HASH_FIND, NULL) == NULL)
-		return;					/* followed already */
+		return;					/* taken up already, or not live yet */
 	ecm_follow_shape(def);
 	ecm_unfollow_noted(def->id);
 }
 
 /*
  * A noted shape whose row has disappeared was dropped by a transaction that the
- * stream has not reached yet.  Its log can't be read any more, so it is
- * forgotten now.
+ * stream has not reached yet.  Its log can't be read any more, so it is forgotten
+ * now: else each further change of the table would look for it again.
  */
 void
 ecm_follow_table(Oid relation)

@@ -10,9 +10,9 @@
  * WAL is flushed: by the WAL writer while there is more to do, by ourselves
  * when the queue runs dry.
  *
- * The invariant that everything rests on: what is in the shape logs, and the
- * row in _electric_cm.progress, change in one transaction.  A transaction
- * that comes again after a reconnection is recognised by its commit LSN.
+ * Chunks and progress change in one local transaction: everything rests on that.
+ * So when an upstream transaction comes again, after the stream was lost or after a
+ * crash, its entries are in the logs if and only if progress is beyond its commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,9 +44,9 @@
 #define BATCH_BYTES			(1024 * 1024)
 /* ... or after this long, so that readers see a busy stream move. */
 #define BATCH_MS			50
-/* Not settled again before, if several transactions come in meanwhile. */
+/* From one settling to the next, while several transactions come in. */
 #define PACE_US				2000
-/* How many rows a consumer's progress has, in turn. */
+/* A consumer's progress is in so many rows, in turn; the greatest LSN counts. */
 #define PROGRESS_ROWS		32
 /* A transaction that is still coming in is written early beyond this. */
 #define SPILL_BYTES			(4 * 1024 * 1024)
@@ -65,8 +65,8 @@ typedef struct Chunk
 /* A local commit whose WAL is not known to be flushed yet. */
 typedef struct UnflushedCommit
 {
-	XLogRecPtr	upstream_lsn;
-	XLogRecPtr	local_lsn;
+	XLogRecPtr	upstream_lsn;	/* durable with it: all that ends here */
+	XLogRecPtr	local_lsn;		/* end of the commit's own WAL */
 } UnflushedCommit;
 
 EcmLogBatchFigures ecm_log_batch_figures;
@@ -78,37 +78,35 @@ typedef struct LogBatch
 	int			worker;
 	MemoryContext context;		/* chunks, and the lists of buffers */
 
-	/*
-	 * buffers with chunks of complete upstream transactions, and with open
-	 * ones
-	 */
+	/* buffers with chunks of complete transactions, and of the open one */
 	List	   *complete_buffers;
 	List	   *open_buffers;
-	Size		complete_bytes;
+	Size		complete_bytes; /* of all these chunks */
 	Size		open_bytes;
-	XLogRecPtr	lsn;			/* end of the last complete one, or invalid */
-	EcmTime		began;			/* when the first of them was complete */
+	XLogRecPtr	lsn;			/* end of the last complete transaction that
+								 * is gathered; invalid: none is */
+	EcmTime		began;			/* when the first of these was complete */
 
 	/* the upstream transaction that is coming in */
 	struct
 	{
-		XLogRecPtr	lsn;
-		uint64		xid;
-		uint64		number;		/* another one when it comes again */
+		XLogRecPtr	lsn;		/* of its commit record */
+		uint64		xid;		/* with epoch */
+		uint64		number;		/* our count; another one when it comes again */
 	}			upstream;
 
 	/* the local transaction */
 	struct
 	{
 		bool		open;		/* for whatever reason */
-		bool		spilling;	/* it is the upstream one's own */
+		bool		spilling;	/* it is a large upstream transaction's own */
 		bool		sheltered;	/* it has a subtransaction: begin_sheltered() */
 		MemoryContext caller_context;	/* to return to after it */
 		EcmLogWriter *writer;	/* or NULL */
 	}			local;
 
-	uint32		totals_epoch;	/* grows when something that was written is
-								 * undone */
+	uint32		totals_epoch;	/* grows when a local transaction is undone:
+								 * totals in buffers count what it wrote */
 	SPIPlanPtr	progress_plan;
 	int			progress_turn;	/* row that the next commit writes */
 
@@ -116,7 +114,7 @@ typedef struct LogBatch
 	struct
 	{
 		XLogRecPtr	applied_lsn;	/* end of the last one committed here */
-		XLogRecPtr	reported_lsn;
+		XLogRecPtr	reported_lsn;	/* applied_lsn when last reported */
 		List	   *unflushed;	/* of UnflushedCommit, oldest first */
 		int64		transactions;
 		int64		entries;
@@ -125,8 +123,8 @@ typedef struct LogBatch
 	/* when to settle again: ecm_log_batch_pace() */
 	struct
 	{
-		int			transactions;	/* complete, since the last settling */
-		int			settled;	/* with the last one */
+		int			transactions;	/* complete since the last settling */
+		int			settled;	/* complete at the last settling */
 		EcmTime		settled_at;
 	}			pace;
 
@@ -206,6 +204,9 @@ ecm_log_batch_is_empty(void)
 
 /* ----------------------------------------------------- local transaction -- */
 
+/*
+ * Opens the local transaction, unless it is open, and switches to its context.
+ */
 static void
 begin_local(void)
 {
@@ -222,10 +223,9 @@ begin_local(void)
 }
 
 /*
- * While a large transaction is being written, errors of code outside of this file
- * must not spoil it: such code runs in a subtransaction.  This lasts from the
- * first row that asks for one to the next write, so that it costs nothing by the
- * row.
+ * While a large transaction is being written, an error of a where clause must not
+ * undo what is written: clauses are evaluated in a subtransaction.  One lasts from
+ * the first row that asks for it to the next write, lest each row pay for one.
  */
 static void
 begin_sheltered(void)
@@ -334,10 +334,9 @@ commit_local(XLogRecPtr lsn)
 	batch.local.open = false;
 
 	/*
-	 * Readers see from now on what is not flushed yet.  A crash would take it
-	 * away, and the stream bring it back as it was: the slot has not been
-	 * told that it is done with, and offsets are made of the upstream's
-	 * alone.
+	 * Readers see the entries though they are not flushed.  If a crash takes
+	 * them away, the slot still has them, and the stream brings them back at
+	 * the same offsets, which are made of upstream positions only.
 	 */
 	wake_readers();
 
@@ -352,8 +351,8 @@ commit_local(XLogRecPtr lsn)
 }
 
 /*
- * Notes that a log has grown.  If there are too many, the next one that comes
- * to it will be noted.
+ * Notes a log that has grown by a step, for the manager to look at
+ * (shape_retention.c).  Without room for it, it is noted with its next chunk.
  */
 static void
 note_growth(EcmShapeBuffer *buffer, int64 bytes)
@@ -369,8 +368,8 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 }
 
 /*
- * Tells the manager how far we are.  With 'flush' our last commit is flushed
- * first: nothing else would for up to three times wal_writer_delay.
+ * Tells the manager how far this consumer is.  With 'flush' its last commit is
+ * flushed first: the WAL writer may take three times wal_writer_delay for that.
  */
 static void
 report_progress(bool flush)
@@ -499,8 +498,8 @@ reset_gather_memory(void)
 }
 
 /*
- * Commits the complete transactions that have been gathered.  Where none of
- * them left an entry there is nothing to write, not even progress.
+ * Commits the complete transactions that have been gathered.  If none of them has
+ * an entry for us, nothing is written, not even progress: it costs no WAL.
  */
 static void
 commit_complete(void)
@@ -559,8 +558,9 @@ spill_open(void)
 }
 
 /*
- * The transaction has come in as a whole: its chunks join the complete ones.
- * Small ones are merged, so that many small transactions make few chunks.
+ * The transaction has come in as a whole: its chunks join the complete ones.  Its
+ * first one is merged into the shape's last one if there is room, so that many
+ * small transactions make few chunks.
  */
 static void
 complete_open(XLogRecPtr end_lsn)
@@ -763,9 +763,9 @@ ecm_log_batch_unsettled(void)
 }
 
 /*
- * A single transaction is made durable at once.  Where several come in, each
- * settling costs a flush of the WAL more, so they share it, as by commit_delay.
- * The sleep is deaf to signals and the latch, but 2 ms at most.
+ * A single transaction is made durable at once.  Where several come in, they share
+ * the flush of the WAL that each settling costs, as by commit_delay.  The sleep is
+ * deaf to signals and the latch, but takes PACE_US at most.
  */
 bool
 ecm_log_batch_pace(void)

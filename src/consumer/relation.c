@@ -4,6 +4,11 @@
  *	  The relations that the stream has described, and the tables whose
  *	  shapes want their changes.
  *
+ * Two things come and go independently of each other: descriptions, with the
+ * stream, and followed tables with their columns and layouts, with their shapes.
+ * So the two are bound to each other by name only when a change comes, and anew
+ * after either has changed.  A version number of the tables tells.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,8 +26,8 @@
 #include "consumer/relation.h"
 #include "consumer/shape_orders.h"
 
-static MemoryContext relation_context;
-static HTAB *relations;
+static MemoryContext relation_context;	/* of 'relations' and all in it */
+static HTAB *relations;			/* of EcmRelation */
 
 void
 ecm_relations_forget(void)
@@ -87,8 +92,9 @@ map_columns(EcmTable *table, LogicalRepRelation *rel)
 
 /*
  * Does the relation have all columns that shapes of this layout need, and do
- * its old tuples have their key and what their where clauses look at?  Should
- * it not be so any more, their logs can't be continued.
+ * its old tuples have their key and the columns that their where clauses refer
+ * to?  If a command has changed that, the shapes' logs can't be continued: a
+ * delete would have no key, or it could not be told whether a row was in a shape.
  */
 static bool
 layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *relation)
@@ -113,23 +119,29 @@ layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *relation)
 typedef struct AncestorsArg
 {
 	Oid			relid;
-	MemoryContext context;		/* of this: */
-	List	   *ancestors;
+	MemoryContext context;		/* where 'ancestors' goes */
+	List	   *ancestors;		/* of OIDs; the last one is relid itself */
 } AncestorsArg;
 
+/* In a transaction: reads which tables the relation is a partition of. */
 static void
 read_ancestors(void *arg)
 {
 	AncestorsArg *a = arg;
 	List	   *ancestors = NIL;
 
-	/* the relation may be gone by now; then so are its shapes */
+	/* a relation that has been dropped by now counts as no partition */
 	if (get_rel_relispartition(a->relid))
 		ancestors = get_partition_ancestors(a->relid);
 	MemoryContextSwitchTo(a->context);
 	a->ancestors = lappend_oid(list_copy(ancestors), a->relid);
 }
 
+/*
+ * Binds a table to a relation, in the current context.  Its shapes that can't be
+ * served from the relation are ordered to end where the transaction commits.  If
+ * the transaction is lost and comes again, binding and order come again, too.
+ */
 static EcmBinding *
 bind_table(EcmTable *table, EcmRelation *relation)
 {
@@ -145,15 +157,15 @@ bind_table(EcmTable *table, EcmRelation *relation)
 
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, relation);
 		if (!binding->usable[layout->number])
-			/* a replayed transaction binds, and orders this, again */
 			ecm_orders_add_mismatch(table->relid, layout->number);
 	}
 	return binding;
 }
 
 /*
- * Which tables' shapes want this relation's changes: those of its own, and of
- * what it is a partition of.
+ * Binds the relation to all followed tables that it concerns: its own, and those
+ * that it is a partition of.  Their noted shapes are taken up now, as the first
+ * change of them has come.
  */
 static void
 bind_relation(EcmRelation *relation)

@@ -17,35 +17,49 @@
 
 #include "consumer/followed_shapes.h"
 
-/* A table's view of a relation in the stream. */
+/*
+ * A table's view of a relation in the stream.  The table, which has shapes, is the
+ * relation itself or a partitioned table above it.
+ */
 typedef struct EcmBinding
 {
 	EcmTable   *table;
 	int		   *map;			/* table's column -> relation's, -1: none */
-	bool	   *usable;			/* by layout: the relation has what it needs */
+	bool	   *usable;			/* by layout number: the relation has what
+								 * shapes of this layout need */
 } EcmBinding;
 
 typedef struct EcmRelation
 {
-	LogicalRepRelId relid;		/* hash key */
+	LogicalRepRelId relid;		/* hash key; the OID in this database */
 	MemoryContext context;		/* of all that follows */
-	LogicalRepRelation *rel;
-	bool		full;			/* old tuples have all columns */
-	uint32		tables_version; /* bindings were made for this one */
-	MemoryContext bindings_context;
-	List	   *bindings;
+	LogicalRepRelation *rel;	/* as the stream has described it last */
+	bool		full;			/* replica identity FULL: old tuples have all
+								 * columns, else the key's only */
+	uint32		tables_version; /* ecm_tables_version when the bindings were
+								 * made; another one: they are stale */
+	MemoryContext bindings_context; /* of 'bindings' */
+	List	   *bindings;		/* of EcmBinding, one per table concerned */
 } EcmRelation;
 
-/* At start, and when the stream begins anew: none is known. */
+/*
+ * Forgets all descriptions: at start, and when the stream begins anew, as pgoutput
+ * then describes each relation again.
+ */
 extern void ecm_relations_forget(void);
 
-/* A relation message. */
+/*
+ * Takes a relation's description, pgoutput's message behind its first byte, in
+ * place of an earlier one.  Bindings are made when the next change comes.
+ */
 extern void ecm_relation_describe(StringInfo in);
 
 /*
- * The relation that a change is of, bound to the tables as they are now.  Shapes
- * that can't be served from it any more get an order that says so.  ERROR: the
- * stream has not described it.
+ * The relation that a change is of, bound to the followed tables as they are now;
+ * valid until the next description of it, or a reset.  Shapes that it lacks
+ * something for get an order to end (ecm_orders_add_mismatch()).  May open the
+ * local transaction, to take up noted shapes.  ERROR if the stream has not
+ * described the relation, or if a shape that is taken up is at fault.
  */
 extern EcmRelation *ecm_relation_find(LogicalRepRelId relid);
 

@@ -4,7 +4,14 @@
  *	  Which of the shapes that a consumer follows want a row.
  *
  * A change may not cost more the more shapes there are, except for evaluating
- * the where clauses that are not an equality.
+ * the where clauses that no index helps with.
+ *
+ * A where clause is a user's, and may raise any error: a division by zero, a value
+ * that its type's input function does not read.  An error that is one shape's
+ * fault ends that shape only.  The PG_CATCH in ecm_match_tuple() rolls back,
+ * notes the failure and matches the tuple from the beginning, now without the
+ * shape (or without the value) that failed.  So each round leaves out one more, and
+ * it ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +32,7 @@
 #include "shape/shape_chunk.h"
 #include "shape/shape_filter.h"
 
-/* The shapes that a tuple belongs to. */
+/* The shapes that a tuple belongs to; 'shapes' has room for 'max'. */
 typedef struct Matched
 {
 	EcmShape  **shapes;
@@ -37,12 +44,16 @@ typedef struct Matched
 typedef struct Matching
 {
 	void		(*failed) (EcmShape *shape, const char *message);
-	uint64		transaction;	/* counts upstream transactions */
+	uint64		transaction;	/* counts upstream transactions, for
+								 * EcmShape.failed_in */
 	int			reading;		/* the column whose input function is running,
 								 * else -1 */
 	Matched		matched[2];		/* results, by EcmWhich */
 
-	/* what has failed for want of memory, the last time */
+	/*
+	 * Who has failed for want of memory the last time.  Failing again with
+	 * the same change, it is at fault.
+	 */
 	struct
 	{
 		int64		shape;
@@ -114,6 +125,7 @@ ecm_match_has_failed(const EcmShape *shape)
 	return shape->failed_in == matching.transaction;
 }
 
+/* Makes a slot with an attribute per column, to evaluate where clauses with. */
 static void
 make_slot(EcmTable *table)
 {
@@ -130,9 +142,10 @@ make_slot(EcmTable *table)
 }
 
 /*
- * The slot is for these values now.  Each is put into it when a where clause is
- * to look at it: there are types that don't read what they have written, and
- * that is nothing to shapes that the row has nothing to do with.
+ * Empties the table's slot for the next tuple.  A value is read by its type's
+ * input function only when a where clause refers to it, see read_column(): there
+ * are types that don't read what they have written, and an error of one concerns
+ * only the shapes that look at such a column.
  */
 static void
 start_tuple(EcmTable *table, const EcmValue *values)
@@ -152,9 +165,11 @@ start_tuple(EcmTable *table, const EcmValue *values)
 }
 
 /*
- * A value as the where clauses want it.  A value that was not sent counts as null;
- * no clause looks at it (that is checked where a relation is bound).  False: it
- * can't be read, as was found out before.
+ * Puts a column's value into the slot, unless it is there.  A value that was not
+ * sent counts as null: a shape whose clause refers to it is not usable with the
+ * relation, and gets no entry.  False: the value can't be read, as an earlier
+ * attempt has found ('unreadable' says why).  ERROR if it is found now; the
+ * number in matching.reading says of which column.
  */
 static bool
 read_column(EcmTable *table, int number)
@@ -183,7 +198,11 @@ ecm_match_fail(EcmShape *shape, const char *message)
 	matching.failed(shape, message);
 }
 
-/* Is what an index has not decided of a where clause true for the tuple? */
+/*
+ * Is the where clause true for the tuple?  Of a clause that an index has found by
+ * its equality, only the rest is evaluated.  ERROR, with the shape named as the one
+ * at work, if the evaluation fails.
+ */
 static bool
 rest_matches(EcmShape *shape)
 {
@@ -203,7 +222,10 @@ rest_matches(EcmShape *shape)
 	return ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner);
 }
 
-/* Which of its shapes want the tuple can't be told. */
+/*
+ * Makes all shapes of an index fail: the column's value can't be read, so nobody
+ * can tell which of them want the tuple.
+ */
 static void
 fail_index(EcmEqualityIndex *index, const char *message)
 {
@@ -217,6 +239,7 @@ fail_index(EcmEqualityIndex *index, const char *message)
 				ecm_match_fail(member->shape, message);
 }
 
+/* The comparison may allocate; it is freed at once, as there may be many. */
 static bool
 is_equal(EcmEqualityIndex *index, EcmTable *table, Datum value, Datum constant)
 {
@@ -229,6 +252,10 @@ is_equal(EcmEqualityIndex *index, EcmTable *table, Datum value, Datum constant)
 	return result;
 }
 
+/*
+ * Adds the shapes of an index that want the tuple.  Constants with the same hash are
+ * compared; a shape with several constants is added once.
+ */
 static void
 match_by_index(EcmEqualityIndex *index, EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -262,6 +289,7 @@ match_by_index(EcmEqualityIndex *index, EcmTable *table, EcmWhich which, uint64 
 	}
 }
 
+/* Collects all shapes that want the current tuple, in matching.matched. */
 static void
 match_all(EcmTable *table, EcmWhich which, uint64 change)
 {
@@ -289,15 +317,16 @@ match_all(EcmTable *table, EcmWhich which, uint64 change)
 /* How an error is dealt with. */
 typedef enum Verdict
 {
-	VERDICT_FAULT,				/* of the shape, or of the value */
-	VERDICT_RETRY,
-	VERDICT_RETHROW
+	VERDICT_FAULT,				/* the shape, or the value, is left out */
+	VERDICT_RETRY,				/* the tuple is matched once more */
+	VERDICT_RETHROW				/* the consumer ends */
 } Verdict;
 
 /*
- * A want of memory may be the fault of others that have it.  So it ends the
- * consumer; but where the transaction comes again, and memory lacks at the same
- * value or shape again, that is left out.
+ * An error that a shape's work has raised.  A want of memory may be the fault of
+ * other processes, which have it.  So at first it ends the consumer, whose memory
+ * is free then.  If the consumer has died at this transaction before, the memory
+ * lacks for good: when it does twice at the same shape or value, that is at fault.
  */
 static Verdict
 judge(const ErrorData *edata, int64 shape, int column, uint64 change)
@@ -319,8 +348,9 @@ judge(const ErrorData *edata, int64 shape, int column, uint64 change)
 }
 
 /*
- * Where the error that was caught is the fault of one shape, which is left out
- * then, or of one value, lets it be.  Else the error goes on.
+ * In PG_CATCH: if the error is the fault of one shape, makes that fail; if it is
+ * of one value, notes the value as unreadable.  Then the caller may match again.
+ * Any other error is raised again.  context: to return to.
  */
 static void
 leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext context)
@@ -348,7 +378,7 @@ leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext c
 		matching.matched[which].shapes[i]->marks[which] = 0;
 	message = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
 	if (verdict == VERDICT_RETRY)
-		 /* from the beginning */ ;
+		 /* nobody is left out */ ;
 	else if (column >= 0)
 		table->columns[column].unreadable = message;
 	else

@@ -4,13 +4,20 @@
  *	  Orders: what is to be done to shapes where the transaction that is
  *	  coming in commits.
  *
- * They arrive as messages in transactions of the stack's own, or the consumer
- * gives them to itself on what it meets in the stream.  They take effect where
- * the transaction commits, neither earlier nor later: so consumers that start
- * anew come to the same result.
+ * Orders arrive as messages in transactions of other processes of the stack, or
+ * the consumer gives them to itself on what it meets in the stream.  They take
+ * effect where the transaction commits, neither earlier nor later.  So a consumer
+ * that starts anew, and meets the transaction again, comes to the same result.
  *
- * What comes in by the stream may be somebody else's who knows the prefix.  It is
- * obeyed only where the catalog agrees, and what makes no sense is nobody's.
+ * A message may have been forged by somebody who reads the WAL and knows the
+ * prefix.  So an order is obeyed only if the catalog agrees with it: the shape's
+ * row says that this transaction has given the order, or the row is gone.  An order
+ * that the catalog does not confirm is ignored without an error, since an error
+ * would let a stranger end consumers.  (See stream_message.h.)
+ *
+ * The catalog is read with the snapshot of now, while the stream may be far behind.
+ * So an order may find its shape in a later attempt, in another consumer's hands
+ * or dropped; then it is left to the later order.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,25 +62,28 @@ typedef enum OrderKind
 typedef struct Order
 {
 	OrderKind	kind;
-	EcmStreamMessage *message;
+	EcmStreamMessage *message;	/* message: what it says, copied */
 
 	/* errored */
 	int64		shape;
-	int			generation;
-	const char *reason;
-	const char *handle;			/* once it is obeyed, if it made a difference */
+	int			generation;		/* attempt that the error was raised in */
+	const char *reason;			/* tagged, see errors.h */
+	const char *handle;			/* the shape's, if obeying has made it
+								 * errored; else NULL: there is nothing to
+								 * report */
 
 	/* truncated, mismatch */
 	Oid			table;
-	int			layout;
+	int			layout;			/* mismatch: number in the table's list */
 } Order;
 
 static struct
 {
 	int			stack_index;
-	int			worker;			/* whose shapes are meant */
-	MemoryContext context;		/* reset after each transaction */
-	List	   *list;			/* of Order, in 'context' */
+	int			worker;			/* this consumer's number */
+	MemoryContext context;		/* reset after each upstream transaction */
+	List	   *list;			/* of Order, in 'context': those of the
+								 * upstream transaction that is coming in */
 }			orders;
 
 void
@@ -85,7 +95,7 @@ ecm_orders_init(int index, int worker_number)
 										   ALLOCSET_SMALL_SIZES);
 }
 
-/* What it refers to is copied: it is obeyed when the transaction commits. */
+/* Copies the order and all that it refers to, for the time of the commit. */
 static void
 add_order(const Order *order)
 {
@@ -141,6 +151,7 @@ ecm_orders_any(void)
 	return orders.list != NIL;
 }
 
+/* Runs an INSERT with a shape's id and generation as $1 and $2. */
 static void
 run_on_shape(const char *sql, int64 id, int generation)
 {
@@ -179,7 +190,7 @@ add_to_list(ShapeList *list, int64 id, int generation)
 	list->generations[list->n++] = Int32GetDatum(generation);
 }
 
-/* Those that a message names. */
+/* The shapes that a message names, as a list. */
 static ShapeList
 named_shapes(const EcmStreamMessage *message)
 {
@@ -190,6 +201,7 @@ named_shapes(const EcmStreamMessage *message)
 	return list;
 }
 
+/* Runs an INSERT for all shapes of a list: ids and generations are $1 and $2. */
 static void
 set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 {
@@ -207,9 +219,12 @@ set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
 }
 
 /*
- * A commit can be decoded a moment before others can see it.  The stack's own
- * are never long about that, but somebody else's may wait for a synchronous
- * standby, so only who has changed these rows is waited for.
+ * Waits until others can see the commit of the transaction that has given an
+ * order about these shapes.  A commit is decoded as soon as it is in the WAL, and
+ * becomes visible a moment later.  Sessions of the stack need no more than that
+ * moment.  But a forged order may be in anybody's transaction, which may wait for
+ * a synchronous standby for ever.  So a transaction that has not changed the
+ * shapes' rows is not waited for: its order is ignored anyway.
  */
 static void
 await_order(const ShapeList *list)
@@ -229,8 +244,9 @@ await_order(const ShapeList *list)
 }
 
 /*
- * Those of the list that this transaction was to give an order about, by what
- * it has left in their rows.
+ * The shapes of the list whose rows say that this upstream transaction has given the
+ * order (order_xid), for the same generation.  All others are a forger's, or their
+ * creation has been tried again since.
  */
 static ShapeList
 meant(const ShapeList *list)
@@ -269,15 +285,20 @@ meant(const ShapeList *list)
 typedef struct CaptureArg
 {
 	HTAB	   *wanted;			/* of WantedShape */
-	ShapeList	captured;
+	ShapeList	captured;		/* those that this consumer captures from now */
 } CaptureArg;
 
+/* A shape that an order to capture names. */
 typedef struct WantedShape
 {
 	int64		id;				/* hash key */
 	int			generation;
 } WantedShape;
 
+/*
+ * Begins to capture a shape, if it is this consumer's.  What an earlier attempt
+ * has captured is deleted: it may lack changes from between the attempts.
+ */
 static void
 capture_shape(const EcmShapeDef *def, void *arg)
 {
@@ -287,8 +308,8 @@ capture_shape(const EcmShapeDef *def, void *arg)
 
 	if (wanted == NULL || def->generation != wanted->generation ||
 		def->state != ECM_SHAPE_CREATING || def->worker != orders.worker || ecm_log_batch_is_past(def->skip_until))
-		return;					/* a later attempt is coming, another's, or
-								 * done */
+		return;					/* a later attempt's order is coming, or it is
+								 * another consumer's, or logged already */
 
 	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
@@ -300,8 +321,9 @@ capture_shape(const EcmShapeDef *def, void *arg)
 }
 
 /*
- * From here on the shapes' changes are logged, each transaction's in chunks of
- * its own, since the snapshot decides later which of them count.
+ * Message "capture": from here on the shapes' changes are logged, each
+ * transaction's in chunks of its own, since the snapshot will decide for each
+ * transaction whether its changes count.
  */
 static void
 obey_capture(const EcmStreamMessage *message)
@@ -339,8 +361,9 @@ obey_capture(const EcmStreamMessage *message)
 }
 
 /*
- * The entries that are dropped now have been counted in the log's running totals:
- * if there are any, the log's base says so.
+ * Deletes the captured entries that the snapshot has seen.  They have been counted
+ * in the log's running totals, so the row of the log's base gets their number,
+ * which readers of the totals subtract.
  */
 static void
 settle_captured(int64 id, int generation, const char *snapshot)
@@ -356,9 +379,10 @@ settle_captured(int64 id, int generation, const char *snapshot)
 }
 
 /*
- * The snapshot is committed.  This message came with that commit, so every
- * transaction that the snapshot saw has been met before: what was captured of
- * those is dropped, all else stays, and nothing later needs to be looked at.
+ * Message "live": the shapes' snapshot is committed.  The message is in the same
+ * transaction, so the stream has brought every transaction that the snapshot has
+ * seen before it.  Captured entries of those are in the snapshot, too, and are
+ * dropped; all others stay, and entries to come need no look at the snapshot.
  */
 static void
 obey_live(const EcmStreamMessage *message)
@@ -405,8 +429,8 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 	EcmSpiState spi;
 
 	/*
-	 * the reason may quote a row, so it must not be part of a statement's
-	 * text
+	 * The reason is a parameter: it may quote a row, and a statement's text
+	 * may be logged.
 	 */
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_state"
@@ -418,9 +442,10 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 }
 
 /*
- * The stream shows that a shape's log can't be continued.  Usually the command
- * that is to blame has invalidated it already.  Where its row is locked, by
- * somebody who may yet change his mind, readers must learn of it all the same.
+ * Ends a shape whose log can't be continued, as the stream shows.  Usually the
+ * command that is to blame has invalidated it.  If the shape is still there, its
+ * row is deleted, unless somebody has locked it; then readers must not take the log
+ * for complete, so it becomes errored first.
  */
 static void
 give_up(int64 id, const char *reason)
@@ -436,8 +461,9 @@ give_up(int64 id, const char *reason)
 }
 
 /*
- * The shape can't be created, or followed.  An attempt that was made since is
- * another matter: then there is no handle to be returned.
+ * Makes a shape errored that can't be created, or followed, and follows it no
+ * more.  Returns its handle.  NULL: there was nothing to do, as the shape is gone,
+ * another consumer's, or in a later attempt, which the error says nothing about.
  */
 static const char *
 end_errored(int64 id, int generation, const char *reason)
@@ -461,6 +487,7 @@ end_errored(int64 id, int generation, const char *reason)
 	return handle;
 }
 
+/* Message "fail": a pool session has met an error that is this shape's fault. */
 static void
 obey_fail(const EcmStreamMessage *message)
 {
@@ -471,6 +498,10 @@ obey_fail(const EcmStreamMessage *message)
 						   message->text);
 }
 
+/*
+ * Message "drop": shapes were deleted.  Their logs are not touched here; the manager
+ * has them deleted when all consumers have come this far (shape_purge.c).
+ */
 static void
 obey_drop(const EcmStreamMessage *message)
 {
@@ -496,8 +527,9 @@ obey_drop(const EcmStreamMessage *message)
 }
 
 /*
- * Invalidated while somebody had its row locked: it can't be deleted, but it
- * ends here.
+ * Message "lost": shapes were invalidated while somebody had their rows locked.
+ * They can't be deleted yet, but end here.  The state "gone" is in another table,
+ * which nobody else locks; shape_purge.c has the rows deleted when they are free.
  */
 static void
 obey_lost(const EcmStreamMessage *message)
@@ -530,6 +562,10 @@ obey_lost(const EcmStreamMessage *message)
 	ecm_work_on(0);
 }
 
+/*
+ * Message "owner": the shape's where clause is evaluated with another owner's
+ * rights from here on.  The owner is read from the row: the message may be forged.
+ */
 static void
 obey_owner(int64 id)
 {
@@ -576,6 +612,7 @@ obey_message(const EcmStreamMessage *message)
 	}
 }
 
+/* First round: all orders but the checks. */
 static void
 obey_order(Order *order)
 {
@@ -593,13 +630,14 @@ obey_order(Order *order)
 			break;
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
-			break;				/* the other round's */
+			break;				/* obey_checks() */
 	}
 }
 
 /*
- * What the stream shows of a table, once all orders have been obeyed: usually
- * the command that is to blame has invalidated its shapes, and told us.
+ * Ends the shapes of a table that are still there, or those with one layout.
+ * layout_number -1: all.  The table may have been freed, or another one made in
+ * its place, by orders that were obeyed before.
  */
 static void
 check_table(Oid relid, int layout_number, const char *reason)
@@ -627,6 +665,12 @@ check_table(Oid relid, int layout_number, const char *reason)
 	}
 }
 
+/*
+ * Second round: the checks, once all messages of the transaction have been obeyed.
+ * A command that truncates or changes a table invalidates its shapes, and its
+ * "drop" may come behind what the check was ordered for.  In one round, the check
+ * would end such shapes for another reason than the command's.
+ */
 static void
 obey_checks(Order *order)
 {
@@ -656,8 +700,8 @@ ecm_orders_obey(void)
 }
 
 /*
- * Only now, when it is so: a transaction that is lost before its commit comes
- * again, and its errors with it.
+ * Events are recorded at once, outside of any transaction.  Before the commit, a
+ * transaction that is lost and comes again would report its errors twice.
  */
 void
 ecm_orders_committed(void)
@@ -677,7 +721,10 @@ ecm_orders_committed(void)
 void
 ecm_shape_report_errored(const char *handle, const char *reason)
 {
-	/* the entry may be another database's by now, if there is no manager left */
+	/*
+	 * The OID comes from this process: if there is no manager any more, the
+	 * entry may be another database's by now.
+	 */
 	ecm_event_in(MyDatabaseId, ecm_stack_at(orders.stack_index)->datname,
 				 ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(reason),
 				 "shape %s is errored, and not followed any more", handle);

@@ -13,40 +13,46 @@
 
 #include "base/stream_message.h"
 
-/* At start; 'worker': whose shapes are meant. */
+/* At start.  'worker': this consumer's number. */
 extern void ecm_orders_init(int stack_index, int worker);
 
 /*
- * Adds one that the consumer gives to itself, on what it has met in the stream:
- * a table was truncated; a layout of a table's shapes does not fit what the
- * stream has of the table; following a shape has raised an error ('reason' as
- * for ecm_shape_set_errored()).
+ * Adds an order that the consumer gives to itself, on what it has met in the
+ * stream: a table was truncated; a relation lacks what shapes of a layout need
+ * (relation.c); following a shape has raised an error ('reason' as for
+ * ecm_shape_set_errored()).
  */
 extern void ecm_orders_add_truncated(Oid table);
 extern void ecm_orders_add_mismatch(Oid table, int layout);
 extern void ecm_orders_add_errored(int64 shape, int generation,
 								   const char *reason);
 
-/* Adds one from a message in the stream, which may be forged. */
+/* Adds the order of a message in the stream, which may be forged.  Copies it. */
 extern void ecm_orders_add_message(const EcmStreamMessage *message);
 
-/* Are there any? */
+/* Has the upstream transaction that is coming in any orders? */
 extern bool ecm_orders_any(void);
 
-/* Does what they say, in the local transaction that this is committed with. */
+/*
+ * Obeys all orders, where their upstream transaction commits: in the local
+ * transaction that commits its entries, too.  An ERROR undoes both, and the
+ * upstream transaction comes again.
+ */
 extern void ecm_orders_obey(void);
 
-/* The transaction has been committed; or it has been lost. */
+/* The local transaction is committed: reports what came of the orders. */
 extern void ecm_orders_committed(void);
+
+/* The upstream transaction is lost with the stream. */
 extern void ecm_orders_forget(void);
 
 /*
- * In a transaction: readers of the shape's log get 'reason', less the tag by
- * which others are told what it is about (errors.h).
+ * Makes a shape errored, in a transaction.  'reason' is tagged (errors.h): those
+ * who may read the shape get it without the tag, others a text without data.
  */
 extern void ecm_shape_set_errored(int64 shape, int generation, const char *reason);
 
-/* Tells those who watch; after the commit. */
+/* Records the event about it; to be called after the commit. */
 extern void ecm_shape_report_errored(const char *handle, const char *reason);
 
 #endif							/* ECM_SHAPE_ORDERS_H */

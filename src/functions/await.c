@@ -3,9 +3,13 @@
  * await.c
  *	  What all functions that wait for this database's stack have in common.
  *
- * The stack may itself be waiting for the caller's transaction, so they refuse
- * to wait in one that has written something.  They don't wait for a stack that
- * has failed or is stopped, either.
+ * These functions sleep on the condition variable of the stack's entry.  They refuse
+ * to wait in a transaction that has written something: the stack may be waiting for
+ * that very transaction, which neither of them would notice.  Nor do they wait for a
+ * stack that has failed or is stopped, and would not come.
+ *
+ * An entry may be freed, and given to another database, during a sleep.  So each look
+ * starts from the database's OID.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +37,7 @@
 #include "base/wait_event.h"
 #include "functions/await.h"
 
-/* For waits that hold a snapshot. */
+/* The longest timeout for a wait that holds a snapshot. */
 #define MAX_WAIT_MS		(INT64CONST(60) * 60 * 1000)
 
 static char *
@@ -50,7 +54,6 @@ ecm_stack_is_running(const EcmStack *stack)
 		!stack->requests.stop && !stack->requests.restart;
 }
 
-/* No manager runs, and nobody has asked for one or is about to let one run. */
 bool
 ecm_stack_is_stopped(const EcmStack *stack)
 {
@@ -59,6 +62,7 @@ ecm_stack_is_stopped(const EcmStack *stack)
 		stack->pause.count == 0;
 }
 
+/* How to start a stack that is stopped; NULL: there is nothing to be done here. */
 static const char *
 stopped_hint(const EcmStack *stack)
 {
@@ -87,8 +91,9 @@ stopped_hint(const EcmStack *stack)
 }
 
 /*
- * Everybody who has a shape may wait for it; what is wrong with connections and
- * files of the server is the business of those who watch it.
+ * May the current user see the stack's last error?  Any role that has a shape may wait
+ * for the stack; but the error may tell about connections and files of the server,
+ * which only members of pg_monitor may see.
  */
 static bool
 shows_error(const EcmStack *stack)
@@ -230,7 +235,7 @@ ecm_await_until(const Interval *timeout)
 	if (timeout == NULL)
 		return 0;
 
-	/* how long a month is depends on when it is */
+	/* by the calendar: how long a month is depends on the month */
 	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													TimestampTzGetDatum(now),
 													IntervalPGetDatum(timeout)));
@@ -242,9 +247,10 @@ ecm_await_until(const Interval *timeout)
 }
 
 /*
- * The server's own set of events for talking to the client is used: whoever
- * waits with it says first what for.  It can't tell on all platforms that the
- * client is gone; there, the server notices when it has something to send.
+ * Uses FeBeWaitSet, the server's own set of events for talking to the client.  (Its
+ * other users set the events before they wait, too, so nothing has to be restored.)
+ * On platforms that can't tell that the client is gone, the session notices only when
+ * it has something to send.
  */
 void
 ecm_sleep(long timeout_ms, EcmWaitEvent what_for)
@@ -278,9 +284,9 @@ ecm_sleep(long timeout_ms, EcmWaitEvent what_for)
 }
 
 /*
- * As ConditionVariableTimedSleep(), whose first call returns at once; but that
- * one doesn't notice that the client is gone, so it only looks whether there
- * was a signal.
+ * As ConditionVariableTimedSleep(), but notices that the client is gone.  The server's
+ * function is called with a timeout of 0, to learn whether there was a signal; the
+ * sleep itself is ecm_sleep().
  */
 static void
 sleep_on(ConditionVariable *cv, long timeout_ms)

@@ -16,53 +16,75 @@
 #include "base/shmem.h"
 #include "base/wait_event.h"
 
-/* ERROR 55000 if this is no place or transaction to wait for the stack in. */
+/*
+ * ERROR 55000 if the caller can't wait for the stack here: without the library
+ * preloaded, in single-user mode, in recovery, in a transaction that has made changes
+ * or is above READ COMMITTED.  function: its name, for the message.
+ */
 extern void ecm_check_may_wait(const char *function);
 
-/* A manager runs, knows that it is wanted, and nobody has asked it to end. */
+/*
+ * Of a copy of an entry.  running: a manager runs, has found that it is wanted, and
+ * nobody has asked it to end.  stopped: no manager runs, nobody has asked for one, and
+ * no command has the stack paused.
+ */
 extern bool ecm_stack_is_running(const EcmStack *stack);
 
-/* ERROR 55000 if the stack has failed or is stopped. */
-extern void ecm_check_stack_alive(const EcmStack *stack);
 extern bool ecm_stack_is_stopped(const EcmStack *stack);
+
+/* ERROR 55000 if the stack has failed or is stopped: to wait for it is of no use. */
+extern void ecm_check_stack_alive(const EcmStack *stack);
+
+/* ERROR 55000: it is stopped, and why; or its extension is gone. */
 extern void ecm_report_stopped(const EcmStack *stack);
 extern void ecm_report_stack_gone(void);
 
-/* An entry for this database, and the launcher to look after it; or ERROR. */
+/*
+ * Sees to it that this database has an entry, and that the launcher looks after it.
+ * ERROR 55000 if electric_cm.databases does not list the database, 53400 if no entry
+ * is free.
+ */
 extern void ecm_ensure_own_stack(void);
 
-/* When a wait (by ecm_now()) ends, or 0: never.  22023 if the timeout is negative. */
+/*
+ * When a wait with that timeout ends, by ecm_now(); 0: never (NULL or infinite).  ERROR
+ * 22023 if it is negative.
+ */
 extern EcmTime ecm_await_until(const Interval *timeout);
 
 /*
- * The same for a wait that holds a snapshot, so that it must have an end: in
- * milliseconds.  22023 also if it is NULL or longer than an hour.
+ * The timeout in milliseconds, for a wait that holds a snapshot, so that VACUUM waits
+ * with it.  ERROR 22023 also if it is NULL, infinite or longer than an hour.
  */
 extern int64 ecm_bounded_timeout_ms(const Interval *timeout);
 
 /*
- * Sleeps until the latch is set, which stays so, or for a time (-1: as long as
- * it takes).  FATAL if the client is gone, where the platform can tell; and
- * whatever else interrupts.
+ * Sleeps until the latch is set, which the caller resets, or for a time (-1: as long as
+ * it takes).  Ends the session if the client is gone, where the platform can tell; and
+ * serves interrupts.
  */
 extern void ecm_sleep(long timeout_ms, EcmWaitEvent what_for);
 
 /*
- * Sleeps until the entry changes.  The first sleep of a loop returns at once,
- * so that a change since the caller's look can't be missed.  True if the
- * deadline has passed.  When the loop is over: ConditionVariableCancelSleep().
+ * Sleeps until the entry changes; for a loop of looks and sleeps.  The first sleep only
+ * enters the queue, and returns at once: a change between the caller's look and the
+ * sleep would be missed otherwise.  True if the deadline (0: none) has passed.  After
+ * the loop the caller has to call ConditionVariableCancelSleep().
  */
 extern bool ecm_sleep_until_change(int index, EcmTime deadline);
 
-/* What the stack is waiting for, as a sentence, for the DETAIL of a timeout. */
+/*
+ * The stack's status, step and wait, as sentences for the DETAIL of a timeout; palloc'd.
+ */
 extern char *ecm_describe_wait(const EcmStack *stack);
 
-/* What a shape's creation is waiting for, palloc'd; NULL if not known. */
+/* The reason why a shape is not created yet, palloc'd; NULL if not known. */
 extern char *ecm_creation_waiting_for(int64 shape, Oid relation);
 
 /*
- * Waits until this database's stack is active, which starts it where it is
- * allowed to.  57014: the deadline has passed; else as the checks above.
+ * Waits until this database's stack is active.  It may not have been looked at yet; then
+ * that happens now.  ERROR 57014 if the deadline (0: none) has passed; else as
+ * ecm_ensure_own_stack() and ecm_check_stack_alive().
  */
 extern void ecm_await_active(EcmTime deadline);
 

@@ -47,7 +47,7 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_check);
 
-/* A younger transaction may end by itself, and is none of our business. */
+/* A transaction that is younger is likely to end by itself. */
 #define OLD_TRANSACTION		"5 s"
 
 /* ------------------------------------------------------------ framework -- */
@@ -130,7 +130,7 @@ ecm_check_query(int ncolumns, int *nrows, const char *fmt,...)
 	va_end(args);
 
 	ecm_spi_begin(&spi);
-	/* rather no answer than to queue behind somebody's lock */
+	/* a check without an answer is better than one that waits for a lock */
 	(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
@@ -155,9 +155,9 @@ ecm_check_query(int ncolumns, int *nrows, const char *fmt,...)
 /* ------------------------------------------------------------- settings -- */
 
 /*
- * The session's own values may be older than the database's settings, or SET
- * by the user; a manager reads them anew.  It runs as bootstrap superuser, so
- * that role's settings count, too.
+ * Reads our settings as a manager that started now would have them.  The session's own
+ * values may be older, or SET by the user.  A manager runs as bootstrap superuser (role
+ * 10), so what ALTER ROLE has set for that one counts, too.
  */
 static void
 read_settings(EcmSituation *s)
@@ -234,7 +234,7 @@ ecm_check_int(const EcmSituation *s, const char *name)
 	return Max(atoi(ecm_check_setting(s, name)), 1);
 }
 
-/* What postgresql.conf (and ALTER SYSTEM) says by now, or NULL. */
+/* The value that the configuration files have now, or NULL. */
 static char *
 configured(const char *name)
 {
@@ -481,8 +481,8 @@ check_databases(const EcmSituation *s, EcmFinding *f)
 }
 
 /*
- * In a copy of another database, a start ends the shapes that were copied: the
- * changes since belong to the other one.
+ * Would a start cost shapes?  In a copy of another database it does: changes since the
+ * copy are not in the copied logs.
  */
 static bool
 start_costs_shapes(void)
@@ -600,7 +600,7 @@ check_synchronous_standbys(const EcmSituation *s, EcmFinding *f)
 
 /* ------------------------------------------------------------ the stack -- */
 
-/* What none of the others has foreseen. */
+/* Does the stack itself say that something is wrong?  For all that no check foresees. */
 static void
 check_stack(const EcmSituation *s, EcmFinding *f)
 {

@@ -32,17 +32,17 @@ typedef struct EcmFinding
 	char	   *fix;			/* NULL: none */
 } EcmFinding;
 
-/* A setting as a manager that started now would see it. */
+/* One of our settings, as a manager that started now would have it. */
 typedef struct EcmCheckSetting
 {
-	char	   *name;
+	char	   *name;			/* with "electric_cm." */
 	char	   *value;
-	char	   *owner;			/* what an ALTER must name to change it, such
-								 * as "DATABASE app" */
+	char	   *owner;			/* the object that ALTER ... SET has to name
+								 * to change it, such as "DATABASE app" */
 } EcmCheckSetting;
 
 /*
- * What all checks start from.
+ * The facts that all checks start from; collected once per call.
  */
 typedef struct EcmSituation
 {
@@ -55,9 +55,10 @@ typedef struct EcmSituation
 
 	/* from shared memory */
 	bool		preloaded;
-	bool		has_stack;		/* the database has an entry: */
-	EcmStack   *stack;			/* a copy of it, or zeros */
-	bool		runs;			/* its manager does, and is to go on */
+	bool		has_stack;		/* the database has an entry */
+	EcmStack   *stack;			/* a copy of that, or zeros */
+	bool		runs;			/* a manager runs, and nobody has asked it to
+								 * stop */
 } EcmSituation;
 
 typedef void (*EcmCheckFunction) (const EcmSituation *s, EcmFinding *f);
@@ -68,46 +69,49 @@ extern void ecm_check_warn(EcmFinding *f, char *fix, const char *fmt,...) pg_att
 extern void ecm_check_fail(EcmFinding *f, char *fix, const char *fmt,...) pg_attribute_printf(3, 4);
 
 /*
- * Runs a query as the bootstrap superuser; returns the rows' values as text,
- * one after the other, palloc'd in the caller's context, and their number of
- * rows.  NULL values are NULL.
+ * Runs a query as the bootstrap superuser, with a lock_timeout of a second.  Returns the
+ * values of its rows as text, row after row, palloc'd in the caller's context; a NULL is
+ * NULL.  *nrows: the number of rows.
  */
 extern char **ecm_check_query(int ncolumns, int *nrows, const char *fmt,...) pg_attribute_printf(3, 4);
 
 /*
- * Calls fn(arg) in a subtransaction.  Returns NULL, or the message of the error
- * it has raised, palloc'd.  Only a request to cancel goes through.
+ * Calls fn(arg) in a subtransaction.  Returns NULL, or the message of the ERROR that it
+ * has raised, palloc'd.  Only a query cancel is raised again.
  */
 extern char *ecm_check_guarded(void (*fn) (void *arg), void *arg);
 
 /* The extension's schema, quoted. */
 extern char *ecm_check_schema(void);
 
-/* The effective value of one of our settings, without "electric_cm.". */
+/* The value of one of our settings; name: without "electric_cm.". */
 extern const char *ecm_check_setting(const EcmSituation *s, const char *name);
 
-/* The command that gives it another value. */
+/* The command that gives a setting another value, where it is set now. */
 extern char *ecm_check_set(const EcmSituation *s, const char *name, const char *value);
 
-/* Is there anything that could be lost? */
+/* Does this database have any shapes, which a remedy could cost? */
 extern bool ecm_check_has_shapes(void);
 
 /* The command that starts the stack. */
 extern char *ecm_check_start(const EcmSituation *s);
 
-/* The same of one that is on or off, or a number (of at least 1). */
+/*
+ * The value of a setting that is on or off (otherwise: if it can't be parsed), or of one
+ * that is a number (at least 1).
+ */
 extern bool ecm_check_bool(const EcmSituation *s, const char *name, bool otherwise);
 extern int	ecm_check_int(const EcmSituation *s, const char *name);
 
-/* The remedy for a setting of the server's that is too low. */
+/* The command that raises a setting of the server's, which needs a restart. */
 extern char *ecm_check_raise(const char *name, int value);
 
-/* What is to be done after ALTER SYSTEM and the like, or instead of it. */
+/* Comments for the end of a fix: what is to be done after its command, or instead. */
 #define THEN_RELOAD			" -- then SELECT pg_reload_conf()"
 #define THEN_RESTART		" -- then restart the server"
 #define ONLY_RESTART		"-- restart the server"
 
-/* An entry's slot, by its published or default name. */
+/* The name of an entry's slot, as the entry shows it, or else the default name. */
 extern const char *ecm_check_slot_name(const EcmStack *stack);
 
 /*

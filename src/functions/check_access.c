@@ -4,10 +4,11 @@
  *	  The part of electric_cm_check() about logging in: where the connections
  *	  lead, as which role, and what pg_hba.conf says to that.
  *
- * The rules are those of conninfo.c (which addresses are tried) and of the server
- * (which line of pg_hba.conf is met).  A session in replication=database mode
- * is matched by the name of its database, not by the keyword "replication".
- * pg_hba_file_rules shows the file as it is now, not as it was last loaded.
+ * The checks don't connect; they predict what would happen, by the rules of conninfo.c
+ * (which addresses are tried) and of the server (which line of pg_hba.conf is met).
+ * Our replication session is in replication=database mode, and so is matched by the
+ * name of its database, not by the keyword "replication".  pg_hba_file_rules shows the
+ * file as it is now, not as it was last loaded: a fix can be checked before a reload.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +29,7 @@
 #include "connection/conninfo.h"
 #include "functions/check.h"
 
-/* A line of pg_hba.conf; line 0: there is none that is met. */
+/* The line of pg_hba.conf that is met; line 0: none is. */
 typedef struct HbaRule
 {
 	int			line;
@@ -45,7 +46,7 @@ typedef struct HbaClient
 	bool		has_password_file;
 } HbaClient;
 
-/* The user that the server runs as, and so do its workers. */
+/* The operating system's user that the server and its workers run as. */
 static const char *
 os_user_name(void)
 {
@@ -64,8 +65,9 @@ bootstrap_role(void)
 }
 
 /*
- * Without a host, we fill in the bootstrap superuser; with one, libpq falls
- * back to the operating system's user.  NULL: the service says.
+ * The role that the stack logs in as.  If the connection string names none: without a
+ * host, conninfo.c fills in the bootstrap superuser; with a host, libpq takes the
+ * operating system's user.  NULL: a service file decides.
  */
 static const char *
 login_role(const EcmConnTarget *target)
@@ -77,7 +79,7 @@ login_role(const EcmConnTarget *target)
 	return target->service != NULL ? NULL : os_user_name();
 }
 
-/* As find_candidates() in conninfo.c: the first directory, if it has a name. */
+/* Is there a Unix socket to connect to?  By the rules of find_candidates(), conninfo.c. */
 static bool
 has_unix_socket(void)
 {
@@ -91,7 +93,7 @@ has_unix_socket(void)
 
 /* ----------------------------------------------------------- connection -- */
 
-/* What may be shown of a connection string. */
+/* A connection string without what must not be shown, such as a password. */
 static char *
 describe_target(const EcmConnTarget *target)
 {
@@ -118,7 +120,7 @@ describe_target(const EcmConnTarget *target)
 	return buf.data;
 }
 
-/* False: something is wrong, and f says what. */
+/* Judges one of the two connection strings.  False: it is wrong, as f says. */
 static bool
 check_conninfo(const EcmSituation *s, EcmFinding *f, const char *setting)
 {
@@ -202,7 +204,7 @@ ecm_check_role(const EcmSituation *s, EcmFinding *f)
 /* --------------------------------------------------------------- pg_hba -- */
 
 /*
- * The first line that is met.  tls says whether the connection uses TLS.
+ * The first line of pg_hba.conf that is met by the client; tls: if it uses TLS.
  */
 static HbaRule
 find_rule(const HbaClient *client, bool tls)
@@ -317,7 +319,7 @@ is_password_method(const char *method)
 	return false;
 }
 
-/* What a line means for the connection. */
+/* Would the client get in by this line? */
 static void
 judge_rule(const EcmSituation *s, EcmFinding *f, const HbaClient *client,
 		   const HbaRule *rule)
@@ -366,7 +368,8 @@ judge_rule(const EcmSituation *s, EcmFinding *f, const HbaClient *client,
 }
 
 /*
- * libpq prefers TLS and, when refused, tries without: the better one counts.
+ * Would the client get in?  If the server has TLS, libpq tries that first and, when it is
+ * refused, goes without; so the better of the two counts.
  */
 static void
 judge_client(const EcmSituation *s, EcmFinding *f, const HbaClient *client)
@@ -453,7 +456,10 @@ ecm_check_pg_hba(const EcmSituation *s, EcmFinding *f)
 	}
 	if (may_listen("::", "::1"))
 	{
-		/* tried first, if anything listens there, which we can't be sure of */
+		/*
+		 * ::1 is tried first, if the server listens there, which can't be
+		 * known for sure from here.
+		 */
 		client.address = "::1";
 		judge_client(s, &other, &client);
 		if (other.verdict > f->verdict || !may_listen("0.0.0.0", "127.0.0.1"))

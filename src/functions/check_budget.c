@@ -3,6 +3,10 @@
  * check_budget.c
  *	  electric_cm_check(): does the server have room for all stacks?
  *
+ * Each check compares a limit of the server with what others use now plus what all
+ * stacks need, if they were at full size.  It is a failure if this database's stack
+ * lacks something, a warning if it has all but others could not get theirs.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -15,27 +19,30 @@
 #include "functions/check.h"
 #include "slot/slot.h"
 
-/* A remedy for a limit leaves some room. */
+/* A fix raises a limit by so many more than is needed. */
 #define HEADROOM			2
 
 /*
- * What the stacks of this server take.  This database's counts in any case,
- * others unless they are stopped.  "have" is what is in use by them now.
+ * The needs of this server's stacks, and what they have now.  This database's stack
+ * counts in any case, others unless they are stopped.
  */
 typedef struct Demand
 {
-	int			stacks;
+	int			stacks;			/* each needs one slot and one walsender */
 	int			slots_have;
 	int			senders_have;
-	int			workers;
-	int			sessions;
+	int			workers;		/* managers and consumers */
+	int			sessions;		/* of the pools */
 	int			sessions_have;
-	bool		own_slot;		/* this database's stack has it already */
+
+	/* does this database's stack have what it needs? */
+	bool		own_slot;
 	bool		own_sender;
 	bool		own_workers;
-	bool		own_session;
+	bool		own_session;	/* at least one */
 } Demand;
 
+/* A number among the settings that a stack shows. */
 static int
 published_option(const EcmStack *stack, const char *name, int otherwise)
 {
@@ -106,8 +113,8 @@ stacks_demand(const EcmSituation *s)
 }
 
 /*
- * One limit of the server.  What others use now, and what all stacks need;
- * it is a failure if this database's stack is among those that lack something.
+ * Judges one limit of the server.  others: used by others now; needed: by all stacks;
+ * own_met: this database's stack has what it needs.  what: what is counted, for the text.
  */
 static void
 judge_budget(EcmFinding *f, const char *name, int limit, int others, int needed,
@@ -164,7 +171,8 @@ ecm_check_wal_senders(const EcmSituation *s, EcmFinding *f)
 }
 
 /*
- * Parallel workers come and go, and do without if there are none.
+ * Parallel workers are not counted: they come and go, and a query does without them if
+ * none is free.
  */
 void
 ecm_check_worker_processes(const EcmSituation *s, EcmFinding *f)
@@ -183,9 +191,7 @@ ecm_check_worker_processes(const EcmSituation *s, EcmFinding *f)
 				 "background workers (without parallel ones)");
 }
 
-/*
- * The pool makes do with what it gets, but it must get something.
- */
+/* The pool makes do with fewer sessions than its size, but it needs one. */
 void
 ecm_check_connections(const EcmSituation *s, EcmFinding *f)
 {

@@ -63,7 +63,7 @@ ecm_check_lock(const EcmSituation *s, EcmFinding *f)
 					   v[2] ? quote_literal_cstr(v[2]) : "");
 }
 
-/* A name with a number that nobody has; what says whether it is taken. */
+/* The base name with a number behind it, such that no row of the catalog has it. */
 static char *
 free_name(const char *base, const char *catalog, const char *column)
 {
@@ -87,7 +87,10 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 									" WHERE pid = %d", pid);
 	const char *application = n > 0 && v[0] ? v[0] : "";
 
-	/* the second: a walsender that comes or goes */
+	/*
+	 * By the PID that the stack shows, or by name: a walsender that has just
+	 * come, or is about to go, is not shown.
+	 */
 	if (s->stack->manager.pid != 0 &&
 		(pid == s->stack->conns[0].backend_pid ||
 		 strcmp(application, "electric_cm replication") == 0))
@@ -99,7 +102,7 @@ judge_active_slot(const EcmSituation *s, EcmFinding *f, int pid)
 					   s->slot_name, pid, application);
 }
 
-/* The slot that the shapes are bound to, if it is still there; or a new one. */
+/* A name for electric_cm.slot_name: of the slot that shapes depend on, or a free one. */
 static char *
 usable_slot_name(const EcmSituation *s)
 {
@@ -113,7 +116,7 @@ usable_slot_name(const EcmSituation *s)
 									"pg_replication_slots", "slot_name");
 }
 
-/* A standby's copy of the primary's slot; there is no such thing before 17. */
+/* Is it a standby's copy of a slot of the primary's?  (From PostgreSQL 17 on.) */
 static bool
 is_synced(const char *slot_name)
 {
@@ -126,7 +129,7 @@ is_synced(const char *slot_name)
 	return n > 0;
 }
 
-/* As look_at_slot() in replication_setup.c decides it. */
+/* Can the stack use its slot?  By the rules of look_at_slot(), replication_setup.c. */
 void
 ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 {
@@ -228,7 +231,7 @@ ecm_check_other_slots(const EcmSituation *s, EcmFinding *f)
 		ecm_check_pass(f, "in use beside the stack's: %s", names.data);
 }
 
-/* What the slot that is farthest behind retains now, in megabytes. */
+/* The WAL that the slot farthest behind retains now, in megabytes. */
 static int64
 most_retained_mb(void)
 {
@@ -243,9 +246,9 @@ most_retained_mb(void)
 }
 
 /*
- * Half of the free space is for slots to retain besides what they do now,
- * so that none is lost at once, in whole gigabytes where there are any; but
- * not less than the server keeps anyway.
+ * The command that limits what slots retain: to what they retain now, so that none is
+ * lost at once, plus half of the free space; rounded down to gigabytes.  Not less than
+ * the server keeps anyway, as a lower limit would make no difference.
  */
 static char *
 suggest_keep_size(void)
@@ -310,7 +313,7 @@ unfilter_command(const char *publication)
 	return n > 0 ? v[0] : NULL;
 }
 
-/* As poll_publication() in replication_setup.c decides it. */
+/* Is the publication good?  By the rules of poll_publication(), replication_setup.c. */
 void
 ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 {

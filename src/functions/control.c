@@ -4,7 +4,14 @@
  *	  SQL functions that start and stop the stack, and what the ends of
  *	  transactions and sessions have to do with that.
  *
- * They wait as those of status.c do.
+ * They run in a user's session, put requests into the stack's entry, wake the
+ * launcher, and wait until what they asked for is so (await.c).  Shared memory
+ * has no transactions, so a request takes effect at once, before the caller's
+ * commit, while the stack's row in the table follows that commit.  If the
+ * transaction is rolled back, a callback takes the request back.
+ *
+ * CREATE EXTENSION is the other way round: its stack is wanted only once the
+ * transaction has committed, so the request is made by a callback then.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,21 +66,39 @@ PG_FUNCTION_INFO_V1(electric_cm_restart);
 PG_FUNCTION_INFO_V1(electric_cm_drop_replication_slot_on_stop);
 PG_FUNCTION_INFO_V1(electric_cm_register);
 
-/* What the end of the current transaction has to do. */
-static bool callbacks_registered = false;
-static bool register_pending = false;	/* at commit: this database's stack */
-static bool restoring = false;	/* ... which waits for the session's end */
-static char *no_room = NULL;	/* ... or for room, and what makes it */
-static char *no_room_fix;
-static char register_datname[NAMEDATALEN];
-static SubTransactionId stop_subid = InvalidSubTransactionId;	/* at abort: undo our
-																 * stop */
+/* Tasks of the callbacks at the end of the current transaction and of the session. */
+static struct
+{
+	bool		callbacks_registered;	/* for transactions ... */
+	bool		exit_callback_registered;	/* ... and for the session */
 
-/* What the end of the session has to do. */
-static bool exit_callback_registered = false;
-static bool start_at_session_end = false;
+	/* at commit, after CREATE EXTENSION: this database gets a stack */
+	bool		register_pending;
+	char		datname[NAMEDATALEN];
+	bool		restoring;		/* the stack waits for the session's end */
+	char	   *no_room;		/* why it may have to wait, or NULL; both are
+								 * of this transaction */
+	char	   *no_room_fix;	/* what makes room */
 
-/* Waits until a manager runs that was started after the first 'runs'. */
+	/*
+	 * at abort: electric_cm_stop() is undone that was called in this
+	 * subtransaction (or in one that has become part of it); invalid: none
+	 */
+	SubTransactionId stop_subid;
+
+	/* at the session's end: the stack is started, if nobody has by then */
+	bool		start_at_exit;
+}			at_end =
+
+{
+	.stop_subid = InvalidSubTransactionId
+};
+
+/*
+ * Waits until the stack has a manager that has found it wanted, and is not one of
+ * the first 'runs' managers of this entry.  ERROR if the stack is stopped, or if
+ * no background worker is free for it.
+ */
 static void
 await_run(uint64 runs)
 {
@@ -107,8 +132,9 @@ await_run(uint64 runs)
  */
 
 /*
- * A stack for this database, after CREATE EXTENSION.  We are past the commit
- * and must not fail.
+ * Registers a stack for this database, after CREATE EXTENSION, and wakes the
+ * launcher to start it.  Past the commit an ERROR would end the whole server, so
+ * nothing here may fail.
  */
 static void
 register_at_commit(void)
@@ -116,7 +142,7 @@ register_at_commit(void)
 	int			index;
 
 	ecm_lock(LW_EXCLUSIVE);
-	index = ecm_stack_alloc(MyDatabaseId, register_datname);
+	index = ecm_stack_alloc(MyDatabaseId, at_end.datname);
 	if (index >= 0)
 	{
 		EcmStack   *stack = ecm_stack_at(index);
@@ -129,7 +155,7 @@ register_at_commit(void)
 	ecm_unlock();
 
 	if (index < 0)
-		ecm_event_in(MyDatabaseId, register_datname, ECM_EVENT_TOO_MANY_STACKS,
+		ecm_event_in(MyDatabaseId, at_end.datname, ECM_EVENT_TOO_MANY_STACKS,
 					 "Raise electric_cm.max_managers and restart the server; the stack starts by itself then.",
 					 "no stack is started: all %d are taken",
 					 ecm_stack_count());
@@ -137,8 +163,9 @@ register_at_commit(void)
 }
 
 /*
- * Has this session switched electric_cm.enabled off for itself only?  Where
- * the database's settings have it off, its manager will see that.
+ * Within SPI: has this session switched electric_cm.enabled off for itself only?
+ * Then no other process knows.  If the database's settings have it off, the
+ * manager sees that by itself.
  */
 static bool
 is_disabled_in_session(void)
@@ -154,12 +181,12 @@ is_disabled_in_session(void)
 }
 
 /*
- * CREATE EXTENSION is about to commit.  Usually the stack starts at once.  Not
- * while a dump is being restored, though: the stack would create the
- * publication that the dump has, too.  Such sessions can be told by
- * check_function_bodies, which pg_dump's scripts and pg_restore switch off.
- * (CREATE EXTENSION does so as well, for itself, so that it takes until now to
- * see the session's own.)
+ * CREATE EXTENSION is about to commit.  Usually the stack starts at once.  While a
+ * dump is being restored it must not: the stack would create the publication that
+ * the dump has, too, and the restore would fail.  A session that restores can be
+ * told by check_function_bodies, which pg_dump's scripts and pg_restore switch
+ * off.  CREATE EXTENSION switches it off as well while it runs, so the session's
+ * own value can't be seen before the end of the transaction.
  */
 static void
 register_before_commit(void)
@@ -167,7 +194,7 @@ register_before_commit(void)
 	EcmSpiState spi;
 	bool		disabled;
 
-	restoring = false;
+	at_end.restoring = false;
 	if (!OidIsValid(get_extension_oid("electric_cm", true)))
 		return;					/* it has been dropped again */
 
@@ -175,8 +202,8 @@ register_before_commit(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ecm_spi_begin(&spi);
 	disabled = is_disabled_in_session();
-	restoring = !disabled && !check_function_bodies && ecm_shared != NULL;
-	if (disabled || restoring)
+	at_end.restoring = !disabled && !check_function_bodies && ecm_shared != NULL;
+	if (disabled || at_end.restoring)
 		ecm_stack_row_stopped();
 	ecm_spi_end(&spi);
 	PopActiveSnapshot();
@@ -185,28 +212,28 @@ register_before_commit(void)
 		ereport(NOTICE,
 				(errmsg("no stack is started, since electric_cm.enabled is off in this session"),
 				 errhint("Start it with electric_cm_start().")));
-	else if (restoring)
+	else if (at_end.restoring)
 		ereport(NOTICE,
 				(errmsg("the stack starts when this session ends, since check_function_bodies is off, as while restoring a dump"),
 				 errhint("To start it earlier, use electric_cm_start().")));
-	else if (no_room != NULL)
+	else if (at_end.no_room != NULL)
 		ereport(NOTICE,
-				(errmsg("the stack may have to wait: %s", no_room),
-				 errhint("%s", no_room_fix)));
+				(errmsg("the stack may have to wait: %s", at_end.no_room),
+				 errhint("%s", at_end.no_room_fix)));
 }
 
 /*
- * before_shmem_exit callback: whatever was being restored has been.  Nothing
- * happens if the stack has been started, or stopped, by hand meanwhile.
+ * before_shmem_exit callback, after a restore: starts the stack, unless somebody
+ * has started or stopped it meanwhile.
  */
 static void
 start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	int			index;
 
-	if (!start_at_session_end)
+	if (!at_end.start_at_exit)
 		return;
-	start_at_session_end = false;
+	at_end.start_at_exit = false;
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
@@ -223,13 +250,13 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	ecm_launcher_wake();
 }
 
-/* The transaction that called electric_cm_stop() has not happened. */
+/* The transaction that called electric_cm_stop() was rolled back. */
 static void
 undo_stop(void)
 {
 	int			index;
 
-	stop_subid = InvalidSubTransactionId;
+	at_end.stop_subid = InvalidSubTransactionId;
 
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
@@ -245,26 +272,30 @@ at_xact_end(XactEvent event, void *arg pg_attribute_unused())
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			if (register_pending)
+			if (at_end.register_pending)
 				register_before_commit();
 			break;
 		case XACT_EVENT_COMMIT:
-			if (register_pending && ecm_shared != NULL)
+			if (at_end.register_pending && ecm_shared != NULL)
 			{
 				register_at_commit();
-				start_at_session_end |= restoring;
+				at_end.start_at_exit |= at_end.restoring;
 			}
-			register_pending = false;
-			stop_subid = InvalidSubTransactionId;
+			at_end.register_pending = false;
+			at_end.stop_subid = InvalidSubTransactionId;
 			break;
 		case XACT_EVENT_ABORT:
-			register_pending = false;
-			if (stop_subid != InvalidSubTransactionId)
+			at_end.register_pending = false;
+			if (at_end.stop_subid != InvalidSubTransactionId)
 				undo_stop();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			/* nobody would tell the launcher of COMMIT PREPARED */
-			if (register_pending || stop_subid != InvalidSubTransactionId)
+
+			/*
+			 * COMMIT PREPARED runs no callbacks of ours, so nobody would tell
+			 * the launcher.
+			 */
+			if (at_end.register_pending || at_end.stop_subid != InvalidSubTransactionId)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has created the extension electric_cm or stopped its stack")));
@@ -278,27 +309,28 @@ static void
 at_subxact_end(SubXactEvent event, SubTransactionId subid,
 			   SubTransactionId parent, void *arg pg_attribute_unused())
 {
-	if (stop_subid != subid)
+	if (at_end.stop_subid != subid)
 		return;
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		undo_stop();
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		stop_subid = parent;
+		at_end.stop_subid = parent;
 }
 
 static void
 register_callbacks(void)
 {
-	if (callbacks_registered)
+	if (at_end.callbacks_registered)
 		return;
 	RegisterXactCallback(at_xact_end, NULL);
 	RegisterSubXactCallback(at_subxact_end, NULL);
-	callbacks_registered = true;
+	at_end.callbacks_registered = true;
 }
 
 /*
- * The commit says it, since during CREATE EXTENSION nobody hears of less than
- * a warning.
+ * Looks whether the server has room for another stack: an entry, workers, a slot.
+ * The NOTICE about that is left to register_before_commit(), since CREATE EXTENSION
+ * suppresses all messages below WARNING while its script runs.
  */
 static void
 look_for_room(void)
@@ -306,11 +338,11 @@ look_for_room(void)
 	char	   *detail;
 	char	   *fix;
 
-	no_room = NULL;
+	at_end.no_room = NULL;
 	if (ecm_shared == NULL || RecoveryInProgress() || ecm_check_room(&detail, &fix))
 		return;
-	no_room = MemoryContextStrdup(TopTransactionContext, detail);
-	no_room_fix = MemoryContextStrdup(TopTransactionContext, fix ? fix : "");
+	at_end.no_room = MemoryContextStrdup(TopTransactionContext, detail);
+	at_end.no_room_fix = MemoryContextStrdup(TopTransactionContext, fix ? fix : "");
 }
 
 /*
@@ -333,16 +365,16 @@ electric_cm_register(NO_ARGUMENTS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("electric_cm does nothing until it is loaded via shared_preload_libraries"),
 				 errhint("%s", ecm_preload_hint())));
-	else if (!exit_callback_registered)
+	else if (!at_end.exit_callback_registered)
 	{
 		before_shmem_exit(start_at_exit, 0);
-		exit_callback_registered = true;
+		at_end.exit_callback_registered = true;
 	}
 
 	register_callbacks();
 	look_for_room();
-	strlcpy(register_datname, get_database_name(MyDatabaseId), sizeof(register_datname));
-	register_pending = true;
+	strlcpy(at_end.datname, get_database_name(MyDatabaseId), sizeof(at_end.datname));
+	at_end.register_pending = true;
 	PG_RETURN_VOID();
 }
 
@@ -351,9 +383,9 @@ electric_cm_register(NO_ARGUMENTS)
  */
 
 /*
- * What has been recorded is about this server, and the stack waits for the row:
- * so the commit that makes it known must not wait for a standby that may be
- * dead.  Until the end of the caller's transaction.
+ * Keeps the commit of the caller's transaction from waiting for a synchronous
+ * standby, which may be dead.  The transaction has changed the stack's row, which is
+ * about this server only, and a manager that starts waits for that change.
  */
 static void
 commit_locally(void)
@@ -363,7 +395,10 @@ commit_locally(void)
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* The transaction that is about to change the stack's row, if there is one. */
+/*
+ * The transaction of somebody else that has changed the stack's row and is not
+ * committed yet; invalid: there is none.
+ */
 static TransactionId
 find_row_changer(void)
 {
@@ -387,9 +422,9 @@ find_row_changer(void)
 }
 
 /*
- * Somebody else's electric_cm_stop() has not been committed yet.  A stack that
- * is started now would wait for that, and then find that it is stopped; so it
- * is waited for here, where it is seen and can be cancelled, with nothing held
+ * Waits for somebody else's electric_cm_stop() that has not been committed yet.  A
+ * manager that is started before would wait for that commit itself, and then find
+ * that it is stopped.  Here the wait can be seen and cancelled, and holds nothing
  * that the stack needs.
  */
 static void
@@ -434,14 +469,15 @@ electric_cm_start(NO_ARGUMENTS)
 	stack = ecm_stack_at(index);
 	runs = stack->manager.runs;
 	if (ecm_stack_is_running(stack) && stack->report.status != ECM_STATUS_FAILED)
-		runs--;					/* the current one will do */
+		runs--;					/* the current manager will do */
 	else if (ecm_stack_is_running(stack))
 		ecm_stack_set_request(stack, ECM_REQUEST_RESTART);
 	else
 	{
 		ecm_stack_set_request(stack, ECM_REQUEST_START);
 		if (stack->manager.pid != 0 && stack->manager.probe == ECM_PROBE_UNKNOWN)
-			runs--;				/* it is having a look: it may do, too */
+			runs--;				/* the current manager has not decided yet,
+								 * and will see the request: it may do, too */
 	}
 	ecm_unlock();
 	ecm_launcher_wake();
@@ -453,7 +489,7 @@ electric_cm_start(NO_ARGUMENTS)
 	PG_RETURN_VOID();
 }
 
-/* Is there a slot of that name which can only be this database's stack's? */
+/* Is there a slot of that name which can be this database's stack's? */
 static bool
 slot_is_ours(const char *name, EcmSlotFacts *facts)
 {
@@ -462,8 +498,9 @@ slot_is_ours(const char *name, EcmSlotFacts *facts)
 }
 
 /*
- * The manager's walsender may still be about to notice that its client has
- * gone.  With a pid, only that one is waited for.
+ * Waits, for SLOT_RELEASE_TIMEOUT at most, until nobody uses the slot: the
+ * manager's walsender may still be about to notice that its client has gone.  With
+ * a pid, only until that process does not use it any more.
  */
 static void
 await_slot_release(const char *name, int pid)
@@ -481,7 +518,7 @@ await_slot_release(const char *name, int pid)
 	}
 }
 
-/* Drops the slot, if it is ours. */
+/* Drops the slot, if it can be ours.  ERROR 55006 if somebody uses it. */
 static void
 drop_own_slot(const char *name)
 {
@@ -492,7 +529,10 @@ drop_own_slot(const char *name)
 		ReplicationSlotDrop(name, true);
 }
 
-/* Waits until no manager runs for this database. */
+/*
+ * Waits until no manager runs for this database.  ERROR if the request to stop has
+ * been taken back by somebody else's electric_cm_start().
+ */
 static void
 await_stopped(void)
 {
@@ -559,7 +599,7 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		EcmStack   *stack = ecm_stack_at(index);
 
 		if (!stack->requests.stop)
-			stop_subid = GetCurrentSubTransactionId();
+			at_end.stop_subid = GetCurrentSubTransactionId();
 		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
 		stack->registered = true;
 		ecm_stack_set_request(stack, ECM_REQUEST_STOP);

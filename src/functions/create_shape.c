@@ -4,8 +4,13 @@
  *	  electric_cm_create_shape(): what may be a shape, and its row;
  *	  electric_cm_drop_shape().
  *
- * The caller's own rights are checked here, as himself; the tables are accessed
- * as shape_catalog.c says.
+ * To create a shape means to insert its row and to emit the message "create": the
+ * manager meets that in the stream when the caller's transaction has committed, and
+ * does the rest (shape_creation.c).  So a shape whose transaction is rolled back never
+ * existed, and the caller does not wait.
+ *
+ * The caller's rights on the table are checked as the caller.  Our own tables are
+ * nobody's to write, so they are accessed as shape_catalog.c says.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,16 +62,17 @@
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 
-/* This session's count of the shapes: see check_max_shapes(). */
+/* This session's last count of the shapes: see check_max_shapes(). */
 static struct
 {
-	int64		allowed;		/* so many before it is time to count again */
+	int64		allowed;		/* so many may still be created without a
+								 * count */
 	int			max_shapes;		/* the setting, when they were counted */
 }			counted;
 
 /*
- * Refuses what can't be followed faithfully, or only at the expense of the
- * application's own writes.
+ * Refuses relations of which the stream does not have all changes, and tables whose
+ * UPDATE and DELETE would fail once they are published.
  */
 static void
 check_relation(Relation rel)
@@ -100,7 +106,7 @@ check_relation(Relation rel)
 						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)), name))));
 }
 
-/* The name of a primary key that is of no use, or NULL. */
+/* The name of a deferrable primary key, which can't identify rows; or NULL. */
 static char *
 deferrable_key(Relation rel)
 {
@@ -119,7 +125,8 @@ deferrable_key(Relation rel)
 }
 
 /*
- * The index whose columns identify a row, as the stream will show it.
+ * The index whose columns identify a row of the shape's log.  ERROR 0A000 if the table
+ * has none.
  */
 static Oid
 key_index(Relation rel)
@@ -145,13 +152,13 @@ key_index(Relation rel)
 	return index;
 }
 
-/* A shape's columns, as they are stored. */
+/* A shape's columns, as they are stored in its row; and as attribute numbers. */
 typedef struct ShapeColumns
 {
-	ArrayType  *requested;		/* NULL: all */
-	ArrayType  *names;
-	ArrayType  *types;
-	ArrayType  *keys;
+	ArrayType  *requested;		/* names; NULL: all of the table's */
+	ArrayType  *names;			/* in the table's order */
+	ArrayType  *types;			/* theirs */
+	ArrayType  *keys;			/* positions in names, from 1 */
 	Bitmapset  *attnums;
 	Bitmapset  *key_attnums;
 } ShapeColumns;
@@ -285,10 +292,12 @@ shape_columns(Relation rel, ArrayType *columns)
 }
 
 /*
- * Within ecm_spi_begin/end; the new one is there already.  A session that
- * declares many counts the shapes anew only after it has created 1/16 of those
- * that were still allowed.  So several sessions at a time may exceed the limit by
- * 1/16 of what was left.
+ * ERROR 54000 if there are more shapes than electric_cm.max_shapes, the new one included.
+ * Within ecm_spi_begin/end.
+ *
+ * Counting takes long if there are many.  A session that declares many counts them anew
+ * only after it has created 1/16 of those that were still allowed.  So several sessions
+ * at a time may exceed the limit, each by 1/16 of the number that was left.
  */
 static void
 check_max_shapes(void)
@@ -316,7 +325,8 @@ check_max_shapes(void)
 }
 
 /*
- * DROP ROLE, which drops the role's shapes, must not overlook this one.
+ * Locks the shape's owner as a dependency would.  DROP ROLE, which drops the role's
+ * shapes, waits for this transaction then, and does not overlook the new one.
  */
 static void
 lock_owner(Oid owner)
@@ -339,6 +349,7 @@ typedef struct NewShape
 	Bitmapset  *where_attnums;
 } NewShape;
 
+/* A number for the handle, so that shapes of one moment have different ones. */
 static uint32
 hash_definition(const NewShape *shape)
 {
@@ -355,8 +366,9 @@ hash_definition(const NewShape *shape)
 }
 
 /*
- * The digest of what two shapes of a table and an owner have in common if they are
- * the same, which itself may be too long for an index.
+ * The digest of where clause and requested columns.  Shapes of one owner and table with
+ * the same digest are the same shape; a unique index sees to that.  The definition
+ * itself may be too long for an index.
  */
 static Datum
 digest_definition(const NewShape *shape)
@@ -483,7 +495,7 @@ insert_sql(void)
 					" ON CONFLICT DO NOTHING RETURNING id", names.data, values.data);
 }
 
-/* The new shape's id, or 0 if there is one of that definition. */
+/* Inserts a row.  The new shape's id, or 0 if there is one of that definition. */
 static int64
 insert_row(NewRow *row)
 {
@@ -501,8 +513,9 @@ insert_row(NewRow *row)
 }
 
 /*
- * The handle of the shape that has the same definition; NULL: it can't be seen,
- * or its table has another name since.
+ * The handle and id of the shape that has the same definition.  *gone: it has ended, but
+ * its row could not be deleted yet.  NULL: the shape can't be seen in this snapshot, or
+ * was declared when its table had another name.
  */
 static char *
 find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
@@ -532,9 +545,10 @@ find_same(const NewShape *shape, Datum definition, int64 *id, bool *gone)
 }
 
 /*
- * Inserts the row, or finds the one that has the same definition already.
- * Within ecm_spi_begin/end; the result is palloc'd in 'context'.  *created is
- * the new shape's id, or 0.  A shape that is gone, but for its row, makes room.
+ * Inserts a shape, or finds the one that has the same definition already, and returns
+ * the handle, palloc'd in 'context'.  *created: the new shape's id; 0: there was one.
+ * may_replace: a shape that has ended, but still has its row, is deleted first.  Within
+ * ecm_spi_begin/end.
  */
 static char *
 insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
@@ -544,7 +558,7 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 	MemoryContext old;
 	NewRow		row;
 
-	/* unique by the clock, and by the hash where several share the moment */
+	/* unique by the clock, and by the hash if several are of the same moment */
 	handle = psprintf("%u-" INT64_FORMAT, hash_definition(shape),
 					  (int64) (ecm_wall_clock() +
 							   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY));
@@ -564,7 +578,10 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 
 		if (found == NULL)
 		{
-			/* its table was renamed in this transaction */
+			/*
+			 * The table may have been renamed in this transaction, and the
+			 * shape with the old name not have ended yet: see to that first.
+			 */
 			ecm_shapes_verify_names(list_make1_oid(shape->relation), NIL);
 			*created = insert_row(&row);
 		}
@@ -585,9 +602,9 @@ insert_shape(const NewShape *shape, MemoryContext context, int64 *created,
 }
 
 /*
- * Publishing a table is its owner's right: every later UPDATE and DELETE on it
- * depends on its replica identity.  The owner of the publication has to own the
- * table, too; that is the bootstrap superuser.
+ * ERROR: the table is not published, and the caller does not own it.  Only the owner may
+ * have it published, as every later UPDATE and DELETE on it depends on its replica
+ * identity.
  */
 static void
 report_unpublished(Relation rel)
@@ -604,6 +621,7 @@ report_unpublished(Relation rel)
 					 quote_identifier(ecm_publication_name), table)));
 }
 
+/* Emits the message "create", for the manager. */
 static void
 tell_created(int64 id, Oid relation, const char *handle)
 {
@@ -616,8 +634,9 @@ tell_created(int64 id, Oid relation, const char *handle)
 }
 
 /*
- * The handle is good, but nobody is there to make the shape.  In the
- * transaction of CREATE EXTENSION, there is no stack yet.
+ * NOTICE if no stack runs that would create the shape: whoever reads from it would wait.
+ * Without an entry nothing is said, as in the transaction of CREATE EXTENSION, whose
+ * stack starts after the commit.
  */
 static void
 warn_if_nothing_runs(void)
@@ -677,7 +696,9 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	int64		created;
 
 	ecm_require_shared();
-	ecm_ddl_apply();			/* of a command whose event trigger this is */
+	ecm_ddl_apply();			/* in an event trigger, the command is not
+								 * over; end older shapes before this one is
+								 * there */
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -3,12 +3,13 @@
  * health.c
  *	  electric_cm_health(): what support asks for first, in one document.
  *
- * It must answer in every status of the stack, and on a standby.  So what
- * matters comes from shared memory, and the little that is read by SQL may
- * fail, or find its table locked: then the document says so.
+ * The function must answer in every status of the stack, and on a standby.  So most
+ * of the document comes from shared memory.  The little that is read by SQL may fail,
+ * or find its table locked; then the document says so.
  *
- * Each thing that is not as it should be is a problem with a severity, and the
- * worst of these is the severity of the whole.
+ * Whatever is not as it should be is a problem with a severity.  The worst of these
+ * is the severity of the whole, and the first problem of that severity its reason: so
+ * the order in which problems are looked for matters.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +48,10 @@ PG_FUNCTION_INFO_V1(electric_cm_health);
 
 /* ----------------------------------------------------------------- JSON -- */
 
-/* Members are separated by what has been written before them. */
+/*
+ * The text is written from front to back.  A comma is due unless the last character
+ * opens a group.  name NULL: for an array's element.
+ */
 static void
 add_name(StringInfo json, const char *name)
 {
@@ -75,7 +79,7 @@ close_group(StringInfo json, char bracket)
 	appendStringInfoChar(json, bracket);
 }
 
-/* What is a value already, in JSON; NULL is null. */
+/* A value that is JSON already; NULL: null. */
 static void
 add_value(StringInfo json, const char *name, const char *value)
 {
@@ -135,12 +139,12 @@ add_lsn(StringInfo json, const char *name, XLogRecPtr lsn)
 
 typedef struct Health
 {
-	EcmStack   *stack;			/* a copy, or what stands for none */
+	EcmStack   *stack;			/* a copy of the entry; see own_stack() */
 	bool		standby;
-	EcmSeverity severity;		/* the worst so far; LOG: none */
-	char	   *reason;			/* the first one of that severity */
-	StringInfoData problems;	/* members of an array */
-	StringInfoData json;
+	EcmSeverity severity;		/* the worst so far; LOG: there is no problem */
+	char	   *reason;			/* the first problem of that severity */
+	StringInfoData problems;	/* JSON: elements of an array */
+	StringInfoData json;		/* the document, without these */
 } Health;
 
 static const char *
@@ -173,6 +177,7 @@ add_problem(Health *health, EcmSeverity severity, const char *fmt,...)
 	close_group(&health->problems, '}');
 }
 
+/* Is that more than PATIENCE_MS ago?  0: it is not the case. */
 static bool
 has_lasted(EcmTime since)
 {
@@ -205,7 +210,10 @@ run_query(void *arg)
 		elog(ERROR, "query returned %d rows", nrows);
 }
 
-/* One row, as text; NULL if it can't be had, which is a problem. */
+/*
+ * Runs a query with one row, and returns its values as text.  NULL if it fails, which is
+ * a problem of its own; what: what the query reads, for the text of that.
+ */
 static char **
 query_row(Health *health, const char *what, int ncolumns, const char *sql)
 {
@@ -238,7 +246,10 @@ add_versions(Health *health)
 					v[0], v[1]);
 }
 
-/* All had to be created again, and have not been yet. */
+/*
+ * All shapes were thrown away (stack->lost), and fewer are there now: clients still have
+ * to create theirs again.  total: how many are there; NULL: unknown.
+ */
 static void
 judge_lost_shapes(Health *health, const char *total)
 {
@@ -296,7 +307,7 @@ add_shapes(Health *health)
 					"%s shape is errored and not followed: see electric_cm_shapes" :
 					"%s shapes are errored and not followed: see electric_cm_shapes",
 					v[2]);
-	/* without a stack, none is created */
+	/* without a manager it is no wonder that none is created */
 	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->manager.pid != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
 					strcmp(v[3], "1") == 0 ?
@@ -305,7 +316,7 @@ add_shapes(Health *health)
 					v[3], v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }
 
-/* The last of this database's, the latest first. */
+/* The last events of this database, the latest first. */
 static void
 add_events(Health *health)
 {
@@ -332,7 +343,7 @@ last_error(const EcmStack *stack)
 					stack->report.last_error_hint);
 }
 
-/* Those who supervise must go round themselves. */
+/* Do launcher and manager run and go round?  If not, all else may be out of date. */
 static void
 judge_supervision(Health *health)
 {
@@ -355,8 +366,8 @@ judge_supervision(Health *health)
 }
 
 /*
- * Whoever stalls is said before what comes of it, such as a slot that is held
- * back: it is why readers get nothing.
+ * Does a consumer stall?  Looked at before the slot: a slot that is held back by the
+ * consumer is a consequence, and the first problem is the reason that is shown.
  */
 static void
 judge_consumers(Health *health)
@@ -381,7 +392,7 @@ judge_starting(Health *health)
 	const char *error = stack->report.retry_count > 0 ? last_error(stack) : "";
 	bool		waits = stack->report.waiting_for[0] != '\0';
 
-	/* what it waits for may well say it already */
+	/* the waiting text may have the error in it already */
 	if (waits && strstr(stack->report.waiting_for, stack->report.last_error) != NULL)
 		error = stack->report.retry_count > 0 ? stack->report.last_error_hint : "";
 	add_problem(health,
@@ -470,9 +481,9 @@ current_step(const EcmStack *stack)
 }
 
 /*
- * One of the four conditions that make an active stack, and the steps that
- * bring it about.  Its error is the last one if the stack is at these steps
- * again because of it; failing that, what its own connections say.
+ * One of the four conditions that make an active stack; first and last: the steps that
+ * bring it about.  The error that is shown for it is the stack's last one, if the stack
+ * is at these steps and retries; else other_error, that of its connections.
  */
 static void
 add_condition(Health *health, const char *name, bool met, EcmStep first,
@@ -561,8 +572,9 @@ judge_slot(Health *health, const EcmWalSample *wal, int64 limit)
 }
 
 /*
- * Whoever fills it up, and whether or not there is a slot.  The data directory
- * has no limit of its own; mostly it is on the same file system.
+ * Is the disk about to be full?  That is a problem whoever fills it, and even without a
+ * slot.  There is no setting for the data directory, which usually is on the same file
+ * system, so the one for pg_wal counts for it, too.
  */
 static void
 judge_free_space(Health *health, const EcmWalSample *wal, int64 min_free)
@@ -630,9 +642,8 @@ add_slot(Health *health)
 }
 
 /*
- * The manager's settings that are not the default; without a manager, this
- * session's.  The document may be passed on, so where a connection string
- * leads is hidden from everybody.
+ * Adds a setting if it is not the default.  The document may be passed on to others, so
+ * connection strings are hidden from everybody.
  */
 static void
 add_setting(StringInfo json, const char *name, const char *value, const char *source)
@@ -664,7 +675,10 @@ add_settings(Health *health)
 	close_group(json, '}');
 }
 
-/* A copy of the database's entry, or what can be said without one. */
+/*
+ * A copy of the database's entry.  Without an entry, one that is stopped, with the reason
+ * if that is known.
+ */
 static EcmStack *
 own_stack(bool standby)
 {

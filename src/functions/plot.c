@@ -39,14 +39,15 @@ PG_FUNCTION_INFO_V1(electric_cm_retained_wal_plot);
 /* A row in so many has its size written beside it. */
 #define LABEL_ROWS	3
 
-/* A level that is so many times as high as the rest is not drawn. */
+/* A level (such as a limit) that is so many times as high as the rest is not drawn. */
 #define FAR_UP		8
 
-/* What a column shows: how much, and what it is drawn with. */
+/* A column of the plot: one slice of time. */
 typedef struct Column
 {
-	int64		bytes;			/* -1: there was no slot, or nobody looked */
-	char		mark;
+	int64		bytes;			/* the most that was retained in it; -1: there
+								 * was no slot, or no sample */
+	char		mark;			/* the character that it is drawn with */
 } Column;
 
 /* A level that is drawn across. */

@@ -3,8 +3,10 @@
  * read_shape.c
  *	  Reads shape logs for SQL.
  *
- * Reading checks the rights of the shape's owner, not privileges on the table
- * that has the logs, which is nobody's to read.
+ * A call is a sequence of looks, with waits in between until a look brings something.
+ * Each look takes a snapshot, finds the shape in it, checks that the caller may read
+ * it (by the rights on the shape's table; the table that has the logs is nobody's to
+ * read), and returns the entries after the caller's offset.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,7 +43,7 @@
 #include "shape/shape_offset.h"
 #include "shape/shape_rights.h"
 
-/* How long a log is waited for that has not come up to an offset. */
+/* How long electric_cm_shape_log() waits for a log to come up to the offset. */
 #define NOT_YET_MS			5000
 
 /* The part of a log that a caller asks for, and how. */
@@ -64,10 +66,10 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_log_stats);
 typedef struct LogReader
 {
 	const EcmShapeDef *shape;
-	JsonbValue *names;			/* the columns', as jsonb keys */
+	JsonbValue *names;			/* of the columns, as jsonb keys */
 } LogReader;
 
-/* Columns that were not sent are left out. */
+/* An object with a member per column; columns that were not sent are left out. */
 static Datum
 values_to_jsonb(const LogReader *reader, const EcmValue *values)
 {
@@ -97,7 +99,10 @@ values_to_jsonb(const LogReader *reader, const EcmValue *values)
 	return JsonbPGetDatum(JsonbValueToJsonb(state.result));
 }
 
-/* "schema"."table"/"key column"/..., with embedded double quotes doubled */
+/*
+ * The text that identifies an entry's row: "schema"."table"/"value of key column"/...,
+ * with embedded double quotes doubled.  ERROR XX001 if the entry lacks such a value.
+ */
 static text *
 entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
 {
@@ -141,7 +146,9 @@ op_name(EcmOp op)
 	return NULL;				/* keep compiler quiet */
 }
 
-/* An update's old_value has the columns that are known to have changed. */
+/*
+ * Leaves in an update's old values only the columns that are known to have changed.
+ */
 static void
 keep_changed(EcmValue *old_values, const EcmValue *new_values, int nvalues)
 {
@@ -196,9 +203,16 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 }
 
 /*
- * Returns up to max_entries (0: all) entries after the offset as rows, and
- * how many these were as its result; -1 if the log does not come up to the
- * offset yet.  logged_lsn: what is known to have been logged by the snapshot.
+ * Puts up to max_entries (0: all) entries after the offset into the result, and returns
+ * how many they are; -1 if the log, in this snapshot, does not come up to the offset
+ * yet.  logged_lsn: everything before this is known to be in the log, in this snapshot;
+ * invalid: nothing is known.  ERROR EC001 if the offset can't be one of this log.
+ *
+ * An offset is good if the log has an entry there.  The scan begins with the chunk that
+ * must have it, and start.known says whether it was met.
+ *
+ * A TOASTed value that an update has left alone may be missing from an entry that has
+ * become an insert; the completer takes it from earlier entries.
  */
 static int64
 return_entries(const EcmShapeDef *shape, const LogRequest *request,
@@ -209,7 +223,8 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
 	MemoryContext chunk_context;
-	MemoryContext entry_context;	/* a small chunk's entries may be large */
+	MemoryContext entry_context;	/* reset after each entry: those of one
+									 * chunk may be much larger as rows */
 	MemoryContext old_context;
 	EcmChunkScan cs;
 	EcmCompleter *completer = NULL;
@@ -277,7 +292,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 			MemoryContextReset(entry_context);
 			done = ++returned == request->max_entries;
 		}
-		done |= !start.known;	/* it would be in the first chunk */
+		done |= !start.known;	/* the first chunk would have it */
 	}
 	MemoryContextSwitchTo(old_context);
 
@@ -300,11 +315,14 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
  * ----------------------------------------------------------------
  */
 
-/* Checks that a shape, as it was found in a snapshot, may be read. */
+/*
+ * ERROR unless a shape, as it was found in a snapshot, exists, is not errored, and may be
+ * read by the current user.
+ */
 static void
 check_shape(const char *handle, const EcmShapeDef *shape)
 {
-	/* in an older snapshot there may be a shape whose table is gone by now */
+	/* an older snapshot may have a shape whose table is gone by now */
 	if (shape == NULL ||
 		!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(shape->relation)))
 		ereport(ERROR,
@@ -323,10 +341,11 @@ check_shape(const char *handle, const EcmShapeDef *shape)
 }
 
 /*
- * The stack creates shapes by waiting for transactions that could have
- * written to their tables, and a log has nothing of a transaction before it
- * commits: if the caller's is one of them, waiting would never end.  A lock
- * from a plain SELECT is harmless.
+ * ERROR 55000 if the wait might never end, as the stack waits for the caller's own
+ * transaction: to create a shape it waits for transactions that could have written to
+ * the table, and a log has nothing of a transaction before that commits.  So it is if
+ * the transaction has an xid, or a lock on the table that is stronger than a plain
+ * SELECT's; and above READ COMMITTED it would not see what comes.
  */
 static void
 check_may_wait(const EcmShapeDef *shape)
@@ -353,20 +372,22 @@ check_may_wait(const EcmShapeDef *shape)
 /* The result of a look at a shape. */
 typedef struct Look
 {
-	int64		shape;
+	int64		shape;			/* its id */
 	Oid			relation;
 	bool		live;
-	int64		returned;		/* rows; -1: the log is not up to the offset */
+	int64		returned;		/* rows in the result; -1: the log does not
+								 * come up to the offset yet */
 } Look;
 
 /*
- * Finds the shape and the snapshot to read its log in, which have to be of the
- * same moment: as long as the shape is in the snapshot, and live, its log is
- * there from its beginning to its end, whatever is being made of it meanwhile.
+ * Finds the shape and the snapshot to read its log in (registered; the caller
+ * unregisters it).  NULL: there is no such shape.  The two have to be of the same moment.
+ * In a snapshot that has the shape live, its log is complete, even if somebody folds or
+ * drops it meanwhile; with a shape of now and a log of then, entries might be missing.
  *
- * A statement's own snapshot is taken where that will do, so that it sees the
- * same in all logs that it reads.  It will not after a wait, nor for a shape
- * that has come since.
+ * The statement's own snapshot is used if possible, so that a statement sees the same
+ * in all logs that it reads.  That is not possible after a wait, as it does not see
+ * what has come, nor for a shape that has become live since.
  */
 static EcmShapeDef *
 find_shape(const char *handle, bool first_look, Snapshot *snapshot)
@@ -388,6 +409,10 @@ find_shape(const char *handle, bool first_look, Snapshot *snapshot)
 	return ecm_shape_as_of(handle, *snapshot);
 }
 
+/*
+ * One look.  for_entries: the caller goes on to wait if there is nothing to return.  May
+ * raise whatever check_shape() and check_may_wait() do.
+ */
 static void
 look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
 			  ReturnSetInfo *rsinfo, Look *look)
@@ -396,7 +421,10 @@ look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
 	Snapshot	snapshot;
 	EcmShapeDef *shape;
 
-	/* the statement's own snapshot may be older than that */
+	/*
+	 * Read before the snapshot is taken, so that the snapshot has what this
+	 * says.  The statement's own may be older: then nothing is known.
+	 */
 	logged_lsn = first_look || IsolationUsesXactSnapshot() ? InvalidXLogRecPtr :
 		ecm_own_flushed_lsn();
 
@@ -420,9 +448,9 @@ look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
 }
 
 /*
- * Looks at a shape, perhaps between two waits: in a subtransaction that is rolled
- * back, so that no lock on our tables is held while waiting.  DROP EXTENSION, say,
- * would wait for us, and all other sessions for that.
+ * Looks at a shape in a subtransaction that is rolled back, so that no lock on our tables
+ * is held in a wait.  DROP EXTENSION, for example, would wait for such a lock, and all
+ * other sessions behind it.  The result's rows are not transactional, and stay.
  */
 static void
 look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
@@ -447,7 +475,7 @@ look_between_waits(const LogRequest *request, bool for_entries, bool first_look,
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		ecm_log_wait_check_extension(); /* that may be why */
+		ecm_log_wait_check_extension(); /* if it is gone, say that instead */
 		ReThrowError(edata);
 	}
 	PG_END_TRY();
@@ -471,7 +499,10 @@ creation_waits_for(const Look *look)
 	return psprintf("It waits for: %s.", waiting_for);
 }
 
-/* There is no time left, and nothing to return. */
+/*
+ * No time is left, and nothing was returned: ERROR if the shape is not live, or the log
+ * does not come up to the offset.  Else an empty result is right.
+ */
 static void
 report_timeout(const LogRequest *request, const Look *look)
 {
@@ -487,8 +518,10 @@ report_timeout(const LogRequest *request, const Look *look)
 }
 
 /*
- * Returns what there is as soon as the shape is live, or as soon as there is
- * something; nothing when the time has passed.
+ * Looks and waits until a look is good: the shape is live, and with for_entries there is
+ * something to return; or until the time has passed.  Before each look but the first
+ * one the session registers as a waiter (ecm_log_wait_prepare()), so that nothing
+ * which is committed after the look is missed.
  */
 static void
 await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entries,
@@ -498,7 +531,10 @@ await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entri
 	{
 		Look		look;
 
-		/* a log can be read without a stack, but not waited for */
+		/*
+		 * this needs a stack that runs; a log that is there can be read
+		 * without
+		 */
 		if (for_entries || wait->shape != 0)
 			ecm_log_wait_prepare(wait);
 		look_between_waits(request, for_entries, first_look, rsinfo, &look);
@@ -506,7 +542,10 @@ await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entri
 			(for_entries ? look.returned > 0 : look.returned >= 0))
 			break;
 
-		/* nobody tells of what makes an offset one that can't be */
+		/*
+		 * Waiters are woken for what comes to the log, not for what shows
+		 * that an offset can't be one of it: look again now and then.
+		 */
 		if (look.returned < 0 && wait->pause_ms == 0 && !wait->standby)
 			wait->pause_ms = ECM_FIRST_PAUSE_MS;
 		if (look.returned < 0 && wait->timeout_ms < 0)
@@ -515,7 +554,7 @@ await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entri
 			wait->timeout_ms = NOT_YET_MS;
 		}
 
-		/* the first look has told what to wait for */
+		/* only after the first look do we know which shape to wait for */
 		if (wait->shape == look.shape && !ecm_log_wait_sleep(wait))
 		{
 			report_timeout(request, &look);
@@ -526,6 +565,10 @@ await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entri
 	}
 }
 
+/*
+ * Reads a log for a SQL function.  timeout_ms -1: no limit for the creation of the shape.
+ * for_entries: wait until there is something to return.
+ */
 static void
 await_log(const LogRequest *request, int64 timeout_ms, bool for_entries,
 		  ReturnSetInfo *rsinfo)

@@ -4,8 +4,8 @@
  *	  All replication slots of the server, ours or not, and the retained-WAL
  *	  history: the SQL functions behind two views.
  *
- * A disk is filled up by whichever slot nobody looks after, and that need not
- * be one of ours.
+ * Slots of others are shown as well: any slot that nobody looks after can fill the
+ * disk, and stop the server with our stacks on it.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,6 +52,7 @@ is_ours(const EcmSlotRow *slot)
 	return ours;
 }
 
+/* The slot's state in a few words, for the view's column "verdict". */
 static const char *
 verdict(const EcmSlotRow *slot)
 {

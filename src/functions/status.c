@@ -1,15 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * status.c
- *	  SQL functions that say how the stack is, and wait until it is so.
+ *	  SQL functions that say how the stack is, and wait until it is active or
+ *	  has consumed what was written.
  *
- * Functions that wait for the stack sleep on its condition variable, as long
- * as it takes unless they have a timeout; they can be cancelled.  Since the
- * stack may itself be waiting for the caller's transaction, they refuse to
- * wait in one that has written something.
- *
- * An entry may be freed and given to another database while we sleep, so each
- * look starts from the database's OID, never from an index of before.
+ * They run in a user's session, and read copies of the stack's entry.  How they wait
+ * is in await.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -142,9 +138,9 @@ electric_cm_exclusive_connection_lock_acquired(NO_ARGUMENTS)
 }
 
 /*
- * Asks for a sample, and waits for it, but not for long: the stack, or the
- * launcher for it, may have other things to do, or be hanging.  True: there is
- * one, in *stack.
+ * Requests a sample of the stack's slot and waits for it, SAMPLE_TIMEOUT at most: the
+ * manager, or the launcher in its place, may be busy or hang.  True: there is one that
+ * was taken since, in *stack.
  */
 static bool
 await_sample(EcmStack *stack)
@@ -221,7 +217,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 	inserted = ecm_end_of_wal();
 	target = PG_ARGISNULL(0) ? inserted : PG_GETARG_LSN(0);
 
-	/* commits may be asynchronous; only flushed WAL is streamed */
+	/* only flushed WAL is streamed, and the last commits may be asynchronous */
 	if (target <= inserted)
 		XLogFlush(target);
 
@@ -237,7 +233,7 @@ electric_cm_await_flushed(PG_FUNCTION_ARGS)
 			break;
 		ecm_check_stack_alive(stack);
 
-		/* again each time: a new manager has not been told */
+		/* in each round: managers forget the request now and then */
 		if (stack->requests.await_lsn < target)
 			ecm_stack_request_flush(MyDatabaseId, target);
 

@@ -3,7 +3,9 @@
  * views.c
  *	  The SQL functions behind the views: rows made of shared memory.
  *
- * Copies are taken under the lock and turned into rows without it.
+ * An entry is copied under the lock and turned into rows without it, since that
+ * allocates memory and may raise an ERROR.  The columns' order is that of the
+ * functions' declarations in the extension's script.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +46,8 @@ PG_FUNCTION_INFO_V1(electric_cm_options);
 PG_FUNCTION_INFO_V1(electric_cm_pg_info);
 
 /*
- * The views.  Rows are built column by column; what is unknown is NULL.
+ * A row is built column by column, by the functions below.  Each of them has a value
+ * that stands for "unknown" and becomes NULL: 0, invalid, or the empty text.
  */
 #define MAX_COLUMNS 40
 
@@ -134,6 +137,7 @@ add_duration(Row *row, int64 microseconds)
 	add(row, IntervalPGetDatum(interval), false);
 }
 
+/* Puts the row into the result, and empties it. */
 static void
 put_row(FunctionCallInfo fcinfo, Row *row)
 {
@@ -146,8 +150,9 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 }
 
 /*
- * Calls back for each stack: not for the databases that the launcher only has
- * a look at.  "copy" is ecm_stack_copy or ecm_stack_copy_head.
+ * Calls put_rows with a copy of each stack's entry; entries that the launcher has only
+ * for a look at a database are no stacks.  copy: ecm_stack_copy, or ecm_stack_copy_head
+ * if the head is enough.
  */
 static Datum
 for_each_stack(FunctionCallInfo fcinfo, bool (*copy) (int index, EcmStack *copy),
@@ -190,8 +195,8 @@ put_manager(FunctionCallInfo fcinfo, const EcmStack *stack)
 }
 
 /*
- * A standby has no launcher, hence no entries.  That the caller's database has
- * the extension is sure; of the others nobody knows.
+ * A row for a standby, which has no launcher and so no entries.  Of the databases there,
+ * only the caller's is known to have the extension.
  */
 static void
 put_standby(FunctionCallInfo fcinfo)
@@ -321,8 +326,8 @@ put_replication(FunctionCallInfo fcinfo, const EcmStack *stack)
 }
 
 /*
- * On a standby nobody takes samples: this is one of the slot that a stack here
- * would use, if there is such a slot, and of where the WAL is.
+ * A row for a standby, where nobody takes samples: a sample of now, of the slot that a
+ * stack here would use, if there is one.
  */
 static void
 put_standby_replication(FunctionCallInfo fcinfo)
@@ -387,7 +392,7 @@ electric_cm_stat_consumers(PG_FUNCTION_ARGS)
 	return for_each_stack(fcinfo, ecm_stack_copy, put_consumers);
 }
 
-/* Values that pg_settings would not show to everybody either. */
+/* Is it a setting whose value pg_settings shows to superusers only? */
 static bool
 is_superuser_only(const char *name)
 {
@@ -434,7 +439,7 @@ typedef struct StoredEvents
 	uint64		end;			/* from this number on, the ring has them */
 } StoredEvents;
 
-/* Events that the table has, and the ring has no more. */
+/* In a subtransaction: puts the events that the table has, and the ring no more. */
 static void
 put_stored_events(void *arg)
 {
@@ -472,8 +477,9 @@ put_stored_events(void *arg)
 /*
  * electric_cm_events() -> setof record: the last events, the oldest first
  *
- * The table must not be in the way of those who look for what is wrong: if it
- * can't be read, there is still the ring.
+ * The last ones come from the ring in shared memory, older ones from a table.  If
+ * somebody has the table locked, only the ring is shown, with a WARNING: this function
+ * is for those who look for what is wrong.
  */
 Datum
 electric_cm_events(PG_FUNCTION_ARGS)

@@ -3,6 +3,9 @@
  * wait_shape.c
  *	  A reader's wait for what comes to a shape's log.
  *
+ * Consumers wake those who wait for a shape after each commit about it (waiters.c).
+ * On a standby there is nobody to do that, so it is polled whether WAL was replayed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -19,8 +22,9 @@
 #include "functions/await.h"
 #include "functions/wait_shape.h"
 
-/* How often a standby is looked at for what has come. */
+/* How often a standby looks whether WAL was replayed. */
 #define STANDBY_POLL_MS		100
+/* Longer pauses than this are not needed: no wait is longer. */
 #define MAX_SLEEP_MS		3600000
 
 void
@@ -83,9 +87,10 @@ time_left(const EcmLogWait *wait, long max_ms)
 }
 
 /*
- * A wake-up may come before what it is about can be seen: the commit that drops
- * a shape may be waiting for a synchronous standby when we are told by the
- * stream.  So from then on we look again after ever longer pauses.
+ * A wake-up may come before its cause can be seen.  When a shape is dropped, the consumer
+ * wakes its readers as soon as the stream has the commit; but that commit may still be
+ * waiting for a synchronous standby, and nobody wakes us when it is visible.  So after
+ * each wake-up there are further looks, after ever longer pauses.
  */
 bool
 ecm_log_wait_sleep(EcmLogWait *wait)
@@ -110,7 +115,7 @@ ecm_log_wait_sleep(EcmLogWait *wait)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 
-		/* not before: WAL may be coming all the time */
+		/* after the sleep, lest we look all the time while WAL comes in */
 		woken = wait->standby &&
 			(GetXLogReplayRecPtr(NULL) != wait->replayed || !RecoveryInProgress());
 		if (woken)

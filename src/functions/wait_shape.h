@@ -19,21 +19,24 @@
  */
 typedef struct EcmLogWait
 {
-	int64		shape;			/* 0: not known yet */
-	instr_time	began;
+	int64		shape;			/* its id; 0: not known yet */
+	instr_time	began;			/* of the whole wait */
 	int64		timeout_ms;		/* -1: none */
-	bool		standby;		/* nobody wakes us */
-	XLogRecPtr	replayed;		/* a standby's position before we looked */
-	int			pause_ms;		/* until another look; 0: when woken */
+	bool		standby;		/* the server is one: nobody wakes us */
+	XLogRecPtr	replayed;		/* if so: its position before the last look */
+	int			pause_ms;		/* time until another look, even if nobody
+								 * wakes us; 0: there is no need for one */
 } EcmLogWait;
 
 /* After a wake-up that brought nothing: the first pause until another look. */
 #define ECM_FIRST_PAUSE_MS	10
 
 /*
- * Sees to it that a later change will be told of; to be followed by a look with
- * a fresh snapshot.  ERROR unless this database's stack runs, or is about to.
- * In the end, also that of an ERROR: ecm_waiters_leave().
+ * Registers this session as one that waits for the shape: whatever is committed about it
+ * from now on wakes it.  To be followed by a look with a fresh snapshot, then by
+ * ecm_log_wait_sleep(); in the reverse order a commit could be missed.  ERROR unless
+ * this database's stack runs, or is about to.  After the wait, also after an ERROR, the
+ * caller has to call ecm_waiters_leave().
  */
 extern void ecm_log_wait_prepare(EcmLogWait *wait);
 

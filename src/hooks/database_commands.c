@@ -10,10 +10,14 @@
  * ("pause"), and comes back when the command's transaction is over: after a
  * failure, or because the database is still there.
  *
- * A utility hook runs before the command has checked anything.  Whoever could
+ * The session that runs the command counts the pause in the stack's entry; the launcher
+ * ends the manager, and starts none while the count is above zero.
+ *
+ * A utility hook runs before the command has checked anything.  A user who could
  * not run the command must not be able to disturb a stack by trying to, so the
- * checks that matter for that are made here first.  What else is in the
- * command's way (another session, say) is for the command to find out.
+ * checks that matter for that are made here first: ownership, rights, and whether the
+ * command may run in this transaction.  Other reasons for its failure (another session
+ * in the database, say) are for the command to find out.
  *
  * A pause is undone in the callbacks at the end of its transaction, or
  * subtransaction.  They are called at an ERROR as well as at a FATAL, so no
@@ -61,53 +65,52 @@
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
 
-/*
- * A manager ends within two seconds or so.  If it can't, the command says what
- * is in its way.
- */
+/* The longest wait for a stack to end, which usually takes two seconds at most. */
 #define PAUSE_TIMEOUT_MS		10000
 #define PAUSE_POLL_MS			10
 
-/* As long as the server itself waits for other sessions to leave a database. */
+/* The server itself waits so long for other sessions to leave a database. */
 #define OTHERS_TIMEOUT_MS		5000
 
 /* A stack that this backend has asked to make way. */
 typedef struct Pause
 {
 	Oid			dboid;
-	SubTransactionId subid;		/* until the end of which it lasts */
+	SubTransactionId subid;		/* the pause lasts until this one ends */
 } Pause;
 
-static List *pauses = NIL;		/* in TopMemoryContext */
-static bool commits_midway = false; /* the running command does */
+static List *pauses = NIL;		/* of Pause, in TopMemoryContext */
+static bool commits_midway = false; /* the running command commits before it
+									 * is over */
 static bool exit_callback_registered = false;
 
 static ProcessUtility_hook_type next_process_utility = NULL;
 
-/* What a command has to know of a stack: a copy. */
+/* A copy of the facts about a stack that a command needs. */
 typedef struct View
 {
 	int			index;			/* of its entry, for its condition variable */
 	Oid			dboid;
 	int			manager_pid;	/* 0: no manager */
-	bool		paused;			/* ... nor will there be one during the pause */
+	bool		paused;			/* the launcher has seen the pause, and starts
+								 * no manager before it is over */
 	EcmStatus	status;
 	XLogRecPtr	flushed_lsn;
 	XLogRecPtr	await_lsn;
 	char		slot_name[NAMEDATALEN];
-	int			npids;			/* its processes and sessions */
+	int			npids;			/* of its processes and sessions */
 	int			pids[1 + ECM_MAX_SHAPE_WORKERS + 1 + ECM_MAX_POOL_SIZE];
 } View;
 
 /* ---------------------------------------------------------------- pauses -- */
 
-/* Takes back what pause_stack() did. */
+/* Takes back a pause that pause_stack() has made. */
 static void
 resume_stack(Oid dboid)
 {
 	int			index;
 
-	/* first: the launcher must not go by what it knew before the command */
+	/* first: after a pause the launcher must not go by the old pg_database */
 	ecm_launcher_request_scan();
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(dboid);
@@ -119,7 +122,7 @@ resume_stack(Oid dboid)
 	ecm_launcher_wake();
 }
 
-/* Ends this backend's pauses: all of them, or those of a subtransaction. */
+/* Ends this backend's pauses: all of them (InvalidSubTransactionId), or some. */
 static void
 end_pauses(SubTransactionId subid)
 {
@@ -157,7 +160,10 @@ is_paused_by_us(Oid dboid)
 	return false;
 }
 
-/* Returns false if the database has no stack. */
+/*
+ * Pauses a database's stack, for the rest of this subtransaction; once, however often
+ * it is called.  drained: see EcmStackPause.  False: the database has no stack.
+ */
 static bool
 pause_stack(Oid dboid, const char *command, bool drained)
 {
@@ -189,7 +195,7 @@ pause_stack(Oid dboid, const char *command, bool drained)
 	{
 		EcmStack   *stack = ecm_stack_at(index);
 
-		/* nor may a second command take away what the first relies on */
+		/* a second command must not take away what the first one relies on */
 		stack->pause.drained = drained || (stack->pause.count > 0 && stack->pause.drained);
 		stack->pause.count++;
 		strlcpy(stack->pause.command, command, sizeof(stack->pause.command));
@@ -213,7 +219,10 @@ add_pid(View *view, int pid)
 		view->pids[view->npids++] = pid;
 }
 
-/* Returns false if the database has no stack. */
+/*
+ * Copies what matters here of a database's stack.  A manager that hangs is not active,
+ * whatever it has shown last.  False: the database has no stack.
+ */
 static bool
 view_stack(Oid dboid, View *view)
 {
@@ -259,7 +268,10 @@ sleep_on_stack(const View *view, EcmTime give_up)
 	return true;
 }
 
-/* The stack's own processes and sessions, as far as they have been seen. */
+/*
+ * Adds the stack's present processes and sessions.  Those that were seen before stay:
+ * a process leaves the entry before it leaves the database.
+ */
 static List *
 note_pids(List *pids, const View *view)
 {
@@ -285,9 +297,9 @@ anybody_there(const List *pids, Oid dboid)
 }
 
 /*
- * Adds the walsender that uses the stack's slot.  It may have been started, and
- * given up, without our having seen it among the stack's connections.  Not if
- * somebody else uses that slot: he does not leave.
+ * Adds the walsender that uses the stack's slot, by its application name.  The stack
+ * may have opened and lost this connection between two looks of ours.  Any other
+ * process that uses the slot is left out: it does not end with the stack.
  */
 static List *
 note_slot_user(List *pids, const View *view)
@@ -312,8 +324,9 @@ note_slot_user(List *pids, const View *view)
 }
 
 /*
- * Waits until no process of the stack is in the database, nor will be before
- * the pause is over.  A walsender gives its slot up before it is gone.
+ * Waits, PAUSE_TIMEOUT_MS at most, until no process of the stack is in the database, and
+ * the launcher starts none.  (If no launcher runs, none will be started.)  To wait for
+ * the slot alone would not do: a walsender gives it up before it leaves the database.
  */
 static void
 await_pause(Oid dboid)
@@ -340,10 +353,11 @@ await_pause(Oid dboid)
 /* --------------------------------------------------------- SET TABLESPACE -- */
 
 /*
- * A change is decoded by the name of its file, and SET TABLESPACE gives every
- * file of the database another one: a slot is lost that has not consumed what
- * was written before.  So let nobody write any more, let the stack consume the
- * rest, and skip what it writes itself while it ends.
+ * A change in the WAL names the file that it is of.  SET TABLESPACE gives every file of
+ * the database another name, so changes from before can't be decoded afterwards: a
+ * slot that has not consumed them is lost, and all shapes with it.  Hence, before the
+ * command: nobody may write any more; the stack consumes all there is, and ends; and
+ * its slot is moved beyond what it has written itself while it ended.
  */
 
 /* Is anybody in the database but the stack itself (and autovacuum)? */
@@ -366,7 +380,7 @@ others_there(const View *view)
 	return found;
 }
 
-/* Returns false if the database has no active stack. */
+/* As view_stack(), but false also if the stack is not active. */
 static bool
 view_active_stack(Oid dboid, View *view)
 {
@@ -374,7 +388,10 @@ view_active_stack(Oid dboid, View *view)
 		view->status == ECM_STATUS_ACTIVE;
 }
 
-/* Asks for everything before that position; false: not there yet. */
+/*
+ * Has the stack consumed everything before that position?  If not, makes sure that it
+ * has been asked to say so soon.
+ */
 static bool
 has_consumed(const View *view, XLogRecPtr target)
 {
@@ -386,10 +403,11 @@ has_consumed(const View *view, XLogRecPtr target)
 }
 
 /*
- * Locks new sessions out of the database, as the command is about to do
- * anyway, and has its stack consume what has been written.  False if it can't:
- * then the stack will have to begin anew, should the command succeed.  It has
- * no chance if others stay in the database.
+ * Locks new sessions out of the database, as the command is about to do anyway, waits
+ * until all others have left, and has the stack consume what has been written.  False:
+ * it did not come to that, so if the command succeeds, the stack has to begin anew.
+ * *hopeless: others stay in the database, so the command will fail, and the stack need
+ * not be disturbed.
  */
 static bool
 drain_stack(Oid dboid, bool *hopeless)
@@ -425,7 +443,10 @@ drain_stack(Oid dboid, bool *hopeless)
 	return drained;
 }
 
-/* Only the stack itself has written since it was drained: skip that. */
+/*
+ * Moves the slot to the end of WAL, once the stack has ended.  Since it was drained,
+ * nobody but the stack itself has written anything.
+ */
 static void
 skip_own_changes(Oid dboid)
 {
@@ -435,8 +456,8 @@ skip_own_changes(Oid dboid)
 	View		view;
 
 	/*
-	 * a consumer that was about to end when we first looked may be there
-	 * still
+	 * a consumer that has left the entry, but not the database yet, counts
+	 * here
 	 */
 	while (view_stack(dboid, &view) && others_there(&view) &&
 		   sleep_on_stack(&view, give_up))
@@ -460,6 +481,10 @@ skip_own_changes(Oid dboid)
 	}
 }
 
+/*
+ * Has the stack of a database make way for a command.  moves: the command is SET
+ * TABLESPACE.
+ */
 static void
 make_way(Oid dboid, const char *command, bool moves)
 {
@@ -479,7 +504,12 @@ make_way(Oid dboid, const char *command, bool moves)
 
 /* --------------------------------------------------------------- commands -- */
 
-/* A database that may be disturbed: the user's own. */
+/*
+ * The functions below return the database whose stack a command may disturb, or
+ * InvalidOid if the command is bound to fail, or concerns no stack.
+ */
+
+/* The database of that name, if the user owns it. */
 static Oid
 owned_database(const char *name)
 {
@@ -490,7 +520,7 @@ owned_database(const char *name)
 	return dboid;
 }
 
-/* The same for what can't be done to the database that one is in. */
+/* The same, but not for the current database, where such a command fails. */
 static Oid
 other_owned_database(const char *name)
 {
@@ -524,6 +554,7 @@ database_to_rename(const RenameStmt *stmt)
 	return other_owned_database(stmt->subname);
 }
 
+/* ALTER DATABASE ... SET TABLESPACE; other ALTER DATABASE disturb nobody. */
 static Oid
 database_to_move(const AlterDatabaseStmt *stmt)
 {
@@ -537,8 +568,8 @@ database_to_move(const AlterDatabaseStmt *stmt)
 }
 
 /*
- * A database that is marked as a template may be copied by anybody who may
- * create databases, but it has no stack anyway.
+ * CREATE DATABASE ... TEMPLATE.  A database that is marked as a template may be copied
+ * by others than its owner, too, but such a one has no stack.
  */
 static Oid
 database_to_copy(const CreatedbStmt *stmt)
@@ -579,8 +610,8 @@ extension_schema(Oid extension)
 }
 
 /*
- * DROP of our extension, or of the schema that it is in.  Should a statement
- * have escaped us, hooks.c still sees the extension go.
+ * Does the statement drop our extension, or the schema that it is in, by a user who may
+ * do that?  (Without the pause it may meet a deadlock; hooks.c sees to all else.)
  */
 static bool
 drops_extension(const DropStmt *stmt)
@@ -613,6 +644,7 @@ drops_extension(const DropStmt *stmt)
 	return false;
 }
 
+/* The same for DROP OWNED. */
 static bool
 drops_extension_owned(const DropOwnedStmt *stmt)
 {
@@ -633,8 +665,8 @@ drops_extension_owned(const DropOwnedStmt *stmt)
 }
 
 /*
- * The database whose stack would be in the command's way, if the command has a
- * chance; and how to call the command.
+ * The database whose stack would be in the statement's way, or InvalidOid; *command: the
+ * statement's name for users.
  */
 static Oid
 database_concerned(Node *stmt, bool top_level, const char **command)
@@ -719,8 +751,8 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_COMMIT:
 
 			/*
-			 * SET TABLESPACE has moved the database and commits that, but is
-			 * still about to remove the old files.
+			 * SET TABLESPACE commits in the middle, and still has to remove
+			 * the old files.  The pause goes on in its next transaction.
 			 */
 			if (commits_midway)
 			{

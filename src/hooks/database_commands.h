@@ -9,9 +9,10 @@
 #define ECM_DATABASE_COMMANDS_H
 
 /*
- * Installs the hooks; called once from _PG_init under preloading.  Before
- * ecm_hooks_init(): what was installed last is called first, and a slot must
- * be known to be left before its stack may come back.
+ * Installs the hooks; called once from _PG_init under preloading, before
+ * ecm_hooks_init().  Callbacks that were registered last are called first.  So at the
+ * end of DROP EXTENSION, hooks.c leaves the slot to the launcher before the pause that
+ * was made here ends, and a new stack can't take the slot in between.
  */
 extern void ecm_database_commands_init(void);
 

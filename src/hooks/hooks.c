@@ -4,16 +4,17 @@
  *	  The consequences of other people's commands for the stacks of this
  *	  server.
  *
- * object_access_hook notes changes by DDL while the command runs; they are dealt
- * with when it is over, in its own transaction: see shape_ddl.c.  Some
- * commands call that hook not at all, so their statements are looked at, too,
- * once they have run.  Databases that come and go, and the extension's end, make
- * the launcher look again after the commit.
+ * The hooks run in every session of the server.  object_access_hook only notes what
+ * DDL changes; when the command is over, the shapes that it makes wrong are deleted,
+ * in its own transaction: see shape_ddl.c.  Some commands don't call that hook, so
+ * their statements are looked at once they have run.  Databases that come and go, and
+ * the extension's end, make the launcher look again after the commit.
  *
- * However the extension is dropped (DROP SCHEMA ... CASCADE and DROP OWNED do
- * it as well), its table goes with it: the last moment to read which slot the
- * stack has created.  The slot goes after the commit, since that can't be
- * rolled back; the publication depends on the extension and goes by itself.
+ * The extension may be dropped by DROP EXTENSION, DROP SCHEMA ... CASCADE or DROP OWNED.
+ * Each drops _electric_cm.stack with it, so that is noticed; it is the last moment to
+ * read which slot the stack has created.  The slot is dropped after the commit, since
+ * that can't be rolled back; the publication depends on the extension and goes with
+ * it.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,21 +68,21 @@
 /* Our extension was dropped in this transaction. */
 typedef struct DroppedExtension
 {
-	NameData	slot_name;		/* empty: it has left none */
-	SubTransactionId subid;		/* where it happened */
+	NameData	slot_name;		/* the slot to be dropped; empty: none */
+	SubTransactionId subid;		/* that has dropped it */
 } DroppedExtension;
 
-/* In TopTransactionContext; reset at the end of each transaction. */
-static List *dropped_extensions = NIL;	/* usually one */
-static bool look_again = false; /* databases, the extension or a publication
-								 * changed */
+/* Of DroppedExtension, in TopTransactionContext; NIL after each transaction. */
+static List *dropped_extensions = NIL;
+static bool look_again = false; /* this transaction has changed databases, the
+								 * extension or a publication */
 
 static object_access_hook_type next_object_access_hook = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 
 /* ------------------------------------------------- the extension's end -- */
 
-/* The slot that this database's stack says it has created, "" if none. */
+/* The slot that the stack's row says it has created; "" if none. */
 static void
 read_created_slot(Oid stack_table, NameData *slot_name)
 {
@@ -106,8 +107,9 @@ read_created_slot(Oid stack_table, NameData *slot_name)
 }
 
 /*
- * The slot of the default name is ours even if nobody has come to record it;
- * one that is named in the settings may have been made by the user.
+ * The slot to be dropped with the extension; "" if there is none.  A slot of the default
+ * name is ours even if it was not recorded; a slot that the settings name may have been
+ * made by the user, and is ours only if it was recorded.
  */
 static void
 find_slot_to_drop(Oid stack_table, NameData *slot_name)
@@ -141,6 +143,7 @@ is_stack_table(Oid relid)
 	return extension != NULL && strcmp(extension, "electric_cm") == 0;
 }
 
+/* Our extension is being dropped: notes which slot has to go after the commit. */
 static void
 note_dropped_extension(Oid stack_table)
 {
@@ -164,6 +167,7 @@ note_dropped_extension(Oid stack_table)
 
 /* -------------------------------------------------------- object access -- */
 
+/* Notes a change of a table, an index or a composite type; column 0: as a whole. */
 static void
 on_relation_access(ObjectAccessType access, Oid relid, int column)
 {
@@ -198,6 +202,10 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 		ecm_ddl_note_altered(relid);
 }
 
+/*
+ * object_access_hook.  Called in the middle of a command, where no SQL may be run, so it
+ * only takes notes.
+ */
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 				 int sub_id, void *arg)
@@ -217,7 +225,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		ecm_ddl_note_void(((ObjectAccessPostAlter *) arg)->auxiliary_id,
 						  "partitions were attached or detached");
 		ecm_ddl_note_perhaps(object_id);
-		ecm_ddl_note_published(object_id);	/* with its parent only? */
+		ecm_ddl_note_published(object_id);	/* it may have been published by
+											 * its parent only */
 		ecm_unpublish_note(object_id);
 	}
 	else if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
@@ -242,7 +251,8 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 }
 
 /*
- * The launcher looks for databases, this database's manager for the extension.
+ * After the commit: leaves slots to the launcher, has it look for databases, and this
+ * database's manager for the extension.  May not fail, as the commit is done.
  */
 static void
 request_look(void)
@@ -267,7 +277,11 @@ request_look(void)
 
 		ecm_stack_set_request(stack, ECM_REQUEST_CHECK);
 		if (dropped_extensions != NIL && stack->manager.pid == 0)
-			/* nobody runs who could notice: the launcher has another look */
+
+			/*
+			 * No manager runs that could notice that the extension is gone:
+			 * the launcher starts one to have a look.
+			 */
 			ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
 	}
 	ecm_unlock();
@@ -282,7 +296,11 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
-			/* nobody would be told of COMMIT PREPARED */
+
+			/*
+			 * Our callbacks don't run at COMMIT PREPARED, so the slot would
+			 * stay.
+			 */
 			if (dropped_extensions != NIL)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -311,7 +329,8 @@ on_xact_event(XactEvent event, void *arg pg_attribute_unused())
 }
 
 /*
- * The notes of a rolled-back subtransaction are forgotten.
+ * Notes of a subtransaction that is rolled back are forgotten; of one that commits, they
+ * become its parent's.
  */
 static void
 on_subxact_event(SubXactEvent event, SubTransactionId subid,
@@ -339,8 +358,9 @@ on_subxact_event(SubXactEvent event, SubTransactionId subid,
 /* ------------------------------------------------------------ statements -- */
 
 /*
- * After a command that object_access_hook says too little about.  The command has
- * done its own checks of rights, and the names in it are still good.
+ * Notes what statements have changed that object_access_hook is not called for, or not
+ * with enough detail.  They have run, so the user had the rights, and the names in them
+ * can still be looked up.
  */
 static void
 after_statement(NodeTag tag, Node *stmt)
@@ -395,16 +415,21 @@ after_statement(NodeTag tag, Node *stmt)
 }
 
 /*
- * DETACH PARTITION CONCURRENTLY commits in the middle: the rows are not the
- * parent's any more, and nothing is published by it.  Should it end there,
- * nobody would come to say so.
+ * Notes what must be noted before a statement runs.  DETACH PARTITION CONCURRENTLY
+ * commits in the middle: from then on the rows are not the parent's any more, and the
+ * partition is not published by it.  If the statement is cancelled after that, nothing
+ * would run that ends the shapes; so they end with that first commit.
  */
 static void
 before_statement(Node *stmt)
 {
 	ListCell   *lc;
 
-	/* that commits before this statement's own transaction does */
+	/*
+	 * Any commit with our library loaded is to be marked in the WAL before
+	 * (server_runs.c).  A prepared transaction commits within this statement,
+	 * before the usual place in on_xact_event() is reached.
+	 */
 	if (IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
 		ecm_run_mark();
@@ -429,6 +454,11 @@ before_statement(Node *stmt)
 	}
 }
 
+/*
+ * ProcessUtility_hook.  Notes are applied before a statement and after it.  Before,
+ * since statements nest: a function or DO that is not over yet may have changed
+ * something, and the stream has the changes that follow as of these catalogs.
+ */
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
@@ -439,13 +469,13 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	NodeTag		tag = nodeTag(stmt);	/* a CALL may be gone when it has run */
 
 	/*
-	 * a part of a statement, or the transaction's own end: nothing comes
-	 * between
+	 * A part of a statement, such as a command of CREATE SCHEMA, counts with
+	 * its whole; at COMMIT and the like the callbacks do the rest.
 	 */
 	bool		whole = context != PROCESS_UTILITY_SUBCOMMAND && tag != T_TransactionStmt;
 
 	if (whole)
-		ecm_ddl_apply();		/* what a command that isn't over yet has done */
+		ecm_ddl_apply();
 	before_statement(stmt);
 	ecm_ddl_enter_statement();
 	PG_TRY();
@@ -463,7 +493,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 	PG_END_TRY();
 	after_statement(tag, stmt);
-	if (context != PROCESS_UTILITY_SUBCOMMAND)	/* in the midst of another one */
+	if (context != PROCESS_UTILITY_SUBCOMMAND)	/* else the whole is not over */
 		ecm_unpublish_keyless();
 	if (whole)
 		ecm_ddl_apply();

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * hooks.h
- *	  What other people's commands mean for the stacks of this server.
+ *	  The consequences of other people's commands for the stacks of this
+ *	  server.
  *
  *-------------------------------------------------------------------------
  */

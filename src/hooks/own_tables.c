@@ -3,10 +3,11 @@
  * own_tables.c
  *	  Keeps others away from what our tables have out of line.
  *
- * Row-level security hides our tables' rows from roles that may read everything,
- * such as members of pg_read_all_data.  The server has none for TOAST tables,
- * where the rows' large values are: a table can be selected from by its name
- * there.  So that is refused to all but superusers.
+ * Row-level security hides our tables' rows (shape logs have rows of tables that a role
+ * may not read) from roles that may read all tables, such as members of
+ * pg_read_all_data.  But a row's large values are in a TOAST table, which can be
+ * selected from by its name, and has no row-level security.  So the hook that checks a
+ * query's permissions refuses our TOAST tables to all but superusers.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +26,7 @@
 
 static ExecutorCheckPerms_hook_type next_hook;
 
-/* TOAST tables are called after the OID of the table that they are for. */
+/* A TOAST table's name has the OID of the table that it is for. */
 static bool
 is_our_toast(Oid relid)
 {
@@ -38,7 +39,7 @@ is_our_toast(Oid relid)
 		get_rel_namespace(table) == schema;
 }
 
-/* Costs others a look at each of a query's tables. */
+/* Called for each query; of other tables it looks at the kind only. */
 static bool
 check_perms(ECM_CHECK_PERMS_PARAMS)
 {

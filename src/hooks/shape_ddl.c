@@ -3,17 +3,20 @@
  * shape_ddl.c
  *	  What DDL does to shapes: noted while a command runs, dealt with after it.
  *
- * object_access_hook is called in the middle of a command, where running SQL is
- * out of the question, so it only notes what has changed.  The consequences for
- * shapes are looked up as soon as the command is over, and before the next one:
- * the stream has each change as the catalogs were at that moment, so what is
- * true in between counts, even if it has been taken back by the commit.  And a
- * shape that is declared after a command has nothing to do with it.
+ * object_access_hook is called in the middle of a command, where no SQL may be run, so
+ * it only notes what has changed.  The consequences for shapes are looked up as soon
+ * as the command is over, and before the next one.  Not at the commit: the stream has
+ * each change as the catalogs were when it was made.  If a partition is detached,
+ * changed and attached again in one transaction, the changes in between are missing
+ * from the parent's shapes.  And a shape that is declared after a command has nothing
+ * to do with it.
  *
- * Shapes that others declare meanwhile are not seen here, but their creation
- * waits for us: by our lock on the table, or by ecm_barrier_hold().  Where there
- * is no such lock, and others must not have to wait for a transaction that may
- * last, there is a second look at the commit, which spares our own shapes.
+ * Shapes that other sessions declare meanwhile can't be seen here.  Their creation
+ * waits for this transaction, by its lock on the table or by ecm_barrier_hold(), and
+ * then sees what it has done.  Some commands take no lock on the table, and to hold
+ * the barrier from then on would make all creations wait for a transaction that may
+ * last.  For these there is a second look at the commit, behind a barrier that is
+ * held from there on only; it spares the shapes that this transaction has declared.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,17 +52,20 @@
 #include "shape/shape_settings.h"
 #include "shape/shape_verify.h"
 
-/* In the order in which they are dealt with, so that the plainest reason is told. */
+/*
+ * The kind of object that a note is about, and so what has to be done; see shape_ddl.h.  In the order in
+ * which notes are dealt with: the first reason that ends a shape is told.
+ */
 typedef enum NoteKind
 {
-	NOTE_VOID,					/* a table's shapes */
-	NOTE_TYPE,
-	NOTE_OWNER,
-	NOTE_PERHAPS,				/* a table; without its key it leaves the
-								 * publication, too */
-	NOTE_PUBLICATION,
-	NOTE_MEMBER,				/* of a publication, a new one */
-	NOTE_PUBLISHED				/* a table, and what is below it */
+	NOTE_VOID,					/* a table, whose shapes end */
+	NOTE_TYPE,					/* a type that has changed */
+	NOTE_OWNER,					/* a role that is gone */
+	NOTE_PERHAPS,				/* a table, which its shapes are compared with */
+	NOTE_PUBLICATION,			/* a publication, perhaps ours */
+	NOTE_MEMBER,				/* a row of pg_publication_rel that is new */
+	NOTE_PUBLISHED				/* a table; it, or one below it, may not be
+								 * published any more */
 } NoteKind;
 
 #define NUM_NOTE_KINDS	(NOTE_PUBLISHED + 1)
@@ -75,16 +81,16 @@ typedef struct Note
 	NoteKey		key;
 	const char *reason;			/* a constant, or NULL */
 	NameData	name;			/* a publication's, before the change */
-	SubTransactionId subid;		/* where it happened */
+	SubTransactionId subid;		/* that has made the change first */
 } Note;
 
-/* Something that is remembered for longer than the command. */
+/* An object that is remembered for longer than the command. */
 typedef struct Remembered
 {
 	Oid			object;
 	const char *reason;			/* a constant, or NULL */
-	int			level;			/* of the statement */
-	SubTransactionId subid;
+	int			level;			/* ddl.statement_level of the command */
+	SubTransactionId subid;		/* that has made the change */
 } Remembered;
 
 /*
@@ -93,24 +99,28 @@ typedef struct Remembered
  */
 static struct
 {
-	HTAB	   *notes;			/* of Note; NULL: none was made yet */
-	List	   *touched;		/* tables: a column of theirs was altered by a
+	HTAB	   *notes;			/* of Note; NULL: there is none yet */
+	List	   *touched;		/* tables of which a column was altered by a
 								 * command that is not over yet */
-	List	   *renamed_tables; /* with shapes; those are told apart by the
-								 * name that they have at the commit */
-	List	   *renamed_schemas;
-	List	   *changed_types;	/* for the second look */
-	List	   *unpublished_tables; /* likewise, and ... */
-	List	   *unpublishers;	/* ... the tables above them at whose change
-								 * that was seen */
-	int			statement_level;
+
+	/* for the look at the commit */
+	List	   *renamed_tables; /* tables with shapes: these end only if the
+								 * name is another one at the commit */
+	List	   *renamed_schemas;	/* likewise */
+	List	   *changed_types;
+	List	   *unpublished_tables;
+	List	   *unpublishers;	/* the tables above unpublished ones that were
+								 * altered, so that they are not published */
+
+	int			statement_level;	/* how deep statements are nested now */
 }			ddl;
 
-/* Objects that are held one by one at the commit. */
+/* More objects than this are held as all of their kind at the commit. */
 #define MAX_HOLDS	1000
 
 /* ------------------------------------------------------------- noting -- */
 
+/* Notes an object.  NULL: it had been noted already. */
 static Note *
 note(NoteKind kind, Oid object, const char *reason)
 {
@@ -135,7 +145,11 @@ note(NoteKind kind, Oid object, const char *reason)
 		entry->subid = GetCurrentSubTransactionId();
 		memset(&entry->name, 0, sizeof(entry->name));
 	}
-	/* of what a DROP TABLE does, it is the last that says so */
+
+	/*
+	 * The last reason counts: DROP TABLE first drops columns and so on, and
+	 * the table last.
+	 */
 	entry->reason = reason;
 	return found ? NULL : entry;
 }
@@ -177,15 +191,19 @@ is_table(Oid relid)
 }
 
 /*
- * A partition's change is a change of its ancestors' shapes, too.  Ancestors must
- * be looked up now: a DROP takes that knowledge away.
+ * Ancestors of a partition are noted, too.  They are looked up now, as after a DROP
+ * nobody could tell which they were.
  */
 void
 ecm_ddl_note_void(Oid relid, const char *reason)
 {
 	ListCell   *lc;
 
-	/* others have no shapes, and may be changed in a read-only transaction */
+	/*
+	 * Temporary and unlogged tables have no shapes.  A temporary one may be
+	 * changed in a read-only transaction, in which nothing can be
+	 * invalidated.
+	 */
 	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 		return;
 	(void) note(NOTE_VOID, relid, reason);
@@ -194,7 +212,7 @@ ecm_ddl_note_void(Oid relid, const char *reason)
 			(void) note(NOTE_VOID, lfirst_oid(lc), reason);
 }
 
-/* Not only permanent ones: that may be what has changed. */
+/* Unlogged tables, too: the command may have made the table one (SET UNLOGGED). */
 void
 ecm_ddl_note_perhaps(Oid relid)
 {
@@ -224,7 +242,10 @@ member_table(Oid member)
 	return relid;
 }
 
-/* A row that has just come can't be seen yet; one that goes can't be seen later. */
+/*
+ * A row that goes can be seen only now, so its table is noted.  A row that has just come
+ * can't be seen yet, so the row itself is noted.
+ */
 void
 ecm_ddl_note_member(Oid member)
 {
@@ -295,8 +316,9 @@ ecm_ddl_note_owner(Oid role, const char *reason)
 }
 
 /*
- * Most of what can be done to a column changes nothing in the rows, and what
- * does shows in the column, or rewrites them.
+ * Most changes of a column don't matter to shapes (a default, statistics).  A change that
+ * does shows in the column's definition, which is compared (perhaps), or rewrites the
+ * table, which ecm_ddl_note_altered() sees.
  */
 void
 ecm_ddl_note_column(Oid relid)
@@ -307,8 +329,9 @@ ecm_ddl_note_column(Oid relid)
 }
 
 /*
- * A table's row in pg_class is compared with what the command has made of it,
- * which the syscaches don't show yet.
+ * Compares a table's row in pg_class as it was (by the syscache, which does not have the
+ * change yet) with what the command has made of it.  With another file node the table
+ * was rewritten: if a column was altered, its values may be others (USING).
  */
 void
 ecm_ddl_note_altered(Oid relid)
@@ -348,8 +371,8 @@ ecm_ddl_note_altered(Oid relid)
 /* ------------------------------------------------------ dealing with it -- */
 
 /*
- * Other extensions' scripts are as good as any other.  pg_upgrade makes its
- * parts one by one, and there are no shapes.
+ * While our own script runs there are no shapes, and maybe no tables of ours yet; the
+ * same is true of pg_upgrade, which makes the extension's objects one by one.
  */
 bool
 ecm_ddl_has_extension(void)
@@ -360,16 +383,15 @@ ecm_ddl_has_extension(void)
 		!(creating_extension && CurrentExtensionObject == extension);
 }
 
-/* The objects noted of each kind; of publications, only whether ours is. */
+/* Notes that are to be dealt with. */
 typedef struct Pending
 {
-	List	   *objects[NUM_NOTE_KINDS];
-	List	   *reasons[NUM_NOTE_KINDS];	/* of NOTE_VOID, NOTE_TYPE,
-											 * NOTE_OWNER */
-	bool		publication;
+	List	   *objects[NUM_NOTE_KINDS];	/* OIDs, by kind */
+	List	   *reasons[NUM_NOTE_KINDS];	/* theirs; NULL for most kinds */
+	bool		publication;	/* one of the publications is ours */
 } Pending;
 
-/* Is this ours, or was it before the command? */
+/* Does the publication have our name, or had it before the command? */
 static bool
 is_own_publication(const Note *entry, const char *own)
 {
@@ -380,8 +402,9 @@ is_own_publication(const Note *entry, const char *own)
 }
 
 /*
- * Takes the notes of this subtransaction.  Earlier ones are looked at as well, but
- * stay: they are to be looked at again when it has ended, in whichever way.
+ * Collects all notes.  Those of this subtransaction are taken; those of its parents stay,
+ * to be dealt with once more when it has ended: if it is rolled back, so is what was
+ * done about them in it.
  */
 static void
 take_notes(Pending *pending)
@@ -412,8 +435,8 @@ take_notes(Pending *pending)
 }
 
 /*
- * Deletes the shapes of tables that are void, reason by reason: there are few
- * reasons, and they are constants.
+ * Invalidates the shapes of tables noted as void, all those with one reason at once.
+ * Reasons are constants, so pointers tell them apart.
  */
 static void
 apply_void(const Pending *pending)
@@ -441,6 +464,7 @@ apply_void(const Pending *pending)
 	}
 }
 
+/* Invalidates shapes with columns of these types; remembers the types. */
 static void
 apply_types(const Pending *pending)
 {
@@ -452,7 +476,10 @@ apply_types(const Pending *pending)
 		Oid			type = lfirst_oid(lc);
 		char		relkind = get_rel_relkind(get_typ_typrelid(type));
 
-		/* every table has a type, which hardly ever is a column's */
+		/*
+		 * Every table has a row type, which hardly ever is a column's type.
+		 * One that no shape has is not worth a barrier at the commit.
+		 */
 		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
 			!is_remembered(ddl.changed_types, type))
@@ -470,6 +497,11 @@ apply_owners(const Pending *pending)
 		ecm_shapes_invalidate_owner(lfirst_oid(lc), lfirst(lc2));
 }
 
+/*
+ * Invalidates the shapes of tables that are not published any more as they have to be.
+ * A change of our publication itself concerns all tables, and is held at once, as
+ * that is rare.
+ */
 static void
 apply_publication(const Pending *pending)
 {
@@ -500,6 +532,7 @@ apply_publication(const Pending *pending)
 	}
 }
 
+/* Invalidates shapes that their tables don't fit any more; remembers new names. */
 static void
 apply_perhaps(const Pending *pending)
 {
@@ -530,7 +563,7 @@ ecm_ddl_apply(void)
 	CommandCounterIncrement();
 	if (!ecm_ddl_has_extension())
 	{
-		/* a transaction may have very many statements */
+		/* free them now: a transaction may have very many statements */
 		hash_destroy(ddl.notes);
 		ecm_ddl_forget();
 		return;
@@ -539,7 +572,11 @@ ecm_ddl_apply(void)
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 
-	/* VACUUM FULL may be, and TRUNCATE; SET TRANSACTION READ ONLY */
+	/*
+	 * The transaction may be read-only by now (SET TRANSACTION READ ONLY
+	 * after the command), or the command be allowed in such a one (VACUUM
+	 * FULL).
+	 */
 	XactReadOnly = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	take_notes(&pending);
@@ -567,8 +604,9 @@ objects_of(const List *remembered)
 }
 
 /*
- * Objects are held one by one, so that a transaction that is prepared holds up
- * nobody whom it does not concern; but not without end, since locks are few.
+ * Holds the barrier for each object by itself, so that a transaction that is prepared
+ * holds up only creations that it concerns.  Of many objects, for all of the kind: the
+ * server's table of locks has limited room.
  */
 static void
 hold_all(Oid catalog, const List *remembered)
@@ -582,7 +620,10 @@ hold_all(Oid catalog, const List *remembered)
 			ecm_barrier_hold(catalog, ((Remembered *) lfirst(lc))->object);
 }
 
-/* First hold, then look: who is not seen now will wait. */
+/*
+ * First the barrier is held, then shapes are looked for: a creation that is not seen
+ * here comes to the barrier later, and waits for the end of this transaction.
+ */
 static void
 look_again_at_commit(void)
 {
@@ -604,8 +645,8 @@ look_again_at_commit(void)
 }
 
 /*
- * A name that is another one only meanwhile changes nothing: what a log has of
- * it is the shape's.
+ * Names are compared only here: a table that has its name back by the commit keeps its
+ * shapes.  (Entries have the name that the shape was declared with.)
  */
 void
 ecm_ddl_apply_at_commit(void)
@@ -636,6 +677,7 @@ ecm_ddl_enter_statement(void)
 	ddl.statement_level++;
 }
 
+/* Forgets which columns the statement has altered: a later rewrite is another's. */
 void
 ecm_ddl_leave_statement(void)
 {
@@ -677,7 +719,10 @@ end_remembered(List *list, SubTransactionId subid, SubTransactionId parent,
 	return list;
 }
 
-/* The notes of a rolled-back subtransaction are forgotten. */
+/*
+ * Notes of a subtransaction that is rolled back are forgotten; of one that commits, they
+ * become its parent's.
+ */
 void
 ecm_ddl_subxact_end(SubTransactionId subid, SubTransactionId parent,
 					bool committed)

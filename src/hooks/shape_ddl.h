@@ -11,28 +11,43 @@
 #include "postgres.h"
 
 /*
- * In the middle of a command.  Reasons are constants.
+ * The functions that take notes are called in the middle of a command, by hooks.c.  A
+ * reason is a constant, which users will read.
  *
- * void: the table's shapes, and those of what it is a partition of, can't go
- * on, whatever else is true.  perhaps: they are compared with what the table
- * has become.  published: so is whether the table, and what is below it, is
- * published still.  An index may be a table's key, or its replica identity.
+ * void: the shapes of the table, and of the tables that it is a partition of, end in
+ * any case.  perhaps: they are compared with what the table has become, and end if they
+ * don't fit any more.  published: likewise, if the table, or one below it, is not
+ * published as before.  index: perhaps for its table, whose key or replica identity it
+ * may be.
  */
 extern void ecm_ddl_note_void(Oid relid, const char *reason);
 extern void ecm_ddl_note_perhaps(Oid relid);
 extern void ecm_ddl_note_published(Oid relid);
 extern void ecm_ddl_note_index(Oid index);
 
-/* The type that each table has, and may be that of another table's column. */
+/*
+ * A type has changed; row_type: the type that a table or composite type has.  Shapes of
+ * tables with a column of that type end.
+ */
 extern void ecm_ddl_note_row_type(Oid relid);
 extern void ecm_ddl_note_type(Oid type, const char *reason);
 
-extern void ecm_ddl_note_schema(Oid schema);	/* its name */
-extern void ecm_ddl_note_published_schema(Oid member);	/* it is not any more */
+/* A schema has been altered: its name, perhaps. */
+extern void ecm_ddl_note_schema(Oid schema);
+
+/* A schema (row of pg_publication_namespace) leaves a publication. */
+extern void ecm_ddl_note_published_schema(Oid member);
+
+/* A publication is created, altered or dropped. */
 extern void ecm_ddl_note_publication(Oid publication);
 
-/* A table joins a publication, perhaps with a filter, or leaves it. */
+/*
+ * A table (row of pg_publication_rel) joins a publication, perhaps with a filter, or
+ * leaves it.
+ */
 extern void ecm_ddl_note_member(Oid member);
+
+/* A role is dropped, or all that it has: its shapes end. */
 extern void ecm_ddl_note_owner(Oid role, const char *reason);
 
 /* OAT_POST_ALTER of one of a table's columns, and of a table. */
@@ -40,16 +55,20 @@ extern void ecm_ddl_note_column(Oid relid);
 extern void ecm_ddl_note_altered(Oid relid);
 
 /*
- * Deals with what has been noted: deletes the shapes that can't go on, those
- * declared in this transaction among them.  At a place where SQL may be run:
- * before a statement, and after it.
+ * Deals with what has been noted: invalidates the shapes that can't go on, also those
+ * declared in this transaction before.  To be called where SQL may be run: before a
+ * statement, and after it.  Does nothing outside of a transaction, or in one that has
+ * failed.
  */
 extern void ecm_ddl_apply(void);
 
-/* The last look, before the commit. */
+/*
+ * The last look, in the callback before the commit: for shapes that other sessions have
+ * declared meanwhile, and for names that have become others for good.
+ */
 extern void ecm_ddl_apply_at_commit(void);
 
-/* Statements within statements: entering one, leaving it in any way. */
+/* A statement, maybe within another one, begins; it ends, in whatever way. */
 extern void ecm_ddl_enter_statement(void);
 extern void ecm_ddl_leave_statement(void);
 

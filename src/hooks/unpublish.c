@@ -3,9 +3,11 @@
  * unpublish.c
  *	  Tables without a replica identity leave the publication.
  *
- * Where a command takes a published table's replica identity away, the next one
- * may be the application's own UPDATE, which would fail.  So the table leaves
- * with that very command, if we have added it.
+ * The server refuses UPDATE and DELETE on a published table that has no replica
+ * identity.  When a command takes the identity away (its index is dropped, say), the
+ * next command may be such an UPDATE of the application's.  So a table that we have
+ * added to the publication leaves it in the command's own transaction.  A table that
+ * the user has added stays, as it would without us.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,9 +34,9 @@
 #include "shape/shape_settings.h"
 
 /*
- * Tables whose replica identity a command may have taken away, in
- * TopTransactionContext.  A table of a subtransaction that is rolled back may be
- * looked at in vain.
+ * OIDs of tables whose replica identity a command may have taken away, in
+ * TopTransactionContext.  They may be from a subtransaction that was rolled back, and
+ * are then looked at in vain.
  */
 static List *doubtful = NIL;
 
@@ -87,6 +89,7 @@ lacks_identity(Oid relation)
 	return result;
 }
 
+/* Takes the table out of all publications that we have added it to. */
 static void
 remove_ours(Oid relation)
 {
@@ -109,8 +112,9 @@ remove_ours(Oid relation)
 }
 
 /*
- * The shapes of such a table end with it, by the hook.  A partition may be
- * published by way of an ancestor, whose shapes can't go on without it either.
+ * A partition may be published by way of an ancestor, which leaves the publication then.
+ * Taking a table out calls object_access_hook, so its shapes end in the same way as
+ * if a user had done it.
  */
 void
 ecm_unpublish_keyless(void)
@@ -119,7 +123,7 @@ ecm_unpublish_keyless(void)
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	/* ROLLBACK TO, of what has failed */
+	/* not in a transaction that has failed, as after ROLLBACK TO */
 	if (relations == NIL || !IsTransactionState())
 		return;
 	doubtful = NIL;

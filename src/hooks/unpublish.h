@@ -11,12 +11,19 @@
 #include "postgres.h"
 
 /*
- * A table may have lost its replica identity, or loses this index; takes those
- * that have none any more out of the publication, if we have added them.
+ * In the middle of a command: notes a table that may have lost its replica identity, or
+ * the table of an index that is being dropped.
  */
 extern void ecm_unpublish_note(Oid relation);
 extern void ecm_unpublish_note_index(Oid index);
+
+/*
+ * After a command, where SQL may be run: takes those of the noted tables that have no
+ * replica identity any more out of the publication, if we have added them.
+ */
 extern void ecm_unpublish_keyless(void);
+
+/* At the end of a transaction. */
 extern void ecm_unpublish_forget(void);
 
 #endif							/* ECM_UNPUBLISH_H */

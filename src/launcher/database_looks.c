@@ -3,9 +3,10 @@
  * database_looks.c
  *	  Looks into databases of which nothing is known yet.
  *
- * Only a manager can tell whether there is an extension, so looking at a database
- * means starting one.  One at a time, so that a server with a hundred databases
- * needs neither a hundred workers nor a hundred entries for it.
+ * Only a manager can tell whether there is an extension, so to look into a database
+ * means to start one.  There is one look at a time, so that a server with a hundred
+ * databases needs neither a hundred workers nor a hundred entries for it.  The entry
+ * of a look is not "registered"; it is freed afterwards, unless a stack is wanted.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,8 +30,9 @@
 
 static struct
 {
-	EcmTime		retry_at;		/* no worker was free when last tried; 0: was */
-	bool		postponed;		/* ... and it has been said */
+	EcmTime		retry_at;		/* the next look, as no worker was free for
+								 * the last; 0: one was */
+	bool		postponed;		/* an event has said that workers are lacking */
 }			look_state;
 
 EcmTime
@@ -40,9 +42,9 @@ ecm_look_retry_at(void)
 }
 
 /*
- * Says, once, until entries are free again, that there is none for that database.
- * The slots of databases that nobody looks into may be ours, and nobody looks
- * after them.
+ * Says that there is no entry for a look into this database; once, until an entry has
+ * been freed.  Slots of databases that can't be looked into are named, as they may be
+ * ours, and no limit on retained WAL is kept for them.
  */
 static void
 report_too_many_stacks(const EcmDatabase *first, EcmTime now)
@@ -77,7 +79,7 @@ report_too_many_stacks(const EcmDatabase *first, EcmTime now)
 				 ecm_stack_count(), NameStr(first->datname));
 }
 
-/* Is there a stack that is to run as soon as it can?  It was here first. */
+/* Is there a stack that waits for workers?  It comes before stacks that a look finds. */
 static bool
 somebody_waits(void)
 {
@@ -107,7 +109,11 @@ a_look_is_on_its_way(void)
 	return false;
 }
 
-/* An entry for the database; -1: there is none, or it has one already. */
+/*
+ * Allocates an entry for the database.  -1: none is free, or the database has one by
+ * now, since a session has asked for a stack there.  ecm_stack_alloc() requests a
+ * scan of pg_database for the sake of sessions; this database was just found by one.
+ */
 static int
 entry_for(const EcmDatabase *database, EcmTime now)
 {
@@ -131,6 +137,10 @@ entry_for(const EcmDatabase *database, EcmTime now)
 	return index;
 }
 
+/*
+ * Starts the manager that looks into a database.  If a stack is wanted there and there
+ * are workers for all of it, that manager goes on and runs.
+ */
 static void
 look_into(const EcmDatabase *database, int index, EcmTime now)
 {
@@ -142,7 +152,11 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 
 	ecm_entry_read(index, &entry);
 	ecm_supervisor_meet(index, &entry);
-	/* nobody has asked for a stack there yet, unless there is a slot */
+
+	/*
+	 * A lack of workers is worth an event only if a stack is likely to be
+	 * wanted there, as there is a slot; and once for all looks.
+	 */
 	sup->short_reported = look_state.postponed || !ecm_database_has_slot(dboid);
 
 	facts.needed = ecm_workers_needed(&entry);
@@ -163,7 +177,7 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 	{
 		look_state.postponed = false;
 
-		/* where the look finds that a stack is wanted, the next lack counts */
+		/* if the look finds that a stack is wanted, a lack is worth an event */
 		sup->short_reported = false;
 	}
 }
@@ -181,7 +195,7 @@ ecm_look_into_next(EcmTime now)
 	if (a_look_is_on_its_way())
 		return;
 
-	/* what retains WAL first, so that somebody looks after it */
+	/* databases with a slot first, so that its retained WAL is watched soon */
 	database = ecm_database_next_to_look(now, true);
 	if (database == NULL)
 		database = ecm_database_next_to_look(now, false);

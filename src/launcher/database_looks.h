@@ -12,10 +12,13 @@
 
 #include "base/clock.h"
 
-/* Starts the next look, if none is on its way and there is a worker for it. */
+/*
+ * Starts a look into the next database that needs one, if no other look is on its way
+ * and a worker is free for it.
+ */
 extern void ecm_look_into_next(EcmTime now);
 
-/* When that is tried again, for lack of a worker; 0: it is not. */
+/* When a look is tried again for which no worker was free; 0: none is. */
 extern EcmTime ecm_look_retry_at(void);
 
 #endif							/* ECM_DATABASE_LOOKS_H */

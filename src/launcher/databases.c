@@ -3,9 +3,9 @@
  * databases.c
  *	  The databases of this server, as far as the launcher knows them.
  *
- * It sees pg_database, and no more of a database than that.  Whether there is
- * an extension only a process inside the database can tell, so what one has
- * found there is remembered here.
+ * The launcher sees pg_database, and no more of a database than that.  Whether there
+ * is an extension only a process inside the database can tell; what such a process
+ * has found is remembered here, as long as this launcher lives.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,19 +30,20 @@
 
 #define RESCAN_INTERVAL		(INT64CONST(60) * USECS_PER_SEC)
 
-/* A database that needs no look (key: OID). */
+/* A database that needs no look. */
 typedef struct Known
 {
-	Oid			dboid;
-	EcmTime		again_at;		/* 0: no extension; else the last try failed */
+	Oid			dboid;			/* hash key */
+	EcmTime		again_at;		/* 0: it has no extension; else the last look
+								 * has failed, and the next one is due then */
 } Known;
 
 static struct
 {
 	MemoryContext context;		/* of the list */
 	List	   *list;			/* of EcmDatabase */
-	EcmTime		scanned_at;
-	HTAB	   *known;
+	EcmTime		scanned_at;		/* 0: a scan is due */
+	HTAB	   *known;			/* of Known */
 }			databases;
 
 void
@@ -60,6 +61,7 @@ ecm_databases_init(void)
 								  HASH_ELEM | HASH_BLOBS);
 }
 
+/* Why no stack may run in this database; NULL: one may. */
 static const char *
 why_unwanted(Form_pg_database form)
 {
@@ -209,9 +211,8 @@ ecm_databases_forget_known_if_requested(void)
 }
 
 /*
- * A database where no stack may run (any more) gets none.  But if there is a
- * slot that may be ours, somebody has to find out, so that it does not go
- * unattended.
+ * A database where no stack may run matters only if it has a slot, which may be ours,
+ * from before: a manager has to find out, so that the launcher can watch the slot.
  */
 bool
 ecm_database_needs_look(const EcmDatabase *database, EcmTime now)

@@ -17,46 +17,52 @@ typedef struct EcmDatabase
 {
 	Oid			dboid;
 	NameData	datname;
-	const char *unwanted;		/* why no stack may run there, or NULL */
-	bool		may_look;		/* if so: a manager can say what is there */
+	const char *unwanted;		/* why no stack may run there, or NULL; a
+								 * constant */
+	bool		may_look;		/* a manager can connect, to look whether
+								 * there is a slot of ours; matters if
+								 * unwanted */
 } EcmDatabase;
 
 extern void ecm_databases_init(void);
 
 /*
- * Looks at pg_database, in a transaction of its own.  What ecm_database_find()
- * has returned before is not valid any more.
+ * Reads pg_database, in a transaction of its own, and clears the request to do so.
+ * Pointers that ecm_database_find() and the like have returned are invalid then.
  */
 extern void ecm_databases_scan(void);
 
-/* When that is due again; and whether it is, or somebody has asked for it. */
+/* When the next scan is due; and whether it is, or somebody has requested one. */
 extern EcmTime ecm_databases_scan_due(void);
 extern bool ecm_databases_scan_is_due(EcmTime now);
 
-/* It is due at once: the settings have changed. */
+/* Makes a scan due at once, since the settings have changed. */
 extern void ecm_databases_forget_scan(void);
 
-/* NULL: there is no such database. */
+/* NULL: there is no such database, as of the last scan. */
 extern EcmDatabase *ecm_database_find(Oid dboid);
 extern const char *ecm_database_name(Oid dboid);
 
 /*
- * A database that has been looked into, and has no extension (again_at 0), or
- * could not be looked into, is left alone: until then, or until somebody asks for
- * a stack there.
+ * Notes that a database needs no look until again_at, since the last one has failed;
+ * 0: for good, since it has no extension.  If somebody asks for a stack there,
+ * forget_known makes that void.
  */
 extern void ecm_database_note_known(Oid dboid, EcmTime again_at);
 extern void ecm_database_forget_known(Oid dboid);
 
-/* A session could not allocate its entry: forget all that is known. */
+/*
+ * If a session has asked for a stack but found no entry free (reprobe_all_requested):
+ * forgets all that is known, so that its database is looked into when there is one.
+ */
 extern void ecm_databases_forget_known_if_requested(void);
 
-/* Does nobody know what is in that database, though somebody should? */
+/* Is it unknown what is in this database, and does it matter? */
 extern bool ecm_database_needs_look(const EcmDatabase *database, EcmTime now);
 
 /*
- * The next database to look into, of those that have no entry; with_slot: of
- * those that have a slot.  NULL: there is none.
+ * A database that needs a look and has no entry; with_slot: and has a slot.  NULL:
+ * there is none.
  */
 extern EcmDatabase *ecm_database_next_to_look(EcmTime now, bool with_slot);
 

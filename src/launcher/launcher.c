@@ -3,21 +3,21 @@
  * launcher.c
  *	  The launcher, the one static worker: which managers should run.
  *
- * It knows no more of a database than its name.  Whether a stack is wanted
- * there only a process inside the database can see, so that is a manager's
- * first act: it leaves its verdict in the entry ("probe"), and runs or exits.
- * Looking at a database thus means starting a manager.  The databases without
- * the extension are remembered and left alone until somebody says CREATE
- * EXTENSION there.
+ * The launcher is in no database, and sees only pg_database.  Whether a stack is
+ * wanted in a database only a process inside it can see, so that is a manager's
+ * first act: it leaves its verdict in the entry ("probe"), and runs or ends.
+ * To look into a database thus means to start a manager.  Databases without the
+ * extension are remembered and left alone until somebody says CREATE EXTENSION
+ * there.
  *
- * Other processes leave what they want in the entries' requests, and wake the
- * launcher, which sees to all that is due each time round:
+ * Other processes put requests into the entries, and wake the launcher, which sees
+ * to all that is due in each round:
  *
  *		databases.c			which databases there are, and what is known of them
  *		stack_decision.c	should a database have a stack now?  (pure)
  *		stack_supervisor.c	starts, watches and ends managers accordingly
  *		worker_budget.c		how many background workers they may have
- *		database_looks.c	databases of which nothing is known yet
+ *		database_looks.c	looks into databases of which nothing is known yet
  *		unattended_slots.c	slots that no manager looks after
  *
  *-------------------------------------------------------------------------
@@ -60,6 +60,7 @@ ecm_launcher_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
+/* before_shmem_exit callback.  Managers run on without a launcher. */
 static void
 launcher_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
@@ -69,6 +70,11 @@ launcher_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	ecm_unlock();
 }
 
+/*
+ * After SIGHUP: takes the new settings, and makes due what they may change.  A stack
+ * that is off by electric_cm.enabled may have been switched on; only a manager can
+ * tell, as the database may have a setting of its own.
+ */
 static void
 reload_settings(void)
 {
@@ -78,7 +84,6 @@ reload_settings(void)
 	for (int i = 0; i < ecm_stack_count(); i++)
 		ecm_supervised(i)->sample_at = 0;
 
-	/* ... and electric_cm.enabled of a database */
 	ecm_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < ecm_stack_count(); i++)
 	{
@@ -91,6 +96,7 @@ reload_settings(void)
 	ecm_unlock();
 }
 
+/* The earlier one; b 0: it has no time. */
 static EcmTime
 earlier(EcmTime a, EcmTime b)
 {
@@ -115,8 +121,10 @@ static void
 launcher_startup(void)
 {
 	/*
-	 * die, not a flag, lest a lock on pg_database makes us deaf; the main
-	 * loop looks first, so that a normal shutdown is silent.
+	 * SIGTERM must interrupt a wait for a lock on pg_database, which a
+	 * handler that only sets a flag does not; hence die.  The main loop looks
+	 * at its flag before CHECK_FOR_INTERRUPTS() does, so a usual shutdown
+	 * logs no FATAL.
 	 */
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -133,7 +141,7 @@ launcher_startup(void)
 
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	/* settings of the whole server apply to us as well */
+	/* what the server's settings have must not end our look at pg_database */
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed",
@@ -147,8 +155,9 @@ launcher_startup(void)
 }
 
 /*
- * Exits only by SIGTERM or an error, with code 1 in both cases: with 0 the
- * postmaster would never start a launcher again.
+ * Main function of the launcher.  It ends only by SIGTERM or an error, with code 1 in
+ * both cases: with 0 the postmaster would never start it again.  Left slots are
+ * dropped before stacks are looked after, as a new stack may need their names.
  */
 void
 ecm_launcher_main(Datum arg pg_attribute_unused())
@@ -177,7 +186,7 @@ ecm_launcher_main(Datum arg pg_attribute_unused())
 
 		if (ecm_databases_scan_is_due(now))
 			ecm_databases_scan();
-		ecm_left_slots_drop(now);	/* before a new stack needs the name */
+		ecm_left_slots_drop(now);
 		ecm_supervise_all(now);
 		ecm_databases_forget_known_if_requested();
 		ecm_look_into_next(now);

@@ -3,9 +3,10 @@
  * stack_decision.c
  *	  Should a database have a stack now, and if not, why not?
  *
- * Other processes say what they want in each entry's requests, and wake the
- * launcher.  Each time round it does for each entry what these tables say; of
- * several lines that apply, the first one counts.
+ * Other processes put requests into an entry, and wake the launcher.  In each round
+ * it does for each entry what these tables say; of several lines that apply, the first
+ * one counts.  A decision is made anew each time from the facts, so that a launcher
+ * that was restarted goes on where the last one has ended.
  *
  *		while a manager runs
  *		--------------------
@@ -31,8 +32,8 @@
  *
  *		(*) not listed in electric_cm.databases, a template, no connections
  *
- * A manager that was asked to end is not asked again, unless that was only since
- * it hangs.
+ * A manager that was asked to end is not asked again.  If it was asked only since it
+ * hangs, and there is a reason by now, it is asked again, as it should know the reason.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,6 +69,7 @@ ecm_probe_reason(EcmProbe probe)
 	return NULL;
 }
 
+/* An action that needs nothing else. */
 static EcmStackDecision
 act(EcmStackAction action)
 {
@@ -104,7 +106,7 @@ decide_with_manager(const EcmStackFacts *f)
 	if (!f->database_exists)
 		return end(f, ECM_END_UNWANTED);
 
-	/* one that only looks may look, and ends by itself */
+	/* a manager that only looks, for the sake of a slot, ends by itself */
 	if (f->unwanted != NULL && (f->probe == ECM_PROBE_RUN || !f->may_look))
 		return end(f, ECM_END_UNWANTED);
 	if (f->restart_requested)
@@ -149,9 +151,10 @@ ecm_stack_decide(const EcmStackFacts *facts)
 }
 
 /*
- * One worker is left free for a look into the next database that nothing is
- * known of; and if there is one for that only, at least this database is looked
- * into.  (Managers without consumers would all wait for each other.)
+ * A manager is started only if its consumers can be, too: managers without consumers
+ * would all wait for each other.  One worker is left free for the next look, as long
+ * as there is a database of which nothing is known.  If this is such a database, and
+ * the workers do for a look only, it gets that.
  */
 EcmStartAction
 ecm_start_decide(const EcmStartFacts *facts)
@@ -164,6 +167,10 @@ ecm_start_decide(const EcmStartFacts *facts)
 		ECM_START_LATER;
 }
 
+/*
+ * Requests come first, as the manager has ended for them.  An end that nobody has
+ * asked for is judged by what the manager has left behind.
+ */
 static EcmEndAction
 end_action(const EcmEndFacts *f)
 {

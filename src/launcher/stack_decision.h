@@ -19,7 +19,7 @@
 #include "base/stack_lifecycle.h"
 
 /*
- * An entry, each time round.
+ * The first decision, for each entry in each round: should it have a manager?
  */
 
 typedef struct EcmStackFacts
@@ -27,9 +27,9 @@ typedef struct EcmStackFacts
 	/* the database, as of the last look at pg_database */
 	bool		database_exists;
 	const char *unwanted;		/* why no stack may run there, or NULL */
-	bool		may_look;		/* if so: a manager can say what is there */
+	bool		may_look;		/* a manager may look there all the same */
 
-	/* what others want */
+	/* what others want: see EcmStackRequests, EcmStackPause */
 	bool		registered;		/* somebody asked for a stack, or one ran */
 	bool		stop_requested;
 	bool		restart_requested;
@@ -37,12 +37,13 @@ typedef struct EcmStackFacts
 	bool		paused;			/* a command needs the stack out of its way */
 
 	/* the manager */
-	bool		running;		/* there is one, or what is to be one */
+	bool		running;		/* there is one, or a worker that is to become
+								 * one */
 	bool		asked_to_end;
 	EcmEndReason end_reason;	/* what for; NONE: only since it hangs */
-	EcmProbe	probe;			/* the last verdict */
+	EcmProbe	probe;			/* the last manager's verdict */
 
-	int64_t		now;
+	int64_t		now;			/* microseconds, as the next one */
 	int64_t		retry_at;		/* earliest next start, unless one is
 								 * requested */
 } EcmStackFacts;
@@ -53,7 +54,8 @@ typedef enum EcmStackAction
 	ECM_STACK_WAIT,				/* ... before retry_at */
 	ECM_STACK_START,			/* a manager is wanted: see EcmStartFacts */
 	ECM_STACK_END,				/* ask the manager to end, for end_reason */
-	ECM_STACK_GRANT,			/* what was requested is the case already */
+	ECM_STACK_GRANT,			/* clear the request: what it asks for is the
+								 * case */
 	ECM_STACK_STOPPED,			/* no manager runs, and "reason" says why */
 	ECM_STACK_PAUSED,			/* no manager is in the command's way; with a
 								 * reason, the stack is stopped anyway */
@@ -63,22 +65,26 @@ typedef enum EcmStackAction
 typedef struct EcmStackDecision
 {
 	EcmStackAction action;
-	EcmEndReason end_reason;
-	const char *reason;
+	EcmEndReason end_reason;	/* of END */
+	const char *reason;			/* of STOPPED, and of PAUSED perhaps; a
+								 * constant, or the facts' unwanted */
 } EcmStackDecision;
 
 extern EcmStackDecision ecm_stack_decide(const EcmStackFacts *facts);
 
 /*
- * A manager is to be started, and needs background workers.
+ * The second one: a manager is to be started, and needs background workers.
  */
 
 typedef struct EcmStartFacts
 {
-	int			needed;			/* the manager and its consumers */
-	int			free;			/* less what running stacks may still need */
+	int			needed;			/* workers for the manager and its consumers */
+	int			free;			/* workers that are free, less those that
+								 * running stacks may still need; maybe
+								 * negative */
 	int			looking;		/* workers in use only for a look: soon free */
-	int			reserve;		/* workers to be left for the next look */
+	int			reserve;		/* workers to be left for the next look: 0 or
+								 * 1 */
 	bool		unseen;			/* it is not known what is in the database */
 } EcmStartFacts;
 
@@ -93,7 +99,7 @@ typedef enum EcmStartAction
 extern EcmStartAction ecm_start_decide(const EcmStartFacts *facts);
 
 /*
- * A manager has ended.
+ * The third one: a manager has ended.  Was that a failure?
  */
 
 typedef struct EcmEndFacts
@@ -114,8 +120,10 @@ typedef enum EcmEndAction
 	ECM_ENDED_AS_WANTED,		/* ecm_stack_decide() knows what comes next */
 	ECM_ENDED_BY_REQUEST,		/* the next one is started at once */
 	ECM_ENDED_WITHOUT_WORKERS,	/* the next one is started when there are */
-	ECM_ENDED_NO_EXTENSION,		/* there is nothing to look after */
-	ECM_ENDED_UNSEEN,			/* it could not say what there is */
+	ECM_ENDED_NO_EXTENSION,		/* there is nothing to look after: free the
+								 * entry */
+	ECM_ENDED_UNSEEN,			/* a look has failed, at what nobody asked
+								 * for: free the entry, and look again later */
 	ECM_ENDED_FAILED			/* the next one is started with backoff */
 } EcmEndAction;
 
@@ -128,7 +136,7 @@ typedef struct EcmEndDecision
 extern EcmEndDecision ecm_end_decide(const EcmEndFacts *facts);
 
 /*
- * A manager that does not go round.
+ * The fourth one: a manager does not go round.  After so long it is asked to end.
  */
 
 #define ECM_HANG_PATIENCE_US	INT64_C(60000000)
@@ -145,9 +153,9 @@ typedef struct EcmHangFacts
 
 typedef struct EcmHangDecision
 {
-	bool		report;			/* that it hangs, or goes on */
+	bool		report;			/* say that it hangs, or that it goes on */
 	bool		end;			/* ask it to end: another one may do better */
-	int64_t		since;
+	int64_t		since;			/* the next facts' since */
 } EcmHangDecision;
 
 extern EcmHangDecision ecm_hang_decide(const EcmHangFacts *facts);

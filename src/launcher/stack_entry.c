@@ -3,6 +3,9 @@
  * stack_entry.c
  *	  What the launcher knows of each stack.
  *
+ * Notes are kept by the index of the entry.  The entry may be freed and be given to
+ * another database meanwhile; a note's dboid tells, see ecm_supervisor_meet().
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/shmem.h"
 
-/* The part of an entry that decisions are made from. */
+/* A copy of the part of an entry that decisions are made from; see shmem.h. */
 typedef struct EcmEntry
 {
 	bool		in_use;
@@ -31,25 +31,40 @@ typedef struct EcmEntry
 	EcmStatus	status;
 } EcmEntry;
 
-/* What the launcher alone knows about an entry. */
+/* The launcher's own notes about an entry, in its memory. */
 typedef struct EcmSupervised
 {
-	Oid			dboid;			/* the entry's when last seen; or InvalidOid */
-	BackgroundWorkerHandle *handle; /* NULL: no worker, or not started by us */
-	bool		running;		/* a manager, or what is to be one */
-	bool		asked_to_end;
-	uint64		runs_before;	/* entry's "runs" when we started it */
+	Oid			dboid;			/* the entry's when last seen; invalid: it was
+								 * free */
+
+	/* the manager */
+	BackgroundWorkerHandle *handle; /* NULL: there is no worker, or an earlier
+									 * launcher has started it */
+	bool		running;		/* there is a manager, or a worker that is to
+								 * become one */
+	bool		asked_to_end;	/* SIGTERM was sent to it */
+	uint64		runs_before;	/* the entry's manager.runs when it was
+								 * started: more now means that it got as far
+								 * as to claim the entry */
 	EcmTime		started_at;
-	EcmTime		retry_at;		/* 0: at once */
-	EcmBackoff	backoff;
-	char		announced[ECM_TEXT_LEN];	/* why it is stopped, if an event
-											 * said so */
-	bool		short_reported; /* an event said that workers are lacking */
-	EcmTime		hangs_since;	/* that a manager does, 0: it does not */
-	bool		paused;			/* a command needed it out of the way ... */
+	EcmTime		hangs_since;	/* when it was first seen to hang; 0: it does
+								 * not */
+
+	/* the next manager */
+	EcmTime		retry_at;		/* not started before; 0: at once */
+	EcmBackoff	backoff;		/* of starts after failures */
+
+	/* events so far */
+	char		announced[ECM_TEXT_LEN];	/* why the stack is stopped, as
+											 * the last event said; "": a
+											 * manager has run since */
+	bool		short_reported; /* workers are lacking */
+	bool		paused;			/* a command needs, or needed, the stack out
+								 * of its way */
 	bool		made_way;		/* ... and a manager has ended for it */
-	EcmTime		sample_at;		/* when its slot is due, if no manager looks
-								 * after it */
+
+	EcmTime		sample_at;		/* when its slot is to be sampled, if no
+								 * manager does that */
 } EcmSupervised;
 
 extern void ecm_supervised_init(void);
@@ -61,7 +76,7 @@ extern void ecm_entry_read(int index, EcmEntry *entry);
 /* When was the manager of that database started?  0: there is none. */
 extern EcmTime ecm_manager_started_at(Oid dboid);
 
-/* Was there none free for the next database, and none has been freed since? */
+/* Was no entry free for a look, and has none been freed since? */
 extern bool ecm_entries_are_exhausted(void);
 extern void ecm_entries_note_exhausted(bool exhausted);
 

@@ -3,11 +3,16 @@
  * stack_supervisor.c
  *	  Starts, watches and ends managers.
  *
- * What is to be done about a stack is decided in stack_decision.c; here it is
- * done.
+ * stack_decision.c decides what is to be done about a stack; this file collects the
+ * facts, and carries the decision out.
  *
- * Managers survive the launcher.  The next one finds their pids in the
- * entries, and hears of their end by the latch, not by the postmaster.
+ * Decisions are made from a copy of the entry, without the lock.  A request may come
+ * in meanwhile.  So whatever would override it (a start, a status, a free) looks again
+ * under the lock, and leaves the rest to the next round.
+ *
+ * Managers survive the launcher.  The next launcher finds their PIDs in the entries,
+ * and hears of their end by its latch (ecm_stack_claim()), not by the postmaster,
+ * which tells only the process that has registered a worker.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,14 +35,14 @@
 #include "launcher/worker_budget.h"
 #include "slot/slot_notes.h"
 
-/* a database that could not be looked at is left alone for so long */
+/* A database that could not be looked into is left alone for so long. */
 #define PROBE_RETRY_DELAY	(INT64CONST(60) * USECS_PER_SEC)
 
 /* -------------------------------------------------------------- entries -- */
 
 /*
- * Notes that no manager runs, and why.  An event says so unless that has been
- * the reason since a manager last ran.
+ * Shows that no manager runs, and why.  An event says so, unless the last one has given
+ * the same reason and no manager has run since.
  */
 static void
 mark_stopped(int index, const EcmEntry *entry, const char *reason)
@@ -50,7 +55,7 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 	if ((stack->requests.reprobe && !entry->requests.reprobe) ||
 		(stack->requests.restart && !entry->requests.restart))
 	{
-		/* somebody has asked for a manager since we looked */
+		/* requested since the entry was copied: see to that first */
 		ecm_unlock();
 		SetLatch(MyLatch);
 		return;
@@ -74,8 +79,8 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 }
 
 /*
- * A command needs the stack out of its way, and no manager runs.  A stack that
- * was stopped anyway stays what it is.
+ * Shows that the stack is out of the way of a command that has waited for that: no
+ * manager runs.  A stack that was stopped anyway keeps its reason.
  */
 static void
 mark_paused(int index, const EcmEntry *entry)
@@ -101,8 +106,8 @@ mark_paused(int index, const EcmEntry *entry)
 }
 
 /*
- * The last command that needed the stack out of its way is over.  What it did
- * to the database is committed, or not, by now.
+ * The last command that needed the stack out of its way is over, and has committed or
+ * rolled back.  It may have dropped or renamed the database, so pg_database is read.
  */
 static void
 pause_is_over(int index, const EcmEntry *entry)
@@ -134,7 +139,7 @@ ecm_supervisor_free_entry(int index, bool database_exists)
 	ecm_entries_note_exhausted(false);
 }
 
-/* ALTER DATABASE ... RENAME */
+/* Puts the new name into the entry, after ALTER DATABASE ... RENAME. */
 static void
 follow_rename(int index, EcmEntry *entry, const char *datname)
 {
@@ -146,7 +151,10 @@ follow_rename(int index, EcmEntry *entry, const char *datname)
 	ecm_unlock();
 }
 
-/* A manager that another process than this has started. */
+/*
+ * Takes a manager over that an earlier launcher has started.  It has claimed the entry,
+ * hence runs - 1.
+ */
 static void
 adopt_manager(EcmSupervised *sup, const EcmEntry *entry)
 {
@@ -169,24 +177,27 @@ ecm_supervisor_meet(int index, const EcmEntry *entry)
 	ecm_backoff_init(&sup->backoff, ecm_reconnect_initial_delay,
 					 ecm_reconnect_max_delay);
 
-	/* its manager was started by an earlier launcher */
+	/* a manager of an earlier launcher's? */
 	if (entry->manager.pid != 0)
 		adopt_manager(sup, entry);
 
-	/* a session may have allocated it in a database that is newer than this */
+	/*
+	 * a session may have allocated the entry in a database newer than the
+	 * scan
+	 */
 	if (ecm_database_find(entry->dboid) == NULL)
 		ecm_databases_scan();
 
-	/* somebody cares for this database now */
+	/* somebody has asked for a stack there, or a look is about to start */
 	ecm_database_forget_known(entry->dboid);
 }
 
 /* ---------------------------------------------------- start of a manager -- */
 
 /*
- * Schedules the next start.  With a message it is an event, but only the first,
- * second, fourth, eighth ... in a row: a manager that cannot run at all would
- * flood the log.
+ * Schedules the next start.  With a message, an event is recorded for the first,
+ * second, fourth, eighth ... time in a row: a manager that cannot run at all would
+ * flood the log otherwise.
  */
 static void
 restart_with_backoff(int index, const EcmEntry *entry, const char *waiting_for,
@@ -230,7 +241,11 @@ ecm_supervisor_report_no_worker(int index, const EcmEntry *entry, int nfree)
 				 ecm_workers_needed(entry), Max(nfree, 0), max_worker_processes);
 }
 
-/* Brings the entry up to a new manager; false: none is to be started now. */
+/*
+ * Clears in the entry what was about the last manager, and the requests that the start
+ * fulfils.  False: none is to be started, as a stop or pause has been requested, or an
+ * earlier launcher's manager has claimed the entry.
+ */
 static bool
 prepare_start(int index, bool look_only)
 {
@@ -287,13 +302,19 @@ ecm_supervisor_start(int index, const EcmEntry *entry, bool look_only)
 	return true;
 }
 
-/* How often it is tried again is no failure of the manager's. */
+/*
+ * Shows that the stack waits for background workers, and tries again later.  Not an
+ * event each time: ecm_supervisor_report_no_worker() has said it.
+ */
 static void
 wait_for_workers(int index, const EcmEntry *entry, int nfree)
 {
 	EcmStack   *stack = ecm_stack_at(index);
 
-	/* what was asked for is done when there are */
+	/*
+	 * A start is due anyway, at retry_at.  With the requests still set it
+	 * would be tried in each round.
+	 */
 	ecm_lock(LW_EXCLUSIVE);
 	stack->requests.restart = false;
 	stack->requests.reprobe = false;
@@ -329,7 +350,7 @@ start_or_retry(int index, const EcmEntry *entry, EcmTime now)
 	action = ecm_start_decide(&facts);
 
 	if (action == ECM_START_SOON)
-		return;					/* next time round: each look wakes us */
+		return;					/* in the next round: each look's end wakes us */
 	if (action == ECM_START_LATER)
 		wait_for_workers(index, entry, facts.free);
 	else if (!ecm_supervisor_start(index, entry, action == ECM_START_LOOK))
@@ -338,6 +359,10 @@ start_or_retry(int index, const EcmEntry *entry, EcmTime now)
 
 /* ------------------------------------------------------ end of a manager -- */
 
+/*
+ * Asks a manager to end.  The reason goes into the entry first, as the manager goes by
+ * it when it cleans up.
+ */
 static void
 end_manager(int index, EcmEndReason reason)
 {
@@ -352,8 +377,9 @@ end_manager(int index, EcmEndReason reason)
 		stack->requests.restart = false;
 
 	/*
-	 * A manager that an earlier launcher started: its pid is good as long as
-	 * it is in the entry.
+	 * A manager that an earlier launcher has started has no handle.  Its PID
+	 * can't be another process's while the lock is held: a manager takes its
+	 * PID out of the entry, under the lock, before it ends.
 	 */
 	if (sup->handle == NULL && stack->manager.pid != 0)
 		kill(stack->manager.pid, SIGTERM);
@@ -363,15 +389,15 @@ end_manager(int index, EcmEndReason reason)
 		TerminateBackgroundWorker(sup->handle);
 }
 
-/* Has the manager that we thought to be running ended? */
+/* Has the manager ended that was running? */
 static bool
 has_ended(EcmSupervised *sup, const EcmEntry *entry)
 {
 	pid_t		pid;
 
 	/*
-	 * The worker may have exited because an earlier launcher's had claimed
-	 * the entry before it: that one is the manager then.
+	 * If our worker has ended, the entry may still have a manager: one of an
+	 * earlier launcher's that has claimed it first.
 	 */
 	if (sup->handle != NULL &&
 		GetBackgroundWorkerPid(sup->handle, &pid) == BGWH_STOPPED)
@@ -382,7 +408,7 @@ has_ended(EcmSupervised *sup, const EcmEntry *entry)
 	return sup->handle == NULL && entry->manager.pid == 0;
 }
 
-/* Takes the traces of a manager that has ended out of its entry. */
+/* Clears in the entry what a manager that has ended has shown. */
 static void
 clear_traces(int index, EcmEndReason end_reason)
 {
@@ -407,7 +433,10 @@ clear_traces(int index, EcmEndReason end_reason)
 	ConditionVariableBroadcast(&stack->cv);
 }
 
-/* It should have run on, if the database hasn't just been dropped. */
+/*
+ * A manager has ended that should have run on.  Starts another one with backoff, unless
+ * it has ended since the database was dropped.
+ */
 static void
 restart_failed(int index, const EcmEntry *entry, bool has_run,
 			   bool forget_failures)
@@ -428,7 +457,10 @@ restart_failed(int index, const EcmEntry *entry, bool has_run,
 						 "the manager could not be started");
 }
 
-/* A manager has ended: decides whether and when the next one starts. */
+/*
+ * A manager has ended: reports that, and does what has to be done before the next one.
+ * Whether and when that starts, supervise() decides afterwards.
+ */
 static void
 manager_ended(int index, EcmEntry *entry)
 {
@@ -515,7 +547,10 @@ gather_facts(const EcmSupervised *sup, const EcmEntry *entry, EcmTime now,
 	facts->retry_at = sup->retry_at;
 }
 
-/* Sees whether a manager has come or gone; false: that was all for now. */
+/*
+ * Notices that a manager has come or gone.  False: nothing more is to be done about
+ * the entry in this round.
+ */
 static bool
 note_manager(int index, EcmEntry *entry)
 {
@@ -529,12 +564,13 @@ note_manager(int index, EcmEntry *entry)
 			return false;
 		if (entry->manager.probe == ECM_PROBE_LOOKED)
 		{
-			SetLatch(MyLatch);	/* those who have waited longer come first */
+			/* stacks that have waited for workers longer come first */
+			SetLatch(MyLatch);
 			return false;
 		}
 	}
 	else if (!sup->running && entry->manager.pid != 0)
-		adopt_manager(sup, entry);	/* an earlier launcher's, late */
+		adopt_manager(sup, entry);	/* an earlier launcher's, that was slow */
 	return true;
 }
 
@@ -624,8 +660,9 @@ ecm_supervisor_next_start(EcmTime now)
 /* ------------------------------------------------- managers that hang -- */
 
 /*
- * One that is stopped, or hangs in the kernel, and is asked to end, does so when
- * it goes on.
+ * A manager hangs that has not gone round for ECM_MANAGER_HANGS_MS.  The launcher
+ * watches its slot meanwhile (unattended_slots.c).  When it has been asked to end, it
+ * does so when it goes on; SIGKILL would restart the whole server.
  */
 static void
 watch_hang(int index, const EcmEntry *entry, EcmTime now)

@@ -13,37 +13,40 @@
 #include "base/clock.h"
 #include "launcher/stack_entry.h"
 
-/* Does what is due for each entry. */
+/* In each round: does for each entry what stack_decision.c says. */
 extern void ecm_supervise_all(EcmTime now);
 
-/* Managers that hang: says so, and asks them to end when that has lasted. */
+/*
+ * In each round: reports managers that hang, or that go on again, and asks those to
+ * end that have hung for a minute (ECM_HANG_PATIENCE_US).
+ */
 extern void ecm_supervisor_watch_hangs(EcmTime now);
 
 /* The earliest start of a manager that waits for its time; 0: none does. */
 extern EcmTime ecm_supervisor_next_start(EcmTime now);
 
-/* An entry that the launcher sees for the first time, or with another database. */
+/* Begins notes about an entry that is new, or has another database than before. */
 extern void ecm_supervisor_meet(int index, const EcmEntry *entry);
 
 /*
- * Starts a manager.  A request to stop or to pause that has come in meanwhile
- * wins.  look_only: it is to end when it has seen what is there.  Returns false
- * if there was no free worker slot.
+ * Starts a manager, unless a stop or a pause has been requested meanwhile.  look_only:
+ * it is to end when it has seen what is there.  Returns false if no background
+ * worker was free, which it reports.
  */
 extern bool ecm_supervisor_start(int index, const EcmEntry *entry,
 								 bool look_only);
 
-/* Too few workers are free.  Said once, until a manager has been started. */
+/* Says that too few workers are free; once, until a manager has been started. */
 extern void ecm_supervisor_report_no_worker(int index, const EcmEntry *entry,
 											int nfree);
 
 /*
- * Frees an entry, unless somebody has just asked for something; the next time
- * round sees to that then.
+ * Frees an entry.  If somebody has just put a request there, it stays, unless the
+ * database is gone, and the next round sees to the request.
  */
 extern void ecm_supervisor_free_entry(int index, bool database_exists);
 
-/* How many workers must stay free for looking into other databases? */
+/* How many workers must stay free for looks into other databases: 1 or 0. */
 extern int	ecm_worker_reserve(EcmTime now);
 
 #endif							/* ECM_STACK_SUPERVISOR_H */

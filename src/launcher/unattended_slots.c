@@ -3,13 +3,13 @@
  * unattended_slots.c
  *	  Slots that no manager looks after.
  *
- * A stack that is stopped, disabled, or can't be started still has its slot,
- * and the slot goes on retaining WAL.  The launcher, which is always there,
- * does for it what the manager would: it is the entry's writer meanwhile, and
+ * A stack that is stopped, disabled, or can't be started still has its slot, which goes
+ * on retaining WAL.  The launcher, which is always there, samples it as the manager
+ * would, warns, and drops it at a limit: it is the entry's writer meanwhile, and
  * dropping a slot needs no process in its database.
  *
- * The slots that a dropped extension has left have no entry: they stand in a
- * list, and are dropped as soon as nobody uses them.
+ * Slots that a dropped extension has left have no entry.  They are in a list in shared
+ * memory (left_slots), and are dropped as soon as nobody uses them.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,18 +23,22 @@
 #include "slot/retained_wal.h"
 #include "slot/slot.h"
 
-/* how often a left slot that is in use is looked at */
+/* How often a left slot that is in use is looked at ... */
 #define LEFT_SLOT_INTERVAL	(INT64CONST(1) * USECS_PER_SEC)
 /* ... and when that is worth a warning */
 #define LEFT_SLOT_PATIENCE	(INT64CONST(10) * USECS_PER_SEC)
 
 static struct
 {
-	EcmTime		sample_at;		/* a stack's slot is due; 0: none */
-	EcmTime		drop_at;		/* look again for left slots; 0: none */
+	EcmTime		sample_at;		/* the next sample of a stack's slot; 0: none */
+	EcmTime		drop_at;		/* the next attempt to drop left slots; 0:
+								 * none */
 }			due;
 
-/* Returns when the slot is due again; 0: there is none to look after. */
+/*
+ * Samples the slot of a stack without a manager, if that is due or requested.  Returns
+ * when it is due again; 0: there is no slot to look after.
+ */
 static EcmTime
 watch_slot(int index, EcmTime now)
 {
@@ -48,8 +52,8 @@ watch_slot(int index, EcmTime now)
 		return 0;
 
 	/*
-	 * a slot that has gone is sampled once more, so that it is shown no
-	 * longer
+	 * A slot that is gone, but that the last sample has, is sampled once
+	 * more: views would show it for ever.
 	 */
 	nothing_there = !ecm_slot_lookup(stack->slot.name, &facts) &&
 		!stack->slot.sample.slot_exists && !stack->slot.guard.short_of_room &&
@@ -94,8 +98,10 @@ ecm_unattended_due(void)
 }
 
 /*
- * Drops a slot if it can be.  Returns false if it must be tried again.  A stack
- * that was made since may have a slot of the same name: that one is younger.
+ * Drops a left slot, if nobody uses it.  Returns whether the item is done with; false:
+ * try again.  A stack that was created since may have a slot of the same name, which
+ * must stay.  A slot whose WAL begins at item->lsn or later is such a one, if a
+ * manager was started since; if an older manager still runs, it is about to end.
  */
 static bool
 drop_left_slot(EcmLeftSlot *item, EcmTime now)
@@ -108,7 +114,7 @@ drop_left_slot(EcmLeftSlot *item, EcmTime now)
 		!ecm_slot_is_of_our_kind(&facts, item->dboid) || facts.temporary)
 		return true;
 	if (started_at != 0 && facts.restart_lsn >= item->lsn)
-		return started_at > item->at;	/* else the old one is about to end */
+		return started_at > item->at;
 	if (facts.active_pid != 0 ||
 		!ecm_slot_drop(item->slot_name, &err))
 	{
@@ -145,7 +151,10 @@ ecm_left_slots_drop(EcmTime now)
 	for (int i = 0; i < nitems; i++)
 		done[i] = drop_left_slot(&items[i], now);
 
-	/* others only add, or make one younger */
+	/*
+	 * Meanwhile others may have added items at the end, or have left a slot
+	 * of the same name again, which gives its item a new time.
+	 */
 	ecm_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < ecm_shared->nleft_slots; i++)
 	{

@@ -24,7 +24,7 @@ extern void ecm_unattended_watch(EcmTime now);
  */
 extern void ecm_left_slots_drop(EcmTime now);
 
-/* When either of these is due again; 0: no slot waits for that. */
+/* When one of these two has to be called again, at the latest; 0: no slot needs it. */
 extern EcmTime ecm_unattended_due(void);
 
 #endif							/* ECM_UNATTENDED_SLOTS_H */

@@ -3,8 +3,12 @@
  * worker_budget.c
  *	  How many background workers are free, and how many a stack needs.
  *
- * The server doesn't tell.  But every process has an entry in shared memory, and
- * the server does tell of a PID whether it is a background worker, and which.
+ * A manager that gets no workers for its consumers is of no use, and takes one that
+ * another stack could run with.  So the launcher counts before it starts one.
+ *
+ * The server does not tell how many are free.  But every process has an entry in
+ * ProcGlobal, and the server tells for a PID whether that is a background worker, and
+ * of which type.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +30,10 @@ ecm_workers_needed(const EcmEntry *entry)
 				entry->manager.shape_workers : ecm_shape_workers);
 }
 
+/*
+ * Free workers, when our own stacks are to have 'reserved' of them: consumers that a
+ * running manager has not started yet count as started.
+ */
 static int
 count_free(int reserved)
 {

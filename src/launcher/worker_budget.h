@@ -14,9 +14,10 @@
 extern int	ecm_workers_needed(const EcmEntry *entry);
 
 /*
- * max_worker_processes, less what other libraries and parallel queries use now,
- * and less our own: those that run, or, if those are more, what all stacks that
- * run need.  *looking: how many managers are only having a look.
+ * The number of free background workers: max_worker_processes, less those that other
+ * libraries and parallel queries use now, less our own, or those that our running
+ * stacks need, if these are more.  May be negative.  *looking: the number of managers
+ * that only have a look, and soon give their worker back.
  */
 extern int	ecm_workers_free(int *looking);
 

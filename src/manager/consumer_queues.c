@@ -3,11 +3,15 @@
  * consumer_queues.c
  *	  The manager's side of its consumers.
  *
- * Each consumer has a queue in a DSM segment of its own.  The queue's bytes
- * die with the consumer, and pgoutput describes a relation only once per
- * session, so the death of one consumer costs the stream for all of them: the
- * dead one gets a new queue, the survivors a RESET, and the stream starts
- * again from the minimum of what is durable everywhere.
+ * Each consumer has a queue, a shm_mq in a DSM segment of its own; its other end is
+ * in consumer.c.  The queue's bytes die with the consumer, and pgoutput describes a
+ * relation only once per session, so the death of one consumer costs the stream for
+ * all of them: the dead one gets a new queue, the survivors a RESET, and the stream
+ * starts again from the minimum of what is durable everywhere.
+ *
+ * A message goes to all consumers.  When one's queue is full, the others have the
+ * message already, so it is kept until the full one has taken it, and no further
+ * message is fed: the slowest consumer sets the pace of all.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,25 +39,31 @@
 #include "base/stream_message_io.h"
 #include "manager/consumer_queues.h"
 
-/* A worker that has not attached after this long is given up. */
+/* The step start_consumers fails if a worker has not attached after so long. */
 #define ATTACH_TIMEOUT_MS	10000
 
 typedef struct QueueConsumer
 {
-	BackgroundWorkerHandle *handle; /* NULL: not running */
+	BackgroundWorkerHandle *handle; /* NULL: not started, or no worker was
+									 * free */
 	dsm_segment *segment;
-	shm_mq_handle *queue;
+	shm_mq_handle *queue;		/* ours to write */
 	bool		pending;		/* the kept message is still to be sent to it */
-	Size		piece_at;		/* what precedes has been sent, in pieces */
-	bool		unflushed;		/* messages sent since the last FLUSH */
-	bool		control_pending;	/* this order is to be sent */
-	EcmControlFrame control;
+	Size		piece_at;		/* of a message in pieces: bytes that have
+								 * been sent */
+	bool		unflushed;		/* messages were sent that it may not see
+								 * before a FLUSH */
+	bool		control_pending;	/* 'control' is to be sent, after the kept
+									 * message */
+	EcmControlFrame control;	/* a RESET replaces a FLUSH */
 
 	/* does it make progress? */
-	uint64		sent;			/* messages sent to this worker */
-	uint64		seen_processed; /* as of the last look ... */
+	uint64		sent;			/* messages sent to this worker; compares with
+								 * its count of those processed */
+	uint64		seen_processed; /* its figures, as of the last look */
 	XLogRecPtr	seen_durable;
-	EcmTime		moved_at;		/* ... that found progress, or no work */
+	EcmTime		moved_at;		/* the last look that found progress, or no
+								 * work */
 } QueueConsumer;
 
 static struct
@@ -61,14 +71,15 @@ static struct
 	int			stack_index;
 	const char *datname;
 	MemoryContext context;		/* of the queues' handles, and of 'kept' */
-	const char *message_prefix; /* of our messages */
+	const char *message_prefix; /* of our messages in the stream */
 	EcmStreamMessageCallback message_callback;
-	bool		reported_unknown;	/* a message that looks like ours */
+	bool		reported_unknown;	/* an event has told of a message with our
+									 * prefix that is none of ours */
 
 	int			nconsumers;
 	QueueConsumer consumers[ECM_MAX_SHAPE_WORKERS];
-	uint32		reset_number;	/* of the last order to forget a stream */
-	EcmTime		start_began;
+	uint32		reset_number;	/* of the last RESET */
+	EcmTime		start_began;	/* the step start_consumers */
 
 	StringInfoData kept;		/* the message that a full queue has refused */
 	bool		any_pending;	/* some consumer has not got it, or an order */
@@ -77,12 +88,14 @@ static struct
 	struct
 	{
 		bool		in_transaction;
-		TransactionId xid;		/* of that */
-		XLogRecPtr	received_lsn;	/* end of the last complete one */
-		TimestampTz last_commit_at; /* its time */
+		TransactionId xid;		/* of the one that is coming in */
+		XLogRecPtr	received_lsn;	/* end of the last complete one; invalid:
+									 * none has come yet */
+		TimestampTz last_commit_at; /* its time; outlives the stream */
 
-		/* what is worth a new stream */
-		bool		giant_coming;	/* in the transaction that is coming in */
+		/* giants (see ECM_GIANT_BYTES), which are worth a new connection */
+		bool		giant_coming;	/* there is one in the transaction that is
+									 * coming in */
 		XLogRecPtr	giant_lsn;	/* the last one precedes this; invalid: none */
 	}			stream;
 }			queues;
@@ -117,7 +130,9 @@ shared_slot(int i)
 }
 
 /*
- * Creates the queue and registers the worker.  False: no worker slot is free.
+ * Creates a consumer's queue and registers its worker.  The slot in shared memory is
+ * filled before, as the worker reads it at once.  False: no background worker is
+ * free; the handle stays NULL.
  */
 static bool
 launch_consumer(int i)
@@ -175,6 +190,10 @@ launch_consumer(int i)
 	return true;
 }
 
+/*
+ * Does the postmaster still have the worker?  Shared memory can't tell: a process that
+ * is killed leaves its PID there.
+ */
 static bool
 consumer_is_running(QueueConsumer *c)
 {
@@ -192,6 +211,7 @@ consumer_is_running(QueueConsumer *c)
 	}
 }
 
+/* Frees what belongs to a consumer that has ended, or that will. */
 static void
 discard_consumer(QueueConsumer *c)
 {
@@ -232,7 +252,8 @@ ecm_queues_start(void)
 }
 
 /*
- * The error of a consumer that has ended.  A consumer that was killed leaves none.
+ * Fills err with the error that a consumer has ended with; what: when, for the
+ * message.  A consumer that was killed, or told to end, has left none.
  */
 static void
 get_end(int i, const char *what, EcmError *err)
@@ -316,7 +337,7 @@ ecm_queues_consumer_died(EcmError *err)
 	return false;
 }
 
-/* Has it done something since the last look, or nothing to do? */
+/* Has the consumer done something since the last look, or has it nothing to do? */
 static bool
 moves(QueueConsumer *c, const EcmConsumerSlot *slot)
 {
@@ -399,7 +420,10 @@ ecm_queues_find_last(EcmTime now, EcmStalledConsumer *last,
 
 /* -------------------------------------------------------------- feeding -- */
 
-/* A giant is coming in, or has been dropped at that LSN. */
+/*
+ * A giant is coming in with a transaction, whose end will be its place; or outside of
+ * any, at that LSN.
+ */
 static void
 note_giant(XLogRecPtr lsn)
 {
@@ -410,7 +434,8 @@ note_giant(XLogRecPtr lsn)
 }
 
 /*
- * Nobody obeys it.  That is said once: who wants to can write any number.
+ * Reports a message with our prefix that can't be parsed, and that nobody obeys.  One
+ * event per manager: whoever knows the prefix can write any number of these.
  */
 static void
 report_unknown_message(void)
@@ -440,7 +465,8 @@ look_at_own_message(const char *data, int size, XLogRecPtr lsn)
 }
 
 /*
- * Follows transaction boundaries, and picks out our own messages.
+ * Follows transaction boundaries, and picks out our own messages.  All else is for
+ * the consumers to read.
  */
 static void
 look_at_message(const char *data, int len)
@@ -495,6 +521,10 @@ look_at_message(const char *data, int len)
 	}
 }
 
+/*
+ * Sends a large message in pieces; false: the queue is full, and piece_at says how far
+ * it came.  To be called again with the same message.
+ */
 static bool
 send_pieces(QueueConsumer *c, const char *data, Size len)
 {
@@ -518,8 +548,10 @@ send_pieces(QueueConsumer *c, const char *data, Size len)
 }
 
 /*
- * Sends without waiting.  A consumer that is gone takes everything: its death
- * is noticed elsewhere and what it missed comes again.
+ * Sends a message without waiting; false: the queue is full, send the same bytes
+ * again.  flush: make it visible to the consumer at once.  For a consumer that is
+ * gone the answer is true: ecm_queues_consumer_died() notices its death, and what it
+ * has missed comes again.
  */
 static bool
 send_to(QueueConsumer *c, const char *data, Size len, bool flush)
@@ -561,7 +593,7 @@ ecm_queues_feed(const char *data, int len)
 	return !queues.any_pending;
 }
 
-/* A large message's memory is not kept for the next one. */
+/* Frees the buffer of the kept message, if a large one has widened it. */
 static void
 free_kept(void)
 {
@@ -576,8 +608,10 @@ free_kept(void)
 }
 
 /*
- * A message that a queue has taken in part must be completed, with the same
- * bytes, before anything else is sent.
+ * For each consumer: the kept message, then an order.  This sequence is a must: a
+ * message that a queue has taken in part has to be completed, with the same bytes,
+ * before anything else is sent.  Control frames are small enough to be taken as a
+ * whole or not at all, so a FLUSH that did not fit may become a RESET.
  */
 bool
 ecm_queues_flush(void)
@@ -631,7 +665,8 @@ ecm_queues_stream_lost(void)
 /* ------------------------------------------------------------- progress -- */
 
 /*
- * The smallest position over all consumers, by field.
+ * The smallest value over all consumers of a position in their slots; field: its
+ * offset in EcmConsumerSlot.
  */
 static XLogRecPtr
 minimum_lsn(size_t field)

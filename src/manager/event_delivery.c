@@ -3,7 +3,9 @@
  * event_delivery.c
  *	  The manager's part in delivering events: it has a pool session do it.
  *
- * The session's part is in deliver_events.c.
+ * Events are recorded in shared memory (event.c); delivering them means to write a
+ * table and to NOTIFY, which the manager must not do itself, since the commit may
+ * wait.  The session's part is in deliver_events.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,10 +24,11 @@
 static struct
 {
 	uint64		job;			/* 0: none runs */
-	EcmTime		retry_at;		/* not before */
-	bool		failing;		/* the last one has failed */
+	EcmTime		retry_at;		/* no job before */
+	bool		failing;		/* the last job has failed, and that is logged */
 }			delivery;
 
+/* The job has ended.  A failure is logged once, until a job has succeeded. */
 static void
 delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 {
@@ -46,8 +49,8 @@ delivered(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 }
 
 /*
- * After a failure the next attempt comes with the next round after a while:
- * the manager's checks see to it that there is one.
+ * There is no wake-up for retry_at: after a failure the next attempt is made in the
+ * first round after it, and the manager's checks see to it that there is one.
  */
 void
 ecm_events_poll(int stack_index, EcmTime now)

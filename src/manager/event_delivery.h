@@ -13,12 +13,12 @@
 #include "base/clock.h"
 
 /*
- * Has a pool session deliver what has happened in this database since the last
- * time.  For the manager, while its pool works.
+ * Part of each round while the pool works: if there are events that nobody has
+ * delivered yet, has a pool session store them in the table and notify listeners.
  */
 extern void ecm_events_poll(int stack_index, EcmTime now);
 
-/* Whatever was on its way is forgotten: the pool was closed. */
+/* The pool was closed, and a delivery with it: the next poll starts another. */
 extern void ecm_events_forget(void);
 
 #endif							/* ECM_EVENT_DELIVERY_H */

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * exclusive_lock.c
- *	  The lock by which one consumer owns the slot.
+ *	  The lock by which one stack, or one Electric service, owns the slot.
  *
- * It is a session-level advisory lock of the manager's own session, so it can
- * neither be orphaned nor outlive the process.  It is tried and never waited
- * for: a wait inside the lock manager would block the manager's loop.
+ * It is an advisory lock of the manager's own process, held outside of transactions
+ * and released at the latest when the process ends.  The manager tries it every
+ * half second and never waits for it: a wait inside the lock manager would block
+ * the manager's loop.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,8 +48,9 @@ event(const SlotLock *lock, EcmEventName name, const char *detail, const char *m
 }
 
 /*
- * Electric's key, so that an Electric service on the same slot and we exclude
- * each other.  A session lock: it can't outlive this process.
+ * In a transaction, which the lock outlives: tries to get the lock.  The key is that
+ * of Electric, so that an Electric service on the same slot and we exclude each
+ * other.
  */
 static void
 try_lock(void *arg)
@@ -64,7 +66,7 @@ try_lock(void *arg)
 										 Int64GetDatum(lock->key)));
 }
 
-/* The condition on pg_locks for whoever holds that lock. */
+/* The condition on pg_locks, as l, for the holder of the lock. */
 static char *
 holds_lock(const SlotLock *lock)
 {
@@ -74,6 +76,7 @@ holds_lock(const SlotLock *lock)
 					MyDatabaseId, (uint32) (lock->key >> 32), (uint32) lock->key);
 }
 
+/* In a transaction: finds out who has the lock, for waiting_for. */
 static void
 find_lock_holder(void *arg)
 {
@@ -151,8 +154,9 @@ ecm_exclusive_lock_poll(SlotLock *lock, EcmStepFailure *failure)
 }
 
 /*
- * Looks who holds the lock, as a process that can be told from a later one
- * with the same number.  A prepared transaction has none.
+ * In a transaction: notes who holds the lock, by PID and start, since the system may
+ * give the PID to another process.  A prepared transaction has no process, and is
+ * never ended.
  */
 static void
 identify_lock_holder(void *arg)
@@ -189,8 +193,8 @@ identify_lock_holder(void *arg)
 }
 
 /*
- * Ends the holder.  The statement that sends the signal also looks whether that
- * very process still holds that very lock.
+ * In a transaction: ends the holder.  The statement that sends the signal also looks
+ * whether the same process still holds the lock, so that no other one is hit.
  */
 static void
 terminate_lock_holder(void *arg)
@@ -223,9 +227,10 @@ terminate_lock_holder(void *arg)
 }
 
 /*
- * At each status check while we wait for the lock.  A slot that is neither
- * active nor moved on since the last check is not being used; one that isn't
- * there may be about to be created.  So the second check decides.
+ * A holder that starts, or reconnects, has the lock and does not use the slot for a
+ * moment.  So it takes two checks, and between them the slot is neither active nor
+ * moves on.  While there is no slot the holder may be about to create it, and is left
+ * alone.
  */
 void
 ecm_exclusive_lock_check(SlotLock *lock, EcmTime now)
@@ -249,7 +254,7 @@ ecm_exclusive_lock_check(SlotLock *lock, EcmTime now)
 		return;
 	}
 	if (!ecm_has_passed(lock->idle_since, now, ecm_status_check_interval))
-		return;					/* a check that somebody has asked for */
+		return;					/* too soon: somebody has asked for this check */
 
 	lock->terminated[0] = '\0';
 	if (ecm_worker_try(terminate_lock_holder, lock, &err) &&

@@ -3,11 +3,11 @@
  * manager.c
  *	  The manager of one database's stack: one loop that never blocks.
  *
- * A round is a list of parts.  Each makes progress on something, and may find
- * out what the state machine has to know.  The machine is stepped with that in
- * one place, its action is done, and the next part goes by the state as it is
- * then.  Afterwards the state is shown, and there is one wait: for sockets, the
- * latch and the next deadline.
+ * A round is a list of parts.  Each makes progress on something, and may return
+ * an input for the state machine (state.c).  The machine is stepped with that in
+ * one place, its action is carried out, and the next part goes by the state as it
+ * is then.  After the last part the state is shown, and there is one wait: for
+ * sockets, the latch and the next deadline.
  *
  * The manager writes no table while it runs, since a local commit can wait
  * for a synchronous standby and a lock for ever; pool sessions and consumers
@@ -54,7 +54,10 @@ ecm_manager_event(const Manager *m, EcmEventName name,
 /* -------------------------------------------------------------- actions -- */
 
 /*
- * The stream is gone, and with it whatever was half received.
+ * Closes the replication connection, and forgets all that came by its stream:
+ * consumers are told to forget the transaction that was coming in, and shapes in
+ * creation are looked up anew at the start of the next stream.  A step's pool job
+ * is cancelled, as its result would be of the state before.
  */
 static void
 close_replication(Manager *m)
@@ -71,8 +74,8 @@ close_replication(Manager *m)
 }
 
 /*
- * Consumers, pool and connection start from the beginning: nothing that may be
- * wrong with them is kept.
+ * Closes everything but the lock: consumers, pool and connection start from the
+ * beginning, so that nothing which may be wrong with them is kept.
  */
 static void
 close_everything(Manager *m)
@@ -85,6 +88,7 @@ close_everything(Manager *m)
 	ecm_pool_init(m->stack->datname);
 }
 
+/* Carries out an action of the state machine. */
 static void
 act(Manager *m, EcmAction action)
 {
@@ -141,7 +145,8 @@ says_the_same(const char *a, const char *b)
 }
 
 /*
- * Shows a failure, and logs it unless it is the same one again.
+ * Shows a failure, and records an event about it.  A failure that is repeated, as a
+ * step is tried again, makes one event, unless the stack was active in between.
  */
 void
 ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure)
@@ -164,7 +169,10 @@ ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure)
 					  psprintf("%s: %s", ecm_step_name(m->state.step), err->message));
 }
 
-/* Each recreation of the slot costs all shapes, so there is a limit. */
+/*
+ * The slot would have to be made anew once more than the limit allows, which is
+ * there because each time costs all shapes.  The stack fails, with a hint.
+ */
 static void
 report_too_many_recreations(Manager *m, const EcmError *last)
 {
@@ -180,8 +188,8 @@ report_too_many_recreations(Manager *m, const EcmError *last)
 }
 
 /*
- * The walsender fails at the same place each time, so the stream can only go on
- * behind it, with a new slot.
+ * The walsender fails at the same place each time.  The stream can go on only behind
+ * that place, with a new slot, and all shapes are lost; an event says why.
  */
 static void
 report_stuck(Manager *m, const EcmError *err)
@@ -195,7 +203,8 @@ report_stuck(Manager *m, const EcmError *err)
 
 /*
  * Steps the state machine with the input that a part of the round has found, and
- * carries out the action.
+ * carries out the action.  How far a lost stream had come is noted first, since the
+ * machine's step forgets that it was up.
  */
 static void
 step_machine(Manager *m, const RoundInput *in)
@@ -224,7 +233,7 @@ step_machine(Manager *m, const RoundInput *in)
 	act(m, action);
 }
 
-/* The stack has become active, or is not any more. */
+/* Records the event "ready" when the stack has become active. */
 static void
 note_active(Manager *m)
 {
@@ -248,6 +257,7 @@ poll_pool(Manager *m pg_attribute_unused(), EcmTime now,
 	return false;
 }
 
+/* Tells the machine the time: a retry may be due. */
 static bool
 tick(Manager *m pg_attribute_unused(), EcmTime now pg_attribute_unused(),
 	 RoundInput *in)
@@ -257,8 +267,9 @@ tick(Manager *m pg_attribute_unused(), EcmTime now pg_attribute_unused(),
 }
 
 /*
- * A consumer whose queue was full when the stream was lost has not been told
- * yet.  It may have a transaction open that a new slot waits for.
+ * Goes on telling consumers that the stream is lost.  A consumer whose queue was
+ * full then has not been told yet.  It may have a large transaction open, for which
+ * the creation of a new slot would wait.
  */
 static bool
 tell_of_loss(Manager *m, EcmTime now pg_attribute_unused(),
@@ -281,8 +292,9 @@ poll_shapes(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 }
 
 /*
- * Not before the pool has been seen to lead here, while a start would be held
- * up, or while somebody wants us to be quiet.
+ * Has events delivered, by a pool session.  Not before step start_pool has made sure
+ * that the pool leads to this database; not while a step's job needs the session;
+ * and not while a command has the stack paused, since delivery writes a table.
  */
 static bool
 poll_events(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
@@ -292,7 +304,11 @@ poll_events(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 	return false;
 }
 
-/* The parts of a round, in order. */
+/*
+ * The parts of a round, in order.  Losses are found before the step and the stream
+ * are polled, so that neither uses a part that is gone.  The stream is read before
+ * feedback is given, and sampled WAL comes behind the feedback that may shorten it.
+ */
 static const RoundPart parts[] = {
 	ecm_manager_reload,
 	poll_pool,
@@ -337,12 +353,16 @@ collect_deadlines(Manager *m)
 		ecm_manager_wake_at(m, ecm_conn_deadline(m->replication.conn));
 }
 
+/*
+ * Shows the state as it is after a round.  The event "ready" is recorded before
+ * the status is shown: whoever sees that the stack is active finds the event.
+ */
 static void
 show_state(Manager *m)
 {
 	ecm_manager_show_doubt(m);
-	ecm_report_state(&m->state, m->waiting.text, m->waiting.pid);
 	note_active(m);
+	ecm_report_state(&m->state, m->waiting.text, m->waiting.pid);
 	if (m->flow.pause_until == 0)
 		ecm_report_connections(m->replication.conn);
 }
@@ -379,7 +399,10 @@ wait_for_something(Manager *m)
 
 	ecm_waitset_begin();
 
-	/* a stream that can't, or shall not, be read from now must not wake us */
+	/*
+	 * A stream that is not to be read now must not wake us: its socket would
+	 * be ready all the time.
+	 */
 	if (m->state.streaming_up && m->flow.congested)
 		ecm_waitset_add_end(replication);
 	else if (!m->state.streaming_up || m->flow.pause_until == 0)
@@ -390,7 +413,10 @@ wait_for_something(Manager *m)
 }
 
 /*
- * Main function of a manager.  The argument is the index of its entry.
+ * Main function of a manager.  The argument is the index of its entry, which the
+ * launcher may have given to another manager meanwhile; then this one ends without
+ * touching it.  at_exit is registered after the database is known, as its clean-up
+ * needs transactions.
  */
 void
 ecm_manager_main(Datum arg)

@@ -31,87 +31,104 @@
 /* How often a slot creation that waits for old transactions is helped. */
 #define ECM_SLOT_HELP_MS		1000
 
-/* The pool job of the step that runs */
+/*
+ * The pool job of the step that runs.  While id is not 0 it is in the pool;
+ * afterwards the other two say how it has ended.
+ */
 typedef struct StepJob
 {
 	uint64		id;				/* 0: none */
 	EcmStepResult result;
-	EcmStepFailure failure;
+	EcmStepFailure failure;		/* if result is FAILED */
 } StepJob;
 
-/* The stack waits for this; see manager_waiting.c */
+/*
+ * The text that is shown as waiting_for; see manager_waiting.c.  Several functions
+ * write it.  Each notes that the text is its own, so that it takes back no other's.
+ */
 typedef struct Waiting
 {
-	char		text[ECM_TEXT_LEN];
+	char		text[ECM_TEXT_LEN]; /* "": the stack waits for nothing that is
+									 * known */
 	int			pid;			/* of the process to blame; 0: none known */
-	bool		blocker_shown;	/* the text is show_blocker()'s */
-	bool		doubt_shown;	/* ... show_doubt()'s */
-	bool		lock_shown;		/* ... show_lock_blocker()'s, of this step: */
-	EcmStep		lock_step;
-	EcmTime		lock_look_at;	/* 0: no need to */
-	bool		creation_reported;	/* that the slot's creation is blocked */
+	bool		blocker_shown;	/* the text is ecm_manager_show_blocker()'s */
+	bool		doubt_shown;	/* ... ecm_manager_show_doubt()'s */
+	bool		lock_shown;		/* ... ecm_manager_show_lock_blocker()'s */
+	EcmStep		lock_step;		/* if so: the step that the lock holds up */
+	EcmTime		lock_look_at;	/* when to look for a lock's holder; 0: no
+								 * step runs that may wait for a lock */
+	bool		creation_reported;	/* an event has said that the slot's
+									 * creation is blocked */
 } Waiting;
 
 /* Reading the stream */
 typedef struct StreamFlow
 {
-	EcmTime		pause_until;	/* not to be read before; 0: at any time */
-	bool		congested;		/* a consumer's queue is full */
-	bool		closed_unread;	/* the other side has gone meanwhile */
+	EcmTime		pause_until;	/* the socket is not read before; 0: it may be
+								 * read at any time */
+	bool		congested;		/* a consumer's queue is full: don't read */
+	bool		closed_unread;	/* the walsender has closed the connection
+								 * while it was not read */
 
-	/* asking the walsender how far it is, for somebody who waits */
-	EcmTime		ask_at;			/* 0: nobody waits */
-	int			ask_delay_ms;
-	XLogRecPtr	asked_for;		/* the highest await_lsn seen */
+	/* asking the walsender how far it is, for sessions that wait */
+	EcmTime		ask_at;			/* when to ask next; 0: nobody waits */
+	int			ask_delay_ms;	/* from then to the next time; grows */
+	XLogRecPtr	asked_for;		/* the highest position waited for so far */
 
-	/* asking it for a last word before the stream is given up */
-	bool		last_word;		/* to be asked for */
-	EcmTime		last_word_asked;	/* of this stream; 0: not yet */
+	/* asking it for a sign of life before the stream is given up for a limit */
+	bool		last_word;		/* ask with the next feedback */
+	EcmTime		last_word_asked;	/* when it was asked, in this stream; 0:
+									 * not yet */
 } StreamFlow;
 
-/* The place where the stream was lost: it counts again once it is beyond that */
+/*
+ * The place where the stream was lost.  A new stream counts as doubtful until it is
+ * beyond it: an error that comes from the WAL there will come again.
+ */
 typedef struct StreamLoss
 {
-	XLogRecPtr	at;				/* the farthest that was acknowledged by then */
-	XLogRecPtr	end;			/* the end of WAL, then */
+	XLogRecPtr	at;				/* the farthest that was durable in the
+								 * streams that were lost */
+	XLogRecPtr	end;			/* the end of WAL at the first of these losses */
 
-	/*
-	 * the stream may catch up first, if the slot has moved since the last
-	 * loss
-	 */
+	/* the slot at the last loss that allowed a stream to catch up */
 	XLogRecPtr	slot_restart_lsn;
 	XLogRecPtr	slot_confirmed_lsn;
-	EcmTime		catches_up_until;	/* no limit on retained WAL before */
+	EcmTime		catches_up_until;	/* limits on retained WAL don't count
+									 * before, unless the disk is full */
 } StreamLoss;
 
 /* Opening the replication connection anew behind a giant row or message */
 typedef struct StreamRenewal
 {
-	XLogRecPtr	giant;			/* its end; invalid: none is waited for */
-	EcmTime		look_at;
-	int			delay_ms;
-	EcmTime		renewed_at;		/* last; 0: never */
+	XLogRecPtr	giant;			/* the last giant precedes this; invalid:
+								 * there was none in this stream */
+	EcmTime		look_at;		/* when to look whether the slot is beyond it */
+	int			delay_ms;		/* from one look to the next; grows */
+	EcmTime		renewed_at;		/* when that was last done; 0: never */
 } StreamRenewal;
 
 /* The checks that come round by the clock */
 typedef struct Checks
 {
-	EcmTime		status_at;
-	EcmTime		alive_at;
-	EcmTime		reported_stall; /* begin of the stall that was reported as an
-								 * event; 0: none */
-	EcmTime		shown_stall;	/* ... of the one that is shown */
+	EcmTime		status_at;		/* next ecm_manager_check_status() */
+	EcmTime		alive_at;		/* next ecm_manager_check_alive() */
+	EcmTime		reported_stall; /* begin of the stall that an event has
+								 * reported; 0: none lasts */
+	EcmTime		shown_stall;	/* ... that is shown in the entry */
 } Checks;
 
 /* The WAL that the slot retains */
 typedef struct RetainedWal
 {
-	EcmTime		sample_at;		/* 0: now */
-	bool		sampled;		/* in this round */
-	EcmPin		consumer_pin;	/* a consumer that holds the slot back */
-	TransactionId slot_horizon; /* no new slot while older ones run */
-	XLogRecPtr	restart_lsn;	/* of the slot ... */
-	EcmTime		stands_since;	/* ... which has stayed there since */
+	EcmTime		sample_at;		/* next sample; 0: in this round */
+	bool		sampled;		/* a sample was taken in this round */
+	EcmPin		consumer_pin;	/* a consumer that hangs, and so holds the
+								 * slot back; by "": none */
+	TransactionId slot_horizon; /* no slot is created while transactions run
+								 * that are older; invalid: no matter */
+	XLogRecPtr	restart_lsn;	/* of the slot, at the last sample ... */
+	EcmTime		stands_since;	/* ... and since when it is that */
 } RetainedWal;
 
 /*
@@ -122,21 +139,24 @@ typedef struct Manager
 {
 	int			stack_index;
 	EcmStack   *stack;			/* our entry */
-	MemoryContext loop_context; /* reset each time round */
-	EcmTime		deadline;		/* of this round; 0: none */
+	MemoryContext loop_context; /* reset before each round */
+	EcmTime		deadline;		/* the wait after this round ends then at the
+								 * latest; 0: no part needs that */
 
-	EcmState	state;
-	EcmStackRow remembered;		/* the row of _electric_cm.stack */
-	char	   *settings_signature;
-	bool		reload_again;	/* the catalog could not be read */
-	Oid			extension_oid;	/* another one means: dropped and created
-								 * again */
+	EcmState	state;			/* of the machine in state.c */
+	EcmStackRow remembered;		/* the row of _electric_cm.stack, as last read */
+	char	   *settings_signature; /* settings whose change needs a new
+									 * manager; see manager_settings.c */
+	bool		reload_again;	/* the database's settings could not be read:
+								 * reload once more at the next check */
+	Oid			extension_oid;	/* as of our start; another one means that it
+								 * was dropped, and maybe created again */
 
 	SlotLock	lock;
 	Replication replication;
 	StepJob		job;
-	int			worker_failures;	/* attempts to get consumers, when no
-									 * worker was free */
+	int			worker_failures;	/* attempts in a row to start consumers
+									 * that failed since no worker was free */
 	Waiting		waiting;
 	StreamFlow	flow;
 	StreamLoss	loss;
@@ -145,13 +165,14 @@ typedef struct Manager
 	RetainedWal wal;
 
 	/* reported so far */
-	EcmError	last_reported;
-	bool		was_active;
-	bool		too_many_recreations;	/* the reason why it has failed */
+	EcmError	last_reported;	/* the same failure again is no event */
+	bool		was_active;		/* the stack, after the last round */
+	bool		too_many_recreations;	/* the stack has failed for that
+										 * reason: only a reload may try again */
 
 	/* the end */
-	bool		extension_gone;
-	bool		cleaned_up;
+	bool		extension_gone; /* DROP EXTENSION was found to be committed */
+	bool		cleaned_up;		/* or there is nothing to clean up */
 } Manager;
 
 /*
@@ -161,10 +182,10 @@ typedef struct Manager
 typedef struct RoundInput
 {
 	EcmInputType type;
-	bool		failed;			/* 'failure' is filled */
+	bool		failed;			/* 'failure' is filled, and will be reported */
 	EcmStepFailure failure;
-	bool		again;			/* the part has more to tell once the machine
-								 * has been stepped */
+	bool		again;			/* run the part again once the machine has
+								 * been stepped: it may have more to tell */
 } RoundInput;
 
 /*
@@ -174,6 +195,7 @@ typedef struct RoundInput
  */
 typedef bool (*RoundPart) (Manager *m, EcmTime now, RoundInput *in);
 
+/* Returns an input that goes with in->failure, which the caller has filled. */
 static inline bool
 round_failed(RoundInput *in, EcmInputType type)
 {
@@ -194,30 +216,34 @@ extern void ecm_manager_event(const Manager *m, EcmEventName name,
 /* Shows a failure, and logs it unless it is the same one again. */
 extern void ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure);
 
-/* The round ends at this time at the latest; 0: no matter. */
+/* The wait after this round ends at this time at the latest; 0: no matter. */
 extern void ecm_manager_wake_at(Manager *m, EcmTime at);
 
 /* ---------------------------------------------------- manager_start.c -- */
 
-/* Returns only if the database wants a stack. */
+/*
+ * Finds out whether the database wants a stack, sets all up and starts the first
+ * step.  If no stack is wanted, says so in the entry, and ends the process.
+ */
 extern void ecm_manager_start_up(Manager *m);
 
-/* Reads the row of _electric_cm.stack; arg is the manager. */
+/* In a transaction: reads the row of _electric_cm.stack; arg is the Manager. */
 extern void ecm_manager_read_remembered(void *arg);
 
 /* ------------------------------------------------- manager_settings.c -- */
 
 /*
- * At start: takes the database's settings as the catalog has them now.  False:
- * that can't be read (err).  A setting that this process was started with may
- * have been reset since: then another process has to start without it.
+ * At start: takes the database's settings as the catalog has them now.  False: it
+ * can't be read (err).  *one_is_gone: a setting that this process was started with
+ * has been reset since.  Only a new process can start without it, so this one has
+ * to end.
  */
 extern bool ecm_manager_catch_up_with_settings(EcmError *err, bool *one_is_gone);
 
-/* Notes the settings whose change needs a new manager. */
+/* At start: notes the settings whose change needs a new manager. */
 extern void ecm_manager_note_settings(Manager *m);
 
-/* Part of the round. */
+/* Part of the round: reads the configuration again, after SIGHUP. */
 extern bool ecm_manager_reload(Manager *m, EcmTime now, RoundInput *in);
 
 /* Would the settings, as they are now, disable the stack? */
@@ -233,24 +259,27 @@ extern bool ecm_manager_poll_step(Manager *m, EcmTime now, RoundInput *in);
 extern bool ecm_manager_poll_idle_replication(Manager *m, EcmTime now,
 											  RoundInput *in);
 
-/* Drops the slot that we have made under a former name, when that is due. */
+/*
+ * Drops the slot that we have made under a former name of electric_cm.slot_name, if
+ * the slot of the new name can be used and nobody uses the former one.
+ */
 extern void ecm_manager_retire_former_slot(Manager *m);
 
-/* Is there a slot of that name that the stack could use? */
+/* Is there a slot of that name that the stack could use?  Fills facts if so. */
 extern bool ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts);
 
-/* Does the table say that the slot is ours? */
+/* Does the row of _electric_cm.stack say that the slot is ours? */
 extern bool ecm_manager_slot_is_recorded(const Manager *m);
 
 /* -------------------------------------------------- manager_waiting.c -- */
 
+/* The stack waits for nothing any more. */
 extern void ecm_manager_forget_wait(Manager *m);
 
-/*
- * Finds out what the slot's creation waits for, and helps it on; and whether
- * none may be created now.
- */
+/* While the server creates the slot: shows who holds that up, and helps it on. */
 extern void ecm_manager_help_slot_creation(Manager *m);
+
+/* Tells step create_slot whether a slot may be created now, and if not, why. */
 extern void ecm_manager_hold_slot(Manager *m);
 
 /* Parts of the round, and of its end. */
@@ -292,17 +321,21 @@ extern void ecm_manager_note_loss(Manager *m);
 extern void ecm_manager_forget_stream(Manager *m);
 
 /*
- * The next stream may catch up before a limit on retained WAL counts.  False:
- * the slot has not moved since the last time, so it may not.
+ * Lets the next stream catch up, for a bounded time, before a limit on retained WAL
+ * counts.  False: the slot has not moved since the last time, so it may not.
  */
 extern bool ecm_manager_may_catch_up(Manager *m, EcmTime now);
 
 /* ----------------------------------------------------- manager_stop.c -- */
 
-/* Leaves everything as the next manager, or nobody, should find it. */
+/*
+ * Closes connections, ends consumers, and records how far the slot is, or drops it:
+ * the end that a stop, a restart or a shutdown wants.  Waits a second at most for
+ * each of the slot and locks.  Does nothing the second time.
+ */
 extern void ecm_manager_clean_up(Manager *m);
 
-/* The same when the process ends by itself; registered with the manager. */
+/* The same when the process ends in another way; arg is the Manager. */
 extern void ecm_manager_at_exit(int code, Datum arg);
 
 #endif							/* ECM_MANAGER_H */

@@ -4,6 +4,11 @@
  *	  The manager's checks, for parts that hang, have gone, or have been
  *	  changed, without having told.
  *
+ * Consumers and pool are looked at in each round, sessions and the walsender every
+ * ECM_MANAGER_ROUND_MS ("alive"), catalogs and locks every
+ * electric_cm.status_check_interval, and when somebody asks ("status").  The last
+ * kind reads catalogs, in transactions whose waits for locks are bounded.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,9 +33,10 @@
 #include "manager/manager.h"
 #include "manager/stack_report.h"
 
-/* A consumer without progress for so long is shown. */
+/* A consumer that has work and makes no progress for so long is shown. */
 #define CONSUMER_STALLED_MS		10000
 
+/* Part of the round: has a consumer ended? */
 bool
 ecm_manager_find_dead_consumer(Manager *m, EcmTime now pg_attribute_unused(),
 							   RoundInput *in)
@@ -41,6 +47,10 @@ ecm_manager_find_dead_consumer(Manager *m, EcmTime now pg_attribute_unused(),
 	return round_failed(in, ECM_INPUT_CONSUMER_LOST);
 }
 
+/*
+ * Part of the round: does the pool fail for good?  The stream goes on without it;
+ * the machine goes back to the step that opens it.
+ */
 bool
 ecm_manager_find_dead_pool(Manager *m, EcmTime now pg_attribute_unused(),
 						   RoundInput *in)
@@ -59,10 +69,13 @@ ecm_manager_find_dead_pool(Manager *m, EcmTime now pg_attribute_unused(),
 typedef struct StalledArg
 {
 	EcmStalledConsumer consumer;
-	char		text[ECM_TEXT_LEN];
+	char		text[ECM_TEXT_LEN]; /* "consumer 1 (PID 123), ..." */
 } StalledArg;
 
-/* Adds the shape that the consumer works on, and the processes that block it. */
+/*
+ * In a transaction: adds the shape that the consumer works on to the text, and the
+ * processes that block it.
+ */
 static void
 describe_stalled(void *arg)
 {
@@ -81,9 +94,10 @@ describe_stalled(void *arg)
 }
 
 /*
- * A consumer that hangs pins the slot for all of them.  It is named, but not
- * ended: its blocker would block the next consumer, too, and a stopped process
- * can't even be ended.
+ * Reports a consumer that has stalled for electric_cm.consumer_stall_timeout, as an
+ * event and as what holds the slot back.  It holds the slot back for all consumers,
+ * as the slot follows the slowest.  It is not ended: who blocks it would block the
+ * next consumer, too, and a stopped process can't even be ended.
  */
 static void
 check_consumers(Manager *m, EcmTime now)
@@ -97,7 +111,7 @@ check_consumers(Manager *m, EcmTime now)
 			ecm_manager_event(m, ECM_EVENT_CONSUMER_RESUMED, "",
 							  "all consumers make progress again");
 		if (m->wal.consumer_pin.by[0] != '\0')
-			m->wal.sample_at = 0;	/* shows that it is over */
+			m->wal.sample_at = 0;	/* a sample shows that it is over */
 		m->checks.reported_stall = 0;
 		memset(&m->wal.consumer_pin, 0, sizeof(m->wal.consumer_pin));
 		return;
@@ -108,7 +122,7 @@ check_consumers(Manager *m, EcmTime now)
 	strlcpy(m->wal.consumer_pin.by, arg.text, sizeof(m->wal.consumer_pin.by));
 	m->wal.consumer_pin.since = ecm_shown_time(arg.consumer.since);
 	m->wal.consumer_pin.certain = true;
-	m->wal.sample_at = 0;		/* shows it */
+	m->wal.sample_at = 0;		/* a sample shows the consumer */
 	if (m->checks.reported_stall != arg.consumer.since)
 		ecm_manager_event(m, ECM_EVENT_CONSUMER_STALLED,
 						  "It has work to do and pins the replication slot.",
@@ -117,6 +131,7 @@ check_consumers(Manager *m, EcmTime now)
 	m->checks.reported_stall = arg.consumer.since;
 }
 
+/* Shows the stalled consumer in the entry; since 0: there is none. */
 static void
 show_stalled(Manager *m, const EcmStalledConsumer *consumer, const char *text)
 {
@@ -138,8 +153,8 @@ ecm_manager_forget_stalled(Manager *m)
 }
 
 /*
- * A consumer that does not move is shown long before it counts as hanging,
- * since its readers get nothing.
+ * Shows a consumer that does not move, after CONSUMER_STALLED_MS.  Long before
+ * check_consumers() reports it, its readers get nothing and want to know why.
  */
 static void
 find_stalled(Manager *m, EcmTime now)
@@ -162,9 +177,10 @@ find_stalled(Manager *m, EcmTime now)
 }
 
 /*
- * Forgets the position that sessions wait for.  A session that still waits sets it
- * again when it is woken; for one that has left, the walsender would be asked for
- * ever.
+ * Forgets the position that sessions wait for, and wakes them: a session that still
+ * waits requests its position again.  Without this, a position that a session has
+ * requested and then given up, maybe one in the future, would have the walsender
+ * asked for ever.
  */
 static void
 forget_await(Manager *m)
@@ -181,8 +197,9 @@ forget_await(Manager *m)
 }
 
 /*
- * Looks whether sessions, walsender and consumers are still there and move: a
- * process that hangs, or a connection that is cut off, does not tell.
+ * Part of the round: looks whether sessions, walsender and consumers are still there
+ * and move.  A process that hangs, or a connection that something in between has
+ * cut off, sends no news of that.
  */
 bool
 ecm_manager_check_alive(Manager *m, EcmTime now, RoundInput *in)
@@ -204,7 +221,8 @@ ecm_manager_check_alive(Manager *m, EcmTime now, RoundInput *in)
 	if (m->state.consumers_up)
 		find_stalled(m, now);
 	forget_await(m);
-	SetLatch(MyLatch);			/* as a wait in here may have reset it */
+	/* a wait in here may have reset the latch: go round once more */
+	SetLatch(MyLatch);
 	return lost && round_failed(in, ECM_INPUT_REPLICATION_LOST);
 }
 
@@ -228,13 +246,21 @@ check_extension(Manager *m)
 		return;
 	m->extension_gone = true;
 	ecm_manager_clean_up(m);
-	/* in this order, lest the launcher take us for what was asked for */
+
+	/*
+	 * The verdict first.  Otherwise the launcher could see the request while
+	 * the last verdict is "run", and grant it by doing nothing.
+	 */
 	ecm_stack_set_probe(m->stack_index, ECM_PROBE_NO_EXTENSION);
 	if (OidIsValid(present))
 		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 	proc_exit(0);
 }
 
+/*
+ * Part of the round: the checks that read catalogs.  All of them are made each time,
+ * also when an earlier one has found something; the last finding counts.
+ */
 bool
 ecm_manager_check_status(Manager *m, EcmTime now, RoundInput *in)
 {
@@ -255,7 +281,7 @@ ecm_manager_check_status(Manager *m, EcmTime now, RoundInput *in)
 	check_extension(m);
 	if (requested && m->state.failed && !m->too_many_recreations)
 	{
-		in->type = ECM_INPUT_RELOAD;	/* the cause may be mended */
+		in->type = ECM_INPUT_RELOAD;	/* who asked may have mended the cause */
 		found = true;
 	}
 	check_consumers(m, now);
@@ -270,7 +296,7 @@ ecm_manager_check_status(Manager *m, EcmTime now, RoundInput *in)
 	if (m->reload_again)
 		ConfigReloadPending = true;
 
-	/* a wait for a lock, in here, resets the latch: look at everything again */
+	/* a wait for a lock in here has reset the latch: go round once more */
 	SetLatch(MyLatch);
 	m->checks.status_at =
 		ecm_later(now, m->state.step == ECM_STEP_CREATE_SLOT ?

@@ -3,8 +3,11 @@
  * manager_settings.c
  *	  The settings that a manager was started with, and their changes.
  *
- * A running worker does not see changes of its database's own settings (ALTER
- * DATABASE ... SET), so those are read from the catalog.
+ * A server process takes the settings of its database (ALTER DATABASE ... SET) when
+ * it connects, and never again.  So a manager reads them from the catalog, at each
+ * reload.  Some settings can't change under a running stack, such as the slot's
+ * name.  Those form a text, the signature; when it has changed, the manager asks
+ * the launcher for a successor.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,11 +30,13 @@
 #include "manager/stack_report.h"
 #include "slot/retained_wal.h"
 
+/* The argument of read_database_settings(). */
 typedef struct SettingsText
 {
-	char	   *text;
-	MemoryContext context;
-	bool		disabled;
+	char	   *text;			/* result: a line "name=value" per setting */
+	MemoryContext context;		/* where the text goes */
+	bool		disabled;		/* result: electric_cm.enabled is off; left as
+								 * it is if the database does not set it */
 } SettingsText;
 
 /* Our settings in ALTER DATABASE ... SET, as "name=value"; within SPI. */
@@ -46,6 +51,7 @@ find_database_settings(void)
 		elog(ERROR, "could not read the database's settings");
 }
 
+/* After find_database_settings(): is the setting among them? */
 static bool
 is_set_for_database(const char *name)
 {
@@ -61,6 +67,10 @@ is_set_for_database(const char *name)
 	return false;
 }
 
+/*
+ * In a transaction: gives this process the values that the catalog has.  arg: bool,
+ * set if a value that this process has from its database is not there any more.
+ */
 static void
 apply_database_settings(void *arg)
 {
@@ -92,8 +102,9 @@ apply_database_settings(void *arg)
 }
 
 /*
- * The settings that this process was started with may have changed before it
- * could read the catalog; a later reload would find no difference then.
+ * Between the start of this process and its first look at the catalog the settings
+ * may have changed.  Without this, the signature would be noted as of the new ones
+ * while the process has the old ones, and no reload would find a difference.
  */
 bool
 ecm_manager_catch_up_with_settings(EcmError *err, bool *one_is_gone)
@@ -102,10 +113,7 @@ ecm_manager_catch_up_with_settings(EcmError *err, bool *one_is_gone)
 	return ecm_worker_try(apply_database_settings, one_is_gone, err);
 }
 
-/*
- * A running worker does not see changes of the database's own settings, so
- * they are read from the catalog.
- */
+/* In a transaction: reads the database's settings as one text. */
 static void
 read_database_settings(void *arg)
 {
@@ -134,7 +142,8 @@ read_database_settings(void *arg)
 
 /*
  * The effective settings whose change needs a new manager, as one text; NULL: the
- * catalog can't be read now.
+ * catalog can't be read now.  All settings of the database are in it, also those
+ * that could change under a running stack: this process can't take them.
  */
 static char *
 settings_signature(const Manager *m)
@@ -166,7 +175,7 @@ ecm_manager_is_disabled(void)
 		database.disabled;
 }
 
-/* Keeps it beyond the round. */
+/* Keeps a signature beyond the round. */
 static void
 keep_signature(Manager *m, const char *signature)
 {
@@ -184,8 +193,10 @@ ecm_manager_note_settings(Manager *m)
 }
 
 /*
- * Changes that need a new manager are left to the launcher; all others take
- * effect by themselves.
+ * Reads the configuration again.  For a change that needs a new manager, asks the
+ * launcher for one, which ends this one.  The signature is noted all the same, lest
+ * each further reload ask again.  All other changes take effect by themselves, and
+ * the machine hears of the reload, since a stack that has failed tries again then.
  */
 bool
 ecm_manager_reload(Manager *m, EcmTime now pg_attribute_unused(), RoundInput *in)

@@ -3,6 +3,14 @@
  * manager_start.c
  *	  A manager's start: is a stack wanted, and with which slot?
  *
+ * Only a process in the database can see whether the extension is there, so the
+ * launcher starts a manager to find out.  Its verdict, the probe, goes into the
+ * entry; with any other one than "run" the process ends, without clean-up, as it
+ * has not touched anything.
+ *
+ * The slot's name, and whether the slot is the stack's own, goes into the entry even
+ * if no stack is wanted: the launcher then watches the slot in its place.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -31,11 +39,13 @@
 #include "slot/retained_wal.h"
 #include "slot/slot_name.h"
 
+/* The argument of probe(). */
 typedef struct ProbeArg
 {
 	Manager    *m;
 	EcmProbe	result;
-	bool		override;		/* electric_cm_start() has asked */
+	bool		override;		/* electric_cm_start() has asked: run,
+								 * whatever the table says */
 } ProbeArg;
 
 /*
@@ -58,7 +68,8 @@ database_is_open(void)
 }
 
 /*
- * Is a stack wanted in this database?
+ * In a transaction: is a stack wanted in this database?  The reasons against it are
+ * looked at in the order in which they are named to users.
  */
 static void
 probe(void *arg)
@@ -97,8 +108,10 @@ ecm_manager_read_remembered(void *arg)
 }
 
 /*
- * Is the recorded slot ours still?  What has been seen since the server started
- * counts more than the table.
+ * Is the slot that the table records still the one that the stack has made?  *seen:
+ * where WAL ended when it was last seen; a slot of the same name that begins beyond
+ * that is somebody else's (slot_owner.c).  What this server run has seen, as the
+ * entry has it, counts more than the table, which is as old as the last stop.
  */
 static bool
 recorded_slot_is_ours(Manager *m, XLogRecPtr *seen)
@@ -116,18 +129,20 @@ recorded_slot_is_ours(Manager *m, XLogRecPtr *seen)
 		*seen = m->stack->former.seen_lsn;
 	else if (m->remembered.known &&
 			 m->remembered.system_identifier != GetSystemIdentifier())
-		*seen = InvalidXLogRecPtr;	/* positions there mean nothing here */
+		*seen = InvalidXLogRecPtr;	/* the row has come with a dump, say: its
+									 * positions are another server's */
 	else if (XLogRecPtrIsInvalid(m->remembered.clean_stop_lsn))
 		*seen = ecm_first_lsn();
 	else
-		*seen = m->remembered.clean_stop_lsn + 1;	/* another one may begin
-													 * there */
+		*seen = m->remembered.clean_stop_lsn + 1;	/* another slot may begin
+													 * at that very place */
 	return true;
 }
 
 /*
- * Shows the stack's slot and whether it is ours: others go by that, too, when this
- * process is gone.  A change of electric_cm.slot_name leaves a former slot behind.
+ * Puts the stack's slot into the entry, and whether it is ours: the launcher goes by
+ * that when this process is gone.  If electric_cm.slot_name has changed, the slot of
+ * the old name goes there as the former one.
  */
 static void
 show_slot(Manager *m)
@@ -139,7 +154,11 @@ show_slot(Manager *m)
 	const char *name;
 	bool		former;
 
-	/* two stacks whose names would be the same may start at the same time */
+	/*
+	 * A default name avoids names that other stacks show.  Two stacks that
+	 * start at the same time may still choose the same, so the second one
+	 * chooses again.
+	 */
 	do
 	{
 		name = ecm_slot_name_of_stack(&m->remembered, m->stack->datname);
@@ -155,8 +174,9 @@ show_slot(Manager *m)
 }
 
 /*
- * Is a stack wanted?  If not, says why, and the process ends here: there is
- * nothing to clean up.
+ * Probes.  If no stack is wanted, leaves the verdict in the entry and ends the
+ * process.  FATAL if the database can't be looked into: the launcher then tries
+ * again, with backoff.
  */
 static void
 end_unless_wanted(Manager *m)
@@ -182,7 +202,7 @@ end_unless_wanted(Manager *m)
 	{
 		m->cleaned_up = true;
 
-		/* the launcher looks after a stopped stack's slot, and views show it */
+		/* the launcher watches the slot from here on, and views show it */
 		if (arg.result != ECM_PROBE_NO_EXTENSION &&
 			ecm_worker_try(ecm_manager_read_remembered, m, &err))
 			show_slot(m);
@@ -194,15 +214,21 @@ end_unless_wanted(Manager *m)
 void
 ecm_manager_start_up(Manager *m)
 {
-	/* nothing that the manager does itself may wait long for a lock */
+	/* the manager must not block: what it does itself waits briefly for locks */
 	ecm_worker_set("lock_timeout", "100ms");
 
-	/* first: the next reload finds all changes that are made after this */
+	/*
+	 * Before the settings are read: a change in between is then found by the
+	 * next reload, at worst for nothing.
+	 */
 	ecm_manager_note_settings(m);
 
 	end_unless_wanted(m);
 
-	/* before the probe's result says that a stack runs */
+	/*
+	 * Before the probe says that a stack runs: from then on the launcher
+	 * counts so many workers for it.
+	 */
 	ecm_lock(LW_EXCLUSIVE);
 	m->stack->manager.shape_workers = ecm_shape_workers;
 	ecm_unlock();

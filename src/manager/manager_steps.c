@@ -3,9 +3,11 @@
  * manager_steps.c
  *	  The steps that bring a stack up, one after the other.
  *
- * A step is started, then polled each time round.  The steps of the replication
- * connection are in replication_setup.c, the lock's in exclusive_lock.c, the
- * consumers' in consumer_queues.c.
+ * A step is started by the state machine's action, then polled in each round until
+ * it is done or has failed; none blocks.  The steps of the replication connection
+ * are in replication_setup.c, the lock's in exclusive_lock.c, the consumers' in
+ * consumer_queues.c.  The pool's two are here: what they have to do runs as a job in
+ * a pool session, since it writes tables.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +38,7 @@
 #include "slot/slot_name.h"
 #include "slot/slot_owner.h"
 
-/* A manager gives way when it has tried so often to get consumers in vain. */
+/* A manager gives way after so many attempts in vain to get workers for consumers. */
 #define MAX_WORKER_FAILURES		2
 
 static void
@@ -53,6 +55,7 @@ poll_lock(Manager *m, EcmStepFailure *failure)
 
 /* ----------------------------------------------------- pool and timeline -- */
 
+/* The step's pool job has ended; err NULL: it has succeeded. */
 static void
 step_job_done(void *arg,
 			  EcmConn *conn pg_attribute_unused(), const EcmError *err)
@@ -67,7 +70,11 @@ step_job_done(void *arg,
 	}
 	ecm_failure_set(&m->job.failure, err, ECM_CONTEXT_POOL);
 
-	/* the stream goes on without a pool that has been there and comes back */
+	/*
+	 * A pool that has worked in this stream is likely to come back, and the
+	 * stream goes on without it.  So its error, such as a role that may not
+	 * log in, does not fail the stack.
+	 */
 	if (m->state.streaming_up && m->job.failure.kind == ECM_ERROR_FATAL)
 		m->job.failure.kind = ECM_ERROR_RETRY;
 	m->job.result = ECM_RESULT_FAILED;
@@ -87,6 +94,7 @@ poll_step_job(Manager *m, EcmStepFailure *failure)
 	return m->job.result;
 }
 
+/* The first pool session has answered; does it lead to this very database? */
 static void
 pool_answered(void *arg, EcmConn *conn, const EcmError *err)
 {
@@ -97,7 +105,10 @@ pool_answered(void *arg, EcmConn *conn, const EcmError *err)
 		m->job.result = ECM_RESULT_FAILED;
 }
 
-/* The pool is initialised when a session has answered, from the right place. */
+/*
+ * Step start_pool: opens a session, which is done when it has answered a query, and
+ * the answer shows that it is in this database of this server.
+ */
 static void
 start_pool(Manager *m)
 {
@@ -106,7 +117,6 @@ start_pool(Manager *m)
 								pool_answered, m);
 }
 
-/* Does the table say that the slot is ours? */
 bool
 ecm_manager_slot_is_recorded(const Manager *m)
 {
@@ -114,6 +124,7 @@ ecm_manager_slot_is_recorded(const Manager *m)
 		strcmp(NameStr(m->remembered.slot_name), m->stack->slot.name) == 0;
 }
 
+/* In a transaction.  arg: int64, the number of shapes. */
 static void
 count_shapes(void *arg)
 {
@@ -129,8 +140,9 @@ count_shapes(void *arg)
 }
 
 /*
- * Clients have to create their shapes again.  Few of them see events, so
- * electric_cm_health() goes on saying so for a while.
+ * Reports that all shapes are thrown away, so that clients have to create them
+ * again.  Few clients see events, so electric_cm_health() goes on saying so for a
+ * while, by the entry.
  */
 static void
 report_lost_shapes(Manager *m, const char *reason)
@@ -155,6 +167,18 @@ report_lost_shapes(Manager *m, const char *reason)
 	ecm_unlock();
 }
 
+/*
+ * Step check_timeline: compares what the row of _electric_cm.stack remembers with
+ * this server, this database and the slot.  If the stream can't continue what the
+ * shape logs have, all shapes are thrown away.  Has a pool session
+ *
+ *	- look, where the WAL may tell, whether the server ran without us meanwhile;
+ *	- record the new circumstances, and invalidate the shapes;
+ *	- share the shapes among consumers, before any consumer runs;
+ *	- take down that the slot is not ours any more, if somebody else has made it.
+ *
+ * All of that is one statement string, and so one transaction.
+ */
 static void
 start_timeline(Manager *m)
 {
@@ -202,6 +226,10 @@ start_timeline(Manager *m)
 		m->job.result = ECM_RESULT_DONE;
 }
 
+/*
+ * When the row is recorded, a request to run in spite of the row (adopt) is fulfilled:
+ * the next start finds it in the row.
+ */
 static EcmStepResult
 poll_timeline(Manager *m, EcmStepFailure *failure)
 {
@@ -219,6 +247,7 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 
 /* ---------------------------------------------------------- former slot -- */
 
+/* For a job whose failure does not matter, as it is tried again. */
 static void
 ignore_result(void *arg pg_attribute_unused(),
 			  EcmConn *conn pg_attribute_unused(),
@@ -226,7 +255,6 @@ ignore_result(void *arg pg_attribute_unused(),
 {
 }
 
-/* Is there a slot of that name that the stack could use? */
 bool
 ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts)
 {
@@ -236,7 +264,8 @@ ecm_manager_slot_is_usable(const char *name, EcmSlotFacts *facts)
 /*
  * Drops the slot that was created under the former electric_cm.slot_name, which
  * no other process would look after.  The slot stays as long as it is in use, and
- * until the new name is known to be usable.
+ * until the slot of the new name can be used: the setting may yet be taken back.
+ * A former slot that turns out to be somebody else's is forgotten.
  */
 void
 ecm_manager_retire_former_slot(Manager *m)
@@ -322,7 +351,8 @@ ecm_manager_run_step(Manager *m)
 }
 
 /*
- * Shows what the step that was just completed has found out or made.
+ * Shows, after a step, what it has found out or made; after the last one, begins to
+ * look after shapes and WAL.
  */
 static void
 step_completed(Manager *m, EcmStep step)
@@ -353,9 +383,10 @@ step_completed(Manager *m, EcmStep step)
 }
 
 /*
- * Consumers get no background worker: others have been faster.  Rather than keep
- * its own worker, with which another stack could run, the manager ends; the
- * launcher starts it again when there are enough.
+ * Counts attempts in vain to get workers for consumers, since others have taken them.
+ * After MAX_WORKER_FAILURES the manager ends, so that its own worker is free for
+ * another stack; else stacks that each lack one worker could wait for each other
+ * for ever.  The launcher starts it again when enough workers are free.
  */
 static void
 give_way(Manager *m, const EcmStepFailure *failure)
@@ -375,8 +406,9 @@ give_way(Manager *m, const EcmStepFailure *failure)
 }
 
 /*
- * The default name of the slot turns out to be that of another database's: the
- * next manager computes it anew, and comes to another one.
+ * Has create_slot failed because the slot's default name is taken by another
+ * database's slot?  Then the name is computed anew; if that gives another one, asks
+ * the launcher for a new manager, which will use it, and returns true.
  */
 static bool
 takes_another_name(Manager *m, const EcmStepFailure *failure)
@@ -398,7 +430,8 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 }
 
 /*
- * Polls the running step.  A step that is done is followed by the next at once.
+ * Part of the round: polls the running step.  The part runs again when the step has
+ * ended, so that the next one, which the machine has started, is polled at once.
  */
 bool
 ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
@@ -427,7 +460,10 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 	if (step == ECM_STEP_START_CONSUMERS)
 		give_way(m, &in->failure);
 
-	/* a step that fails with its connection is a lost connection */
+	/*
+	 * if the connection has failed, too, repeating the step would be of no
+	 * use
+	 */
 	if (step > ECM_STEP_CONNECT_REPLICATION && functions->poll == NULL &&
 		ecm_conn_state(m->replication.conn) == ECM_CONN_FAILED)
 		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
@@ -435,8 +471,8 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 }
 
 /*
- * Notices that the replication session has ended while steps of other parts run,
- * or a retry is pending.
+ * Part of the round: notices that the replication session has ended while nobody
+ * reads from it, as steps of other parts run or a retry is pending.
  */
 bool
 ecm_manager_poll_idle_replication(Manager *m,

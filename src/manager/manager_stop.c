@@ -3,8 +3,14 @@
  * manager_stop.c
  *	  A manager's end.
  *
- * By then the server may refuse connections, so all of it happens in this
- * process, with bounded waits.
+ * The manager ends by SIGTERM: from the launcher, which has put the reason into the
+ * entry (end_reason), or from the postmaster at a shutdown.  Either it leaves the
+ * slot, and records how far that is, so that the next manager can tell whether
+ * somebody else has used the slot; or it drops slot and publication.
+ *
+ * At a shutdown the server refuses connections already, so all of that happens in
+ * this process, which otherwise writes no table.  Its waits are bounded: a
+ * shutdown waits for them.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,13 +57,14 @@ server_is_stopping(void)
 	return stopping;
 }
 
+/* In a transaction: records the end.  arg: XLogRecPtr, the slot's position. */
 static void
 record_stop(void *arg)
 {
 	ecm_stack_row_record_stop(*(XLogRecPtr *) arg);
 }
 
-/* The slot that the table has is another one by now. */
+/* In a transaction: records that the slot is not ours any more. */
 static void
 disown_slot(void *arg)
 {
@@ -66,6 +73,7 @@ disown_slot(void *arg)
 	ecm_stack_row_disown_slot(m->stack->slot.name);
 }
 
+/* In a transaction: drops the publication, if we have made it. */
 static void
 drop_publication(void *arg pg_attribute_unused())
 {
@@ -77,7 +85,7 @@ drop_publication(void *arg pg_attribute_unused())
 	ecm_stack_row_forget_created();
 }
 
-/* The slot is free by now, unless somebody else uses it. */
+/* Drops the slot, which our walsender has let go of, and says so in an event. */
 static void
 drop_slot(Manager *m)
 {
@@ -94,7 +102,11 @@ drop_slot(Manager *m)
 						  psprintf("could not drop replication slot \"%s\"", m->stack->slot.name));
 }
 
-/* The slot is free, as far as we are concerned. */
+/*
+ * Drops the slot and the publication, or records how far the slot is.  drained: a
+ * command has the stack paused and has made it consume all there is; nothing may be
+ * written that the slot would have to decode.
+ */
 static void
 leave_slot(Manager *m, bool drop, bool drained)
 {
@@ -120,8 +132,10 @@ leave_slot(Manager *m, bool drop, bool drained)
 }
 
 /*
- * Leaves everything as the next manager, or nobody, should find it.  By now
- * the server may refuse connections, so all of it happens in this process.
+ * Slot and publication are dropped if somebody has asked for that and the stack is
+ * not to run on: at a stop, an unwanted database, a restart that comes from
+ * electric_cm.enabled, or a shutdown; a pause does not count.  Only who holds the
+ * lock may touch the slot.
  */
 void
 ecm_manager_clean_up(Manager *m)
@@ -137,8 +151,8 @@ ecm_manager_clean_up(Manager *m)
 	m->cleaned_up = true;
 	ecm_worker_leave();
 
-	disabled = ecm_manager_is_disabled();	/* by now; ecm_enabled is from our
-											 * start */
+	disabled = ecm_manager_is_disabled();	/* as of now: ecm_enabled is from
+											 * our start */
 	ecm_lock(LW_EXCLUSIVE);
 	reason = m->stack->lifecycle.end_reason;
 	drop = m->stack->requests.drop_on_stop &&
@@ -156,8 +170,9 @@ ecm_manager_clean_up(Manager *m)
 	ecm_replication_close(&m->replication);
 
 	/*
-	 * The publication has gone with the extension.  The slot that is recorded
-	 * is the launcher's task by now, but we may have made one since.
+	 * With the extension, its tables and the publication are gone.  DROP
+	 * EXTENSION has left the slot that was recorded to the launcher; a slot
+	 * that we have made since, or have not recorded yet, is left to it here.
 	 */
 	if (m->extension_gone)
 	{
@@ -176,8 +191,9 @@ ecm_manager_clean_up(Manager *m)
 }
 
 /*
- * When something inside core was interrupted, the way out is a FATAL and ends
- * here; otherwise the main loop has cleaned up already.
+ * before_shmem_exit callback.  If SIGTERM has interrupted something inside core, such
+ * as a wait for a lock, the process leaves by a FATAL, without coming back to the
+ * main loop, and cleans up here.  An ERROR in the loop ends here, too.
  */
 void
 ecm_manager_at_exit(int code pg_attribute_unused(), Datum arg)

@@ -3,6 +3,10 @@
  * manager_waiting.c
  *	  Who or what the stack waits for, in words.
  *
+ * electric_cm_stack.waiting_for names the process that a user has to end, or to
+ * wait for, if a start takes long: "PID 123, query started at ...".  The texts are
+ * found in system views, in short transactions of the manager's own.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -34,6 +38,10 @@ ecm_manager_forget_wait(Manager *m)
 	w->blocker_shown = w->doubt_shown = w->lock_shown = false;
 }
 
+/*
+ * In a transaction: puts the oldest transaction that runs, or is prepared, into the
+ * manager's waiting text.  The text stays as it is if there is none.
+ */
 static void
 find_slot_blocker(void *arg)
 {
@@ -64,8 +72,9 @@ find_slot_blocker(void *arg)
 }
 
 /*
- * A slot creation waits for every transaction that was running, and then for
- * the next standby snapshot, which on an idle server may be far away.
+ * The creation of a slot waits for every transaction that was running, and then for
+ * the next record of running transactions in the WAL.  On an idle server that may be
+ * far away, so one is written here.
  */
 void
 ecm_manager_help_slot_creation(Manager *m)
@@ -85,9 +94,9 @@ ecm_manager_help_slot_creation(Manager *m)
 }
 
 /*
- * A slot that was dropped, or whose creation was ended, for the sake of a limit
- * is not made anew while transactions run that did then: its creation would wait
- * for them, and all the while hold WAL back again.
+ * After a slot was dropped, or its creation was ended, for the sake of a limit on
+ * retained WAL: do transactions still run that ran then?  The creation of a new slot
+ * would wait for them, and all the while retain WAL up to the limit again.
  */
 static bool
 must_wait_for_transactions(Manager *m)
@@ -118,7 +127,10 @@ ecm_manager_hold_slot(Manager *m)
 	ecm_replication_hold_slot(&m->replication, why, pid);
 }
 
-/* Another process has the lock, or uses the slot that we are about to take. */
+/*
+ * Part of the round: shows who has the stack's lock, or uses the slot that step
+ * create_slot is about to take.
+ */
 bool
 ecm_manager_show_blocker(Manager *m, EcmTime now pg_attribute_unused(),
 						 RoundInput *in pg_attribute_unused())
@@ -142,7 +154,10 @@ ecm_manager_show_blocker(Manager *m, EcmTime now pg_attribute_unused(),
 	return false;
 }
 
-/* Finds the process that has the lock which one of our sessions waits for. */
+/*
+ * In a transaction: puts the process into the waiting text that has a lock which one
+ * of our sessions waits for, and does not wait for a lock itself.
+ */
 static void
 find_lock_blocker(void *arg)
 {
@@ -158,7 +173,12 @@ find_lock_blocker(void *arg)
 			appendStringInfo(&pids, "%s%d", pids.len > 0 ? "," : "",
 							 ecm_conn_backend_pid(ecm_pool_session(i)));
 	ecm_spi_begin(&spi);
-	/* processes that wait before us in the same queue are not to blame */
+
+	/*
+	 * pg_blocking_pids() also names processes that wait before us in the same
+	 * queue.  They are not to blame, so their blockers are looked for in
+	 * turn.
+	 */
 	if (SPI_execute(psprintf("WITH RECURSIVE ours(pid) AS (SELECT unnest('{%s}'::int[])),"
 							 " queue(pid) AS (SELECT pid FROM ours"
 							 "  UNION SELECT unnest(pg_blocking_pids(pid)) FROM queue WHERE pid <> 0)"
@@ -183,8 +203,9 @@ find_lock_blocker(void *arg)
 }
 
 /*
- * A step that waits for somebody's lock says for whose, for as long as it is
- * tried again.
+ * Part of the round: shows whose lock the running step waits for, once the step has
+ * taken a second.  The text stays while the same step is tried again, else it would
+ * flicker, as each attempt is ended by lock_timeout.
  */
 bool
 ecm_manager_show_lock_blocker(Manager *m, EcmTime now,
@@ -218,7 +239,10 @@ ecm_manager_show_lock_blocker(Manager *m, EcmTime now,
 	return false;
 }
 
-/* The stream runs, but is not beyond the place where it has failed before. */
+/*
+ * End of the round: shows that the stream runs, but is not beyond the place where it
+ * was lost.  It counts as active only after that.
+ */
 void
 ecm_manager_show_doubt(Manager *m)
 {

@@ -3,6 +3,12 @@
  * manager_wal.c
  *	  The WAL that the stack's slot retains: samples, and what a limit costs.
  *
+ * retained_wal.c samples the slot and says whether it has to go, for the sake of
+ * electric_cm.retained_wal_limit or min_wal_free_space (EcmWalAction).  This file has
+ * what the manager does about that.  To drop the slot costs all shapes, so it is
+ * the last resort: a stream that is cut off, or is just catching up, gets its
+ * chance first.  But each such delay is bounded, as a full disk stops the server.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -24,17 +30,18 @@
 #include "manager/stack_report.h"
 #include "slot/retained_wal.h"
 
-/* A consumer without progress for so long does not save its slot any more. */
+/* A consumer without progress for so long is not waited for any more. */
 #define CONSUMER_HANGS_MS		3000
-/* A stream that shall be given up for a limit has so long to say something. */
+/* The walsender has so long to answer before its stream is given up for a limit. */
 #define LAST_WORD_MS			2000
-/* A slot that stays where it is for so long, though it could move on, is helped. */
+/* A slot whose restart_lsn stays the same for so long is helped on. */
 #define SLOT_STANDS_MS			60000
 
 /*
- * A walsender that has been silent for a while gets a chance to answer, and a busy
- * one to finish its work.  False: it has not answered yet (no error set), or not
- * in time.
+ * Before the slot is dropped: has the walsender answered, so that the retained WAL is
+ * not the fault of a connection that is cut off?  The first call asks.  A walsender
+ * that works, or waits for a lock, can't answer; it gets the time that a stream may
+ * have to catch up.  False: not yet, or not in time; only then 'lost' is filled.
  */
 static bool
 has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
@@ -59,9 +66,12 @@ has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
 }
 
 /*
- * The slot retains too much.  A stack that is connected makes a new one,
- * which counts as any other recreation does; else the old one is just dropped,
- * and the stack will find none when it comes to that.
+ * The slot retains too much.  In this order: nothing, while the stream may catch up;
+ * or the stream is opened anew, if it seems to be cut off; or the slot goes.  If the
+ * stack is connected, the machine drops the slot and makes a new one, which counts as
+ * a recreation.  Else it is dropped right here, and the step create_slot finds none
+ * when it comes to that.  Free space below its limit allows no delay (urgent).
+ * True: 'in' is filled.
  */
 static bool
 enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
@@ -73,7 +83,7 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 	if (!urgent && now < m->loss.catches_up_until)
 		return false;
 
-	/* a stream that is cut off, or hangs, is put up again first, once */
+	/* a stream that is cut off, or hangs, is opened anew first, once */
 	if (m->state.streaming_up &&
 		(ecm_replication_has_lost_slot(&m->replication, true, &lost) ||
 		 (!urgent && !m->flow.congested && !has_last_word(m, now, &lost))))
@@ -93,8 +103,10 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 		return false;
 	}
 	if (m->replication.creation.drop_first)
-		return false;			/* it is about to be dropped */
-	m->last_reported = action->reason;	/* the event says more */
+		return false;			/* create_slot is about to drop it */
+	m->last_reported = action->reason;	/* so no second event: the one of
+										 * ecm_retained_wal_slot_goes() says
+										 * more */
 	m->wal.slot_horizon = ReadNextTransactionId();
 	ecm_retained_wal_slot_goes(m->stack_index, action);
 	in->failure.err = action->reason;
@@ -118,8 +130,9 @@ end_slot_creation(Manager *m, const EcmWalAction *action, RoundInput *in)
 }
 
 /*
- * A consumer that is behind may be what holds the slot back, long before it is
- * known to hang.
+ * Fills 'pin' with the consumer that may hold the slot back: one that hangs; or else
+ * the one that is farthest behind, if any has work, which is not certain.  by "": no
+ * consumer does.
  */
 static void
 suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
@@ -136,7 +149,7 @@ suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
 	if (ecm_has_passed(last.since, now, CONSUMER_HANGS_MS))
 		snprintf(idle, sizeof(idle), ", which has made no progress for " INT64_FORMAT " s",
 				 (now - last.since) / USECS_PER_SEC);
-	/* changes that concern no shape of its own are not fed to it */
+	/* a consumer's position stands still while the stream has nothing for it */
 	durable = Min(Max(durable, m->replication.stream.acknowledged_lsn), end);
 	snprintf(pin->by, sizeof(pin->by), "consumer %d (PID %d)%s, with %s of WAL to come",
 			 last.worker + 1, last.pid, idle, ecm_size_text((int64) (end - durable)));
@@ -145,11 +158,11 @@ suspect_consumer(Manager *m, EcmTime now, EcmPin *pin)
 }
 
 /*
- * The server invalidates a slot in a checkpoint, after it has ended the
- * walsender; but a walsender can't end while it has something to send that we
- * don't read.  So that no checkpoint has to wait for a consumer that hangs, we
- * let go of the slot as soon as it is in danger.  (While the consumer makes
- * progress, so does the walsender, and to start over would only cost time.)
+ * Closes the stream of a slot that the next checkpoint will invalidate, if it is not
+ * read since a consumer hangs.  The checkpointer ends the walsender first and waits
+ * for that; but a walsender that has something to send which nobody reads does not
+ * end, and all checkpoints would wait with it.  While the consumer makes progress,
+ * so does the walsender, and to start over would only cost time.
  */
 static bool
 let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
@@ -166,8 +179,10 @@ let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
 }
 
 /*
- * A slot moves on with each record of the running transactions.  The server
- * writes these by a clock that can be set back; then nobody but us does.
+ * Writes a record of the running transactions, which a slot's restart_lsn needs to
+ * move on, if it has not moved for SLOT_STANDS_MS though the stream keeps up.  The
+ * server writes such records by a clock that may have been set back, and then not at
+ * all for a long time.
  */
 static void
 help_slot_on(Manager *m, EcmTime now)
@@ -188,6 +203,10 @@ help_slot_on(Manager *m, EcmTime now)
 	LogStandbySnapshot();
 }
 
+/*
+ * Part of the round: samples the slot, if that is due or somebody has asked for it,
+ * and acts on what the sample says.
+ */
 bool
 ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 {
@@ -217,7 +236,10 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	return found;
 }
 
-/* The slot may have gone in the meantime: may there be another, and when? */
+/*
+ * Part of the round, after a sample: says whether a slot may be created, as the last
+ * part may have dropped it, and helps one on that stands still.
+ */
 bool
 ecm_manager_after_sample(Manager *m, EcmTime now,
 						 RoundInput *in pg_attribute_unused())

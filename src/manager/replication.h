@@ -3,8 +3,8 @@
  * replication.h
  *	  The replication connection: its setup steps, the stream, the feedback.
  *
- * One per manager process.  A setup step is started, then polled whenever the
- * connection made progress; nothing blocks.
+ * A manager has one.  A setup step is started, then polled in each round; nothing
+ * blocks.  The functions return failures to the caller, who steps the machine.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,42 +25,49 @@
 /* Progress within the setup step that runs */
 typedef struct SetupStep
 {
-	int			query;			/* which of the step's queries runs */
+	int			query;			/* which of the step's queries runs, from 0 */
 	EcmTime		started;
-	EcmTime		deadline;		/* to poll again without socket activity, 0:
-								 * none */
+	EcmTime		deadline;		/* poll again then, even if nothing comes from
+								 * the socket; 0: no need to */
 } SetupStep;
 
 /* Step create_slot: its task, and how far it is */
 typedef struct SlotCreation
 {
 	bool		drop_first;		/* the slot that is there is of no use any
-								 * more: check_timeline then throws the shapes
-								 * away */
+								 * more: drop it and create another.  (For
+								 * that one, check_timeline throws all shapes
+								 * away.) */
 	char		hold_why[256];	/* why no slot may be created now, or "" */
 	int			hold_pid;		/* of the process to blame; 0: none known */
-	bool		held_up;		/* the step waits for that */
-	bool		running;		/* the server is at it */
-	bool		made_unheard;	/* it was, when the connection was lost */
-	int			user_pid;		/* another process that uses the slot, 0: none */
+	bool		held_up;		/* the step waits until hold_why is "" */
+	bool		running;		/* the server is creating the slot */
+	bool		made_unheard;	/* the connection was lost while it was: a
+								 * slot that is there now may be that one */
+	int			user_pid;		/* another process that uses the slot, which
+								 * the step waits for; 0: none */
 	char		waiting_for[256];	/* the same in words */
 } SlotCreation;
 
 /* The stream; all zero when it begins */
 typedef struct StreamState
 {
-	int			pid;			/* who had the slot when the stream began */
+	int			pid;			/* of the walsender: who had the slot when the
+								 * stream began */
 	XLogRecPtr	keepalive_lsn;	/* the highest position that a keepalive
 								 * vouched for: all before it has been sent */
-	XLogRecPtr	acknowledged_lsn;
-	bool		reply_requested;	/* the walsender wants to hear from us */
-	EcmTime		last_feedback;
-	EcmTime		last_asked;
-	EcmTime		asked_at;		/* for a sign of life; 0: there was one since */
-	EcmBackendLook asked_look;	/* the walsender then */
-	EcmBackendLook last_look;	/* ... and when its last word was asked for */
-	EcmTime		other_user_at;	/* since when 'pid' has the slot no more; 0:
-								 * it has it */
+	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
+	bool		reply_requested;	/* the walsender wants feedback at once */
+	EcmTime		last_feedback;	/* when it was sent */
+	EcmTime		last_asked;		/* when feedback last asked for an answer */
+	EcmTime		asked_at;		/* when the walsender was first asked for a
+								 * sign of life and has given none since; 0:
+								 * it owes none */
+	EcmBackendLook asked_look;	/* what the walsender was at then ... */
+	EcmBackendLook last_look;	/* ... and at
+								 * ecm_replication_look_at_walsender() */
+	EcmTime		other_user_at;	/* since when 'pid' has been seen without the
+								 * slot; 0: it has it */
 } StreamState;
 
 typedef struct Replication
@@ -70,10 +77,12 @@ typedef struct Replication
 	char	   *publication;
 
 	EcmConn    *conn;			/* NULL: closed */
-	int			sender_timeout_ms;	/* of the session */
+	int			sender_timeout_ms;	/* wal_sender_timeout of this session */
 	int			walsender_pid;	/* of the present connection, or the last */
-	int			former_pid;		/* of an earlier one: it still has the slot */
-	EcmTime		former_asked_at;	/* to end */
+	int			former_pid;		/* a walsender of an earlier connection, which
+								 * had the slot still when that was closed; 0:
+								 * none ever did */
+	EcmTime		former_asked_at;	/* when that one was sent SIGTERM */
 
 	EcmReplicationInfo info;	/* found out by the setup steps */
 	SetupStep	step;
@@ -88,8 +97,9 @@ extern void ecm_replication_init(Replication *rep, const char *dbname,
 								 const char *publication_name);
 
 /*
- * Starts a step (those from connect_replication to start_streaming that
- * concern this connection); start_lsn is used by start_streaming.
+ * Starts a step, one of those that concern this connection.  Only start_streaming
+ * uses start_lsn: the stream begins there, or at the slot's position if that is
+ * later.
  */
 extern void ecm_replication_start_step(Replication *rep, EcmStep step,
 									   XLogRecPtr start_lsn);
@@ -97,17 +107,19 @@ extern EcmStepResult ecm_replication_poll_step(Replication *rep, EcmStep step,
 											   EcmStepFailure *failure);
 
 /*
- * Lets create_slot wait instead of creating a slot; NULL: not any more.  pid: the
- * process to blame for that, 0: none known.
+ * Has step create_slot wait instead of creating a slot, for the reason 'why'; NULL:
+ * it need not wait any more.  pid: the process to blame for that, 0: none known.
+ * It applies until the next call, also while other steps run.
  */
 extern void ecm_replication_hold_slot(Replication *rep, const char *why, int pid);
 
-/* Does the server create the slot now? */
+/* Is the server creating the slot now, in our session? */
 extern bool ecm_replication_creates_slot(const Replication *rep);
 
 /*
- * Looks at the publication while it is in use: false if it has been dropped
- * (RECREATE) or altered so that changes are missing (FATAL).
+ * Looks at the publication while the stream uses it, in a transaction of this
+ * process.  False if it has been dropped (failure RECREATE) or altered so that
+ * changes are missing (FATAL).  True also if that can't be told now.
  */
 extern bool ecm_replication_publication_is_good(Replication *rep,
 												EcmStepFailure *failure);
@@ -118,7 +130,7 @@ extern bool ecm_replication_publication_is_good(Replication *rep,
  */
 extern const char *ecm_replication_waiting_for(const Replication *rep, int *pid);
 
-/* The process that uses the slot; 0: none. */
+/* The process that uses the slot, whosever it is; 0: none, or there is no slot. */
 extern int	ecm_replication_slot_pid(const Replication *rep);
 
 /* Does a walsender of an earlier connection still have the slot? */
@@ -138,8 +150,8 @@ extern bool ecm_replication_wait_slot_free(Replication *rep, int timeout_ms);
 /* Reading and feedback are parts of the manager's round: see manager.h. */
 
 /*
- * Has the walsender been at work, or does it wait for somebody's lock, since the
- * last look at it?  Then it can't be expected to answer.
+ * may_be_silent: can the walsender not be expected to answer, as it has been at work
+ * since the last look_at_walsender(), or waits for somebody's lock?
  */
 extern void ecm_replication_look_at_walsender(Replication *rep);
 extern bool ecm_replication_may_be_silent(const Replication *rep);
@@ -149,9 +161,10 @@ extern void ecm_replication_set_silent(const Replication *rep, int64 us,
 									   EcmStepFailure *failure);
 
 /*
- * Is the slot not in use by the walsender that the stream began with any more?
- * Not at once: only if it was not so an earlier time, and the stream should
- * have told since.  (failure filled.)
+ * Has the walsender that the stream began with lost the slot, without the stream's
+ * having ended?  A stream that ends tells so itself, a moment later.  So, unless
+ * at_once, the answer is yes only if an earlier call has found the same, a second
+ * ago or more.  If yes, 'failure' is filled.
  */
 extern bool ecm_replication_has_lost_slot(Replication *rep, bool at_once,
 										  EcmStepFailure *failure);

@@ -3,10 +3,15 @@
  * replication_setup.c
  *	  The replication connection: its setup steps, and its end.
  *
- * The connection leads back into the server that we run in, so whatever the
- * server can tell about the slot is read from shared memory, and its walsender
- * can be ended with a signal.  That matters: a client that merely gives up
- * leaves an active slot behind until the walsender notices.
+ * A step may have several queries; rep->step.query says which one runs.  When a
+ * step fails, the machine starts it again, on the same connection if that is alive,
+ * so a step finds whatever an earlier attempt has left.
+ *
+ * The connection leads back into the server that we run in.  So what the server
+ * knows about the slot is read from shared memory, and the walsender can be ended
+ * with a signal.  A client that merely closes its socket leaves an active slot
+ * behind until the walsender notices, which may take minutes while it creates a
+ * slot or decodes a large transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,8 +54,8 @@
 #define HOLD_POLL_MS		1000
 
 /*
- * The walsender's timeout in our sessions: the server's own, within these
- * bounds.  0 would mean never, and who has died would keep the slot.
+ * wal_sender_timeout in our sessions: the server's own, within these bounds.  0 would
+ * mean never: a walsender whose connection is cut off would keep the slot.
  */
 #define MIN_SENDER_TIMEOUT_MS	1000
 #define MAX_SENDER_TIMEOUT_MS	60000
@@ -58,7 +63,7 @@
 /* pgoutput's protocol 1 has all that we need, and every server speaks it. */
 #define PROTO_VERSION		1
 
-/* Harmless if repeated; see walsender.c. */
+/* Makes the session a walsender of ours, see walsender.c; may be repeated. */
 #define TUNE_WALSENDER			"SELECT _electric_cm.tune_walsender()"
 
 void
@@ -94,7 +99,7 @@ conn_failed(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
 }
 
 /*
- * Polls the running query: PENDING, DONE (it succeeded) or FAILED.
+ * Polls the running query: PENDING, DONE (its result is in rep->conn) or FAILED.
  */
 static EcmStepResult
 poll_query(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
@@ -149,6 +154,7 @@ poll_connect(Replication *rep, EcmStepFailure *failure)
 	}
 }
 
+/* Is this the server that we run in?  Also notes its timeline. */
 static EcmStepResult
 poll_identify_system(Replication *rep, EcmStepFailure *failure)
 {
@@ -172,6 +178,7 @@ poll_identify_system(Replication *rep, EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
+/* Is this the database that we run in?  Also notes the server's version. */
 static EcmStepResult
 poll_pg_info(Replication *rep, EcmStepFailure *failure)
 {
@@ -186,7 +193,10 @@ poll_pg_info(Replication *rep, EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
-/* The second column: does it filter rows or columns of any table? */
+/*
+ * A query with a row if the publication exists: does it publish all kinds of changes?
+ * Does it filter rows or columns of any table?  Does it publish via the root?
+ */
 static char *
 publication_facts_sql(const Replication *rep)
 {
@@ -198,7 +208,10 @@ publication_facts_sql(const Replication *rep)
 					ecm_quote_literal(rep->publication));
 }
 
-/* Is a publication that exists good for us?  All are "t" or "f". */
+/*
+ * Is a publication that exists good for us?  The arguments are that query's columns,
+ * "t" or "f".  A stream that lacks changes would make wrong logs, without an error.
+ */
 static EcmStepResult
 judge_publication(const Replication *rep, const char *publishes_everything,
 				  const char *filters, const char *via_root, EcmStepFailure *failure)
@@ -229,6 +242,10 @@ start_publication(Replication *rep)
 	ecm_conn_send(rep->conn, publication_facts_sql(rep), QUERY_TIMEOUT_MS);
 }
 
+/*
+ * Looks at the answer; if there is no publication, creates one, in one transaction
+ * with the note that it is ours.
+ */
 static EcmStepResult
 poll_publication(Replication *rep, EcmStepFailure *failure)
 {
@@ -265,12 +282,12 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 typedef struct PublicationLook
 {
 	Replication *rep;
-	EcmStepFailure *failure;	/* sqlstate "": there is none */
+	EcmStepFailure *failure;	/* result; err.sqlstate "": none */
 } PublicationLook;
 
 /*
- * Like poll_publication(), but reads the catalog in this process, since the
- * stream's session can't be asked.
+ * In a transaction: like poll_publication(), but reads the catalog in this process,
+ * as a session that streams takes no queries.
  */
 static void
 look_at_publication(void *arg)
@@ -302,7 +319,7 @@ ecm_replication_publication_is_good(Replication *rep, EcmStepFailure *failure)
 	PublicationLook look = {rep, failure};
 	EcmError	err;
 
-	/* a catalog that is locked now is read at the next check */
+	/* an ERROR, as when a catalog is locked: the next check reads it */
 	return !ecm_worker_try(look_at_publication, &look, &err) ||
 		failure->err.sqlstate[0] == '\0';
 }
@@ -335,9 +352,10 @@ ecm_replication_waiting_for(const Replication *rep, int *pid)
 }
 
 /*
- * Another process uses the slot.  A walsender of ours, on its way out, is
- * reminded to end.  A walsender that is stopped, or hangs in the kernel, can't be
- * ended by anything that would not restart the whole server.
+ * Waits, for SLOT_BUSY_TIMEOUT_MS, while another process uses the slot; then the step
+ * fails, and is tried again.  A walsender of an earlier connection of ours is
+ * reminded to end, by SIGTERM.  If it is stopped, or hangs in the kernel, only
+ * SIGKILL would end it, and that restarts the whole server.
  */
 static EcmStepResult
 wait_for_slot_user(Replication *rep, EcmStepFailure *failure, int pid)
@@ -370,6 +388,7 @@ wait_for_slot_user(Replication *rep, EcmStepFailure *failure, int pid)
 	return ECM_RESULT_PENDING;
 }
 
+/* Waits, for as long as it takes, until a slot may be created. */
 static EcmStepResult
 wait_for_room(Replication *rep)
 {
@@ -379,6 +398,7 @@ wait_for_room(Replication *rep)
 	return ECM_RESULT_PENDING;
 }
 
+/* Drops the slot that the machine has ordered to be made anew. */
 static EcmStepResult
 drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 {
@@ -394,7 +414,10 @@ drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
-/* Never the advice to drop what another stack, or somebody like us, needs. */
+/*
+ * A hint for a slot of our name that is not ours.  Never the advice to drop a slot
+ * that another stack, or another user of pgoutput, seems to need.
+ */
 static char *
 foreign_slot_hint(const Replication *rep, const EcmSlotFacts *facts)
 {
@@ -409,10 +432,9 @@ foreign_slot_hint(const Replication *rep, const EcmSlotFacts *facts)
 }
 
 /*
- * The slot as it is: usable, unusable for good, or not there.  Creating one
- * waits for every transaction that runs; lock_timeout bounds that wait
- * (statement_timeout doesn't), and the status check forces a standby snapshot
- * so that it ends soon after they have.
+ * Looks at the slot in shared memory.  DONE: it can be used, or there is none and it
+ * may be created (*create).  PENDING: somebody uses it, or no slot may be created
+ * now.  FAILED: it is another's, or invalidated, or can't be dropped.
  */
 static EcmStepResult
 look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
@@ -454,11 +476,14 @@ look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
 								"The WAL that it needed has been removed.", "");
 	rep->info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
 	if (rep->creation.made_unheard)
-		rep->info.slot_created = true;
+		rep->info.slot_created = true;	/* by our lost session */
 	return ECM_RESULT_DONE;
 }
 
-/* Ends the transaction that the slot was made in, and puts down whose it is. */
+/*
+ * Ends the transaction that the slot was created in, and records in the stack's row
+ * that the slot is ours.
+ */
 static void
 record_slot(Replication *rep)
 {
@@ -472,6 +497,12 @@ record_slot(Replication *rep)
 	rep->creation.made_unheard = false;
 }
 
+/*
+ * The creation waits for every transaction that runs.  lock_timeout of the session
+ * bounds each of these waits (statement_timeout does not), and the status check
+ * writes a record of running transactions (ecm_manager_help_slot_creation()), so that
+ * the creation ends soon after the last of them.
+ */
 static void
 send_create_slot(Replication *rep)
 {
@@ -486,6 +517,7 @@ send_create_slot(Replication *rep)
 	rep->creation.running = true;
 }
 
+/* The server has created the slot: notes where it begins, and records it. */
 static void
 slot_created(Replication *rep)
 {
@@ -496,7 +528,7 @@ slot_created(Replication *rep)
 	record_slot(rep);
 }
 
-/* The last command that poll_slot() has sent, as rep->step.query. */
+/* rep->step.query in step create_slot: the last command that was sent. */
 enum
 {
 	SLOT_LOOK,					/* none yet */
@@ -507,10 +539,16 @@ enum
 };
 
 /*
- * While it creates the slot the server waits for the locks of transactions,
- * and whoever waits without being in a transaction himself may be ended at the
- * moment when the lock is granted to him, and then nobody releases it.  Hence
- * the transaction around it.
+ * Step create_slot: look, tune the walsender, BEGIN, create, record.
+ *
+ * Why the transaction: while it creates the slot the server waits for locks of
+ * running transactions.  A walsender that waits outside of a transaction and is
+ * ended at the moment when the lock is granted leaves that lock behind, since only
+ * the end of a transaction releases it.
+ *
+ * If the connection is lost during the creation, nobody knows whether the slot was
+ * made.  made_unheard remembers that: if the next attempt finds the slot, it is ours
+ * and new, and is recorded as such.
  */
 static EcmStepResult
 poll_slot(Replication *rep, EcmStepFailure *failure)
@@ -534,8 +572,9 @@ poll_slot(Replication *rep, EcmStepFailure *failure)
 			return result;
 
 		/*
-		 * While it creates the slot, too, the walsender looks whether it is a
-		 * synchronous standby.  A failed attempt has left its transaction.
+		 * A walsender that creates a slot may count as a synchronous standby,
+		 * too, so it is tuned before.  A failed attempt may have left its
+		 * transaction open.
 		 */
 		ecm_conn_send(rep->conn, ecm_conn_idle_in_no_transaction(rep->conn) ?
 					  TUNE_WALSENDER : "ROLLBACK; " TUNE_WALSENDER,
@@ -567,6 +606,7 @@ poll_slot(Replication *rep, EcmStepFailure *failure)
 	}
 }
 
+/* Done when the server has answered START_REPLICATION; the stream's state is new. */
 static EcmStepResult
 poll_start_streaming(Replication *rep, EcmStepFailure *failure)
 {
@@ -584,7 +624,8 @@ poll_start_streaming(Replication *rep, EcmStepFailure *failure)
 }
 
 /*
- * A string literal as the replication grammar reads it: no escape syntax.
+ * A string literal for a replication command, whose grammar doubles quotes and knows
+ * no backslashes; palloc'd.
  */
 static char *
 replication_literal(const char *text)
@@ -688,6 +729,7 @@ ecm_replication_poll_step(Replication *rep, EcmStep step, EcmStepFailure *failur
 
 /* -------------------------------------------------------------- closing -- */
 
+/* Has every walsender of ours let go of the slot?  (Others' don't matter.) */
 static bool
 slot_is_free(const Replication *rep)
 {
@@ -712,8 +754,9 @@ ecm_replication_close(Replication *rep)
 
 	/*
 	 * The walsender notices the closed socket by itself only when it next
-	 * reads or writes; while it waits in the creation of a slot, or decodes a
-	 * large transaction, it does neither.
+	 * reads or writes.  While it waits in the creation of a slot, or decodes
+	 * a large transaction, it does neither.  So it is sent SIGTERM, and
+	 * remembered, since it may take a while to end.
 	 */
 	if (!slot_is_free(rep))
 	{

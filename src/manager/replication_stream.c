@@ -4,6 +4,16 @@
  *	  The stream: reading it, telling the walsender how far we are, and
  *	  noticing that nothing comes any more.
  *
+ * "Flushed" is the position up to which all consumers' logs are durable; feedback
+ * acknowledges it, and the slot may then advance to it.  Feedback goes out also
+ * while a consumer's queue is full and the stream is not read, or the walsender
+ * would end the connection after its timeout.
+ *
+ * A quiet stream and a dead one look the same.  So feedback asks for an answer now
+ * and then, and a walsender that does not answer within its timeout is given up,
+ * unless it can be seen to work (a large transaction is decoded without reading
+ * the socket) or to wait for a lock.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -23,18 +33,18 @@
 #include "manager/stack_report.h"
 #include "slot/slot.h"
 
-/* A stream whose slot is in other hands for so long has lost it. */
+/* A stream whose walsender has not had the slot for so long has lost it. */
 #define OTHER_USER_MS		1000
 /*
- * The walsender hears from us after a third of its timeout, but at least this
- * often.
+ * Feedback is sent at the latest after a third of the walsender's timeout, or after
+ * this, whichever is less.
  */
 #define MAX_FEEDBACK_MS			15000
-/* So much WAL without a change for us is progress, too. */
+/* A stream that is so far beyond the place of its loss is beyond it for good. */
 #define PROGRESS_BYTES			(16 * 1024 * 1024)
-/* A stream that is back from a silent loss has so long to catch up. */
+/* A new stream may catch up for so long before a limit on WAL drops the slot. */
 #define CATCH_UP_MS				15000
-/* Progress is acknowledged this soon. */
+/* Progress is acknowledged this soon at the latest. */
 #define ACKNOWLEDGE_MS			500
 /* Limits for asking the walsender how far it is, while somebody waits. */
 #define ASK_MIN_MS				1
@@ -42,19 +52,24 @@
 /* Limits for looking whether the stream can begin behind a giant. */
 #define RENEW_MIN_MS			1000
 #define RENEW_MAX_MS			60000
-/* ... and from one new stream to the next. */
+/* ... and the least time from one such new stream to the next. */
 #define RENEW_PAUSE_MS			15000
 /* One round reads at most this much, then looks after everything else. */
 #define ROUND_BYTES				(4 * 1024 * 1024)
 /*
- * The walsender sends message by message, and waking up for each costs more
- * than decoding it.  So after a round that read a lot we let it run ahead.
+ * The walsender sends in pieces, and waking up for each costs more than decoding it.
+ * So after a round that has read more than BUSY_BYTES, the stream is left alone for
+ * BUSY_PAUSE_MS.  A round that has read less is followed by a read at once.
  */
 #define BUSY_BYTES				(32 * 1024)
 #define BUSY_PAUSE_MS			1
 
 /* --------------------------------------------------------------- stream -- */
 
+/*
+ * Fills 'failure' with the error that the stream has ended with; returns -1 for the
+ * callers' convenience.
+ */
 static int
 stream_failed(Replication *rep, EcmStepFailure *failure)
 {
@@ -62,8 +77,9 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 	ecm_error_hide_row(&failure->err);
 
 	/*
-	 * 55000 in the stream can mean many things.  Whether the slot is beyond
-	 * recovery is seen by looking at it, not by reading the message.
+	 * An SQLSTATE such as 55000 can mean many things here.  So whether the
+	 * slot must be made anew is decided by a look at it: it is gone,
+	 * invalidated, or needs WAL that has been removed.
 	 */
 	if (failure->kind != ECM_ERROR_FATAL)
 	{
@@ -77,7 +93,7 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 	return -1;
 }
 
-/* Takes what the socket has; false: connection lost. */
+/* Reads from the socket what is there.  False: connection lost, failure filled. */
 static bool
 read_input(Replication *rep, EcmStepFailure *failure)
 {
@@ -88,8 +104,9 @@ read_input(Replication *rep, EcmStepFailure *failure)
 }
 
 /*
- * Next XLogData payload (1; valid until the next call), nothing for now (0), or
- * the stream has ended (-1).  Keepalives are taken care of inside.
+ * The next message of pgoutput that libpq has in memory: 1, *data is valid until the
+ * next call; 0: there is none; -1: the stream has ended, failure filled.  Keepalives
+ * are noted in rep->stream on the way.
  */
 static int
 next_received(Replication *rep, const char **data, int *len,
@@ -140,8 +157,9 @@ next_received(Replication *rep, const char **data, int *len,
 }
 
 /*
- * Standby status update.  ask: let the walsender answer with a keepalive.
- * False: connection lost.
+ * Sends a standby status update.  received: end of what has come; flushed: see the
+ * head of this file.  ask: the walsender shall answer with a keepalive at once, which
+ * tells how far it is.  False: connection lost, failure filled.
  */
 static bool
 send_feedback(Replication *rep, XLogRecPtr received,
@@ -178,7 +196,7 @@ send_feedback(Replication *rep, XLogRecPtr received,
 	return true;
 }
 
-/* When the walsender counts as silent; 0: it is not asked. */
+/* When the walsender counts as silent; 0: it owes no sign of life. */
 static EcmTime
 silence_deadline(const Replication *rep)
 {
@@ -186,8 +204,9 @@ silence_deadline(const Replication *rep)
 }
 
 /*
- * A walsender answers as soon as it reads; it may not for a long time while it
- * decodes a large transaction, and while somebody has locked a catalog.
+ * Can the walsender not be expected to answer?  It answers when it reads its socket,
+ * which it does not while it decodes a large transaction, or while it waits for
+ * somebody who has locked a catalog.  'before': an earlier look at it.
  */
 static bool
 may_be_silent_since(const Replication *rep, const EcmBackendLook *before)
@@ -223,9 +242,8 @@ ecm_replication_set_silent(const Replication *rep, int64 us, EcmStepFailure *fai
 }
 
 /*
- * Has the walsender been asked for a sign of life longer than
- * wal_sender_timeout ago, and nothing has come since, though it does not seem
- * to be at work?
+ * Has the walsender been asked for a sign of life wal_sender_timeout ago or longer,
+ * has nothing come since, and can it be expected to answer?  Then failure is filled.
  */
 static bool
 is_silent(Replication *rep, EcmTime now, EcmStepFailure *failure)
@@ -273,7 +291,7 @@ ecm_replication_slot_is_held_up(const Replication *rep)
 	return rep->former_pid != 0 && ecm_replication_slot_pid(rep) == rep->former_pid;
 }
 
-/* The walsender wants to hear from us at least this often, in ms. */
+/* The longest time from one feedback to the next, in ms. */
 static int
 feedback_interval(const Replication *rep)
 {
@@ -282,7 +300,7 @@ feedback_interval(const Replication *rep)
 
 /* ------------------------------------------------------------ its loss -- */
 
-/* Everything before this is durable, or concerns none of our shapes. */
+/* Everything before this is durable, or concerns none of our shapes; never less. */
 static XLogRecPtr
 flushed_lsn(const Manager *m)
 {
@@ -292,10 +310,10 @@ flushed_lsn(const Manager *m)
 }
 
 /*
- * Time that a loss, or a restart, has cost shall not cost the slot: the next stream
- * may catch up first.  But only if the slot has moved since the last time, for a
- * stream that is lost again and again would put off the limit for ever.  False:
- * the slot has not moved.
+ * While the stream was lost, or the stack restarted, the slot has retained more WAL
+ * and may be beyond a limit.  The next stream gets CATCH_UP_MS to catch up before the
+ * limit counts.  Only if the slot has moved since the last time, though: a stream
+ * that is lost again and again would put off the limit for ever.
  */
 bool
 ecm_manager_may_catch_up(Manager *m, EcmTime now)
@@ -313,7 +331,8 @@ ecm_manager_may_catch_up(Manager *m, EcmTime now)
 }
 
 /*
- * Notes how far the stream had come when it was lost.
+ * Notes how far the stream had come when it was lost.  If it had not got beyond an
+ * earlier loss (state.behind), that one's end of WAL goes on counting.
  */
 void
 ecm_manager_note_loss(Manager *m)
@@ -340,10 +359,7 @@ ecm_manager_forget_stream(Manager *m)
 
 /* --------------------------------------------------- parts of the round -- */
 
-/*
- * The next message of the stream (1), from the socket if need be; nothing for
- * now (0), or the stream is lost (-1; failure filled).
- */
+/* As next_received(), but reads from the socket if libpq has nothing in memory. */
 static int
 next_message(Replication *rep, const char **data, int *len,
 			 EcmStepFailure *failure)
@@ -358,7 +374,9 @@ next_message(Replication *rep, const char **data, int *len,
 }
 
 /*
- * Reads what has come and hands it on, as long as there is room.
+ * Part of the round: reads what has come and hands it on to the consumers, as long as
+ * their queues have room.  A message that a queue refuses is kept by
+ * consumer_queues.c; nothing is read before that is delivered.
  */
 bool
 ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
@@ -371,12 +389,12 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 	flow->congested = !ecm_queues_flush();
 	if (flow->congested)
 	{
-		flow->pause_until = 0;	/* the consumer wakes us, not the clock */
+		flow->pause_until = 0;	/* the consumer wakes us when it has read */
 		m->replication.stream.asked_at = 0; /* we would not hear the answer */
 	}
 	if (flow->congested && flow->closed_unread)
 	{
-		/* the server sends again what is left in the socket */
+		/* what is left unread in the socket comes again in the next stream */
 		(void) ecm_failure_make(&in->failure, ECM_ERROR_RETRY, "08006",
 								"the replication stream has ended",
 								"It was not read from, since a consumer was behind.",
@@ -407,8 +425,9 @@ ecm_manager_read_stream(Manager *m, EcmTime now, RoundInput *in)
 }
 
 /*
- * A session waits for a position that a silent stream would not reach by itself:
- * the walsender is asked how far it is, at first after 1 ms, at last each 100 ms.
+ * Is the walsender to be asked now how far it is, for the sake of a session that waits
+ * for a position, or of a doubtful stream?  A stream without changes for us would
+ * not tell.  It is asked at once, then after 1 ms, 2 ms, ... and at last each 100 ms.
  */
 static bool
 must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
@@ -437,6 +456,7 @@ must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 	return true;
 }
 
+/* When the next feedback is due; sooner, if there is progress to acknowledge. */
 static EcmTime
 feedback_due(const Replication *rep, XLogRecPtr flushed)
 {
@@ -447,10 +467,7 @@ feedback_due(const Replication *rep, XLogRecPtr flushed)
 	return ecm_later(rep->stream.last_feedback, ms);
 }
 
-/*
- * A stream with nothing in it sounds like one that is dead, so the walsender is
- * asked for an answer, as often as it wants to hear from us.
- */
+/* When a walsender of which nothing is heard is to be asked for a sign of life. */
 static EcmTime
 sign_of_life_due(const Replication *rep)
 {
@@ -459,7 +476,10 @@ sign_of_life_due(const Replication *rep)
 					 feedback_interval(rep));
 }
 
-/* With feedback that is due anyway, the question goes out a little earlier. */
+/*
+ * Is it time to ask for a sign of life?  early: feedback is sent anyway, so the
+ * question goes along up to half an interval before it is due.
+ */
 static bool
 must_hear(const Replication *rep, EcmTime now, bool early)
 {
@@ -468,8 +488,10 @@ must_hear(const Replication *rep, EcmTime now, bool early)
 }
 
 /*
- * Has the stream got beyond where it was lost?  A keepalive that is a little
- * farther on says little: the walsender may fail a little later, as before.
+ * Has the stream got beyond where it was lost: by a whole transaction that is durable,
+ * by PROGRESS_BYTES, or up to what was the end of WAL then?  A position that is a
+ * little farther on, by a keepalive, proves nothing: the walsender may fail at the
+ * very next change, as before.
  */
 static bool
 is_beyond_loss(const Manager *m, XLogRecPtr flushed)
@@ -480,6 +502,7 @@ is_beyond_loss(const Manager *m, XLogRecPtr flushed)
 		flushed > m->loss.at + PROGRESS_BYTES;
 }
 
+/* Part of the round: tells the machine that a doubtful stream is beyond its loss. */
 bool
 ecm_manager_note_progress(Manager *m, EcmTime now pg_attribute_unused(),
 						  RoundInput *in)
@@ -492,7 +515,8 @@ ecm_manager_note_progress(Manager *m, EcmTime now pg_attribute_unused(),
 }
 
 /*
- * Tells the walsender what is durable, and everybody else, too.
+ * Part of the round: tells the walsender what is durable, if that is due, and shows
+ * it in the entry.  Finds a walsender that is silent.
  */
 bool
 ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
@@ -526,9 +550,11 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 }
 
 /*
- * A giant has left this process, or the walsender, with memory that only a new
- * connection gives back.  It begins behind the giant, or that would be decoded
- * again; what it needs for that is a standby snapshot, now and then.
+ * Part of the round: opens the connection anew behind a giant (ECM_GIANT_BYTES), which
+ * has left this process or the walsender with memory that they give back only then.
+ * Not before the slot's restart_lsn is beyond the giant, or the new walsender would
+ * decode it again.  The slot needs records of running transactions to get there, so
+ * one is written now and then, ever more seldom.
  */
 bool
 ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in)

@@ -3,7 +3,18 @@
  * shape_barrier.c
  *	  Who was writing to a table at a moment, and who of them still is.
  *
- * Asks, and never waits: the manager calls this.
+ * A transaction that was writing when the table was published is half in the stream.
+ * A snapshot that is taken while it runs does not see it, and half of its changes
+ * would be missing from the shape.  So the snapshot is taken after all such
+ * transactions have ended.
+ *
+ * The server's own WaitForLockers() does the same, but waits.  The manager must not
+ * wait, so it notes who holds conflicting locks, without taking any, and asks now and
+ * then who of them still runs.
+ *
+ * Not only writers matter.  A transaction that alters a type, the schema or a
+ * publication and is not committed yet will change what the shape is.  Such commands
+ * take no lock on the table, so our hooks take locks of their own (barrier_lock.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +46,7 @@
 /* The argument of collect_writers(). */
 typedef struct WritersWanted
 {
-	EcmBarrier *barrier;
+	EcmBarrier *barrier;		/* to add them to */
 	Oid			relation;
 } WritersWanted;
 
@@ -68,8 +79,10 @@ add_writer(EcmBarrier *barrier, VirtualTransactionId vxid)
 }
 
 /*
- * "Without vacuums": a VACUUM conflicts with the lock mode, but writes nothing
- * that a shape could miss, and may take hours.  So may autovacuum's ANALYZE.
+ * Adds the transactions that hold a lock on this object which conflicts with SHARE, as
+ * every writer's does.  Those of VACUUM conflict, too, and are left out: they write
+ * nothing that a shape could miss, and may take hours.  So may an ANALYZE of
+ * autovacuum.
  */
 static void
 collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
@@ -87,7 +100,10 @@ collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
 	}
 }
 
-/* Of one of these objects, or of all. */
+/*
+ * Adds the transactions that have changed one of these objects of the catalog, or all
+ * of that kind (InvalidOid), as told by our own locks.
+ */
 static void
 collect_changers(EcmBarrier *barrier, Oid catalog, List *objects)
 {
@@ -103,7 +119,10 @@ collect_changers(EcmBarrier *barrier, Oid catalog, List *objects)
 
 static void add_users_types(Oid relation, List **types);
 
-/* The server's own types change with the server only. */
+/*
+ * Adds a type, and the types that it is made of.  The server's own types are left out:
+ * they don't change.
+ */
 static void
 add_users_type(Oid type, List **types)
 {
@@ -145,8 +164,8 @@ add_users_types(Oid relation, List **types)
 }
 
 /*
- * Collects all transactions that hold a lock on the relation that a writer needs,
- * or have changed something else that matters to it.
+ * In a transaction: collects all transactions that have the relation, a partition or
+ * something that the relation is made of locked as a writer or a changer has.
  */
 static void
 collect_writers(void *arg)

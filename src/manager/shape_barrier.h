@@ -14,24 +14,25 @@
 
 #include "base/errors.h"
 
-/* Zeroed: nobody. */
+/* The transactions that are waited for.  Zeroed: there are none. */
 typedef struct EcmBarrier
 {
-	VirtualTransactionId *writers;
+	VirtualTransactionId *writers;	/* in TopMemoryContext */
 	int			nwriters;
-	int			max_writers;
+	int			max_writers;	/* room in 'writers' */
 } EcmBarrier;
 
 /*
- * Notes everybody who may have written to the relation or its partitions, or
- * changed what it is made of, and isn't done.  False: err says why it could not.
+ * Notes all transactions that may have written to the relation or its partitions, or
+ * changed what it is made of, and have not ended.  Later ones don't count.  False:
+ * the catalog could not be read (err).
  */
 extern bool ecm_barrier_start(EcmBarrier *barrier, Oid relation, EcmError *err);
 
-/* Looks who is still there (nwriters); true if there are fewer than before. */
+/* Leaves out those that have ended; true if there are any.  nwriters 0: all have. */
 extern bool ecm_barrier_poll(EcmBarrier *barrier);
 
-/* Names them; palloc'd in the current context. */
+/* Names those that are left, as a sentence, in the current context. */
 extern char *ecm_barrier_text(const EcmBarrier *barrier);
 
 extern void ecm_barrier_end(EcmBarrier *barrier);

@@ -4,11 +4,13 @@
  *	  The manager's part in creating shapes: shapes of one table that go that
  *	  way together.
  *
- * A batch is in one of three lists: active ones are at some step of
- * shape_creation.c; waiting ones are started as soon as fewer than MAX_WORKING
- * of the active ones use the pool or the consumers; the others wait for another
- * attempt.  One shape may be the cause of a batch's failure, so a batch that fails
- * is split, until that shape fails alone.
+ * A batch is in one of three lists.  Active batches are at some step of
+ * shape_creation.c.  Waiting batches are started as soon as fewer than MAX_WORKING of
+ * the active ones use the pool or the consumers.  Retrying batches have failed, and
+ * wait until it is time for another attempt.
+ *
+ * One shape may be the cause of a batch's failure, so a batch that fails is split,
+ * until that shape fails alone: of 1,000 shapes, after ten failures.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,12 +33,12 @@
 #include "manager/shape_batch.h"
 #include "manager/shape_requests.h"
 
-/* Shapes in a batch: more would not be faster, but fail together. */
+/* Shapes in a batch, at most: more would not be faster, and fail together. */
 #define BATCH_SHAPES		ECM_MESSAGE_SHAPES
-/* Batches that use the pool or the consumer, and those of one table. */
+/* Active batches that use the pool or the consumers; batches of one table. */
 #define MAX_WORKING			8
 #define MAX_OF_TABLE		4
-/* Retries are due together, so that many are not as many wake-ups. */
+/* Retries are due at multiples of this, so that many make few wake-ups. */
 #define RETRY_GRAIN_MS		100
 
 typedef struct Batches
@@ -99,6 +101,7 @@ ecm_batch_show(EcmBatch *b, const char *waiting_for)
 	ecm_unlock();
 }
 
+/* Gives a batch's place in the entry back. */
 static void
 hide(EcmBatch *b)
 {
@@ -126,8 +129,8 @@ take_place(EcmBatch *b)
 }
 
 /*
- * A place for every batch that moves, if possible.  Batches that wait for another
- * attempt, maybe for ever, can do without.
+ * If all places are taken, takes one from a batch that waits for another attempt: it
+ * may wait for ever, while this one moves.
  */
 void
 ecm_batch_make_place(EcmBatch *b)
@@ -173,8 +176,8 @@ ecm_batch_put(EcmBatch *b, EcmShapeRequest *request)
 }
 
 /*
- * The caller has taken it off its list; 'retries': that was the one of those
- * that wait for another attempt.
+ * Frees a batch, which the caller has taken off its list.  retries: that was the list
+ * of those that retry, which don't count among the table's batches.
  */
 static void
 free_batch(EcmBatch *b, bool retries)
@@ -211,7 +214,7 @@ ecm_batch_close_gaps(EcmBatch *b)
 
 /* ------------------------------------------------------------- failures -- */
 
-/* Would it have hit any other shape as well? */
+/* Would the error have hit any other shape as well?  Then splitting is of no use. */
 static bool
 concerns_all(const EcmBatch *b, const EcmError *err)
 {
@@ -221,7 +224,10 @@ concerns_all(const EcmBatch *b, const EcmError *err)
 						ECM_WORK_PUBLISH : ECM_WORK_CREATE) == ECM_FAULT_OF_NONE;
 }
 
-/* In halves, which begin with capturing if the table is published. */
+/*
+ * Splits a batch in halves, the first of which comes next.  If the failed step was not
+ * that of publishing, the table is published, and they begin with capturing.
+ */
 static void
 split(EcmBatch *b)
 {
@@ -262,7 +268,10 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	const char *reason = err->message;
 	const char *hint = err->hint;
 
-	/* the snapshot is the only step that reads rows */
+	/*
+	 * The reason goes into an event, which everybody may see.  The snapshot
+	 * is the only step that reads rows, so only its errors may quote one.
+	 */
 	if (b->step == ECM_CREATION_SNAPSHOT)
 		reason = ecm_error_of_rows_for_public(err->sqlstate, err->message);
 	if (reason != err->message)
@@ -318,7 +327,7 @@ ecm_batch_drop_shape(int64 id)
 	}
 }
 
-/* Of one table; NULL: there is nothing to be done now. */
+/* Makes a batch of requests for one table; NULL: none can be created now. */
 static EcmBatch *
 form_batch(EcmTime now)
 {
@@ -358,7 +367,10 @@ ecm_batches_poll_retries(EcmTime now)
 	}
 }
 
-/* Batches at the barrier need no process's time, and may stay there for long. */
+/*
+ * The number of active batches that use the pool or the consumers.  Those at the
+ * barrier don't, and may stay there for as long as somebody's transaction is open.
+ */
 static int
 count_working(void)
 {

@@ -20,92 +20,118 @@
 #include "manager/shape_barrier.h"
 #include "manager/shape_requests.h"
 
-/* Where a batch is: see shape_creation.c. */
+/* Where a batch is: see the head of shape_creation.c. */
 typedef enum EcmCreationStep
 {
-	ECM_CREATION_NEW,			/* first of all, the table must be published */
-	ECM_CREATION_PUBLISHED,		/* ... it is */
-	ECM_CREATION_PUBLISH,
-	ECM_CREATION_CAPTURE,
-	ECM_CREATION_CAPTURED,		/* until the consumers have met the message */
-	ECM_CREATION_BARRIER,
-	ECM_CREATION_SNAPSHOT
+	ECM_CREATION_NEW,			/* not started; begins with publish */
+	ECM_CREATION_PUBLISHED,		/* not started; begins with capture, as the
+								 * table is published */
+	ECM_CREATION_PUBLISH,		/* job publish_table() runs */
+	ECM_CREATION_CAPTURE,		/* job capture_shapes() runs */
+	ECM_CREATION_CAPTURED,		/* until all consumers have met the message */
+	ECM_CREATION_BARRIER,		/* until the writers have ended; no job */
+	ECM_CREATION_SNAPSHOT		/* job take_snapshot() runs */
 } EcmCreationStep;
 
-/* Messages that look like a batch's capture message: so many are kept. */
+/* So many messages are kept that may be a batch's capture message. */
 #define ECM_MAX_EARLY			8
 
+/* Where a message was met in the stream. */
 typedef struct EcmMet
 {
-	TransactionId xid;
-	XLogRecPtr	after;
+	TransactionId xid;			/* of its transaction */
+	XLogRecPtr	after;			/* end of the transaction before that */
 } EcmMet;
 
+/*
+ * Shapes of one table that are created together.
+ *
+ * The capture message comes back by the stream, and the answer of capture_shapes(),
+ * which says in which transaction it is, by the pool session; either may come first.
+ * Somebody who reads the WAL may forge a message with the batch's number.  So
+ * messages that come before the answer are kept, and the one that counts is the one
+ * in the right transaction.
+ */
 typedef struct EcmBatch
 {
 	dlist_node	node;			/* in one of shape_batch.c's lists */
-	int64		number;			/* in its capture message */
+	int64		number;			/* in its capture message; of this attempt */
 	EcmCreationStep step;
-	int			place;			/* index in the shared array, -1: none */
+	int			place;			/* index in the entry's creations, where it is
+								 * shown; -1: it is not */
 	uint64		job;			/* running pool job, 0: none */
 	Oid			relation;
-	int			nshapes;
+	int			nshapes;		/* more than 0, but for a new batch */
 	EcmShapeRequest **shapes;
-	TransactionId capture_xid;	/* of the capture message, once it is known */
-	bool		met;			/* the message was, in the stream ... */
+
+	TransactionId capture_xid;	/* the capture message's; invalid: no answer
+								 * yet */
+	bool		met;			/* the message has come by the stream ... */
 	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
-	int			nearly;			/* met before its transaction was known: */
-	EcmMet		early[ECM_MAX_EARLY];	/* with its number, forged perhaps */
-	XLogRecPtr	capture_lsn;	/* end of its transaction */
-	EcmBarrier	barrier;
-	EcmBackoff	backoff;
-	EcmTime		retry_at;
+	int			nearly;			/* messages with the batch's number that came
+								 * before the answer; forged perhaps */
+	EcmMet		early[ECM_MAX_EARLY];	/* those */
+	XLogRecPtr	capture_lsn;	/* end of the message's transaction, when that
+								 * has come; else invalid */
+
+	EcmBarrier	barrier;		/* whom step BARRIER waits for */
+	EcmBackoff	backoff;		/* of attempts that have failed */
+	EcmTime		retry_at;		/* in the list of those that retry: the next
+								 * attempt; in step BARRIER: the next look */
 } EcmBatch;
 
 extern void ecm_batches_init(int stack_index);
 
-/* Batches at some step; one may end, or fail, while the list is gone through. */
+/*
+ * The list of active batches.  Go through it with dlist_foreach_modify(): the batch
+ * at hand may end, or fail.
+ */
 extern dlist_head *ecm_batches_active(void);
 
 /*
- * Makes the next batch active, and returns it to be started: one that has waited
- * for that, or one of new requests.  NULL: there is none, or others have to come
- * on first.
+ * Makes the next batch active, and returns it, at step NEW or PUBLISHED, for the caller
+ * to start: one that has waited for that, or one made of new requests.  NULL: there
+ * is none, or MAX_WORKING others are at work.
  */
 extern EcmBatch *ecm_batches_start_next(EcmTime now);
 
-/* Has batches whose time for another attempt has come wait to be started. */
+/* Moves batches whose time for another attempt has come to those to be started. */
 extern void ecm_batches_poll_retries(EcmTime now);
 
-/* When something is to be done about any of them at the latest, or 0. */
+/* When a batch needs another look or attempt, at the latest; 0: none does. */
 extern EcmTime ecm_batches_deadline(void);
 
-/* The stream was lost: all of them are gone, and their requests. */
+/* The stream was lost: forgets all batches and the requests in them. */
 extern void ecm_batches_forget(void);
 
-/* A new one, in no list, with room for so many shapes. */
+/* A new batch, in no list, with room for so many shapes; and adds a shape to it. */
 extern EcmBatch *ecm_batch_create(Oid relation, int max_shapes);
 extern void ecm_batch_put(EcmBatch *b, EcmShapeRequest *request);
 
-/*
- * An active one's way is over: all its shapes are dealt with; by an error, of
- * which one shape may be the cause.
- */
+/* An active batch is done: ends its requests, and frees it. */
 extern void ecm_batch_end(EcmBatch *b);
+
+/*
+ * An active batch has failed.  If one shape in it may be the cause, it is split in two,
+ * and freed; else it will be tried again.
+ */
 extern void ecm_batch_fail(EcmBatch *b, const EcmError *err);
 
-/* Another attempt, later.  The caller has taken it off its list. */
+/*
+ * Tries a batch again, from the beginning, with backoff; 'reason' is shown meanwhile.
+ * The caller has taken it off its list.
+ */
 extern void ecm_batch_retry_later(EcmBatch *b, const char *reason);
 
 /* Leaves out the shapes that are not in this batch any more: NULL in 'shapes'. */
 extern void ecm_batch_close_gaps(EcmBatch *b);
 
-/* A shape that is gone needs no creation any more. */
+/* A shape is gone: ends its request, and its batch if that has no other. */
 extern void ecm_batch_drop_shape(int64 id);
 
 /*
- * For electric_cm_shapes: a place among the batches that are shown, if there is
- * one left, and what it waits for.
+ * For the view electric_cm_shapes: gives a batch one of the ECM_MAX_CREATIONS places in
+ * the entry, if one is left; and shows what the batch waits for, if it has a place.
  */
 extern void ecm_batch_make_place(EcmBatch *b);
 extern void ecm_batch_show(EcmBatch *b, const char *waiting_for);

@@ -56,20 +56,23 @@
 #define JOB_TIMEOUT_MS		60000
 #define BARRIER_POLL_MS		20
 
-/* Transactions that lock the table later are the next attempt's barrier's. */
+/*
+ * take_snapshot() waits so long for a lock of the table.  The barrier has been passed,
+ * so whoever has it has come later; the next attempt's barrier waits for him.
+ */
 #define SNAPSHOT_LOCK_TIMEOUT	"1s"
 
-/* So often a table is read for a shape, where that ends with an odd error. */
+/* After so many snapshots that end with an error nobody knows, the shape is errored. */
 #define MAX_SNAPSHOTS		5
 
-static int64 last_number;		/* of a capture message */
+static int64 last_number;		/* of the last capture message of ours */
 
 void
 ecm_creations_init(int index)
 {
 	ecm_batches_init(index);
 	ecm_requests_init(ecm_stack_at(index)->datname);
-	/* a former manager's messages may be met, so don't start with the same */
+	/* not 0: the stream may have capture messages of former managers */
 	last_number = ecm_wall_clock();
 	ecm_purges_init(index);
 }
@@ -78,6 +81,7 @@ ecm_creations_init(int index)
 
 static void job_done(void *arg, EcmConn *conn, const EcmError *err);
 
+/* Goes to a step that is a pool job; timeout_ms 0: it may take any time. */
 static void
 submit(EcmBatch *b, EcmCreationStep step, const char *sql, int timeout_ms,
 	   const char *waiting_for)
@@ -111,7 +115,8 @@ start_publish(EcmBatch *b)
 }
 
 /*
- * In a transaction of its own, after the one that published the table.
+ * Starts the job capture_shapes(), in a transaction after the one that has published
+ * the table: where capturing begins, the stream must have the table's changes.
  */
 static void
 start_capture(EcmBatch *b)
@@ -140,7 +145,10 @@ start_snapshot(EcmBatch *b)
 		   0, "the snapshot of the table");
 }
 
-/* The message with the batch's number, if it is in the right transaction. */
+/*
+ * A message with the batch's number was met in the stream, and the right transaction is
+ * known: if it is the message's, this is the capture message.
+ */
 static void
 note_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 {
@@ -150,7 +158,7 @@ note_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 	b->capture_after = after;
 }
 
-/* The answer that has the right transaction has not come yet. */
+/* The same while the answer that says which transaction is right has not come. */
 static void
 note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 {
@@ -164,7 +172,7 @@ note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
 	};
 }
 
-/* As the answer says. */
+/* The table of a shape, as the answer of capture_shapes() says. */
 static Oid
 relation_of(EcmConn *conn, int64 id)
 {
@@ -175,8 +183,8 @@ relation_of(EcmConn *conn, int64 id)
 }
 
 /*
- * A forged message has asked for a shape of another table than it is of: the
- * request is made again, with the right one.
+ * Makes a request again that was made for the wrong table, by a forged message
+ * "create".
  */
 static void
 request_again(EcmShapeRequest *request, Oid relation)
@@ -190,9 +198,14 @@ request_again(EcmShapeRequest *request, Oid relation)
 }
 
 /*
- * The answer has a row for each shape that is there.  A shape's row may be
- * locked, by somebody who drops it and may yet change his mind: those try
- * again later, without the others.
+ * Job capture_shapes() has answered, with a row for each shape that is there:
+ *
+ *	capture	its changes are captured from the message on, in this generation
+ *	locked	somebody has its row locked, to drop it perhaps, and may yet roll back:
+ *			these shapes become a batch of their own, which tries again later
+ *	other	it is a shape of another table
+ *
+ * Shapes that are not in the answer are gone, or done, and their requests end.
  */
 static void
 captured(EcmBatch *b, EcmConn *conn)
@@ -209,7 +222,7 @@ captured(EcmBatch *b, EcmConn *conn)
 
 		b->capture_xid = strtoul(ecm_conn_value(conn, row, 4), NULL, 10);
 		if (request == NULL || request->batch != b)
-			continue;			/* dropped meanwhile */
+			continue;			/* dropped while the job ran */
 		if (strcmp(action, "capture") == 0)
 			request->generation = atoi(ecm_conn_value(conn, row, 1));
 		else if (strcmp(action, "locked") == 0)
@@ -245,7 +258,7 @@ captured(EcmBatch *b, EcmConn *conn)
 		ecm_batch_end(b);
 	else if (!b->met && b->nearly == ECM_MAX_EARLY)
 	{
-		/* ours may have been among those that there was no room for */
+		/* the right message may be one of those that were not kept */
 		dlist_delete(&b->node);
 		ecm_batch_retry_later(b, "another attempt to capture its changes");
 	}
@@ -253,9 +266,7 @@ captured(EcmBatch *b, EcmConn *conn)
 		b->step = ECM_CREATION_CAPTURED;
 }
 
-/*
- * Looks who of the writers is still there.
- */
+/* Step BARRIER: goes on to the snapshot when all writers have ended. */
 static void
 poll_barrier(EcmBatch *b)
 {
@@ -281,8 +292,10 @@ start_barrier(EcmBatch *b)
 }
 
 /*
- * The answer has the shapes that are done; the others take part in the next
- * snapshot, for which the changes captured so far are good, too.
+ * Job take_snapshot() has answered, with an array of the shapes that are done, or have
+ * failed: the message "live" or "fail" tells consumers, and their requests end.  The
+ * job may leave some to the next snapshot, which starts at once; the changes that were
+ * captured so far serve that one, too.
  */
 static void
 snapshot_taken(EcmBatch *b, EcmConn *conn)
@@ -301,14 +314,15 @@ snapshot_taken(EcmBatch *b, EcmConn *conn)
 	for (int i = 0; i < b->nshapes; i++)
 		if (b->shapes[i]->batch == NULL)
 		{
-			/* the consumer does the rest */
+			/* done, as marked above; the consumer does the rest */
 			b->shapes[i]->batch = b;
 			ecm_request_end(b->shapes[i]);
 			b->shapes[i] = NULL;
 		}
 	ecm_batch_close_gaps(b);
 	if (b->nshapes == 0 || b->nshapes == before)
-		ecm_batch_end(b);		/* what is left is nobody's, or another's */
+		ecm_batch_end(b);		/* no shape is left; or none was done, and the
+								 * next snapshot would do none either */
 	else
 		start_snapshot(b);
 }
@@ -333,13 +347,18 @@ job_done(void *arg, EcmConn *conn, const EcmError *err)
 
 typedef struct DroppedArg
 {
-	const EcmStreamMessage *message;
-	TransactionId xid;			/* that has it */
-	int			n;
-	int64	   *gone;			/* those that are, or go with it */
+	const EcmStreamMessage *message;	/* "drop" or "lost" */
+	TransactionId xid;			/* of its transaction */
+	int			n;				/* result: how many of its shapes are gone, or
+								 * go with that transaction */
+	int64	   *gone;			/* result: their ids */
 } DroppedArg;
 
-/* The table is only read, and not waited for. */
+/*
+ * In a transaction: which of the message's shapes are gone?  The message may be forged,
+ * so the catalog is asked.  It is not waited for: if somebody has locked it, dropped
+ * shapes count as gone, and purge_shapes() looks again before it deletes a log.
+ */
 static void
 find_dropped(void *arg)
 {
@@ -352,7 +371,6 @@ find_dropped(void *arg)
 	{
 		int64		id = message->shapes[i].id;
 
-		/* what can't be told now, whoever deletes its log will see */
 		if (message->kind == ECM_MESSAGE_LOST ?
 			known && ecm_fate_is_lost(dropped->xid, id) :
 			!known || !ecm_fate_of(&fates, id).exists)
@@ -362,7 +380,10 @@ find_dropped(void *arg)
 		ecm_fates_end(&fates);
 }
 
-/* Of those that are lost, the rows are still there. */
+/*
+ * Message "drop" or "lost": ends the creation of these shapes, and has their logs
+ * deleted.  The rows of lost shapes are still there, so those go another way.
+ */
 static void
 shapes_dropped(const EcmStreamMessage *message, TransactionId xid, XLogRecPtr after)
 {
@@ -386,6 +407,7 @@ shapes_dropped(const EcmStreamMessage *message, TransactionId xid, XLogRecPtr af
 	pfree(dropped.gone);
 }
 
+/* Message "capture": tells the batch that has this number, if it is one of ours. */
 static void
 capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 {
@@ -442,6 +464,10 @@ ecm_creations_scan(void)
 
 /* --------------------------------------------------------- moving it on -- */
 
+/*
+ * Moves batches on that wait for the stream, for the consumers or at the barrier; a
+ * pool job's end moves the others (job_done()).
+ */
 static void
 poll_active(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shape_creation.h
- *	  The manager's part in creating shapes.  None of these waits.
+ *	  The manager's part in creating shapes, from the message "create" to the
+ *	  message "live", and in ending them.  None of these functions waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +19,9 @@
 extern void ecm_creations_init(int stack_index);
 
 /*
- * Reads which shapes are being created, and frees what dropped ones have left
- * behind; at the start of each stream.
+ * At the start of each stream: looks in the catalog for shapes that are being created,
+ * and for what dropped ones have left behind.  What earlier streams had told of these
+ * is forgotten.
  */
 extern void ecm_creations_scan(void);
 
@@ -34,7 +36,7 @@ extern void ecm_creations_message(const EcmStreamMessage *message,
 extern void ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 							   XLogRecPtr applied_lsn);
 
-/* When to be called again at the latest, or 0. */
+/* When ecm_creations_poll() has to be called again at the latest; 0: no matter. */
 extern EcmTime ecm_creations_deadline(void);
 
 /* The stream was lost: forget what is in flight (a scan follows). */

@@ -4,15 +4,19 @@
  *	  The manager's part in freeing what dropped shapes leave behind.
  *
  * A dropped shape's log can be deleted once no consumer writes to it, that is,
- * once all have applied the transaction that dropped it.  There may be many at
- * once, and large ones: they are deleted in slices, small transactions with
- * pauses in between, so that neither the slot nor vacuum has to wait for long.
- * Readers don't care: for them a shape is gone when its row is.
+ * once all have applied the transaction that dropped it.  There may be many such
+ * logs at once, and large ones.  They are deleted in slices: small transactions of a
+ * pool session with pauses in between, so that neither the slot nor vacuum has to
+ * wait for a long one.  Readers don't care: for them a shape is gone when its row is.
  *
- * After a checkpoint, what is deleted goes into the WAL as whole pages, as much
- * as the logs were.  A slot that was dropped since it held too much leaves all
- * its shapes to be deleted, and its successor must not go the same way.  So near a
- * WAL limit deletion slows down, but never stops.
+ * The first change of a page after a checkpoint puts the whole page into the WAL, so
+ * deletion may write as much WAL as the logs were large.  A slot that was dropped
+ * since it retained too much leaves all its shapes to be deleted, and its successor
+ * must not go the same way.  So near a WAL limit deletion slows down, but never stops.
+ *
+ * Three more things are done here, as they have the same occasion: shapes whose rows
+ * were locked when they ended are deleted; tables that have no shapes any more leave
+ * the publication; and ends of shapes are reported as events.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,11 +38,14 @@
 #include "manager/shape_requests.h"
 #include "slot/retained_wal.h"
 
-/* After a table's last shape is dropped, the next one is often made soon. */
+/*
+ * A table leaves the publication so long after its last shape: often the next shape
+ * of it is created soon.
+ */
 #define LEAVE_DELAY_MS	5000
 #define JOB_TIMEOUT_MS	60000
 
-/* How soon to try and delete what somebody has locked. */
+/* How soon to try again to delete shapes whose rows are locked: at first, at last. */
 #define GONE_MIN_MS		1000
 #define GONE_MAX_MS		60000
 
@@ -59,11 +66,15 @@
 /* The pause if none of them may be deleted yet. */
 #define POSTPONED_MS	1000
 
+/* A log to be deleted. */
 typedef struct Purge
 {
-	int64		id;
-	bool		complete;		/* its transaction is */
-	XLogRecPtr	lsn;			/* end of that, or of the one before */
+	int64		id;				/* of the shape */
+	bool		complete;		/* the transaction that has dropped it has
+								 * come in as a whole */
+	XLogRecPtr	lsn;			/* if so, its end: all consumers must have
+								 * applied it; else the end of the transaction
+								 * before */
 } Purge;
 
 typedef struct Purges
@@ -71,52 +82,59 @@ typedef struct Purges
 	int			stack_index;
 	EcmBackoff	backoff;		/* of jobs that fail */
 	EcmTime		next_at;		/* no log is deleted before; 0: at once */
-	EcmTime		held_since;		/* so that no WAL limit is reached; 0: not */
+	EcmTime		held_since;		/* since when deletion waits, so that no WAL
+								 * limit is reached; 0: it does not */
 
 	/* logs to be deleted, in the order in which their shapes were dropped */
 	struct
 	{
 		Purge	   *list;
-		int			first;		/* those before it are done */
-		int			n;
-		int			size;
+		int			first;		/* index; those before it are done */
+		int			n;			/* entries, the done ones included */
+		int			size;		/* allocated */
 		uint64		job;		/* 0: none runs */
 	}			logs;
 
-	/* what belongs to no shape */
+	/* the look for logs, states and so on that belong to no shape */
 	struct
 	{
-		bool		wanted;
+		bool		wanted;		/* there may be some still */
 		uint64		job;		/* 0: none runs */
 	}			scan;
 
-	/* tables without shapes */
+	/* tables without shapes, which are to leave the publication */
 	struct
 	{
-		EcmTime		at;			/* when to look; 0: none may have come to that */
+		EcmTime		at;			/* when to look; 0: there are none */
 		uint64		job;		/* 0: none runs */
-		TransactionId *leavers; /* who has dropped shapes, and may not be seen
-								 * yet */
+		TransactionId *leavers; /* transactions that have dropped shapes, and
+								 * may not be visible yet */
 		int			n;
 		int			size;
 	}			leave;
 
-	/* shapes that are gone, but for their rows */
+	/* shapes that have ended while their rows were locked ("lost") */
 	struct
 	{
-		EcmTime		at;			/* when to try again; 0: none */
-		int			delay_ms;
+		EcmTime		at;			/* when to try to delete them; 0: there are
+								 * none */
+		int			delay_ms;	/* from one attempt to the next; grows */
 		uint64		job;		/* 0: none runs */
-		XLogRecPtr	marked_after;	/* the last transaction that says so comes
-									 * after this one; or ends here, if it was
-									 * met */
+
+		/*
+		 * Consumers mark them as gone where the message "lost" commits.  The
+		 * last such transaction comes after the one that ends here; or, once
+		 * it has come in (marked_met), it ends here.  Invalid: all are
+		 * marked.
+		 */
+		XLogRecPtr	marked_after;
 		bool		marked_met;
 	}			gone;
 
-	/* what an event will say, once the transaction is complete */
+	/* the event to come, once the transaction is complete */
 	struct
 	{
-		int			n;			/* shapes */
+		int			n;			/* of shapes; 0: there is none to come */
 		XLogRecPtr	after;		/* the transaction before theirs ends here */
 		char		handle[40]; /* the first one's */
 		char		reason[ECM_TEXT_LEN];
@@ -144,6 +162,7 @@ datname(void)
 
 /* --------------------------------------------------------------- events -- */
 
+/* Records the event that was put together, if any. */
 static void
 report_gone(void)
 {
@@ -203,7 +222,10 @@ forget_purges(void)
 	state.logs.first = state.logs.n = state.logs.size = 0;
 }
 
-/* Only the last ones, from since the last time, can be incomplete. */
+/*
+ * Marks those as complete whose transactions have come in as a whole by now.  They are
+ * in the order of the stream, so those before a complete one are complete, too.
+ */
 static void
 note_complete(XLogRecPtr received_lsn)
 {
@@ -220,6 +242,7 @@ note_complete(XLogRecPtr received_lsn)
 
 /* ----------------------------------------------------------------- jobs -- */
 
+/* what: what the job could not do, for an event, at the first failure in a row. */
 static void
 job_failed(const char *what, const EcmError *err)
 {
@@ -240,8 +263,9 @@ job_succeeded(void)
 }
 
 /*
- * Adds shapes anew whose rows others can see still, as when the commit waits for a
- * synchronous standby: an array constant.  Returns how many they are.
+ * Adds shapes anew that purge_shapes() has left alone, as it could still see their
+ * rows: their commit waits for a synchronous standby, say.  ids: an array constant.
+ * Returns how many they are.
  */
 static int
 add_postponed(const char *ids)
@@ -257,6 +281,7 @@ add_postponed(const char *ids)
 	return n;
 }
 
+/* Job purge_shapes() has answered: how many shapes it is done with, and which not. */
 static void
 purge_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
@@ -290,7 +315,11 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 		job_failed("look for the logs of dropped shapes", err);
 		return;
 	}
-	/* a consumer that does not know of their end yet will be told of it */
+
+	/*
+	 * Without a position to wait for: a consumer that has not come to their
+	 * end yet drops what it has of them when it does.
+	 */
 	for (int i = 0; i < ecm_conn_nrows(conn); i++)
 		add_purge(strtoi64(ecm_conn_value(conn, i, 0), NULL, 10),
 				  InvalidXLogRecPtr, true);
@@ -316,7 +345,10 @@ wal_allowed(EcmTime now)
 	return Min(allowance, SLICE_WAL);
 }
 
-/* Logs go in the order in which their shapes were dropped. */
+/*
+ * Starts to delete the next slice of logs, as far as all consumers have applied the
+ * transactions that dropped their shapes.
+ */
 static void
 start_purge(EcmTime now, XLogRecPtr applied_lsn)
 {
@@ -405,8 +437,9 @@ leave_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 }
 
 /*
- * A commit can be decoded long before others see it, where it waits for a
- * synchronous standby: then its shapes seem to be there still.
+ * Has tables without shapes taken out of the publication, when all transactions that
+ * have dropped shapes are visible.  While one waits for a synchronous standby, its
+ * shapes seem to be there still, and their tables would be passed over for good.
  */
 static void
 start_leave(EcmTime now)
@@ -434,7 +467,10 @@ ecm_purges_gone(XLogRecPtr after)
 	state.gone.at = ecm_later(ecm_now(), state.gone.delay_ms);
 }
 
-/* Until the consumers have marked them there is nothing to be deleted. */
+/*
+ * Have all consumers come to the message "lost" of these shapes?  Before, nothing in the
+ * catalog says that they are gone.
+ */
 static bool
 gone_are_marked(XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {

@@ -17,28 +17,36 @@
 extern void ecm_purges_init(int stack_index);
 
 /*
- * A shape's end was met in the stream, in the transaction after 'after': frees
- * its log in good time.
+ * The end of a shape was met in the stream, in the transaction after the one that ends
+ * at 'after': has its log deleted when all consumers have applied it.
  */
 extern void ecm_purges_add(int64 id, XLogRecPtr after);
 
-/* A transaction has dropped shapes, perhaps the last ones of their tables. */
+/*
+ * A transaction has dropped shapes, perhaps the last ones of their tables: has such
+ * tables taken out of the publication, some time after it is visible.
+ */
 extern void ecm_purges_leaver(TransactionId xid);
 
-/* Shapes that can't be deleted yet, since their rows are locked, are gone. */
+/*
+ * Shapes have ended whose rows were locked (message "lost", in the transaction after
+ * 'after'): has them deleted when that is possible.  'after' invalid: there may be
+ * such shapes from before.
+ */
 extern void ecm_purges_gone(XLogRecPtr after);
 
 /*
- * The end of 'n' shapes, one of which has that handle, was met.  Shapes that one
- * transaction ends for the same reason make one event.
+ * Reports that 'n' shapes have ended, one of which has that handle, once their
+ * transaction is complete.  Those that one transaction ends for the same reason make
+ * one event.
  */
 extern void ecm_purges_report(const char *handle, int n, const char *reason,
 							  XLogRecPtr after);
 
-/* Looks for what belongs to no shape, at the start of a stream. */
+/* At the start of a stream: has logs, states and so on deleted that have no shape. */
 extern void ecm_purges_scan(void);
 
-/* As ecm_creations_poll() and ecm_creations_deadline(). */
+/* Called by ecm_creations_poll() and ecm_creations_deadline(); see there. */
 extern void ecm_purges_poll(EcmTime now, XLogRecPtr received_lsn,
 							XLogRecPtr applied_lsn);
 extern EcmTime ecm_purges_deadline(void);

@@ -3,9 +3,14 @@
  * shape_requests.c
  *	  The manager's part in creating shapes: which are to be created.
  *
- * Requests come with the stream, where somebody has declared a shape, and
- * from scans of the catalog, at the start of each stream.  Each table has a queue,
- * where they wait until shape_batch.c takes them.
+ * Requests come by the stream, by a message "create" where somebody has declared a
+ * shape, and from scans of the catalog, at the start of each stream: the messages of
+ * those shapes may have been in an earlier one.  Requests wait in a queue per table
+ * until shape_batch.c takes them.
+ *
+ * A commit is in the stream as soon as it is in the WAL.  Others can see it a moment
+ * later, or much later if it waits for a synchronous standby.  Until then the shape
+ * can't be created, as no pool session sees its row.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,27 +34,31 @@
 #include "connection/pool.h"
 #include "manager/shape_requests.h"
 
-/* How long to leave a creator alone whose commit can't be seen yet. */
+/* How soon to look again for a commit that can't be seen yet: at first, at last. */
 #define CREATOR_MIN_MS		5
 #define CREATOR_MAX_MS		1000
 
-/* More requests than this leave hash tables behind that are not kept. */
+/* Hash tables that have had more entries than this are freed when they are empty. */
 #define MANY_REQUESTS		1000
 
+/* A scan that has failed is tried again after so long. */
 #define SCAN_RETRY_MS		1000
+/* A scan brings so many shapes at a time. */
 #define SCAN_SHAPES			10000
+/* How often to look whether those have ended who may not be visible yet. */
 #define CREATORS_POLL_MS	1000
 
 /* A table's requests that are in no batch. */
 typedef struct Queue
 {
 	Oid			relation;		/* hash key */
-	dlist_node	node;			/* among all queues */
-	dlist_head	requests;
+	dlist_node	node;			/* in queue_list */
+	dlist_head	requests;		/* of EcmShapeRequest */
 	int			nrequests;
-	int			nbatches;		/* of the table, under way */
-	int			delay_ms;
-	EcmTime		look_at;		/* no creator could be seen: not before */
+	int			nbatches;		/* of the table, active or waiting */
+	int			delay_ms;		/* before the next look, after looks in vain */
+	EcmTime		look_at;		/* no request is taken before: their creators
+								 * could not be seen yet */
 } Queue;
 
 typedef struct Requests
@@ -58,24 +67,29 @@ typedef struct Requests
 	MemoryContext context;		/* of the tables, and of creators */
 	HTAB	   *requests;		/* of EcmShapeRequest */
 	HTAB	   *queues;			/* of Queue */
-	bool		were_many;		/* at some time since the tables were empty */
-	dlist_head	queue_list;
-	EcmTime		next_look_at;	/* of the queues; 0: none */
+	bool		were_many;		/* there were more than MANY_REQUESTS since
+								 * the hash tables were made */
+	dlist_head	queue_list;		/* all queues; the first one's turn is next */
+	EcmTime		next_look_at;	/* the earliest look_at of the queues; 0: none */
 
 	/* the scan of the catalog */
 	struct
 	{
 		uint64		job;		/* 0: none runs */
-		int64		reached;	/* shape id */
-		bool		goes_on;	/* there are more than one has brought */
-		EcmTime		retry_at;	/* 0: no need to */
+		int64		reached;	/* all shapes up to this id have been read */
+		bool		goes_on;	/* there are more than the last job has
+								 * brought */
+		EcmTime		retry_at;	/* start anew, after a failure; 0: no need to */
 	}			scan;
 
-	/* those whose end calls for another scan */
+	/*
+	 * Transactions that may have declared shapes which the scan does not see.
+	 * When all have ended, there is another scan.
+	 */
 	struct
 	{
 		VirtualTransactionId *vxids;
-		int			n;
+		int			n;			/* 0: no other scan is needed */
 		EcmTime		poll_at;
 	}			creators;
 } Requests;
@@ -113,6 +127,7 @@ ecm_requests_init(const char *name)
 	create_hashes();
 }
 
+/* The table's queue, which is made if there is none. */
 static Queue *
 get_queue(Oid relation)
 {
@@ -191,7 +206,10 @@ ecm_request_batches(Oid relation, int change)
 	remove_queue_if_empty(queue);
 }
 
-/* Takes what can be created now out of a queue. */
+/*
+ * Takes requests out of a queue whose creators' commits are visible; the others go to
+ * its end.
+ */
 static int
 take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 {
@@ -204,10 +222,7 @@ take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 		EcmShapeRequest *request = dlist_container(EcmShapeRequest, node,
 												   dlist_pop_head_node(&queue->requests));
 
-		/*
-		 * A commit can be decoded a moment before it is visible, or long
-		 * before, where it waits for a synchronous standby.
-		 */
+		/* many requests in a row have the same creator: ask once */
 		if (TransactionIdIsValid(request->created_by) &&
 			(request->created_by == unseen ||
 			 TransactionIdIsInProgress(request->created_by)))
@@ -267,7 +282,7 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	state.scan.job = 0;
 	if (err != NULL)
 	{
-		/* without it shapes could stay "creating" unseen: try again */
+		/* without the scan shapes would stay "creating" for ever: try again */
 		ecm_event_in(MyDatabaseId, state.datname, ECM_EVENT_WARNING,
 					 err->hint, "could not look for shapes to create: %s",
 					 ecm_error_for_public(err->sqlstate, err->message));
@@ -285,7 +300,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 }
 
 /*
- * Notes all transactions that may have written to the table of shapes.
+ * In a transaction: notes all transactions that have the table of shapes locked as a
+ * writer has.
  */
 static void
 collect_creators(void *arg pg_attribute_unused())
@@ -312,7 +328,7 @@ forget_creators(void)
 	state.creators.n = 0;
 }
 
-/* Shapes to be created, a limited number at a time, from where it stopped. */
+/* Reads the next SCAN_SHAPES shapes that are being created, by id. */
 static void
 submit_scan(void)
 {
@@ -335,10 +351,11 @@ start_scan(void)
 }
 
 /*
- * A scan does not see the shape of somebody who has committed, but waits for a
- * synchronous standby.  If the stream that is gone had that commit already, its
- * message does not come again.  So there is a second scan, once all who may be
- * in that state are done; who comes after them has messages in this stream.
+ * A scan does not see the shape of a transaction that has committed in the WAL, but
+ * waits for a synchronous standby.  If the lost stream has had that commit, and the
+ * slot is beyond it, its message does not come again.  So all transactions that may be
+ * in that state are noted before the scan, and when they have ended there is another
+ * scan.  The messages of later ones are in this stream.
  */
 void
 ecm_requests_scan(void)
@@ -357,7 +374,7 @@ ecm_requests_scan(void)
 	start_scan();
 }
 
-/* Looks who of them is still there; asks, but never waits. */
+/* Looks which of these transactions still run, without waiting. */
 static void
 poll_creators(EcmTime now)
 {
@@ -374,7 +391,7 @@ poll_creators(EcmTime now)
 		start_scan();
 }
 
-/* When all is done, what many requests have taken is given back. */
+/* Gives memory back: a hash table never shrinks, so empty ones are made anew. */
 static void
 free_tables(void)
 {
@@ -412,8 +429,8 @@ ecm_requests_deadline(void)
 }
 
 /*
- * The next scan finds them again, except those whose creators have committed
- * in the stream only, and wait for a synchronous standby.
+ * Requests whose creators were not visible stay: the next scan may not see them, and
+ * their messages may not come again.
  */
 void
 ecm_requests_forget(void)

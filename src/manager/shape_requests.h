@@ -14,44 +14,58 @@
 
 #include "base/clock.h"
 
-/* A shape to be created. */
+/*
+ * A shape to be created.  First it is in its table's queue, then in a batch.  It ends
+ * when the shape is on its way to "live", or is gone.
+ */
 typedef struct EcmShapeRequest
 {
 	int64		id;				/* hash key */
 	char		handle[40];
 	Oid			relation;
-	TransactionId created_by;	/* invalid: that is known to be over */
-	bool		queued;			/* not taken yet; else: */
-	dlist_node	node;			/* in its table's queue */
-	struct EcmBatch *batch;		/* shape_creation.c's, as is */
-	int			generation;
+	TransactionId created_by;	/* who has declared the shape; invalid: that
+								 * transaction is known to be visible to all */
+	bool		queued;			/* it is in its table's queue, by 'node' */
+	dlist_node	node;
+
+	/* for shape_batch.c and shape_creation.c, once it is taken */
+	struct EcmBatch *batch;		/* that it is in */
+	int			generation;		/* that is being captured */
 } EcmShapeRequest;
 
 extern void ecm_requests_init(const char *datname);
 
-/* Nothing happens if it is there already. */
+/*
+ * Adds a request, to its table's queue; nothing happens if there is one for that id.
+ * created_by: see there.
+ */
 extern void ecm_request_add(int64 id, Oid relation, const char *handle,
 							TransactionId created_by);
-extern EcmShapeRequest *ecm_request_find(int64 id);
-extern void ecm_request_end(EcmShapeRequest *request);
+extern EcmShapeRequest *ecm_request_find(int64 id); /* NULL: there is none */
+extern void ecm_request_end(EcmShapeRequest *request);	/* frees it */
 
-/* How many batches of a table are under way has changed. */
+/* The number of batches of a table that are under way has changed by that much. */
 extern void ecm_request_batches(Oid relation, int change);
 
 /*
- * Takes up to 'max' requests of a table that has fewer batches under way than
- * max_batches.  Returns how many; 0: there is nothing to be done now.
+ * Takes up to 'max' requests of one table, which has fewer batches under way than
+ * max_batches, out of its queue.  The tables take turns.  Returns how many they are;
+ * 0: no table has any that can be created now.
  */
 extern int	ecm_requests_take(EcmTime now, int max_batches,
 							  EcmShapeRequest **taken, int max);
 
-/* Reads from the catalog which shapes are being created. */
+/* At the start of a stream: begins to read which shapes are being created. */
 extern void ecm_requests_scan(void);
 
+/* Goes on with that.  And when it has to be called again, at the latest; or 0. */
 extern void ecm_requests_poll(EcmTime now);
 extern EcmTime ecm_requests_deadline(void);
 
-/* The stream was lost (a scan follows); those that were taken are gone, too. */
+/*
+ * The stream was lost: forgets all requests that the scan at the start of the next one
+ * finds again.  Batches, with the requests that were taken, are gone by then.
+ */
 extern void ecm_requests_forget(void);
 
 #endif							/* ECM_SHAPE_REQUESTS_H */

@@ -3,11 +3,14 @@
  * shape_retention.c
  *	  The manager's part in keeping shape logs from growing for ever.
  *
- * Consumers name the shapes whose logs have grown a good deal; every
- * electric_cm.wal_report_interval a pool session looks at these, one at a time,
- * and folds those that are beyond electric_cm.shape_log_retention
- * (fold.c).  One look at all shapes makes up for logs that earlier consumers had no
- * occasion to name, or would have named with another setting.
+ * A consumer puts the shapes whose logs have grown by a step (ecm_retention_step())
+ * into its slot in shared memory.  Every electric_cm.wal_report_interval the manager
+ * collects them as candidates.  A pool session looks at these, one at a time, and folds
+ * those that are beyond electric_cm.shape_log_retention (fold.c).
+ *
+ * Logs that have grown before, under an earlier consumer or another setting, are not
+ * named.  So at the start, and after each change of the setting, one scan of all
+ * shapes looks for candidates.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,27 +31,30 @@
 #include "manager/shape_retention.h"
 #include "shape/shape_log.h"
 
-/* Candidates that are looked for at a time. */
+/* A scan brings so many candidates at a time. */
 #define SCAN_SHAPES			1000
 
-/* A log that can't be folded now is tried again after that. */
+/* After an error nothing is done for so long. */
 #define RETRY_MS			30000
 
 typedef struct Retention
 {
 	int			stack_index;
 	uint64		job;			/* a scan, or a fold; 0: none runs */
-	List	   *candidates;		/* pointers to ids; the first one is at work */
+	List	   *candidates;		/* of int64 *, ids of shapes; a fold that runs
+								 * is of the first one */
 
-	/* the look at all shapes */
-	int			scanned_for;	/* retention for which it is done */
-	int			scanning_for;	/* that it is at */
-	int64		scanned_to;		/* shape id */
+	/* the scan of all shapes */
+	int			scanned_for;	/* value of the setting that it is done for */
+	int			scanning_for;	/* value that it is under way for */
+	int64		scanned_to;		/* all shapes up to this id have been looked
+								 * at */
 
-	/* the look at what consumers have to say */
-	EcmTime		look_at;
-	bool		paused;			/* nothing is done until then: an error */
-	EcmError	last_error;		/* is reported once */
+	/* the names that consumers put down */
+	EcmTime		look_at;		/* when to collect them next; 0: not set yet */
+	bool		paused;			/* after an error: nothing is done before
+								 * look_at */
+	EcmError	last_error;		/* the same one again is no event */
 } Retention;
 
 static Retention retention =
@@ -93,7 +99,7 @@ forget_first(void)
 	retention.candidates = list_delete_first(retention.candidates);
 }
 
-/* Takes the names that consumers have put down. */
+/* Takes the shapes that consumers have put down, out of shared memory. */
 static void
 collect_grown(void)
 {
@@ -116,6 +122,7 @@ collect_grown(void)
 		add_candidate(grown[i]);
 }
 
+/* Reports an error, and pauses. */
 static void
 report(const EcmError *err, const char *what)
 {
@@ -129,6 +136,11 @@ report(const EcmError *err, const char *what)
 	retention.paused = true;
 }
 
+/*
+ * Job fold_shape() has answered: whether there is more to do for the same shape, and a
+ * text for an event.  A shape that is at fault itself is given up, until its log has
+ * grown again; one that is not is tried again after the other candidates.
+ */
 static void
 fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 {
@@ -177,8 +189,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 }
 
 /*
- * All logs that may be too long, or have something left from before that was
- * not deleted yet.
+ * Looks for logs that may be too long, or have chunks before their base: those were
+ * folded, and a job was interrupted before it could delete them.
  */
 static void
 submit_scan(void)

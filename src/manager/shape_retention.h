@@ -14,10 +14,13 @@
 
 extern void ecm_retention_init(int stack_index);
 
-/* To be called now and then: it is not worth a wake-up of its own. */
+/*
+ * To be called in each round while the stream is up.  It asks for no wake-up: the
+ * manager's other parts see to it that there is a round every few seconds.
+ */
 extern void ecm_retention_poll(EcmTime now);
 
-/* Ends what is going on: a new slot would have to wait for its transaction. */
+/* Cancels a job that runs: a new slot would have to wait for its transaction. */
 extern void ecm_retention_stream_lost(void);
 
 #endif							/* ECM_SHAPE_RETENTION_H */

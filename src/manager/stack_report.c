@@ -3,8 +3,9 @@
  * stack_report.c
  *	  What the manager shows of itself.
  *
- * The manager is the only writer of the public part of its entry, so it may
- * read that without the lock; it takes the lock to write.
+ * Views and functions read the entry, and sessions wait for changes of it by its
+ * condition variable.  The manager is the only writer of these parts, so it may read
+ * them without the lock; it takes the lock to write, and broadcasts afterwards.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,10 +27,12 @@
 #include "connection/pool.h"
 #include "manager/stack_report.h"
 
-static EcmStack *stack;
-static EcmTime shown_retry_at;	/* the same as next_retry_at by our clock */
+static EcmStack *stack;			/* the manager's entry */
+static EcmTime shown_retry_at;	/* what report.next_retry_at was computed from */
 
-/* Notes which slot that is; what was shown of another one is forgotten. */
+/*
+ * With the lock: shows which slot is watched.  The sample of another one is cleared.
+ */
 static void
 set_watched(EcmWatchedSlot *slot, const char *name, bool owned,
 			XLogRecPtr seen_lsn)
@@ -58,7 +61,7 @@ ecm_report_slot(int stack_index, const char *slot_name, bool owned,
 	set_watched(&entry->slot, slot_name, owned, seen_lsn);
 	ecm_unlock();
 	if (owned)
-		ecm_launcher_wake();	/* it takes a note */
+		ecm_launcher_wake();	/* it notes the slot in a file: slot_notes.c */
 	return true;
 }
 
@@ -114,7 +117,10 @@ ecm_report_options(void)
 	{
 		EcmOption  *option = &stack->options[n++];
 
-		/* after a rename it may be none of the database's present name */
+		/*
+		 * The default is made of the database's name, and stays when that
+		 * changes, so the slot's name is shown as it is.
+		 */
 		if (strcmp(name, "electric_cm.slot_name") == 0)
 			value = stack->slot.name;
 
@@ -166,7 +172,7 @@ ecm_report_state(const EcmState *state, const char *waiting_for,
 	ecm_unlock();
 	ConditionVariableBroadcast(&stack->cv);
 
-	/* not as "active": who looks for long-running queries doesn't mean us */
+	/* not as "active": we must not show up among long-running queries */
 	pgstat_report_activity(STATE_IDLE,
 						   psprintf("%s, step %s%s%s", ecm_status_name(status), step,
 									waiting_for[0] ? ": waiting for " : "",
@@ -218,7 +224,8 @@ replication_state(const EcmConn *conn)
 }
 
 /*
- * last_error stays after the connection has gone.
+ * With the lock: describes a connection; NULL: it is closed.  last_error stays as it
+ * is until there is another one.
  */
 static void
 describe(EcmConnInfo *info, const EcmConn *conn, const char *state)
@@ -258,7 +265,7 @@ ecm_report_connections(const EcmConn *replication)
 		if (session != NULL || err != NULL || info->used)
 			describe(info, session, ecm_pool_session_state(i));
 
-		/* the pool closes what has failed before anybody could see it */
+		/* a session that has failed is closed by now, so its error is apart */
 		if (err != NULL)
 			ecm_copy_text(info->last_error, sizeof(info->last_error),
 						  err->message);
@@ -288,7 +295,7 @@ ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,
 		ConditionVariableBroadcast(&stack->cv);
 }
 
-/* -1: its table is locked just now. */
+/* In a transaction.  arg: int64, the bytes; -1: somebody has the table locked. */
 static void
 measure_shape_log(void *arg)
 {

@@ -18,30 +18,34 @@
 #include "connection/conn.h"
 
 /*
- * The name of the slot, whether we have created it, and where the WAL ended
- * when it was there; also of a stack that does not run but has left one.  unique:
- * not if another stack has that name already; false then.
+ * Shows the name of the stack's slot, whether we have created it (owned), and where
+ * the WAL ended when that was last seen (seen_lsn, see slot_owner.c).  Also for a
+ * stack that is not to run.  With 'unique' nothing is shown, and the result is
+ * false, if another stack shows a slot of that name.
  */
 extern bool ecm_report_slot(int stack_index, const char *slot_name, bool owned,
 							XLogRecPtr seen_lsn, bool unique);
 
-/* The slot that we have made under a former name; "": none. */
+/* Shows the slot that we have made under a former name; "": there is none. */
 extern void ecm_report_former_slot(int stack_index, const char *slot_name,
 								   XLogRecPtr seen_lsn);
 
-/* Names, and a clean slate, at start. */
+/* At start: shows the stack's names, and clears what a predecessor has shown. */
 extern void ecm_report_init(int stack_index);
 
 /* The effective settings, for electric_cm_options. */
 extern void ecm_report_options(void);
 
-/* Status, step, retries; wakes whoever waits for a change. */
+/*
+ * Shows status, step and retries, if they have changed, and wakes whoever waits for a
+ * change.  waiting_for: "" for nothing.
+ */
 extern void ecm_report_state(const EcmState *state, const char *waiting_for,
 							 int blocking_pid);
 extern void ecm_report_error(const EcmError *err);
 extern void ecm_report_lookup(const EcmReplicationInfo *info);
 
-/* The replication connection (NULL: closed), and the pool's. */
+/* Shows the replication connection (NULL: closed) and the pool's sessions. */
 extern void ecm_report_connections(const EcmConn *replication);
 
 extern void ecm_report_positions(XLogRecPtr received, XLogRecPtr flushed,

@@ -3,9 +3,10 @@
  * waitset.c
  *	  The manager's one wait: latch, sockets that come and go, a deadline.
  *
- * A WaitEventSet can't forget a socket, so it is made anew when the sockets
- * have changed, and kept while they are the same.  A socket's number says
- * nothing (the kernel reuses it), hence ecm_conn_socket_id().
+ * A WaitEventSet can't forget a socket, so it is made anew when the sockets have
+ * changed.  Usually they have not, and the set of the last round is kept.  A socket's
+ * number can't tell, as the kernel gives it to the next connection: a set with the
+ * old socket would never wake up.  Hence ecm_conn_socket_id().
  *
  *-------------------------------------------------------------------------
  */
@@ -27,16 +28,16 @@
 
 typedef struct WaitItem
 {
-	uint64		id;
+	uint64		id;				/* ecm_conn_socket_id() */
 	pgsocket	fd;
-	int			events;
+	int			events;			/* WL_SOCKET_... */
 } WaitItem;
 
 typedef struct WaitSet
 {
-	WaitItem	wanted[MAX_SOCKETS];
+	WaitItem	wanted[MAX_SOCKETS];	/* in this round */
 	int			nwanted;
-	WaitItem	current[MAX_SOCKETS];	/* in 'events' */
+	WaitItem	current[MAX_SOCKETS];	/* in 'events', as of the last round */
 	int			ncurrent;
 	WaitEventSet *events;		/* NULL: not made yet */
 } WaitSet;

@@ -13,18 +13,19 @@
 #include "base/clock.h"
 #include "connection/conn.h"
 
-/* Collect what to wait for ... */
+/* Once per round: collect the connections to wait for ... */
 extern void ecm_waitset_begin(void);
 extern void ecm_waitset_add(const EcmConn *conn);	/* NULL is ignored */
 
-/* For a connection that must not be read from now: its end only. */
+/* For a connection that must not be read from now: waits for its end only. */
 extern void ecm_waitset_add_end(const EcmConn *conn);
 
 /*
- * ... and wait until any of it is ready, the latch is set, or the deadline (0:
- * none) has passed.  Exits if the postmaster dies.  Resets the latch.  True if
- * the other side has closed the connection that ecm_waitset_add_end() named,
- * where the platform can tell.
+ * ... and wait until any of them is ready, the latch is set, or the deadline (0:
+ * none) has passed.  Ends the process if the postmaster dies.  Resets the latch, so
+ * the caller has to look at everything afterwards.  True if the other side has
+ * closed the connection that ecm_waitset_add_end() named; on a platform that can't
+ * tell, never.
  */
 extern bool ecm_waitset_wait(EcmTime deadline);
 

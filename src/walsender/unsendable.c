@@ -10,11 +10,16 @@
  * deleting the row nor taking the table out of the publication helps, since
  * the change is in the WAL.
  *
- * So our walsender calls pgoutput by way of this.  What no reader could be given
- * is left out to begin with.  After an error of that kind,
- * the change is sent without its largest values, as if they were TOASTed and
- * unchanged, and if that is of no avail, not at all; a message says so, and the
- * shapes that want what is missing end where the transaction commits.
+ * So our walsender calls pgoutput by way of this.  A value that is too large to be
+ * given to any reader is left out to begin with.  If pgoutput raises an error that
+ * is the change's fault, the change is sent without its largest values, as if they
+ * were TOASTed and unchanged; if that does not help, it is not sent at all.  A
+ * message behind the change says so, and the shapes that want a missing value end
+ * where the transaction commits.
+ *
+ * plugin/pgoutput.c is loaded in place of pgoutput, since dynamic_library_path of
+ * this session leads to it first.  It loads the server's pgoutput and has its
+ * callbacks wrapped by wrap_callbacks().
  *
  *-------------------------------------------------------------------------
  */
@@ -37,10 +42,10 @@
 #include "base/stream_message_io.h"
 #include "walsender/unsendable.h"
 
-/* A smaller value is not worth leaving out. */
+/* A value that has no more than this is never left out. */
 #define LARGE_BYTES			(1024 * 1024)
 
-/* What is left should have no more than this: one reader's entry has not. */
+/* Values are left out until the rest has no more: the largest entry that can be read. */
 #define SHORT_BYTES			(256 * 1024 * 1024)
 
 /* A buffer that a large row has blown up beyond this is not kept. */
@@ -51,7 +56,7 @@ static LogicalDecodeChangeCB send_change;	/* pgoutput's */
 static LogicalDecodeMessageCB send_message;
 
 /*
- * Is it the change that is at fault?  All else must be seen by the manager.
+ * Is the change at fault?  Any other error ends the stream, and the manager sees it.
  */
 static bool
 is_unsendable(const ErrorData *edata)
@@ -60,7 +65,10 @@ is_unsendable(const ErrorData *edata)
 						   ECM_WORK_SEND) == ECM_FAULT_OF_IT;
 }
 
-/* False: there was an error, of that kind; it is reported. */
+/*
+ * Has pgoutput send a change.  False: it has raised an error that is the change's
+ * fault, which is logged; nothing was sent.  Any other error is raised again.
+ */
 static bool
 try_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 		   ReorderBufferChange *change)
@@ -77,8 +85,9 @@ try_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 		ErrorData  *edata;
 
 		/*
-		 * What it had opened or locked is let go of at the end of the
-		 * transaction, which decoding always aborts.
+		 * Without a subtransaction, relations that pgoutput has opened stay
+		 * open until the end of the transaction, which decoding always
+		 * aborts.
 		 */
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
@@ -102,7 +111,10 @@ try_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 	return ok;
 }
 
-/* Bytes that the value has, whatever it is stored as; 0: it is not sent anyway. */
+/*
+ * Bytes that the column's value has, uncompressed.  0: it is not sent anyway, or its
+ * type has a fixed length.
+ */
 static Size
 value_size(HeapTuple tuple, TupleDesc desc, int attnum)
 {
@@ -118,7 +130,10 @@ value_size(HeapTuple tuple, TupleDesc desc, int attnum)
 	return toast_raw_datum_size(value);
 }
 
-/* 0: there is none that is large.  total: what all of them have. */
+/*
+ * The column with the largest value, old and new row (either may be NULL) taken
+ * together; 0: no value is larger than LARGE_BYTES.  *total: bytes of all values.
+ */
 static int
 largest_column(HeapTuple a, HeapTuple b, TupleDesc desc, Size *total)
 {
@@ -161,6 +176,7 @@ leave_out(HeapTuple tuple, TupleDesc desc, int attnum)
 	*tuple = *heap_modify_tuple_by_cols(tuple, desc, 1, &attnum, &value, &isnull);
 }
 
+/* Sends the message that the column's value ("": the whole change) was left out. */
 static void
 tell(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	 Relation rel, const char *column)
@@ -215,8 +231,8 @@ add_beyond_readers(Bitmapset *columns, HeapTuple tuple, TupleDesc desc)
 }
 
 /*
- * Values that go to no reader need not go through all of us: the more there are
- * of them, and the larger they are, the more memory each would need.
+ * The columns whose values no reader can be given.  Walsender, manager and consumer
+ * would each need memory for them in vain.
  */
 static Bitmapset *
 beyond_readers(ReorderBufferChange *change, TupleDesc desc)
@@ -226,8 +242,9 @@ beyond_readers(ReorderBufferChange *change, TupleDesc desc)
 }
 
 /*
- * Sends it without these columns, and if need be without its largest values.
- * False: that is of no use.
+ * Sends a change without these columns, and if need be without its largest values,
+ * one after the other; then tells which.  Restores the change.  False: it could not
+ * be sent in any form, and nothing was told.
  */
 static bool
 send_without(Bitmapset *left_out, LogicalDecodingContext *ctx,
@@ -299,8 +316,8 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation rel,
 }
 
 /*
- * What this process tells the manager is never in the WAL, unless somebody has
- * forged it.
+ * Sends a logical message from the WAL, unless it looks like one that only a
+ * walsender may send: such a one is never in the WAL, so this one is forged.
  */
 static void
 message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
@@ -325,8 +342,8 @@ wrap_callbacks(OutputPluginCallbacks *callbacks)
 }
 
 /*
- * The folder electric_cm in each of those that libraries are looked for in, then
- * these; and where the server's own are, whatever the setting says.
+ * A dynamic_library_path that has the folder electric_cm of each folder first, then
+ * the folders themselves, and at last the server's own, if the setting lacks it.
  */
 static char *
 library_path(void)

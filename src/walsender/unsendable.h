@@ -11,9 +11,10 @@
 #include "postgres.h"
 
 /*
- * In our own walsender, before the stream starts: what can't be sent of a row
- * is left out from now on, and the consumers are told, by the transactional
- * message "unsendable <relation> <column>" (no column: it is the whole row).
+ * To be called in our own walsender, before the stream starts.  From then on values
+ * that can't be sent are left out of their change, and consumers are told right
+ * after it, by the transactional message "unsendable <relation> <column>" (no
+ * column: the whole change was left out).  Nothing happens if it is called again.
  */
 extern void ecm_watch_unsendable(void);
 

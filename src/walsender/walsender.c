@@ -4,23 +4,29 @@
  *	  What our own walsender does differently: it sends in large pieces and no
  *	  messages but our own, and is never a synchronous standby.
  *
+ * The manager calls tune_walsender() in its replication session, before the slot
+ * is created and again before the stream starts.  The session is then a walsender
+ * like any other, whose PqCommMethods (libpq's functions for sending) are ours.
+ *
  * A walsender hands each row to the kernel by itself.  Two thirds of the time
  * that it needs for a busy stream are those system calls, and each of them
- * wakes the reader for a hundred bytes.  Ours keeps what it has to send until
- * the transaction is complete; and longer, but only up to a limit, where it is
- * far behind, since then more is about to follow.
+ * wakes the reader for a hundred bytes.  Ours keeps messages in libpq's buffer
+ * until their transaction is complete.  When it is far behind, so that more is
+ * about to follow, it keeps them longer, up to KEEP_BYTES.
  *
- * Nothing is left unsent.  Within a transaction, decoding goes from its begin
- * to its commit without waiting for anything but the disk.  After a commit, the
- * walsender tries to flush after each WAL record and before it waits for more,
- * and by then it is not far behind.  Whatever is not a change in a transaction
- * (a keepalive, an error, the end of the stream) takes all before it along.
- * A single record can take minutes, if it is the commit of a large transaction,
- * and then nobody asks for anything to be sent: so what is complete waits for
- * more only while no such transaction is being gathered.
+ * No message is kept while the walsender waits.  Within a transaction, decoding goes
+ * from its begin to its commit without waiting for anything but the disk.  After a
+ * commit, the walsender tries to flush after each WAL record and before it waits
+ * for more WAL, and by then it is not far behind.  A message that is no change in a
+ * transaction (a keepalive, an error, the end of the stream) is sent at once, and
+ * all before it with it.  There is one exception: the commit record of a large
+ * transaction may take minutes to decode, and the walsender does not try to flush
+ * meanwhile.  So complete transactions are kept only while none that is large is
+ * being gathered in the reorder buffer.
  *
- * Anybody may put logical messages of up to a gigabyte into the WAL.  Those that
- * are not the stack's are dropped before they are on their way.
+ * Anybody may put logical messages of up to a gigabyte into the WAL.  Messages that
+ * are not the stack's are dropped here, so that neither the socket nor the manager
+ * has to carry them.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,36 +64,53 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 
-/* What may be kept before it is sent. */
+/* Messages are kept until there are so many bytes of them. */
 #define KEEP_BYTES			(32 * 1024)
 
-/* With more WAL than this still to be decoded, complete transactions wait ... */
+/* With more WAL than this still to be decoded, complete transactions are kept ... */
 #define FAR_BEHIND_BYTES	(64 * 1024)
 
-/* ... unless this many records had nothing in them to be sent. */
+/*
+ * ... unless the walsender has tried to flush so many times since the last message:
+ * these WAL records had nothing for us, and the next one may be far away.
+ */
 #define KEEP_RECORDS		64
 
 /*
- * With more than this in memory of changes of transactions that are not complete
- * yet (a change takes some 100 bytes there, without its row), the next commit
- * may take long.  What has been written to disk is larger still, and is looked
- * for this often.
+ * If the reorder buffer has more than this in memory of changes of transactions
+ * that are not complete yet (a change takes some 100 bytes there, without its
+ * row), the next commit may take long.  So it may if it has written changes to
+ * disk; their files are looked for this often at most.
  */
 #define GATHERED_BYTES		(256 * 1024)
 #define LOOK_FOR_SPILL_MS	20
 
-/* What may be sent before it has been read. */
+/* The kernel's buffer: so much may be sent before the manager reads it. */
 #define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
 
 /* A row change in CopyData: 'w', three numbers of 8 bytes, pgoutput's message. */
 #define XLOGDATA_HEADER		25
 
-static const PQcommMethods *socket_methods; /* the server's own */
-static bool in_transaction = false;
-static bool keeping = false;
-static Size kept_bytes = 0;
-static int	flushes_asked = 0;	/* since the last message */
-static char *message_prefix;	/* of our messages */
+/* This walsender; set up by send_in_large_pieces(). */
+static struct
+{
+	const PQcommMethods *server;	/* the server's own methods; NULL: not
+									 * replaced yet */
+	PQcommMethods ours;			/* the same, but for the functions below */
+	char	   *message_prefix; /* of the stack's messages */
+
+	/* messages that were handed to libpq's buffer, and are not sent yet */
+	bool		in_transaction; /* the last change was in one that goes on */
+	bool		keeping;		/* the server's wish to flush is ignored */
+	Size		kept_bytes;		/* since the last message that was not kept */
+	int			flushes_asked;	/* ignored since the last message */
+
+	/* the reorder buffer of this session's decoding */
+	MemoryContext changes;		/* its changes are in it; NULL: not found yet */
+	MemoryContextCallback changes_callback; /* forgets that */
+	EcmTime		spill_looked_at;	/* for files that it has written; 0: never */
+	bool		spilled;		/* there were some then */
+}			sender;
 
 static bool
 is_far_behind(void)
@@ -97,15 +120,14 @@ is_far_behind(void)
 
 /* ------------------------------------------------- what is being gathered -- */
 
-static MemoryContext changes;	/* where they are kept, NULL: not known */
-static MemoryContextCallback changes_callback;
-
+/* The context is deleted with the decoding that it belongs to. */
 static void
 forget_changes(void *arg pg_attribute_unused())
 {
-	changes = NULL;
+	sender.changes = NULL;
 }
 
+/* The descendant of that name; NULL: there is none. */
 static MemoryContext
 find_context(MemoryContext parent, const char *name)
 {
@@ -122,21 +144,24 @@ find_context(MemoryContext parent, const char *name)
 	return NULL;
 }
 
-/* Has any transaction that is not complete yet been written to disk? */
+/*
+ * Has the reorder buffer written any transaction to disk that is not complete yet?
+ * As of the last look, which may be LOOK_FOR_SPILL_MS old.  In doubt, yes: then
+ * messages are sent sooner, and nothing else is lost.
+ */
 static bool
 has_spilled(void)
 {
-	static EcmTime looked_at = 0;
-	static bool result = true;
 	EcmTime		now = ecm_now();
 	char		path[MAXPGPATH];
 	DIR		   *dir;
 	struct dirent *entry;
 
-	if (looked_at != 0 && !ecm_has_passed(looked_at, now, LOOK_FOR_SPILL_MS))
-		return result;
-	looked_at = now;
-	result = true;
+	if (sender.spill_looked_at != 0 &&
+		!ecm_has_passed(sender.spill_looked_at, now, LOOK_FOR_SPILL_MS))
+		return sender.spilled;
+	sender.spill_looked_at = now;
+	sender.spilled = true;
 	if (MyReplicationSlot == NULL)
 		return true;
 	snprintf(path, sizeof(path), "pg_replslot/%s",
@@ -144,60 +169,65 @@ has_spilled(void)
 	dir = AllocateDir(path);
 	if (dir == NULL)
 		return true;
-	result = false;
-	while (!result && (entry = ReadDirExtended(dir, path, LOG)) != NULL)
-		result = strncmp(entry->d_name, "xid-", strlen("xid-")) == 0;
+	sender.spilled = false;
+	while (!sender.spilled && (entry = ReadDirExtended(dir, path, LOG)) != NULL)
+		sender.spilled = strncmp(entry->d_name, "xid-", strlen("xid-")) == 0;
 	FreeDir(dir);
-	return result;
+	return sender.spilled;
 }
 
 /*
  * May the next record be the commit of a large transaction?  The server has no
- * interface for that; the memory that its reorder buffer has for changes tells.
+ * interface for that, but the size of the memory context in which its reorder
+ * buffer has changes tells.  In doubt, yes.
  */
 static bool
 gathers_much(void)
 {
-	if (changes == NULL)
+	if (sender.changes == NULL)
 	{
 		MemoryContext buffer = find_context(TopMemoryContext, "ReorderBuffer");
 
-		changes = buffer != NULL ? find_context(buffer, "Change") : NULL;
-		if (changes == NULL)
+		sender.changes = buffer != NULL ? find_context(buffer, "Change") : NULL;
+		if (sender.changes == NULL)
 			return true;
-		changes_callback.func = forget_changes;
-		MemoryContextRegisterResetCallback(changes, &changes_callback);
+		sender.changes_callback.func = forget_changes;
+		MemoryContextRegisterResetCallback(sender.changes, &sender.changes_callback);
 	}
-	return MemoryContextMemAllocated(changes, false) > GATHERED_BYTES || has_spilled();
+	return MemoryContextMemAllocated(sender.changes, false) > GATHERED_BYTES ||
+		has_spilled();
 }
 
 /* ---------------------------------------------------------------- sending -- */
 
 /*
- * A message that is not the stack's own?  It looks like 'M', flags, LSN, prefix,
- * length, contents.
+ * Is this a logical message that is not the stack's?  's' is XLogData: its header,
+ * then 'M', flags (1 byte), LSN (8), prefix (terminated), length (4), contents.  Ours
+ * is transactional, has the prefix, and is not too long to be parsed.
  */
 static bool
 is_foreign_message(const char *s, Size len)
 {
 	const char *prefix = s + XLOGDATA_HEADER + 1 + 1 + 8;
 	const char *end = s + len;
-	Size		prefix_len = strlen(message_prefix) + 1;
+	Size		prefix_len = strlen(sender.message_prefix) + 1;
 	uint32		size;
 
 	if (s[XLOGDATA_HEADER] != LOGICAL_REP_MSG_MESSAGE)
 		return false;
 	if ((s[XLOGDATA_HEADER + 1] & 1) == 0 ||	/* not transactional */
 		end < prefix || (Size) (end - prefix) < prefix_len + sizeof(size) ||
-		memcmp(prefix, message_prefix, prefix_len) != 0)
+		memcmp(prefix, sender.message_prefix, prefix_len) != 0)
 		return true;
 	memcpy(&size, prefix + prefix_len, sizeof(size));
 	return pg_ntoh32(size) > ECM_MAX_MESSAGE;
 }
 
 /*
- * In place of a giant that we drop: the manager is to know that this process
- * has memory that it won't need again, see ECM_GIANT_BYTES.
+ * Sends a message of our own in place of a giant one that is dropped, with the same
+ * header and LSN.  The giant has left this process with buffers as large, which
+ * only a new connection gives back; the manager opens one when it is told so, see
+ * ECM_GIANT_BYTES.
  */
 static void
 tell_of_giant(const char *s)
@@ -210,16 +240,17 @@ tell_of_giant(const char *s)
 	appendBinaryStringInfo(&message, s, XLOGDATA_HEADER + 1);
 	pq_sendbyte(&message, 1);
 	appendBinaryStringInfo(&message, s + XLOGDATA_HEADER + 2, 8);
-	appendBinaryStringInfo(&message, message_prefix, strlen(message_prefix) + 1);
+	appendBinaryStringInfo(&message, sender.message_prefix, strlen(sender.message_prefix) + 1);
 	pq_sendint32(&message, strlen(text));
 	appendBinaryStringInfo(&message, text, strlen(text));
-	socket_methods->putmessage_noblock('d', message.data, message.len);
+	sender.server->putmessage_noblock('d', message.data, message.len);
 	pfree(message.data);
 	pfree(text);
 }
 
 /*
- * May this message wait for what follows?
+ * May this message be kept, to be sent together with later ones?  Follows the
+ * boundaries of transactions on the way.
  */
 static bool
 may_keep(char type, const char *s, Size len)
@@ -227,13 +258,14 @@ may_keep(char type, const char *s, Size len)
 	if (type != 'd' || len <= XLOGDATA_HEADER || s[0] != 'w')
 		return false;
 	if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_BEGIN)
-		in_transaction = true;
+		sender.in_transaction = true;
 	else if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_COMMIT)
-		in_transaction = false;
-	return kept_bytes + len < KEEP_BYTES &&
-		(in_transaction || (is_far_behind() && !gathers_much()));
+		sender.in_transaction = false;
+	return sender.kept_bytes + len < KEEP_BYTES &&
+		(sender.in_transaction || (is_far_behind() && !gathers_much()));
 }
 
+/* Replaces putmessage_noblock(): puts a message into libpq's buffer, or drops it. */
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
@@ -243,53 +275,57 @@ keep_or_send(char type, const char *s, size_t len)
 			tell_of_giant(s);
 		return;
 	}
-	keeping = may_keep(type, s, len);
-	kept_bytes = keeping ? kept_bytes + len : 0;
-	flushes_asked = 0;
-	socket_methods->putmessage_noblock(type, s, len);
-}
-
-static int
-flush_unless_keeping(void)
-{
-	if (keeping && !in_transaction &&
-		(flushes_asked++ >= KEEP_RECORDS || !is_far_behind()))
-	{
-		keeping = false;
-		kept_bytes = 0;
-	}
-	return keeping ? 0 : socket_methods->flush_if_writable();
-}
-
-static bool
-is_send_pending_unless_keeping(void)
-{
-	return !keeping && socket_methods->is_send_pending();
-}
-
-static void
-send_in_large_pieces(void)
-{
-	static PQcommMethods methods;
-
-	message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
-
-	if (socket_methods != NULL)
-		return;
-	socket_methods = PqCommMethods;
-	methods = *socket_methods;
-	methods.putmessage_noblock = keep_or_send;
-	methods.flush_if_writable = flush_unless_keeping;
-	methods.is_send_pending = is_send_pending_unless_keeping;
-	PqCommMethods = &methods;
+	sender.keeping = may_keep(type, s, len);
+	sender.kept_bytes = sender.keeping ? sender.kept_bytes + len : 0;
+	sender.flushes_asked = 0;
+	sender.server->putmessage_noblock(type, s, len);
 }
 
 /*
- * "*" in synchronous_standby_names takes any walsender for a standby.  Every
- * commit of the server would wait for our acknowledgement then, and be reported
- * as safe elsewhere when it is not.  A walsender goes by its own copy of the
- * setting, and reads that anew with each reload; a value from a higher place
- * than the configuration file stays.
+ * Replaces flush_if_writable(), which the walsender calls after each record.  0: all
+ * is well, nothing had to be sent.
+ */
+static int
+flush_unless_keeping(void)
+{
+	if (sender.keeping && !sender.in_transaction &&
+		(sender.flushes_asked++ >= KEEP_RECORDS || !is_far_behind()))
+	{
+		sender.keeping = false;
+		sender.kept_bytes = 0;
+	}
+	return sender.keeping ? 0 : sender.server->flush_if_writable();
+}
+
+/* Replaces is_send_pending(), lest the walsender wait for the socket in vain. */
+static bool
+is_send_pending_unless_keeping(void)
+{
+	return !sender.keeping && sender.server->is_send_pending();
+}
+
+/* Puts our methods in place of the server's, the first time it is called. */
+static void
+send_in_large_pieces(void)
+{
+	sender.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+
+	if (sender.server != NULL)
+		return;
+	sender.server = PqCommMethods;
+	sender.ours = *sender.server;
+	sender.ours.putmessage_noblock = keep_or_send;
+	sender.ours.flush_if_writable = flush_unless_keeping;
+	sender.ours.is_send_pending = is_send_pending_unless_keeping;
+	PqCommMethods = &sender.ours;
+}
+
+/*
+ * Keeps this walsender from being a synchronous standby.  synchronous_standby_names
+ * = '*' takes any walsender for one.  Then each commit of the server would wait for
+ * our acknowledgement, and be reported as safe elsewhere when it is not.  A
+ * walsender goes by its own copy of the setting, which is read anew with each
+ * reload, but stays if it comes from a higher place than the configuration file.
  */
 static void
 be_no_standby(void)
@@ -302,8 +338,8 @@ be_no_standby(void)
 /*
  * _electric_cm.tune_walsender() RETURNS void
  *
- * Called in our own walsender, for the rest of its life.  The kernel charges a
- * Unix socket's buffer several hundred bytes for each piece besides its
+ * Called in our own walsender, for the rest of its life; may be repeated.  The kernel
+ * charges a Unix socket's buffer several hundred bytes for each piece besides its
  * contents, so the buffer is made larger as well; the kernel cuts that wish
  * down to what it allows (net.core.wmem_max).
  *

@@ -47,8 +47,8 @@ A started server that has electric_cm preloaded. Options:
   init    => {}    further arguments for PostgreSQL::Test::Cluster's init()
   start   => 0     don't start it
 
-Cluster.pm sets fsync = off, and restart_after_crash = off, which a test that
-kills a worker must turn on again.
+Cluster.pm sets fsync = off, and restart_after_crash = off. A test that kills a
+worker must turn the latter on again, or the server stays down.
 
 =cut
 
@@ -79,11 +79,12 @@ max_prepared_transactions = 10
 
 =item new_stack($name, %opts)
 
-Such a server, as the ElectricCM::Stack of its database "postgres", or of
+A server as by new_node(), whose options it takes, too. Returns the
+ElectricCM::Stack of its database "postgres", or of another one:
 
-  db      => name  another one
+  db      => name
 
-The extension is not created: that is the test's to do.
+The extension is not created: the test does that.
 
 =cut
 
@@ -98,8 +99,9 @@ sub new_stack
 
 =item new_impatient_stack()
 
-A server whose walsenders give up after 2 s, with a stack that is active and a
-shape of table t, which has been read: the stack, and the shape's handle.
+A server whose wal_sender_timeout is 2 s, so that a stream that hangs is noticed
+soon. The stack is active, and has a shape of table t that has been read once.
+Returns the stack and the shape's handle.
 
 =cut
 
@@ -208,12 +210,14 @@ sub write_wal
 =item replay_equals($node, $db, $handle, $table, \@keycols, %opts)
 
 Replay a shape's log (insert sets, update merges, delete removes) and compare
-the outcome with the table, and the log with itself: no insert of a row that
-is there, no update or delete of one that isn't, offsets strictly ascending.
-An entry delivered twice or lost in between may well replay to the right rows.
+the outcome with the table. The log must also agree with itself: no insert of a
+row that is there, no update or delete of a row that isn't, offsets strictly
+ascending. The rows alone would not do: a log with an entry twice, or with one
+missing in the middle, may well replay to the right rows.
 
-The key columns only name the rows that differ. Options, as the shape has
-them: where => 'id > 10', columns => [...].
+The log must be up to date already: see settle() in ElectricCM::Stack. The key
+columns are used only to name the rows that differ. Options that say how the
+shape was declared: where => 'id > 10', columns => [...].
 
 Returns (ok, number of entries in the log); says what is wrong by diag().
 
@@ -317,9 +321,11 @@ sub source_constant
 
 =item install_compare($node, $db)
 
-The same for many shapes in one query. It makes the function
-ecm_test.compare(handle, relation, clause, columns), which returns the number
-of entries, that of rows, and what is wrong, NULL if nothing is.
+For tests that compare many shapes with their tables in one query: create the
+function ecm_test.compare(handle, relation, clause, columns), which does the same
+as replay_equals(). Clause and columns are NULL if the shape has none. It returns
+the number of entries, the number of rows, and a text that says what is wrong,
+NULL if nothing is.
 
 =cut
 
@@ -361,11 +367,11 @@ END $$;
 	return;
 }
 
-# The oracle: see there
+# The functions that replay a log and check it; see replay.sql
 sub _replay_sql { return slurp_file(dirname(__FILE__) . '/replay.sql'); }
 
-# The columns a log has, as (list of names, list of expressions that take them
-# out of a jsonb "value").
+# The columns that a log has: (a list of names, a list of expressions that take
+# them out of a jsonb "value"), each as SQL.
 sub _columns
 {
 	my ($node, $db, $table, $wanted) = @_;

@@ -1,15 +1,17 @@
 
 # Fuzz: random tables, where clauses, column lists and DML, from a seed.
 #
-# It only makes text; t/048_fuzz.pl runs it. Whatever it makes must be valid,
-# with two exceptions: a where clause that may_raise(), and one with a column
-# that the replica identity lacks, which is refused.
+# The module only makes SQL text, which t/048_fuzz.pl runs. The server must take all
+# of it, with two exceptions: a where clause of which clause() says that it may raise
+# an error, and a where clause with a column that the replica identity lacks, which
+# electric_cm_create_shape() refuses.
 package Fuzz;
 
 use strict;
 use warnings;
 
-# The same number sequence on every machine, whatever else calls rand().
+# A generator of its own, not rand(): a seed gives the same text on every machine,
+# whatever else calls rand().
 sub new
 {
 	my ($class, $seed) = @_;
@@ -18,7 +20,7 @@ sub new
 	return $self;
 }
 
-# 0 .. n - 1
+# A number from 0 to n - 1
 sub rnd
 {
 	my ($self, $n) = @_;
@@ -29,6 +31,7 @@ sub rnd
 sub chance { my ($self, $percent) = @_; return $self->rnd(100) < $percent; }
 sub pick { my ($self, @from) = @_; return $from[ $self->rnd(scalar @from) ]; }
 
+# Up to n of these, each at most once, in random order
 sub some
 {
 	my ($self, $n, @from) = @_;
@@ -428,7 +431,7 @@ sub fill
 	return $template;
 }
 
-# What can be said about these columns; anything else would be constant.
+# One of these templates, at random: usually one in which such a column can be put.
 sub fitting
 {
 	my ($self, $templates, $columns) = @_;
@@ -502,7 +505,7 @@ sub value
 	return literal($self->pick(@{ $values{ $column->{type} } })) . '::' . $column->{type};
 }
 
-# Row number i's value of a column: for many rows at once.
+# An SQL expression for the column's value in row i, for many rows at once
 sub row_value
 {
 	my ($self, $column, $i) = @_;
@@ -525,7 +528,7 @@ sub rows
 
 sub keys_sql { my ($table) = @_; return join ', ', map { $_->{ident} } @{ $table->{keys} }, $table->{region} // (); }
 
-# Some of the first rows, chosen by key.
+# A condition that selects some rows, by their key and perhaps by other columns
 sub which
 {
 	my ($self, $table) = @_;
@@ -540,7 +543,7 @@ sub which
 	return "hashtext(($key->{ident})::text) % 5 = " . ($self->rnd(9) - 4) . " AND ($condition)";
 }
 
-# Assignments, but not of the key.
+# Assignments for an UPDATE that leaves the key alone
 sub plain_assignments
 {
 	my ($self, $table) = @_;
@@ -548,7 +551,7 @@ sub plain_assignments
 	return map { "$_->{ident} = " . $self->value($_) } $self->some(1 + $self->rnd(3), @others);
 }
 
-# Assignments; now and then of the key.
+# Assignments for an UPDATE, now and then of the key
 sub assignments
 {
 	my ($self, $table) = @_;
@@ -560,7 +563,7 @@ sub assignments
 	return join ', ', @set;
 }
 
-# One statement.
+# One statement that changes rows of the table
 sub dml
 {
 	my ($self, $table) = @_;
@@ -652,7 +655,7 @@ sub transaction
 	return $text . ($self->chance(85) ? "COMMIT;\n" : "ROLLBACK;\n");
 }
 
-# One that does not fit into anybody's memory.
+# A transaction so large that decoding and consumers write it to disk
 sub large_transaction
 {
 	my ($self, $table) = @_;

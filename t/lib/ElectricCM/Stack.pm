@@ -31,7 +31,7 @@ ElectricCM::Stack - a database of a test's server, and its stack
 
 =item ElectricCM::Stack->new($node, $db)
 
-Of a server that is there; ElectricCM::new_stack makes both.
+The stack of a database of a server that exists; ElectricCM::new_stack makes both.
 
 =item $stack->node, $stack->db
 
@@ -85,7 +85,7 @@ sub error_of_sql
 
 =item $stack->active
 
-Wait until it is active: see ElectricCM::wait_active.
+Wait until the stack is active: see ElectricCM::wait_active.
 
 =item $stack->becomes($query, $what)
 
@@ -93,12 +93,12 @@ Wait until a query returns true: see ElectricCM::becomes.
 
 =item $stack->seen($condition, $what)
 
-The same for a condition, or whatever else can follow SELECT.
+The same for a condition: any text that can follow SELECT.
 
 =item $stack->settle($lsn)
 
-Wait until the logs have all that has been committed, or what has been until a
-position in the WAL.
+Wait until the shape logs have all that has been committed, or all that was
+committed before a position in the WAL.
 
 =item $stack->write_wal($mb)
 
@@ -132,7 +132,7 @@ a quote in it: where => 'id > 10', columns => [...].
 
 =item $stack->live_shape($table, %opts)
 
-... and wait until it is live.
+Create a shape, wait until it is live, and return its handle.
 
 =item $stack->fold($handle, $bytes)
 
@@ -145,8 +145,8 @@ Wait until a shape is live, as a test of that name, if it has one.
 
 =item $stack->exists_shape($handle)
 
-1 if there is such a shape, else 0: as users see it. Where a command ends a shape
-whose row the stack has locked at that moment, the row stays there for a while.
+1 if users see such a shape, else 0. A test must not look at the shape's row instead:
+if the stack has the row locked when a command ends the shape, it stays for a while.
 
 =item $stack->state_of($handle), $stack->error_of($handle), $stack->last_offset($handle)
 
@@ -164,7 +164,7 @@ See ElectricCM.
 
 =cut
 
-# n rows of 1 kB more in table t, within 30 s
+# Insert n rows of 1 kB into table t, with the next ids; an error after 30 s
 sub add_rows
 {
 	my ($self, $n) = @_;
