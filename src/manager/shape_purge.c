@@ -231,6 +231,8 @@ note_complete(XLogRecPtr received_lsn)
 {
 	for (int i = state.logs.n - 1; i >= state.logs.first; i--)
 	{
+		if (state.logs.list[i].complete && XLogRecPtrIsInvalid(state.logs.list[i].lsn))
+			continue;			/* not from the stream */
 		if (state.logs.list[i].complete)
 			break;
 		if (received_lsn <= state.logs.list[i].lsn)
