@@ -82,11 +82,15 @@ PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 /* A row change in CopyData: 'w', three numbers of 8 bytes, pgoutput's message. */
 #define XLOGDATA_HEADER		25
 
+/* A keepalive: 'k', two numbers of 8 bytes, whether an answer is wanted. */
+#define KEEPALIVE_LENGTH	18
+
 static const PQcommMethods *socket_methods; /* the server's own */
 static bool in_transaction = false;
 static bool keeping = false;
 static Size kept_bytes = 0;
 static int	flushes_asked = 0;	/* since the last message */
+static bool giant_pending = false;	/* some of one is still to be sent */
 static char *message_prefix;	/* of our messages */
 
 static bool
@@ -234,9 +238,27 @@ may_keep(char type, const char *s, Size len)
 		(in_transaction || (is_far_behind() && !gathers_much()));
 }
 
+/*
+ * Is this an answer that would come too late to tell anything?  Who asks hears
+ * from us as long as parts of a giant message arrive, and asks again afterwards.
+ * Each message that is queued behind one has the send buffer made larger by just
+ * that: by copying all of it, where realloc() can't do better.
+ */
+static bool
+is_late_answer(char type, const char *s, size_t len)
+{
+	if (giant_pending && !socket_methods->is_send_pending())
+		giant_pending = false;
+	/* what wants an answer itself is sent in any case */
+	return giant_pending && type == 'd' && len == KEEPALIVE_LENGTH &&
+		s[0] == 'k' && s[KEEPALIVE_LENGTH - 1] == 0;
+}
+
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
+	if (is_late_answer(type, s, len))
+		return;
 	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w' && is_foreign_message(s, len))
 	{
 		if (len >= ECM_GIANT_BYTES)
@@ -246,6 +268,7 @@ keep_or_send(char type, const char *s, size_t len)
 	keeping = may_keep(type, s, len);
 	kept_bytes = keeping ? kept_bytes + len : 0;
 	flushes_asked = 0;
+	giant_pending |= len >= ECM_GIANT_BYTES;
 	socket_methods->putmessage_noblock(type, s, len);
 }
 
