@@ -7,7 +7,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active becomes install_compare has_xml);
+use ElectricCM qw(new_stack has_xml);
 use Fuzz;
 use IPC::Run ();
 use PostgreSQL::Test::Utils;
@@ -19,8 +19,7 @@ my $seconds = $ENV{FUZZ_SECONDS} || 30;
 my $only = $ENV{ROUND};
 my $writers = 3;
 
-my $db = 'postgres';
-my $node = new_node('main', conf => q{
+my $stack = new_stack('main', conf => q{
 log_min_messages = warning
 log_min_error_statement = panic
 log_error_verbosity = terse
@@ -32,6 +31,7 @@ max_prepared_transactions = 20
 electric_cm.reconnect_initial_delay = '50 ms'
 electric_cm.reconnect_max_delay = '200 ms'
 });
+my $node = $stack->node;
 my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed);
 my %refused;
 
@@ -40,11 +40,11 @@ my %refused;
 sub bytes { my ($text) = @_; utf8::encode($text) if utf8::is_utf8($text); return $text; }
 
 note("SEED=$seed");
-$node->safe_psql($db, 'CREATE EXTENSION electric_cm');
-$node->safe_psql($db, $Fuzz::types_sql);
-Fuzz::forget_type('xml') unless has_xml($node, $db);
-install_compare($node, $db);
-$node->safe_psql($db, q{
+$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql($Fuzz::types_sql);
+Fuzz::forget_type('xml') unless has_xml($node, $stack->db);
+$stack->install_compare;
+$stack->sql(q{
 -- what was asked for, and what became of it
 CREATE TABLE "fuzz Types".shape (n int, relation text, clause text, columns text[], may_raise bool, handle text, state text, message text);
 
@@ -73,7 +73,7 @@ BEGIN
 	RETURN state;
 END $$;
 });
-ok(wait_active($node, $db), 'active') or BAIL_OUT('no stack');
+ok($stack->active, 'active') or BAIL_OUT('no stack');
 
 sub write_script
 {
@@ -91,7 +91,7 @@ sub start
 	my ($file, @more) = @_;
 	my %session = (file => $file, out => '', err => '', in => '');
 	$session{handle} = IPC::Run::start(
-		[ 'psql', '-XqAt', '-F', "\x1F", '-d', $node->connstr($db), '-v', 'VERBOSITY=terse', @more, '-f', $file ],
+		[ 'psql', '-XqAt', '-F', "\x1F", '-d', $node->connstr($stack->db), '-v', 'VERBOSITY=terse', @more, '-f', $file ],
 		'<', \$session{in}, '>', \$session{out}, '2>', \$session{err}, IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
 	return \%session;
 }
@@ -191,10 +191,10 @@ sub compare
 sub settle
 {
 	my ($round) = @_;
-	$node->safe_psql($db, q{SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \gexec});
-	becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'})
+	$stack->sql(q{SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \gexec});
+	$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'})
 	  or fail("SEED=$seed ROUND=$round: shapes become live");
-	ElectricCM::settle($node, $db);
+	$stack->settle;
 	return;
 }
 
@@ -207,7 +207,7 @@ sub play_everything
 
 	run_script('tables', $table->{sql} . $fuzz->rows($table, 0, 40));
 	run_script('shapes', join '', map { shape_sql(++$n, $table->{ident}, $_, 'NULL', 0) } @clauses);
-	becomes($node, $db, q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'});
+	$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'});
 	run_script('dml', $fuzz->rows($table, 41, 100) . ";\n"
 		  . join('', map { "UPDATE $table->{ident} SET " . join(', ', $fuzz->plain_assignments($table)) . ' WHERE ' . $fuzz->which($table) . ";\n" } 1 .. 40)
 		  . "DELETE FROM $table->{ident} WHERE $table->{keys}[0]{ident} % 4 = 0;\n");
@@ -251,7 +251,7 @@ sub play
 # Away with it all: the shapes go with their tables.
 sub clean
 {
-	$node->safe_psql($db, q{
+	$stack->sql(q{
 		SELECT format('DROP TABLE IF EXISTS %s CASCADE', oid::regclass) FROM pg_class
 		WHERE relnamespace IN ('public'::regnamespace, to_regnamespace('"fuzz Schema"')) AND relkind IN ('r', 'p') AND NOT relispartition \gexec
 		DROP SCHEMA IF EXISTS "fuzz Schema" CASCADE;
@@ -275,13 +275,13 @@ for (my $round = $only // 1; $round > 0; $round++)
 # Can it fail?
 $corrupted = 1;
 my %before = %total;
-$node->safe_psql($db, q{DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN
+$stack->sql(q{DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN
 	(SELECT DISTINCT ON (shape) shape, first_lsn, first_op FROM _electric_cm.shape_log ORDER BY shape, first_lsn, first_op)});
 cmp_ok(compare(0, []), '>', 0, 'a log that lacks something is found out');
 %total = %before;
 clean();
-becomes($node, $db, 'SELECT count(*) = 0 FROM electric_cm_shapes', 'the shapes go with their tables');
-is($node->safe_psql($db, 'SELECT electric_cm_status()'), 'active', 'and the stack goes on');
+$stack->becomes('SELECT count(*) = 0 FROM electric_cm_shapes', 'the shapes go with their tables');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'and the stack goes on');
 cmp_ok($total{failed}, '<=', $total{statements} / 4, 'most statements are valid');
 cmp_ok($total{refused}, '<=', $total{shapes} / 4, 'most shapes are possible');
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothing has crashed');

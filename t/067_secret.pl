@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack measures_memory memory_mb);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -179,12 +179,12 @@ is($stack->sql(q{SELECT string_agg(severity, ',') FROM electric_cm_events WHERE 
 sub consumer_mb
 {
 	my $pid = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
-	return int((slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+)/m)[0] / 1024);
+	return memory_mb($pid, 'VmHWM');
 }
 
 SKIP:
 {
-	skip 'memory is measured on Linux, and without a sanitizer', 1 unless -e '/proc/self/status' && !$ENV{ASAN_OPTIONS};
+	skip 'memory is measured on Linux, and without a sanitizer', 1 unless measures_memory();
 	my $before = consumer_mb();
 	value_as('mallory', "SELECT pg_logical_emit_message(true, 'electric_cm/$key', message) FROM generate_series(1, 30),"
 		. q{ (VALUES ('fail 1 1' || repeat(' ', 1000000)), ('capture 1' || repeat(' 1 1', 250000))) AS m (message)});

@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack measures_memory);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -117,7 +117,7 @@ $stack->settle;
 my $peak = q{SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\s*(\d+)')::int / 1024};
 SKIP:
 {
-	skip 'memory is measured on Linux, and without a sanitizer', 3 unless -e '/proc/self/status' && !$ENV{ASAN_OPTIONS};
+	skip 'memory is measured on Linux, and without a sanitizer', 3 unless measures_memory();
 	my (undef, $reading) = split /\n/, $stack->sql("SELECT count(length(value->>'v')) FROM electric_cm_shape_log('$large')", $peak);
 	cmp_ok($reading, '<', 150, "who reads 120 rows of 2 MB needs memory for a few of them: $reading MB");
 	$stack->sql(q{DELETE FROM large});

@@ -367,6 +367,7 @@ typedef struct FaultRule
 #define OF_IT		ECM_FAULT_OF_IT
 #define IF_AGAIN	ECM_FAULT_IF_AGAIN
 #define IT_IS_GONE	ECM_FAULT_IT_IS_GONE
+#define TOO_EARLY	ECM_FAULT_TOO_EARLY
 
 /*
  * The first rule that applies counts.  The last rule of each kind of work, with
@@ -451,6 +452,7 @@ static const FaultRule fault_rules[] = {
 	 */
 	{FOLD, "42704", NULL, IT_IS_GONE},
 	{FOLD, "55P03", NULL, IT_IS_GONE},
+	{FOLD, "55006", NULL, TOO_EARLY},
 	{FOLD, "54", NULL, OF_IT},
 	{FOLD, "XX", NULL, OF_IT},
 	{FOLD, "", NULL, OF_NONE},
@@ -471,6 +473,7 @@ static const FaultRule fault_rules[] = {
 #undef OF_IT
 #undef IF_AGAIN
 #undef IT_IS_GONE
+#undef TOO_EARLY
 
 static bool
 has_class(const char *sqlstate, const char *class_or_all)

@@ -84,8 +84,10 @@ typedef enum EcmFault
 	ECM_FAULT_OF_IT,			/* the shape (SEND: the change) that was being
 								 * worked on */
 	ECM_FAULT_IF_AGAIN,			/* ... but only if the same work fails again */
-	ECM_FAULT_IT_IS_GONE		/* nothing: the shape has gone meanwhile, and
+	ECM_FAULT_IT_IS_GONE,		/* nothing: the shape has gone meanwhile, and
 								 * needs no work any more */
+	ECM_FAULT_TOO_EARLY			/* nothing: the same work can be done in a
+								 * while */
 } EcmFault;
 
 /*

@@ -582,7 +582,7 @@ lock_folding(void)
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, FOLD_LOCK_CLASS);
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another shape log is being folded")));
 }
 
@@ -655,9 +655,9 @@ fold_or_fail(Fold *fold)
  * been folded; or it folds, and report has a text about that. more: there may
  * be another step, to be taken in another transaction.
  *
- * Errors: 42501 not called by a superuser; 55P03 another fold is going on, or
- * somebody has a lock on the shape; 42704 the shape was dropped meanwhile;
- * XX001 the log is corrupt.
+ * Errors: 42501 not called by a superuser; 55006 another fold is going on; 55P03
+ * somebody has a lock on the shape; 42704 the shape was dropped meanwhile; XX001
+ * the log is corrupt.
  */
 Datum
 electric_cm_fold_shape(PG_FUNCTION_ARGS)

@@ -151,6 +151,15 @@ fold_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	{
 		EcmFault	fault = ecm_error_fault(err->sqlstate, err->message, ECM_WORK_FOLD);
 
+		/*
+		 * A session that folds is left behind when the stream is lost, and
+		 * may take a while to notice.  Until the next look it should have.
+		 */
+		if (fault == ECM_FAULT_TOO_EARLY)
+		{
+			retention.paused = true;
+			return;
+		}
 		if (fault != ECM_FAULT_IT_IS_GONE)
 			report(err, "could not fold a shape's log");
 		if (fault == ECM_FAULT_OF_NONE)

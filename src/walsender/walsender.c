@@ -91,6 +91,9 @@ PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 /* A row change in CopyData: 'w', three numbers of 8 bytes, pgoutput's message. */
 #define XLOGDATA_HEADER		25
 
+/* A keepalive: 'k', two numbers of 8 bytes, whether an answer is wanted. */
+#define KEEPALIVE_LENGTH	18
+
 /* This walsender; set up by send_in_large_pieces(). */
 static struct
 {
@@ -104,6 +107,7 @@ static struct
 	bool		keeping;		/* the server's wish to flush is ignored */
 	Size		kept_bytes;		/* since the last message that was not kept */
 	int			flushes_asked;	/* ignored since the last message */
+	bool		giant_pending;	/* some of a giant message is still to be sent */
 
 	/* the reorder buffer of this session's decoding */
 	MemoryContext changes;		/* its changes are in it; NULL: not found yet */
@@ -265,10 +269,28 @@ may_keep(char type, const char *s, Size len)
 		(sender.in_transaction || (is_far_behind() && !gathers_much()));
 }
 
+/*
+ * Is this an answer that would come too late to tell anything?  Who asks hears
+ * from us as long as parts of a giant message arrive, and asks again afterwards.
+ * Each message that is queued behind one has the send buffer made larger by just
+ * that: by copying all of it, where realloc() can't do better.
+ */
+static bool
+is_late_answer(char type, const char *s, size_t len)
+{
+	if (sender.giant_pending && !sender.server->is_send_pending())
+		sender.giant_pending = false;
+	/* what wants an answer itself is sent in any case */
+	return sender.giant_pending && type == 'd' && len == KEEPALIVE_LENGTH &&
+		s[0] == 'k' && s[KEEPALIVE_LENGTH - 1] == 0;
+}
+
 /* Replaces putmessage_noblock(): puts a message into libpq's buffer, or drops it. */
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
+	if (is_late_answer(type, s, len))
+		return;
 	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w' && is_foreign_message(s, len))
 	{
 		if (len >= ECM_GIANT_BYTES)
@@ -278,6 +300,7 @@ keep_or_send(char type, const char *s, size_t len)
 	sender.keeping = may_keep(type, s, len);
 	sender.kept_bytes = sender.keeping ? sender.kept_bytes + len : 0;
 	sender.flushes_asked = 0;
+	sender.giant_pending |= len >= ECM_GIANT_BYTES;
 	sender.server->putmessage_noblock(type, s, len);
 }
 

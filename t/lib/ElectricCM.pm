@@ -14,7 +14,7 @@ use Test::More;
 use ElectricCM::Stack ();
 
 our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes settle replay_equals install_compare has_xml
-  source_constant);
+  source_constant measures_memory memory_mb);
 
 =pod
 
@@ -290,6 +290,29 @@ sub has_xml
 	my ($node, $db) = @_;
 	my ($rc) = $node->psql($db, q{SELECT '<a/>'::xml});
 	return $rc == 0;
+}
+
+=pod
+
+=item measures_memory
+
+Is a process's memory what the server needs? On Linux, without a sanitizer, which
+needs more. Skip what follows if not.
+
+=item memory_mb($pid, $what)
+
+A process's memory in MB: VmHWM, its peak, or RssAnon, what it has of its own now.
+0 if there is no such process.
+
+=cut
+
+sub measures_memory { return -r '/proc/self/status' && !$ENV{ASAN_OPTIONS}; }
+
+sub memory_mb
+{
+	my ($pid, $what) = @_;
+	my ($kb) = -r "/proc/$pid/status" ? slurp_file("/proc/$pid/status") =~ /^$what:\s+(\d+) kB/m : ();
+	return int(($kb // 0) / 1024);
 }
 
 =pod
