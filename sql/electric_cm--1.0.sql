@@ -16,6 +16,7 @@ CREATE TABLE _electric_cm.stack (
 	system_identifier int8,
 	timeline_id int4,
 	stopped bool NOT NULL DEFAULT false,
+	stopped_for_upgrade bool NOT NULL DEFAULT false,	-- until pg_upgrade has made another server of this
 	message_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),	-- secret
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
@@ -259,6 +260,11 @@ CREATE FUNCTION electric_cm_restart() RETURNS void
 COMMENT ON FUNCTION electric_cm_restart() IS
 	'restarts this database''s stack; returns when the new manager runs';
 
+CREATE FUNCTION electric_cm_prepare_upgrade() RETURNS pg_lsn
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_prepare_upgrade() IS
+	'stops this database''s stack so that pg_upgrade finds nothing left to consume; returns where its slot is';
+
 CREATE FUNCTION electric_cm_drop_replication_slot_on_stop(enable bool DEFAULT true) RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION electric_cm_drop_replication_slot_on_stop(bool) IS
@@ -496,6 +502,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	electric_cm_health(),
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
+	electric_cm_prepare_upgrade(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[]),
 	electric_cm_drop_shape(text)

@@ -194,16 +194,107 @@ $target->stop;
 my $new = new_node('new', start => 0);
 my $bindir = $node->config_data('--bindir');
 my $sockets = PostgreSQL::Test::Utils::tempdir_short;
+my $counts_slots = $node->pg_version >= 17;	# does pg_upgrade ask what slots have consumed?
+
+# pg_upgrade from the old server to the new one: is it possible, and its output.
+sub upgrade
+{
+	my @options = @_;
+	my $cwd = getcwd;
+	my $text = '';
+	chdir $dir or die "could not change to $dir: $!";
+	my $ok = IPC::Run::run(
+		[   'pg_upgrade', '-b', $bindir, '-B', $bindir, '-d', $node->data_dir, '-D', $new->data_dir,
+			'-s', $sockets, '-p', $node->port, '-P', $new->port, @options ],
+		'>', \$text, '2>&1');
+	chdir $cwd or die "could not change to $cwd: $!";
+	note($text);
+	return ($ok ? 'possible' : 'refused', $text);
+}
+
+# The stack has consumed what there is, and written down what it had to.
+sub is_quiet
+{
+	my ($what) = @_;
+	$node->safe_psql('app', q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	return ok(
+		$node->poll_query_until('app', q{SELECT bool_and(confirmed_flush_lsn >= pg_current_wal_lsn()) FROM pg_replication_slots}), $what);
+}
+
+# The shape of before still follows its table.
+sub goes_on
+{
+	my ($what) = @_;
+	ok(wait_active($node, 'app'), "$what: active");
+	$node->safe_psql('app', q{UPDATE app.t SET t = t || '+' WHERE id <= 5});
+	$node->safe_psql('app', q{SELECT electric_cm_await_flushed(NULL, '60 s')});
+	my ($ok) = replay_equals($node, 'app', $handle, 'app.t', ['id']);
+	ok($ok, "$what: the shape goes on");
+	is($node->safe_psql('app', q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
+		0, "$what: no shape is lost");
+	return;
+}
+
+# The old server is quiet: a plain shutdown will do, and costs no shape.
 is($node->safe_psql('app', 'SELECT count(*) FROM pg_replication_slots'), 1, 'the old cluster has a slot');
+is_quiet('the stack has nothing to do');
 $node->stop;
-my $cwd = getcwd;
-chdir $dir or die "could not change to $dir: $!";
-command_ok(
-	[   'pg_upgrade', '-b', $bindir, '-B', $bindir, '-d', $node->data_dir, '-D', $new->data_dir,
-		'-s', $sockets, '-p', $node->port, '-P', $new->port ],
-	'pg_upgrade');
-chdir $cwd or die "could not change to $cwd: $!";
-is_deeply([ grep { !/^\./ } slurp_dir($new->data_dir . '/pg_replslot') ], [], 'nothing of ours ran meanwhile');
+my ($verdict, $output) = upgrade('--check');
+is($verdict, 'possible', 'pg_upgrade --check after a plain shutdown');
+$node->start;
+goes_on('after pg_upgrade --check');
+
+# Changes that were consumed by nobody are not passed over
+is_quiet('the stack has nothing to do again');
+$node->safe_psql('app', 'SELECT electric_cm_stop()');
+$node->safe_psql('app', q{UPDATE app.t SET t = t || '!' WHERE id <= 5});
+$node->stop;
+if ($counts_slots)
+{
+	($verdict, $output) = upgrade('--check');
+	like("$verdict $output", qr/^refused.*logical replication slots/s, 'pg_upgrade --check while a stopped stack has missed something');
+}
+$node->start;
+
+# Everything else is what electric_cm_prepare_upgrade() is for
+($rc, $out, $err) = $node->psql('app', 'BEGIN; SELECT electric_cm_prepare_upgrade(); COMMIT');
+like($err, qr/cannot run inside a transaction block/, 'prepare_upgrade: not inside a transaction block');
+my $open = $node->background_psql('app');
+$open->query_safe(q{SET application_name = 'somebody'});
+$open->query_safe('BEGIN');
+$open->query_safe(q{UPDATE app.t SET t = t || '?' WHERE id = 6});
+($rc, $out, $err) = $node->psql('app', 'SELECT electric_cm_prepare_upgrade()');
+like($err, qr/NOTICE:.*ready for pg_upgrade.*transactions are open: PID \d+ \(somebody\).*HINT:.*stop the server/s,
+	'prepare_upgrade: a NOTICE says what remains to be done');
+is($out, $node->safe_psql('app', 'SELECT confirmed_flush_lsn FROM pg_replication_slots'), '... its result is the position of the slot');
+my $prepared = q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'app' AND status = 'stopped'
+	AND waiting_for = 'prepared for pg_upgrade: electric_cm_start() starts it')};
+ok($node->poll_query_until('app', $prepared), '... the stack is stopped, and the view says so');
+is($node->safe_psql('app', q{SELECT verdict || ': ' || detail FROM electric_cm_check() WHERE name = 'stopped'}),
+	'FAIL: the stack was stopped by electric_cm_prepare_upgrade(), for pg_upgrade', '... and electric_cm_check() as well');
+$node->safe_psql('app', 'SELECT electric_cm_prepare_upgrade()');
+pass('... it can be called again');
+
+# Somebody writes all the same
+$open->query_safe('COMMIT');
+$open->quit;
+$node->stop;
+if ($counts_slots)
+{
+	($verdict, $output) = upgrade('--check');
+	like("$verdict $output", qr/^refused.*logical replication slots/s, 'pg_upgrade --check when somebody has written since');
+}
+$node->start;
+ok($node->poll_query_until('app', $prepared), 'a stack that was prepared stays stopped when the server is started');
+$node->safe_psql('app', 'SELECT electric_cm_start()');
+goes_on('electric_cm_start() instead of pg_upgrade');
+$node->safe_psql('app', q{UPDATE app.t SET t = 'last'});
+$node->safe_psql('app', 'SELECT electric_cm_prepare_upgrade()');
+$node->stop;
+($verdict, $output) = upgrade();
+is($verdict, 'possible', 'pg_upgrade after electric_cm_prepare_upgrade()');
+my @slots = grep { !/^\./ } slurp_dir($new->data_dir . '/pg_replslot');
+is(scalar(@slots), $counts_slots ? 1 : 0, 'nothing of ours ran meanwhile');
 $new->start;
 ok(wait_active($new, 'app'), 'upgraded: active');
 ($rc, $out, $err) = $new->psql('app',
@@ -211,7 +302,12 @@ ok(wait_active($new, 'app'), 'upgraded: active');
 like($err, qr/42704.*HINT:.*create_shape/s, 'upgraded: the shapes of before are gone');
 is( $new->safe_psql('app', q{SELECT string_agg(detail, ', ') FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
 	'the system identifier has changed', 'upgraded: an event says so once, and why');
+is( $new->safe_psql('app', q{SELECT string_agg(severity || ': ' || detail, ', ') FROM electric_cm_events WHERE event = 'replication_slot_dropped'}),
+	$counts_slots ? 'log: The server has been upgraded by pg_upgrade, or is a copy of the one that the shapes were made by.' : '',
+	'upgraded: ... and another one what has become of the slot');
 works_afresh($new, 'app', 'upgraded');
+is($new->safe_psql('app', q{SELECT electric_cm_health() ->> 'health'}), 'ok', 'upgraded: healthy');
+is($new->safe_psql('app', q{SELECT string_agg(name || ': ' || detail, ', ') FROM electric_cm_check() WHERE verdict = 'FAIL'}), '', 'upgraded: nothing is missing');
 $new->restart;
 ok(wait_active($new, 'app'), 'upgraded: active after a restart');
 is($new->safe_psql('app', 'SELECT count(*) FROM electric_cm_shapes'), 1, 'upgraded: the new shape stays');

@@ -234,6 +234,19 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_slot_acquire(name) ReplicationSlotAcquire((name), true)
 #endif
 
+/*
+ * 17 lets pg_upgrade ask whether a slot, which one has acquired, has consumed all
+ * that was committed before the end of the WAL; 19 says how far that comes.
+ */
+#if PG_VERSION_NUM >= 190000
+#define ecm_slot_has_pending_wal(end) \
+	(!XLogRecPtrIsInvalid(LogicalReplicationSlotCheckPendingWal((end), InvalidXLogRecPtr)))
+#elif PG_VERSION_NUM >= 170000
+#define ecm_slot_has_pending_wal(end) LogicalReplicationSlotHasPendingWal(end)
+#else
+#define ecm_slot_has_pending_wal(end) ((void) (end), false)
+#endif
+
 /* 16 returns the number of settings along with them. */
 #if PG_VERSION_NUM >= 160000
 #define ecm_guc_variables(nvars) get_guc_variables(nvars)

@@ -58,6 +58,8 @@ static const struct
 	"the replication slot's creation waits for open transactions"},
 	[ECM_EVENT_REPLICATION_SLOT_DROPPED] = {"replication_slot_dropped", WARNING,
 	"the replication slot was dropped"},
+	[ECM_EVENT_REPLICATION_SLOT_REPLACED] = {"replication_slot_dropped", LOG,
+	"the replication slot was dropped"},
 	[ECM_EVENT_REPLICATION_SLOT_LEFT] = {"replication_slot_left", WARNING,
 	"a replication slot stays behind"},
 	[ECM_EVENT_REPLICATION_SLOT_LOST] = {"replication_slot_lost", ERROR,

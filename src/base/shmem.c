@@ -437,6 +437,7 @@ ecm_stack_set_request(EcmStack *stack, EcmStackRequest request)
 		case ECM_REQUEST_START:
 			requests->stop = false;
 			requests->drop_slot = false;
+			requests->upgrade = false;
 			requests->adopt = true;
 			requests->reprobe = true;
 			stack->lifecycle.no_worker = false; /* it is tried anew */
@@ -444,6 +445,7 @@ ecm_stack_set_request(EcmStack *stack, EcmStackRequest request)
 		case ECM_REQUEST_STOP:
 			requests->stop = true;
 			requests->drop_slot = false;
+			requests->upgrade = false;
 			requests->adopt = false;
 			requests->restart = false;
 			requests->reprobe = false;
@@ -451,6 +453,7 @@ ecm_stack_set_request(EcmStack *stack, EcmStackRequest request)
 		case ECM_REQUEST_UNSTOP:
 			requests->stop = false;
 			requests->drop_slot = false;
+			requests->upgrade = false;
 			requests->reprobe = true;
 			break;
 		case ECM_REQUEST_RESTART:

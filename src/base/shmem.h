@@ -236,6 +236,7 @@ typedef struct EcmStackRequests
 	bool		stop;			/* to the launcher: run no manager; stays set
 								 * until a start is requested */
 	bool		drop_slot;		/* with stop: drop slot and publication */
+	bool		upgrade;		/* with stop: until pg_upgrade has been run */
 	bool		restart;		/* to the launcher: start a new manager */
 	bool		reprobe;		/* to the launcher: find out anew whether the
 								 * stack is wanted */

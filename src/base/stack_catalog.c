@@ -42,7 +42,8 @@ ecm_stack_row_read(EcmStackRow *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name, followed_publication, seen_lsn"
+					" clean_stop_lsn, slot_name, followed_publication, seen_lsn,"
+					" stopped_for_upgrade"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -73,6 +74,7 @@ ecm_stack_row_read(EcmStackRow *remembered)
 		namestrcpy(&remembered->publication, NameStr(*DatumGetName(datum)));
 	datum = SPI_getbinval(row, desc, 8, &isnull);
 	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	remembered->stopped_for_upgrade = DatumGetBool(SPI_getbinval(row, desc, 9, &isnull));
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -184,7 +186,7 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 	appendStringInfo(&sql,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
-					 " stopped = false, clean_stop_lsn = NULL,"
+					 " stopped = false, stopped_for_upgrade = false, clean_stop_lsn = NULL,"
 					 " followed_publication = %s",
 					 database_oid, (int64) info->system_identifier,
 					 (int) info->timeline_id,
@@ -227,10 +229,10 @@ update_row(const char *set_and_where, int nargs, Oid *types, Datum *values)
 }
 
 void
-ecm_stack_row_record_stop(XLogRecPtr lsn)
+ecm_stack_row_record_stop(XLogRecPtr lsn, bool for_upgrade)
 {
-	Oid			types[] = {LSNOID, LSNOID};
-	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn())};
+	Oid			types[] = {LSNOID, LSNOID, BOOLOID};
+	Datum		values[] = {LSNGetDatum(lsn), LSNGetDatum(ecm_first_lsn()), BoolGetDatum(for_upgrade)};
 
 	/*
 	 * seen_lsn moves on only if the runs of the server before this one have
@@ -238,14 +240,23 @@ ecm_stack_row_record_stop(XLogRecPtr lsn)
 	 */
 	(void) update_row("clean_stop_lsn = $1,"
 					  " seen_lsn = CASE WHEN seen_lsn >= $2"
-					  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END",
-					  2, types, values);
+					  " THEN pg_current_wal_insert_lsn() ELSE seen_lsn END,"
+					  " stopped = stopped OR $3, stopped_for_upgrade = stopped_for_upgrade OR $3",
+					  3, types, values);
 }
 
 void
 ecm_stack_row_stopped(void)
 {
-	(void) update_row("stopped = true WHERE NOT stopped", 0, NULL, NULL);
+	(void) update_row("stopped = true, stopped_for_upgrade = false"
+					  " WHERE NOT stopped OR stopped_for_upgrade", 0, NULL, NULL);
+}
+
+void
+ecm_stack_row_stopped_for_upgrade(void)
+{
+	(void) update_row("stopped = true, stopped_for_upgrade = true"
+					  " WHERE NOT stopped_for_upgrade", 0, NULL, NULL);
 }
 
 bool
@@ -254,7 +265,7 @@ ecm_stack_row_started(void)
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(MyDatabaseId);
 
-	return update_row("stopped = false, database_oid = $1"
+	return update_row("stopped = false, stopped_for_upgrade = false, database_oid = $1"
 					  " WHERE stopped OR database_oid <> $1",
 					  1, &type, &value) > 0;
 }

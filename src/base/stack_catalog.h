@@ -29,6 +29,8 @@ typedef struct EcmStackRow
 	uint64		system_identifier;
 	uint32		timeline_id;
 	bool		stopped;		/* by electric_cm_stop(), or never started */
+	bool		stopped_for_upgrade;	/* ... only as long as this is the
+										 * same server */
 	XLogRecPtr	clean_stop_lsn; /* the slot's position at the last end;
 								 * invalid: the stack runs, or has ended
 								 * otherwise than in good order */
@@ -63,9 +65,7 @@ extern const char *ecm_stack_row_mismatch(const EcmStackRow *remembered,
 
 /*
  * Is this another server than the remembered one, or another history
- * (timeline) of it?  A slot that exists here nevertheless has come with a copy
- * of the data directory, as it was at some moment of the old history, so the
- * WAL that it needs may be missing.
+ * (timeline) of it?
  */
 extern bool ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 											  const EcmReplicationInfo *info);
@@ -87,6 +87,9 @@ extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
 
 /* Records that the stack was stopped, and is to stay so. */
 extern void ecm_stack_row_stopped(void);
+
+/* The same, but only until pg_upgrade has made another server of this one. */
+extern void ecm_stack_row_stopped_for_upgrade(void);
 
 /*
  * Records that the stack is to run, and for this database.  True: the row said
@@ -127,9 +130,10 @@ extern char *ecm_stack_row_publication(void);
 /*
  * Records a clean stop, with the last position that was acknowledged to the
  * slot.  If the slot has moved on from there when the stack runs again,
- * somebody else has consumed changes.
+ * somebody else has consumed changes.  With for_upgrade the stack is to stay
+ * stopped until pg_upgrade.
  */
-extern void ecm_stack_row_record_stop(XLogRecPtr lsn);
+extern void ecm_stack_row_record_stop(XLogRecPtr lsn, bool for_upgrade);
 
 /*
  * Drops the publications that the stack has created (not one that the user has

@@ -19,6 +19,7 @@ typedef enum EcmProbe
 	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
+	ECM_PROBE_UPGRADE,			/* by electric_cm_prepare_upgrade() */
 	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */
 	ECM_PROBE_CLONED			/* database OID differs from the recorded one */
 } EcmProbe;
@@ -31,7 +32,7 @@ typedef enum EcmEndReason
 {
 	ECM_END_NONE,				/* the launcher has not: it was
 								 * pg_terminate_backend(), or a shutdown */
-	ECM_END_STOP,				/* electric_cm_stop() */
+	ECM_END_STOP,				/* electric_cm_stop(), _prepare_upgrade() */
 	ECM_END_RESTART,			/* electric_cm_restart() */
 	ECM_END_PAUSE,				/* a command needs the stack out of its way */
 	ECM_END_UNWANTED			/* not listed any more, or no connections

@@ -78,6 +78,7 @@ stopped_hint(const EcmStack *stack)
 		case ECM_PROBE_DISABLED:
 			return "Set electric_cm.enabled to on for this database and reload the configuration.";
 		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_UPGRADE:
 		case ECM_PROBE_NOT_STARTED:
 		case ECM_PROBE_CLONED:
 			return "Start it with electric_cm_start().";

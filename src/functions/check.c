@@ -498,13 +498,15 @@ static void
 check_stopped(const EcmSituation *s, EcmFinding *f)
 {
 	int			n;
-	char	  **v = ecm_check_query(1, &n, "SELECT stopped FROM _electric_cm.stack");
+	char	  **v = ecm_check_query(1, &n, "SELECT CASE WHEN stopped_for_upgrade THEN 'electric_cm_prepare_upgrade(), for pg_upgrade'"
+									" WHEN stopped THEN 'electric_cm_stop()' END FROM _electric_cm.stack");
+	const char *by = n > 0 && v[0] != NULL ? v[0] : "electric_cm_stop()";
 
 	if (n == 0)
 		ecm_check_fail(f, NULL, "table _electric_cm.stack has lost its row: only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone");
-	else if (!s->runs && (v[0][0] == 't' || s->stack->requests.stop))
+	else if (!s->runs && (v[0] != NULL || s->stack->requests.stop))
 		ecm_check_fail(f, start_costs_shapes() ? NULL : ecm_check_start(s),
-					   "the stack was stopped by electric_cm_stop()");
+					   "the stack was stopped by %s", by);
 	else
 		ecm_check_pass(f, "the stack was not stopped by electric_cm_stop()");
 }

@@ -50,6 +50,7 @@
 #include "base/wait_event.h"
 #include "functions/await.h"
 #include "functions/check.h"
+#include "functions/control.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"
 
@@ -250,7 +251,7 @@ start_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	ecm_launcher_wake();
 }
 
-/* The transaction that called electric_cm_stop() was rolled back. */
+/* The transaction that has stopped the stack has not happened. */
 static void
 undo_stop(void)
 {
@@ -261,7 +262,10 @@ undo_stop(void)
 	ecm_lock(LW_EXCLUSIVE);
 	index = ecm_stack_find_locked(MyDatabaseId);
 	if (index >= 0 && ecm_stack_at(index)->requests.stop)
-		ecm_stack_set_request(ecm_stack_at(index), ECM_REQUEST_UNSTOP);
+		ecm_stack_set_request(ecm_stack_at(index),
+							  ecm_stack_at(index)->requests.upgrade ?
+							  ECM_REQUEST_START :	/* the table says otherwise */
+							  ECM_REQUEST_UNSTOP);
 	ecm_unlock();
 	ecm_launcher_wake();
 }
@@ -387,8 +391,8 @@ electric_cm_register(NO_ARGUMENTS)
  * standby, which may be dead.  The transaction has changed the stack's row, which is
  * about this server only, and a manager that starts waits for that change.
  */
-static void
-commit_locally(void)
+void
+ecm_commit_locally(void)
 {
 	if (synchronous_commit > SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
@@ -485,13 +489,12 @@ electric_cm_start(NO_ARGUMENTS)
 	await_run(runs);
 
 	if (ecm_stack_row_started())
-		commit_locally();
+		ecm_commit_locally();
 	PG_RETURN_VOID();
 }
 
-/* Is there a slot of that name which can be this database's stack's? */
-static bool
-slot_is_ours(const char *name, EcmSlotFacts *facts)
+bool
+ecm_slot_is_own(const char *name, EcmSlotFacts *facts)
 {
 	return ecm_slot_lookup(name, facts) &&
 		ecm_slot_is_of_our_kind(facts, MyDatabaseId);
@@ -509,7 +512,7 @@ await_slot_release(const char *name, int pid)
 
 	for (int waited = 0; waited < SLOT_RELEASE_TIMEOUT; waited += SLOT_RELEASE_POLL)
 	{
-		if (!slot_is_ours(name, &facts) || facts.active_pid == 0 ||
+		if (!ecm_slot_is_own(name, &facts) || facts.active_pid == 0 ||
 			(pid != 0 && facts.active_pid != pid))
 			break;
 		ecm_sleep(SLOT_RELEASE_POLL, ECM_WAIT_SLOT_RELEASE);
@@ -525,7 +528,7 @@ drop_own_slot(const char *name)
 	EcmSlotFacts facts;
 
 	await_slot_release(name, 0);
-	if (slot_is_ours(name, &facts))
+	if (ecm_slot_is_own(name, &facts))
 		ReplicationSlotDrop(name, true);
 }
 
@@ -559,6 +562,47 @@ await_stopped(void)
 	pfree(stack);
 }
 
+char *
+ecm_stop_own_stack(bool drop_slot, bool for_upgrade)
+{
+	char	   *datname = get_database_name(MyDatabaseId);
+	char	   *slot_name = ecm_own_slot_name(NULL);
+	int			walsender = 0;
+	int			index;
+
+	register_callbacks();
+
+	/* without room for an entry no manager can be running or be started */
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_alloc(MyDatabaseId, datname);
+	if (index >= 0)
+	{
+		EcmStack   *stack = ecm_stack_at(index);
+
+		if (!stack->requests.stop)
+			at_end.stop_subid = GetCurrentSubTransactionId();
+		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
+		stack->registered = true;
+		ecm_stack_set_request(stack, ECM_REQUEST_STOP);
+		stack->requests.drop_slot = drop_slot;
+		stack->requests.upgrade = for_upgrade;
+	}
+	ecm_unlock();
+	ecm_launcher_wake();
+
+	if (index >= 0)
+	{
+		EcmStack   *stack = palloc(sizeof(EcmStack));
+
+		await_stopped();
+		if (ecm_own_stack_head(stack) >= 0)
+			slot_name = ecm_own_slot_name(stack);
+		if (walsender != 0 && !drop_slot)
+			await_slot_release(slot_name, walsender);
+	}
+	return slot_name;
+}
+
 /*
  * electric_cm_stop(drop_slot bool) -> void
  *
@@ -580,44 +624,11 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	bool		drop_slot = PG_GETARG_BOOL(0);
 	EcmSpiState spi;
 	EcmSlotFacts facts;
-	char	   *slot_name = NULL;
-	char	   *datname;
-	int			walsender = 0;
-	int			index;
+	char	   *slot_name;
 
 	ecm_check_may_wait("electric_cm_stop()");
 	PreventCommandIfReadOnly("electric_cm_stop()");
-	register_callbacks();
-	datname = get_database_name(MyDatabaseId);
-	slot_name = ecm_own_slot_name(NULL);
-
-	/* without room for an entry no manager can be running or be started */
-	ecm_lock(LW_EXCLUSIVE);
-	index = ecm_stack_alloc(MyDatabaseId, datname);
-	if (index >= 0)
-	{
-		EcmStack   *stack = ecm_stack_at(index);
-
-		if (!stack->requests.stop)
-			at_end.stop_subid = GetCurrentSubTransactionId();
-		walsender = stack->manager.pid != 0 ? stack->conns[0].backend_pid : 0;
-		stack->registered = true;
-		ecm_stack_set_request(stack, ECM_REQUEST_STOP);
-		stack->requests.drop_slot = drop_slot;
-	}
-	ecm_unlock();
-	ecm_launcher_wake();
-
-	if (index >= 0)
-	{
-		EcmStack   *stack = palloc(sizeof(EcmStack));
-
-		await_stopped();
-		if (ecm_own_stack_head(stack) >= 0)
-			slot_name = ecm_own_slot_name(stack);
-		if (walsender != 0 && !drop_slot)
-			await_slot_release(slot_name, walsender);
-	}
+	slot_name = ecm_stop_own_stack(drop_slot, false);
 
 	ecm_stack_row_stopped();
 	if (drop_slot)
@@ -627,12 +638,12 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		ecm_spi_end(&spi);
 		ecm_stack_row_forget_created();
 	}
-	commit_locally();
+	ecm_commit_locally();
 
 	/* last, since it can't be undone */
 	if (drop_slot)
 		drop_own_slot(slot_name);
-	else if (slot_is_ours(slot_name, &facts))
+	else if (ecm_slot_is_own(slot_name, &facts))
 		ereport(WARNING,
 				(errmsg("replication slot \"%s\" stays behind and retains WAL",
 						slot_name),
@@ -660,6 +671,7 @@ electric_cm_restart(NO_ARGUMENTS)
 
 	if (ecm_own_stack_head(copy) >= 0 && ecm_stack_is_stopped(copy) &&
 		(copy->requests.stop || copy->manager.probe == ECM_PROBE_STOPPED ||
+		 copy->manager.probe == ECM_PROBE_UPGRADE ||
 		 copy->manager.probe == ECM_PROBE_NOT_STARTED ||
 		 copy->manager.probe == ECM_PROBE_CLONED))
 		ecm_report_stopped(copy);

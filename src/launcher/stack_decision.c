@@ -53,6 +53,8 @@ ecm_probe_reason(EcmProbe probe)
 			return "electric_cm.enabled is off";
 		case ECM_PROBE_STOPPED:
 			return "electric_cm_stop() was called";
+		case ECM_PROBE_UPGRADE:
+			return "prepared for pg_upgrade: electric_cm_start() starts it";
 		case ECM_PROBE_NOT_STARTED:
 			return "not started yet: electric_cm_start() starts it";
 		case ECM_PROBE_CLONED:
@@ -116,6 +118,12 @@ decide_with_manager(const EcmStackFacts *f)
 	return act(ECM_STACK_LEAVE);
 }
 
+static const char *
+stop_reason(const EcmStackFacts *f)
+{
+	return ecm_probe_reason(f->for_upgrade ? ECM_PROBE_UPGRADE : ECM_PROBE_STOPPED);
+}
+
 static EcmStackDecision
 decide_without_manager(const EcmStackFacts *f)
 {
@@ -127,13 +135,13 @@ decide_without_manager(const EcmStackFacts *f)
 	if (f->paused)
 	{
 		if (f->stop_requested)
-			paused.reason = ecm_probe_reason(ECM_PROBE_STOPPED);
+			paused.reason = stop_reason(f);
 		return paused;
 	}
 	if (f->unwanted != NULL && !f->registered)
 		return act(ECM_STACK_FREE);
 	if (f->stop_requested)
-		return stopped(ecm_probe_reason(ECM_PROBE_STOPPED));
+		return stopped(stop_reason(f));
 	if (f->unwanted != NULL && !(f->may_look && f->reprobe_requested))
 		return stopped(f->unwanted);
 	if (f->restart_requested || f->reprobe_requested)
@@ -196,6 +204,7 @@ end_action(const EcmEndFacts *f)
 		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
 		case ECM_PROBE_STOPPED:
+		case ECM_PROBE_UPGRADE:
 		case ECM_PROBE_NOT_STARTED:
 		case ECM_PROBE_CLONED:
 			return ECM_ENDED_AS_WANTED;

@@ -32,6 +32,7 @@ typedef struct EcmStackFacts
 	/* what others want: see EcmStackRequests, EcmStackPause */
 	bool		registered;		/* somebody asked for a stack, or one ran */
 	bool		stop_requested;
+	bool		for_upgrade;	/* ... until the cluster has been upgraded */
 	bool		restart_requested;
 	bool		reprobe_requested;
 	bool		paused;			/* a command needs the stack out of its way */

@@ -536,6 +536,7 @@ gather_facts(const EcmSupervised *sup, const EcmEntry *entry, EcmTime now,
 	facts->may_look = database != NULL && database->may_look;
 	facts->registered = entry->registered;
 	facts->stop_requested = entry->requests.stop;
+	facts->for_upgrade = entry->requests.upgrade;
 	facts->restart_requested = entry->requests.restart;
 	facts->reprobe_requested = entry->requests.reprobe;
 	facts->paused = entry->pause.count > 0;

@@ -67,6 +67,14 @@ database_is_open(void)
 	return result;
 }
 
+/* pg_upgrade has made another server of the one that was stopped for it. */
+static bool
+has_been_upgraded(const EcmStackRow *remembered)
+{
+	return remembered->known &&
+		remembered->system_identifier != GetSystemIdentifier();
+}
+
 /*
  * In a transaction: is a stack wanted in this database?  The reasons against it are
  * looked at in the order in which they are named to users.
@@ -93,7 +101,9 @@ probe(void *arg)
 	ecm_stack_row_read(&m->remembered);
 	if (p->override)
 		p->result = ECM_PROBE_RUN;
-	else if (m->remembered.stopped)
+	else if (m->remembered.stopped_for_upgrade && !has_been_upgraded(&m->remembered))
+		p->result = ECM_PROBE_UPGRADE;
+	else if (m->remembered.stopped && !m->remembered.stopped_for_upgrade)
 		p->result = m->remembered.known ? ECM_PROBE_STOPPED : ECM_PROBE_NOT_STARTED;
 	else if (m->remembered.database_oid != MyDatabaseId)
 		p->result = ECM_PROBE_CLONED;

@@ -196,16 +196,6 @@ start_timeline(Manager *m)
 		m->job.failure.err = err;
 		return;
 	}
-	if (!m->replication.info.slot_created &&
-		ecm_stack_row_is_of_other_history(&m->remembered, &m->replication.info))
-	{
-		ecm_error_set(&m->job.failure.err, "55000",
-					  psprintf("replication slot \"%s\" is of another timeline",
-							   m->stack->slot.name),
-					  "It has come with a copy of the data directory.", "");
-		m->job.failure.kind = ECM_ERROR_RECREATE;
-		return;
-	}
 	mismatch = ecm_stack_row_mismatch(&m->remembered, &m->replication.info, MyDatabaseId);
 	sql = ecm_stack_row_record_sql(&m->remembered, &m->replication.info,
 								   MyDatabaseId, mismatch);
@@ -237,6 +227,10 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 
 	if (result == ECM_RESULT_DONE)
 	{
+		/* as the table has it by now */
+		m->remembered.known = true;
+		m->remembered.system_identifier = m->replication.info.system_identifier;
+		m->remembered.timeline_id = m->replication.info.timeline_id;
 		m->replication.info.slot_created = false;
 		ecm_lock(LW_EXCLUSIVE);
 		m->stack->requests.adopt = false;
@@ -297,6 +291,31 @@ ecm_manager_retire_former_slot(Manager *m)
 						   NULL);
 }
 
+/*
+ * A slot that is there though the history has changed was made by pg_upgrade, kept
+ * in step by a standby, or copied with the data directory.  The stream is another
+ * one than the shapes were made from, so they end, and nothing says that the slot
+ * has the WAL that it needs.
+ */
+static void
+replace_slot_of_other_history(Manager *m)
+{
+	SlotCreation *creation = &m->replication.creation;
+	const EcmReplicationInfo *info = &m->replication.info;
+
+	if (info->slot_created || creation->made_unheard || creation->drop_first ||
+		!ecm_stack_row_is_of_other_history(&m->remembered, info))
+		return;
+	creation->drop_first = true;
+	if (m->remembered.system_identifier != info->system_identifier)
+		strlcpy(creation->drop_why, "The server has been upgraded by pg_upgrade, or is a copy of the one that the shapes were made by.",
+				sizeof(creation->drop_why));
+	else
+		snprintf(creation->drop_why, sizeof(creation->drop_why),
+				 "The server has been promoted or recovered: its timeline is %u, and was %u when the shapes were made.",
+				 info->timeline_id, m->remembered.timeline_id);
+}
+
 /* ---------------------------------------------------------------- steps -- */
 
 static void
@@ -345,6 +364,7 @@ ecm_manager_run_step(Manager *m)
 	if (m->state.step == ECM_STEP_CREATE_SLOT)
 	{
 		ecm_manager_retire_former_slot(m);
+		replace_slot_of_other_history(m);
 		m->checks.status_at = ecm_later(ecm_now(), ECM_SLOT_HELP_MS);
 	}
 	ecm_replication_start_step(&m->replication, m->state.step, ecm_queues_start_lsn());

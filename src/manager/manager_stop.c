@@ -36,6 +36,7 @@
 #include "slot/left_slot.h"
 #include "slot/slot.h"
 #include "slot/slot_owner.h"
+#include "slot/slot_tail.h"
 
 /*
  * Is the server shutting down?  Nothing in shared memory says so; the status
@@ -57,11 +58,30 @@ server_is_stopping(void)
 	return stopping;
 }
 
-/* In a transaction: records the end.  arg: XLogRecPtr, the slot's position. */
+typedef struct StopRecord
+{
+	XLogRecPtr	lsn;			/* where the slot is, or will be at once */
+	bool		for_upgrade;
+} StopRecord;
+
+/* In a transaction: records the end.  arg: StopRecord. */
 static void
 record_stop(void *arg)
 {
-	ecm_stack_row_record_stop(*(XLogRecPtr *) arg);
+	StopRecord *record = arg;
+
+	ecm_stack_row_record_stop(record->lsn, record->for_upgrade);
+}
+
+static void
+store_events(Manager *m)
+{
+	EcmError	err;
+
+	if (m->stack->manager.probe == ECM_PROBE_RUN && !ecm_events_store(&err))
+		ereport(LOG,
+				(errmsg("electric_cm in database \"%s\": could not store events: %s",
+						m->stack->datname, err.message)));
 }
 
 /* In a transaction: records that the slot is not ours any more. */
@@ -103,12 +123,41 @@ drop_slot(Manager *m)
 }
 
 /*
- * Drops the slot and the publication, or records how far the slot is.  drained: a
- * command has the stack paused and has made it consume all there is; nothing may be
- * written that the slot would have to decode.
+ * Puts down that this is a clean end, and where the slot is.  If nobody but us has
+ * committed anything since, the slot is moved past all of it: see slot_tail.c.
  */
 static void
-leave_slot(Manager *m, bool drop, bool drained)
+record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
+{
+	StopRecord	record = {.for_upgrade = for_upgrade};
+	XLogRecPtr	from = facts->confirmed_flush_lsn;
+	EcmError	err;
+
+	if (m->stack->slot.owned && !facts->temporary && !facts->invalidated)
+	{
+		store_events(m);		/* after that there is nothing more to write */
+		if (ecm_slot_tail_is_ours(from))
+		{
+			record.lsn = ecm_slot_tail_end();
+			if (ecm_worker_try(record_stop, &record, &err) &&
+				ecm_slot_tail_skip(m->stack->slot.name, from, record.lsn))
+			{
+				ecm_slot_owner_moved(m->stack_index, MyDatabaseId, record.lsn);
+				return;
+			}
+		}
+	}
+	record.lsn = from;
+	if (!ecm_worker_try(record_stop, &record, &err))
+		ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
+						  "could not record the end of the stack");
+}
+
+/* The slot is free, as far as we are concerned. */
+
+/* In a transaction: records the end.  arg: StopRecord. */
+static void
+leave_slot(Manager *m, bool drop, bool drained, bool for_upgrade)
 {
 	EcmSlotFacts facts;
 	EcmError	err;
@@ -121,11 +170,7 @@ leave_slot(Manager *m, bool drop, bool drained)
 							  "could not drop the publication");
 	}
 	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
-	{
-		if (!ecm_worker_try(record_stop, &facts.confirmed_flush_lsn, &err))
-			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
-							  "could not record the end of the stack");
-	}
+		record_end(m, &facts, for_upgrade);
 	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) &&
 		!m->stack->slot.owned)
 		(void) ecm_worker_try(disown_slot, m, &err);
@@ -144,7 +189,7 @@ ecm_manager_clean_up(Manager *m)
 	bool		drop;
 	bool		drained;
 	bool		disabled;
-	EcmError	err;
+	bool		for_upgrade;
 
 	if (m->cleaned_up)
 		return;
@@ -163,6 +208,7 @@ ecm_manager_clean_up(Manager *m)
 	if (reason != ECM_END_PAUSE)
 		m->stack->requests.drop_on_stop = false;
 	drained = reason == ECM_END_PAUSE && m->stack->pause.drained;
+	for_upgrade = reason == ECM_END_STOP && m->stack->requests.upgrade;
 	ecm_unlock();
 
 	ecm_pool_close();
@@ -182,12 +228,11 @@ ecm_manager_clean_up(Manager *m)
 	}
 
 	ecm_worker_set("lock_timeout", "1s");
+	ecm_slot_tail_begin();
 	if (m->state.lock_held && ecm_replication_wait_slot_free(&m->replication, 1000))
-		leave_slot(m, drop, drained);
-	if (!drained && m->stack->manager.probe == ECM_PROBE_RUN && !ecm_events_store(&err))
-		ereport(LOG,
-				(errmsg("electric_cm in database \"%s\": could not store events: %s",
-						m->stack->datname, err.message)));
+		leave_slot(m, drop, drained, for_upgrade);
+	if (!drained)
+		store_events(m);
 }
 
 /*

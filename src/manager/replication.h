@@ -38,6 +38,7 @@ typedef struct SlotCreation
 								 * more: drop it and create another.  (For
 								 * that one, check_timeline throws all shapes
 								 * away.) */
+	char		drop_why[128];	/* ... as was to be expected; or "" */
 	char		hold_why[256];	/* why no slot may be created now, or "" */
 	int			hold_pid;		/* of the process to blame; 0: none known */
 	bool		held_up;		/* the step waits until hold_why is "" */

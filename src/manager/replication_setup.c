@@ -408,9 +408,15 @@ drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 		return ECM_RESULT_FAILED;
 	}
 	rep->creation.drop_first = false;
-	ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-				 "The shapes that were made with it are invalid.",
-				 "dropped replication slot \"%s\", to make a new one", rep->slot);
+	if (rep->creation.drop_why[0] != '\0')
+		ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_REPLACED,
+					 rep->creation.drop_why,
+					 "dropped replication slot \"%s\", to make a new one", rep->slot);
+	else
+		ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
+					 "The shapes that were made with it are invalid.",
+					 "dropped replication slot \"%s\", to make a new one", rep->slot);
+	rep->creation.drop_why[0] = '\0';
 	return ECM_RESULT_DONE;
 }
 

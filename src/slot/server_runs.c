@@ -33,7 +33,6 @@
 #include "access/xlog_internal.h"
 #include "access/xloginsert.h"
 #include "access/xlogreader.h"
-#include "access/xlogutils.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_control.h"
 #include "catalog/pg_statistic.h"
@@ -58,6 +57,7 @@
 #include "base/stack_catalog.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
+#include "slot/wal_scan.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_check_runs);
 
@@ -234,6 +234,20 @@ look_at_transaction(RunScan *scan, XLogReaderState *reader)
 	}
 }
 
+static bool
+look_at_record(XLogReaderState *reader, void *arg)
+{
+	RunScan    *scan = arg;
+
+	if (XLogRecGetRmid(reader) == RM_XLOG_ID)
+		look_at_run(scan, reader);
+	else if (XLogRecGetRmid(reader) == RM_HEAP2_ID)
+		look_at_catalog(scan, reader);
+	else if (XLogRecGetRmid(reader) == RM_XACT_ID)
+		look_at_transaction(scan, reader);
+	return true;
+}
+
 /*
  * Reads the WAL from 'from', which is in a run with the library, to 'to', the
  * beginning of the present run.  All WAL of former runs is on disk, so the
@@ -242,52 +256,12 @@ look_at_transaction(RunScan *scan, XLogReaderState *reader)
 static void
 scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 {
-	ReadLocalXLogPageNoWaitPrivate private = {false};
-	XLogReaderState *reader;
-	char	   *error;
-
 	memset(scan, 0, sizeof(*scan));
 	scan->ours = true;
 	scan->changers = create_changers();
 	scan->statistics = add_files(add_files(NIL, StatisticRelationId),
 								 StatisticExtDataRelationId);
-	reader = XLogReaderAllocate(wal_segment_size, NULL,
-								XL_ROUTINE(.page_read = read_local_xlog_page_no_wait,
-										   .segment_open = wal_segment_open,
-										   .segment_close = wal_segment_close),
-								&private);
-	if (reader == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	if (XLogRecPtrIsInvalid(ecm_find_next_record(reader, from, &error)) &&
-		!private.end_of_wal)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not find a WAL record after %X/%X%s%s",
-						LSN_FORMAT_ARGS(from),
-						error ? ": " : "", error ? error : "")));
-	while (!private.end_of_wal && reader->EndRecPtr < to)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (XLogReadRecord(reader, &error) == NULL)
-		{
-			if (private.end_of_wal)
-				break;
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("could not read WAL at %X/%X%s%s",
-							LSN_FORMAT_ARGS(reader->EndRecPtr),
-							error ? ": " : "", error ? error : "")));
-		}
-		if (XLogRecGetRmid(reader) == RM_XLOG_ID)
-			look_at_run(scan, reader);
-		else if (XLogRecGetRmid(reader) == RM_HEAP2_ID)
-			look_at_catalog(scan, reader);
-		else if (XLogRecGetRmid(reader) == RM_XACT_ID)
-			look_at_transaction(scan, reader);
-	}
-	XLogReaderFree(reader);
+	ecm_wal_scan(from, to, look_at_record, scan);
 }
 
 /*

@@ -183,6 +183,8 @@ test_not_running(void)
 	facts.restart_requested = facts.reprobe_requested = true;
 	facts.unwanted = UNLISTED;
 	ok(stops("electric_cm_stop() was called"), "... whatever else is requested, or not wanted");
+	facts.for_upgrade = true;
+	ok(stops("prepared for pg_upgrade: electric_cm_start() starts it"), "... for pg_upgrade: it says so");
 
 	begin(false, ECM_PROBE_RUN);
 	facts.unwanted = UNLISTED;
@@ -232,6 +234,7 @@ test_verdicts(void)
 		{ECM_PROBE_UNLISTED, NULL},
 		{ECM_PROBE_DISABLED, "electric_cm.enabled is off"},
 		{ECM_PROBE_STOPPED, "electric_cm_stop() was called"},
+		{ECM_PROBE_UPGRADE, "prepared for pg_upgrade: electric_cm_start() starts it"},
 		{ECM_PROBE_NOT_STARTED, "not started yet: electric_cm_start() starts it"},
 		{ECM_PROBE_CLONED, "this database is a copy of another one: "
 		"electric_cm_start() starts a stack of its own"}
@@ -391,8 +394,8 @@ test_end_verdicts(void)
 {
 	static const EcmProbe wanted[] = {
 		ECM_PROBE_LOOKED, ECM_PROBE_CLOSED, ECM_PROBE_UNLISTED,
-		ECM_PROBE_DISABLED, ECM_PROBE_STOPPED, ECM_PROBE_NOT_STARTED,
-		ECM_PROBE_CLONED
+		ECM_PROBE_DISABLED, ECM_PROBE_STOPPED, ECM_PROBE_UPGRADE,
+		ECM_PROBE_NOT_STARTED, ECM_PROBE_CLONED
 	};
 
 	for (size_t i = 0; i < lengthof(wanted); i++)

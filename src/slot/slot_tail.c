@@ -1,0 +1,173 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_tail.c
+ *	  A slot that has nothing to consume any more, at a clean stop.
+ *
+ * From 17 on pg_upgrade refuses a cluster while a slot has not consumed all
+ * that was committed in its database.  The last commit there is the stack's own:
+ * it says that the stack has come to a clean end, and nobody is left to stream
+ * it.  So the slot is moved past it, without being read, if nobody else has
+ * committed anything since.
+ *
+ * Where the slot is, is part of what is committed: if it has moved by the next
+ * start, somebody else has consumed it.  So its position is chosen before, far
+ * enough ahead for the commit to come before it, and WAL is written up to there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/rmgr.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_control.h"
+#include "miscadmin.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+
+#include "base/bgworker.h"
+#include "base/compat.h"
+#include "slot/slot.h"
+#include "slot/slot_tail.h"
+#include "slot/wal_scan.h"
+
+/* One row is changed: some hundred bytes, and at most its page. */
+#define ROOM_FOR_COMMIT		(2 * BLCKSZ)
+
+/* A slot that is farther behind has missed more than the stack's own. */
+#define MAX_TAIL			(16 * 1024 * 1024)
+
+/* Events, the end, and what else a manager writes in its last moments. */
+#define MAX_OWN				16
+
+static TransactionId own_xids[MAX_OWN];
+static int	n_own = 0;
+
+typedef struct Tail
+{
+	const char *slot_name;
+	XLogRecPtr	from;
+	XLogRecPtr	to;
+	bool		result;
+} Tail;
+
+static void
+note_own_xid(XactEvent event, void *arg pg_attribute_unused())
+{
+	TransactionId xid = GetTopTransactionIdIfAny();
+
+	if (event == XACT_EVENT_PRE_COMMIT && TransactionIdIsValid(xid) && n_own < MAX_OWN)
+		own_xids[n_own++] = xid;
+}
+
+void
+ecm_slot_tail_begin(void)
+{
+	RegisterXactCallback(note_own_xid, NULL);
+}
+
+static bool
+is_own(TransactionId xid)
+{
+	for (int i = 0; i < n_own; i++)
+		if (own_xids[i] == xid)
+			return true;
+	return false;
+}
+
+/* What was aborted is nothing to anybody, though pg_upgrade counts it, too. */
+static bool
+look_for_commit(XLogReaderState *reader, void *arg)
+{
+	Tail	   *tail = arg;
+	uint8		info = XLogRecGetInfo(reader);
+	uint8		kind = info & XLOG_XACT_OPMASK;
+	xl_xact_parsed_commit parsed;
+
+	if (XLogRecGetRmid(reader) != RM_XACT_ID ||
+		(kind != XLOG_XACT_COMMIT && kind != XLOG_XACT_COMMIT_PREPARED))
+		return true;
+	ParseCommitRecord(info, (xl_xact_commit *) XLogRecGetData(reader), &parsed);
+	if ((OidIsValid(parsed.dbId) && parsed.dbId != MyDatabaseId) ||
+		(kind == XLOG_XACT_COMMIT && is_own(XLogRecGetXid(reader))))
+		return true;
+	tail->result = false;
+	return false;
+}
+
+static void
+look(void *arg)
+{
+	Tail	   *tail = arg;
+
+	XLogFlush(tail->to);
+	tail->result = true;
+	ecm_wal_scan(tail->from, tail->to, look_for_commit, tail);
+}
+
+bool
+ecm_slot_tail_is_ours(XLogRecPtr from)
+{
+	Tail		tail = {.from = from,.to = ecm_end_of_wal()};
+	EcmError	err;
+
+	return !XLogRecPtrIsInvalid(from) && tail.to < from + MAX_TAIL &&
+		ecm_worker_try(look, &tail, &err) && tail.result;
+}
+
+XLogRecPtr
+ecm_slot_tail_end(void)
+{
+	return ecm_end_of_wal() + ROOM_FOR_COMMIT;
+}
+
+/* Records that mean nothing to anybody, up to there. */
+static void
+fill_wal(XLogRecPtr to)
+{
+	static char nothing[1024];
+
+	while (ecm_end_of_wal() < to)
+	{
+		XLogBeginInsert();
+		XLogRegisterData(nothing, Min(sizeof(nothing), to - ecm_end_of_wal()));
+		(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+	}
+}
+
+static void
+skip(void *arg)
+{
+	Tail	   *tail = arg;
+
+	fill_wal(tail->to);
+	look(tail);
+	if (!tail->result)
+		return;
+	ecm_slot_acquire(tail->slot_name);
+	tail->result = MyReplicationSlot->data.confirmed_flush == tail->from;
+	if (tail->result)
+	{
+		LogicalConfirmReceivedLocation(tail->to);
+		ReplicationSlotMarkDirty();
+		ReplicationSlotSave();
+	}
+	ReplicationSlotRelease();
+}
+
+bool
+ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr to)
+{
+	Tail		tail = {.slot_name = slot_name,.from = from,.to = to};
+	EcmError	err;
+	bool		ok;
+
+	if (XactLastCommitEnd > to)
+		return false;
+	ok = ecm_worker_try(skip, &tail, &err);
+	if (MyReplicationSlot != NULL)
+		ReplicationSlotRelease();
+	return ok && tail.result;
+}
