@@ -306,7 +306,7 @@ is( $new->safe_psql('app', q{SELECT string_agg(severity || ': ' || detail, ', ')
 	$counts_slots ? 'log: The server has been upgraded by pg_upgrade, or is a copy of the one that the shapes were made by.' : '',
 	'upgraded: ... and another one what has become of the slot');
 works_afresh($new, 'app', 'upgraded');
-is($new->safe_psql('app', q{SELECT electric_cm_health() ->> 'health'}), 'ok', 'upgraded: healthy');
+is($new->safe_psql('app', q{SELECT electric_cm_health() ->> 'severity'}), 'ok', 'upgraded: healthy');
 is($new->safe_psql('app', q{SELECT string_agg(name || ': ' || detail, ', ') FROM electric_cm_check() WHERE verdict = 'FAIL'}), '', 'upgraded: nothing is missing');
 $new->restart;
 ok(wait_active($new, 'app'), 'upgraded: active after a restart');

@@ -247,6 +247,15 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_slot_has_pending_wal(end) ((void) (end), false)
 #endif
 
+/* 17 lets walsenders wait for standbys; before, nothing is waited for. */
+#if PG_VERSION_NUM >= 170000
+#define ECM_SYNCHRONIZED_STANDBY_SLOTS synchronized_standby_slots
+#define ecm_is_standby_wait(info) ((info) == WAIT_EVENT_WAIT_FOR_STANDBY_CONFIRMATION)
+#else
+#define ECM_SYNCHRONIZED_STANDBY_SLOTS ""
+#define ecm_is_standby_wait(info) ((void) (info), false)
+#endif
+
 /* 16 returns the number of settings along with them. */
 #if PG_VERSION_NUM >= 160000
 #define ecm_guc_variables(nvars) get_guc_variables(nvars)

@@ -53,6 +53,7 @@ typedef struct Waiting
 	int			pid;			/* of the process to blame; 0: none known */
 	bool		blocker_shown;	/* the text is ecm_manager_show_blocker()'s */
 	bool		doubt_shown;	/* ... ecm_manager_show_doubt()'s */
+	bool		standby_shown;	/* ... ecm_manager_show_standby()'s */
 	bool		lock_shown;		/* ... ecm_manager_show_lock_blocker()'s */
 	EcmStep		lock_step;		/* if so: the step that the lock holds up */
 	EcmTime		lock_look_at;	/* when to look for a lock's holder; 0: no
@@ -287,6 +288,7 @@ extern bool ecm_manager_show_blocker(Manager *m, EcmTime now, RoundInput *in);
 extern bool ecm_manager_show_lock_blocker(Manager *m, EcmTime now,
 										  RoundInput *in);
 extern void ecm_manager_show_doubt(Manager *m);
+extern void ecm_manager_show_standby(Manager *m, EcmTime now);
 
 /* --------------------------------------------------- manager_checks.c -- */
 

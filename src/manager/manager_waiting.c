@@ -27,6 +27,7 @@
 #include "connection/pool.h"
 #include "manager/manager.h"
 #include "slot/retained_wal.h"
+#include "slot/slot_holder.h"
 
 void
 ecm_manager_forget_wait(Manager *m)
@@ -35,7 +36,7 @@ ecm_manager_forget_wait(Manager *m)
 
 	w->text[0] = '\0';
 	w->pid = 0;
-	w->blocker_shown = w->doubt_shown = w->lock_shown = false;
+	w->blocker_shown = w->doubt_shown = w->lock_shown = w->standby_shown = false;
 }
 
 /*
@@ -237,6 +238,27 @@ ecm_manager_show_lock_blocker(Manager *m, EcmTime now,
 	}
 	ecm_manager_wake_at(m, w->lock_look_at);
 	return false;
+}
+
+/*
+ * The stream runs, but its walsender sends nothing before a standby has it, too.
+ */
+void
+ecm_manager_show_standby(Manager *m, EcmTime now)
+{
+	Waiting    *w = &m->waiting;
+	char		text[ECM_TEXT_LEN];
+	bool		waits = m->state.streaming_up &&
+		ecm_slot_holder_standby(m->replication.stream.pid, now, text, sizeof(text)) != 0;
+
+	if (waits)
+	{
+		strlcpy(w->text, text, sizeof(w->text));
+		w->pid = 0;
+	}
+	else if (w->standby_shown)
+		ecm_manager_forget_wait(m);
+	w->standby_shown = waits;
 }
 
 /*

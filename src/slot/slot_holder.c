@@ -20,6 +20,7 @@
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "pgstat.h"
+#include "replication/slot.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/proc.h"
@@ -27,6 +28,7 @@
 #include "storage/spin.h"
 #include "utils/backend_status.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
 #include "base/compat.h"
 #include "base/text.h"
@@ -54,6 +56,14 @@ static struct
 	XLogRecPtr	at;
 	EcmTime		since;
 }			sender_seen;
+
+/* Since when a walsender has waited for a standby, without coming on. */
+static struct
+{
+	int			pid;			/* 0: none does */
+	XLogRecPtr	at;
+	EcmTime		since;
+}			standby_wait;
 
 static PgBackendStatus *
 find_backend(int pid)
@@ -155,10 +165,89 @@ find_open_transaction(const EcmWalSample *sample, int64 min_us, EcmPin *pin)
 	}
 }
 
+/* Where a walsender is; invalid: there is none of that PID. */
+static XLogRecPtr
+sent_by(int pid)
+{
+	XLogRecPtr	sent = InvalidXLogRecPtr;
+
+	for (int i = 0; i < max_wal_senders && XLogRecPtrIsInvalid(sent); i++)
+	{
+		WalSnd	   *sender = &WalSndCtl->walsnds[i];
+
+		SpinLockAcquire(&sender->mutex);
+		if (sender->pid == pid)
+			sent = sender->sentPtr;
+		SpinLockRelease(&sender->mutex);
+	}
+	return sent;
+}
+
+/*
+ * Of the slots that changes are to have been flushed by, one that is away, or else
+ * the one that is farthest behind.
+ */
+static void
+describe_standby(char *text, Size size)
+{
+	char	   *copy = pstrdup(ECM_SYNCHRONIZED_STANDBY_SLOTS);
+	List	   *names = NIL;
+	ListCell   *lc;
+	XLogRecPtr	last = InvalidXLogRecPtr;
+	char	   *what = "a standby";
+
+	(void) SplitIdentifierString(copy, ',', &names);
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+		EcmSlotFacts facts;
+		bool		away = !ecm_slot_lookup(name, &facts) || facts.active_pid == 0;
+
+		if (away)
+			what = psprintf("the standby of replication slot \"%s\", %s", name,
+							facts.exists ? "which is not connected" : "which does not exist");
+		else if (XLogRecPtrIsInvalid(last) || facts.restart_lsn < last)
+		{
+			last = facts.restart_lsn;
+			what = psprintf("the standby of replication slot \"%s\", which is at %X/%X",
+							name, LSN_FORMAT_ARGS(last));
+		}
+		if (away)
+			break;
+	}
+	snprintf(text, size,
+			 "%s (let it catch up, or take it out of synchronized_standby_slots and reload)", what);
+}
+
+EcmTime
+ecm_slot_holder_standby(int walsender, EcmTime now, char *text, Size size)
+{
+	PGPROC	   *proc = walsender != 0 ? BackendPidGetProc(walsender) : NULL;
+	XLogRecPtr	at = InvalidXLogRecPtr;
+
+	if (proc != NULL && ecm_is_standby_wait(proc->wait_event_info))
+		at = sent_by(walsender);
+	if (XLogRecPtrIsInvalid(at))
+		standby_wait.pid = 0;
+	else if (walsender != standby_wait.pid || at != standby_wait.at)
+	{
+		standby_wait.pid = walsender;
+		standby_wait.at = at;
+		standby_wait.since = now;
+	}
+	if (standby_wait.pid == 0 || now - standby_wait.since < SENDER_STANDS_US)
+		return 0;
+	describe_standby(text, size);
+	return standby_wait.since;
+}
+
 void
 ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
 					 int walsender, EcmPin *pin)
 {
+	char		standby[ECM_TEXT_LEN - 64];
+	EcmTime		since;
+
 	memset(pin, 0, sizeof(*pin));
 	pin->certain = true;
 	if (!sample->slot_exists || strcmp(sample->wal_status, "lost") == 0)
@@ -177,6 +266,14 @@ ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
 		pin->since = sample->sampled_at;
 		return;
 	}
+	since = ecm_slot_holder_standby(walsender, sample->taken_at, standby, sizeof(standby));
+	if (since != 0)
+	{
+		snprintf(pin->by, sizeof(pin->by), "its walsender (PID %d), which waits for %s",
+				 walsender, standby);
+		pin->since = ecm_shown_time(since);
+		return;
+	}
 	find_open_transaction(sample, OPEN_TRANSACTION_US, pin);
 }
 
@@ -184,17 +281,8 @@ ecm_slot_holder_find(const EcmWalSample *sample, TimestampTz inactive_since,
 static bool
 look_at_sender(int pid, EcmTime now)
 {
-	XLogRecPtr	sent = InvalidXLogRecPtr;
+	XLogRecPtr	sent = sent_by(pid);
 
-	for (int i = 0; i < max_wal_senders && XLogRecPtrIsInvalid(sent); i++)
-	{
-		WalSnd	   *sender = &WalSndCtl->walsnds[i];
-
-		SpinLockAcquire(&sender->mutex);
-		if (sender->pid == pid)
-			sent = sender->sentPtr;
-		SpinLockRelease(&sender->mutex);
-	}
 	if (pid != sender_seen.pid || sent != sender_seen.at)
 		sender_seen.since = now;
 	sender_seen.pid = pid;

@@ -34,6 +34,13 @@ extern void ecm_slot_holder_find(const EcmWalSample *sample,
 								 EcmPin *pin);
 
 /*
+ * Since when that walsender has waited for a standby (see synchronized_standby_slots)
+ * without coming on, as far as has been seen here; 0: it doesn't, or has for some
+ * seconds only.  The text says for which one.
+ */
+extern EcmTime ecm_slot_holder_standby(int walsender, EcmTime now, char *text, Size size);
+
+/*
  * The likeliest holder, where none is certain: a walsender that stands still
  * or has much to decode, or else a transaction, however young.  Remembers how
  * far the walsender has sent, so it has to be called with each sample.
