@@ -74,6 +74,8 @@ typedef struct ErrorRule
 #define HINT_OPEN_TRANSACTIONS \
 	"A slot is created only when the transactions that run now have ended:" \
 	" see xact_start in pg_stat_activity, and pg_prepared_xacts."
+#define HINT_OUTPUT_PLUGIN \
+	"Add pgoutput to output_plugin_libraries and reload."
 #define HINT_PASSWORD \
 	"Correct the password in the file that passfile in electric_cm.connection" \
 	" names (default: ~/.pgpass), or that of the role, and reload."
@@ -147,6 +149,7 @@ static const ErrorRule rules[] = {
 	{"57", ANY, NULL, RETRY, NULL},
 
 	/* what the role may do */
+	{"42501", ANY, "may not be used as an output plugin", FATAL, HINT_OUTPUT_PLUGIN},
 	{"42501", CONNECT, NULL, FATAL, HINT_GRANT_CONNECT},
 	{"42501", PUBLICATION, NULL, FATAL, HINT_GRANT_CREATE},
 	{"42501", SLOT, NULL, FATAL, HINT_GRANT_REPLICATION},

@@ -637,6 +637,7 @@ static const struct
 	{"recovery", check_recovery},
 	{"wal_level", check_wal_level},
 	{"replication_slots", ecm_check_replication_slots},
+	{"output_plugin", ecm_check_output_plugin},
 	{"wal_senders", ecm_check_wal_senders},
 	{"worker_processes", ecm_check_worker_processes},
 	{"connections", ecm_check_connections},

@@ -290,6 +290,34 @@ ecm_check_slot_wal_limit(const EcmSituation *s pg_attribute_unused(), EcmFinding
 		ecm_check_pass(f, "max_slot_wal_keep_size is %d MB", limit);
 }
 
+/*
+ * Since its minor releases of August 2026 the server loads only output plugins
+ * that are listed.  Our walsender asks for pgoutput by that name, though it gets
+ * the library of ours around it, so that one need not be listed.
+ */
+void
+ecm_check_output_plugin(const EcmSituation *s, EcmFinding *f)
+{
+	int			n;
+	char	  **v = ecm_check_query(2, &n,
+									"SELECT 'pgoutput' = ANY (list), format(CASE source WHEN 'database'"
+									" THEN 'ALTER DATABASE %%2$I' ELSE 'ALTER SYSTEM' END"
+									" || ' SET output_plugin_libraries = %%1$s',"
+									" (SELECT string_agg(quote_literal(x), ', ') FROM unnest('pgoutput' || list) x), %s)"
+									" FROM (SELECT source, ARRAY(SELECT btrim(x, ' \"')"
+									"  FROM regexp_split_to_table(reset_val, ',') x WHERE btrim(x, ' \"') <> '') AS list"
+									"  FROM pg_settings WHERE name = 'output_plugin_libraries') t",
+									quote_literal_cstr(s->datname));
+
+	if (n == 0)
+		ecm_check_pass(f, "this server loads any output plugin");
+	else if (v[0][0] == 't')
+		ecm_check_pass(f, "output_plugin_libraries has pgoutput");
+	else
+		ecm_check_fail(f, psprintf("%s;" THEN_RELOAD, v[1]),
+					   "output_plugin_libraries lacks pgoutput, so that no stream can start");
+}
+
 /* --------------------------------------------------------- publications -- */
 
 /* The command that takes all filters out of our publication. */

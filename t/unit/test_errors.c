@@ -116,6 +116,8 @@ static const struct
 	{"42501", CONNECT, "must be superuser or replication role to start "
 	"walsender", FATAL, "REPLICATION"},
 	{"42501", PUBLICATION, "permission denied for database a", FATAL, "CREATE"},
+	{"42501", SLOT, "library \"pgoutput\" may not be used as an output plugin", FATAL, "output_plugin_libraries"},
+	{"42501", STREAM, "library \"pgoutput\" may not be used as an output plugin", FATAL, "output_plugin_libraries"},
 	{"42501", SLOT, "", FATAL, "REPLICATION"},
 	{"42501", STREAM, "", FATAL, "REPLICATION"},
 	{"42501", POOL, "permission denied for table a", FATAL, "Grant"},
