@@ -264,7 +264,8 @@ undo_stop(void)
 	if (index >= 0 && ecm_stack_at(index)->requests.stop)
 		ecm_stack_set_request(ecm_stack_at(index),
 							  ecm_stack_at(index)->requests.upgrade ?
-							  ECM_REQUEST_START :	/* the table says otherwise */
+							  ECM_REQUEST_START :	/* the table says
+													 * otherwise */
 							  ECM_REQUEST_UNSTOP);
 	ecm_unlock();
 	ecm_launcher_wake();

@@ -110,7 +110,7 @@ look(void *arg)
 bool
 ecm_slot_tail_is_ours(XLogRecPtr from)
 {
-	Tail		tail = {.from = from,.to = ecm_end_of_wal()};
+	Tail		tail = {.from = from, .to = ecm_end_of_wal()};
 	EcmError	err;
 
 	return !XLogRecPtrIsInvalid(from) && tail.to < from + MAX_TAIL &&
@@ -160,7 +160,7 @@ skip(void *arg)
 bool
 ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr to)
 {
-	Tail		tail = {.slot_name = slot_name,.from = from,.to = to};
+	Tail		tail = {.slot_name = slot_name, .from = from, .to = to};
 	EcmError	err;
 	bool		ok;
 
