@@ -29,10 +29,12 @@
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "base/clock.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/current_shape.h"
 #include "consumer/log_batch.h"
@@ -778,7 +780,9 @@ ecm_log_batch_pace(void)
 	now = ecm_now();
 	if (now >= due)
 		return false;
+	pgstat_report_wait_start(ecm_wait_event(ECM_WAIT_GATHER));
 	pg_usleep(due - now);
+	pgstat_report_wait_end();
 	return true;
 }
 
