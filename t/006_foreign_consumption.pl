@@ -5,6 +5,7 @@ use warnings;
 
 use ElectricCM qw(new_stack);
 use PostgreSQL::Test::Cluster;
+use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -87,6 +88,19 @@ while_stopped('somebody consumes the slot', 0, sub {
 	my $n = $stack->sql(qq{SELECT count(*) FROM pg_logical_slot_get_binary_changes('$slot', NULL, NULL,
 		'proto_version', '1', 'publication_names', 'electric_cm_publication')});
 	cmp_ok($n, '>=', 3, 'somebody has got the changes');
+});
+while_stopped('somebody consumes the slot, and the stack that waits for it is stopped again', 0, sub {
+	my $client = IPC::Run::start([ 'pg_recvlogical', '-d', $node->connstr($db), '-S', $slot, '--start', '-f', '/dev/null', '-s', '1',
+			'-o', 'proto_version=1', '-o', 'publication_names=electric_cm_publication' ]);
+	$stack->becomes("SELECT active FROM pg_replication_slots WHERE slot_name = '$slot'", 'somebody uses the slot');
+	$stack->sql('SELECT electric_cm_start()');
+	$stack->becomes(q{SELECT waiting_for LIKE '%which PID % uses' FROM electric_cm_stat_manager}, 'the stack waits for it');
+	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});
+	my $end = $stack->sql('SELECT pg_current_wal_lsn()');
+	$stack->becomes("SELECT confirmed_flush_lsn >= '$end' FROM pg_replication_slots", 'somebody has got the changes');
+	$stack->sql('SELECT electric_cm_stop()');
+	$client->kill_kill;
+	$stack->becomes("SELECT NOT active FROM pg_replication_slots WHERE slot_name = '$slot'", 'and has gone');
 });
 while_stopped('somebody advances the slot', 0, sub {
 	$stack->sql(q{INSERT INTO t (t) VALUES ('lost')});

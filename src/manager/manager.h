@@ -146,6 +146,7 @@ typedef struct Manager
 
 	EcmState	state;			/* of the machine in state.c */
 	EcmStackRow remembered;		/* the row of _electric_cm.stack, as last read */
+	bool		timeline_checked;	/* the row says that this stack runs now */
 	char	   *settings_signature; /* settings whose change needs a new
 									 * manager; see manager_settings.c */
 	bool		reload_again;	/* the database's settings could not be read:

@@ -228,6 +228,7 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 	if (result == ECM_RESULT_DONE)
 	{
 		/* as the table has it by now */
+		m->timeline_checked = true;
 		m->remembered.known = true;
 		m->remembered.system_identifier = m->replication.info.system_identifier;
 		m->remembered.timeline_id = m->replication.info.timeline_id;

@@ -125,6 +125,8 @@ drop_slot(Manager *m)
 /*
  * Puts down that this is a clean end, and where the slot is.  If nobody but us has
  * committed anything since, the slot is moved past all of it: see slot_tail.c.
+ * (A manager that has not come to compare the slot with where it was left leaves
+ * that as it is: somebody else may be consuming it.)
  */
 static void
 record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
@@ -133,7 +135,7 @@ record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
 	XLogRecPtr	from = facts->confirmed_flush_lsn;
 	EcmError	err;
 
-	if (m->stack->slot.owned && !facts->temporary && !facts->invalidated)
+	if (!facts->temporary && !facts->invalidated && facts->active_pid == 0)
 	{
 		store_events(m);		/* after that there is nothing more to write */
 		if (ecm_slot_tail_is_ours(from))
@@ -169,7 +171,8 @@ leave_slot(Manager *m, bool drop, bool drained, bool for_upgrade)
 			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not drop the publication");
 	}
-	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
+	else if (!drained && m->timeline_checked &&
+			 ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
 		record_end(m, &facts, for_upgrade);
 	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) &&
 		!m->stack->slot.owned)
