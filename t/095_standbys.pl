@@ -31,9 +31,12 @@ $stack->becomes("SELECT pinned_by ~ '^its walsender .*which waits for ' AND strp
 $stack->becomes(q{SELECT electric_cm_health() ->> 'problems' LIKE '%the slot is pinned by its walsender%"sb\\\\"%'}, '... and health');
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 0, 'nothing has come to the log yet');
 
+$stack->sql(q{SELECT pg_create_physical_replication_slot('away', true)});
 $node->append_conf('postgresql.conf', "synchronized_standby_slots = 'away'");
 $node->reload;
-$stack->becomes(q{SELECT waiting_for LIKE '%"away", which does not exist%' FROM electric_cm_stat_manager}, 'another one: named as well');
+$stack->becomes(q{SELECT waiting_for LIKE '%"away", which is not connected%' FROM electric_cm_stat_manager}, 'another one: named as well');
+$stack->sql(q{SELECT pg_drop_replication_slot('away')});
+$stack->becomes(q{SELECT waiting_for LIKE '%"away", which does not exist%' FROM electric_cm_stat_manager}, '... also if its slot is gone');
 $node->append_conf('postgresql.conf', "synchronized_standby_slots = ''");
 $node->reload;
 $stack->replays($handle, 't', 'goes on as soon as the setting is another one');
@@ -44,7 +47,7 @@ $stack->becomes(q{SELECT waiting_for IS NULL AND (SELECT pinned_by IS NULL FROM 
 $node->backup('base');
 my $copy = PostgreSQL::Test::Cluster->new('standby');
 $copy->init_from_backup($node, 'base', has_streaming => 1);
-my $conninfo = $node->connstr('postgres');
+my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
 $copy->append_conf('postgresql.conf', qq{
 primary_conninfo = '$conninfo'
 primary_slot_name = 'sb'
