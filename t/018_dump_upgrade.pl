@@ -259,6 +259,19 @@ $node->start;
 # Everything else is what electric_cm_prepare_upgrade() is for
 ($rc, $out, $err) = $node->psql('app', 'BEGIN; SELECT electric_cm_prepare_upgrade(); COMMIT');
 like($err, qr/cannot run inside a transaction block/, 'prepare_upgrade: not inside a transaction block');
+if ($counts_slots)
+{
+	my $writer = $node->background_psql('app', on_error_stop => 0);
+	my $pid = $writer->query_safe('SELECT pg_backend_pid()');
+	$writer->{stdin} .= 'DO $$ BEGIN LOOP UPDATE app.t SET t = t WHERE id = 1; COMMIT; PERFORM pg_sleep(0.005); END LOOP; END $$;' . "\n";
+	$writer->{run}->pump_nb;
+	$node->poll_query_until('app', "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid AND query LIKE 'DO%'");
+	($rc, $out, $err) = $node->psql('app', "\\set VERBOSITY verbose\nSELECT electric_cm_prepare_upgrade()");
+	like($err, qr/55006: others go on writing.*HINT:.*End these sessions/s, 'prepare_upgrade: impossible while somebody writes all the time');
+	ok(wait_active($node, 'app'), '... the stack runs on');
+	$node->safe_psql('app', "SELECT pg_terminate_backend($pid, 60000)");
+	$writer->{run}->finish;
+}
 my $open = $node->background_psql('app');
 $open->query_safe(q{SET application_name = 'somebody'});
 $open->query_safe('BEGIN');
