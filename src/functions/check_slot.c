@@ -303,7 +303,7 @@ ecm_check_output_plugin(const EcmSituation *s, EcmFinding *f)
 									"SELECT 'pgoutput' = ANY (list), format(CASE source WHEN 'database'"
 									" THEN 'ALTER DATABASE %%2$I' ELSE 'ALTER SYSTEM' END"
 									" || ' SET output_plugin_libraries = %%1$s',"
-									" (SELECT string_agg(quote_literal(x), ', ') FROM unnest('pgoutput' || list) x), %s)"
+									" (SELECT string_agg(quote_literal(x), ', ') FROM unnest(ARRAY['pgoutput'] || list) x), %s)"
 									" FROM (SELECT source, ARRAY(SELECT btrim(x, ' \"')"
 									"  FROM regexp_split_to_table(reset_val, ',') x WHERE btrim(x, ' \"') <> '') AS list"
 									"  FROM pg_settings WHERE name = 'output_plugin_libraries') t",

@@ -155,9 +155,11 @@ record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
 						  "could not record the end of the stack");
 }
 
-/* The slot is free, as far as we are concerned. */
-
-/* In a transaction: records the end.  arg: StopRecord. */
+/*
+ * Drops the slot and the publication, or records how far the slot is.  drained: a
+ * command has the stack paused and has made it consume all there is; nothing may be
+ * written that the slot would have to decode.
+ */
 static void
 leave_slot(Manager *m, bool drop, bool drained, bool for_upgrade)
 {

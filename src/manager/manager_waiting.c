@@ -249,7 +249,7 @@ ecm_manager_show_standby(Manager *m, EcmTime now)
 	Waiting    *w = &m->waiting;
 	char		text[ECM_TEXT_LEN];
 	bool		waits = m->state.streaming_up &&
-		ecm_slot_holder_standby(m->replication.stream.pid, now, text, sizeof(text)) != 0;
+	ecm_slot_holder_standby(m->replication.stream.pid, now, text, sizeof(text)) != 0;
 
 	if (waits)
 	{
