@@ -137,6 +137,7 @@ extern void ecm_check_lock(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_slot(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_other_slots(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_slot_wal_limit(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_idle_slot_timeout(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_publication(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_other_publications(const EcmSituation *s, EcmFinding *f);
 
