@@ -24,7 +24,7 @@ sub refused { my ($sql, $like, $what) = @_; return like($stack->error_of_sql($sq
 sub goes_on
 {
 	my ($table, $what) = @_;
-	my ($rc, $out, $err) = $node->psql($stack->db, "UPDATE $table SET a = a + 1; DELETE FROM $table WHERE id = (SELECT min(id) FROM $table)");
+	my ($rc, $out, $err) = $node->psql($stack->db, "UPDATE $table SET a = a + 1000; DELETE FROM $table WHERE id = (SELECT min(id) FROM $table)");
 	is($err, '', "UPDATE and DELETE of $table: $what");
 	return;
 }
@@ -66,7 +66,7 @@ $stack->is_live($where, 'a stored column in a where clause');
 my $keyed = $stack->live_shape('key_s');
 goes_on('key_s', 'the key is generated');
 goes_on('full_s', 'rows move in and out');
-$stack->sql('UPDATE full_s SET a = 30 - a', 'UPDATE key_s SET a = a + 100 WHERE id % 4 = 0', q{UPDATE key_s SET v = 'x'});
+$stack->sql('UPDATE full_s SET a = 2010 - a', 'UPDATE key_s SET a = a + 100 WHERE id % 4 = 0', q{UPDATE key_s SET v = 'x'});
 $stack->settle;
 my ($ok, $entries) = $stack->replay_equals($where, 'full_s', ['id'], where => 's > 5', columns => [ 'id', 's' ]);
 ok($ok, "it has its rows ($entries entries)");
@@ -96,7 +96,7 @@ $stack->sql('CREATE TABLE part (id int PRIMARY KEY, a int, s int GENERATED ALWAY
 my $part = $stack->sql(q{SELECT electric_cm_create_shape('part', 's > 10')});
 $stack->is_live($part, 'partitions with FULL and stored columns');
 goes_on($_, 'a partition') for qw(part part_1 part_2);
-$stack->sql('UPDATE part SET id = id + 10, a = 40 - a WHERE id < 8');
+$stack->sql('UPDATE part SET id = id + 30, a = 2010 - a WHERE id % 2 = 0 AND id < 8');
 $stack->settle;
 ($ok, $entries) = $stack->replay_equals($part, 'part', ['id'], where => 's > 10');
 ok($ok, "... have their rows ($entries entries)");
