@@ -27,7 +27,10 @@
 #include "miscadmin.h"
 #include "replication/output_plugin.h"
 
-PG_MODULE_MAGIC;
+#include "base/compat.h"
+#include "base/settings.h"
+
+ECM_MODULE_MAGIC("electric_cm pgoutput");
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *callbacks);
 

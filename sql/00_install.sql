@@ -72,7 +72,7 @@ BEGIN
 	INTO columns, values
 	FROM pg_attribute
 	WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
-		AND attgenerated = '';
+		AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000));
 	EXECUTE format($sql$
 		WITH log AS MATERIALIZED (
 			SELECT * FROM electric_cm_shape_log(%L) WITH ORDINALITY

@@ -413,7 +413,7 @@ CREATE FUNCTION _electric_cm.slots(
 		OUT slot_name name, OUT slot_type text, OUT plugin name,
 		OUT datname name, OUT ours bool, OUT temporary bool,
 		OUT active bool, OUT active_pid int4, OUT inactive_since timestamptz,
-		OUT wal_status text, OUT restart_lsn pg_lsn,
+		OUT wal_status text, OUT invalidation_reason text, OUT restart_lsn pg_lsn,
 		OUT confirmed_flush_lsn pg_lsn, OUT retained_wal_bytes int8,
 		OUT safe_wal_size int8, OUT xmin_age int4, OUT catalog_xmin_age int4,
 		OUT verdict text)

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
+#include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "electric_cm.h"
@@ -27,7 +28,7 @@
 #include "slot/retained_wal_history.h"
 #include "slot/slot_inactive.h"
 
-PG_MODULE_MAGIC;
+ECM_MODULE_MAGIC("electric_cm");
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;

@@ -241,7 +241,7 @@ BEGIN
         string_agg(format('(value->>%L)::%s AS %I', attname, format_type(atttypid, atttypmod), attname),
             ', ' ORDER BY attname)
         INTO columns, expressions
-        FROM pg_attribute WHERE attrelid = tbl AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+        FROM pg_attribute WHERE attrelid = tbl AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000));
 
     -- another one by the time the log is read does no harm: it is seen next time
     base := (SELECT b.lsn || '_' || b.op FROM _electric_cm.shape s JOIN _electric_cm.shape_base b ON b.shape = s.id

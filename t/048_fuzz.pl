@@ -201,7 +201,7 @@ sub settle
 # Every type and every construct once, each of which must be possible.
 sub play_everything
 {
-	my $fuzz = Fuzz->new($seed * 1000);
+	my $fuzz = Fuzz->new($seed * 1000, generated => $node->pg_version >= 18);
 	my ($table, @clauses) = $fuzz->everything;
 	my $n = 0;
 
@@ -220,7 +220,7 @@ sub play_everything
 sub play
 {
 	my ($round) = @_;
-	my $fuzz = Fuzz->new($seed * 1000 + $round);
+	my $fuzz = Fuzz->new($seed * 1000 + $round, generated => $node->pg_version >= 18);
 	my @tables = map { $fuzz->table } 1 .. 3;
 	my $n = 0;
 

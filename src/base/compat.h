@@ -102,6 +102,75 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 	 !XLogRecPtrIsInvalid((slot)->data.invalidated_at))
 #endif
 
+/* 17 has names for these causes; before 16 there was only one. */
+#if PG_VERSION_NUM >= 180000
+#define ecm_slot_invalidation_cause(slot) \
+	GetSlotInvalidationCauseName((slot)->data.invalidated)
+#elif PG_VERSION_NUM >= 170000
+#define ecm_slot_invalidation_cause(slot) \
+	SlotInvalidationCauses[(slot)->data.invalidated]
+#elif PG_VERSION_NUM >= 160000
+#define ecm_slot_invalidation_cause(slot) \
+	((slot)->data.invalidated == RS_INVAL_HORIZON ? "rows_removed" : \
+	 (slot)->data.invalidated == RS_INVAL_WAL_LEVEL ? "wal_level_insufficient" : \
+	 "wal_removed")
+#else
+#define ecm_slot_invalidation_cause(slot) "wal_removed"
+#endif
+
+/* 18 can invalidate a slot that nobody uses. */
+#if PG_VERSION_NUM >= 180000
+#define ecm_idle_replication_slot_timeout_secs idle_replication_slot_timeout_secs
+#else
+#define ecm_idle_replication_slot_timeout_secs 0
+#endif
+
+/*
+ * 18 has generated columns that are stored nowhere, and can publish those that
+ * are; an update of a table whose replica identity has a column that is not
+ * published fails.
+ */
+#if PG_VERSION_NUM >= 180000
+#define ecm_is_streamed(att) ((att)->attgenerated != ATTRIBUTE_GENERATED_VIRTUAL)
+#define ecm_has_stored_generated(desc) \
+	((desc)->constr != NULL && (desc)->constr->has_generated_stored)
+#define ecm_is_virtual(att) ((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#define ecm_publishes_generated(publication) \
+	((publication)->pubgencols_type == PUBLISH_GENCOLS_STORED)
+#define ECM_PUBLISH_GENERATED	"publish_generated_columns = stored"
+#define ECM_WITH_GENERATED		" WITH (" ECM_PUBLISH_GENERATED ")"
+#define ECM_PUBLISHES_GENERATED_SQL	"p.pubgencols = 's'"
+#define ECM_BROKEN_BY_VIRTUAL_SQL \
+	"c.relreplident = 'f' AND EXISTS (SELECT FROM pg_attribute a" \
+	" WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)"
+#else
+#define ecm_is_streamed(att) ((att)->attgenerated == '\0')
+#define ecm_has_stored_generated(desc) false
+#define ecm_is_virtual(att) false
+#define ecm_publishes_generated(publication) true
+#define ECM_PUBLISH_GENERATED	""
+#define ECM_WITH_GENERATED		""
+#define ECM_PUBLISHES_GENERATED_SQL	"true"
+#define ECM_BROKEN_BY_VIRTUAL_SQL	"false"
+#endif
+
+/* 18 has NOT NULL constraints that are not true of all rows yet. */
+#if PG_VERSION_NUM >= 180000
+#define ecm_has_no_nulls(desc, attnum) \
+	(TupleDescCompactAttr((desc), (attnum) - 1)->attnullability == ATTNULLABLE_VALID)
+#define ecm_not_null_constraint(relid, attnum) findNotNullConstraintAttnum((relid), (attnum))
+#else
+#define ecm_has_no_nulls(desc, attnum) TupleDescAttr((desc), (attnum) - 1)->attnotnull
+#define ecm_not_null_constraint(relid, attnum) ((HeapTuple) NULL)
+#endif
+
+/* 18 shows a module's name and version. */
+#if PG_VERSION_NUM >= 180000
+#define ECM_MODULE_MAGIC(module) PG_MODULE_MAGIC_EXT(.name = module, .version = ECM_VERSION)
+#else
+#define ECM_MODULE_MAGIC(module) PG_MODULE_MAGIC
+#endif
+
 /* 17 added transaction_timeout; it is turned off in our own sessions. */
 #if PG_VERSION_NUM >= 170000
 #define ECM_TRANSACTION_TIMEOUT_SETTING {"transaction_timeout", "0"},

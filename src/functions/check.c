@@ -653,6 +653,7 @@ static const struct
 	{"slot", ecm_check_slot},
 	{"other_slots", ecm_check_other_slots},
 	{"slot_wal_limit", ecm_check_slot_wal_limit},
+	{"idle_slot_timeout", ecm_check_idle_slot_timeout},
 	{"publication", ecm_check_publication},
 	{"other_publications", ecm_check_other_publications},
 	{"old_transactions", check_old_transactions},

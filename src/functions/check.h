@@ -138,6 +138,7 @@ extern void ecm_check_slot(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_other_slots(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_slot_wal_limit(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_output_plugin(const EcmSituation *s, EcmFinding *f);
+extern void ecm_check_idle_slot_timeout(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_publication(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_other_publications(const EcmSituation *s, EcmFinding *f);
 

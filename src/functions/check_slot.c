@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "base/compat.h"
 #include "base/settings.h"
 #include "functions/check.h"
 #include "slot/slot.h"
@@ -143,14 +144,14 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 		ecm_check_fail(f, ecm_check_set(s, "slot_name", usable_slot_name(s)),
 					   "replication slot \"%s\" belongs to another database or plugin",
 					   s->slot_name);
-	else if (facts.invalidated && RecoveryInProgress())
+	else if (facts.invalidation != NULL && RecoveryInProgress())
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" on this standby has been invalidated: after a promotion the stack makes a new one, and all shapes are thrown away",
-					   s->slot_name);
-	else if (facts.invalidated)
+					   "replication slot \"%s\" on this standby has been invalidated (%s): after a promotion the stack makes a new one, and all shapes are thrown away",
+					   s->slot_name, facts.invalidation);
+	else if (facts.invalidation != NULL)
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" has been invalidated: the stack makes a new one, and all shapes are thrown away",
-					   s->slot_name);
+					   "replication slot \"%s\" has been invalidated (%s): the stack makes a new one, and all shapes are thrown away",
+					   s->slot_name, facts.invalidation);
 	else if (facts.active_pid != 0)
 		judge_active_slot(s, f, facts.active_pid);
 	else if (RecoveryInProgress() && is_synced(s->slot_name))
@@ -318,6 +319,20 @@ ecm_check_output_plugin(const EcmSituation *s, EcmFinding *f)
 					   "output_plugin_libraries lacks pgoutput, so that no stream can start");
 }
 
+/*
+ * The slot of a stack that runs is in use, also while nothing happens.
+ */
+void
+ecm_check_idle_slot_timeout(const EcmSituation *s pg_attribute_unused(), EcmFinding *f)
+{
+	if (ecm_idle_slot_timeout_s() == 0)
+		ecm_check_pass(f, "no slot is lost for being idle");
+	else
+		ecm_check_warn(f, pstrdup("ALTER SYSTEM SET idle_replication_slot_timeout = 0;" THEN_RELOAD),
+					   "idle_replication_slot_timeout is %s: a stack that is stopped, or disabled, for longer loses its slot, and all shapes with it",
+					   GetConfigOptionByName("idle_replication_slot_timeout", NULL, false));
+}
+
 /* --------------------------------------------------------- publications -- */
 
 /* The command that takes all filters out of our publication. */
@@ -341,24 +356,50 @@ unfilter_command(const char *publication)
 	return n > 0 ? v[0] : NULL;
 }
 
+/*
+ * Tables whose writers are refused because of what is published by somebody's
+ * own doing; NULL: there are none.
+ */
+static char *
+broken_by_virtual(const char *publication, char **fix)
+{
+	int			n;
+	char	  **v = ecm_check_query(2, &n,
+									"SELECT string_agg(format('%%I.%%I', t.schemaname, t.tablename), ', '),"
+									" string_agg(format('ALTER TABLE %%I.%%I REPLICA IDENTITY DEFAULT',"
+									"  t.schemaname, t.tablename), '; ')"
+									" FROM pg_publication_tables t"
+									" JOIN pg_namespace n ON n.nspname = t.schemaname"
+									" JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename"
+									" WHERE t.pubname = %s AND " ECM_BROKEN_BY_VIRTUAL_SQL,
+									quote_literal_cstr(publication));
+
+	*fix = v[1];
+	return v[0];
+}
+
 /* Is the publication good?  By the rules of poll_publication(), replication_setup.c. */
 void
 ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 {
 	const char *name = s->publication_name;
+	char	   *broken;
+	char	   *fix;
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(4, &n,
+	v = ecm_check_query(6, &n,
 						"SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,"
 						" EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid"
-						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot"
+						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot,"
+						" " ECM_PUBLISHES_GENERATED_SQL ", EXISTS (SELECT FROM _electric_cm.stack s"
+						"  WHERE s.publication_name = p.pubname)"
 						" FROM pg_publication p WHERE p.pubname = %s",
 						quote_literal_cstr(name));
 	if (n == 0 && ecm_check_bool(s, "create_publication", true))
 		ecm_check_pass(f, "publication \"%s\" is created when the stack starts", name);
 	else if (n == 0)
-		ecm_check_fail(f, psprintf("CREATE PUBLICATION %s", quote_identifier(name)),
+		ecm_check_fail(f, psprintf("CREATE PUBLICATION %s" ECM_WITH_GENERATED, quote_identifier(name)),
 					   "publication \"%s\" does not exist and electric_cm.create_publication is off",
 					   name);
 	else if (v[0][0] != 't')
@@ -373,6 +414,13 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
+	else if (v[4][0] != 't' && (s->runs || v[5][0] != 't'))
+		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (" ECM_PUBLISH_GENERATED ")",
+								   quote_identifier(name)),
+					   "publication \"%s\" does not publish stored generated columns", name);
+	else if ((broken = broken_by_virtual(name, &fix)) != NULL)
+		ecm_check_fail(f, fix, "UPDATE and DELETE fail on tables that are in publication \"%s\" with replica identity FULL and have virtual generated columns: %s",
+					   name, broken);
 	else if (v[2][0] == 't')
 		ecm_check_warn(f, ecm_check_has_shapes() ? NULL :
 					   ecm_check_set(s, "publication_name",

@@ -648,6 +648,9 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 		ereport(WARNING,
 				(errmsg("replication slot \"%s\" stays behind and retains WAL",
 						slot_name),
+				 ecm_idle_slot_timeout_s() == 0 ? 0 :
+				 errdetail("If the stack is stopped for longer than idle_replication_slot_timeout (%s), the slot is lost, and all shapes with it.",
+						   GetConfigOptionByName("idle_replication_slot_timeout", NULL, false)),
 				 errhint("electric_cm_start() goes on from there. To drop it, and with it all shapes: SELECT electric_cm_stop(drop_slot => true)")));
 	PG_RETURN_VOID();
 }

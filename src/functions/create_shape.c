@@ -17,12 +17,14 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -205,11 +207,11 @@ requested_columns(Relation rel, ArrayType *columns)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("system column \"%s\" cannot be part of a shape", name)));
-		if (TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attgenerated)
+		if (!ecm_is_streamed(TupleDescAttr(RelationGetDescr(rel), attnum - 1)))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("generated column \"%s\" cannot be part of a shape", name),
-					 errdetail("Generated columns are not replicated.")));
+					 errdetail(ECM_UNSTREAMED_DETAIL)));
 		if (bms_is_member(attnum, attnums))
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
@@ -220,8 +222,29 @@ requested_columns(Relation rel, ArrayType *columns)
 }
 
 /*
+ * A row without a key could not be told from others of that kind.  The server
+ * takes the index for a replica identity all the same.
+ */
+static void
+report_nulls(Relation rel, Form_pg_attribute att)
+{
+	HeapTuple	constraint = ecm_not_null_constraint(RelationGetRelid(rel), att->attnum);
+	char	   *table = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+												   RelationGetRelationName(rel));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the key of table \"%s\" has column \"%s\", which may have nulls",
+					RelationGetRelationName(rel), NameStr(att->attname)),
+			 errdetail("Its NOT NULL constraint is NOT VALID."),
+			 HeapTupleIsValid(constraint) ?
+			 errhint("ALTER TABLE %s VALIDATE CONSTRAINT %s", table,
+					 quote_identifier(NameStr(((Form_pg_constraint) GETSTRUCT(constraint))->conname))) : 0));
+}
+
+/*
  * The columns that were asked for, in the table's order, or all (NULL); except
- * generated ones, which the stream does not carry.
+ * generated ones that the stream does not carry.
  */
 static ShapeColumns
 shape_columns(Relation rel, ArrayType *columns)
@@ -241,7 +264,7 @@ shape_columns(Relation rel, ArrayType *columns)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (att->attisdropped || att->attgenerated)
+		if (att->attisdropped || !ecm_is_streamed(att))
 			continue;
 		if (columns != NULL && !bms_is_member(att->attnum, requested))
 		{
@@ -258,12 +281,14 @@ shape_columns(Relation rel, ArrayType *columns)
 		AttrNumber	attnum = index->rd_index->indkey.values[i];
 		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
 
-		if (att->attgenerated)
+		if (!ecm_has_no_nulls(desc, attnum))
+			report_nulls(rel, att);
+		if (!ecm_is_streamed(att))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("the key of table \"%s\" has generated column \"%s\"",
 							RelationGetRelationName(rel), NameStr(att->attname)),
-					 errdetail("The stream does not have generated columns, so that rows could not be told apart."),
+					 errdetail(ECM_UNSTREAMED_DETAIL),
 					 errhint("Use ALTER TABLE ... REPLICA IDENTITY USING INDEX with a unique index on other columns that are NOT NULL.")));
 		if (ecm_type_has_names(att->atttypid))
 			ereport(ERROR,
@@ -673,11 +698,12 @@ warn_if_nothing_runs(void)
  * by the same owner gives the same handle.
  *
  * where_clause (NULL: all rows) follows the rules of a publication's row
- * filter; columns (NULL: all but generated ones) must include the key's.
+ * filter; columns (NULL: all that are streamed) must include the key's.
  *
- * Errors: 55000 not preloaded, or the replica identity must be FULL for the
- * where clause; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
- * inheritance parent, not replicated (be it a partition), row-level security, a generated column,
+ * Errors: 55000 not preloaded, the replica identity must be FULL for the where
+ * clause, or the key's NOT NULL is NOT VALID; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
+ * inheritance parent, not replicated (be it a partition), row-level security, a generated column
+ * that is not streamed, or that forbids the replica identity FULL,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
  * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
  * SELECT right, or not the table's owner while it is not published yet or has
@@ -711,7 +737,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
-	ecm_check_partitions(relid, AccessShareLock);
+	ecm_check_leaves(relid, AccessShareLock);
 
 	shape.owner = GetUserId();
 	lock_owner(shape.owner);

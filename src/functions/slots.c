@@ -30,7 +30,7 @@
 PG_FUNCTION_INFO_V1(electric_cm_slots);
 PG_FUNCTION_INFO_V1(electric_cm_retained_wal_history);
 
-#define SLOT_COLUMNS	17
+#define SLOT_COLUMNS	18
 #define HISTORY_COLUMNS	5
 
 /* Does a stack use that slot, or would it if it ran? */
@@ -90,6 +90,7 @@ put_slot(ReturnSetInfo *rsinfo, const EcmSlotRow *slot)
 	PUT(Int32GetDatum(slot->active_pid), slot->active_pid == 0);
 	PUT(TimestampTzGetDatum(slot->inactive_since), slot->inactive_since == 0);
 	PUT(CStringGetTextDatum(slot->wal_status), slot->wal_status[0] == '\0');
+	PUT(CStringGetTextDatum(slot->invalidation), slot->invalidation == NULL);
 	PUT(LSNGetDatum(slot->restart_lsn), !holds);
 	PUT(LSNGetDatum(slot->confirmed_flush_lsn),
 		XLogRecPtrIsInvalid(slot->confirmed_flush_lsn));

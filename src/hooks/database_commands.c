@@ -469,7 +469,7 @@ skip_own_changes(Oid dboid)
 		!others_there(&view) &&
 		ecm_slot_lookup(view.slot_name, &facts) && facts.logical &&
 		facts.database == dboid && facts.active_pid == 0 &&
-		!facts.invalidated && facts.confirmed_flush_lsn < lsn)
+		facts.invalidation == NULL && facts.confirmed_flush_lsn < lsn)
 	{
 		XLogFlush(lsn);
 		ecm_slot_acquire(view.slot_name);

@@ -197,6 +197,8 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 	{
 		ecm_ddl_note_void(relid, "the table's columns were changed");
 		ecm_ddl_note_row_type(relid);
+		if (access == OAT_POST_CREATE)
+			ecm_unpublish_note(relid);	/* it may be virtual */
 	}
 	else if (access == OAT_POST_ALTER)
 		ecm_ddl_note_altered(relid);

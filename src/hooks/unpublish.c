@@ -4,8 +4,8 @@
  *	  Tables without a replica identity leave the publication.
  *
  * The server refuses UPDATE and DELETE on a published table that has no replica
- * identity.  When a command takes the identity away (its index is dropped, say), the
- * next command may be such an UPDATE of the application's.  So a table that we have
+ * identity.  When a command takes the identity away (its index is dropped, say), or
+ * makes one that cannot be published, the next command may be such an UPDATE of the application's.  So a table that we have
  * added to the publication leaves it in the command's own transaction.  A table that
  * the user has added stays, as it would without us.
  *
@@ -19,6 +19,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -31,6 +32,7 @@
 #include "hooks/unpublish.h"
 #include "shape/publication.h"
 #include "shape/shape_catalog.h"
+#include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
 /*
@@ -72,21 +74,52 @@ ecm_unpublish_forget(void)
 	doubtful = NIL;
 }
 
-/* Would an UPDATE of the table fail, were it published? */
+/*
+ * Would an UPDATE of the table fail, were it published?  *column: because of
+ * this one, if any.
+ */
 static bool
-lacks_identity(Oid relation)
+lacks_identity(Oid relation, const char **column)
 {
 	Relation	rel;
+	bool		full;
 	bool		result;
 
+	*column = NULL;
 	if (get_rel_relkind(relation) != RELKIND_RELATION ||
 		get_rel_persistence(relation) != RELPERSISTENCE_PERMANENT ||
 		(rel = RelationIdGetRelation(relation)) == NULL)
 		return false;
-	result = rel->rd_rel->relreplident != REPLICA_IDENTITY_FULL &&
-		!OidIsValid(RelationGetReplicaIndex(rel));
+	full = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	if (full && ecm_column_against_full(rel) != NULL)
+		*column = pstrdup(ecm_column_against_full(rel));
+	result = *column != NULL || (!full && !OidIsValid(RelationGetReplicaIndex(rel)));
 	RelationClose(rel);
 	return result;
+}
+
+/* What is published by others' doing stays so, and nobody else tells them. */
+static void
+warn_if_published(Oid relation, const char *column)
+{
+	EcmSpiState spi;
+	bool		published;
+	char	   *name;
+
+	ecm_spi_begin(&spi);
+	published = ecm_is_published(relation);
+	ecm_spi_end(&spi);
+	if (!published)
+		return;
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  get_rel_name(relation));
+	ereport(WARNING,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("UPDATE and DELETE on table %s fail from now on", name),
+			 errdetail("It is in publication \"%s\", its replica identity is FULL, and generated column \"%s\" is virtual.",
+					   ecm_own_publication_name(), column),
+			 errhint("ALTER TABLE %s REPLICA IDENTITY DEFAULT, or make that column STORED.",
+					 name)));
 }
 
 /* Takes the table out of all publications that we have added it to. */
@@ -113,7 +146,20 @@ remove_ours(Oid relation)
 
 /*
  * A partition may be published by way of an ancestor, which leaves the publication then.
- * Taking a table out calls object_access_hook, so its shapes end in the same way as
+ */
+static void
+remove_with_ancestors(Oid relation)
+{
+	ListCell   *lc;
+
+	remove_ours(relation);
+	if (get_rel_relispartition(relation))
+		foreach(lc, get_partition_ancestors(relation))
+			remove_ours(lfirst_oid(lc));
+}
+
+/*
+ * An ADD COLUMN of a partitioned table has noted each of its partitions.  Taking a table out calls object_access_hook, so its shapes end in the same way as
  * if a user had done it.
  */
 void
@@ -121,26 +167,26 @@ ecm_unpublish_keyless(void)
 {
 	List	   *relations = doubtful;
 	ListCell   *lc;
-	ListCell   *lc2;
 
 	/* not in a transaction that has failed, as after ROLLBACK TO */
 	if (relations == NIL || !IsTransactionState())
 		return;
 	doubtful = NIL;
 	CommandCounterIncrement();
-	if (!ecm_ddl_has_extension() || ecm_publishes_manually())
+	if (!ecm_ddl_has_extension())
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, relations)
 	{
 		Oid			relation = lfirst_oid(lc);
+		const char *column;
 
-		if (!lacks_identity(relation))
+		if (!lacks_identity(relation, &column))
 			continue;
-		remove_ours(relation);
-		if (get_rel_relispartition(relation))
-			foreach(lc2, get_partition_ancestors(relation))
-				remove_ours(lfirst_oid(lc2));
+		if (!ecm_publishes_manually())
+			remove_with_ancestors(relation);
+		if (column != NULL)
+			warn_if_published(relation, column);
 	}
 	PopActiveSnapshot();
 }

@@ -12,6 +12,7 @@
 
 /*
  * In the middle of a command: notes a table that may have lost its replica identity, or
+ * have one that cannot be published, or
  * the table of an index that is being dropped.
  */
 extern void ecm_unpublish_note(Oid relation);

@@ -103,7 +103,8 @@ be_impatient(const char *timeout)
 
 /*
  * To be called when the table has been published.  From here on, a command
- * that takes the replica identity of a leaf away finds that the table is
+ * that takes the replica identity of a leaf away, or makes one that cannot be
+ * published, finds that the table is
  * published, and ends its shapes.  This looks whether one has done so just
  * before, and raises an ERROR then.
  */
@@ -115,6 +116,7 @@ check_identities(Oid relation, ArrayType *shapes)
 
 	be_impatient(IDENTITY_LOCK_TIMEOUT);
 	CommandCounterIncrement();
+	ecm_check_leaves(relation, AccessShareLock);
 	ecm_shapes_by_ids(shapes, collect_leaves, &arg);
 	if (arg.leaves != NIL)
 		ereport(ERROR,
@@ -135,9 +137,9 @@ check_identities(Oid relation, ArrayType *shapes)
  * Errors: 55000 the table is not published and
  * electric_cm.manual_table_publishing is on, or the replica identity is not
  * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
- * the owner of a table that needs another one, 0A000 another publication forbids
- * that, 55P03 the table is busy; 0A000 a partition is unlogged; and what ALTER
- * PUBLICATION raises.
+ * the owner of a table that needs another one, 55P03 the table is busy; 0A000
+ * another publication, or a virtual column, forbids that, or a partition is
+ * unlogged; and what ALTER PUBLICATION raises.
  */
 Datum
 electric_cm_publish_table(PG_FUNCTION_ARGS)
@@ -153,7 +155,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
-	ecm_check_partitions(relation, NoLock);
+	ecm_check_leaves(relation, NoLock);
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	if (!arg.any)
 		PG_RETURN_BOOL(false);

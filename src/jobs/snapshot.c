@@ -570,7 +570,7 @@ take(Datum *ids, Datum *generations, int nids, Datum *done)
 	if (n > 0)
 	{
 		check_published(members[0].def);
-		ecm_check_partitions(members[0].def->relation, AccessShareLock);
+		ecm_check_leaves(members[0].def->relation, AccessShareLock);
 	}
 	while ((ngroup = next_group(members, n, group)) > 0)
 	{

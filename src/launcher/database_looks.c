@@ -167,10 +167,15 @@ look_into(const EcmDatabase *database, int index, EcmTime now)
 		!ecm_supervisor_start(index, &entry, action == ECM_START_LOOK ||
 							  somebody_waits()))
 	{
-		look_state.postponed |= !sup->short_reported;
+		bool		silent = sup->short_reported;
 
+		look_state.postponed |= !silent;
 		ecm_supervisor_report_no_worker(index, &entry, facts.free);
 		ecm_supervisor_free_entry(index, true);
+
+		/* an entry that CREATE EXTENSION has come to want meanwhile stays */
+		if (silent)
+			sup->short_reported = false;
 		look_state.retry_at = now + ecm_reconnect_max_delay * INT64CONST(1000);
 	}
 	else

@@ -31,6 +31,7 @@
 #include "utils/pg_lsn.h"
 
 #include "base/bgworker.h"
+#include "base/compat.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -193,10 +194,19 @@ poll_pg_info(Replication *rep, EcmStepFailure *failure)
 	return ECM_RESULT_DONE;
 }
 
-/*
- * A query with a row if the publication exists: does it publish all kinds of changes?
- * Does it filter rows or columns of any table?  Does it publish via the root?
- */
+/* What is asked of a publication that exists; each is answered by "t" or "f". */
+typedef enum PublicationFact
+{
+	FACT_EVERYTHING,			/* does it publish all kinds of changes? */
+	FACT_FILTERS,				/* does it filter rows or columns of any
+								 * table? */
+	FACT_VIA_ROOT,
+	FACT_GENERATED,				/* does it publish generated columns? */
+	FACT_OURS					/* have we created it? */
+} PublicationFact;
+
+#define NUM_FACTS	(FACT_OURS + 1)
+
 static char *
 publication_facts_sql(const Replication *rep)
 {
@@ -204,35 +214,46 @@ publication_facts_sql(const Replication *rep)
 					" AND p.pubtruncate, EXISTS (SELECT FROM"
 					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
 					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)),"
-					" p.pubviaroot FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					" p.pubviaroot, " ECM_PUBLISHES_GENERATED_SQL ", EXISTS (SELECT FROM"
+					" _electric_cm.stack s WHERE s.publication_name = p.pubname)"
+					" FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
 					ecm_quote_literal(rep->publication));
 }
 
-/*
- * Is a publication that exists good for us?  The arguments are that query's columns,
- * "t" or "f".  A stream that lacks changes would make wrong logs, without an error.
- */
-static EcmStepResult
-judge_publication(const Replication *rep, const char *publishes_everything,
-				  const char *filters, const char *via_root, EcmStepFailure *failure)
+static char *
+publish_generated_sql(const Replication *rep)
 {
-	if (strcmp(publishes_everything, "t") != 0)
+	return psprintf("ALTER PUBLICATION %s SET (" ECM_PUBLISH_GENERATED ")",
+					quote_identifier(rep->publication));
+}
+
+static EcmStepResult
+judge_publication(const Replication *rep, const char *const facts[NUM_FACTS],
+				  EcmStepFailure *failure)
+{
+	if (strcmp(facts[FACT_EVERYTHING], "t") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
 								psprintf("publication \"%s\" does not publish insert, update, delete and truncate",
 										 rep->publication), "",
 								psprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate')",
 										 quote_identifier(rep->publication)));
-	if (strcmp(filters, "f") != 0)
+	if (strcmp(facts[FACT_FILTERS], "f") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
 								psprintf("publication \"%s\" filters rows or columns",
 										 rep->publication), "",
 								"Remove row filters and column lists from it, or set electric_cm.publication_name to another publication.");
-	if (strcmp(via_root, "f") != 0)
+	if (strcmp(facts[FACT_VIA_ROOT], "f") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
 								psprintf("publication \"%s\" publishes partitions as changes of their root",
 										 rep->publication), "",
 								psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
 										 quote_identifier(rep->publication)));
+	if (strcmp(facts[FACT_GENERATED], "t") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" does not publish stored generated columns",
+										 rep->publication),
+								"UPDATE and DELETE of a table that has one, and REPLICA IDENTITY FULL, would fail.",
+								publish_generated_sql(rep));
 	return ECM_RESULT_DONE;
 }
 
@@ -256,20 +277,35 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 		return result;
 
 	if (ecm_conn_nrows(rep->conn) > 0)
-		return judge_publication(rep, ecm_conn_value(rep->conn, 0, 0),
-								 ecm_conn_value(rep->conn, 0, 1),
-								 ecm_conn_value(rep->conn, 0, 2), failure);
+	{
+		const char *facts[NUM_FACTS];
+		bool		alter;
+
+		for (int i = 0; i < NUM_FACTS; i++)
+			facts[i] = ecm_conn_value(rep->conn, 0, i);
+
+		/* ours, made by an older server before pg_upgrade, is set right */
+		alter = strcmp(facts[FACT_OURS], "t") == 0 && strcmp(facts[FACT_GENERATED], "t") != 0;
+		if (alter)
+			facts[FACT_GENERATED] = "t";
+		result = judge_publication(rep, facts, failure);
+		if (!alter || result != ECM_RESULT_DONE)
+			return result;
+		ecm_conn_send(rep->conn, publish_generated_sql(rep), QUERY_TIMEOUT_MS);
+		rep->step.query++;
+		return ECM_RESULT_PENDING;
+	}
 
 	if (!ecm_create_publication)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
 								psprintf("publication \"%s\" does not exist and electric_cm.create_publication is off",
 										 rep->publication), "",
-								psprintf("CREATE PUBLICATION %s",
+								psprintf("CREATE PUBLICATION %s" ECM_WITH_GENERATED,
 										 quote_identifier(rep->publication)));
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
-					 "CREATE PUBLICATION %s;"
+					 "CREATE PUBLICATION %s" ECM_WITH_GENERATED ";"
 					 "SELECT _electric_cm.own_publication(%s);%s",
 					 quote_identifier(rep->publication),
 					 ecm_quote_literal(rep->publication),
@@ -306,10 +342,13 @@ look_at_publication(void *arg)
 										 rep->publication),
 								"Changes made since then are missing from the stream.", "");
 	else
-		(void) judge_publication(rep, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
-								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
-								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3),
-								 failure);
+	{
+		const char *facts[NUM_FACTS];
+
+		for (int i = 0; i < NUM_FACTS; i++)
+			facts[i] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1);
+		(void) judge_publication(rep, facts, failure);
+	}
 	ecm_spi_end(&spi);
 }
 
@@ -475,11 +514,11 @@ look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
 		*create = true;
 		return result;
 	}
-	if (facts.invalidated)
+	if (facts.invalidation != NULL)
 		return ecm_failure_make(failure, ECM_ERROR_RECREATE, "55000",
 								psprintf("replication slot \"%s\" has been invalidated",
 										 rep->slot),
-								"The WAL that it needed has been removed.", "");
+								ecm_slot_invalidation_text(facts.invalidation), "");
 	rep->info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
 	if (rep->creation.made_unheard)
 		rep->info.slot_created = true;	/* by our lost session */

@@ -85,7 +85,7 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 	{
 		EcmSlotFacts facts;
 
-		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidated ||
+		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidation != NULL ||
 			(ecm_error_is_file_missing(failure->err.sqlstate) &&
 			 ecm_slot_wal_is_gone(facts.restart_lsn)))
 			failure->kind = ECM_ERROR_RECREATE;

@@ -117,7 +117,7 @@ ecm_publishes_everything(void)
 	return publication != NULL &&
 		publication->pubactions.pubinsert && publication->pubactions.pubupdate &&
 		publication->pubactions.pubdelete && publication->pubactions.pubtruncate &&
-		!publication->pubviaroot;
+		!publication->pubviaroot && ecm_publishes_generated(publication);
 }
 
 /* -------------------------------------------------- what we have added -- */

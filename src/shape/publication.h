@@ -34,7 +34,8 @@ extern bool ecm_is_published(Oid relation);
 extern bool ecm_is_filtered(Oid relation);
 
 /*
- * Does our publication exist, does it publish all kinds of changes, and under
+ * Does our publication exist, does it publish all kinds of changes and of
+ * columns, and under
  * the names of the leaves (not publish_via_partition_root)?  If not, even for
  * a moment, changes are missing from the stream.
  */

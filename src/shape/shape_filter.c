@@ -50,6 +50,7 @@
 #include "base/compat.h"
 #include "base/pinned_settings.h"
 #include "shape/shape_filter.h"
+#include "shape/shape_requirements.h"
 
 /* ---------------------------------------------------------------- parsing -- */
 
@@ -293,8 +294,8 @@ what_is_forbidden(Node *node, CheckContext *context)
 			if (((Var *) node)->varattno < 0)
 				return "System columns are not allowed.";
 			if (((Var *) node)->varattno > 0 &&
-				TupleDescAttr(context->desc, ((Var *) node)->varattno - 1)->attgenerated)
-				return "Generated columns are not allowed, since they are not replicated.";
+				!ecm_is_streamed(TupleDescAttr(context->desc, ((Var *) node)->varattno - 1)))
+				return ECM_UNSTREAMED_DETAIL;
 			if (exprType(node) < FirstNormalObjectId && ecm_type_has_names(exprType(node)))
 				return "Columns of object identifier types are not allowed, since the stream has names for their values.";
 			break;

@@ -215,37 +215,97 @@ full_changes_key(Relation rel)
 		rel->rd_replidindex != rel->rd_pkindex;
 }
 
+const char *
+ecm_column_against_full(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped && ecm_is_virtual(TupleDescAttr(desc, i)))
+			return NameStr(TupleDescAttr(desc, i)->attname);
+	return NULL;
+}
+
+static bool
+has_column_list(Oid publication, Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+										ObjectIdGetDatum(publication));
+	bool		has_no_list = true;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
+						   Anum_pg_publication_rel_prattrs, &has_no_list);
+	ReleaseSysCache(tuple);
+	return !has_no_list;
+}
+
 /*
- * A publication with a column list makes updates of a table with REPLICA
+ * A publication that leaves columns out makes updates of a table with REPLICA
  * IDENTITY FULL fail.
  */
 static void
-check_column_lists(Oid relid)
+check_publications(List *publications, Oid relid, bool has_generated)
 {
 	ListCell   *lc;
 
-	foreach(lc, ecm_relation_publications(relid))
+	foreach(lc, publications)
 	{
 		Publication *publication = GetPublication(lfirst_oid(lc));
-		HeapTuple	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
-											ObjectIdGetDatum(lfirst_oid(lc)));
-		bool		has_no_list = true;
+		bool		has_list = has_column_list(lfirst_oid(lc), relid);
 
-		if (HeapTupleIsValid(tuple))
-		{
-			(void) SysCacheGetAttr(PUBLICATIONRELMAP, tuple,
-								   Anum_pg_publication_rel_prattrs, &has_no_list);
-			ReleaseSysCache(tuple);
-		}
-		if (!has_no_list &&
-			(publication->pubactions.pubupdate || publication->pubactions.pubdelete))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot set replica identity FULL on table \"%s\"",
-							get_rel_name(relid)),
-					 errdetail("Publication \"%s\" has a column list for it, so UPDATE and DELETE on it would fail.",
-							   publication->name),
-					 errhint("Let that publication publish all columns, or leave out what in the shape needs the old values of other columns than the key's.")));
+		if ((!has_list && (!has_generated || ecm_publishes_generated(publication))) ||
+			(!publication->pubactions.pubupdate && !publication->pubactions.pubdelete))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" cannot have replica identity FULL, which a shape needs",
+						get_rel_name(relid)),
+				 has_list ?
+				 errdetail("Publication \"%s\" has a column list for it, so UPDATE and DELETE on it would fail.",
+						   publication->name) :
+				 errdetail("Publication \"%s\" does not publish its generated columns, so UPDATE and DELETE on it would fail.",
+						   publication->name),
+				 errhint("Let that publication publish all columns, or leave out what in the shape needs the old values of other columns than the key's.")));
+	}
+}
+
+/*
+ * ERROR if the application's UPDATE and DELETE would fail with REPLICA IDENTITY
+ * FULL, by whatever publishes the table.
+ */
+static void
+check_full_is_harmless(Oid leaf, const char *why)
+{
+	Relation	rel = ecm_open_unlocked(leaf);
+	List	   *relids = list_make1_oid(leaf);
+	const char *column;
+	bool		has_generated;
+	ListCell   *lc;
+
+	if (rel == NULL)
+		return;
+	column = ecm_column_against_full(rel);
+	if (column != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" cannot have replica identity FULL, which a shape needs",
+						RelationGetRelationName(rel)),
+				 errdetail("%s UPDATE and DELETE would fail, since generated column \"%s\" is virtual.",
+						   why, column),
+				 errhint("Make that column STORED, or leave out what in the shape needs the old values of other columns than the key's.")));
+	has_generated = ecm_has_stored_generated(RelationGetDescr(rel));
+	RelationClose(rel);
+	check_publications(GetAllTablesPublications(), leaf, has_generated);
+	if (get_rel_relispartition(leaf))
+		relids = list_concat(relids, get_partition_ancestors(leaf));
+	foreach(lc, relids)
+	{
+		check_publications(ecm_relation_publications(lfirst_oid(lc)), lfirst_oid(lc),
+						   has_generated);
+		check_publications(GetSchemaPublications(get_rel_namespace(lfirst_oid(lc))),
+						   lfirst_oid(lc), has_generated);
 	}
 }
 
@@ -256,6 +316,8 @@ check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 {
 	ListCell   *lc;
 
+	foreach(lc, leaves)
+		check_full_is_harmless(lfirst_oid(lc), why);
 	if (!ecm_may_set_identity() || ecm_publishes_manually() ||
 		full_changes_key(rel))
 		ereport(ERROR,
@@ -270,14 +332,9 @@ check_may_alter(Relation rel, List *leaves, const EcmShapeNeeds *needs,
 	foreach(lc, leaves)
 	{
 		Oid			leaf = lfirst_oid(lc);
-		ListCell   *lc2;
 
 		if (!ecm_table_is_owned(leaf, owner))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(leaf));
-		check_column_lists(leaf);
-		if (get_rel_relispartition(leaf))
-			foreach(lc2, get_partition_ancestors(leaf))
-				check_column_lists(lfirst_oid(lc2));
 	}
 }
 
@@ -300,29 +357,46 @@ ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs, Oid owner,
 
 /* ------------------------------------------------------------ partitions -- */
 
+static void
+check_leaf(Relation leaf, Oid relation)
+{
+	const char *column = ecm_column_against_full(leaf);
+	char	   *name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(leaf)),
+												  RelationGetRelationName(leaf));
+
+	if (leaf->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of table \"%s\"", get_rel_name(relation)),
+				 errdetail("Its partition \"%s\" is unlogged, and changes of unlogged tables are not replicated.",
+						   RelationGetRelationName(leaf)),
+				 errhint("ALTER TABLE %s SET LOGGED", name)));
+	if (leaf->rd_rel->relkind == RELKIND_RELATION &&
+		leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL && column != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create a shape of table \"%s\"", get_rel_name(relation)),
+				 errdetail("Once it is published, UPDATE and DELETE on \"%s\" fail, since its replica identity is FULL and generated column \"%s\" is virtual.",
+						   RelationGetRelationName(leaf), column),
+				 errhint("Make that column STORED; or, for a shape that needs no more than the key of old rows: ALTER TABLE %s REPLICA IDENTITY DEFAULT",
+						 name)));
+}
+
 /*
- * Temporary and foreign tables need no check: the server does not let them be
- * published.
+ * The server keeps temporary tables and foreign ones out of partitioned ones.
  */
 void
-ecm_check_partitions(Oid relation, LOCKMODE lockmode)
+ecm_check_leaves(Oid relation, LOCKMODE lockmode)
 {
 	ListCell   *lc;
 
 	foreach(lc, find_all_inheritors(relation, lockmode, NULL))
 	{
-		Oid			leaf = lfirst_oid(lc);
-		char	   *name = get_rel_name(leaf);
+		Relation	leaf = ecm_open_unlocked(lfirst_oid(lc));
 
-		if (name == NULL || get_rel_persistence(leaf) != RELPERSISTENCE_UNLOGGED)
+		if (leaf == NULL)
 			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot create a shape of table \"%s\"", get_rel_name(relation)),
-				 errdetail("Its partition \"%s\" is unlogged, and changes of unlogged tables are not replicated.",
-						   name),
-				 errhint("ALTER TABLE %s SET LOGGED",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf)),
-													name))));
+		check_leaf(leaf, relation);
+		RelationClose(leaf);
 	}
 }

@@ -16,6 +16,10 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
+/* Why a generated column can't be part of a shape. */
+#define ECM_UNSTREAMED_DETAIL \
+	"Generated columns are replicated only if they are stored, and by PostgreSQL 18 or later."
+
 /* The columns of its table that a shape needs, as attribute numbers. */
 typedef struct EcmShapeNeeds
 {
@@ -42,10 +46,16 @@ extern List *ecm_leaves_to_alter(Oid relation, const EcmShapeNeeds *needs,
 extern char *ecm_identity_commands(List *leaves);
 
 /*
- * ERROR if a partition of the table is unlogged.  The partitions are locked in
- * 'lockmode', as above.
+ * ERROR if the table, or a partition of it, is unlogged, or if its UPDATE and
+ * DELETE would fail once it is published; they are locked as above.
  */
-extern void ecm_check_partitions(Oid relation, LOCKMODE lockmode);
+extern void ecm_check_leaves(Oid relation, LOCKMODE lockmode);
+
+/*
+ * The column because of which UPDATE and DELETE of the table fail while it is
+ * published with REPLICA IDENTITY FULL, as it is or may become; NULL: none.
+ */
+extern const char *ecm_column_against_full(Relation rel);
 
 /* Opens a relation without a lock; NULL: it is gone. */
 extern Relation ecm_open_unlocked(Oid relid);

@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/compat.h"
 #include "base/spi.h"
 #include "base/text.h"
 #include "shape/arrays.h"
@@ -180,13 +181,13 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
 
-		if (att == NULL || att->attgenerated ||
+		if (att == NULL || !ecm_is_streamed(att) ||
 			att->atttypid != types[i])
 			return false;
 		needs->columns = bms_add_member(needs->columns, att->attnum);
 	}
 	for (int i = 0; i < desc->natts; i++)
-		if (!TupleDescAttr(desc, i)->attisdropped && !TupleDescAttr(desc, i)->attgenerated)
+		if (!TupleDescAttr(desc, i)->attisdropped && ecm_is_streamed(TupleDescAttr(desc, i)))
 			nlogged++;
 	if (DatumGetBool(kind->values[KIND_ALL_COLUMNS]) && nlogged != n)
 		return false;
@@ -200,7 +201,7 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
 
-		if (att == NULL || att->attgenerated ||
+		if (att == NULL || !ecm_is_streamed(att) ||
 			att->atttypid != types[i] ||
 			att->attcollation != collations[i])
 			return false;
@@ -227,7 +228,8 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 	for (int i = 0; i < nkeys; i++)
 	{
 		if (get_attnum(RelationGetRelid(rel),
-					   names[positions[i] - 1]) != attnums[i])
+					   names[positions[i] - 1]) != attnums[i] ||
+			!ecm_has_no_nulls(RelationGetDescr(rel), attnums[i]))
 			return false;
 		*key = bms_add_member(*key, attnums[i]);
 	}
@@ -519,6 +521,7 @@ ecm_shapes_verify_publication(void)
 {
 	EcmSpiState spi;
 	List	   *relids;
+	List	   *published = NIL;
 
 	ecm_spi_begin(&spi);
 	relids = query_tables("SELECT DISTINCT relation FROM _electric_cm.shape"
@@ -530,9 +533,18 @@ ecm_shapes_verify_publication(void)
 	else if (!ecm_publishes_everything())
 		(void) ecm_shapes_invalidate(NIL,
 									 "the publication does not publish everything any more");
-	else if ((relids = unpublished(relids)) != NIL)
-		delete_followed(relids, "the table has left the publication");
+	else
+	{
+		List	   *gone = unpublished(relids);
+
+		if (gone != NIL)
+			delete_followed(gone, "the table has left the publication");
+		published = list_difference_oid(relids, gone);
+	}
 	ecm_spi_end(&spi);
+
+	/* generated columns may be in the stream, which were not */
+	(void) ecm_shapes_verify(published);
 }
 
 /* ---------------------------------------------------------------- types -- */

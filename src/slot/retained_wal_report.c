@@ -93,18 +93,23 @@ report_lost(const EcmWalLook *look, int64 unseen_us)
 {
 	const EcmWalSample *sample = &look->slot.sample;
 	StringInfoData detail;
+	EcmSlotFacts facts;
+	bool		too_large = !ecm_slot_lookup(look->slot.name, &facts) ||
+	facts.invalidation == NULL || strcmp(facts.invalidation, "wal_removed") == 0;
 
 	initStringInfo(&detail);
+	if (!too_large)
+		appendStringInfo(&detail, "%s ", ecm_slot_invalidation_text(facts.invalidation));
 	if (sample->sizes_known)
 		appendStringInfo(&detail, "It retained %s of WAL",
 						 ecm_size_text(sample->retained_wal_bytes));
 	else
 		appendStringInfoString(&detail, "It retained an unknown amount of WAL");
-	if (look->limits.server_limit >= 0)
+	if (too_large && look->limits.server_limit >= 0)
 		appendStringInfo(&detail, ", and max_slot_wal_keep_size is %s",
 						 ecm_size_text(look->limits.server_limit));
 	appendStringInfoChar(&detail, '.');
-	if (unseen_us > 0)
+	if (too_large && unseen_us > 0)
 		appendStringInfo(&detail, " It was in no danger %s before.",
 						 describe_duration(Max(unseen_us / USECS_PER_SEC, 1)));
 	appendStringInfo(&detail, " %s",

@@ -59,6 +59,27 @@ copy_slot(const char *name, ReplicationSlot *copy)
 	return found;
 }
 
+/* A constant; NULL: the slot is valid. */
+static const char *
+invalidation(const ReplicationSlot *slot)
+{
+	return ecm_slot_is_invalidated(slot) ? ecm_slot_invalidation_cause(slot) : NULL;
+}
+
+const char *
+ecm_slot_invalidation_text(const char *invalidation)
+{
+	if (strcmp(invalidation, "wal_removed") == 0)
+		return "The WAL that it needed has been removed.";
+	if (strcmp(invalidation, "idle_timeout") == 0)
+		return "Nobody has used it for longer than idle_replication_slot_timeout.";
+	if (strcmp(invalidation, "rows_removed") == 0)
+		return "Rows of the catalogs that it needed have been removed.";
+	if (strcmp(invalidation, "wal_level_insufficient") == 0)
+		return "wal_level was too low for it.";
+	return psprintf("Its invalidation_reason is \"%s\".", invalidation);
+}
+
 /* The availability of the WAL that a slot needs, as in pg_get_replication_slots(). */
 static WALAvailability
 wal_availability(ReplicationSlot *slot)
@@ -177,6 +198,12 @@ ecm_max_slot_wal_keep_bytes(void)
 		(int64) max_slot_wal_keep_size_mb * 1024 * 1024;
 }
 
+int
+ecm_idle_slot_timeout_s(void)
+{
+	return ecm_idle_replication_slot_timeout_secs;
+}
+
 static void
 sample_slot(ReplicationSlot *slot, EcmWalSample *sample)
 {
@@ -271,6 +298,7 @@ ecm_slots_read(EcmSlotRow *rows)
 		row->catalog_xmin_age = age_of_xid(slot->data.catalog_xmin);
 		row->inactive_since = row->active_pid != 0 ? 0 :
 			ecm_slot_inactive_since(slot);
+		row->invalidation = invalidation(slot);
 	}
 	pfree(copies);
 	return n;
@@ -289,7 +317,7 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->logical = SlotIsLogical(&slot);
 	facts->temporary = slot.data.persistency == RS_TEMPORARY;
 	facts->two_phase = slot.data.two_phase;
-	facts->invalidated = ecm_slot_is_invalidated(&slot);
+	facts->invalidation = invalidation(&slot);
 	facts->database = slot.data.database;
 	strlcpy(facts->plugin, NameStr(slot.data.plugin), sizeof(facts->plugin));
 	facts->active_pid = ecm_slot_active_pid(&slot);

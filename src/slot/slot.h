@@ -36,6 +36,9 @@ extern XLogRecPtr ecm_current_lsn(void);
 /* max_slot_wal_keep_size in bytes; -1: no limit. */
 extern int64 ecm_max_slot_wal_keep_bytes(void);
 
+/* idle_replication_slot_timeout in seconds; 0: the server has none. */
+extern int	ecm_idle_slot_timeout_s(void);
+
 /* A slot of the server, ours or not, as pg_replication_slots has it. */
 typedef struct EcmSlotRow
 {
@@ -53,6 +56,7 @@ typedef struct EcmSlotRow
 	int32		catalog_xmin_age;
 	TimestampTz inactive_since; /* 0: the slot is active, or (before 17) the
 								 * server does not know */
+	const char *invalidation;	/* NULL: none */
 } EcmSlotRow;
 
 /* Reads all slots into an array of max_replication_slots; returns how many. */
@@ -65,7 +69,7 @@ typedef struct EcmSlotFacts
 	bool		logical;
 	bool		temporary;
 	bool		two_phase;
-	bool		invalidated;
+	const char *invalidation;	/* as pg_replication_slots has it; NULL: none */
 	Oid			database;		/* InvalidOid: a physical slot */
 	char		plugin[NAMEDATALEN];
 	int			active_pid;		/* 0: not active */
@@ -75,6 +79,9 @@ typedef struct EcmSlotFacts
 
 /* Looks a slot up by name; returns facts->exists. */
 extern bool ecm_slot_lookup(const char *name, EcmSlotFacts *facts);
+
+/* A sentence about the cause of a slot's invalidation, as 'invalidation' has it. */
+extern const char *ecm_slot_invalidation_text(const char *invalidation);
 
 /*
  * Could a stack of that database use the slot, or have made it?  Goes by

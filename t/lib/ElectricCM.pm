@@ -368,7 +368,7 @@ BEGIN
 	SELECT string_agg(format('%L, CASE WHEN num_nonnulls(%2$I) = 1 THEN format(''%%s'', %2$I) END', attname, attname), ', ')
 		INTO query
 		FROM pg_attribute
-		WHERE attrelid = relation::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+		WHERE attrelid = relation::regclass AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000))
 			AND (columns IS NULL OR attname = ANY (columns));
 	query := format('SELECT jsonb_build_object(VARIADIC ARRAY[%s]::text[]) AS r FROM %s', query, relation) || coalesce(' WHERE ' || clause, '');
 	EXECUTE format($sql$
@@ -410,7 +410,7 @@ SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) || E'\\n' ||
 		format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)
 FROM pg_attribute
 WHERE attrelid = $regclass AND attnum > 0 AND NOT attisdropped
-	AND attgenerated = '' $filter});
+	AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000)) $filter});
 	return split /\n/, $lists;
 }
 

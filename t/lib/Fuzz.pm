@@ -12,10 +12,11 @@ use warnings;
 
 # A generator of its own, not rand(): a seed gives the same text on every machine,
 # whatever else calls rand().
+# generated => 1: shapes have stored generated columns.
 sub new
 {
-	my ($class, $seed) = @_;
-	my $self = bless { state => ($seed % 1000003) * 4241 % 4294967296, serial => 0, used => {} }, $class;
+	my ($class, $seed, %opts) = @_;
+	my $self = bless { state => ($seed % 1000003) * 4241 % 4294967296, serial => 0, used => {}, %opts }, $class;
 	$self->rnd(2) for 1 .. 4;
 	return $self;
 }
@@ -212,6 +213,7 @@ sub table
 	$table->{keys} = \@keys;
 	$table->{region} = $region;
 	$table->{plain} = [ grep { !$_->{generated} } @columns ];
+	$table->{streamed} = $self->{generated} ? \@columns : $table->{plain};
 	my ($unique) = grep { $_->{unique} } @columns;
 	my $key_list = join ', ', map { $_->{ident} } @keys, $region // ();
 	my $gone = 0;
@@ -289,7 +291,7 @@ sub table
 
 	my @identity = $identity eq 'index' ? $unique : (@keys, $region // ());
 	$table->{shape_keys} = $table->{identity} eq 'index' ? [$unique] : [ @keys, $region // () ];
-	$table->{filterable} = [ grep { is_built_in($_) } $identity eq 'full' ? @{ $table->{plain} } : @identity ];
+	$table->{filterable} = [ grep { is_built_in($_) } $identity eq 'full' ? @{ $table->{streamed} } : @identity ];
 	return $table;
 }
 
@@ -301,8 +303,8 @@ sub is_built_in { my ($column) = @_; return $column->{type} !~ /^"fuzz|^regclass
 sub column_list
 {
 	my ($self, $table, $filtered) = @_;
-	my @may = grep { $table->{identity} eq 'full' || !$filtered || $is_short{ $_->{type} } } @{ $table->{plain} };
-	return 'NULL' unless @may < @{ $table->{plain} } || $self->chance(30);
+	my @may = grep { $table->{identity} eq 'full' || !$filtered || $is_short{ $_->{type} } } @{ $table->{streamed} };
+	return 'NULL' unless @may < @{ $table->{streamed} } || $self->chance(30);
 	my %want = map { $_->{name} => 1 } @{ $table->{shape_keys} }, $self->some($self->rnd(4), @may);
 	return 'ARRAY[' . join(', ', map { literal($_) } sort keys %want) . ']';
 }
@@ -457,7 +459,7 @@ sub condition
 sub clause
 {
 	my ($self, $table) = @_;
-	my $columns = $self->chance(4) ? $table->{plain} : $table->{filterable};
+	my $columns = $self->chance(4) ? $table->{streamed} : $table->{filterable};
 	my $raises = $self->chance(5);
 	my $text = $raises ? $self->fill($self->fitting(\@raising, $columns), $columns, 1) : $self->condition($columns, $self->rnd(4));
 	$text = "($text) OR " . $self->condition($columns, 0) if $raises && $self->chance(30);
@@ -474,7 +476,7 @@ sub everything
 	my @columns = ($self->column('int4', key => 1), map { $self->column($_) } sort keys %values);
 	my @filterable = grep { is_built_in($_) } @columns;
 	my $name = 'everything';
-	my $table = { ident => "public.$name", name => $name, identity => 'full', columns => \@columns, keys => [ $columns[0] ], plain => \@columns,
+	my $table = { ident => "public.$name", name => $name, identity => 'full', columns => \@columns, keys => [ $columns[0] ], plain => \@columns, streamed => \@columns,
 		shape_keys => [ $columns[0] ], filterable => \@filterable, shapes_of => ["public.$name"] };
 	$table->{sql} = "CREATE TABLE $table->{ident} (" . join(', ', map { column_sql($_) } @columns) . ", PRIMARY KEY ($columns[0]{ident}));\n"
 	  . "ALTER TABLE $table->{ident} REPLICA IDENTITY FULL;\n";
