@@ -4,6 +4,10 @@
 # The major version that is installed where there is no server yet.
 PG_MAJOR=${PG_MAJOR:-15}
 
+# The status of a step that cannot run here.  (The scripts that source this use it.)
+# shellcheck disable=SC2034
+SKIPPED=77
+
 note() { printf '# %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
