@@ -2,6 +2,7 @@
 #
 #   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
 #   make check                        every test, against throwaway servers
+#   make check-versions               the same with each version of PostgreSQL that Debian has
 #   make demo, make soak, make fuzz, make bench, make bench-throughput
 #                                     see it work; see it work for long; with
 #                                     whatever tables; see how fast
@@ -32,7 +33,7 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 	src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-SANDBOXED = setup check docs-check lint indent indent-check sanitize valgrind coverage \
+SANDBOXED = setup check check-versions docs-check lint indent indent-check sanitize valgrind coverage \
 	demo soak fuzz bench monitoring-check
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
@@ -45,7 +46,7 @@ setup:
 	@tools/setup
 check:
 	@tools/sandbox tools/check
-lint sanitize valgrind coverage:
+lint sanitize valgrind coverage check-versions:
 	@tools/$@
 indent:
 	@tools/indent

@@ -4,6 +4,22 @@
 # The major version that is installed where there is no server yet.
 PG_MAJOR=${PG_MAJOR:-15}
 
+# The status of a step that cannot run here.  (The scripts that source this use it.)
+# shellcheck disable=SC2034
+SKIPPED=77
+
+# Where servers and folders that take long to make are kept.  Their users have
+# to be able to read it, and root's home is closed.
+cache_directory() {
+    if [ -n "${ECM_CACHE:-}" ]; then
+        echo "$ECM_CACHE"
+    elif [ "$(id -u)" = 0 ]; then
+        echo /var/cache/electric_cm
+    else
+        echo "${XDG_CACHE_HOME:-$HOME/.cache}/electric_cm"
+    fi
+}
+
 note() { printf '# %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 

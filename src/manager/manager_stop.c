@@ -135,7 +135,7 @@ record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
 	XLogRecPtr	from = facts->confirmed_flush_lsn;
 	EcmError	err;
 
-	if (!facts->temporary && !facts->invalidated && facts->active_pid == 0)
+	if (!facts->temporary && facts->invalidation == NULL && facts->active_pid == 0)
 	{
 		store_events(m);		/* after that there is nothing more to write */
 		if (ecm_slot_tail_is_ours(from))
