@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "base/compat.h"
 #include "base/settings.h"
 #include "functions/check.h"
 #include "slot/slot.h"
@@ -321,10 +322,11 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(4, &n,
+	v = ecm_check_query(5, &n,
 						"SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,"
 						" EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid"
-						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot"
+						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot, "
+						ECM_PUBLISHES_SEQUENCES_SQL
 						" FROM pg_publication p WHERE p.pubname = %s",
 						quote_literal_cstr(name));
 	if (n == 0 && ecm_check_bool(s, "create_publication", true))
@@ -345,6 +347,10 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
+	else if (v[4][0] == 't')
+		ecm_check_fail(f, psprintf("DROP PUBLICATION %s", quote_identifier(name)),
+					   "publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
+					   name);
 	else if (v[2][0] == 't')
 		ecm_check_warn(f, ecm_check_has_shapes() ? NULL :
 					   ecm_check_set(s, "publication_name",

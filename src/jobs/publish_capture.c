@@ -133,7 +133,8 @@ check_identities(Oid relation, ArrayType *shapes)
  * these are shapes of it (any more).
  *
  * Errors: 55000 the table is not published and
- * electric_cm.manual_table_publishing is on, or the replica identity is not
+ * electric_cm.manual_table_publishing is on, or it is excepted from FOR ALL
+ * TABLES, or the replica identity is not
  * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
  * the owner of a table that needs another one, 0A000 another publication forbids
  * that, 55P03 the table is busy; 0A000 a partition is unlogged; and what ALTER
@@ -177,7 +178,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		LockRelationOid(relation, ShareUpdateExclusiveLock);
 		publish = !ecm_is_published(relation);
 	}
-	if (publish && ecm_publishes_manually())
+	if (publish && (ecm_publishes_manually() || ecm_is_excepted(relation)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s is not in publication \"%s\"",

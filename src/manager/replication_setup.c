@@ -31,6 +31,7 @@
 #include "utils/pg_lsn.h"
 
 #include "base/bgworker.h"
+#include "base/compat.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -204,7 +205,7 @@ publication_facts_sql(const Replication *rep)
 					" AND p.pubtruncate, EXISTS (SELECT FROM"
 					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
 					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)),"
-					" p.pubviaroot FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
+					" p.pubviaroot, " ECM_PUBLISHES_SEQUENCES_SQL " FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
 					ecm_quote_literal(rep->publication));
 }
 
@@ -214,7 +215,8 @@ publication_facts_sql(const Replication *rep)
  */
 static EcmStepResult
 judge_publication(const Replication *rep, const char *publishes_everything,
-				  const char *filters, const char *via_root, EcmStepFailure *failure)
+				  const char *filters, const char *via_root, const char *of_sequences,
+				  EcmStepFailure *failure)
 {
 	if (strcmp(publishes_everything, "t") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
@@ -232,6 +234,13 @@ judge_publication(const Replication *rep, const char *publishes_everything,
 								psprintf("publication \"%s\" publishes partitions as changes of their root",
 										 rep->publication), "",
 								psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
+										 quote_identifier(rep->publication)));
+	if (strcmp(of_sequences, "f") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
+										 rep->publication), "",
+								psprintf(ecm_create_publication ? "DROP PUBLICATION %s" :
+										 "DROP PUBLICATION %1$s; CREATE PUBLICATION %1$s",
 										 quote_identifier(rep->publication)));
 	return ECM_RESULT_DONE;
 }
@@ -258,7 +267,8 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 	if (ecm_conn_nrows(rep->conn) > 0)
 		return judge_publication(rep, ecm_conn_value(rep->conn, 0, 0),
 								 ecm_conn_value(rep->conn, 0, 1),
-								 ecm_conn_value(rep->conn, 0, 2), failure);
+								 ecm_conn_value(rep->conn, 0, 2),
+								 ecm_conn_value(rep->conn, 0, 3), failure);
 
 	if (!ecm_create_publication)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
@@ -309,6 +319,7 @@ look_at_publication(void *arg)
 		(void) judge_publication(rep, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2),
 								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3),
+								 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4),
 								 failure);
 	ecm_spi_end(&spi);
 }
