@@ -14,18 +14,21 @@
 
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
 
+#include "base/lock_holder.h"
 #include "base/spi.h"
 #include "base/stream_message.h"
 #include "base/stream_message_io.h"
@@ -124,6 +127,35 @@ check_identities(Oid relation, ArrayType *shapes)
 }
 
 /*
+ * As ALTER PUBLICATION does, which would not say for whom it has waited in vain.
+ */
+static void
+lock_publication(const char *name)
+{
+	Oid			publication = get_publication_oid(name, false);
+	MemoryContext context = CurrentMemoryContext;
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
+	PG_TRY();
+	{
+		LockDatabaseObject(PublicationRelationId, publication, 0, AccessExclusiveLock);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("publication \"%s\" is locked by %s", name,
+						ecm_lock_holders(&tag, AccessExclusiveLock))));
+	}
+	PG_END_TRY();
+}
+
+/*
  * _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
  *
  * Makes the stream have what the shapes of a table need: sets REPLICA IDENTITY
@@ -137,7 +169,7 @@ check_identities(Oid relation, ArrayType *shapes)
  * TABLES, or the replica identity is not
  * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
  * the owner of a table that needs another one, 0A000 another publication forbids
- * that, 55P03 the table is busy; 0A000 a partition is unlogged; and what ALTER
+ * that, 55P03 the table or the publication is busy; 0A000 a partition is unlogged; and what ALTER
  * PUBLICATION raises.
  */
 Datum
@@ -184,13 +216,13 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 				 errmsg("table %s is not in publication \"%s\"",
 						name, publication)));
 	if (publish)
+	{
+		lock_publication(publication);
 		ecm_spi_run(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
 							 quote_identifier(publication),
 							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
-	if (publish)
-	{
 		ecm_note_published(relation);
 		check_identities(relation, PG_GETARG_ARRAYTYPE_P(1));
 	}
