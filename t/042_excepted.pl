@@ -44,21 +44,21 @@ $stack->active or BAIL_OUT('no stack');
 # From the beginning
 
 refused('a', 'a shape of an excepted table is refused');
-my $b = $stack->live_shape('b');
+my $of_b = $stack->live_shape('b');
 all_tables();
-my $a = $stack->live_shape('a');
-is($stack->exists_shape($b), 1, 'an exception is taken back: no shape ends');
+my $of_a = $stack->live_shape('a');
+is($stack->exists_shape($of_b), 1, 'an exception is taken back: no shape ends');
 $stack->sql('INSERT INTO a VALUES (1)');
-$stack->replays($a, 'a', '... and that table can have one');
+$stack->replays($of_a, 'a', '... and that table can have one');
 
 # A table that becomes an exception
 
 all_tables('a');
-is($stack->exists_shape($a), 0, 'an exception is made: the shape ends');
-is($stack->exists_shape($b), 1, '... and no other');
+is($stack->exists_shape($of_a), 0, 'an exception is made: the shape ends');
+is($stack->exists_shape($of_b), 1, '... and no other');
 is($stack->events('shape_invalidated', "message LIKE '%the table has left the publication'"), 1, '... with an event');
 $stack->sql('BEGIN', 'ALTER PUBLICATION everything SET ALL TABLES EXCEPT (TABLE a, TABLE b)', 'ROLLBACK');
-is($stack->exists_shape($b), 1, 'one that is rolled back changes nothing');
+is($stack->exists_shape($of_b), 1, 'one that is rolled back changes nothing');
 
 # Partitions are what their root is
 
@@ -94,7 +94,7 @@ $writer->quit;
 # A publication of sequences
 
 $stack->sql('ALTER PUBLICATION everything SET ALL TABLES, ALL SEQUENCES');
-is($stack->exists_shape($b), 1, 'sequences beside all tables: nothing ends');
+is($stack->exists_shape($of_b), 1, 'sequences beside all tables: nothing ends');
 $stack->sql('ALTER PUBLICATION everything SET ALL SEQUENCES');
 is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 0, 'a publication of sequences only: all shapes end');
 $stack->becomes(q{SELECT electric_cm_status() = 'failed'}, '... the stack says so');
@@ -103,9 +103,9 @@ is($stack->sql(q{SELECT verdict || ': ' || fix FROM electric_cm_check() WHERE na
 	'FAIL: DROP PUBLICATION everything', '... and electric_cm_check() with the remedy');
 $stack->sql('DROP PUBLICATION everything');
 ok($stack->active, 'it is dropped: active, with another one');
-$b = $stack->live_shape('b');
+$of_b = $stack->live_shape('b');
 $stack->sql('INSERT INTO b VALUES (3)');
-$stack->replays($b, 'b', '... that publishes tables');
+$stack->replays($of_b, 'b', '... that publishes tables');
 
 $stack->node->stop;
 done_testing();
