@@ -91,6 +91,15 @@ is($stack->exists_shape($held), 0, 'an exception ends also a shape that is being
 $writer->query_safe('COMMIT');
 $writer->quit;
 
+# Another publication need not have the stack's tables
+
+my $others = q{SELECT verdict FROM electric_cm_check() WHERE name = 'other_publications'};
+$stack->sql('CREATE PUBLICATION theirs FOR ALL TABLES');
+is($stack->sql($others), 'WARN', 'another publication has the tables of the stack: a warning');
+my $ours = $stack->sql(q{SELECT string_agg('TABLE ' || oid::regclass, ', ') FROM pg_class WHERE relkind = 'r' AND relnamespace = '_electric_cm'::regnamespace});
+$stack->sql("ALTER PUBLICATION theirs SET ALL TABLES EXCEPT ($ours)");
+is($stack->sql($others), 'PASS', '... they are excepted: none');
+
 # A publication of sequences
 
 $stack->sql('ALTER PUBLICATION everything SET ALL TABLES, ALL SEQUENCES');
