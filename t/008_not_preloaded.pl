@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_node wait_active);
+use ElectricCM qw(new_node server_major wait_active);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -15,7 +15,7 @@ my ($rc, $out, $err) = $node->psql($db, 'CREATE EXTENSION electric_cm');
 is($rc, 0, 'CREATE EXTENSION works');
 like($err, qr/WARNING:.*shared_preload_libraries/, 'with a warning');
 like($err, qr/^shared_preload_libraries = 'electric_cm'$/m, '... that has the line to add');
-my $wal_level = $node->pg_version < 19 ? qr/^wal_level = logical$/m : qr/\A(?!.*wal_level)/s;
+my $wal_level = server_major($node) < 19 ? qr/^wal_level = logical$/m : qr/\A(?!.*wal_level)/s;
 like($err, $wal_level, '... and that about wal_level, before 19');
 
 $node->safe_psql($db, 'CREATE TABLE t (id int PRIMARY KEY)');

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack server_major);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -55,7 +55,7 @@ sub set_and_reload
 $node->append_conf('postgresql.conf', "wal_level = replica");
 $node->start;
 $stack->sql('CREATE EXTENSION electric_cm');
-if ($node->pg_version < 19)
+if (server_major($node) < 19)
 {
 	fails('wal_level = replica', qr/wal_level/, qr/wal_level = logical.*restart/);
 	is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');

@@ -7,13 +7,13 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack server_major);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $stack = new_stack('main', start => 0, conf => "electric_cm.publication_name = 'everything'\n");
 
-plan skip_all => 'publications have exceptions from PostgreSQL 19 on' if $stack->node->pg_version < 19;
+plan skip_all => 'publications have exceptions from PostgreSQL 19 on' if server_major($stack->node) < 19;
 $stack->node->start;
 
 sub all_tables

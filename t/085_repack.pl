@@ -6,13 +6,13 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack server_major);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $stack = new_stack('main', start => 0);
 
-plan skip_all => 'REPACK is there from PostgreSQL 19 on' if $stack->node->pg_version < 19;
+plan skip_all => 'REPACK is there from PostgreSQL 19 on' if server_major($stack->node) < 19;
 $stack->node->start;
 
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY, v text)', q{INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 10000) i},
