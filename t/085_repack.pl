@@ -44,13 +44,13 @@ $writer->query_safe(q{BEGIN; UPDATE t SET v = 'open' WHERE id = 1; SELECT 1});
 my $repack = $stack->node->background_psql($stack->db, on_error_stop => 1);
 $repack->{stdin} .= "REPACK (CONCURRENTLY) t;\n";
 $repack->{run}->pump_nb;
-$stack->becomes(q{SELECT count(*) = 1 FROM electric_cm_slots WHERE slot_name LIKE 'repack%'}, 'its slot is among electric_cm_slots');
+$stack->becomes(q{SELECT count(*) = 1 FROM electric_cm_slots WHERE slot_name LIKE 'pg\_repack%'}, 'its slot is among electric_cm_slots');
 $stack->sql('UPDATE t SET v = NULL WHERE id BETWEEN 500 AND 600');
 $writer->query_safe('COMMIT');
 $writer->quit;
 $repack->quit;
 $stack->replays($handle, 't', 'what was written while it was repacked is in the log');
-$stack->seen(q{count(*) = 0 FROM electric_cm_slots WHERE slot_name LIKE 'repack%'}, 'the slot is gone');
+$stack->seen(q{count(*) = 0 FROM electric_cm_slots WHERE slot_name LIKE 'pg\_repack%'}, 'the slot is gone');
 
 $stack->node->stop;
 done_testing();
