@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack server_major);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -50,16 +50,38 @@ sub set_and_reload
 	return;
 }
 
-# wal_level
+# wal_level.  From 19 on the server raises it by itself while there is a slot.
 
 $node->append_conf('postgresql.conf', "wal_level = replica");
 $node->start;
 $stack->sql('CREATE EXTENSION electric_cm');
-fails('wal_level = replica', qr/wal_level/, qr/wal_level = logical.*restart/);
-is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');
-$node->append_conf('postgresql.conf', "wal_level = logical");
-$node->restart;
-ok($stack->active, 'wal_level = logical: active');
+if (server_major($node) < 19)
+{
+	fails('wal_level = replica', qr/wal_level/, qr/wal_level = logical.*restart/);
+	is($stack->sql('SELECT count(*) FROM pg_replication_slots'), 0, 'no slot');
+	$node->append_conf('postgresql.conf', "wal_level = logical");
+	$node->restart;
+	ok($stack->active, 'wal_level = logical: active');
+}
+else
+{
+	my $check = q{SELECT verdict || ': ' || detail FROM electric_cm_check() WHERE name = 'wal_level'};
+	ok($stack->active, 'wal_level = replica: active');
+	is($stack->sql($check), 'PASS: wal_level is replica, effective_wal_level is logical', '... and electric_cm_check() knows why');
+	$stack->sql('CREATE TABLE w (id int PRIMARY KEY, v text)', q{INSERT INTO w VALUES (1, 'a'), (2, 'b')});
+	my $handle = $stack->live_shape('w');
+	$stack->sql(q{UPDATE w SET v = 'c', id = 3 WHERE id = 1}, 'DELETE FROM w WHERE id = 2');
+	$stack->replays($handle, 'w', '... and updates and deletes have what they need');
+	$stack->sql('SELECT electric_cm_stop(drop_slot => true)');
+	$stack->becomes(q{SELECT current_setting('effective_wal_level') = 'replica'}, 'without the slot the WAL is as before');
+	is($stack->sql($check), 'PASS: wal_level is replica, effective_wal_level is replica', '... which is right, too');
+	$stack->sql('SELECT electric_cm_start()');
+	ok($stack->active, 'active again');
+	$handle = $stack->live_shape('w');
+	$stack->sql('DELETE FROM w');
+	$stack->replays($handle, 'w', '... with what deletes need');
+	$stack->sql('DROP TABLE w');
+}
 
 # The connection
 

@@ -83,7 +83,7 @@ sub write_hba
 # Nothing is right: not preloaded, wal_level, and no room for anything
 
 $node->append_conf('postgresql.conf', q{
-wal_level = replica
+wal_level = minimal
 max_replication_slots = 0
 max_wal_senders = 0
 max_worker_processes = 1

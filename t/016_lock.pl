@@ -169,11 +169,14 @@ $node->reload;
 $stack->sql('SELECT electric_cm_stop()');
 $user->query_safe("SELECT pg_advisory_lock($lock)");
 my ($other, $other_pid) = session('other');
+my ($third, $third_pid) = session('third');
 $stack->sql('SELECT electric_cm_start()');
 poll('waits for the lock', "SELECT waiting_for LIKE '%PID $user_pid%' $from_stat_manager");
-# one fills the table of locks, the other that of their holders
+# one fills the table of locks, the others that of their holders, which from 19
+# on has more room
 $user->query('SELECT count(pg_advisory_lock_shared(i)) FROM generate_series(1, 1000000) i');
 $other->query('SELECT count(pg_advisory_lock_shared(i)) FROM generate_series(1, 1000000) i');
+$third->query('SELECT count(pg_advisory_lock_shared(i)) FROM generate_series(1, 1000000) i');
 my $seen = 0;
 for (1 .. 300)
 {
@@ -185,12 +188,10 @@ for (1 .. 300)
 ok($seen, 'the lock cannot even be tried: an event says so');
 is($user->query("SELECT status || ' ' || last_error_sqlstate || ' ' || (last_error ~ 'shared memory') $from_stat_manager"),
 	'waiting 53200 true', '... and status and last_error');
-$other->query('SELECT pg_advisory_unlock_all()');
-$user->query('SELECT pg_advisory_unlock_all()');
+$_->query('SELECT pg_advisory_unlock_all()') for $third, $other, $user;
 ok($stack->active, 'active when there is room again');
 is($stack->sql("SELECT electric_cm_await_flushed(NULL, '20 s') IS NOT NULL"), 't', 'and it streams');
-$other->quit;
-$user->quit;
+$_->quit for $third, $other, $user;
 
 # A prepared transaction can hold the lock, and has no process.
 $node->psql($db, 'SELECT electric_cm_stop()');

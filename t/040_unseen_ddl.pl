@@ -116,10 +116,21 @@ $stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle IN ('$
 is($stack->exists_shape($other), 1, '... and no other');
 $renamed = $stack->live_shape('k2.q');
 
+# whoever adds a table to the publication has it locked
+$stack->sql('CREATE TABLE by_hand (id int PRIMARY KEY)', 'CREATE TABLE late (id int PRIMARY KEY)');
+prepared("ALTER PUBLICATION $pub ADD TABLE by_hand");
+my $late = $stack->shape('late');
+$stack->becomes("SELECT waiting_for ~ '^publication \"$pub\" is locked by prepared transaction [0-9]+\$' FROM electric_cm_shapes WHERE handle = '$late'",
+	'a shape waits for who has locked the publication, and says so');
+$stack->sql(q{COMMIT PREPARED 'p'});
+$stack->is_live($late, '... until it is unlocked');
+
 prepared("ALTER PUBLICATION $pub SET (publish = 'insert')");
 $stack->sql('CREATE TABLE fresh (id int PRIMARY KEY, v int)', 'INSERT INTO fresh VALUES (1, 1), (2, 2)');
 my $fresh = $stack->shape('fresh');
-waits($fresh, 'prepared transaction');
+# from 19 on it has locked the publication
+$stack->becomes("SELECT waiting_for ~ '^(transactions that were writing to the table, or changing it:|publication \"$pub\" is locked by) prepared transaction [0-9]+\$' FROM electric_cm_shapes WHERE handle = '$fresh'",
+	'the shape waits for the prepared transaction');
 $stack->sql(q{COMMIT PREPARED 'p'});
 $stack->sql('UPDATE fresh SET v = 3', 'DELETE FROM fresh WHERE id = 2');
 $stack->becomes(q{SELECT electric_cm_status() = 'failed'}, 'what is published lacks something: failed');

@@ -83,16 +83,16 @@ is(doubles(), 0, 'no doubles');
 
 # A stack that has failed stores why before the server ends
 
-$node->append_conf('postgresql.conf', "wal_level = replica\nmax_wal_senders = 5");
+$node->append_conf('postgresql.conf', "electric_cm.create_publication = off\nmax_wal_senders = 5");
 $stack->sql("SELECT pg_drop_replication_slot('other')");
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $node->restart;
 $stack->sql('SELECT electric_cm_start()');
-becomes('wal_level is too low', q{SELECT electric_cm_status() = 'failed'});
-$node->append_conf('postgresql.conf', 'wal_level = logical');
+becomes('the publication is missing', q{SELECT electric_cm_status() = 'failed'});
+$node->append_conf('postgresql.conf', 'electric_cm.create_publication = on');
 $node->restart;
-ok($stack->active, 'active with the right one');
-is($stack->sql(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND message LIKE '%wal_level%'}), 't', 'that it had failed is known');
+ok($stack->active, 'active when it may be created');
+is($stack->sql(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'config_error' AND message LIKE '%create_publication is off%'}), 't', 'that it had failed is known');
 
 # Bounded
 

@@ -14,6 +14,9 @@
 #include "postgres.h"
 
 #include "access/tableam.h"
+#include "access/xlog.h"
+#include "commands/defrem.h"
+#include "nodes/parsenodes.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -356,6 +359,59 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_slot_active_pid(slot) ((slot)->active_pid)
 #endif
 
+/*
+ * 19 has publications FOR ALL SEQUENCES, which no table can be added to, and lets
+ * ALTER make any other publication one of them.
+ */
+#if PG_VERSION_NUM >= 190000
+#define ECM_PUBLISHES_SEQUENCES_SQL "p.puballsequences AND NOT p.puballtables"
+#define ecm_alters_whole_publication(stmt) \
+	((stmt)->for_all_tables || (stmt)->for_all_sequences)
+#else
+#define ECM_PUBLISHES_SEQUENCES_SQL "false"
+#define ecm_alters_whole_publication(stmt) false
+#endif
+
+/* 19 raises wal_level = replica by itself while there is a logical slot. */
+#if PG_VERSION_NUM >= 190000
+#define ECM_LEAST_WAL_LEVEL WAL_LEVEL_REPLICA
+#define ECM_LEAST_WAL_LEVEL_NAME "replica"
+#else
+#define ECM_LEAST_WAL_LEVEL WAL_LEVEL_LOGICAL
+#define ECM_LEAST_WAL_LEVEL_NAME "logical"
+#endif
+
+/* The table that 19's REPACK is to rewrite by way of logical decoding, or NULL. */
+static inline RangeVar *
+ecm_repacked_concurrently(Node *stmt)
+{
+#if PG_VERSION_NUM >= 190000
+	bool		concurrently = false;
+	ListCell   *lc;
+
+	if (!IsA(stmt, RepackStmt) || ((RepackStmt *) stmt)->relation == NULL)
+		return NULL;
+	foreach(lc, ((RepackStmt *) stmt)->params)
+	{
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "concurrently") == 0)
+			concurrently = defGetBoolean(option);
+	}
+	return concurrently ? ((RepackStmt *) stmt)->relation->relation : NULL;
+#else
+	(void) stmt;
+	return NULL;
+#endif
+}
+
+/* 19 has slots of their own for REPACK (CONCURRENTLY), after the others. */
+#if PG_VERSION_NUM >= 190000
+#define ecm_total_slots() (max_replication_slots + max_repack_replication_slots)
+#else
+#define ecm_total_slots() max_replication_slots
+#endif
+
 /* 19 can look at one database, or at those about to commit, alone. */
 #if PG_VERSION_NUM >= 190000
 #define ecm_oldest_active_xid() GetOldestActiveTransactionId(false, true)
@@ -389,8 +445,17 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 /* 19 has exceptions from publications of all tables, and tells them apart. */
 #if PG_VERSION_NUM >= 190000
 #define ecm_relation_publications(relid) GetRelationIncludedPublications(relid)
+#define ecm_relation_exceptions(relid) GetRelationExcludedPublications(relid)
 #else
 #define ecm_relation_publications(relid) GetRelationPublications(relid)
+#define ecm_relation_exceptions(relid) NIL
+#endif
+
+/* 19 has databases by name, too. */
+#if PG_VERSION_NUM >= 190000
+#define ECM_REGDATABASEOID REGDATABASEOID
+#else
+#define ECM_REGDATABASEOID InvalidOid
 #endif
 
 /* 19 has the result of building jsonb in the state. */

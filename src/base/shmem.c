@@ -18,6 +18,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/shmem.h"
 #include "base/text.h"
 #include "base/waiters.h"
@@ -76,10 +77,11 @@ ecm_preload_hint(void)
 
 	if (others == NULL)
 		others = "";
-	return psprintf("Put these two lines into postgresql.conf and restart the server:\n"
-					"shared_preload_libraries = '%s%selectric_cm'\n"
-					"wal_level = logical",
-					others, others[0] != '\0' ? "," : "");
+	return psprintf("Put into postgresql.conf, and restart the server:\n"
+					"shared_preload_libraries = '%s%selectric_cm'%s",
+					others, others[0] != '\0' ? "," : "",
+					wal_level < ECM_LEAST_WAL_LEVEL ?
+					"\nwal_level = " ECM_LEAST_WAL_LEVEL_NAME : "");
 }
 
 void

@@ -425,17 +425,23 @@ check_wal_level(const EcmSituation *s pg_attribute_unused(), EcmFinding *f)
 	char	   *file;
 	char	   *fix;
 
-	if (wal_level >= WAL_LEVEL_LOGICAL)
+	if (wal_level >= ECM_LEAST_WAL_LEVEL)
 	{
-		ecm_check_pass(f, "wal_level is %s", level);
+		const char *effective = GetConfigOptionByName("effective_wal_level", NULL, true);
+
+		if (effective != NULL)
+			ecm_check_pass(f, "wal_level is %s, effective_wal_level is %s", level, effective);
+		else
+			ecm_check_pass(f, "wal_level is %s", level);
 		return;
 	}
 	file = configured("wal_level");
-	if (file != NULL && strcmp(file, "logical") == 0)
+	if (file != NULL && (strcmp(file, "logical") == 0 ||
+						 strcmp(file, ECM_LEAST_WAL_LEVEL_NAME) == 0))
 		fix = pstrdup(ONLY_RESTART);
 	else
-		fix = pstrdup("ALTER SYSTEM SET wal_level = logical;" THEN_RESTART);
-	ecm_check_fail(f, fix, "wal_level is %s, and logical decoding needs logical", level);
+		fix = pstrdup("ALTER SYSTEM SET wal_level = " ECM_LEAST_WAL_LEVEL_NAME ";" THEN_RESTART);
+	ecm_check_fail(f, fix, "wal_level is %s, and logical decoding needs " ECM_LEAST_WAL_LEVEL_NAME, level);
 }
 
 /* --------------------------------------------------------- this database -- */

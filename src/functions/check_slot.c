@@ -388,12 +388,13 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 	char	  **v;
 	int			n;
 
-	v = ecm_check_query(6, &n,
+	v = ecm_check_query(7, &n,
 						"SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,"
 						" EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid"
 						"  AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)), p.puballtables, p.pubviaroot,"
 						" " ECM_PUBLISHES_GENERATED_SQL ", EXISTS (SELECT FROM _electric_cm.stack s"
-						"  WHERE s.publication_name = p.pubname)"
+						"  WHERE s.publication_name = p.pubname), "
+						ECM_PUBLISHES_SEQUENCES_SQL
 						" FROM pg_publication p WHERE p.pubname = %s",
 						quote_literal_cstr(name));
 	if (n == 0 && ecm_check_bool(s, "create_publication", true))
@@ -414,6 +415,10 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
+	else if (v[6][0] == 't')
+		ecm_check_fail(f, psprintf("DROP PUBLICATION %s", quote_identifier(name)),
+					   "publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
+					   name);
 	else if (v[4][0] != 't' && (s->runs || v[5][0] != 't'))
 		ecm_check_fail(f, psprintf("ALTER PUBLICATION %s SET (" ECM_PUBLISH_GENERATED ")",
 								   quote_identifier(name)),
@@ -436,7 +441,7 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
  * Subscribers of a publication FOR ALL TABLES get the small tables in schema
  * _electric_cm, which they don't have.  A publication can't be made another one
  * without being dropped, and whoever decodes what was written before does not
- * find it then.
+ * find it then.  From 19 on it may have exceptions.
  */
 void
 ecm_check_other_publications(const EcmSituation *s, EcmFinding *f)
@@ -446,11 +451,13 @@ ecm_check_other_publications(const EcmSituation *s, EcmFinding *f)
 
 	v = ecm_check_query(1, &n,
 						"SELECT string_agg(format('\"%%s\"', p.pubname), ', ' ORDER BY p.pubname)"
-						" FROM pg_publication p WHERE p.puballtables AND p.pubname <> %s",
+						" FROM pg_publication p WHERE p.puballtables AND p.pubname <> %s"
+						" AND EXISTS (SELECT FROM pg_publication_tables t WHERE t.pubname = p.pubname"
+						"  AND t.schemaname = '_electric_cm')",
 						quote_literal_cstr(s->publication_name));
 	if (v[0] != NULL)
 		ecm_check_warn(f, NULL, "publications FOR ALL TABLES: %s; their subscribers get the tables of schema _electric_cm, too: give those that lack them a publication FOR TABLES IN SCHEMA",
 					   v[0]);
 	else
-		ecm_check_pass(f, "no other publication is FOR ALL TABLES");
+		ecm_check_pass(f, "no other publication has the tables of schema _electric_cm");
 }

@@ -759,6 +759,13 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	{
 		char	   *publication = ecm_own_publication_name();
 
+		if (ecm_is_excepted(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s\" is excepted from publication \"%s\"",
+							RelationGetRelationName(rel), publication),
+					 errhint("ALTER PUBLICATION %s SET ALL TABLES takes back all its exceptions; list in EXCEPT (TABLE ...) those that are to stay.",
+							 quote_identifier(publication))));
 		if (ecm_publishes_manually())
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

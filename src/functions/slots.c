@@ -21,6 +21,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/shmem.h"
 #include "base/text.h"
 #include "slot/retained_wal_history.h"
@@ -116,7 +117,7 @@ electric_cm_slots(PG_FUNCTION_ARGS)
 
 	ecm_require_shared();
 	InitMaterializedSRF(fcinfo, 0);
-	rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	rows = palloc(sizeof(EcmSlotRow) * Max(ecm_total_slots(), 1));
 	n = ecm_slots_read(rows);
 	ecm_slot_activity_note(rows, n);
 	for (int i = 0; i < n; i++)

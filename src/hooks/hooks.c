@@ -57,6 +57,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "hooks/hooks.h"
+#include "hooks/own_tables.h"
 #include "hooks/shape_ddl.h"
 #include "hooks/unpublish.h"
 #include "jobs/unpublish_tables.h"
@@ -398,6 +399,13 @@ after_statement(NodeTag tag, Node *stmt)
 									  "a value of a column's type was renamed");
 				break;
 			}
+		case T_AlterPublicationStmt:
+			if (ecm_alters_whole_publication((AlterPublicationStmt *) stmt))
+			{
+				ecm_ddl_note_publication(get_publication_oid(((AlterPublicationStmt *) stmt)->pubname, false));
+				look_again = true;
+			}
+			break;
 		case T_DropOwnedStmt:
 			foreach(lc, ((DropOwnedStmt *) stmt)->roles)
 				ecm_ddl_note_owner(get_rolespec_oid(lfirst(lc), false),
@@ -435,6 +443,7 @@ before_statement(Node *stmt)
 	if (IsA(stmt, TransactionStmt) &&
 		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
 		ecm_run_mark();
+	ecm_own_tables_check_repack(stmt);
 	if (!IsA(stmt, AlterTableStmt))
 		return;
 	foreach(lc, ((AlterTableStmt *) stmt)->cmds)

@@ -1,13 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * own_tables.c
- *	  Keeps others away from what our tables have out of line.
+ *	  Keeps others away from what our tables have out of line, and from rewriting
+ *	  them in a way that loses rows.
  *
  * Row-level security hides our tables' rows (shape logs have rows of tables that a role
  * may not read) from roles that may read all tables, such as members of
  * pg_read_all_data.  But a row's large values are in a TOAST table, which can be
  * selected from by its name, and has no row-level security.  So the hook that checks a
  * query's permissions refuses our TOAST tables to all but superusers.
+ *
+ * And REPACK (CONCURRENTLY) learns by logical decoding what is written to a table
+ * while it copies it.  It would lose that of ours, which are hidden from decoding.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +22,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "base/compat.h"
@@ -59,6 +64,23 @@ check_perms(ECM_CHECK_PERMS_PARAMS)
 		return false;
 	}
 	return true;
+}
+
+void
+ecm_own_tables_check_repack(Node *stmt)
+{
+	RangeVar   *table = ecm_repacked_concurrently(stmt);
+	Oid			relid = table ? RangeVarGetRelid(table, NoLock, true) : InvalidOid;
+
+	if (OidIsValid(relid) &&
+		get_rel_namespace(relid) == get_namespace_oid(ECM_SCHEMA, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot execute REPACK (CONCURRENTLY) on table \"%s\" of electric_cm",
+						get_rel_name(relid)),
+				 errdetail("It is hidden from logical decoding, so what is written to it meanwhile would be lost."),
+				 errhint("REPACK %s",
+						 quote_qualified_identifier(ECM_SCHEMA, get_rel_name(relid)))));
 }
 
 void

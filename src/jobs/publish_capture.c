@@ -14,18 +14,21 @@
 
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
 
+#include "base/lock_holder.h"
 #include "base/spi.h"
 #include "base/stream_message.h"
 #include "base/stream_message_io.h"
@@ -126,6 +129,35 @@ check_identities(Oid relation, ArrayType *shapes)
 }
 
 /*
+ * As ALTER PUBLICATION does, which would not say for whom it has waited in vain.
+ */
+static void
+lock_publication(const char *name)
+{
+	Oid			publication = get_publication_oid(name, false);
+	MemoryContext context = CurrentMemoryContext;
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
+	PG_TRY();
+	{
+		LockDatabaseObject(PublicationRelationId, publication, 0, AccessExclusiveLock);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("publication \"%s\" is locked by %s", name,
+						ecm_lock_holders(&tag, AccessExclusiveLock))));
+	}
+	PG_END_TRY();
+}
+
+/*
  * _electric_cm.publish_table(relation oid, shapes int8[]) RETURNS bool
  *
  * Makes the stream have what the shapes of a table need: sets REPLICA IDENTITY
@@ -135,11 +167,12 @@ check_identities(Oid relation, ArrayType *shapes)
  * these are shapes of it (any more).
  *
  * Errors: 55000 the table is not published and
- * electric_cm.manual_table_publishing is on, or the replica identity is not
+ * electric_cm.manual_table_publishing is on, or it is excepted from FOR ALL
+ * TABLES, or the replica identity is not
  * enough and electric_cm.set_replica_identity is off; if that is on, 42501 not
- * the owner of a table that needs another one, 55P03 the table is busy; 0A000
- * another publication, or a virtual column, forbids that, or a partition is
- * unlogged; and what ALTER PUBLICATION raises.
+ * the owner of a table that needs another one, 55P03 the table or the publication
+ * is busy; 0A000 another publication, or a virtual column, forbids that, or a
+ * partition is unlogged; and what ALTER PUBLICATION raises.
  */
 Datum
 electric_cm_publish_table(PG_FUNCTION_ARGS)
@@ -179,19 +212,19 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		LockRelationOid(relation, ShareUpdateExclusiveLock);
 		publish = !ecm_is_published(relation);
 	}
-	if (publish && ecm_publishes_manually())
+	if (publish && (ecm_publishes_manually() || ecm_is_excepted(relation)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s is not in publication \"%s\"",
 						name, publication)));
 	if (publish)
+	{
+		lock_publication(publication);
 		ecm_spi_run(psprintf("ALTER PUBLICATION %s ADD TABLE %s%s",
 							 quote_identifier(publication),
 							 get_rel_relkind(relation) == RELKIND_RELATION ? "ONLY " : "",
 							 name),
 					SPI_OK_UTILITY, 0, NULL, NULL, NULL);
-	if (publish)
-	{
 		ecm_note_published(relation);
 		check_identities(relation, PG_GETARG_ARRAYTYPE_P(1));
 	}

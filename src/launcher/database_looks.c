@@ -17,6 +17,7 @@
 #include "replication/slot.h"
 #include "storage/latch.h"
 
+#include "base/compat.h"
 #include "base/event.h"
 #include "base/settings.h"
 #include "base/shmem.h"
@@ -58,7 +59,7 @@ report_too_many_stacks(const EcmDatabase *first, EcmTime now)
 	ecm_entries_note_exhausted(true);
 
 	initStringInfo(&slots);
-	rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	rows = palloc(sizeof(EcmSlotRow) * Max(ecm_total_slots(), 1));
 	n = ecm_slots_read(rows);
 	for (int i = 0; i < n; i++)
 	{

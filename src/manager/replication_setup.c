@@ -202,10 +202,11 @@ typedef enum PublicationFact
 								 * table? */
 	FACT_VIA_ROOT,
 	FACT_GENERATED,				/* does it publish generated columns? */
-	FACT_OURS					/* have we created it? */
+	FACT_OURS,					/* have we created it? */
+	FACT_SEQUENCES				/* is it FOR ALL SEQUENCES alone? */
 } PublicationFact;
 
-#define NUM_FACTS	(FACT_OURS + 1)
+#define NUM_FACTS	(FACT_SEQUENCES + 1)
 
 static char *
 publication_facts_sql(const Replication *rep)
@@ -215,7 +216,8 @@ publication_facts_sql(const Replication *rep)
 					" pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid"
 					" AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)),"
 					" p.pubviaroot, " ECM_PUBLISHES_GENERATED_SQL ", EXISTS (SELECT FROM"
-					" _electric_cm.stack s WHERE s.publication_name = p.pubname)"
+					" _electric_cm.stack s WHERE s.publication_name = p.pubname), "
+					ECM_PUBLISHES_SEQUENCES_SQL
 					" FROM pg_catalog.pg_publication p WHERE p.pubname = %s",
 					ecm_quote_literal(rep->publication));
 }
@@ -227,6 +229,10 @@ publish_generated_sql(const Replication *rep)
 					quote_identifier(rep->publication));
 }
 
+/*
+ * Is a publication that exists good for us?  A stream that lacks changes would make
+ * wrong logs, without an error.
+ */
 static EcmStepResult
 judge_publication(const Replication *rep, const char *const facts[NUM_FACTS],
 				  EcmStepFailure *failure)
@@ -254,6 +260,13 @@ judge_publication(const Replication *rep, const char *const facts[NUM_FACTS],
 										 rep->publication),
 								"UPDATE and DELETE of a table that has one, and REPLICA IDENTITY FULL, would fail.",
 								publish_generated_sql(rep));
+	if (strcmp(facts[FACT_SEQUENCES], "f") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
+										 rep->publication), "",
+								psprintf(ecm_create_publication ? "DROP PUBLICATION %s" :
+										 "DROP PUBLICATION %1$s; CREATE PUBLICATION %1$s",
+										 quote_identifier(rep->publication)));
 	return ECM_RESULT_DONE;
 }
 

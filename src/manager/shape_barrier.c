@@ -22,7 +22,6 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
-#include "access/twophase.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -39,7 +38,7 @@
 #include "utils/syscache.h"
 
 #include "base/bgworker.h"
-#include "base/compat.h"
+#include "base/lock_holder.h"
 #include "manager/shape_barrier.h"
 #include "shape/barrier_lock.h"
 
@@ -49,20 +48,6 @@ typedef struct WritersWanted
 	EcmBarrier *barrier;		/* to add them to */
 	Oid			relation;
 } WritersWanted;
-
-/*
- * The process that runs a virtual transaction.  NULL if it has left it: a
- * prepared transaction keeps the number that it was prepared under, while its
- * former process goes on to others.
- */
-static PGPROC *
-vxid_holder(VirtualTransactionId vxid)
-{
-	PGPROC	   *proc = ecm_vxid_is_prepared(vxid) ? NULL : ecm_vxid_proc(vxid);
-
-	return proc != NULL && ecm_proc_lxid(proc) == vxid.localTransactionId ?
-		proc : NULL;
-}
 
 static void
 add_writer(EcmBarrier *barrier, VirtualTransactionId vxid)
@@ -92,7 +77,7 @@ collect_holders(EcmBarrier *barrier, const LOCKTAG *tag)
 
 	for (int i = 0; i < n; i++)
 	{
-		PGPROC	   *proc = vxid_holder(vxids[i]);
+		PGPROC	   *proc = ecm_vxid_process(vxids[i]);
 
 		if (proc == NULL ||
 			(proc->statusFlags & (PROC_IN_VACUUM | PROC_IS_AUTOVACUUM)) == 0)
@@ -224,19 +209,8 @@ ecm_barrier_text(const EcmBarrier *barrier)
 	appendStringInfoString(&text, "transactions that were writing to the table, or changing it:");
 	for (int i = 0; i < barrier->nwriters && i < 8; i++)
 	{
-		VirtualTransactionId writer = barrier->writers[i];
-		PGPROC	   *proc = vxid_holder(writer);
-		bool		have_more;
-		TransactionId xid;
-
-		if (proc != NULL)
-			appendStringInfo(&text, "%s PID %d", i ? "," : "", proc->pid);
-		else
-		{
-			xid = ecm_vxid_is_prepared(writer) ? writer.localTransactionId :
-				TwoPhaseGetXidByVirtualXID(writer, &have_more);
-			appendStringInfo(&text, "%s prepared transaction %u", i ? "," : "", xid);
-		}
+		appendStringInfoString(&text, i > 0 ? ", " : " ");
+		ecm_append_holder(&text, barrier->writers[i]);
 	}
 	if (barrier->nwriters > 8)
 		appendStringInfo(&text, ", and %d more", barrier->nwriters - 8);

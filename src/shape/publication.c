@@ -48,6 +48,24 @@ ecm_forget_catalogs(void)
 	InvalidateSystemCaches();
 }
 
+/* Partitions are published FOR ALL TABLES as the table on top of them is. */
+static bool
+is_excepted(Oid relation, const Publication *publication)
+{
+	if (get_rel_relispartition(relation))
+		relation = llast_oid(get_partition_ancestors(relation));
+	return list_member_oid(ecm_relation_exceptions(relation), publication->oid);
+}
+
+bool
+ecm_is_excepted(Oid relation)
+{
+	Publication *publication = GetPublicationByName(ecm_own_publication_name(), true);
+
+	return publication != NULL && publication->alltables &&
+		is_excepted(relation, publication);
+}
+
 bool
 ecm_is_published(Oid relation)
 {
@@ -58,7 +76,7 @@ ecm_is_published(Oid relation)
 	if (publication == NULL)
 		return false;
 	if (publication->alltables)
-		return true;
+		return !is_excepted(relation, publication);
 	if (get_rel_relispartition(relation))
 		relations = list_concat(relations, get_partition_ancestors(relation));
 	foreach(lc, relations)

@@ -28,6 +28,12 @@ extern void ecm_forget_catalogs(void);
 extern bool ecm_is_published(Oid relation);
 
 /*
+ * Is it, or the table that it is a partition of, an exception from our publication
+ * FOR ALL TABLES?  Then nobody can add it.
+ */
+extern bool ecm_is_excepted(Oid relation);
+
+/*
  * Does our publication have a row filter or a column list for the table, one
  * of its ancestors, or a table below it?
  */

@@ -153,6 +153,7 @@ ecm_type_has_names(Oid type)
 		case REGNAMESPACEOID:
 		case REGROLEOID:
 		case REGCOLLATIONOID:
+		case ECM_REGDATABASEOID:
 		case ACLITEMOID:
 			return true;
 		default:

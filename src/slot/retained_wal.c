@@ -127,7 +127,7 @@ sample_decoding(const char *slot_name, EcmDecoding *decoding)
 static TimestampTz
 note_activity(const char *slot_name)
 {
-	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(ecm_total_slots(), 1));
 	int			n = ecm_slots_read(rows);
 	TimestampTz since = 0;
 

@@ -19,6 +19,7 @@
 #include "replication/slot.h"
 #include "storage/fd.h"
 
+#include "base/compat.h"
 #include "base/text.h"
 #include "slot/retained_wal_blame.h"
 
@@ -89,7 +90,7 @@ static void
 consider_slots(Holder *first, const char *slot_name, XLogRecPtr current_lsn,
 			   bool (*ignore) (const EcmSlotRow *row, void *arg), void *arg)
 {
-	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(max_replication_slots, 1));
+	EcmSlotRow *rows = palloc(sizeof(EcmSlotRow) * Max(ecm_total_slots(), 1));
 	int64		keep = ecm_max_slot_wal_keep_bytes();
 	int			n = ecm_slots_read(rows);
 

@@ -42,7 +42,7 @@ copy_slot(const char *name, ReplicationSlot *copy)
 	bool		found = false;
 
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots && !found; i++)
+	for (int i = 0; i < ecm_total_slots() && !found; i++)
 	{
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
@@ -258,12 +258,12 @@ ecm_slot_sample(const char *slot_name, EcmWalSample *sample)
 int
 ecm_slots_read(EcmSlotRow *rows)
 {
-	ReplicationSlot *copies = palloc(sizeof(ReplicationSlot) * max_replication_slots);
+	ReplicationSlot *copies = palloc(sizeof(ReplicationSlot) * ecm_total_slots());
 	XLogRecPtr	current_lsn;
 	int			n = 0;
 
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots; i++)
+	for (int i = 0; i < ecm_total_slots(); i++)
 	{
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 
@@ -340,7 +340,7 @@ ecm_database_has_slot(Oid dboid)
 	bool		found = false;
 
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots && !found; i++)
+	for (int i = 0; i < ecm_total_slots() && !found; i++)
 	{
 		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
 

@@ -59,7 +59,7 @@ typedef struct EcmSlotRow
 	const char *invalidation;	/* NULL: none */
 } EcmSlotRow;
 
-/* Reads all slots into an array of max_replication_slots; returns how many. */
+/* Reads all slots into an array of ecm_total_slots(); returns how many. */
 extern int	ecm_slots_read(EcmSlotRow *rows);
 
 /* A slot's properties that decide whether a stack can use it, and who does. */

@@ -17,6 +17,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/shmem.h"
 #include "slot/slot_inactive.h"
 
@@ -27,12 +28,12 @@ typedef struct InactiveSlot
 	bool		seen;			/* used by ecm_slot_activity_note() only */
 } InactiveSlot;
 
-static InactiveSlot *inactive = NULL;	/* max_replication_slots of them */
+static InactiveSlot *inactive = NULL;	/* as many as slots */
 
 static Size
 shared_size(void)
 {
-	return mul_size(max_replication_slots, sizeof(InactiveSlot));
+	return mul_size(ecm_total_slots(), sizeof(InactiveSlot));
 }
 
 void
@@ -46,7 +47,7 @@ ecm_slot_activity_startup(void)
 {
 	bool		found;
 
-	if (max_replication_slots == 0)
+	if (ecm_total_slots() == 0)
 		return;
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	inactive = ShmemInitStruct("electric_cm inactive slots", shared_size(), &found);
@@ -64,7 +65,7 @@ find_entry(const char *name)
 {
 	InactiveSlot *free_entry = NULL;
 
-	for (int i = 0; i < max_replication_slots; i++)
+	for (int i = 0; i < ecm_total_slots(); i++)
 	{
 		if (strcmp(inactive[i].name, name) == 0)
 			return &inactive[i];
@@ -98,14 +99,14 @@ ecm_slot_activity_note(EcmSlotRow *rows, int nrows)
 	if (inactive == NULL)
 		return;
 	ecm_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < max_replication_slots; i++)
+	for (int i = 0; i < ecm_total_slots(); i++)
 		inactive[i].seen = false;
 	for (int i = 0; i < nrows; i++)
 		if (rows[i].active_pid == 0)
 			note_inactive(&rows[i], now);
 
 	/* free the entries of slots that are active again, or dropped */
-	for (int i = 0; i < max_replication_slots; i++)
+	for (int i = 0; i < ecm_total_slots(); i++)
 		if (!inactive[i].seen)
 			inactive[i].name[0] = '\0';
 	ecm_unlock();

@@ -14,7 +14,7 @@ use Test::More;
 use ElectricCM::Stack ();
 
 our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes settle replay_equals install_compare has_xml
-  source_constant measures_memory memory_mb);
+  server_major source_constant measures_memory memory_mb);
 
 =pod
 
@@ -313,6 +313,22 @@ sub memory_mb
 	my ($pid, $what) = @_;
 	my ($kb) = -r "/proc/$pid/status" ? slurp_file("/proc/$pid/status") =~ /^$what:\s+(\d+) kB/m : ();
 	return int(($kb // 0) / 1024);
+}
+
+=pod
+
+=item server_major($node)
+
+The server's major version, as a number.  A release candidate has it already:
+pg_version compares as less.
+
+=cut
+
+sub server_major
+{
+	my ($node) = @_;
+	my ($major) = $node->pg_version =~ /^(\d+)/;
+	return $major;
 }
 
 =pod
