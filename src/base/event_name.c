@@ -102,6 +102,8 @@ static const struct
 	"there are more databases than electric_cm.max_managers"},
 	[ECM_EVENT_UNKNOWN_MESSAGE] = {"unknown_message", WARNING,
 	"a message in the stream was ignored"},
+	[ECM_EVENT_VERSION_MISMATCH] = {"version_mismatch", ERROR,
+	"the extension's version does not go with the library's"},
 	[ECM_EVENT_WAITING_FOR_CONNECTION_LOCK] = {"waiting_for_connection_lock", LOG,
 	"the stack waits for its exclusive lock"},
 	[ECM_EVENT_WAL_FREE_SPACE_LIMIT] = {"wal_free_space_limit", ERROR,

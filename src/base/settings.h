@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #define ECM_LIBRARY_NAME		"electric_cm"
-#define ECM_VERSION				"1.0.0" /* as in META.json */
 
 /* Upper bounds that size shared memory. */
 #define ECM_MAX_MANAGERS		1000

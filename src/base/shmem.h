@@ -500,6 +500,8 @@ typedef struct EcmShared
 	pg_atomic_uint32 run_marked;	/* this run of the server is marked in WAL
 									 * as one with our library, see
 									 * server_runs.c; anybody sets it */
+	XLogRecPtr	unseen_lsn;		/* end of the last mark of this run that it
+								 * could not look at something; anybody sets */
 
 	/* Requests to the launcher, which clears them. */
 	bool		rescan_requested;	/* look at pg_database again */

@@ -18,6 +18,8 @@ typedef enum EcmProbe
 	ECM_PROBE_CLOSED,			/* a template, or no connections allowed */
 	ECM_PROBE_UNLISTED,			/* not in electric_cm.databases */
 	ECM_PROBE_DISABLED,			/* electric_cm.enabled is off */
+	ECM_PROBE_OUTDATED,			/* the extension has to be updated first */
+	ECM_PROBE_UNKNOWN_VERSION,	/* ... or the library: see version.c */
 	ECM_PROBE_STOPPED,			/* by electric_cm_stop() */
 	ECM_PROBE_UPGRADE,			/* by electric_cm_prepare_upgrade() */
 	ECM_PROBE_NOT_STARTED,		/* created stopped, and never started */

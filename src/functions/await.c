@@ -82,6 +82,10 @@ stopped_hint(const EcmStack *stack)
 		case ECM_PROBE_NOT_STARTED:
 		case ECM_PROBE_CLONED:
 			return "Start it with electric_cm_start().";
+		case ECM_PROBE_OUTDATED:
+			return "ALTER EXTENSION electric_cm UPDATE";
+		case ECM_PROBE_UNKNOWN_VERSION:
+			return "Install the library of that version, or a newer one, and restart the server.";
 		case ECM_PROBE_UNKNOWN:
 		case ECM_PROBE_RUN:
 		case ECM_PROBE_LOOKED:

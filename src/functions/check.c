@@ -388,28 +388,6 @@ check_preload(const EcmSituation *s, EcmFinding *f)
 }
 
 static void
-check_version(const EcmSituation *s pg_attribute_unused(), EcmFinding *f)
-{
-	const char *server = GetConfigOption("server_version", false, false);
-	char	  **v;
-	int			n;
-
-	v = ecm_check_query(2, &n,
-						"SELECT e.extversion, a.default_version FROM pg_extension e"
-						" JOIN pg_available_extensions a ON a.name = e.extname"
-						" WHERE e.extname = 'electric_cm'");
-	if (PG_VERSION_NUM < 150000)
-		ecm_check_fail(f, NULL, "PostgreSQL %s is older than 15", server);
-	else if (n > 0 && v[0] && v[1] && strcmp(v[0], v[1]) != 0)
-		ecm_check_warn(f, pstrdup("ALTER EXTENSION electric_cm UPDATE"),
-					   "the extension's version here is %s, the installed one is %s",
-					   v[0], v[1]);
-	else
-		ecm_check_pass(f, "PostgreSQL %s, electric_cm %s", server,
-					   n > 0 && v[0] ? v[0] : "of unknown version");
-}
-
-static void
 check_recovery(const EcmSituation *s pg_attribute_unused(), EcmFinding *f)
 {
 	if (RecoveryInProgress())
@@ -639,7 +617,7 @@ static const struct
 }			checks[] =
 {
 	{"preload", check_preload},
-	{"version", check_version},
+	{"version", ecm_check_version},
 	{"recovery", check_recovery},
 	{"wal_level", check_wal_level},
 	{"replication_slots", ecm_check_replication_slots},

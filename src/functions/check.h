@@ -6,6 +6,7 @@
  * check.c			the table of checks, and most of them
  * check_budget.c	does the server have room for all stacks?
  * check_access.c	may the stack's connections log in?
+ * check_version.c	do library, extension and what is installed go together?
  * check_slot.c		the exclusive lock, slots and publications
  *
  *-------------------------------------------------------------------------
@@ -131,6 +132,9 @@ extern void ecm_check_stacks(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_connection(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_role(const EcmSituation *s, EcmFinding *f);
 extern void ecm_check_pg_hba(const EcmSituation *s, EcmFinding *f);
+
+/* check_version.c; for electric_cm_health(), too */
+extern void ecm_check_version(const EcmSituation *s, EcmFinding *f);
 
 /* check_slot.c */
 extern void ecm_check_lock(const EcmSituation *s, EcmFinding *f);

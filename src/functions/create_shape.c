@@ -49,6 +49,7 @@
 #include "base/stream_message_io.h"
 #include "base/table_writer.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "functions/await.h"
 #include "hooks/shape_ddl.h"
 #include "shape/arrays.h"
@@ -722,6 +723,7 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	int64		created;
 
 	ecm_require_shared();
+	ecm_require_sql_fit();
 	ecm_ddl_apply();			/* in an event trigger, the command is not
 								 * over; end older shapes before this one is
 								 * there */
@@ -804,6 +806,7 @@ electric_cm_drop_shape(PG_FUNCTION_ARGS)
 	EcmSpiState spi;
 
 	ecm_require_shared();
+	ecm_require_sql_fit();
 	def = ecm_shape_by_handle(handle);
 	if (def == NULL)
 		ereport(ERROR,

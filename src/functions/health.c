@@ -33,6 +33,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "functions/check.h"
 #include "slot/retained_wal.h"
 #include "slot/slot.h"
@@ -227,23 +228,28 @@ query_row(Health *health, const char *what, int ncolumns, const char *sql)
 }
 
 static void
+find_version(void *arg)
+{
+	ecm_check_version(NULL, arg);
+}
+
+static void
 add_versions(Health *health)
 {
 	StringInfo	json = &health->json;
-	char	  **v = query_row(health, "the extension's version", 2,
-							  "SELECT e.extversion, a.default_version FROM pg_extension e"
-							  " LEFT JOIN pg_available_extensions a ON a.name = e.extname"
-							  " WHERE e.extname = 'electric_cm'");
+	EcmFinding	finding = {0};
+	char	   *error = ecm_check_guarded(find_version, &finding);
+	char	  **v = query_row(health, "the extension's version", 1,
+							  "SELECT extversion FROM pg_extension WHERE extname = 'electric_cm'");
 
 	open_group(json, "versions", '{');
-	add_text(json, "library", ECM_VERSION);
+	add_text(json, "library", ecm_library_version());
 	add_text(json, "sql", v ? v[0] : NULL);
 	add_text(json, "server", GetConfigOption("server_version", false, false));
 	close_group(json, '}');
-	if (v != NULL && v[1] != NULL && strcmp(v[0], v[1]) != 0)
-		add_problem(health, ECM_SEVERITY_WARNING,
-					"the extension's version is %s in this database, and %s is installed",
-					v[0], v[1]);
+	if (error == NULL && finding.verdict != ECM_VERDICT_PASS)
+		add_problem(health, finding.verdict == ECM_VERDICT_FAIL ? ECM_SEVERITY_ERROR : ECM_SEVERITY_WARNING,
+					"%s", finding.detail);
 }
 
 /*

@@ -31,6 +31,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "base/shmem.h"
+#include "base/version.h"
 #include "base/waiters.h"
 #include "functions/await.h"
 #include "functions/wait_shape.h"
@@ -671,6 +672,7 @@ electric_cm_shape_log(PG_FUNCTION_ARGS)
 {
 	LogRequest	request;
 
+	ecm_require_sql_fit();
 	read_request(fcinfo, &request, 2);
 	InitMaterializedSRF(fcinfo, 0);
 	await_log(&request, -1, false, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -698,6 +700,7 @@ electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 	LogRequest	request;
 	int64		timeout_ms;
 
+	ecm_require_sql_fit();
 	read_request(fcinfo, &request, 3);
 	timeout_ms = ecm_bounded_timeout_ms(PG_ARGISNULL(2) ? NULL :
 										PG_GETARG_INTERVAL_P(2));

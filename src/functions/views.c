@@ -143,7 +143,10 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	Assert(row->n == rsinfo->setDesc->natts);
+	/* the function of another version may have other columns */
+	if (row->n != rsinfo->setDesc->natts)
+		elog(ERROR, "row of %d columns where the function has %d: library and extension are of different versions",
+			 row->n, rsinfo->setDesc->natts);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc,
 						 row->values, row->nulls);
 	row->n = 0;

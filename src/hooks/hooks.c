@@ -56,6 +56,7 @@
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/version.h"
 #include "hooks/hooks.h"
 #include "hooks/own_tables.h"
 #include "hooks/shape_ddl.h"
@@ -166,6 +167,27 @@ note_dropped_extension(Oid stack_table)
 						NameStr(dropped->slot_name))));
 }
 
+/*
+ * CREATE and ALTER EXTENSION come here with the new version noted, and before
+ * its script runs: which is refused if the library does not know it, for that
+ * would find no function of a newer one, or a stack that can't go on with its
+ * tables.
+ */
+static void
+check_new_version(Oid changed)
+{
+	Oid			extension;
+	char	   *version = ecm_sql_version(SnapshotSelf, &extension);	/* not visible yet */
+
+	if (extension != changed || ecm_sql_fit_of(version) != ECM_SQL_UNKNOWN)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("version %s of the extension electric_cm is not known to the library that the server has loaded, %s",
+					version, ecm_library_version()),
+			 errhint("Restart the server, so that it loads the library that is installed now, and repeat the command.")));
+}
+
 /* -------------------------------------------------------- object access -- */
 
 /* Notes a change of a table, an index or a composite type; column 0: as a whole. */
@@ -250,7 +272,11 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		ecm_ddl_note_published_schema(object_id);
 	else if ((class_id == DatabaseRelationId || class_id == ExtensionRelationId) &&
 			 changed)
+	{
 		look_again = true;
+		if (class_id == ExtensionRelationId && access != OAT_DROP)
+			check_new_version(object_id);
+	}
 }
 
 /*
@@ -286,6 +312,10 @@ request_look(void)
 			 * the launcher starts one to have a look.
 			 */
 			ecm_stack_set_request(stack, ECM_REQUEST_UNSTOP);
+		else if (stack->manager.pid == 0 &&
+				 (stack->manager.probe == ECM_PROBE_OUTDATED ||
+				  stack->manager.probe == ECM_PROBE_UNKNOWN_VERSION))
+			ecm_stack_set_request(stack, ECM_REQUEST_REPROBE);	/* ALTER EXTENSION */
 	}
 	ecm_unlock();
 	ecm_launcher_wake();

@@ -45,12 +45,14 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/version.h"
 #include "hooks/shape_ddl.h"
 #include "shape/barrier_lock.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_owner.h"
 #include "shape/shape_settings.h"
 #include "shape/shape_verify.h"
+#include "slot/server_runs.h"
 
 /*
  * The kind of object that a note is about, and so what has to be done; see shape_ddl.h.  In the order in
@@ -371,16 +373,24 @@ ecm_ddl_note_altered(Oid relid)
 /* ------------------------------------------------------ dealing with it -- */
 
 /*
- * While our own script runs there are no shapes, and maybe no tables of ours yet; the
- * same is true of pg_upgrade, which makes the extension's objects one by one.
+ * While our own script runs, the tables of ours may be half made or half
+ * altered, and it changes nobody else's; pg_upgrade makes the extension's objects
+ * one by one, without shapes.  Of an extension that we don't know nobody can say
+ * what a change does to its shapes, so they end with the next start of a stack;
+ * nobody's command fails for it.
  */
 bool
 ecm_ddl_has_extension(void)
 {
 	Oid			extension = get_extension_oid("electric_cm", true);
 
-	return OidIsValid(extension) && !IsBinaryUpgrade &&
-		!(creating_extension && CurrentExtensionObject == extension);
+	if (!OidIsValid(extension) || IsBinaryUpgrade ||
+		(creating_extension && CurrentExtensionObject == extension))
+		return false;
+	if (ecm_sql_fit() == ECM_SQL_FITS)
+		return true;
+	ecm_run_mark_unseen();
+	return false;
 }
 
 /* Notes that are to be dealt with. */

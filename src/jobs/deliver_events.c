@@ -105,6 +105,7 @@ put_event(EcmTableWriter *writer, const EcmEventRecord *event)
 	Datum	   *values = slot->tts_values;
 
 	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 	memset(slot->tts_isnull, false, EVENT_NATTS * sizeof(bool));
 	values[EVENT_MADE_AT] = TimestampTzGetDatum(ecm_shared->made_at);
 	values[EVENT_NUMBER] = Int64GetDatum((int64) event->number);

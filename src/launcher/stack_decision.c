@@ -51,6 +51,12 @@ ecm_probe_reason(EcmProbe probe)
 	{
 		case ECM_PROBE_DISABLED:
 			return "electric_cm.enabled is off";
+		case ECM_PROBE_OUTDATED:
+			return "the extension in this database is too old for the library that the server has loaded: "
+				"ALTER EXTENSION electric_cm UPDATE";
+		case ECM_PROBE_UNKNOWN_VERSION:
+			return "the library that the server has loaded does not know this version of the extension: "
+				"install a newer one and restart the server";
 		case ECM_PROBE_STOPPED:
 			return "electric_cm_stop() was called";
 		case ECM_PROBE_UPGRADE:
@@ -69,6 +75,12 @@ ecm_probe_reason(EcmProbe probe)
 			break;
 	}
 	return NULL;
+}
+
+bool
+ecm_probe_is_of_version(EcmProbe probe)
+{
+	return probe == ECM_PROBE_OUTDATED || probe == ECM_PROBE_UNKNOWN_VERSION;
 }
 
 /* An action that needs nothing else. */
@@ -203,6 +215,8 @@ end_action(const EcmEndFacts *f)
 		case ECM_PROBE_CLOSED:
 		case ECM_PROBE_UNLISTED:
 		case ECM_PROBE_DISABLED:
+		case ECM_PROBE_OUTDATED:
+		case ECM_PROBE_UNKNOWN_VERSION:
 		case ECM_PROBE_STOPPED:
 		case ECM_PROBE_UPGRADE:
 		case ECM_PROBE_NOT_STARTED:

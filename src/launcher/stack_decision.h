@@ -161,6 +161,9 @@ typedef struct EcmHangDecision
 
 extern EcmHangDecision ecm_hang_decide(const EcmHangFacts *facts);
 
+/* Don't library and extension go together? */
+extern bool ecm_probe_is_of_version(EcmProbe probe);
+
 /* The verdict of a manager that did not want to run, in words, or NULL. */
 extern const char *ecm_probe_reason(EcmProbe probe);
 

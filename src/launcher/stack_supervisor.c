@@ -73,7 +73,10 @@ mark_stopped(int index, const EcmEntry *entry, const char *reason)
 	if (strcmp(sup->announced, reason) != 0)
 	{
 		strlcpy(sup->announced, reason, sizeof(sup->announced));
-		ecm_event_in(entry->dboid, entry->datname, ECM_EVENT_MANAGER_STOPPED, NULL,
+		ecm_event_in(entry->dboid, entry->datname,
+					 ecm_probe_is_of_version(entry->manager.probe) &&
+					 reason == ecm_probe_reason(entry->manager.probe) ?
+					 ECM_EVENT_VERSION_MISMATCH : ECM_EVENT_MANAGER_STOPPED, NULL,
 					 "stopped: %s", reason);
 	}
 }

@@ -27,6 +27,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
@@ -227,23 +228,34 @@ ecm_manager_check_alive(Manager *m, EcmTime now, RoundInput *in)
 	return lost && round_failed(in, ECM_INPUT_REPLICATION_LOST);
 }
 
+typedef struct PresentExtension
+{
+	Oid			oid;
+	EcmSqlFit	fit;
+} PresentExtension;
+
 static void
 find_extension(void *arg)
 {
-	*(Oid *) arg = get_extension_oid("electric_cm", true);
+	PresentExtension *present = arg;
+
+	present->oid = get_extension_oid("electric_cm", true);
+	present->fit = ecm_sql_fit();
 }
 
 /*
- * Ends the manager if the extension has been dropped.  Its objects need no
- * clean-up; if it was created again, the next manager starts afresh.
+ * Ends the manager if the extension has been dropped, or made what the library
+ * does not know, in whatever way (see check_new_version() in hooks.c).  Its
+ * objects need no clean-up; the next manager starts afresh, or says why not.
  */
 static void
 check_extension(Manager *m)
 {
 	EcmError	err;
-	Oid			present = m->extension_oid;
+	PresentExtension present;
 
-	if (!ecm_worker_try(find_extension, &present, &err) || present == m->extension_oid)
+	if (!ecm_worker_try(find_extension, &present, &err) ||
+		(present.oid == m->extension_oid && present.fit == ECM_SQL_FITS))
 		return;
 	m->extension_gone = true;
 	ecm_manager_clean_up(m);
@@ -253,7 +265,7 @@ check_extension(Manager *m)
 	 * the last verdict is "run", and grant it by doing nothing.
 	 */
 	ecm_stack_set_probe(m->stack_index, ECM_PROBE_NO_EXTENSION);
-	if (OidIsValid(present))
+	if (OidIsValid(present.oid))
 		(void) ecm_stack_request(MyDatabaseId, ECM_REQUEST_REPROBE);
 	proc_exit(0);
 }

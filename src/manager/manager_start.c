@@ -30,6 +30,7 @@
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/stack_catalog.h"
+#include "base/version.h"
 #include "connection/pool.h"
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
@@ -84,6 +85,7 @@ probe(void *arg)
 {
 	ProbeArg   *p = arg;
 	Manager    *m = p->m;
+	EcmSqlFit	fit;
 
 	p->result = ECM_PROBE_NO_EXTENSION;
 	m->extension_oid = get_extension_oid("electric_cm", true);
@@ -98,6 +100,12 @@ probe(void *arg)
 	p->result = ECM_PROBE_DISABLED;
 	if (!ecm_enabled)
 		return;
+	fit = ecm_sql_fit();
+	if (fit != ECM_SQL_FITS)
+	{
+		p->result = fit == ECM_SQL_OUTDATED ? ECM_PROBE_OUTDATED : ECM_PROBE_UNKNOWN_VERSION;
+		return;
+	}
 	ecm_stack_row_read(&m->remembered);
 	if (p->override)
 		p->result = ECM_PROBE_RUN;

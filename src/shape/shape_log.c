@@ -106,6 +106,8 @@ ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *chunk,
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 
 	ExecClearTuple(slot);
+	/* columns that a later version may add stay NULL */
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 	memset(slot->tts_isnull, false, LOG_NATTS * sizeof(bool));
 	slot->tts_values[LOG_SHAPE - 1] = Int64GetDatum(chunk->shape);
 	slot->tts_values[LOG_FIRST_LSN - 1] = LSNGetDatum(chunk->first_lsn);

@@ -17,7 +17,10 @@
  * catalogs before a mark, or without any, the library was not loaded.  Changes
  * of statistics don't count, lest autovacuum end all shapes.
  *
- * The mark is a record that neither a standby nor decoding looks at, and that
+ * Another mark precedes the commit of what a run with the library could not look
+ * at, since it did not know the extension's version (see version.c).
+ *
+ * A mark is a record that neither a standby nor decoding looks at, and that
  * can't be written with SQL.  The WAL is read when a stack starts, from where
  * the last look ended (seen_lsn).  After a clean stop that is next to nothing;
  * after a crash, about as much as the slot has to decode anyway.
@@ -63,6 +66,15 @@ PG_FUNCTION_INFO_V1(electric_cm_check_runs);
 
 static char mark[] = "electric_cm is loaded";
 
+/* ... but could not look at this.  Told from the other by its length, too. */
+#define UNSEEN_TEXT		"electric_cm has not seen this"
+
+typedef struct UnseenMark
+{
+	char		text[sizeof(UNSEEN_TEXT)];
+	Oid			database;
+} UnseenMark;
+
 /* State of the scan; "the run" is the one whose WAL is being read. */
 typedef struct RunScan
 {
@@ -72,6 +84,8 @@ typedef struct RunScan
 	XLogRecPtr	began;			/* where the run's WAL begins */
 	XLogRecPtr	unseen;			/* where the last run without the library
 								 * begins; invalid: there was none */
+	bool		not_known;		/* ... or where the library last did not know
+								 * the extension's version */
 	List	   *prepared;		/* xids (in a list of OIDs) of transactions
 								 * that have changed catalogs and were
 								 * prepared in runs without the library */
@@ -96,10 +110,41 @@ ecm_run_mark(void)
 	pg_atomic_write_u32(&ecm_shared->run_marked, 1);
 }
 
+void
+ecm_run_mark_unseen(void)
+{
+	UnseenMark	unseen;
+	XLogRecPtr	end;
+
+	if (ecm_shared == NULL || RecoveryInProgress())
+		return;
+	memset(&unseen, 0, sizeof(unseen));
+	strlcpy(unseen.text, UNSEEN_TEXT, sizeof(unseen.text));
+	unseen.database = MyDatabaseId;
+	XLogBeginInsert();
+	XLogRegisterData((char *) &unseen, sizeof(unseen));
+	end = XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+	ecm_lock(LW_EXCLUSIVE);
+	ecm_shared->unseen_lsn = Max(ecm_shared->unseen_lsn, end);
+	ecm_unlock();
+}
+
+/* Where the last such mark of this run ends; invalid: there is none. */
+static XLogRecPtr
+unseen_lsn(void)
+{
+	XLogRecPtr	lsn;
+
+	ecm_lock(LW_SHARED);
+	lsn = ecm_shared->unseen_lsn;
+	ecm_unlock();
+	return lsn;
+}
+
 bool
 ecm_runs_seen(XLogRecPtr seen_lsn)
 {
-	return seen_lsn >= ecm_first_lsn();
+	return seen_lsn >= Max(ecm_first_lsn(), unseen_lsn());
 }
 
 /* Do a commit's invalidation messages concern catalogs of this database? */
@@ -178,6 +223,19 @@ look_at_run(RunScan *scan, XLogReaderState *reader)
 {
 	uint8		info = XLogRecGetInfo(reader) & ~XLR_INFO_MASK;
 
+	if (info == XLOG_NOOP && XLogRecGetDataLen(reader) == sizeof(UnseenMark))
+	{
+		UnseenMark *unseen = (UnseenMark *) XLogRecGetData(reader);
+
+		if (memcmp(unseen->text, UNSEEN_TEXT, sizeof(unseen->text)) != 0 ||
+			unseen->database != MyDatabaseId)
+			return;
+		scan->unseen = reader->ReadRecPtr;
+		scan->not_known = true;
+		if (TransactionIdIsValid(XLogRecGetXid(reader)))
+			scan->prepared = lappend_oid(scan->prepared, XLogRecGetXid(reader));
+		return;
+	}
 	if (info == XLOG_NOOP)
 	{
 		if (XLogRecGetDataLen(reader) == sizeof(mark) &&
@@ -279,24 +337,31 @@ check_prepared(const RunScan *scan)
 		if (TransactionIdIsInProgress(lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("prepared transaction %u is to end first", lfirst_oid(lc)),
+					 errmsg("%s transaction %u is to end first",
+							scan->not_known ? "open or prepared" : "prepared", lfirst_oid(lc)),
+					 scan->not_known ?
+					 errdetail("It has changed tables or types while electric_cm and its extension were not of one version.") :
 					 errdetail("It was prepared while the server ran without electric_cm, and has changed tables or types."),
 					 errhint("Look for it in pg_prepared_xacts; then COMMIT PREPARED, or ROLLBACK PREPARED.")));
 	}
 }
 
 static void
-invalidate_all(XLogRecPtr since)
+invalidate_all(const RunScan *scan)
 {
 	Oid			type = TEXTOID;
-	Datum		reason = CStringGetTextDatum("the server ran without electric_cm in shared_preload_libraries");
+	Datum		reason = CStringGetTextDatum(scan->not_known ?
+											 "the library did not know the extension's version" :
+											 "the server ran without electric_cm in shared_preload_libraries");
 	char	   *datname = get_database_name(MyDatabaseId);
 
 	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);
 	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_INVALIDATED,
-				 psprintf("The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
-						  LSN_FORMAT_ARGS(since)),
+				 psprintf(scan->not_known ?
+						  "The library that the server had loaded did not know the extension's version, and tables or types were changed, up to WAL position %X/%X." :
+						  "The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
+						  LSN_FORMAT_ARGS(scan->unseen)),
 				 "all shapes made so far are invalid");
 }
 
@@ -339,12 +404,19 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 		if (ecm_slot_wal_is_gone(from))
 			scan.unseen = from; /* it can't be read, so assume the worst */
 		else
-			scan_runs(&scan, from, ecm_first_lsn());
+		{
+			XLogRecPtr	unseen = unseen_lsn();
+
+			/* what this run has not seen may not be on disk yet */
+			if (!XLogRecPtrIsInvalid(unseen))
+				XLogFlush(unseen);
+			scan_runs(&scan, from, Max(ecm_first_lsn(), unseen));
+		}
 	}
 	if (!XLogRecPtrIsInvalid(scan.unseen))
 	{
 		check_prepared(&scan);
-		invalidate_all(scan.unseen);
+		invalidate_all(&scan);
 	}
 	ecm_stack_row_seen_all();
 	ecm_spi_end(&spi);

@@ -19,6 +19,12 @@
  */
 extern void ecm_run_mark(void);
 
+/*
+ * What this transaction does to tables or types of this database cannot be looked
+ * at: has the WAL say so, for the next start of a stack here.
+ */
+extern void ecm_run_mark_unseen(void);
+
 /* Does seen_lsn say that the WAL of all runs before this one has been read? */
 extern bool ecm_runs_seen(XLogRecPtr seen_lsn);
 

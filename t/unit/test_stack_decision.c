@@ -233,6 +233,10 @@ test_verdicts(void)
 		{ECM_PROBE_CLOSED, NULL},
 		{ECM_PROBE_UNLISTED, NULL},
 		{ECM_PROBE_DISABLED, "electric_cm.enabled is off"},
+		{ECM_PROBE_OUTDATED, "the extension in this database is too old for the library that the server has loaded: "
+		"ALTER EXTENSION electric_cm UPDATE"},
+		{ECM_PROBE_UNKNOWN_VERSION, "the library that the server has loaded does not know this version of the extension: "
+		"install a newer one and restart the server"},
 		{ECM_PROBE_STOPPED, "electric_cm_stop() was called"},
 		{ECM_PROBE_UPGRADE, "prepared for pg_upgrade: electric_cm_start() starts it"},
 		{ECM_PROBE_NOT_STARTED, "not started yet: electric_cm_start() starts it"},
@@ -394,8 +398,8 @@ test_end_verdicts(void)
 {
 	static const EcmProbe wanted[] = {
 		ECM_PROBE_LOOKED, ECM_PROBE_CLOSED, ECM_PROBE_UNLISTED,
-		ECM_PROBE_DISABLED, ECM_PROBE_STOPPED, ECM_PROBE_UPGRADE,
-		ECM_PROBE_NOT_STARTED, ECM_PROBE_CLONED
+		ECM_PROBE_DISABLED, ECM_PROBE_OUTDATED, ECM_PROBE_UNKNOWN_VERSION,
+		ECM_PROBE_STOPPED, ECM_PROBE_UPGRADE, ECM_PROBE_NOT_STARTED, ECM_PROBE_CLONED
 	};
 
 	for (size_t i = 0; i < lengthof(wanted); i++)
