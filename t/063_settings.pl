@@ -45,7 +45,8 @@ my @pinned = (
 	'transform_null_equals=off', 'quote_all_identifiers=off', 'temp_buffers=8MB', 'exit_on_error=off',
 	'session_replication_role=origin', 'default_tablespace=', 'temp_tablespaces=', 'default_table_access_method=heap',
 	'row_security=on', 'check_function_bodies=on', 'commit_delay=0', 'work_mem=4MB', 'debug_print_plan=off',
-	'debug_print_parse=off', 'debug_print_rewritten=off', 'force_parallel_mode=off');
+	'debug_print_parse=off', 'debug_print_rewritten=off',
+	($node->pg_version >= 16 ? 'debug_parallel_query' : 'force_parallel_mode') . '=off');
 
 # Settings that are not tried, and why.
 my %skipped = (
