@@ -199,7 +199,7 @@ ok($stack->active, '... and a start does it');
 is($stack->sql("SELECT pubgencols FROM pg_publication WHERE pubname = '$pub'"), 's', '... the publication is altered');
 
 $stack->sql('CREATE PUBLICATION mine', q{ALTER SYSTEM SET electric_cm.publication_name = 'mine'}, 'SELECT pg_reload_conf()', 'SELECT electric_cm_restart()');
-$stack->becomes(q{SELECT status = 'failed' AND last_error LIKE '%"mine" does not publish stored generated columns%' AND last_error_hint = 'ALTER PUBLICATION mine SET (publish_generated_columns = stored)' FROM electric_cm_stat_manager},
+$stack->becomes(q{SELECT status = 'failed' AND last_error LIKE '%"mine" does not publish stored generated columns%' FROM electric_cm_stat_manager},
 	q{a user's own publication is judged, and not altered});
 like($stack->sql($check), qr/^FAIL .*"mine" does not publish stored generated columns/, '... by electric_cm_check(), too');
 $stack->sql('ALTER PUBLICATION mine SET (publish_generated_columns = stored)', 'SELECT electric_cm_start()');
