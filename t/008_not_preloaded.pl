@@ -61,6 +61,7 @@ $node->command_ok([ 'pg_dump', '-f', '/dev/null', '-d', $node->connstr($db) ], '
 
 # Doing as told
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'electric_cm'");
+$node->append_conf('postgresql.conf', 'wal_level = logical') if server_major($node) < 19;
 $node->restart;
 ok(wait_active($node, $db), 'active after adding the line and a restart');
 
