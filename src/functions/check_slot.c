@@ -416,7 +416,9 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 								   quote_identifier(name)),
 					   "publication \"%s\" publishes partitions as changes of their root", name);
 	else if (v[6][0] == 't')
-		ecm_check_fail(f, psprintf("DROP PUBLICATION %s", quote_identifier(name)),
+		ecm_check_fail(f, psprintf(ecm_check_bool(s, "create_publication", true) ? "DROP PUBLICATION %s" :
+								   "DROP PUBLICATION %1$s; CREATE PUBLICATION %1$s" ECM_WITH_GENERATED,
+								   quote_identifier(name)),
 					   "publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
 					   name);
 	else if (v[4][0] != 't' && (s->runs || v[5][0] != 't'))

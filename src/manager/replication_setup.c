@@ -254,19 +254,19 @@ judge_publication(const Replication *rep, const char *const facts[NUM_FACTS],
 										 rep->publication), "",
 								psprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)",
 										 quote_identifier(rep->publication)));
+	if (strcmp(facts[FACT_SEQUENCES], "f") != 0)
+		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
+								psprintf("publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
+										 rep->publication), "",
+								psprintf(ecm_create_publication ? "DROP PUBLICATION %s" :
+										 "DROP PUBLICATION %1$s; CREATE PUBLICATION %1$s" ECM_WITH_GENERATED,
+										 quote_identifier(rep->publication)));
 	if (strcmp(facts[FACT_GENERATED], "t") != 0)
 		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
 								psprintf("publication \"%s\" does not publish stored generated columns",
 										 rep->publication),
 								"UPDATE and DELETE of a table that has one, and REPLICA IDENTITY FULL, would fail.",
 								publish_generated_sql(rep));
-	if (strcmp(facts[FACT_SEQUENCES], "f") != 0)
-		return ecm_failure_make(failure, ECM_ERROR_FATAL, "F0000",
-								psprintf("publication \"%s\" is FOR ALL SEQUENCES, so that no table can be added to it",
-										 rep->publication), "",
-								psprintf(ecm_create_publication ? "DROP PUBLICATION %s" :
-										 "DROP PUBLICATION %1$s; CREATE PUBLICATION %1$s",
-										 quote_identifier(rep->publication)));
 	return ECM_RESULT_DONE;
 }
 

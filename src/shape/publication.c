@@ -52,8 +52,13 @@ ecm_forget_catalogs(void)
 static bool
 is_excepted(Oid relation, const Publication *publication)
 {
+	List	   *ancestors = NIL;
+
+	/* none while it is being detached: it is on its own then */
 	if (get_rel_relispartition(relation))
-		relation = llast_oid(get_partition_ancestors(relation));
+		ancestors = get_partition_ancestors(relation);
+	if (ancestors != NIL)
+		relation = llast_oid(ancestors);
 	return list_member_oid(ecm_relation_exceptions(relation), publication->oid);
 }
 

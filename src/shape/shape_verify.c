@@ -521,7 +521,6 @@ ecm_shapes_verify_publication(void)
 {
 	EcmSpiState spi;
 	List	   *relids;
-	List	   *published = NIL;
 
 	ecm_spi_begin(&spi);
 	relids = query_tables("SELECT DISTINCT relation FROM _electric_cm.shape"
@@ -539,12 +538,10 @@ ecm_shapes_verify_publication(void)
 
 		if (gone != NIL)
 			delete_followed(gone, "the table has left the publication");
-		published = list_difference_oid(relids, gone);
+		/* generated columns may be in the stream, which were not */
+		(void) ecm_shapes_verify(list_difference_oid(relids, gone));
 	}
 	ecm_spi_end(&spi);
-
-	/* generated columns may be in the stream, which were not */
-	(void) ecm_shapes_verify(published);
 }
 
 /* ---------------------------------------------------------------- types -- */

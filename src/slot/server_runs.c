@@ -319,7 +319,7 @@ scan_runs(RunScan *scan, XLogRecPtr from, XLogRecPtr to)
 	scan->changers = create_changers();
 	scan->statistics = add_files(add_files(NIL, StatisticRelationId),
 								 StatisticExtDataRelationId);
-	ecm_wal_scan(from, to, look_at_record, scan);
+	(void) ecm_wal_scan(from, to, look_at_record, scan);
 }
 
 /*

@@ -51,6 +51,7 @@ typedef struct Tail
 	XLogRecPtr	from;
 	XLogRecPtr	to;
 	bool		result;
+	bool		moved;
 } Tail;
 
 static void
@@ -104,7 +105,10 @@ look(void *arg)
 
 	XLogFlush(tail->to);
 	tail->result = true;
-	ecm_wal_scan(tail->from, tail->to, look_for_commit, tail);
+	/* a record that is not on disk as a whole may be somebody's commit */
+	if (tail->from < tail->to &&
+		ecm_wal_scan(tail->from, tail->to, look_for_commit, tail) < tail->to)
+		tail->result = false;
 }
 
 bool
@@ -128,13 +132,17 @@ static void
 fill_wal(XLogRecPtr to)
 {
 	static char nothing[1024];
+	XLogRecPtr	end;
 
-	while (ecm_end_of_wal() < to)
+	/* others write, too: the end is asked for once for each record */
+	while ((end = ecm_end_of_wal()) < to)
 	{
 		XLogBeginInsert();
-		XLogRegisterData(nothing, Min(sizeof(nothing), to - ecm_end_of_wal()));
+		XLogRegisterData(nothing, (int) Min(sizeof(nothing), to - end));
 		(void) XLogInsert(RM_XLOG_ID, XLOG_NOOP);
 	}
+	/* the last of them may end beyond it, and is to be read as a whole */
+	XLogFlush(ecm_end_of_wal());
 }
 
 static void
@@ -150,6 +158,8 @@ skip(void *arg)
 	tail->result = MyReplicationSlot->data.confirmed_flush == tail->from;
 	if (tail->result)
 	{
+		/* in memory at once: an error that comes now does not undo it */
+		tail->moved = true;
 		LogicalConfirmReceivedLocation(tail->to);
 		ReplicationSlotMarkDirty();
 		ReplicationSlotSave();
@@ -162,12 +172,11 @@ ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr to)
 {
 	Tail		tail = {.slot_name = slot_name, .from = from, .to = to};
 	EcmError	err;
-	bool		ok;
 
 	if (XactLastCommitEnd > to)
 		return false;
-	ok = ecm_worker_try(skip, &tail, &err);
+	(void) ecm_worker_try(skip, &tail, &err);
 	if (MyReplicationSlot != NULL)
 		ReplicationSlotRelease();
-	return ok && tail.result;
+	return tail.moved;
 }

@@ -18,7 +18,7 @@
 #include "base/compat.h"
 #include "slot/wal_scan.h"
 
-void
+XLogRecPtr
 ecm_wal_scan(XLogRecPtr from, XLogRecPtr to, EcmWalVisit visit, void *arg)
 {
 	ReadLocalXLogPageNoWaitPrivate private = {false};
@@ -27,6 +27,7 @@ ecm_wal_scan(XLogRecPtr from, XLogRecPtr to, EcmWalVisit visit, void *arg)
 															.segment_open = wal_segment_open,
 															.segment_close = wal_segment_close),
 												 &private);
+	XLogRecPtr	read_to;
 	char	   *error;
 
 	if (reader == NULL)
@@ -56,5 +57,7 @@ ecm_wal_scan(XLogRecPtr from, XLogRecPtr to, EcmWalVisit visit, void *arg)
 		if (!visit(reader, arg))
 			break;
 	}
+	read_to = reader->EndRecPtr;
 	XLogReaderFree(reader);
+	return read_to;
 }

@@ -17,8 +17,9 @@ typedef bool (*EcmWalVisit) (XLogReaderState *reader, void *arg);
 
 /*
  * Visits each record that begins at or after "from" and before "to", as far as
- * the WAL has been flushed.  ERROR if it can't be read.
+ * the WAL has been flushed.  Result: the end of the last record that was read.
+ * ERROR if it can't be read.
  */
-extern void ecm_wal_scan(XLogRecPtr from, XLogRecPtr to, EcmWalVisit visit, void *arg);
+extern XLogRecPtr ecm_wal_scan(XLogRecPtr from, XLogRecPtr to, EcmWalVisit visit, void *arg);
 
 #endif							/* ECM_WAL_SCAN_H */
