@@ -29,6 +29,7 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "base/version.h"
 
 ECM_MODULE_MAGIC("electric_cm pgoutput");
 

@@ -20,6 +20,7 @@
 #include "base/compat.h"
 #include "base/settings.h"
 #include "base/shmem.h"
+#include "base/version.h"
 #include "electric_cm.h"
 #include "hooks/database_commands.h"
 #include "hooks/hooks.h"

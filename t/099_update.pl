@@ -49,7 +49,6 @@ sub build_next
 	my ($name, $runs_old) = @_;
 	my $file = "$own/src/src/base/version.c";
 	my $text = slurp_file('src/base/version.c');
-	$text =~ s/^(#define ECM_VERSION\s+)"[^"]+"/$1"1.1.0"/m or BAIL_OUT('version.c has no version');
 	$text =~ s/\{"1\.0", true\}/{"1.0", $runs_old},\n\t{"1.1", true}/ or BAIL_OUT('version.c has no table');
 	$text .= q{
 #include "fmgr.h"
@@ -60,8 +59,11 @@ electric_cm_next(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(PG_NARGS() == 0 ? "next" : ""));
 }
 };
-	unlink $file, "$own/src/src/base/version.o";
+	(my $header = slurp_file('src/base/version.h')) =~ s/^(#define ECM_VERSION\s+)"[^"]+"/$1"1.1.0"/m
+	  or BAIL_OUT('version.h has no version');
+	unlink $file, "$own/src/src/base/version.h", "$own/src/src/base/version.o";
 	append_to_file($file, $text);
+	append_to_file("$own/src/src/base/version.h", $header);
 	run_ok('make', '-s', '-C', "$own/src", "PG_CONFIG=$ENV{PG_CONFIG}", 'electric_cm.so');
 	copy("$own/src/electric_cm.so", "$own/$name.so");
 	return;

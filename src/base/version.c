@@ -25,8 +25,6 @@
 
 #include "base/version.h"
 
-#define ECM_VERSION		"1.0.0" /* as in META.json */
-
 /*
  * All versions that the extension has had up to this library's, and whether
  * stacks run with them as they are.  The last one always do.

@@ -12,6 +12,9 @@
 
 #include "utils/snapshot.h"
 
+/* The library's, as in META.json. */
+#define ECM_VERSION		"1.0.0"
+
 /* What the objects that the extension has in a database are to this library. */
 typedef enum EcmSqlFit
 {
