@@ -37,7 +37,7 @@ $stack->sql('CREATE TABLE a (id int PRIMARY KEY)', 'CREATE TABLE b (id int PRIMA
 	'CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id)',
 	'CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100)',
 	'CREATE TABLE alone (id int PRIMARY KEY)',
-	'CREATE PUBLICATION everything FOR ALL TABLES EXCEPT (TABLE a)',
+	'CREATE PUBLICATION everything FOR ALL TABLES EXCEPT (TABLE a) WITH (publish_generated_columns = stored)',
 	'CREATE EXTENSION electric_cm');
 $stack->active or BAIL_OUT('no stack');
 
@@ -75,6 +75,13 @@ $alone = $stack->live_shape('alone');
 $stack->sql('INSERT INTO alone VALUES (150)');
 $stack->replays($alone, 'alone', 'detached it is published again');
 all_tables();
+my $holder = $stack->node->background_psql($stack->db, on_error_stop => 1);
+$holder->query_safe('BEGIN; SELECT FROM r; SELECT 1');
+isnt($stack->node->psql($stack->db, "SET statement_timeout = '300 ms';\nALTER TABLE r DETACH PARTITION r1 CONCURRENTLY"), 0, 'a DETACH CONCURRENTLY is cancelled');
+$holder->query_safe('COMMIT');
+$holder->quit;
+isnt($stack->live_shape('r1'), '', '... that partition has no ancestors, and can have shapes');
+$stack->sql('ALTER TABLE r DETACH PARTITION r1 FINALIZE', 'ALTER TABLE r ATTACH PARTITION r1 FOR VALUES FROM (0) TO (100)');
 $root = $stack->live_shape('r');
 $stack->sql('INSERT INTO r VALUES (1), (2)', 'DELETE FROM r WHERE id = 1');
 $stack->replays($root, 'r', 'the root is no exception any more');

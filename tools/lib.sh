@@ -49,3 +49,31 @@ find_pg_config() {
         return 1
     fi
 }
+
+# Print the address of Debian's archive that this machine uses itself, or with
+# "Debian-Security" that of its security updates.
+debian_mirror() {
+    # shellcheck disable=SC2016   # apt's variables
+    apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' |
+        sed -n "s/^$1 //p" | head -n 1
+}
+
+# Print lines for a sources.list with these suites.
+debian_sources() {
+    local archive security suite keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    # before the first update, apt does not know whose its sources are
+    [ -n "$(debian_mirror Debian)${ECM_MIRROR:-}" ] || apt-get -qq update >/dev/null || true
+    archive=${ECM_MIRROR:-$(debian_mirror Debian)}
+    archive=${archive%/}
+    [ -n "$archive" ] || die "none of this machine's apt sources is Debian's; set ECM_MIRROR=http://..."
+    security=$(debian_mirror Debian-Security)
+    for suite in "$@"; do
+        echo "deb [signed-by=$keyring] $archive $suite main"
+        case $suite in sid | experimental) continue ;; esac
+        echo "deb [signed-by=$keyring] $archive $suite-updates main"
+        echo "deb [signed-by=$keyring] ${security:-$archive-security} $suite-security main"
+    done
+}
+
+# What this machine has to say about fetching: proxies, checks.
+fetch_settings() { apt-config dump | grep -E '^Acquire::(https?|Retries|Check-[^ ]*)(::[^ ]*)? ' || true; }

@@ -18,13 +18,13 @@
  */
 #include "postgres.h"
 
-#include "catalog/partition.h"
 #include "libpq/pqformat.h"
 #include "nodes/bitmapset.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "base/errors.h"
+#include "base/partition.h"
 #include "consumer/apply_change.h"
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
@@ -350,7 +350,7 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 void
 ecm_change_unsendable(Oid relid, const char *column)
 {
-	List	   *relations = NIL;
+	List	   *relations;
 	List	   *shapes = NIL;
 	ListCell   *lc;
 	const char *reason;
@@ -360,9 +360,7 @@ ecm_change_unsendable(Oid relid, const char *column)
 		psprintf("54000: the server could not send a change of the table with its value of column \"%s\", since it is too large",
 				 column);
 	ecm_log_batch_enter_transaction();
-	if (get_rel_relispartition(relid))
-		relations = get_partition_ancestors(relid);
-	relations = lappend_oid(relations, relid);
+	relations = lappend_oid(ecm_partition_ancestors(relid), relid);
 	foreach(lc, relations)
 	{
 		EcmTable   *table;

@@ -25,7 +25,6 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
@@ -51,6 +50,7 @@
 #include "base/compat.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
+#include "base/partition.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
@@ -619,11 +619,8 @@ find_accused(void *arg)
 	ListCell   *lc;
 
 	if (accused->blame == ECM_BLAME_TABLE)
-	{
-		if (get_rel_relispartition(accused->place.relation))
-			relations = get_partition_ancestors(accused->place.relation);
-		relations = lappend_oid(relations, accused->place.relation);
-	}
+		relations = lappend_oid(ecm_partition_ancestors(accused->place.relation),
+								accused->place.relation);
 	else if (def == NULL)
 		return;
 	else if (accused->blame == ECM_BLAME_OWNER)

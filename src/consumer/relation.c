@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/partition.h"
 #include "nodes/bitmapset.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -21,6 +20,7 @@
 
 #include "base/bgworker.h"
 #include "base/errors.h"
+#include "base/partition.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
@@ -128,11 +128,8 @@ static void
 read_ancestors(void *arg)
 {
 	AncestorsArg *a = arg;
-	List	   *ancestors = NIL;
+	List	   *ancestors = ecm_partition_ancestors(a->relid);
 
-	/* a relation that has been dropped by now counts as no partition */
-	if (get_rel_relispartition(a->relid))
-		ancestors = get_partition_ancestors(a->relid);
 	MemoryContextSwitchTo(a->context);
 	a->ancestors = lappend_oid(list_copy(ancestors), a->relid);
 }

@@ -197,7 +197,7 @@ say_what_remains(const char *datname, const char *slot_name, XLogRecPtr lsn)
  * 55000: the stack can't run, see electric_cm_await_active(); recovery.
  */
 Datum
-electric_cm_prepare_upgrade(FunctionCallInfo fcinfo)
+electric_cm_prepare_upgrade(PG_FUNCTION_ARGS)
 {
 	char	   *datname;
 	char	   *slot_name;

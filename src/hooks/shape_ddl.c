@@ -28,7 +28,6 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/indexing.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
@@ -45,6 +44,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/partition.h"
 #include "base/version.h"
 #include "hooks/shape_ddl.h"
 #include "shape/barrier_lock.h"
@@ -209,9 +209,8 @@ ecm_ddl_note_void(Oid relid, const char *reason)
 	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 		return;
 	(void) note(NOTE_VOID, relid, reason);
-	if (get_rel_relispartition(relid))
-		foreach(lc, get_partition_ancestors(relid))
-			(void) note(NOTE_VOID, lfirst_oid(lc), reason);
+	foreach(lc, ecm_partition_ancestors(relid))
+		(void) note(NOTE_VOID, lfirst_oid(lc), reason);
 }
 
 /* Unlogged tables, too: the command may have made the table one (SET UNLOGGED). */

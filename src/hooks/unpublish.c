@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
@@ -27,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/partition.h"
 #include "base/spi.h"
 #include "hooks/shape_ddl.h"
 #include "hooks/unpublish.h"
@@ -153,9 +153,8 @@ remove_with_ancestors(Oid relation)
 	ListCell   *lc;
 
 	remove_ours(relation);
-	if (get_rel_relispartition(relation))
-		foreach(lc, get_partition_ancestors(relation))
-			remove_ours(lfirst_oid(lc));
+	foreach(lc, ecm_partition_ancestors(relation))
+		remove_ours(lfirst_oid(lc));
 }
 
 /*

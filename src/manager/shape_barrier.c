@@ -22,7 +22,6 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
@@ -39,6 +38,7 @@
 
 #include "base/bgworker.h"
 #include "base/lock_holder.h"
+#include "base/partition.h"
 #include "manager/shape_barrier.h"
 #include "shape/barrier_lock.h"
 
@@ -167,8 +167,7 @@ collect_writers(void *arg)
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
 		collect_holders(wanted->barrier, &tag);
 	}
-	if (get_rel_relispartition(relation))
-		published = list_concat(published, get_partition_ancestors(relation));
+	published = list_concat(published, ecm_partition_ancestors(relation));
 	add_users_types(relation, &types);
 	collect_changers(wanted->barrier, NamespaceRelationId,
 					 list_make1_oid(get_rel_namespace(relation)));

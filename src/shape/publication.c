@@ -20,7 +20,6 @@
 
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
@@ -35,6 +34,7 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/partition.h"
 #include "base/spi.h"
 #include "shape/publication.h"
 #include "shape/shape_settings.h"
@@ -52,11 +52,8 @@ ecm_forget_catalogs(void)
 static bool
 is_excepted(Oid relation, const Publication *publication)
 {
-	List	   *ancestors = NIL;
+	List	   *ancestors = ecm_partition_ancestors(relation);
 
-	/* none while it is being detached: it is on its own then */
-	if (get_rel_relispartition(relation))
-		ancestors = get_partition_ancestors(relation);
 	if (ancestors != NIL)
 		relation = llast_oid(ancestors);
 	return list_member_oid(ecm_relation_exceptions(relation), publication->oid);
@@ -82,8 +79,7 @@ ecm_is_published(Oid relation)
 		return false;
 	if (publication->alltables)
 		return !is_excepted(relation, publication);
-	if (get_rel_relispartition(relation))
-		relations = list_concat(relations, get_partition_ancestors(relation));
+	relations = list_concat(relations, ecm_partition_ancestors(relation));
 	foreach(lc, relations)
 	{
 		if (list_member_oid(ecm_relation_publications(lfirst_oid(lc)), publication->oid) ||
@@ -122,8 +118,7 @@ ecm_is_filtered(Oid relation)
 
 	if (!OidIsValid(publication))
 		return false;
-	if (get_rel_relispartition(relation))
-		relations = list_concat(relations, get_partition_ancestors(relation));
+	relations = list_concat(relations, ecm_partition_ancestors(relation));
 	foreach(lc, relations)
 	{
 		if (has_filter(publication, lfirst_oid(lc)))
@@ -163,9 +158,8 @@ ecm_hold_published(Oid relation)
 	ListCell   *lc;
 
 	(void) ecm_lock_publishing(relation, ShareLock, false);
-	if (get_rel_relispartition(relation))
-		foreach(lc, get_partition_ancestors(relation))
-			(void) ecm_lock_publishing(lfirst_oid(lc), ShareLock, false);
+	foreach(lc, ecm_partition_ancestors(relation))
+		(void) ecm_lock_publishing(lfirst_oid(lc), ShareLock, false);
 }
 
 void

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
@@ -30,6 +29,7 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/partition.h"
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
@@ -298,8 +298,7 @@ check_full_is_harmless(Oid leaf, const char *why)
 	has_generated = ecm_has_stored_generated(RelationGetDescr(rel));
 	RelationClose(rel);
 	check_publications(GetAllTablesPublications(), leaf, has_generated);
-	if (get_rel_relispartition(leaf))
-		relids = list_concat(relids, get_partition_ancestors(leaf));
+	relids = list_concat(relids, ecm_partition_ancestors(leaf));
 	foreach(lc, relids)
 	{
 		check_publications(ecm_relation_publications(lfirst_oid(lc)), lfirst_oid(lc),

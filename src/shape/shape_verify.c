@@ -16,7 +16,6 @@
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_inherits.h"
@@ -34,6 +33,7 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/partition.h"
 #include "base/spi.h"
 #include "base/text.h"
 #include "shape/arrays.h"
@@ -362,9 +362,8 @@ ecm_shapes_verify(List *changed)
 		Oid			relid = lfirst_oid(lc);
 
 		add_stake(stakes, &relids, relid, relid);
-		if (get_rel_relispartition(relid))
-			foreach(lc2, get_partition_ancestors(relid))
-				add_stake(stakes, &relids, lfirst_oid(lc2), relid);
+		foreach(lc2, ecm_partition_ancestors(relid))
+			add_stake(stakes, &relids, lfirst_oid(lc2), relid);
 	}
 	foreach(lc, ecm_tables_with_shapes(relids))
 	{
@@ -486,8 +485,7 @@ ecm_shapes_verify_published(List *changed, List **above)
 			below = lappend_oid(below, lfirst_oid(lc2));
 			*above = list_append_unique_oid(*above, relid);
 		}
-		if (get_rel_relispartition(relid))
-			relids = list_concat(relids, unpublished(get_partition_ancestors(relid)));
+		relids = list_concat(relids, unpublished(ecm_partition_ancestors(relid)));
 	}
 	relids = ecm_tables_with_shapes(relids);
 	if (relids != NIL)

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition.h
+ *	  Which tables a table is a partition of.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ECM_PARTITION_H
+#define ECM_PARTITION_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+/*
+ * The OIDs of the tables that it is a partition of, the nearest first.  NIL, so
+ * nobody may rely on there being one: it is no partition, it was dropped, or it
+ * is being detached, while pg_class still calls it a partition.
+ */
+extern List *ecm_partition_ancestors(Oid relation);
+
+#endif							/* ECM_PARTITION_H */
