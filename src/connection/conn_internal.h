@@ -60,6 +60,7 @@ struct EcmConn
 								 * have moved, or the first one, during this
 								 * query ... */
 	EcmTime		seen_at;		/* ... and its time; 0: none yet */
+	EcmTime		read_at;		/* COPY BOTH: when it was last read from */
 	EcmTime		heard_at;		/* COPY BOTH: when data has arrived last */
 
 	bool		has_error;

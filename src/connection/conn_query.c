@@ -34,6 +34,12 @@
 #define MIN_HANG_MS			5000
 #define MAX_HANG_MS			60000
 
+/*
+ * If no message of a stream has come for so long (ms), its socket is looked at
+ * for a part of one.
+ */
+#define LOOK_AFTER_MS		1000
+
 /* -------------------------------------------------------------- queries -- */
 
 /*
@@ -329,8 +335,17 @@ ecm_conn_read_input(EcmConn *conn)
 
 	if (conn->state != ECM_CONN_COPY_BOTH)
 		return false;
-	if (recv(PQsocket(conn->pg), &byte, 1, MSG_PEEK) > 0)
-		conn->heard_at = ecm_now();
+
+	/*
+	 * libpq does not tell whether it has read something, only whether a
+	 * message is complete.  A large one takes its time; the look at the
+	 * socket is left out while messages come, since each look is a system
+	 * call on the way from a commit to its readers.
+	 */
+	conn->read_at = ecm_now();
+	if (ecm_has_passed(conn->heard_at, conn->read_at, LOOK_AFTER_MS) &&
+		recv(PQsocket(conn->pg), &byte, 1, MSG_PEEK) > 0)
+		conn->heard_at = conn->read_at;
 	if (!PQconsumeInput(conn->pg) || PQstatus(conn->pg) == CONNECTION_BAD)
 	{
 		end_of_stream(conn);
@@ -354,6 +369,7 @@ ecm_conn_copy_next(EcmConn *conn, char **data)
 	len = PQgetCopyData(conn->pg, &conn->copy_buffer, 1);
 	if (len > 0)
 	{
+		conn->heard_at = conn->read_at;
 		*data = conn->copy_buffer;
 		return len;
 	}

@@ -24,6 +24,10 @@
  * meanwhile.  So complete transactions are kept only while none that is large is
  * being gathered in the reorder buffer.
  *
+ * A walsender sends a keepalive each time that it begins to wait for WAL, unless all
+ * is acknowledged.  That is four of them for a small transaction, and each one
+ * wakes the manager.  Ours sends none that tells what is asked for soon anyway.
+ *
  * Anybody may put logical messages of up to a gigabyte into the WAL.  Messages that
  * are not the stack's are dropped here, so that neither the socket nor the manager
  * has to carry them.
@@ -108,6 +112,10 @@ static struct
 	Size		kept_bytes;		/* since the last message that was not kept */
 	int			flushes_asked;	/* ignored since the last message */
 	bool		giant_pending;	/* some of a giant message is still to be sent */
+
+	/* as of the last message that was sent or kept */
+	XLogRecPtr	told_lsn;		/* the position that it had */
+	TimestampTz feedback_at;	/* when the feedback before it was written */
 
 	/* the reorder buffer of this session's decoding */
 	MemoryContext changes;		/* its changes are in it; NULL: not found yet */
@@ -285,11 +293,41 @@ is_late_answer(char type, const char *s, size_t len)
 		s[0] == 'k' && s[KEEPALIVE_LENGTH - 1] == 0;
 }
 
+/*
+ * Is this a keepalive that can be left out?  The manager has been told a position
+ * that it has not acknowledged yet.  As soon as that is durable it will do so, and
+ * the walsender then sends a keepalive with what is the position by then.  One that
+ * wants an answer, or may be the answer to feedback, is sent.
+ */
+static bool
+is_needless(char type, const char *s, size_t len)
+{
+	return type == 'd' && len == KEEPALIVE_LENGTH && s[0] == 'k' &&
+		s[KEEPALIVE_LENGTH - 1] == 0 &&
+		MyWalSnd->replyTime == sender.feedback_at && MyWalSnd->flush < sender.told_lsn;
+}
+
+/* Notes how far the manager is told by a message that the WAL has come. */
+static void
+note_told(char type, const char *s, size_t len)
+{
+	uint64		position;
+
+	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
+		memcpy(&position, s + 1 + sizeof(position), sizeof(position));
+	else if (type == 'd' && len == KEEPALIVE_LENGTH && s[0] == 'k')
+		memcpy(&position, s + 1, sizeof(position));
+	else
+		return;
+	sender.told_lsn = Max(sender.told_lsn, pg_ntoh64(position));
+	sender.feedback_at = MyWalSnd->replyTime;
+}
+
 /* Replaces putmessage_noblock(): puts a message into libpq's buffer, or drops it. */
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
-	if (is_late_answer(type, s, len))
+	if (is_late_answer(type, s, len) || is_needless(type, s, len))
 		return;
 	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w' && is_foreign_message(s, len))
 	{
@@ -301,6 +339,7 @@ keep_or_send(char type, const char *s, size_t len)
 	sender.kept_bytes = sender.keeping ? sender.kept_bytes + len : 0;
 	sender.flushes_asked = 0;
 	sender.giant_pending |= len >= ECM_GIANT_BYTES;
+	note_told(type, s, len);
 	sender.server->putmessage_noblock(type, s, len);
 }
 
@@ -332,6 +371,7 @@ static void
 send_in_large_pieces(void)
 {
 	sender.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
+	sender.told_lsn = InvalidXLogRecPtr;
 
 	if (sender.server != NULL)
 		return;
