@@ -153,7 +153,7 @@ ok($stack->active, 'enabled again');
 # A publication that is the user's own is never dropped
 
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
-$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql($stack->publication_sql('electric_cm_publication'));
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active with a publication that was there before');
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');

@@ -168,7 +168,7 @@ ok($stack->active, 'the entry is there again: active after a reload');
 
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 $stack->sql('CREATE TABLE f (id int PRIMARY KEY, t text)');
-$stack->sql('CREATE PUBLICATION electric_cm_publication FOR TABLE f WHERE (id > 1)');
+$stack->sql($stack->publication_sql('electric_cm_publication', 'FOR TABLE f WHERE (id > 1)'));
 $stack->sql('SELECT electric_cm_start()');
 fails('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
 $stack->sql('ALTER PUBLICATION electric_cm_publication SET TABLE f (id)');
@@ -191,7 +191,7 @@ $stack->sql('DROP PUBLICATION electric_cm_publication');
 $stack->sql("ALTER DATABASE $db SET electric_cm.create_publication = off");
 $stack->sql('SELECT electric_cm_start()');
 fails('no publication', qr/does not exist/, qr/CREATE PUBLICATION/);
-$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql($stack->publication_sql('electric_cm_publication'));
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'made by hand: active');
 $stack->sql("ALTER DATABASE $db RESET electric_cm.create_publication");

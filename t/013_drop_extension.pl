@@ -195,7 +195,7 @@ $node->reload;
 
 create();
 $stack->sql(q{ALTER DATABASE app SET electric_cm.publication_name = 'half'});
-$stack->sql(q{CREATE PUBLICATION half WITH (publish = 'insert')});
+$stack->sql($stack->publication_sql('half', undef, q{publish = 'insert'}));
 $node->reload;
 become(q{SELECT electric_cm_status() = 'failed'}, 'failed');
 output('DROP EXTENSION electric_cm');
@@ -257,7 +257,7 @@ nothing_stays('dropped while a consumer was in a transaction');
 
 # What the user has made stays
 
-$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql($stack->publication_sql('electric_cm_publication'));
 create();
 output('DROP EXTENSION electric_cm');
 is($stack->sql('SELECT pubname FROM pg_publication'), 'electric_cm_publication', "the user's publication stays");
@@ -306,7 +306,7 @@ like($dump, qr/CREATE PUBLICATION electric_cm_publication/, '... and dumps the p
 unlike($dump, qr/DEPENDS ON EXTENSION/, '... as an ordinary one');
 $stack->sql('SELECT electric_cm_stop()');
 $stack->sql('DROP PUBLICATION electric_cm_publication');
-$stack->sql('CREATE PUBLICATION electric_cm_publication');
+$stack->sql($stack->publication_sql('electric_cm_publication'));
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 is($stack->sql('SELECT count(*) FROM pg_publication'), 1, "one that the user has made instead of ours is the user's");
 output('DROP EXTENSION electric_cm');

@@ -232,7 +232,7 @@ $stack->sql(q{COMMIT PREPARED 'it''s old'});
 
 # ... the publication
 $stack->sql('CREATE SCHEMA s; CREATE TABLE s.u (id int)');
-$stack->sql(q{CREATE PUBLICATION electric_cm_publication FOR TABLE t WHERE (id > 1), TABLES IN SCHEMA s WITH (publish = 'insert')});
+$stack->sql($stack->publication_sql('electric_cm_publication', 'FOR TABLE t WHERE (id > 1), TABLES IN SCHEMA s', q{publish = 'insert'}));
 my $fix = row('publication', 'fix');
 like(row('publication', 'detail'), qr/does not publish insert/, 'publication: does not publish everything');
 apply($fix);
@@ -244,9 +244,9 @@ $stack->sql('ALTER PUBLICATION electric_cm_publication SET (publish_via_partitio
 mended('publication', 'FAIL', qr/changes of their root/, qr/publish_via_partition_root = false/);
 $stack->sql('DROP PUBLICATION electric_cm_publication');
 $stack->sql("ALTER DATABASE $db SET electric_cm.create_publication = off");
-mended('publication', 'FAIL', qr/does not exist/, qr/^CREATE PUBLICATION electric_cm_publication$/);
+mended('publication', 'FAIL', qr/does not exist/, qr/^\Q${\$stack->publication_sql('electric_cm_publication')}\E$/);
 $stack->sql("ALTER DATABASE $db RESET electric_cm.create_publication");
-$stack->sql('DROP PUBLICATION electric_cm_publication; CREATE PUBLICATION electric_cm_publication FOR ALL TABLES');
+$stack->sql('DROP PUBLICATION electric_cm_publication', $stack->publication_sql('electric_cm_publication', 'FOR ALL TABLES'));
 is(row('publication', 'verdict'), 'WARN', 'publication FOR ALL TABLES: WARN');
 mended('publication', 'WARN', qr/FOR ALL TABLES/, qr/SET electric_cm.publication_name = 'electric_cm_publication_2'/);
 # now it is somebody else's

@@ -132,7 +132,7 @@ $restore->query_safe('SET check_function_bodies = off');
 $restore->query_safe('SET client_min_messages = warning');
 $restore->query_safe('CREATE EXTENSION electric_cm');
 is_not_started($target, 'bystander', 'while a dump is being restored');
-$restore->query_safe("CREATE PUBLICATION $publication");
+$restore->query_safe(ElectricCM::Stack->new($target)->publication_sql($publication));
 $restore->quit;
 ok(wait_active($target, 'bystander'), 'active when that is over');
 $target->safe_psql('bystander', 'DROP EXTENSION electric_cm');

@@ -33,8 +33,8 @@ sub doubles
 
 $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
-$stack->sql(q{CREATE PUBLICATION everything FOR ALL TABLES;
-	CREATE TABLE t (id int PRIMARY KEY);
+$stack->sql($stack->publication_sql('everything', 'FOR ALL TABLES'),
+	q{CREATE TABLE t (id int PRIMARY KEY);
 	SELECT pg_create_logical_replication_slot('other', 'pgoutput')});
 
 # The same error again, before there is a stream, is no further event.

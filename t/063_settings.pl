@@ -36,7 +36,8 @@ my @impossible = (
 	# with assertions, everything is looked up again and again
 	'debug_discard_caches=0',
 	# all that is written would be logged
-	'client_min_messages=warning');
+	'client_min_messages=warning',
+	($node->pg_version >= 17 ? 'transaction_timeout=0' : ()));
 
 # What this test compares with is always written in the same way.
 my @pinned = (

@@ -94,7 +94,7 @@ round_trip('some kinds of changes only', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub SET (publish = 'insert')", dml('t'), "ALTER PUBLICATION $pub SET (publish = 'insert, update, delete, truncate')");
 round_trip('partitions as their root', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub SET (publish_via_partition_root)", dml('leaf'), "ALTER PUBLICATION $pub SET (publish_via_partition_root = false)");
-$stack->sql('CREATE PUBLICATION spare FOR TABLE bystander');
+$stack->sql($stack->publication_sql('spare', 'FOR TABLE bystander'));
 round_trip('another one under its name', [ 't', 'r', 'leaf', 'bystander' ], [],
 	"ALTER PUBLICATION $pub RENAME TO aside", "ALTER PUBLICATION spare RENAME TO $pub", dml('t'),
 	"ALTER PUBLICATION $pub RENAME TO spare", "ALTER PUBLICATION aside RENAME TO $pub");
@@ -172,7 +172,7 @@ is($stack->exists_shape($prepared[0]) . $stack->exists_shape($prepared[1]), '10'
 
 # the publication itself
 my @all = live_shapes('t', 'r');
-$stack->sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE bystander", 'COMMIT');
+$stack->sql('BEGIN', "DROP PUBLICATION $pub", $stack->publication_sql($pub, 'FOR TABLE bystander'), 'COMMIT');
 is(join('', map { $stack->exists_shape($_) } @all), '00', 'dropped and made again: all shapes end');
 $stack->active;
 live_shapes('t');
@@ -186,7 +186,7 @@ $stack = $stack->beside('by_schema');
 $stack->sql('CREATE SCHEMA s1', 'CREATE SCHEMA s2', 'CREATE TABLE s1.t (id int PRIMARY KEY, v text)', q{INSERT INTO s1.t SELECT i, 'old' FROM generate_series(1, 9) i},
 	'CREATE TABLE s1.r (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE s2.leaf PARTITION OF s1.r FOR VALUES FROM (0) TO (100)',
 	q{INSERT INTO s1.r SELECT i, 'old' FROM generate_series(1, 9) i}, 'CREATE TABLE named (id int PRIMARY KEY, v text)',
-	"CREATE PUBLICATION $pub FOR TABLES IN SCHEMA s1, TABLE named", 'CREATE EXTENSION electric_cm');
+	$stack->publication_sql($pub, 'FOR TABLES IN SCHEMA s1, TABLE named'), 'CREATE EXTENSION electric_cm');
 $stack->active;
 round_trip('out of the published schema and back', ['s1.t'], ['s1.r'], 'ALTER TABLE s1.t SET SCHEMA s2', dml('s2.t'), 'ALTER TABLE s2.t SET SCHEMA s1');
 round_trip('... a root whose leaf is elsewhere', [ 's1.r', 's2.leaf' ], ['s1.t'], 'ALTER TABLE s1.r SET SCHEMA s2', dml('s2.leaf'), 'ALTER TABLE s2.r SET SCHEMA s1');
@@ -200,11 +200,11 @@ round_trip('published twice, once is enough', [], [ 's1.t', 'named' ], "ALTER PU
 $stack->sql('CREATE DATABASE by_all');
 $stack = $stack->beside('by_all');
 $stack->sql('CREATE TABLE a (id int PRIMARY KEY, v text)', 'CREATE TABLE b (id int PRIMARY KEY, v text)', q{INSERT INTO b VALUES (1, 'old')},
-	"CREATE PUBLICATION $pub FOR ALL TABLES", 'CREATE EXTENSION electric_cm');
+	$stack->publication_sql($pub, 'FOR ALL TABLES'), 'CREATE EXTENSION electric_cm');
 $stack->active;
 round_trip('of all tables, unlogged for a while', ['b'], ['a'], 'ALTER TABLE b SET UNLOGGED', dml('b'), 'ALTER TABLE b SET LOGGED');
 @all = live_shapes('a', 'b');
-$stack->sql('BEGIN', "DROP PUBLICATION $pub", "CREATE PUBLICATION $pub FOR TABLE a", 'COMMIT');
+$stack->sql('BEGIN', "DROP PUBLICATION $pub", $stack->publication_sql($pub, 'FOR TABLE a'), 'COMMIT');
 is(join('', map { $stack->exists_shape($_) } @all), '00', 'FOR ALL TABLES dropped and made again for one: all shapes end');
 $stack->sql(q{UPDATE b SET v = 'new'});
 my ($again) = live_shapes('b');

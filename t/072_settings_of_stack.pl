@@ -27,7 +27,7 @@ my $session = $node->background_psql($db, on_error_stop => 0);
 $session->query('SELECT 1');
 
 # the publication
-$stack->sql('CREATE PUBLICATION pub2 FOR TABLE u');
+$stack->sql($stack->publication_sql('pub2', 'FOR TABLE u'));
 set_for_database(q{electric_cm.publication_name = 'pub2'});
 $stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$before'", 'another publication: what was made by the former one ends');
 $stack->becomes(q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shapes_invalidated' AND detail = 'another publication is followed'}, '... and an event says why');

@@ -125,6 +125,11 @@ sub events
 
 =pod
 
+=item $stack->publication_sql($name, $of, @options)
+
+The command that makes a publication as a stack needs it: from 18 on it says
+that stored generated columns are published.
+
 =item $stack->shape($table, %opts)
 
 Create a shape of a table, and return its handle. Options, of which none may have
@@ -170,6 +175,13 @@ sub add_rows
 	my ($self, $n) = @_;
 	return $self->sql(qq{SET statement_timeout = '30 s';
 		INSERT INTO t SELECT (SELECT coalesce(max(id), 0) FROM t) + i, repeat('x', 1000) FROM generate_series(1, $n) i});
+}
+
+sub publication_sql
+{
+	my ($self, $name, $of, @options) = @_;
+	push @options, 'publish_generated_columns = stored' if ElectricCM::server_major($self->{node}) >= 18;
+	return join(' ', "CREATE PUBLICATION $name", $of // (), @options ? 'WITH (' . join(', ', @options) . ')' : ());
 }
 
 sub shape
