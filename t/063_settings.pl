@@ -58,7 +58,8 @@ my %skipped = (
 # ... and of those of the whole server, what no server could work with: see
 # above; or what contradicts another one, which is an error there.
 my %not_system = map { $_ => 1 } qw(role session_preload_libraries local_preload_libraries max_stack_depth client_min_messages geqo_generations
-	debug_discard_caches client_encoding temp_buffers post_auth_delay log_statement_stats log_parser_stats log_planner_stats log_executor_stats);
+	debug_discard_caches client_encoding temp_buffers post_auth_delay log_statement_stats log_parser_stats log_planner_stats log_executor_stats
+	transaction_timeout);
 
 # What pg_settings does not show, or a plausible value for.
 my %strings = (
@@ -267,6 +268,9 @@ sub try_round
 	{
 		my ($database, @given) = @{ $given{$whom} };
 
+		# a parallel worker that is started has the database's of these, and not yet its session's
+		@given = grep { $_->[0] ne 'transaction_timeout' } @given if grep { $_->[0] eq 'debug_parallel_query' } @given;
+		$given{$whom} = [ $database, @given ];
 		$refused{$_} = 1 for give($whom, @given);
 		$names{ $_->[0] } = 1 for @given;
 		$tried += @given;
