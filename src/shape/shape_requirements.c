@@ -22,6 +22,7 @@
 #include "catalog/pg_publication.h"
 #include "catalog/pg_publication_rel.h"
 #include "lib/stringinfo.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -383,12 +384,16 @@ check_leaf(Relation leaf, Oid relation)
 
 /*
  * The server keeps temporary tables and foreign ones out of partitioned ones.
+ * The table is locked as its leaves are, and before them, as every command does:
+ * one that has it would wait for a leaf, and we for the table.
  */
 void
 ecm_check_leaves(Oid relation, LOCKMODE lockmode)
 {
 	ListCell   *lc;
 
+	if (lockmode != NoLock)
+		LockRelationOid(relation, lockmode);
 	foreach(lc, find_all_inheritors(relation, lockmode, NULL))
 	{
 		Relation	leaf = ecm_open_unlocked(lfirst_oid(lc));
