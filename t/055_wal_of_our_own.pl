@@ -20,6 +20,9 @@ autovacuum = off
 });
 my $node = $stack->node;
 
+# by the index: a scan of the table marks pages as all visible, from 19 on, which is WAL of this test's own
+my $no_logs = '(SELECT shape FROM _electric_cm.shape_log ORDER BY shape LIMIT 1) IS NULL';
+
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
 $stack->sql('CREATE TABLE large (id int PRIMARY KEY, t text)');
@@ -70,7 +73,7 @@ $stack->sql('CHECKPOINT');
 $began = $stack->sql('SELECT pg_current_wal_lsn()');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active with a new one');
-$stack->seen('count(*) = 0 FROM _electric_cm.shape_log', 'the logs are deleted');
+$stack->seen($no_logs, 'the logs are deleted');
 cmp_ok($stack->sql("SELECT pg_current_wal_lsn() - '$began'"), '>', 150 * 1024 * 1024, '... which has written as much WAL');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... and is still active');
 is($stack->events('retained_wal_limit'), 1, '... the new slot has not reached the limit');
@@ -88,7 +91,7 @@ $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 $stack->sql(q{ALTER SYSTEM SET electric_cm.min_wal_free_space = '1000TB'});
 $stack->sql('SELECT pg_reload_conf()');
 $stack->sql("SELECT electric_cm_drop_shape('$handle')");
-$stack->seen('count(*) = 0 FROM _electric_cm.shape_log', 'too little space: the logs are deleted nevertheless');
+$stack->seen($no_logs, 'too little space: the logs are deleted nevertheless');
 
 $node->stop;
 done_testing();
