@@ -55,7 +55,13 @@ $stack->sql('ALTER DATABASE other RESET electric_cm.enabled');
 $node->restart;
 ok($stack->active && $other->active, 'both are active');
 
-# Another name, which is taken: the former slot
+# Another name, which is taken: the former slot.  It is within the limit at first:
+# it has let go of what was written above.
+my $slot = q{FROM pg_replication_slots WHERE slot_name = 'electric_cm_postgres'};
+my $end = $stack->sql('SELECT pg_current_wal_lsn()');
+$stack->seen("(SELECT confirmed_flush_lsn >= '$end' $slot)");
+$stack->sql('CHECKPOINT');
+$stack->seen("(SELECT restart_lsn >= '$end' $slot)", 'the slot of the stack that runs has let go of all that was written');
 $stack->sql(q{SELECT pg_create_logical_replication_slot('taken', 'test_decoding')});
 $stack->sql(q{ALTER DATABASE postgres SET electric_cm.slot_name = 'taken'});
 $stack->sql('SELECT pg_reload_conf()');
