@@ -31,7 +31,7 @@ export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
 PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name.c \
-	src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c \
+	src/base/continuity.c src/base/stream_message.c src/shape/shape_chunk.c src/slot/retained_wal_guard.c \
 	src/launcher/stack_decision.c
 UNIT = t/unit/unit
 

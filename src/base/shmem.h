@@ -112,7 +112,9 @@ typedef struct EcmConsumerSlot
 	uint32		shapes;
 	XLogRecPtr	received_lsn;	/* end of the last transaction it was fed */
 	XLogRecPtr	applied_lsn;	/* ... that is committed locally */
-	XLogRecPtr	durable_lsn;	/* ... and flushed: may be acknowledged */
+	XLogRecPtr	durable_lsn;	/* ... and flushed */
+	XLogRecPtr	recorded_lsn;	/* ... and said so by a row of
+								 * _electric_cm.progress, also flushed */
 	int64		transactions;
 	int64		changes;
 	int64		matched_changes;

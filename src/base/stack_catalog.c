@@ -1,14 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stack_catalog.c
- *	  What the stack remembers, and whether its shapes still belong here.
+ *	  What the stack remembers, and how far its shapes' logs are.
  *
- * A shape's log begins with a snapshot and goes on with the changes of one
- * unbroken stream.  If the stream is another one, changes between the two are
- * missing, or undone, so all shapes must end.  That is so after a failover or a
- * point-in-time recovery (the timeline differs), after a restore (the system
- * identifier or the database's OID differs), with a new slot, by another
- * publication, and when somebody else has consumed changes from the slot.
+ * What is logged is in the table of progress: each consumer's own rows, and a
+ * marker for all of them, since rows are written only with entries.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +25,9 @@
 #include "base/stack_catalog.h"
 #include "base/table_writer.h"
 #include "base/text.h"
+
+/* The marker is the row of a consumer that there is none of. */
+#define MARKER	"-1"
 
 void
 ecm_stack_row_read(EcmStackRow *remembered)
@@ -113,28 +112,6 @@ ecm_message_prefix(void)
 	return pstrdup(prefix);
 }
 
-const char *
-ecm_stack_row_mismatch(const EcmStackRow *remembered,
-					   const EcmReplicationInfo *info, Oid database_oid)
-{
-	if (remembered->known &&
-		remembered->system_identifier != info->system_identifier)
-		return "the system identifier has changed";
-	if (remembered->known && remembered->timeline_id != info->timeline_id)
-		return "the timeline has changed";
-	if (remembered->database_oid != database_oid)
-		return "the database is a copy of another one";
-	if (info->slot_created)
-		return "the replication slot is a new one";
-	if (!XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
-		info->confirmed_flush_lsn > remembered->clean_stop_lsn)
-		return "the replication slot was consumed by somebody else";
-	if (NameStr(remembered->publication)[0] != '\0' &&
-		strcmp(NameStr(remembered->publication), ecm_publication_name) != 0)
-		return "another publication is followed";
-	return NULL;
-}
-
 bool
 ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 								  const EcmReplicationInfo *info)
@@ -142,6 +119,71 @@ ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 	return remembered->known &&
 		(remembered->system_identifier != info->system_identifier ||
 		 remembered->timeline_id != info->timeline_id);
+}
+
+XLogRecPtr
+ecm_stack_logged_lsn(void)
+{
+	EcmSpiState spi;
+	HeapTuple	row;
+	TupleDesc	desc;
+	Datum		datum;
+	bool		no_shapes;
+	bool		no_marker;
+	XLogRecPtr	lsn;
+	XLogRecPtr	marker;
+
+	ecm_spi_begin(&spi);
+
+	/* a consumer that has no shapes has nothing to log */
+	if (SPI_execute("SELECT min(coalesce((SELECT max(p.lsn) FROM _electric_cm.progress p"
+					" WHERE p.worker = w.worker), '0/0')),"
+					" (SELECT max(p.lsn) FROM _electric_cm.progress p WHERE p.worker = " MARKER ")"
+					" FROM (SELECT DISTINCT worker FROM _electric_cm.shape_worker) w",
+					true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read progress");
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	datum = SPI_getbinval(row, desc, 1, &no_shapes);
+	lsn = no_shapes ? PG_UINT64_MAX : DatumGetLSN(datum);
+	datum = SPI_getbinval(row, desc, 2, &no_marker);
+	marker = no_marker ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	ecm_spi_end(&spi);
+	return Max(lsn, marker);
+}
+
+int
+ecm_stack_progress_xids(bool marker_only, TransactionId **xids)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EcmSpiState spi;
+	int			n;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute(marker_only ?
+					"SELECT xmin FROM _electric_cm.progress WHERE worker = " MARKER :
+					"SELECT xmin FROM _electric_cm.progress", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read progress");
+	n = (int) SPI_processed;
+	*xids = MemoryContextAlloc(context, Max(n, 1) * sizeof(TransactionId));
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		(*xids)[i] = DatumGetTransactionId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+														 1, &isnull));
+	}
+	ecm_spi_end(&spi);
+	return n;
+}
+
+char *
+ecm_stack_mark_sql(XLogRecPtr lsn)
+{
+	return psprintf("INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
+					" VALUES (" MARKER ", 0, '%X/%X')"
+					" ON CONFLICT (worker, turn) DO UPDATE SET lsn = greatest(p.lsn, excluded.lsn)",
+					LSN_FORMAT_ARGS(lsn));
 }
 
 char *

@@ -2,7 +2,7 @@
  *
  * stack_catalog.h
  *	  What the stack remembers about the server and the database it was last
- *	  seen in, and whether its shapes still belong there.
+ *	  seen in, and how far the logs of its shapes are.
  *
  * The one row of _electric_cm.stack, which only these functions write.  The
  * manager writes no table itself while it streams: the functions that end in
@@ -55,20 +55,29 @@ extern void ecm_stack_row_read(EcmStackRow *remembered);
 extern char *ecm_message_prefix(void);
 
 /*
- * The reason why the shapes do not belong to the stream that is about to
- * start, or NULL if they do.  Compares what is remembered with the arguments
- * and electric_cm.publication_name.
- */
-extern const char *ecm_stack_row_mismatch(const EcmStackRow *remembered,
-										  const EcmReplicationInfo *info,
-										  Oid database_oid);
-
-/*
  * Is this another server than the remembered one, or another history
  * (timeline) of it?
  */
 extern bool ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 											  const EcmReplicationInfo *info);
+
+/*
+ * Everything before this is in the logs of all shapes that have one, as rows say
+ * that are visible now; PG_UINT64_MAX: no shape has a log.  In a transaction.
+ */
+extern XLogRecPtr ecm_stack_logged_lsn(void);
+
+/*
+ * The transactions that have written the rows of progress, palloc'd; returns how
+ * many.  marker_only: the marker's.  In a transaction.
+ */
+extern int	ecm_stack_progress_xids(bool marker_only, TransactionId **xids);
+
+/*
+ * The statement that records, by the marker, that all logs have everything before
+ * that position.  It never takes back what another one has recorded.
+ */
+extern char *ecm_stack_mark_sql(XLogRecPtr lsn);
 
 /*
  * Statements that record the present server and database in the row.  With a

@@ -380,6 +380,7 @@ report_progress(bool flush)
 	EcmConsumerSlot *slot = &stack->consumers[batch.worker];
 	XLogRecPtr	flushed;
 	XLogRecPtr	durable = InvalidXLogRecPtr;
+	XLogRecPtr	recorded;
 
 	if (flush && batch.done.unflushed != NIL)
 		XLogFlush(((UnflushedCommit *) llast(batch.done.unflushed))->local_lsn);
@@ -395,6 +396,7 @@ report_progress(bool flush)
 		batch.done.unflushed = list_delete_first(batch.done.unflushed);
 		pfree(commit);
 	}
+	recorded = durable;
 	/* transactions that wrote nothing are as durable as what precedes them */
 	if (batch.done.unflushed == NIL)
 		durable = batch.done.applied_lsn;
@@ -403,6 +405,7 @@ report_progress(bool flush)
 	slot->applied_lsn = Max(slot->applied_lsn, batch.done.applied_lsn);
 	slot->received_lsn = Max(slot->received_lsn, Max(batch.done.applied_lsn, batch.lsn));
 	slot->durable_lsn = Max(slot->durable_lsn, durable);
+	slot->recorded_lsn = Max(slot->recorded_lsn, recorded);
 	slot->shapes = ecm_log_batch_figures.shapes;
 	slot->transactions = batch.done.transactions;
 	slot->changes = ecm_log_batch_figures.changes;

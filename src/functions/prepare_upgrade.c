@@ -109,20 +109,18 @@ start(void)
 	ecm_await_active(0);
 }
 
-/* Waits until the slot says that everything before that has been consumed. */
+/* Waits until everything before that is in the logs. */
 static void
-await_confirmed(XLogRecPtr target)
+await_flushed(XLogRecPtr target)
 {
 	EcmStack   *stack = palloc(sizeof(EcmStack));
-	EcmSlotFacts facts;
 
 	for (;;)
 	{
 		ecm_await_active(0);
 		if (ecm_own_stack_head(stack) < 0)
 			ecm_report_stack_gone();
-		if (ecm_slot_is_own(ecm_own_slot_name(stack), &facts) &&
-			facts.confirmed_flush_lsn >= target)
+		if (stack->progress.flushed_lsn >= target)
 			break;
 		if (stack->requests.await_lsn < target)
 			ecm_stack_request_flush(MyDatabaseId, target);
@@ -142,7 +140,7 @@ drain(void)
 		XLogRecPtr	target = ecm_end_of_wal();
 
 		XLogFlush(target);
-		await_confirmed(target);
+		await_flushed(target);
 		if (ecm_end_of_wal() == target)
 			break;
 	}

@@ -63,6 +63,7 @@
 #include "base/wait_event.h"
 #include "hooks/database_commands.h"
 #include "slot/slot.h"
+#include "slot/slot_moved.h"
 #include "slot/slot_owner.h"
 
 /* The longest wait for a stack to end, which usually takes two seconds at most. */
@@ -471,8 +472,8 @@ skip_own_changes(Oid dboid)
 		facts.database == dboid && facts.active_pid == 0 &&
 		facts.invalidation == NULL && facts.confirmed_flush_lsn < lsn)
 	{
-		XLogFlush(lsn);
 		ecm_slot_acquire(view.slot_name);
+		lsn = ecm_slot_move_mark(dboid, MyReplicationSlot->data.confirmed_flush);
 		ecm_slot_owner_moved(view.index, dboid, lsn);
 		LogicalConfirmReceivedLocation(lsn);
 		ReplicationSlotMarkDirty();

@@ -698,6 +698,12 @@ ecm_queues_applied_lsn(void)
 }
 
 XLogRecPtr
+ecm_queues_recorded_lsn(XLogRecPtr marker)
+{
+	return Max(minimum_lsn(offsetof(EcmConsumerSlot, recorded_lsn)), marker);
+}
+
+XLogRecPtr
 ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn)
 {
 	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));

@@ -98,6 +98,12 @@ extern XLogRecPtr ecm_queues_start_lsn(void);
  */
 extern XLogRecPtr ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn);
 
+/*
+ * Everything before this is in all logs, and flushed rows say so: the consumers' own,
+ * or the marker, which counts for each of them.
+ */
+extern XLogRecPtr ecm_queues_recorded_lsn(XLogRecPtr marker);
+
 /* End of the last transaction that every consumer has applied. */
 extern XLogRecPtr ecm_queues_applied_lsn(void);
 

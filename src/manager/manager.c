@@ -66,6 +66,7 @@ close_replication(Manager *m)
 	ecm_queues_stream_lost();
 	ecm_creations_forget();
 	ecm_retention_stream_lost();
+	ecm_manager_forget_marker(m);
 	if (m->job.id != 0)
 		ecm_pool_cancel(m->job.id);
 	m->job.id = 0;
@@ -322,6 +323,7 @@ static const RoundPart parts[] = {
 	ecm_manager_show_blocker,
 	ecm_manager_read_stream,
 	ecm_manager_note_progress,
+	ecm_manager_mark_position,
 	ecm_manager_give_feedback,
 	ecm_manager_renew_stream,
 	poll_shapes,

@@ -55,6 +55,7 @@ typedef struct Waiting
 	bool		doubt_shown;	/* ... ecm_manager_show_doubt()'s */
 	bool		standby_shown;	/* ... ecm_manager_show_standby()'s */
 	bool		lock_shown;		/* ... ecm_manager_show_lock_blocker()'s */
+	bool		marker_shown;	/* ... ecm_manager_mark_position()'s */
 	EcmStep		lock_step;		/* if so: the step that the lock holds up */
 	EcmTime		lock_look_at;	/* when to look for a lock's holder; 0: no
 								 * step runs that may wait for a lock */
@@ -132,6 +133,31 @@ typedef struct RetainedWal
 	EcmTime		stands_since;	/* ... and since when it is that */
 } RetainedWal;
 
+/* How far the logs are, as rows say: see manager_position.c */
+typedef struct LogPosition
+{
+	XLogRecPtr	slot;			/* our slot is not beyond this: there it was
+								 * when it was compared with the logs, or this
+								 * has been acknowledged since; invalid: it
+								 * has not been compared yet */
+	XLogRecPtr	marker;			/* the marker says this, and is flushed */
+	EcmTime		marked_at;		/* when it was written */
+
+	uint64		job;			/* the pool job that writes it; 0: none */
+	XLogRecPtr	marking;		/* ... and what it writes */
+	EcmTime		marking_at;		/* when that was submitted */
+	EcmTime		retry_at;		/* not before, since the last has failed ... */
+	char		error[ECM_TEXT_LEN];	/* ... by this; "": it has not */
+
+	XLogRecPtr	idle_lsn;		/* up to there nobody else has committed
+								 * anything that no row says is logged */
+	XLogRecPtr	idle_tried;		/* ... which was last looked at up to there */
+	EcmTime		idle_look_at;	/* not looked at again before */
+
+	XLogRecPtr	at_end;			/* at the end of the manager: all logs had
+								 * everything before this */
+} LogPosition;
+
 /*
  * A manager; its process has one.  It reads its entry in shared memory freely,
  * as far as it is the only one that writes there, and writes under the lock.
@@ -146,7 +172,6 @@ typedef struct Manager
 
 	EcmState	state;			/* of the machine in state.c */
 	EcmStackRow remembered;		/* the row of _electric_cm.stack, as last read */
-	bool		timeline_checked;	/* the row says that this stack runs now */
 	char	   *settings_signature; /* settings whose change needs a new
 									 * manager; see manager_settings.c */
 	bool		reload_again;	/* the database's settings could not be read:
@@ -165,6 +190,12 @@ typedef struct Manager
 	StreamRenewal renewal;
 	Checks		checks;
 	RetainedWal wal;
+	LogPosition position;
+	struct
+	{
+		bool		mismatch;	/* the slot does not continue the logs */
+		bool		marked;		/* the marker is written */
+	}			compared;		/* what step check_timeline has its job do */
 
 	/* reported so far */
 	EcmError	last_reported;	/* the same failure again is no event */
@@ -317,6 +348,9 @@ extern bool ecm_manager_note_progress(Manager *m, EcmTime now, RoundInput *in);
 extern bool ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in);
 extern bool ecm_manager_renew_stream(Manager *m, EcmTime now, RoundInput *in);
 
+/* Everything before this is durable, or concerns none of our shapes; never less. */
+extern XLogRecPtr ecm_manager_flushed_lsn(const Manager *m);
+
 /* Notes how far the stream had come when it was lost. */
 extern void ecm_manager_note_loss(Manager *m);
 
@@ -328,6 +362,41 @@ extern void ecm_manager_forget_stream(Manager *m);
  * counts.  False: the slot has not moved since the last time, so it may not.
  */
 extern bool ecm_manager_may_catch_up(Manager *m, EcmTime now);
+
+/* ------------------------------------------------- manager_position.c -- */
+
+/*
+ * Does the slot that create_slot has found continue the logs?  *mismatch NULL: yes;
+ * or the reason why all shapes end.  False: that can't be found out now (err).
+ */
+extern bool ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err);
+
+/*
+ * The step check_timeline is done: what it has recorded is in the tables.  mismatch:
+ * shapes have been invalidated; marked: the marker was written.
+ */
+extern void ecm_manager_slot_compared(Manager *m, bool mismatch, bool marked);
+
+/*
+ * The stream has begun.  Is the slot still where it was when it was compared with
+ * the logs?  If not, fills 'failure'.
+ */
+extern bool ecm_manager_slot_is_as_compared(Manager *m, EcmStepFailure *failure);
+
+/*
+ * The part of 'flushed' that may be acknowledged, since rows that are flushed say
+ * that it is logged.
+ */
+extern XLogRecPtr ecm_manager_acknowledgeable_lsn(const Manager *m, XLogRecPtr flushed);
+
+/* Notes that this position is about to be sent to the slot. */
+extern void ecm_manager_note_acknowledged(Manager *m, XLogRecPtr lsn);
+
+/* Part of the round: has the marker written. */
+extern bool ecm_manager_mark_position(Manager *m, EcmTime now, RoundInput *in);
+
+/* The stream is lost, or everything is closed: nobody waits for the marker any more. */
+extern void ecm_manager_forget_marker(Manager *m);
 
 /* ----------------------------------------------------- manager_stop.c -- */
 

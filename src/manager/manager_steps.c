@@ -175,6 +175,8 @@ report_lost_shapes(Manager *m, const char *reason)
  *	- look, where the WAL may tell, whether the server ran without us meanwhile;
  *	- record the new circumstances, and invalidate the shapes;
  *	- share the shapes among consumers, before any consumer runs;
+ *	- record that the logs have everything before the slot's position, since the other
+ *	  two delete the rows that said so;
  *	- take down that the slot is not ours any more, if somebody else has made it.
  *
  * All of that is one statement string, and so one transaction.
@@ -189,14 +191,15 @@ start_timeline(Manager *m)
 	char	   *runs_sql;
 	EcmError	err;
 
+	m->compared.mismatch = m->compared.marked = false;
+
 	m->job.result = ECM_RESULT_FAILED;
 	m->job.failure.kind = ECM_ERROR_RETRY;
-	if (!ecm_worker_try(ecm_manager_read_remembered, m, &err))
+	if (!ecm_manager_compare_slot(m, &mismatch, &err))
 	{
 		m->job.failure.err = err;
 		return;
 	}
-	mismatch = ecm_stack_row_mismatch(&m->remembered, &m->replication.info, MyDatabaseId);
 	sql = ecm_stack_row_record_sql(&m->remembered, &m->replication.info,
 								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
@@ -207,9 +210,13 @@ start_timeline(Manager *m)
 	runs_sql = mismatch == NULL && !ecm_runs_seen(m->remembered.seen_lsn) ?
 		psprintf("SELECT _electric_cm.check_runs(%s)",
 				 ecm_quote_literal(m->stack->slot.name)) : NULL;
+	m->compared.mismatch = mismatch != NULL;
+	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
-		start_step_job(m, psprintf("%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
+		start_step_job(m, psprintf("%s;%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
+								   m->compared.marked ?
+								   ecm_stack_mark_sql(m->replication.info.confirmed_flush_lsn) : "",
 								   disown_sql ? disown_sql : ""),
 					   runs_sql ? 0 : ECM_MANAGER_JOB_MS);	/* the WAL may be long */
 	else
@@ -228,7 +235,7 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 	if (result == ECM_RESULT_DONE)
 	{
 		/* as the table has it by now */
-		m->timeline_checked = true;
+		ecm_manager_slot_compared(m, m->compared.mismatch, m->compared.marked);
 		m->remembered.known = true;
 		m->remembered.system_identifier = m->replication.info.system_identifier;
 		m->remembered.timeline_id = m->replication.info.timeline_id;
@@ -469,6 +476,9 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 	if (result == ECM_RESULT_PENDING)
 		return false;
 	in->again = true;
+	if (result == ECM_RESULT_DONE && step == ECM_STEP_START_STREAMING &&
+		!ecm_manager_slot_is_as_compared(m, &in->failure))
+		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 	if (result == ECM_RESULT_DONE)
 	{
 		step_completed(m, step);

@@ -124,25 +124,30 @@ drop_slot(Manager *m)
 
 /*
  * Puts down that this is a clean end, and where the slot is.  If nobody but us has
- * committed anything since, the slot is moved past all of it: see slot_tail.c.
- * (A manager that has not come to compare the slot with where it was left leaves
- * that as it is: somebody else may be consuming it.)
+ * committed anything that is not logged, the slot is moved past all of it: see
+ * slot_tail.c.  A slot that has not been compared with the logs, as it was made anew
+ * a moment ago, or is beyond what we have acknowledged, is left as it is: the next
+ * manager finds out.
  */
 static void
 record_end(Manager *m, const EcmSlotFacts *facts, bool for_upgrade)
 {
 	StopRecord	record = {.for_upgrade = for_upgrade};
 	XLogRecPtr	from = facts->confirmed_flush_lsn;
+	XLogRecPtr	logged = Max(from, m->position.at_end);
 	EcmError	err;
+
+	if (from > m->position.slot)
+		return;
 
 	if (!facts->temporary && facts->invalidation == NULL && facts->active_pid == 0)
 	{
 		store_events(m);		/* after that there is nothing more to write */
-		if (ecm_slot_tail_is_ours(from))
+		if (ecm_slot_tail_is_ours(logged))
 		{
 			record.lsn = ecm_slot_tail_end();
 			if (ecm_worker_try(record_stop, &record, &err) &&
-				ecm_slot_tail_skip(m->stack->slot.name, from, record.lsn))
+				ecm_slot_tail_skip(m->stack->slot.name, from, logged, record.lsn))
 			{
 				ecm_slot_owner_moved(m->stack_index, MyDatabaseId, record.lsn);
 				return;
@@ -173,8 +178,7 @@ leave_slot(Manager *m, bool drop, bool drained, bool for_upgrade)
 			ecm_manager_event(m, ECM_EVENT_WARNING, err.message,
 							  "could not drop the publication");
 	}
-	else if (!drained && m->timeline_checked &&
-			 ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
+	else if (!drained && ecm_manager_slot_is_usable(m->stack->slot.name, &facts))
 		record_end(m, &facts, for_upgrade);
 	if (!drop && ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) &&
 		!m->stack->slot.owned)
@@ -216,6 +220,8 @@ ecm_manager_clean_up(Manager *m)
 	for_upgrade = reason == ECM_END_STOP && m->stack->requests.upgrade;
 	ecm_unlock();
 
+	if (m->state.streaming_up)
+		m->position.at_end = ecm_manager_flushed_lsn(m);
 	ecm_pool_close();
 	ecm_queues_stop();
 	ecm_replication_close(&m->replication);

@@ -36,7 +36,7 @@ ecm_manager_forget_wait(Manager *m)
 
 	w->text[0] = '\0';
 	w->pid = 0;
-	w->blocker_shown = w->doubt_shown = w->lock_shown = w->standby_shown = false;
+	w->blocker_shown = w->doubt_shown = w->lock_shown = w->standby_shown = w->marker_shown = false;
 }
 
 /*

@@ -58,6 +58,7 @@ typedef struct StreamState
 	XLogRecPtr	keepalive_lsn;	/* the highest position that a keepalive
 								 * vouched for: all before it has been sent */
 	XLogRecPtr	acknowledged_lsn;	/* last sent to the walsender */
+	XLogRecPtr	told_lsn;		/* last sent as durable, which may be more */
 	bool		reply_requested;	/* the walsender wants feedback at once */
 	EcmTime		last_feedback;	/* when it was sent */
 	EcmTime		last_asked;		/* when feedback last asked for an answer */

@@ -4,8 +4,9 @@
  *	  The stream: reading it, telling the walsender how far we are, and
  *	  noticing that nothing comes any more.
  *
- * "Flushed" is the position up to which all consumers' logs are durable; feedback
- * acknowledges it, and the slot may then advance to it.  Feedback goes out also
+ * "Flushed" is the position up to which all consumers' logs are durable.  As far as
+ * rows say so, too (manager_position.c), feedback acknowledges it, and the slot may then
+ * advance to it.  Feedback goes out also
  * while a consumer's queue is full and the stream is not read, or the walsender
  * would end the connection after its timeout.
  *
@@ -157,13 +158,14 @@ next_received(Replication *rep, const char **data, int *len,
 }
 
 /*
- * Sends a standby status update.  received: end of what has come; flushed: see the
- * head of this file.  ask: the walsender shall answer with a keepalive at once, which
- * tells how far it is.  False: connection lost, failure filled.
+ * Sends a standby status update.  received: end of what has come; flushed and
+ * acknowledged: see the head of this file.  ask: the walsender shall answer with a
+ * keepalive at once, which tells how far it is.  False: connection lost, failure
+ * filled.
  */
 static bool
-send_feedback(Replication *rep, XLogRecPtr received,
-			  XLogRecPtr flushed, bool ask, EcmStepFailure *failure)
+send_feedback(Replication *rep, XLogRecPtr received, XLogRecPtr flushed,
+			  XLogRecPtr acknowledged, bool ask, EcmStepFailure *failure)
 {
 	StringInfoData out;
 	EcmTime		now = ecm_now();
@@ -172,7 +174,7 @@ send_feedback(Replication *rep, XLogRecPtr received,
 	initStringInfo(&out);
 	pq_sendbyte(&out, 'r');
 	pq_sendint64(&out, received);
-	pq_sendint64(&out, flushed);
+	pq_sendint64(&out, acknowledged);
 	pq_sendint64(&out, flushed);
 	pq_sendint64(&out, ecm_wall_clock());
 	pq_sendbyte(&out, ask ? 1 : 0);
@@ -184,7 +186,8 @@ send_feedback(Replication *rep, XLogRecPtr received,
 		return false;
 	}
 	rep->stream.reply_requested = false;
-	rep->stream.acknowledged_lsn = Max(rep->stream.acknowledged_lsn, flushed);
+	rep->stream.acknowledged_lsn = Max(rep->stream.acknowledged_lsn, acknowledged);
+	rep->stream.told_lsn = Max(rep->stream.told_lsn, flushed);
 	rep->stream.last_feedback = now;
 	if (ask)
 		rep->stream.last_asked = now;
@@ -300,9 +303,8 @@ feedback_interval(const Replication *rep)
 
 /* ------------------------------------------------------------ its loss -- */
 
-/* Everything before this is durable, or concerns none of our shapes; never less. */
-static XLogRecPtr
-flushed_lsn(const Manager *m)
+XLogRecPtr
+ecm_manager_flushed_lsn(const Manager *m)
 {
 	XLogRecPtr	durable = ecm_queues_durable_lsn(m->replication.stream.keepalive_lsn);
 
@@ -337,7 +339,7 @@ ecm_manager_may_catch_up(Manager *m, EcmTime now)
 void
 ecm_manager_note_loss(Manager *m)
 {
-	XLogRecPtr	flushed = flushed_lsn(m);
+	XLogRecPtr	flushed = ecm_manager_flushed_lsn(m);
 
 	if (!m->state.behind)
 		m->loss.at = InvalidXLogRecPtr;
@@ -456,13 +458,16 @@ must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 	return true;
 }
 
-/* When the next feedback is due; sooner, if there is progress to acknowledge. */
+/*
+ * When the next feedback is due; sooner, if there is progress to tell.  The walsender
+ * says how far it is only after it has been told that what it said last is done with.
+ */
 static EcmTime
-feedback_due(const Replication *rep, XLogRecPtr flushed)
+feedback_due(const Replication *rep, XLogRecPtr flushed, XLogRecPtr acknowledged)
 {
 	int			ms = feedback_interval(rep);
 
-	if (flushed > rep->stream.acknowledged_lsn)
+	if (flushed > rep->stream.told_lsn || acknowledged > rep->stream.acknowledged_lsn)
 		ms = Min(ms, ACKNOWLEDGE_MS);
 	return ecm_later(rep->stream.last_feedback, ms);
 }
@@ -508,7 +513,7 @@ ecm_manager_note_progress(Manager *m, EcmTime now pg_attribute_unused(),
 						  RoundInput *in)
 {
 	if (!m->state.streaming_up || !m->state.behind || m->flow.congested ||
-		!is_beyond_loss(m, flushed_lsn(m)))
+		!is_beyond_loss(m, ecm_manager_flushed_lsn(m)))
 		return false;
 	in->type = ECM_INPUT_PROGRESS;
 	return true;
@@ -524,25 +529,32 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	Replication *rep = &m->replication;
 	XLogRecPtr	flushed;
 	XLogRecPtr	received;
+	XLogRecPtr	acknowledged;
 	bool		due;
 	bool		ask;
 
 	if (!m->state.streaming_up)
 		return false;
-	flushed = flushed_lsn(m);
+	flushed = ecm_manager_flushed_lsn(m);
 	received = Max(ecm_queues_received_lsn(), rep->stream.keepalive_lsn);
 	received = Max(received, flushed);
-	due = now >= feedback_due(rep, flushed) || rep->stream.reply_requested;
+	acknowledged = Max(ecm_manager_acknowledgeable_lsn(m, flushed), rep->stream.acknowledged_lsn);
+	due = now >= feedback_due(rep, flushed, acknowledged) || rep->stream.reply_requested;
 	ask = must_ask(m, now, flushed) || must_hear(rep, now, due) ||
 		m->flow.last_word;
 	m->flow.last_word = false;
-	if (((ask || due) &&
-		 !send_feedback(rep, received, flushed, ask, &in->failure)) ||
-		is_silent(rep, now, &in->failure))
+	if (ask || due)
+	{
+		/* also if it gets lost: it may have come all the same */
+		ecm_manager_note_acknowledged(m, acknowledged);
+		if (!send_feedback(rep, received, flushed, acknowledged, ask, &in->failure))
+			return round_failed(in, ECM_INPUT_REPLICATION_LOST);
+	}
+	if (is_silent(rep, now, &in->failure))
 		return round_failed(in, ECM_INPUT_REPLICATION_LOST);
 	ecm_report_positions(received, flushed, rep->stream.acknowledged_lsn,
 						 ecm_queues_last_commit_at());
-	ecm_manager_wake_at(m, feedback_due(rep, flushed));
+	ecm_manager_wake_at(m, feedback_due(rep, flushed, acknowledged));
 	ecm_manager_wake_at(m, sign_of_life_due(rep));
 	ecm_manager_wake_at(m, m->flow.ask_at);
 	ecm_manager_wake_at(m, silence_deadline(rep));

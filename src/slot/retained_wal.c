@@ -365,16 +365,21 @@ static void
 complete_sample(int stack_index, EcmWalLook *look)
 {
 	EcmWalSample *sample = &look->slot.sample;
+	XLogRecPtr	logged = sample->confirmed_flush_lsn;
 
 	if (!sample->slot_exists)
 		return;
 	sample_decoding(look->slot.name, &sample->decoding);
+
+	/* what is logged is not late, though a little of it may not be acknowledged */
+	if (sample->active)
+		logged = Max(logged, ecm_stack_at(stack_index)->progress.flushed_lsn);
 	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
 		sample->flush_lag_us = -1;
 	else if (strcmp(sample->wal_status, "lost") != 0)
 		sample->flush_lag_us =
 			ecm_history_age_of(stack_index, look->dboid,
-							   sample->confirmed_flush_lsn,
+							   logged,
 							   sample->current_lsn, sample->taken_at);
 }
 

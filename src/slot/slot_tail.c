@@ -31,7 +31,7 @@
 #include "base/compat.h"
 #include "slot/slot.h"
 #include "slot/slot_tail.h"
-#include "slot/wal_scan.h"
+#include "slot/wal_commits.h"
 
 /* One row is changed: some hundred bytes, and at most its page. */
 #define ROOM_FOR_COMMIT		(2 * BLCKSZ)
@@ -48,7 +48,8 @@ static int	n_own = 0;
 typedef struct Tail
 {
 	const char *slot_name;
-	XLogRecPtr	from;
+	XLogRecPtr	slot_at;
+	XLogRecPtr	from;			/* the tail begins, what is before is logged */
 	XLogRecPtr	to;
 	bool		result;
 	bool		moved;
@@ -69,46 +70,13 @@ ecm_slot_tail_begin(void)
 	RegisterXactCallback(note_own_xid, NULL);
 }
 
-static bool
-is_own(TransactionId xid)
-{
-	for (int i = 0; i < n_own; i++)
-		if (own_xids[i] == xid)
-			return true;
-	return false;
-}
-
 /* What was aborted is nothing to anybody, though pg_upgrade counts it, too. */
-static bool
-look_for_commit(XLogReaderState *reader, void *arg)
-{
-	Tail	   *tail = arg;
-	uint8		info = XLogRecGetInfo(reader);
-	uint8		kind = info & XLOG_XACT_OPMASK;
-	xl_xact_parsed_commit parsed;
-
-	if (XLogRecGetRmid(reader) != RM_XACT_ID ||
-		(kind != XLOG_XACT_COMMIT && kind != XLOG_XACT_COMMIT_PREPARED))
-		return true;
-	ParseCommitRecord(info, (xl_xact_commit *) XLogRecGetData(reader), &parsed);
-	if ((OidIsValid(parsed.dbId) && parsed.dbId != MyDatabaseId) ||
-		(kind == XLOG_XACT_COMMIT && is_own(XLogRecGetXid(reader))))
-		return true;
-	tail->result = false;
-	return false;
-}
-
 static void
 look(void *arg)
 {
 	Tail	   *tail = arg;
 
-	XLogFlush(tail->to);
-	tail->result = true;
-	/* a record that is not on disk as a whole may be somebody's commit */
-	if (tail->from < tail->to &&
-		ecm_wal_scan(tail->from, tail->to, look_for_commit, tail) < tail->to)
-		tail->result = false;
+	tail->result = ecm_wal_has_no_commits(tail->from, tail->to, own_xids, n_own);
 }
 
 bool
@@ -155,7 +123,7 @@ skip(void *arg)
 	if (!tail->result)
 		return;
 	ecm_slot_acquire(tail->slot_name);
-	tail->result = MyReplicationSlot->data.confirmed_flush == tail->from;
+	tail->result = MyReplicationSlot->data.confirmed_flush == tail->slot_at;
 	if (tail->result)
 	{
 		/* in memory at once: an error that comes now does not undo it */
@@ -168,9 +136,9 @@ skip(void *arg)
 }
 
 bool
-ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr to)
+ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr logged, XLogRecPtr to)
 {
-	Tail		tail = {.slot_name = slot_name, .from = from, .to = to};
+	Tail		tail = {.slot_name = slot_name, .slot_at = from, .from = logged, .to = to};
 	EcmError	err;
 
 	if (XactLastCommitEnd > to)

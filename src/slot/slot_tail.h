@@ -26,9 +26,11 @@ extern XLogRecPtr ecm_slot_tail_end(void);
 
 /*
  * Moves the slot from one position to the other, which is of _end(), with the
- * last transaction of this process committed since.  False: it stays where it
+ * last transaction of this process committed since.  logged: all before that
+ * is logged, though the slot may not have been told.  False: it stays where it
  * is, since somebody else has committed something, or uses it.
  */
-extern bool ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from, XLogRecPtr to);
+extern bool ecm_slot_tail_skip(const char *slot_name, XLogRecPtr from,
+							   XLogRecPtr logged, XLogRecPtr to);
 
 #endif							/* ECM_SLOT_TAIL_H */

@@ -295,7 +295,7 @@ is_late_answer(char type, const char *s, size_t len)
 
 /*
  * Is this a keepalive that can be left out?  The manager has been told a position
- * that it has not acknowledged yet.  As soon as that is durable it will do so, and
+ * that it has not called durable yet ("apply").  As soon as it is, it will do so, and
  * the walsender then sends a keepalive with what is the position by then.  One that
  * wants an answer, or may be the answer to feedback, is sent.
  */
@@ -304,7 +304,7 @@ is_needless(char type, const char *s, size_t len)
 {
 	return type == 'd' && len == KEEPALIVE_LENGTH && s[0] == 'k' &&
 		s[KEEPALIVE_LENGTH - 1] == 0 &&
-		MyWalSnd->replyTime == sender.feedback_at && MyWalSnd->flush < sender.told_lsn;
+		MyWalSnd->replyTime == sender.feedback_at && MyWalSnd->apply < sender.told_lsn;
 }
 
 /* Notes how far the manager is told by a message that the WAL has come. */

@@ -107,6 +107,7 @@ int
 main(void)
 {
 	test_backoff();
+	test_continuity();
 	test_errors();
 	test_event_name();
 	test_shape_chunk();

@@ -34,6 +34,7 @@ extern uint64_t random_uint64(void);
 extern uint32_t random_below(uint32_t n);
 
 extern void test_backoff(void);
+extern void test_continuity(void);
 extern void test_errors(void);
 extern void test_event_name(void);
 extern void test_shape_chunk(void);

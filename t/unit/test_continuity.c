@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_continuity.c
+ *	  Does a stream continue the shape logs?
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <string.h>
+
+#include "base/continuity.h"
+#include "unit.h"
+
+static EcmLogsRecord record;
+static EcmStreamFound found;
+
+/* A stack that has logged up to 1000, and a slot there. */
+static void
+begin(void)
+{
+	memset(&record, 0, sizeof(record));
+	record.known = true;
+	record.system_identifier = 7;
+	record.timeline_id = 1;
+	record.database_oid = 5;
+	record.publication = "p";
+	record.logged_lsn = 1000;
+	memset(&found, 0, sizeof(found));
+	found.system_identifier = 7;
+	found.timeline_id = 1;
+	found.database_oid = 5;
+	found.publication = "p";
+	found.confirmed_lsn = 1000;
+}
+
+static EcmContinuity
+verdict(void)
+{
+	return ecm_continuity_judge(&record, &found);
+}
+
+void
+test_continuity(void)
+{
+	begin();
+	ok(verdict() == ECM_CONTINUES, "continuity: the slot is where the logs end");
+	found.confirmed_lsn = 1;
+	ok(verdict() == ECM_CONTINUES, "continuity: ... or before, as after a crash");
+	found.confirmed_lsn = 1001;
+	ok(verdict() == ECM_OTHER_SLOT, "continuity: ... not beyond");
+
+	record.clean_stop_lsn = 2000;
+	found.confirmed_lsn = 2000;
+	ok(verdict() == ECM_CONTINUES, "continuity: a clean stop has moved it exactly there");
+	found.confirmed_lsn = 1999;
+	ok(verdict() == ECM_OTHER_SLOT, "continuity: ... not to another place before that");
+	found.confirmed_lsn = 2001;
+	ok(verdict() == ECM_OTHER_SLOT, "continuity: ... nor beyond");
+
+	begin();
+	found.confirmed_lsn = 3000;
+	found.moved_from = 1000;
+	ok(verdict() == ECM_CONTINUES, "continuity: a command has moved it, from where the logs end");
+	found.moved_from = 1001;
+	ok(verdict() == ECM_OTHER_SLOT, "continuity: ... not from beyond");
+
+	begin();
+	found.confirmed_lsn = 3000;
+	found.nothing_between = true;
+	ok(verdict() == ECM_CONTINUES, "continuity: beyond, but there is nothing in between");
+
+	begin();
+	record.logged_lsn = UINT64_MAX;
+	found.confirmed_lsn = UINT64_MAX - 1;
+	ok(verdict() == ECM_CONTINUES, "continuity: without logs nothing can be missing");
+
+	begin();
+	found.slot_created = true;
+	ok(verdict() == ECM_NEW_SLOT, "continuity: a slot that we have made");
+	begin();
+	found.timeline_id = 2;
+	ok(verdict() == ECM_OTHER_TIMELINE, "continuity: another timeline");
+	found.system_identifier = 8;
+	ok(verdict() == ECM_OTHER_SYSTEM, "continuity: another system comes first");
+	record.known = false;
+	ok(verdict() == ECM_CONTINUES, "continuity: a stack that has never run knows no system");
+	begin();
+	found.database_oid = 6;
+	ok(verdict() == ECM_OTHER_DATABASE, "continuity: another database");
+	begin();
+	found.publication = "q";
+	ok(verdict() == ECM_OTHER_PUBLICATION, "continuity: another publication");
+	record.publication = "";
+	ok(verdict() == ECM_CONTINUES, "continuity: ... there was none yet");
+
+	for (int v = ECM_CONTINUES; v <= ECM_OTHER_PUBLICATION; v++)
+		CHECK((ecm_continuity_reason((EcmContinuity) v) == NULL) == (v == ECM_CONTINUES));
+	checked("continuity: each end has a reason");
+}
