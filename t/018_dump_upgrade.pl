@@ -216,9 +216,7 @@ sub upgrade
 sub is_quiet
 {
 	my ($what) = @_;
-	$node->safe_psql('app', q{SELECT electric_cm_await_flushed(NULL, '60 s')});
-	return ok(
-		$node->poll_query_until('app', q{SELECT bool_and(confirmed_flush_lsn >= pg_current_wal_lsn()) FROM pg_replication_slots}), $what);
+	return ok($node->poll_query_until('app', q{SELECT electric_cm_await_flushed(NULL, '60 s') >= pg_current_wal_lsn()}), $what);
 }
 
 # The shape of before still follows its table.
