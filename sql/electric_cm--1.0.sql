@@ -126,6 +126,24 @@ CREATE TABLE _electric_cm.shape_base (
 );
 COMMENT ON TABLE _electric_cm.shape_base IS 'where shape logs begin';
 
+-- A base that is being written, in many transactions: what will be its row in
+-- shape_base; the op from which its rows are numbered; into how many partitions
+-- their keys are divided; and how many of these are done, with what they came to.
+CREATE TABLE _electric_cm.shape_fold (
+	shape int8 PRIMARY KEY,
+	lsn pg_lsn NOT NULL,
+	op int8 NOT NULL,
+	origin_entries int8 NOT NULL,
+	origin_bytes int8 NOT NULL,
+	first_op int8 NOT NULL,
+	partitions int4 NOT NULL,
+	done int4 NOT NULL,
+	rows int8 NOT NULL,
+	bytes int8 NOT NULL,
+	abandoned bool NOT NULL		-- what was written is to be deleted
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _electric_cm.shape_fold IS 'logs that are being folded in steps';
+
 -- Written only in transactions that write entries; several rows in turn, of
 -- which the largest counts, since a row that is updated while somebody has an old
 -- snapshot has ever more versions to walk through.
@@ -352,9 +370,9 @@ CREATE FUNCTION _electric_cm.purge_shapes(shapes int8[], max_chunks int4, max_wa
 										  OUT done int4, OUT postponed int8[])
 	AS 'MODULE_PATHNAME', 'electric_cm_purge_shapes' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.fold_shape(shape int8, retention int8,
-										OUT more bool, OUT report text)
-	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C VOLATILE STRICT;
+CREATE PROCEDURE _electric_cm.fold_shape(shape int8, retention int8,
+										 OUT more bool, OUT report text)
+	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C;
 
 CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[],
 										   last_attempt bool) RETURNS int8[]
@@ -492,7 +510,7 @@ CREATE VIEW electric_cm_shapes AS
 -- Privileges: control is the superuser's until granted, watching is
 -- pg_monitor's, reading a shape is open because each read checks the owner.
 --
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA _electric_cm FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA _electric_cm FROM PUBLIC;
 REVOKE ALL ON FUNCTION
 	electric_cm_status(), electric_cm_await_active(interval),
 	electric_cm_pg_version(), electric_cm_pg_info(),

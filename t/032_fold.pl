@@ -346,7 +346,7 @@ my $dropper = $node->background_psql($db);
 $dropper->query_safe('BEGIN');
 $dropper->query_safe("SELECT electric_cm_drop_shape('$handle')");
 retention('256 kB');
-fails("SELECT _electric_cm.fold_shape($id, 256 * 1024)", qr/shape "$handle" is locked|another shape log is being folded/, 'a shape that is being dropped is not folded');
+fails("CALL _electric_cm.fold_shape($id, 256 * 1024, NULL, NULL)", qr/shape "$handle" is locked|another shape log is being folded/, 'a shape that is being dropped is not folded');
 $dropper->query_safe('COMMIT');
 $dropper->quit;
 $stack->becomes("SELECT (SELECT count(*) FROM _electric_cm.shape_log WHERE shape = $id)
@@ -367,7 +367,7 @@ figures_are_right($filtered, '... with the right figures');
 
 retention(0);
 is($stack->sql('SHOW electric_cm.shape_log_retention'), '0', 'the default');
-fails(q{SELECT _electric_cm.fold_shape(1, 1)} , qr/^$/, 'a shape that does not exist is nothing to fold');
+fails(q{CALL _electric_cm.fold_shape(1, 1, NULL, NULL)} , qr/^$/, 'a shape that does not exist is nothing to fold');
 fails(q{SET electric_cm.shape_log_retention = -2}, qr/22023/, 'retention has no other special value');
 $node->stop;
 done_testing();

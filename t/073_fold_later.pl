@@ -22,7 +22,7 @@ for my $i (1 .. 4)
 }
 
 my $folder = $node->background_psql($stack->db, on_error_stop => 1);
-$folder->query_safe('BEGIN; SELECT _electric_cm.fold_shape(0, 0)');
+$folder->query_safe('BEGIN; CALL _electric_cm.fold_shape(0, 0, NULL, NULL)');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.shape_log_retention = '64kB'});
 $node->reload;
 my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;

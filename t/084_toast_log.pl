@@ -23,7 +23,14 @@ BEGIN
 END $$}, "SELECT pages(\$sql\$$sql\$sql\$)");
 }
 
-$stack->sql('CREATE EXTENSION electric_cm');
+$stack->sql('CREATE EXTENSION electric_cm', q{CREATE FUNCTION fold(shape text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	more bool;
+	report text;
+BEGIN
+	CALL _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = shape), 1000, more, report);
+	RETURN report;
+END $$});
 $stack->active or BAIL_OUT('no stack');
 
 #
@@ -65,7 +72,7 @@ for ([ $handle, {} ], [ $narrow, { columns => [ 'id', 'part', 'b' ] } ])
 			JOIN whole w ON (l.log_offset, l.key, l.value) IS NOT DISTINCT FROM (w.log_offset, w.key, w.value)"),
 		$n, '... and in pages');
 	like($stack->fold($shape, 1000), qr/folded/, 'folded');
-	$stack->sql("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
+	$stack->sql("SELECT fold('$shape')");
 	($ok) = $stack->replay_equals($shape, 't', [ 'id', 'part' ], %$options);
 	ok($ok, '... replay equals the table');
 }
@@ -87,7 +94,7 @@ for my $n (200, 800)
 	$read{$n} = pages_read("SELECT count(*) FROM electric_cm_shape_log('$shape')");
 	$stack->sql("UPDATE many SET v = 'short'");
 	$stack->settle;
-	$folded{$n} = pages_read("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$shape'), 1000)");
+	$folded{$n} = pages_read("SELECT fold('$shape')");
 	is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$shape') WHERE operation = 'insert' AND xid IS NULL AND length(value->>'v') = 3840"), $n, '... can be folded');
 	$stack->sql("SELECT electric_cm_drop_shape('$shape')");
 }
@@ -123,7 +130,7 @@ SKIP:
 	$stack->sql(q{DELETE FROM large});
 	$stack->sql(q{INSERT INTO large VALUES (1, 'small')});
 	$stack->settle;
-	my ($report, $folding) = split /\n/, $stack->sql("SELECT report FROM _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = '$large'), 1000)", $peak);
+	my ($report, $folding) = split /\n/, $stack->sql("SELECT fold('$large')", $peak);
 	like($report, qr/oldest (18|24)\d entries/, 'all of it is folded');
 	cmp_ok($folding, '<', 250, "... with little memory: $folding MB");
 }

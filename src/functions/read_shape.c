@@ -254,6 +254,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	ecm_offset_start(shape, snapshot, &base, after, &start);
 	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
 						 start.lsn, start.op, snapshot, AccessShareLock);
+	ecm_chunk_scan_one_base(&cs, base.lsn);
 
 	old_context = MemoryContextSwitchTo(chunk_context);
 	while (!done && ecm_chunk_scan_next(&cs))
@@ -279,7 +280,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 				if (completer == NULL)
 				{
 					MemoryContextSwitchTo(old_context);
-					completer = ecm_completer_begin(shape, snapshot,
+					completer = ecm_completer_begin(shape, snapshot, base.lsn,
 													PG_UINT64_MAX, PG_UINT64_MAX);
 					MemoryContextSwitchTo(entry_context);
 				}

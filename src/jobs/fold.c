@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fold.c
- *	  A function for pool sessions: folds the oldest part of a shape's log,
+ *	  A procedure for pool sessions: folds the oldest part of a shape's log,
  *	  lest it grow for ever.
  *
  * To fold a log, its entries up to a point F are replayed, and the rows as
@@ -12,47 +12,36 @@
  * on where these rows do not exist: at another server, or here after the next
  * fold.
  *
- * One transaction writes the rows, and the log's row in
- * _electric_cm.shape_base, by which readers know where the log begins.  The
- * chunks that the base replaces are deleted afterwards, little by little,
- * since each delete is decoded.  No process has to wait: consumers append
- * entries behind F, and readers have their snapshots.
+ * One transaction writes the log's row in _electric_cm.shape_base, by which
+ * readers know where the log begins.  If the log is short, the same transaction
+ * writes the rows; otherwise, many before it do (fold_steps.c).  The chunks that
+ * the base replaces are deleted afterwards, little by little, since each delete
+ * is decoded.  No process has to wait: consumers append entries behind F, and
+ * readers have their snapshots.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_operator_d.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/tuplesort.h"
 
 #include "base/compat.h"
 #include "base/errors.h"
-#include "base/spi.h"
-#include "shape/shape.h"
+#include "jobs/fold.h"
 #include "shape/shape_catalog.h"
-#include "shape/shape_chunk.h"
-#include "shape/shape_complete.h"
-#include "shape/shape_entry.h"
-#include "shape/shape_log.h"
 
 /*
  * The default retention (bytes): this, or twice the table's size, whichever is
@@ -60,29 +49,10 @@
  */
 #define MIN_AUTO_RETENTION	(INT64CONST(1024) * 1024 * 1024)
 
-/* Bytes of folded entries that are deleted in one transaction. */
-#define DELETE_BYTES		(64 * 1024 * 1024)
-
 /* A class of advisory locks that SQL's functions don't use. */
 #define FOLD_LOCK_CLASS		4
 
 PG_FUNCTION_INFO_V1(electric_cm_fold_shape);
-
-/* Columns of the sort: entries by key, and of one key in their order. */
-#define SORT_KEY			1
-#define SORT_NUMBER			2
-#define SORT_ENTRY			3
-#define SORT_NATTS			3
-
-typedef struct Fold
-{
-	const EcmShapeDef *shape;
-	Snapshot	snapshot;
-	EcmLogBase	old_base;
-	EcmLogBase	new_base;
-	int64		entries;		/* number of entries replayed */
-	int64		rows;			/* number of rows in the new base */
-} Fold;
 
 /* ----------------------------------------------------------------
  * Whether, and up to where
@@ -131,46 +101,136 @@ size_limit(const EcmShapeDef *shape, int64 retention, int64 log_bytes,
 	return Max(retention, 2 * base_bytes);
 }
 
+/* A chunk of the log, and the size of the stream's entries up to its end. */
+typedef struct Chunk
+{
+	XLogRecPtr	lsn;
+	int64		op;
+	int64		end;
+	int64		bytes;
+} Chunk;
+
 /*
- * Finds the point up to which to fold such that 'keep' bytes of entries stay
- * as they are: the end of a chunk after which a transaction begins.  False:
- * there is none.
+ * Finds the last chunk that begins before an offset, if the base does not have it.
  */
 static bool
-find_point(Fold *fold, int64 keep)
+find_chunk_before(const EcmFold *fold, uint64 lsn, uint64 op, Chunk *chunk)
 {
 	EcmChunkScan cs;
-	int64		after = 0;		/* bytes from the current chunk on */
-	bool		enough = false; /* 'keep' bytes follow the chunk before */
-	bool		found = false;
+	bool		found;
 
-	ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessEqualStrategyNumber,
-						 PG_UINT64_MAX, PG_INT64_MAX, fold->snapshot,
-						 AccessShareLock);
-	while (!found && ecm_chunk_scan_next(&cs) &&
-		   cs.first_lsn > fold->old_base.lsn)
+	ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessStrategyNumber, lsn, op,
+						 fold->snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs) && cs.first_lsn > fold->old_base.lsn;
+	if (found)
 	{
-		if (enough)
-		{
-			uint64		op;
-
-			ecm_chunk_scan_last(&cs, fold->shape->id, &fold->new_base.lsn, &op);
-			fold->new_base.op = (int64) op;
-			fold->new_base.origin = cs.totals;
-			found = true;
-		}
-		after += ecm_chunk_scan_bytes(&cs);
-		enough = ecm_op_number(cs.first_op) == 0 && after >= keep;
+		chunk->lsn = cs.first_lsn;
+		chunk->op = cs.first_op;
+		chunk->end = cs.totals.bytes;
+		chunk->bytes = ecm_chunk_scan_bytes(&cs);
 	}
 	ecm_chunk_scan_end(&cs);
 	return found;
 }
 
 /*
+ * Finds the last chunk with an LSN such that 'keep' bytes follow its beginning; or
+ * the one after it, which may be the first one of a large transaction, if 'keep'
+ * bytes follow that one's beginning.  The running totals say how many follow, so
+ * that not all of these have to be read.
+ */
+static bool
+find_enough(const EcmFold *fold, int64 keep, Chunk *chunk)
+{
+	XLogRecPtr	low = fold->old_base.lsn;	/* enough follow here ... */
+	XLogRecPtr	high;			/* ... but not here */
+	Chunk		last;
+	EcmChunkScan cs;
+
+	if (!find_chunk_before(fold, PG_UINT64_MAX, PG_INT64_MAX, &last))
+		return false;
+	high = last.lsn + 1;
+	if (last.bytes >= keep)
+		low = last.lsn;
+	while (high - low > 1)
+	{
+		XLogRecPtr	middle = low + (high - low) / 2;
+		Chunk		at;
+
+		if (!find_chunk_before(fold, middle, PG_INT64_MAX, &at) ||
+			last.end - at.end + at.bytes >= keep)
+			low = middle;
+		else
+			high = middle;
+	}
+	ecm_chunk_scan_begin(&cs, fold->shape->id, BTGreaterStrategyNumber, low,
+						 PG_INT64_MAX, fold->snapshot, AccessShareLock);
+	if (ecm_chunk_scan_next(&cs) &&
+		last.end - cs.totals.bytes + ecm_chunk_scan_bytes(&cs) >= keep)
+	{
+		low = cs.first_lsn;
+		chunk->lsn = cs.first_lsn;
+		chunk->op = cs.first_op;
+		ecm_chunk_scan_end(&cs);
+		return true;
+	}
+	ecm_chunk_scan_end(&cs);
+	return find_chunk_before(fold, low, PG_INT64_MAX, chunk);
+}
+
+/*
+ * Finds the point up to which to fold such that 'keep' bytes of entries stay
+ * as they are: the end of a chunk after which a transaction begins.  False:
+ * there is none.
+ */
+static bool
+find_point(EcmFold *fold, int64 keep)
+{
+	Chunk		chunk;
+	EcmChunkScan cs;
+	uint64		op;
+	bool		found;
+
+	if (!find_enough(fold, keep, &chunk))
+		return false;
+
+	/* to a chunk with which a transaction begins: not through large ones */
+	while (ecm_op_number(chunk.op) != 0)
+	{
+		if (!find_chunk_before(fold, chunk.lsn, Min(chunk.op, 1), &chunk))
+			return false;
+	}
+
+	ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessStrategyNumber,
+						 chunk.lsn, chunk.op, fold->snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs) && cs.first_lsn > fold->old_base.lsn;
+	if (found)
+	{
+		ecm_chunk_scan_last(&cs, fold->shape->id, &fold->new_base.lsn, &op);
+		fold->new_base.op = (int64) op;
+		fold->new_base.origin = cs.totals;
+	}
+	ecm_chunk_scan_end(&cs);
+	return found;
+}
+
+/*
+ * How much is to be replayed; the new base must be known.
+ */
+static void
+measure(EcmFold *fold, const EcmLogTotals *base_size)
+{
+	fold->bytes = base_size->bytes +
+		fold->new_base.origin.bytes - fold->old_base.origin.bytes;
+	fold->entries = base_size->entries +
+		fold->new_base.origin.entries - fold->old_base.origin.entries;
+}
+
+/*
  * Is it time to fold, and is there something that can be folded?
  */
 static bool
-is_due(Fold *fold, int64 retention)
+is_due(EcmFold *fold, int64 retention)
 {
 	EcmLogTotals base_size;
 	EcmLogTotals stream_size;
@@ -183,6 +243,7 @@ is_due(Fold *fold, int64 retention)
 	limit = size_limit(fold->shape, retention, bytes, base_size.bytes);
 	if (bytes <= limit || !find_point(fold, limit / 4))
 		return false;
+	measure(fold, &base_size);
 
 	/*
 	 * a large transaction at the end may leave so little before it that
@@ -192,436 +253,69 @@ is_due(Fold *fold, int64 retention)
 }
 
 /* ----------------------------------------------------------------
- * Replaying
+ * Folding
  * ----------------------------------------------------------------
  */
 
-static TupleDesc
-sort_descriptor(void)
+/* A fold in one transaction writes its rows here. */
+typedef struct Rows
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(SORT_NATTS);
-
-	TupleDescInitEntry(desc, SORT_KEY, "key", BYTEAOID, -1, 0);
-	TupleDescInitEntry(desc, SORT_NUMBER, "number", INT8OID, -1, 0);
-	TupleDescInitEntry(desc, SORT_ENTRY, "entry", BYTEAOID, -1, 0);
-	ecm_tupledesc_finalize(desc);
-	return desc;
-}
-
-static Tuplesortstate *
-begin_sort(TupleDesc desc)
-{
-	AttrNumber	columns[2] = {SORT_KEY, SORT_NUMBER};
-	Oid			operators[2] = {ByteaLessOperator, Int8LessOperator};
-	Oid			collations[2] = {InvalidOid, InvalidOid};
-	bool		nulls_first[2] = {false, false};
-
-	return tuplesort_begin_heap(desc, lengthof(columns), columns, operators,
-								collations, nulls_first, maintenance_work_mem,
-								NULL, TUPLESORT_NONE);
-}
-
-static Datum
-bytea_datum(const char *data, Size len)
-{
-	bytea	   *bytes = palloc(VARHDRSZ + len);
-
-	SET_VARSIZE(bytes, VARHDRSZ + len);
-	memcpy(VARDATA(bytes), data, len);
-	return PointerGetDatum(bytes);
-}
-
-/* The key of an entry's row, for sorting: each column with its length. */
-static Datum
-entry_key(const EcmShapeDef *shape, const EcmChunkReader *r)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < shape->nkeys; i++)
-	{
-		const EcmValue *column;
-
-		column = ecm_entry_key_column(r->op, r->new_values,
-									  r->n_old > 0 ? r->old_values : NULL,
-									  shape->key_positions[i]);
-		if (column->kind != ECM_VALUE_TEXT)
-			ecm_entry_report_corrupt(shape, r->lsn, r->opno);
-		appendBinaryStringInfo(&buf, (const char *) &column->len,
-							   sizeof(column->len));
-		appendBinaryStringInfo(&buf, column->text, column->len);
-	}
-	return bytea_datum(buf.data, buf.len);
-}
-
-/*
- * The part of an entry that replaying needs: the operation and the new values,
- * packed as in a chunk.
- */
-static Datum
-pack_entry(const EcmShapeDef *shape, const EcmChunkReader *r)
-{
-	bool		has_new = r->op != ECM_OP_DELETE;
-	bool		has_old = r->op != ECM_OP_INSERT;
-	Size		size = 1;
-	bytea	   *bytes;
-	char	   *to;
-
-	if (has_new)
-		size += ecm_chunk_values_size(r->new_values, shape->ncolumns);
-	if (has_old)
-		size += ecm_chunk_values_size(NULL, 0);
-	bytes = palloc(VARHDRSZ + size);
-	SET_VARSIZE(bytes, VARHDRSZ + size);
-	to = ecm_chunk_put_op(VARDATA(bytes), r->op);
-	if (has_new)
-		to = ecm_chunk_put_values(to, r->new_values, shape->ncolumns);
-	if (has_old)
-		(void) ecm_chunk_put_values(to, NULL, 0);
-	return PointerGetDatum(bytes);
-}
-
-/*
- * Sorts the entries of the old base, and those after it up to the new one, by
- * key.  An insert that comes from an update of a key may lack values, which
- * entries of another key have.  They are filled in here, while the entries are
- * still in the order of the log.
- */
-static void
-sort_entries(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
-{
-	const EcmShapeDef *shape = fold->shape;
-	EcmValue   *new_values = palloc(shape->ncolumns * sizeof(EcmValue));
-	EcmValue   *old_values = palloc(shape->ncolumns * sizeof(EcmValue));
-	MemoryContext chunk_context;
-	MemoryContext entry_context;	/* a small chunk's entries may be large */
-	MemoryContext old_context;
-	EcmChunkScan cs;
-	EcmCompleter *completer = ecm_completer_begin(shape, fold->snapshot,
-												  fold->new_base.lsn,
-												  fold->new_base.op);
-
-	chunk_context = AllocSetContextCreate(CurrentMemoryContext,
-										  "electric_cm folded chunk",
-										  ALLOCSET_DEFAULT_SIZES);
-	entry_context = AllocSetContextCreate(CurrentMemoryContext,
-										  "electric_cm folded entry",
-										  ALLOCSET_DEFAULT_SIZES);
-	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
-						 fold->old_base.lsn, fold->old_base.op + 1,
-						 fold->snapshot, AccessShareLock);
-	old_context = MemoryContextSwitchTo(chunk_context);
-	while (ecm_chunk_scan_next(&cs) &&
-		   ecm_offset_cmp(cs.first_lsn, cs.first_op,
-						  fold->new_base.lsn, fold->new_base.op) <= 0)
-	{
-		EcmChunkReader r;
-
-		MemoryContextReset(chunk_context);
-		ecm_chunk_scan_read(&cs, &r, new_values, old_values, shape->ncolumns);
-		while (ecm_entry_next(shape, &cs, &r))
-		{
-			MemoryContextSwitchTo(entry_context);
-			if (r.op == ECM_OP_INSERT &&
-				ecm_entry_missing(r.new_values, shape->ncolumns) > 0)
-				ecm_completer_fill(completer, &cs, &r, 0);
-			ExecClearTuple(slot);
-			memset(slot->tts_isnull, false, SORT_NATTS * sizeof(bool));
-			slot->tts_values[SORT_KEY - 1] = entry_key(shape, &r);
-			slot->tts_values[SORT_NUMBER - 1] = Int64GetDatum(fold->entries++);
-			slot->tts_values[SORT_ENTRY - 1] = pack_entry(shape, &r);
-			ExecStoreVirtualTuple(slot);
-			tuplesort_puttupleslot(sort, slot);
-			ExecClearTuple(slot);
-			MemoryContextSwitchTo(chunk_context);
-			MemoryContextReset(entry_context);
-		}
-	}
-	MemoryContextSwitchTo(old_context);
-	ecm_chunk_scan_end(&cs);
-	ecm_completer_end(completer);
-	MemoryContextDelete(chunk_context);
-	MemoryContextDelete(entry_context);
-}
-
-/* A row as it stands after the entries that have been replayed. */
-typedef struct Row
-{
-	bool		exists;
-	EcmValue   *values;			/* with texts of their own */
-} Row;
-
-/* Replaces the row's values by those of an entry that were sent. */
-static void
-set_values(Row *row, const EcmValue *values, int nvalues)
-{
-	for (int i = 0; i < nvalues; i++)
-	{
-		EcmValue   *v = &row->values[i];
-
-		if (values[i].kind == ECM_VALUE_UNCHANGED)
-			continue;
-		if (v->kind == ECM_VALUE_TEXT)
-			pfree(unconstify(char *, v->text));
-		*v = values[i];
-		if (v->kind == ECM_VALUE_TEXT)
-		{
-			char	   *text = MemoryContextAllocHuge(CurrentMemoryContext,
-													  Max(v->len, 1));
-
-			memcpy(text, values[i].text, v->len);
-			v->text = text;
-		}
-	}
-}
-
-/* Replays an entry of the row's. */
-static void
-replay_entry(const Fold *fold, Row *row, bytea *entry, EcmValue *new_values)
-{
-	const EcmShapeDef *shape = fold->shape;
-	EcmChunkReader r;
-
-	ecm_chunk_reader_init(&r, VARDATA_ANY(entry), VARSIZE_ANY_EXHDR(entry),
-						  new_values, NULL, shape->ncolumns);
-	r.in_txn = true;			/* pack_entry() has left out its record */
-	if (ecm_chunk_next(&r) != ECM_CHUNK_ENTRY)
-		elog(ERROR, "could not read a sorted entry of shape \"%s\"",
-			 shape->handle);
-
-	/* only an insert finds no row before it; otherwise the log is corrupt */
-	if (row->exists == (r.op == ECM_OP_INSERT))
-		ecm_entry_report_corrupt(shape, fold->old_base.lsn, fold->old_base.op);
-	row->exists = r.op != ECM_OP_DELETE;
-	if (row->exists)
-		set_values(row, new_values, shape->ncolumns);
-}
-
-static void
-put_row(const Fold *fold, Row *row, EcmRowPacker *packer)
-{
-	if (row->exists &&
-		ecm_entry_missing(row->values, fold->shape->ncolumns) > 0)
-		ecm_entry_report_corrupt(fold->shape, fold->old_base.lsn,
-								 fold->old_base.op);
-	if (row->exists)
-	{
-		/*
-		 * the values come from several entries, so that the row may be too
-		 * large though no entry was
-		 */
-		ecm_entry_check_readable(ECM_OP_INSERT, fold->shape, row->values, NULL);
-		ecm_row_packer_put(packer, row->values, fold->shape->ncolumns);
-	}
-}
-
-static void
-forget_row(Row *row, int nvalues)
-{
-	row->exists = false;
-	for (int i = 0; i < nvalues; i++)
-	{
-		if (row->values[i].kind == ECM_VALUE_TEXT)
-			pfree(unconstify(char *, row->values[i].text));
-		row->values[i].kind = ECM_VALUE_UNCHANGED;
-	}
-}
-
-/*
- * Replays the sorted entries, row by row, into the new base.
- */
-static void
-write_rows(Fold *fold, Tuplesortstate *sort, TupleTableSlot *slot)
-{
-	int			ncolumns = fold->shape->ncolumns;
-	EcmValue   *new_values = palloc(ncolumns * sizeof(EcmValue));
-	Row			row = {false, palloc0(ncolumns * sizeof(EcmValue))};
-	bytea	   *key = NULL;		/* of the row at hand */
-	EcmLogWriter *writer = ecm_log_writer_begin();
 	EcmRowPacker *packer;
+	int			ncolumns;
+} Rows;
 
-	packer = ecm_row_packer_begin(writer, fold->shape->id, fold->new_base.lsn,
-								  ecm_new_base_identity());
-	while (tuplesort_gettupleslot(sort, true, false, slot, NULL))
-	{
-		bytea	   *next;
+static void
+put_in_base(void *arg, const bytea *key pg_attribute_unused(),
+			EcmOp op pg_attribute_unused(), const EcmValue *values)
+{
+	Rows *rows = arg;
 
-		CHECK_FOR_INTERRUPTS();
-		slot_getallattrs(slot);
-		next = DatumGetByteaPP(slot->tts_values[SORT_KEY - 1]);
-		if (key == NULL || VARSIZE_ANY_EXHDR(key) != VARSIZE_ANY_EXHDR(next) ||
-			memcmp(VARDATA_ANY(key), VARDATA_ANY(next), VARSIZE_ANY_EXHDR(key)) != 0)
-		{
-			put_row(fold, &row, packer);
-			forget_row(&row, ncolumns);
-			if (key != NULL)
-				pfree(key);
-			key = (bytea *) DatumGetPointer(bytea_datum(VARDATA_ANY(next),
-														VARSIZE_ANY_EXHDR(next)));
-		}
-		replay_entry(fold, &row,
-					 DatumGetByteaPP(slot->tts_values[SORT_ENTRY - 1]), new_values);
-	}
-	put_row(fold, &row, packer);
-	forget_row(&row, ncolumns);
-	fold->rows = ecm_row_packer_end(packer);
+	ecm_row_packer_put(rows->packer, values, rows->ncolumns);
+}
+
+/* Folds in one transaction. */
+static void
+fold_at_once(EcmFold *fold, void *arg pg_attribute_unused())
+{
+	EcmFoldSort sort;
+	EcmFoldPosition position = {.chunk_lsn = fold->old_base.lsn,.chunk_op = fold->old_base.op + 1};
+	EcmCompleter *completer;
+	EcmLogWriter *writer;
+	Rows rows;
+
+	completer = ecm_completer_begin(fold->shape, fold->snapshot, fold->old_base.lsn,
+									fold->new_base.lsn, fold->new_base.op);
+	ecm_fold_sort_begin(&sort, fold);
+	(void) ecm_fold_read_log(&sort, completer, &position, PG_INT64_MAX, NULL, NULL);
+	ecm_completer_end(completer);
+
+	writer = ecm_log_writer_begin();
+	rows.ncolumns = fold->shape->ncolumns;
+	rows.packer = ecm_row_packer_begin(writer, fold->shape->id, fold->new_base.lsn,
+										ecm_new_base_identity());
+	ecm_fold_replay(&sort, false, put_in_base, &rows);
+	fold->written.entries = ecm_row_packer_end(rows.packer);
 	ecm_log_writer_end(writer);
-}
-
-/* ----------------------------------------------------------------
- * In the catalog
- * ----------------------------------------------------------------
- */
-
-/*
- * Makes the log begin with the new base, from the commit on.  The shape's row
- * is locked before, lest the shape be dropped until the commit: a job for
- * dropped shapes may have deleted this row of shape_base already, and nobody
- * would delete the one that is written here.  Since others wait for that lock,
- * it is taken only at the end.
- */
-static void
-set_base(const Fold *fold)
-{
-	EcmSpiState spi;
-	Oid			types[] = {INT8OID, LSNOID, INT8OID, INT8OID, INT8OID};
-	Datum		values[] = {
-		Int64GetDatum(fold->shape->id),
-		LSNGetDatum(fold->new_base.lsn),
-		Int64GetDatum(fold->new_base.op),
-		Int64GetDatum(fold->new_base.origin.entries),
-		Int64GetDatum(fold->new_base.origin.bytes)
-	};
-
-	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("SELECT FROM _electric_cm.shape WHERE id = $1"
-							  " FOR KEY SHARE",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not lock shape \"%s\"", fold->shape->handle);
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("shape \"%s\" does not exist any more",
-						fold->shape->handle)));
-	if (SPI_execute_with_args("INSERT INTO _electric_cm.shape_base"
-							  " (shape, lsn, op, origin_entries, origin_bytes)"
-							  " VALUES ($1, $2, $3, $4, $5)"
-							  " ON CONFLICT (shape) DO UPDATE SET lsn = excluded.lsn,"
-							  " op = excluded.op,"
-							  " origin_entries = excluded.origin_entries,"
-							  " origin_bytes = excluded.origin_bytes",
-							  lengthof(types), types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not move the base of shape \"%s\"",
-			 fold->shape->handle);
-	ecm_spi_end(&spi);
-}
-
-/* Deletes some of the chunks before the base.  True: there were any. */
-static bool
-delete_folded(const Fold *fold)
-{
-	EcmChunkScan cs;
-	int64		bytes = 0;
-
-	ecm_chunk_scan_begin(&cs, fold->shape->id, InvalidStrategy, 0, 0,
-						 fold->snapshot, RowExclusiveLock);
-	while (bytes < DELETE_BYTES && ecm_chunk_scan_next(&cs) &&
-		   ecm_offset_cmp(cs.first_lsn, cs.first_op,
-						  fold->old_base.lsn, fold->old_base.op) <= 0)
-	{
-		bytes += ecm_chunk_scan_bytes(&cs);
-		(void) ecm_chunk_scan_delete(&cs);
-	}
-	ecm_chunk_scan_end(&cs);
-	CommandCounterIncrement();
-	return bytes > 0;
+	ecm_fold_sort_end(&sort);
+	ecm_fold_set_base(fold);
 }
 
 /*
- * Raises an ERROR if a user has the shape's row locked, in order to drop it,
- * perhaps for days.  The whole work of folding would be in vain then, and no
- * other log could be folded meanwhile.  The lock that this takes to find out
- * is released again.
+ * An update's entry has only those large values that have changed, so a row may
+ * have become too large for any reader although no entry is.
  */
-static void
-check_lockable(const EcmShapeDef *shape)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(shape->id);
-	EcmSpiState spi;
-	bool		lockable;
-
-	BeginInternalSubTransaction(NULL);
-	ecm_spi_begin(&spi);
-	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1"
-				" FOR KEY SHARE SKIP LOCKED", SPI_OK_SELECT, 1, &type, &value, NULL);
-	lockable = SPI_processed > 0;
-	ecm_spi_end(&spi);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (!lockable)
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("shape \"%s\" is locked, by somebody who drops it perhaps",
-						shape->handle)));
-}
-
-/*
- * Lets only one fold run at a time in this database, until the transaction
- * ends.  ERROR if another one is running.
- */
-static void
-lock_folding(void)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, FOLD_LOCK_CLASS);
-	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another shape log is being folded")));
-}
-
-static void
-fold_log(Fold *fold)
-{
-	TupleDesc	desc = sort_descriptor();
-	TupleTableSlot *in = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-	TupleTableSlot *out = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	Tuplesortstate *sort = begin_sort(desc);
-
-	sort_entries(fold, sort, in);
-	tuplesort_performsort(sort);
-	write_rows(fold, sort, out);
-	ExecDropSingleTupleTableSlot(in);
-	ExecDropSingleTupleTableSlot(out);
-	tuplesort_end(sort);
-	set_base(fold);
-}
-
-/*
- * Folds, or fails the shape.  An update's entry has only those large values
- * that have changed, so a row may have become too large for any reader
- * although no entry is.  False: that is so, and the shape's consumer has been
- * told that the shape ends with an error.
- */
-static bool
-fold_or_fail(Fold *fold)
+bool
+ecm_fold_try(EcmFold *fold, void (*step) (EcmFold *fold, void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool ok = true;
 
-	check_lockable(fold->shape);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		fold_log(fold);
+		step(fold, arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -638,6 +332,7 @@ fold_or_fail(Fold *fold)
 		CurrentResourceOwner = owner;
 		ecm_shape_emit_failure(fold->shape,
 							   psprintf(ECM_ERROR_OWN_TEXT "%s", edata->message));
+		fold->abandoned = true;
 		ok = false;
 	}
 	PG_END_TRY();
@@ -647,53 +342,131 @@ fold_or_fail(Fold *fold)
 }
 
 /*
+ * Lets only one fold run at a time in this database, until the transaction
+ * ends; or if it commits in between (for_session), until it is unlocked, or an
+ * ERROR ends it: so it is with locks that are not the users' own.  ERROR if
+ * another one is running.
+ */
+static void
+lock_folding(LOCKTAG *tag, bool for_session)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 0, FOLD_LOCK_CLASS);
+	tag->locktag_lockmethodid = DEFAULT_LOCKMETHOD;
+	if (LockAcquire(tag, ExclusiveLock, for_session, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another shape log is being folded")));
+}
+
+/*
+ * Folds, or goes on with that.  True: the log is folded.
+ */
+static bool
+fold_log(EcmFold *fold)
+{
+	LOCKTAG		tag;
+	bool		ok;
+
+	ecm_fold_check_lockable(fold);
+	if (fold->partitions == 0 && fold->bytes <= 2 * ecm_fold_step_bytes())
+		return ecm_fold_try(fold, fold_at_once, NULL);
+
+	lock_folding(&tag, true);
+	ok = ecm_fold_in_steps(fold);
+	/* what has been written is to be deleted */
+	if (!ok && fold->abandoned && fold->done > 0)
+		ecm_fold_save(fold);
+	LockRelease(&tag, ExclusiveLock, true);
+	return ok;
+}
+
+/*
+ * One call's work.  True: there may be more to do; *folded: the log has been
+ * folded.
+ */
+static bool
+work_on(EcmFold *fold, int64 retention, bool *folded)
+{
+	bool		live = fold->shape->state == ECM_SHAPE_LIVE;
+	bool		begun;
+
+	ecm_log_base(fold->shape->id, fold->snapshot, &fold->old_base);
+	if (live && ecm_fold_delete_folded(fold))
+		return true;
+	begun = ecm_fold_load(fold);
+	if (begun && (!live || retention < 0 || fold->abandoned))
+		return ecm_fold_delete_some(fold);
+	if (begun)
+	{
+		EcmLogTotals base_size;
+		EcmLogTotals stream_size;
+
+		ecm_log_sizes(fold->shape->id, &fold->old_base, fold->snapshot,
+					  &base_size, &stream_size);
+		measure(fold, &base_size);
+	}
+	else if (!live || retention < 0 || !is_due(fold, retention))
+		return false;
+	*folded = fold_log(fold);
+	return *folded || fold->done > 0;
+}
+
+/*
  * _electric_cm.fold_shape(shape int8, retention int8, OUT more bool,
  *						   OUT report text)
  *
  * Takes the next step, if there is one, to keep a shape's log within its
- * retention (bytes; 0: the default).  It deletes some of the entries that have
- * been folded; or it folds, and report has a text about that. more: there may
- * be another step, to be taken in another transaction.
+ * retention (bytes; 0: the default; below 0: logs are not folded).  It deletes
+ * some of the entries that have been folded, or of the rows of a fold that is
+ * given up; or it folds, and report has a text about that. more: there may be
+ * another step.  A long log is folded in many transactions, so this must not be
+ * called within one: it commits.
  *
  * Errors: 42501 not called by a superuser; 55006 another fold is going on; 55P03
  * somebody has a lock on the shape; 42704 the shape was dropped meanwhile; XX001
- * the log is corrupt.
+ * the log is corrupt; 2D000 a long log within a transaction.
  */
 Datum
 electric_cm_fold_shape(PG_FUNCTION_ARGS)
 {
 	int64		retention = PG_GETARG_INT64(1);
-	Fold		fold = {0};
+	EcmFold		fold = {0};
+	LOCKTAG		tag;
 	TupleDesc	desc;
 	Datum		values[2] = {BoolGetDatum(false), (Datum) 0};
 	bool		nulls[2] = {false, true};
+	char		report[200];
+	bool		folded = false;
+	bool		atomic = fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+	castNode(CallContext, fcinfo->context)->atomic;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	desc = BlessTupleDesc(desc);
 	if (!superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to fold a shape's log")));
 
-	lock_folding();
+	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	lock_folding(&tag, false);
 	fold.shape = ecm_shape_by_id(PG_GETARG_INT64(0));
-	if (fold.shape != NULL && fold.shape->state == ECM_SHAPE_LIVE)
+	if (fold.shape != NULL)
 	{
 		fold.snapshot = RegisterSnapshot(GetLatestSnapshot());
-		ecm_log_base(fold.shape->id, fold.snapshot, &fold.old_base);
-		if (delete_folded(&fold))
-			values[0] = BoolGetDatum(true);
-		else if (is_due(&fold, retention) && fold_or_fail(&fold))
-		{
-			values[0] = BoolGetDatum(true);
-			values[1] = CStringGetTextDatum(psprintf("folded the oldest " INT64_FORMAT " entries of shape %s into " INT64_FORMAT,
-													 fold.entries, fold.shape->handle,
-													 fold.rows));
-			nulls[1] = false;
-		}
+		values[0] = BoolGetDatum(work_on(&fold, retention, &folded));
 		UnregisterSnapshot(fold.snapshot);
 	}
-
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, nulls)));
+	if (folded)
+		snprintf(report, sizeof(report),
+				 "folded the oldest " INT64_FORMAT " entries of shape %s into " INT64_FORMAT,
+				 fold.entries, fold.shape->handle, fold.written.entries);
+	SPI_finish();
+	if (folded)
+	{
+		values[1] = CStringGetTextDatum(report);
+		nulls[1] = false;
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

@@ -200,6 +200,8 @@ electric_cm_purge_shapes(PG_FUNCTION_ARGS)
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_base WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
+		ecm_spi_run("DELETE FROM _electric_cm.shape_fold WHERE shape = ANY ($1)",
+					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_run("DELETE FROM _electric_cm.shape_worker WHERE shape = ANY ($1)",
 					SPI_OK_DELETE, 1, &type, &done, NULL);
 		ecm_spi_end(&spi);

@@ -10,7 +10,8 @@
  *
  * Logs that have grown before, under an earlier consumer or another setting, are not
  * named.  So at the start, and after each change of the setting, one scan of all
- * shapes looks for candidates.
+ * shapes looks for candidates.  It also finds those whose fold was interrupted, which
+ * goes on, or is given up if logs are not folded any more.
  *
  *-------------------------------------------------------------------------
  */
@@ -199,7 +200,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 
 /*
  * Looks for logs that may be too long, or have chunks before their base: those were
- * folded, and a job was interrupted before it could delete them.
+ * folded, and a job was interrupted before it could delete them; and for those that
+ * were being folded in steps.
  */
 static void
 submit_scan(void)
@@ -207,12 +209,15 @@ submit_scan(void)
 	int64		smallest = ecm_shape_log_retention > 0 ?
 	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
 
+	if (ecm_shape_log_retention < 0)
+		smallest = PG_INT64_MAX;
 	if (retention.scanning_for != ecm_shape_log_retention)
 		retention.scanned_to = 0;
 	retention.scanning_for = ecm_shape_log_retention;
 	retention.job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
 											 " WHERE s.id > " INT64_FORMAT " AND"
 											 " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
+											 " OR EXISTS (SELECT FROM _electric_cm.shape_fold f WHERE f.shape = s.id)"
 											 " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
 											 " _electric_cm.shape_log l"
 											 " WHERE b.shape = s.id AND l.shape = s.id"
@@ -225,8 +230,8 @@ submit_scan(void)
 static void
 submit_fold(void)
 {
-	retention.job = ecm_pool_submit(psprintf("SELECT more, report FROM"
-											 " _electric_cm.fold_shape(" INT64_FORMAT ", " INT64_FORMAT ")",
+	retention.job = ecm_pool_submit(psprintf("CALL _electric_cm.fold_shape(" INT64_FORMAT ", " INT64_FORMAT
+											 ", NULL, NULL)",
 											 *(int64 *) linitial(retention.candidates),
 											 ecm_shape_log_retention * INT64CONST(1024)),
 									0, fold_done, NULL);
@@ -237,12 +242,6 @@ ecm_retention_poll(EcmTime now)
 {
 	if (retention.job != 0)
 		return;
-	if (ecm_shape_log_retention < 0)
-	{
-		retention.scanned_for = ecm_shape_log_retention;
-		retention.scanned_to = 0;
-		return;
-	}
 	if (retention.look_at == 0)
 	{
 		/* a stack that starts has better things to do first */

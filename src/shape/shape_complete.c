@@ -92,6 +92,7 @@ struct EcmCompleter
 {
 	const EcmShapeDef *shape;
 	Snapshot	snapshot;
+	XLogRecPtr	base_lsn;
 	uint64		end_lsn;
 	uint64		end_op;
 	MemoryContext context;		/* the completer's */
@@ -102,6 +103,16 @@ struct EcmCompleter
 	int			nwanted;
 	int			max_wanted;
 	int			turn;			/* index of the next one to be filled */
+
+	/* how far the present walk has come, if it is done in pieces */
+	bool		noting;			/* on its way forwards, for inserts */
+	XLogRecPtr	next_lsn;		/* forwards: the first chunk to look at */
+	int64		next_op;		/* backwards: those before it */
+	uint64		first_lsn;		/* the insert that the walk is for */
+	uint64		first_op;
+	int64		entries_left;	/* of max_entries; 0: no limit */
+	int			next_wanted;	/* the next one to be met on the way back */
+	Oid			relfilenode;	/* of the table where the places are */
 
 	/* only while walking: the inserts that look for a key, by its hash */
 	Wanted	  **buckets;
@@ -123,12 +134,13 @@ struct EcmCompleter
 
 EcmCompleter *
 ecm_completer_begin(const EcmShapeDef *shape, Snapshot snapshot,
-					uint64 end_lsn, uint64 end_op)
+					XLogRecPtr base_lsn, uint64 end_lsn, uint64 end_op)
 {
 	EcmCompleter *c = palloc0(sizeof(EcmCompleter));
 
 	c->shape = shape;
 	c->snapshot = snapshot;
+	c->base_lsn = base_lsn;
 	c->end_lsn = end_lsn;
 	c->end_op = end_op;
 	c->context = AllocSetContextCreate(CurrentMemoryContext,
@@ -190,30 +202,36 @@ note_wanted(EcmCompleter *c, const EcmChunkReader *r)
 	MemoryContextSwitchTo(old);
 }
 
-/* Notes the inserts that lack values, from the one at hand on. */
-static void
-note_inserts(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
-			 const EcmChunkReader *first, int64 max_entries)
+/*
+ * Notes the inserts that lack values, from the first one on, in about max_bytes
+ * of the log.  True: that is all, or as many as one walk is for.
+ */
+static bool
+note_inserts(EcmCompleter *c, int64 max_bytes)
 {
 	EcmValue   *new_values = palloc(c->shape->ncolumns * sizeof(EcmValue));
 	EcmValue   *old_values = palloc(c->shape->ncolumns * sizeof(EcmValue));
 	EcmChunkScan cs;
-	int64		entries = 0;
 	bool		enough = false;
+	bool		more = true;
 
 	ecm_chunk_scan_begin(&cs, c->shape->id, BTGreaterEqualStrategyNumber,
-						 chunk_lsn, chunk_op, c->snapshot, AccessShareLock);
-	while (!enough && ecm_chunk_scan_next(&cs))
+						 c->next_lsn, c->next_op, c->snapshot, AccessShareLock);
+	ecm_chunk_scan_one_base(&cs, c->base_lsn);
+	while (!enough && max_bytes > 0 && (more = ecm_chunk_scan_next(&cs)))
 	{
 		MemoryContext old;
 		EcmChunkReader r;
 
 		MemoryContextReset(c->chunk_context);
 		old = MemoryContextSwitchTo(c->chunk_context);
+		max_bytes -= ecm_chunk_scan_bytes(&cs);
+		c->next_lsn = cs.first_lsn;
+		c->next_op = cs.first_op + 1;
 		ecm_chunk_scan_read(&cs, &r, new_values, old_values, c->shape->ncolumns);
 		while (!enough && ecm_entry_next(c->shape, &cs, &r))
 		{
-			if (ecm_offset_cmp(r.lsn, r.opno, first->lsn, first->opno) < 0)
+			if (ecm_offset_cmp(r.lsn, r.opno, c->first_lsn, c->first_op) < 0)
 				continue;
 			enough = ecm_offset_cmp(r.lsn, r.opno, c->end_lsn, c->end_op) > 0;
 			if (enough)
@@ -221,12 +239,15 @@ note_inserts(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
 			if (r.op == ECM_OP_INSERT &&
 				ecm_entry_missing(r.new_values, c->shape->ncolumns) > 0)
 				note_wanted(c, &r);
-			enough = ++entries == max_entries ||
+			enough = --c->entries_left == 0 ||
 				MemoryContextMemAllocated(c->walk_context, false) >= MAX_NOTED_BYTES;
 		}
 		MemoryContextSwitchTo(old);
 	}
 	ecm_chunk_scan_end(&cs);
+	pfree(new_values);
+	pfree(old_values);
+	return enough || !more;
 }
 
 /* ----------------------------------------------------------------
@@ -482,24 +503,59 @@ share_places(EcmCompleter *c)
 	}
 }
 
+/* The scan may stay open: places are fetched by it. */
 static void
-walk_back(EcmCompleter *c)
+begin_scan_before(EcmCompleter *c, XLogRecPtr lsn, uint64 op)
+{
+	Oid			relfilenode;
+
+	ecm_chunk_scan_begin(&c->cs, c->shape->id, BTLessStrategyNumber, lsn, op,
+						 c->snapshot, AccessShareLock);
+	ecm_chunk_scan_one_base(&c->cs, c->base_lsn);
+	c->scanning = true;
+	relfilenode = c->cs.rel->rd_rel->relfilenode;
+	if (c->relfilenode == InvalidOid)
+		c->relfilenode = relfilenode;
+	else if (c->relfilenode != relfilenode)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the shape logs have been rewritten while one was being read")));
+}
+
+static void
+begin_walk_back(EcmCompleter *c)
 {
 	Wanted	   *last = &c->wanted[c->nwanted - 1];
-	int			next = c->nwanted - 1;	/* the next one to be met */
 
+	c->noting = false;
+	c->next_lsn = last->lsn;
+	c->next_op = (int64) last->op + 1;
+	c->next_wanted = c->nwanted - 1;
+	c->relfilenode = InvalidOid;
 	c->nbuckets = pg_nextpower2_32(Max(c->nwanted, 16));
 	c->buckets = MemoryContextAllocZero(c->walk_context,
 										c->nbuckets * sizeof(Wanted *));
 	c->nlooking = 0;
 	c->at_insert = NULL;
+}
 
-	ecm_chunk_scan_begin(&c->cs, c->shape->id, BTLessEqualStrategyNumber,
-						 last->lsn, last->op, c->snapshot, AccessShareLock);
-	c->scanning = true;
-	while ((next >= 0 || c->nlooking > 0 || c->at_insert != NULL) &&
-		   ecm_chunk_scan_next(&c->cs))
+/*
+ * Walks back through about max_bytes of the log.  True: all places have been
+ * found.
+ */
+static bool
+walk_back(EcmCompleter *c, int64 max_bytes)
+{
+	Wanted	   *last = &c->wanted[c->nwanted - 1];
+	bool		more = true;
+
+	begin_scan_before(c, c->next_lsn, c->next_op);
+	while ((c->next_wanted >= 0 || c->nlooking > 0 || c->at_insert != NULL) &&
+		   max_bytes > 0 && (more = ecm_chunk_scan_next(&c->cs)))
 	{
+		max_bytes -= ecm_chunk_scan_bytes(&c->cs);
+		c->next_lsn = c->cs.first_lsn;
+		c->next_op = c->cs.first_op;
 		decode_chunk(c);
 		for (int i = c->chunk.nentries - 1; i >= 0; i--)
 		{
@@ -508,14 +564,55 @@ walk_back(EcmCompleter *c)
 
 			if (ecm_offset_cmp(entry->lsn, entry->opno, last->lsn, last->op) > 0)
 				continue;
-			if (next >= 0 && c->wanted[next].lsn == entry->lsn &&
-				c->wanted[next].op == entry->opno)
-				wanted = &c->wanted[next--];
+			if (c->next_wanted >= 0 &&
+				c->wanted[c->next_wanted].lsn == entry->lsn &&
+				c->wanted[c->next_wanted].op == entry->opno)
+				wanted = &c->wanted[c->next_wanted--];
 			look_at_entry(c, i, wanted);
 		}
 	}
+	if (more && (c->next_wanted >= 0 || c->nlooking > 0 || c->at_insert != NULL))
+		return false;
 	share_places(c);
 	pfree(c->buckets);
+	return true;
+}
+
+static void
+forget_wanted(EcmCompleter *c)
+{
+	end_scan(c);
+	MemoryContextReset(c->walk_context);
+	c->wanted = NULL;
+	c->nwanted = c->max_wanted = c->turn = 0;
+}
+
+static void
+begin_noting(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
+			 uint64 lsn, uint64 op, int64 max_entries)
+{
+	forget_wanted(c);
+	c->noting = true;
+	c->next_lsn = chunk_lsn;
+	c->next_op = chunk_op;
+	c->first_lsn = lsn;
+	c->first_op = op;
+	c->entries_left = max_entries;
+}
+
+/* The walk in both directions.  True: it has come to its end. */
+static bool
+walk_some(EcmCompleter *c, int64 max_bytes)
+{
+	if (c->noting)
+	{
+		if (!note_inserts(c, max_bytes))
+			return false;
+		if (c->nwanted == 0)
+			ecm_entry_report_corrupt(c->shape, c->first_lsn, c->first_op);
+		begin_walk_back(c);
+	}
+	return walk_back(c, max_bytes);
 }
 
 /* ----------------------------------------------------------------
@@ -534,6 +631,8 @@ fetch_value(EcmCompleter *c, const Wanted *w, const Place *place,
 		!ItemPointerEquals(&c->fetched, unconstify(ItemPointerData *, &place->chunk)))
 	{
 		ItemPointerSetInvalid(&c->fetched);
+		if (!c->scanning)
+			begin_scan_before(c, w->lsn, w->op);
 		if (!ecm_chunk_scan_fetch(&c->cs, unconstify(ItemPointerData *, &place->chunk)))
 			ecm_entry_report_corrupt(c->shape, w->lsn, w->op);
 		decode_chunk(c);
@@ -556,11 +655,10 @@ fetch_value(EcmCompleter *c, const Wanted *w, const Place *place,
 	}
 }
 
-void
-ecm_completer_fill(EcmCompleter *c, const EcmChunkScan *cs,
-				   const EcmChunkReader *r, int64 max_entries)
+/* What is noted for the reader's current entry; NULL: nothing. */
+static const Wanted *
+wanted_by(EcmCompleter *c, const EcmChunkReader *r)
 {
-	MemoryContext caller_context = MemoryContextSwitchTo(c->context);
 	const Wanted *w;
 
 	while (c->turn < c->nwanted &&
@@ -568,22 +666,72 @@ ecm_completer_fill(EcmCompleter *c, const EcmChunkScan *cs,
 						  r->lsn, r->opno) < 0)
 		c->turn++;
 	if (c->turn == c->nwanted)
-	{
-		end_scan(c);
-		MemoryContextReset(c->walk_context);
-		c->wanted = NULL;
-		c->nwanted = c->max_wanted = c->turn = 0;
-		note_inserts(c, cs->first_lsn, cs->first_op, r, max_entries);
-		if (c->nwanted == 0)
-			ecm_entry_report_corrupt(c->shape, r->lsn, r->opno);
-		walk_back(c);
-	}
-
+		return NULL;
 	w = &c->wanted[c->turn];
 	if (w->lsn != r->lsn || w->op != r->opno)
 		ecm_entry_report_corrupt(c->shape, r->lsn, r->opno);
+	return w;
+}
+
+void
+ecm_completer_fill(EcmCompleter *c, const EcmChunkScan *cs,
+				   const EcmChunkReader *r, int64 max_entries)
+{
+	MemoryContext caller_context = MemoryContextSwitchTo(c->context);
+	const Wanted *w = wanted_by(c, r);
+
+	if (w == NULL)
+	{
+		begin_noting(c, cs->first_lsn, cs->first_op, r->lsn, r->opno, max_entries);
+		(void) walk_some(c, PG_INT64_MAX);
+		w = wanted_by(c, r);
+		if (w == NULL)
+			ecm_entry_report_corrupt(c->shape, r->lsn, r->opno);
+	}
 	for (int i = 0; i < w->nplaces; i++)
 		fetch_value(c, w, &w->places[i], &r->new_values[w->places[i].column],
 					caller_context);
 	MemoryContextSwitchTo(caller_context);
+}
+
+/* ----------------------------------------------------------------
+ * In pieces
+ * ----------------------------------------------------------------
+ */
+
+bool
+ecm_completer_knows(EcmCompleter *c, const EcmChunkReader *r)
+{
+	return wanted_by(c, r) != NULL;
+}
+
+void
+ecm_completer_walk_begin(EcmCompleter *c, XLogRecPtr chunk_lsn, int64 chunk_op,
+						 uint64 lsn, uint64 op)
+{
+	begin_noting(c, chunk_lsn, chunk_op, lsn, op, 0);
+}
+
+bool
+ecm_completer_walk(EcmCompleter *c, int64 max_bytes)
+{
+	MemoryContext caller_context = MemoryContextSwitchTo(c->context);
+	bool		done = walk_some(c, max_bytes);
+
+	end_scan(c);
+	MemoryContextSwitchTo(caller_context);
+	return done;
+}
+
+void
+ecm_completer_suspend(EcmCompleter *c)
+{
+	end_scan(c);
+	MemoryContextReset(c->chunk_context);
+}
+
+void
+ecm_completer_go_on(EcmCompleter *c, Snapshot snapshot)
+{
+	c->snapshot = snapshot;
 }

@@ -253,19 +253,58 @@ ecm_row_packer_end(EcmRowPacker *packer)
 	return rows;
 }
 
+EcmRowPacker *
+ecm_row_packer_go_on(EcmLogWriter *writer, int64 shape, XLogRecPtr lsn, int64 op,
+					 const EcmLogTotals *totals)
+{
+	EcmRowPacker *packer;
+
+	packer = ecm_row_packer_begin(writer, shape, lsn, op + totals->entries);
+	packer->totals = *totals;
+	return packer;
+}
+
+void
+ecm_row_packer_pause(EcmRowPacker *packer, EcmLogTotals *totals)
+{
+	packer_flush(packer);
+	*totals = packer->totals;
+	(void) ecm_row_packer_end(packer);
+}
+
 /* ----------------------------------------------------------------
  * Scanning the chunks of a shape
  * ----------------------------------------------------------------
  */
 
+/* ROW(first_lsn, first_op) <strategy> ROW(lsn, op): see skey.h */
+static void
+set_bound(EcmChunkScan *cs, StrategyNumber strategy, uint64 lsn, uint64 op)
+{
+	op = Min(op, (uint64) PG_INT64_MAX);	/* the column is signed */
+
+	ScanKeyInit(&cs->bound[0], LOG_FIRST_LSN, strategy, F_PG_LSN_CMP,
+				LSNGetDatum(lsn));
+	cs->bound[0].sk_flags = SK_ROW_MEMBER;
+	ScanKeyInit(&cs->bound[1], LOG_FIRST_OP, strategy, F_BTINT8CMP,
+				Int64GetDatum((int64) op));
+	cs->bound[1].sk_flags = SK_ROW_MEMBER | SK_ROW_END;
+
+	MemSet(&cs->keys[1], 0, sizeof(ScanKeyData));
+	cs->keys[1].sk_flags = SK_ROW_HEADER;
+	cs->keys[1].sk_attno = LOG_FIRST_LSN;
+	cs->keys[1].sk_strategy = strategy;
+	cs->keys[1].sk_argument = PointerGetDatum(cs->bound);
+}
+
 void
 ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
 					 uint64 lsn, uint64 op, Snapshot snapshot, LOCKMODE lockmode)
 {
-	ScanKeyData keys[2];
 	int			nkeys = 1;
 
 	cs->context = CurrentMemoryContext;
+	cs->one_base = false;
 	cs->rel = table_open(ecm_own_relid("shape_log"), lockmode);
 	cs->index = index_open(ecm_own_relid("shape_log_pkey"), lockmode);
 	cs->slot = table_slot_create(cs->rel, NULL);
@@ -274,31 +313,24 @@ ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape, StrategyNumber strategy,
 		 strategy == BTLessEqualStrategyNumber) ?
 		BackwardScanDirection : ForwardScanDirection;
 
-	ScanKeyInit(&keys[0], LOG_SHAPE, BTEqualStrategyNumber, F_INT8EQ,
+	ScanKeyInit(&cs->keys[0], LOG_SHAPE, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(shape));
-
-	/* ROW(first_lsn, first_op) <strategy> ROW(lsn, op): see skey.h */
 	if (strategy != InvalidStrategy)
 	{
-		op = Min(op, (uint64) PG_INT64_MAX);	/* the column is signed */
-
-		ScanKeyInit(&cs->bound[0], LOG_FIRST_LSN, strategy, F_PG_LSN_CMP,
-					LSNGetDatum(lsn));
-		cs->bound[0].sk_flags = SK_ROW_MEMBER;
-		ScanKeyInit(&cs->bound[1], LOG_FIRST_OP, strategy, F_BTINT8CMP,
-					Int64GetDatum((int64) op));
-		cs->bound[1].sk_flags = SK_ROW_MEMBER | SK_ROW_END;
-
-		MemSet(&keys[1], 0, sizeof(ScanKeyData));
-		keys[1].sk_flags = SK_ROW_HEADER;
-		keys[1].sk_attno = LOG_FIRST_LSN;
-		keys[1].sk_strategy = strategy;
-		keys[1].sk_argument = PointerGetDatum(cs->bound);
+		set_bound(cs, strategy, lsn, op);
 		nkeys = 2;
 	}
 
 	cs->scan = ecm_index_beginscan(cs->rel, cs->index, snapshot, nkeys);
-	index_rescan(cs->scan, keys, nkeys, NULL, 0);
+	index_rescan(cs->scan, cs->keys, nkeys, NULL, 0);
+}
+
+void
+ecm_chunk_scan_one_base(EcmChunkScan *cs, XLogRecPtr base_lsn)
+{
+	Assert(cs->scan->numberOfKeys == 2);
+	cs->one_base = true;
+	cs->base_lsn = base_lsn;
 }
 
 static void
@@ -318,6 +350,22 @@ take_chunk(EcmChunkScan *cs)
 	cs->data = slot->tts_values[LOG_DATA - 1];
 }
 
+/*
+ * The scan has met rows of a base that a fold is still writing, and goes on
+ * behind them.  There may be gigabytes of them.
+ */
+static void
+skip_base(EcmChunkScan *cs)
+{
+	if (ScanDirectionIsForward(cs->direction))
+		set_bound(cs, BTGreaterStrategyNumber, cs->first_lsn, PG_INT64_MAX);
+	else
+		set_bound(cs, BTLessStrategyNumber, cs->first_lsn,
+				  ECM_IDENTITY_BIT << ECM_IDENTITY_SHIFT);
+	ExecClearTuple(cs->slot);
+	index_rescan(cs->scan, cs->keys, 2, NULL, 0);
+}
+
 bool
 ecm_chunk_scan_next(EcmChunkScan *cs)
 {
@@ -332,12 +380,16 @@ ecm_chunk_scan_next(EcmChunkScan *cs)
 	 * reset its own context for each chunk
 	 */
 	caller_context = MemoryContextSwitchTo(cs->context);
-	found = index_getnext_slot(cs->scan, cs->direction, slot);
+	while ((found = index_getnext_slot(cs->scan, cs->direction, slot)))
+	{
+		take_chunk(cs);
+		if (!cs->one_base || cs->first_lsn <= cs->base_lsn ||
+			!ecm_op_is_base(cs->first_op))
+			break;
+		skip_base(cs);
+	}
 	MemoryContextSwitchTo(caller_context);
-	if (!found)
-		return false;
-	take_chunk(cs);
-	return true;
+	return found;
 }
 
 bool

@@ -92,6 +92,15 @@ extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
 extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* returns their number */
 
+/*
+ * Likewise, for rows that are written in several transactions: go_on begins
+ * behind those that totals count, and pause ends, and adds those written since.
+ */
+extern EcmRowPacker *ecm_row_packer_go_on(EcmLogWriter *writer, int64 shape,
+										  XLogRecPtr lsn, int64 op,
+										  const EcmLogTotals *totals);
+extern void ecm_row_packer_pause(EcmRowPacker *packer, EcmLogTotals *totals);
+
 /* Where a log begins: its row in _electric_cm.shape_base. */
 typedef struct EcmLogBase
 {
@@ -143,7 +152,11 @@ typedef struct EcmChunkScan
 	IndexScanDesc scan;
 	ScanDirection direction;
 	TupleTableSlot *slot;
+	ScanKeyData keys[2];
 	ScanKeyData bound[2];		/* the scan points here */
+	bool		one_base;		/* the rows of bases behind base_lsn are
+								 * skipped */
+	XLogRecPtr	base_lsn;
 	MemoryContext context;		/* memory of the index scan */
 
 	/* the current chunk */
@@ -167,6 +180,13 @@ extern void ecm_chunk_scan_begin(EcmChunkScan *cs, int64 shape,
 								 LOCKMODE lockmode);
 extern bool ecm_chunk_scan_next(EcmChunkScan *cs);
 extern void ecm_chunk_scan_end(EcmChunkScan *cs);
+
+/*
+ * For all who read a log from its base, which is at base_lsn: the scan passes
+ * over the rows of the next one, which a fold is writing, or could not go on
+ * writing.  Not for scans with InvalidStrategy.
+ */
+extern void ecm_chunk_scan_one_base(EcmChunkScan *cs, XLogRecPtr base_lsn);
 
 /*
  * Makes a chunk that the scan has met before, by its tuple's tts_tid, the

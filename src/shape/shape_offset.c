@@ -93,6 +93,7 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 	/* the offset is in the last chunk that does not begin after it */
 	ecm_chunk_scan_begin(&cs, shape->id, BTLessEqualStrategyNumber,
 						 after->lsn, after->op, snapshot, AccessShareLock);
+	ecm_chunk_scan_one_base(&cs, base->lsn);
 	if (ecm_chunk_scan_next(&cs) &&
 		ecm_offset_cmp(cs.first_lsn, cs.first_op, start->lsn, start->op) >= 0)
 	{

@@ -210,7 +210,9 @@ sub is_live
 sub fold
 {
 	my ($self, $handle, $bytes) = @_;
-	return $self->sql("SELECT report FROM _electric_cm.shape s, _electric_cm.fold_shape(s.id, $bytes) WHERE handle = '$handle'");
+	my $id = $self->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+	my ($more, $report) = split /\|/, $self->sql("CALL _electric_cm.fold_shape($id, $bytes, NULL, NULL)");
+	return $report // '';
 }
 
 sub exists_shape
