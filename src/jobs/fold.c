@@ -268,7 +268,7 @@ static void
 put_in_base(void *arg, const bytea *key pg_attribute_unused(),
 			EcmOp op pg_attribute_unused(), const EcmValue *values)
 {
-	Rows *rows = arg;
+	Rows	   *rows = arg;
 
 	ecm_row_packer_put(rows->packer, values, rows->ncolumns);
 }
@@ -278,10 +278,10 @@ static void
 fold_at_once(EcmFold *fold, void *arg pg_attribute_unused())
 {
 	EcmFoldSort sort;
-	EcmFoldPosition position = {.chunk_lsn = fold->old_base.lsn,.chunk_op = fold->old_base.op + 1};
+	EcmFoldPosition position = {.chunk_lsn = fold->old_base.lsn, .chunk_op = fold->old_base.op + 1};
 	EcmCompleter *completer;
 	EcmLogWriter *writer;
-	Rows rows;
+	Rows		rows;
 
 	completer = ecm_completer_begin(fold->shape, fold->snapshot, fold->old_base.lsn,
 									fold->new_base.lsn, fold->new_base.op);
@@ -292,7 +292,7 @@ fold_at_once(EcmFold *fold, void *arg pg_attribute_unused())
 	writer = ecm_log_writer_begin();
 	rows.ncolumns = fold->shape->ncolumns;
 	rows.packer = ecm_row_packer_begin(writer, fold->shape->id, fold->new_base.lsn,
-										ecm_new_base_identity());
+									   ecm_new_base_identity());
 	ecm_fold_replay(&sort, false, put_in_base, &rows);
 	fold->written.entries = ecm_row_packer_end(rows.packer);
 	ecm_log_writer_end(writer);

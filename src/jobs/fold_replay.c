@@ -382,7 +382,7 @@ ecm_fold_replay(EcmFoldSort *sort, bool part,
 {
 	int			ncolumns = sort->fold->shape->ncolumns;
 	EcmValue   *new_values = palloc(ncolumns * sizeof(EcmValue));
-	Replay		replay = {.fold = sort->fold,.part = part,.put = put,.arg = arg};
+	Replay		replay = {.fold = sort->fold, .part = part, .put = put, .arg = arg};
 	Row		   *row = &replay.row;
 
 	row->values = palloc0(ncolumns * sizeof(EcmValue));
