@@ -208,22 +208,22 @@ submit_scan(void)
 {
 	int64		smallest = ecm_shape_log_retention > 0 ?
 	ecm_shape_log_retention * INT64CONST(1024) : ECM_RETENTION_AUTO_STEP;
+	char	   *others = "";
 
-	if (ecm_shape_log_retention < 0)
-		smallest = PG_INT64_MAX;
 	if (retention.scanning_for != ecm_shape_log_retention)
 		retention.scanned_to = 0;
 	retention.scanning_for = ecm_shape_log_retention;
+	if (ecm_shape_log_retention >= 0)
+		others = psprintf(" OR (_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
+						  " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
+						  " _electric_cm.shape_log l"
+						  " WHERE b.shape = s.id AND l.shape = s.id"
+						  " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op))", smallest);
 	retention.job = ecm_pool_submit(psprintf("SELECT s.id FROM _electric_cm.shape s"
 											 " WHERE s.id > " INT64_FORMAT " AND"
-											 " ((_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
-											 " OR EXISTS (SELECT FROM _electric_cm.shape_fold f WHERE f.shape = s.id)"
-											 " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
-											 " _electric_cm.shape_log l"
-											 " WHERE b.shape = s.id AND l.shape = s.id"
-											 " AND (l.first_lsn, l.first_op) <= (b.lsn, b.op)))"
+											 " (EXISTS (SELECT FROM _electric_cm.shape_fold f WHERE f.shape = s.id)%s)"
 											 " ORDER BY s.id LIMIT %d",
-											 retention.scanned_to, smallest, SCAN_SHAPES),
+											 retention.scanned_to, others, SCAN_SHAPES),
 									0, scan_done, NULL);
 }
 
