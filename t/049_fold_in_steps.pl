@@ -136,7 +136,7 @@ my $folder = q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL _electric
 my $folding = "EXISTS ($folder)";
 my $reading = "$folding AND NOT EXISTS (SELECT FROM _electric_cm.shape_fold)";
 my $writing = "$folding AND EXISTS (SELECT FROM _electric_cm.shape_fold WHERE done > 2)";
-$stack->sql(qq{CREATE PROCEDURE await_moment(moment text, INOUT pid int DEFAULT NULL) LANGUAGE plpgsql AS \$\$
+$stack->sql(qq{CREATE PROCEDURE await_moment(moment text, INOUT who int DEFAULT NULL) LANGUAGE plpgsql AS \$\$
 DECLARE
 	until timestamptz := clock_timestamp() + '100 s';
 	met bool;
@@ -147,7 +147,7 @@ BEGIN
 		IF clock_timestamp() > until THEN RAISE 'no such moment'; END IF;
 		COMMIT;
 	END LOOP;
-	pid := ($folder LIMIT 1);
+	who := ($folder LIMIT 1);
 END \$\$});
 my $session = $node->background_psql($db, on_error_stop => 1);
 sub await_moment { my ($moment) = @_; return $session->query_safe("CALL await_moment(\$_\$$moment\$_\$)"); }

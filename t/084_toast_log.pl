@@ -23,12 +23,13 @@ BEGIN
 END $$}, "SELECT pages(\$sql\$$sql\$sql\$)");
 }
 
-$stack->sql('CREATE EXTENSION electric_cm', q{CREATE FUNCTION fold(shape text) RETURNS text LANGUAGE plpgsql AS $$
+$stack->sql('CREATE EXTENSION electric_cm', q{CREATE FUNCTION fold(folded text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+	number int8 := (SELECT id FROM _electric_cm.shape WHERE handle = folded);
 	more bool;
 	report text;
 BEGIN
-	CALL _electric_cm.fold_shape((SELECT id FROM _electric_cm.shape WHERE handle = shape), 1000, more, report);
+	CALL _electric_cm.fold_shape(number, 1000, more, report);
 	RETURN report;
 END $$});
 $stack->active or BAIL_OUT('no stack');
