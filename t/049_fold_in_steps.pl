@@ -50,7 +50,7 @@ sub churn
 		map {
 			$round++;
 			(   "INSERT INTO t SELECT $round * 1000 + i, 'a', i, repeat(md5(i::text), 10 + i % 60) FROM generate_series(1, 120) i",
-				q{INSERT INTO t VALUES (0, 'hot', 1, repeat('h', 30000)) ON CONFLICT (id, part) DO UPDATE SET n = t.n + 1, big = repeat(md5(random()::text), 900)},
+				q{INSERT INTO t VALUES (0, 'hot', 1, repeat('h', 60000)) ON CONFLICT (id, part) DO UPDATE SET n = t.n + 1, big = repeat(md5(random()::text), 1900)},
 				"UPDATE t SET id = id + 500 WHERE id BETWEEN $round * 1000 + 50 AND $round * 1000 + 59",
 				'UPDATE t SET n = n + 1 WHERE id % 3 = 1 AND id <= 4000',
 				q{UPDATE t SET part = CASE part WHEN 'a' THEN 'b' ELSE 'a' END WHERE id = 1065},
