@@ -24,7 +24,7 @@ my $db = $stack->db;
 $stack->sql('CREATE EXTENSION electric_cm',
 	# two keys, one of them text; large values that are updated by themselves
 	'CREATE TABLE t (id int, part text, n int, big text, PRIMARY KEY (id, part))', 'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
-	'CREATE TABLE d (id int PRIMARY KEY, n int, pad text)',
+	'CREATE TABLE d (id int PRIMARY KEY, n int, pad text)', 'ALTER TABLE d REPLICA IDENTITY FULL',
 	# a look at a log, for comparing
 	q{CREATE FUNCTION seen(shape text, after text) RETURNS text LANGUAGE sql STABLE AS $$
 SELECT count(*) || ' ' || coalesce(md5(string_agg(l::text, '' ORDER BY ordinality)), '') FROM electric_cm_shape_log(shape, after) WITH ORDINALITY l
