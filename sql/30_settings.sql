@@ -16,6 +16,7 @@ SET electric_cm.reconnect_initial_delay = 0;
 SET electric_cm.reconnect_max_delay = 0;
 SET electric_cm.status_check_interval = '999 ms';
 SET electric_cm.consumer_stall_timeout = '999 ms';
+SET electric_cm.shape_stall_timeout = '999 ms';
 SET electric_cm.wal_report_interval = '999 ms';
 SET electric_cm.shape_workers = 0;
 SET electric_cm.shape_workers = 17;

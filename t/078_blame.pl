@@ -13,6 +13,7 @@ my $db = 'postgres';
 my $stack = new_stack('main', conf => qq{
 restart_after_crash = on
 max_parallel_workers_per_gather = 0
+electric_cm.shape_stall_timeout = 0
 electric_cm.reconnect_initial_delay = 100ms
 electric_cm.reconnect_max_delay = 1s
 });

@@ -406,6 +406,7 @@ static const FaultRule fault_rules[] = {
 	 * it again.  Memory and temporary files, and any class that no rule
 	 * names, get some more attempts first.
 	 */
+	{SNAPSHOT, ECM_SQLSTATE_SHAPE_STALLED, NULL, OF_IT},
 	{SNAPSHOT, "53200", NULL, IF_AGAIN},
 	{SNAPSHOT, "53400", NULL, IF_AGAIN},
 	{SNAPSHOT, "0A", NULL, OF_IT},
@@ -425,6 +426,7 @@ static const FaultRule fault_rules[] = {
 	 * a consumer that is short of memory may be so because other processes
 	 * use it, so the shape is blamed only if the same happens again
 	 */
+	{FOLLOW, ECM_SQLSTATE_SHAPE_STALLED, NULL, OF_IT},
 	{FOLLOW, "53100", NULL, OF_NONE},
 	{FOLLOW, "53300", NULL, OF_NONE},
 	{FOLLOW, "53", NULL, IF_AGAIN},
@@ -799,6 +801,7 @@ static const struct
 	{"57014", "query canceled", false},
 	{"57", "operator intervention", false},
 	{"58", "system error", false},
+	{ECM_SQLSTATE_SHAPE_STALLED, "held up the others, see electric_cm.shape_stall_timeout", false},
 	{"F0", "configuration file error", false},
 	{"P0", "error raised by a function", true},
 	{"XX", "internal error", false}

@@ -130,6 +130,12 @@ extern bool ecm_error_is_no_worker(const char *sqlstate);
 #define ECM_SQLSTATE_NO_WORKER	"53000"
 
 /*
+ * A shape has held up the others: work for it was cancelled (shape_stall.c).  An
+ * error that we raise ourselves.
+ */
+#define ECM_SQLSTATE_SHAPE_STALLED	"EC002"
+
+/*
  * May an error of the stream go away by itself?  A resource that was short may
  * become free, and a walsender that was ended is replaced.  Any other error is
  * about the change that the walsender was decoding or sending, so it will be

@@ -47,6 +47,7 @@ int			ecm_reconnect_initial_delay;
 int			ecm_reconnect_max_delay;
 int			ecm_status_check_interval;
 int			ecm_consumer_stall_timeout;
+int			ecm_shape_stall_timeout;
 int			ecm_wal_report_interval;
 int			ecm_retained_wal_warning;
 int			ecm_retained_wal_limit;
@@ -78,6 +79,7 @@ static const char *const setting_names[] = {
 	PREFIX "reconnect_max_delay",
 	PREFIX "status_check_interval",
 	PREFIX "consumer_stall_timeout",
+	PREFIX "shape_stall_timeout",
 	PREFIX "wal_report_interval",
 	PREFIX "retained_wal_warning",
 	PREFIX "retained_wal_limit",
@@ -398,6 +400,21 @@ check_wal_limit(int *newval, void **extra pg_attribute_unused(),
 }
 
 /*
+ * Check hook of electric_cm.shape_stall_timeout.  A wait of some milliseconds, as when
+ * the machine is busy, must not cost a shape.
+ */
+static bool
+check_shape_stall(int *newval, void **extra pg_attribute_unused(),
+				  GucSource source pg_attribute_unused())
+{
+	if (*newval == 0 || *newval >= 1000)
+		return true;
+	GUC_check_errdetail("Less than a second would be too short for a machine that is busy.");
+	GUC_check_errhint("Use 0 to turn it off.");
+	return false;
+}
+
+/*
  * Check hook of electric_cm.retained_wal_warning.  A value below half a
  * megabyte has been rounded to 0 by now, and would always warn.
  */
@@ -665,6 +682,12 @@ ecm_define_settings(void)
 							"electric_cm.status_check_interval.",
 							&ecm_consumer_stall_timeout, 60000, 1000, 86400000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "shape_stall_timeout",
+							"Sets how long one piece of work for a shape may hold up the others.",
+							"The shape becomes errored then, and the others go on. 0 turns it off.",
+							&ecm_shape_stall_timeout, 60000, 0, 86400000,
+							PGC_SUSET, GUC_UNIT_MS, check_shape_stall, NULL, NULL);
 
 	DefineCustomIntVariable(PREFIX "wal_report_interval",
 							"Sets the time between two samples of the WAL that the slot retains.",

@@ -36,6 +36,7 @@ extern int	ecm_reconnect_initial_delay;	/* ms */
 extern int	ecm_reconnect_max_delay;	/* ms */
 extern int	ecm_status_check_interval;	/* ms */
 extern int	ecm_consumer_stall_timeout; /* ms */
+extern int	ecm_shape_stall_timeout;	/* ms; 0: off */
 extern int	ecm_wal_report_interval;	/* ms */
 extern int	ecm_retained_wal_warning;	/* MB, -1: off; so are the next two */
 extern int	ecm_retained_wal_limit;

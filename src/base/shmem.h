@@ -145,6 +145,17 @@ typedef struct EcmConsumerSlot
 	 */
 	volatile uint64 processed;	/* messages taken from the queue */
 	volatile int64 working_on;	/* shape id; 0: none in particular */
+	volatile int64 busy_with;	/* the shape that has taken most of its time
+								 * lately; 0: none */
+	volatile EcmTime busy_at;	/* as of this time */
+	volatile int64 deaf;		/* the shape whose work goes on though it was
+								 * cancelled; 0: none */
+
+	/*
+	 * The manager writes this one without the lock: the shape that the
+	 * consumer has to give up at once, 0: none.
+	 */
+	volatile int64 give_up;
 } EcmConsumerSlot;
 
 /*

@@ -32,8 +32,10 @@
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
 #include "shape/shape_blame.h"
+#include "shape/shape_catalog.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_stall.h"
 
 static struct
 {
@@ -138,6 +140,13 @@ emit(EcmShape *shape, EcmOp op, const EcmValue *newv, const EcmValue *oldv)
 	if (ecm_log_batch_is_past(shape->skip_until) || ecm_match_has_failed(shape))
 		return;
 	ecm_work_on(shape->id);
+	if (ecm_stall_is_given_up(shape->id))
+	{
+		ecm_log_batch_enter_transaction();
+		ecm_match_fail(shape, ecm_tag_error(ECM_SQLSTATE_SHAPE_STALLED,
+											ecm_stall_given_up_text()));
+		return;
+	}
 	reason = ecm_entry_unreadable(op, shape->layout->names, shape->layout->ncolumns,
 								  newv, oldv);
 	if (reason != NULL)

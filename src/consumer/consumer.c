@@ -50,7 +50,6 @@
 #include "base/compat.h"
 #include "base/consumer_queue.h"
 #include "base/errors.h"
-#include "base/partition.h"
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "base/stack_catalog.h"
@@ -58,9 +57,9 @@
 #include "base/stream_message_io.h"
 #include "base/text.h"
 #include "base/wait_event.h"
-#include "base/waiters.h"
 #include "consumer/apply_change.h"
 #include "consumer/consumer.h"
+#include "consumer/consumer_blame.h"
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
@@ -69,8 +68,8 @@
 #include "consumer/shape_orders.h"
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
-#include "shape/shape_catalog.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_stall.h"
 #include "shape/shape_worker.h"
 #include "slot/slot.h"
 
@@ -483,6 +482,7 @@ follow_stream(void)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			ecm_stall_stop();	/* it goes by another timeout from now on */
 		}
 
 		MemoryContextSwitchTo(consumer.message_context);
@@ -490,6 +490,7 @@ follow_stream(void)
 		if (result == SHM_MQ_SUCCESS)
 		{
 			show_busy(true);
+			ecm_stall_watch();
 			process(data, len);
 			/* our own count, whatever a predecessor may have left there */
 			slot->processed = ++processed;
@@ -511,6 +512,7 @@ follow_stream(void)
 			proc_exit(0);		/* the manager is gone; all is settled */
 
 		show_busy(false);
+		ecm_stall_rest();
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
 						 ecm_wait_event(ECM_WAIT_CONSUMER_MAIN));
 		ResetLatch(MyLatch);
@@ -540,143 +542,6 @@ leave_error(int sqlerrcode, const char *message)
 		slot->last_error_at = ecm_wall_clock();
 	}
 	ecm_unlock();
-}
-
-typedef struct FaultArg
-{
-	int64		shape;
-	const char *message;		/* tagged, see errors.h */
-	char		handle[64];		/* set by record_fault(); "": the shape is
-								 * gone */
-} FaultArg;
-
-/* Makes the shape errored, in a transaction. */
-static void
-record_fault(void *arg)
-{
-	FaultArg   *fault = arg;
-	EcmShapeDef *def = ecm_shape_by_id(fault->shape);
-
-	if (def == NULL)
-		return;
-	strlcpy(fault->handle, def->handle, sizeof(fault->handle));
-	ecm_shape_set_errored(fault->shape, def->generation, fault->message);
-}
-
-/*
- * Makes a shape errored, in a transaction of its own, and tells its readers: it
- * would raise the error each time, and hold all others back for ever.  False: the
- * catalog could not be written.
- */
-static bool
-blame_shape(int64 shape, const char *message)
-{
-	FaultArg	fault = {shape, message, ""};
-	EcmError	err;
-
-	if (!ecm_worker_try(record_fault, &fault, &err))
-		return false;
-	if (fault.handle[0] == '\0')
-		return true;
-	ecm_waiters_wake(MyDatabaseId, &shape, 1);
-	ecm_shape_report_errored(fault.handle, fault.message);
-	return true;
-}
-
-typedef struct AccusedArg
-{
-	EcmBlame	blame;			/* which shapes to look for */
-	EcmPlace	place;			/* where the consumer has died */
-	Oid			owner;			/* invalid: anybody's */
-	List	   *ids;			/* of int64, in TopMemoryContext */
-} AccusedArg;
-
-static void
-add_accused(const EcmShapeDef *def, void *arg)
-{
-	AccusedArg *accused = arg;
-	MemoryContext old;
-	int64	   *id;
-
-	if (OidIsValid(accused->owner) && def->owner != accused->owner)
-		return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	id = palloc(sizeof(int64));
-	*id = def->id;
-	accused->ids = lappend(accused->ids, id);
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * Lists, in a transaction, the shapes to blame: the one at work; or all that its
- * owner has of its table; or all of the relation at work and of its ancestors.
- */
-static void
-find_accused(void *arg)
-{
-	AccusedArg *accused = arg;
-	EcmShapeDef *def = ecm_shape_by_id(accused->place.shape);
-	List	   *relations = NIL;
-	ListCell   *lc;
-
-	if (accused->blame == ECM_BLAME_TABLE)
-		relations = lappend_oid(ecm_partition_ancestors(accused->place.relation),
-								accused->place.relation);
-	else if (def == NULL)
-		return;
-	else if (accused->blame == ECM_BLAME_OWNER)
-	{
-		accused->owner = def->owner;
-		relations = list_make1_oid(def->relation);
-	}
-	else
-		add_accused(def, accused);
-	foreach(lc, relations)
-		ecm_shapes_of_worker(consumer.args.worker, lfirst_oid(lc), add_accused, accused);
-}
-
-/*
- * Makes all shapes errored that are to blame for the death of this process or of
- * its predecessor.  Usually that is the second one at this place (shape_blame.c):
- * without this, each further consumer would die there, too.
- */
-static void
-blame_for_death(EcmBlame blame, const EcmPlace *place, const char *message)
-{
-	AccusedArg	accused = {.blame = blame, .place = *place};
-	EcmError	err;
-	ListCell   *lc;
-
-	if (blame == ECM_BLAME_NOBODY || !ecm_worker_try(find_accused, &accused, &err))
-		return;
-	foreach(lc, accused.ids)
-	{
-		if (!blame_shape(*(int64 *) lfirst(lc), message))
-			return;
-	}
-	ecm_blame_settled(place);
-}
-
-/*
- * Blames an error that ends the consumer.  If it is certainly the fault of the shape
- * at work, that becomes errored at once.  In doubt, as when memory was short, the
- * error counts as a death, see shape_blame.c.
- */
-static void
-blame_for_error(int64 shape, const char *sqlstate, const char *message)
-{
-	EcmFault	fault = ecm_error_fault(sqlstate, message, ECM_WORK_FOLLOW);
-	const char *text = ecm_tag_error(sqlstate, message);
-	EcmPlace	place;
-	EcmBlame	blame;
-
-	if (fault == ECM_FAULT_OF_IT && shape != 0)
-		(void) blame_shape(shape, text);
-	else if (fault != ECM_FAULT_OF_NONE)
-	{
-		blame = ecm_blame_death(&place);
-		blame_for_death(blame, &place, text);
-	}
 }
 
 /*
@@ -720,14 +585,16 @@ end_by_error(void)
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
-	EmitErrorReport();
 	edata = CopyErrorData();
+	if (!ecm_stall_take(edata)) /* else the event says more */
+		EmitErrorReport();
+	ecm_stall_stop();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
 	RESUME_INTERRUPTS();
 
 	leave_error(edata->sqlerrcode, edata->message);
-	blame_for_error(shape, unpack_sql_state(edata->sqlerrcode), edata->message);
+	ecm_consumer_blame_error(shape, unpack_sql_state(edata->sqlerrcode), edata->message);
 	proc_exit(1);
 }
 
@@ -760,6 +627,7 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	consumer.pieces.context = AllocSetContextCreate(TopMemoryContext, "electric_cm pieces",
 													ALLOCSET_SMALL_SIZES);
 	ecm_orders_init(consumer.args.stack_index, consumer.args.worker);
+	ecm_consumer_blame_init(consumer.args.worker);
 	ecm_relations_forget();
 
 	if (!ecm_worker_try(lock_progress, NULL, &err) ||
@@ -768,14 +636,20 @@ ecm_consumer_main(Datum arg pg_attribute_unused())
 	ecm_log_batch_init(consumer.args.stack_index, consumer.args.worker, position);
 	blame = ecm_blame_open(psprintf("%u.%d", MyDatabaseId, consumer.args.worker),
 						   SignalHandlerForCrashExit, &place);
-	blame_for_death(blame, &place,
-					ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
+	ecm_consumer_blame_death(blame, &place,
+							 ECM_ERROR_OWN_TEXT "a consumer was killed, or crashed, twice at the same change while it worked on this shape");
 	ecm_work_init(consumer.args.stack_index, consumer.args.worker); /* a predecessor's shape
 																	 * may be shown */
 	ecm_match_init(match_failed);
+	ecm_stall_watch();			/* also over the compiling of where clauses */
 	if (!ecm_worker_try(note_all_shapes, NULL, &err))
 	{
-		blame_for_error(ecm_working_on(), err.sqlstate, err.message);
+		ErrorData	edata = {.sqlerrcode = sqlstate_code(err.sqlstate)};
+
+		if (ecm_stall_take(&edata))
+			ecm_error_set(&err, ECM_SQLSTATE_SHAPE_STALLED, edata.message, "", "");
+		ecm_stall_stop();
+		ecm_consumer_blame_error(ecm_working_on(), err.sqlstate, err.message);
 		end_starting(&err);
 	}
 

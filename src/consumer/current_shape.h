@@ -12,7 +12,7 @@
 
 /*
  * At start, after ecm_blame_open(), which moves ecm_here.  From then on the
- * consumer works on no shape in particular.
+ * consumer works on no shape in particular, and work can be watched over.
  */
 extern void ecm_work_init(int stack_index, int worker);
 
@@ -21,7 +21,7 @@ extern void ecm_work_init(int stack_index, int worker);
  * particular.  If that code raises an ERROR, or the process dies in it, the
  * shape is blamed; a consumer that stalls is shown as working on this shape.  So
  * code that is done with a shape must say 0, lest it be blamed for what follows.
- * Costs three stores.
+ * Costs four stores.
  */
 extern void ecm_work_on(int64 shape);
 

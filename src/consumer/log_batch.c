@@ -41,6 +41,7 @@
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
+#include "shape/shape_stall.h"
 
 /* Complete transactions are written when this much has been gathered ... */
 #define BATCH_BYTES			(1024 * 1024)
@@ -422,9 +423,7 @@ report_progress(bool flush)
 
 /* -------------------------------------------------------------- batches -- */
 
-/*
- * Writes a buffer's chunks in the open local transaction.
- */
+/* Writes a buffer's chunks in the open local transaction. */
 static void
 write_chunks(EcmShapeBuffer *buffer, List *chunks)
 {
@@ -456,6 +455,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 		Chunk	   *chunk = lfirst(lc);
 
 		ecm_here->lsn = chunk->head.first_lsn;
+		ecm_stall_step();
 		if (chunk->bytes == NULL)
 			ecm_log_writer_put(batch.local.writer, &chunk->head, chunk->data.data,
 							   chunk->data.len, &buffer->totals);

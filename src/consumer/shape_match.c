@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -31,6 +32,7 @@
 #include "shape/shape_catalog.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_filter.h"
+#include "shape/shape_stall.h"
 
 /* The shapes that a tuple belongs to; 'shapes' has room for 'max'. */
 typedef struct Matched
@@ -182,10 +184,14 @@ read_column(EcmTable *table, int number)
 	if (value->kind == ECM_VALUE_TEXT)
 	{
 		matching.reading = number;
+		ecm_stall_step();
+		ecm_stall_work.value = true;
 		table->slot->tts_values[number] =
 			InputFunctionCall(&column->input, unconstify(char *, value->text),
 							  column->typioparam, -1);
 		table->slot->tts_isnull[number] = false;
+		CHECK_FOR_INTERRUPTS(); /* it may have taken too long */
+		ecm_stall_work.value = false;
 		matching.reading = -1;
 	}
 	return column->read = true;
@@ -208,8 +214,15 @@ rest_matches(EcmShape *shape)
 {
 	EcmTable   *table = shape->table;
 	const EcmLayout *layout = shape->layout;
+	bool		result;
 
 	ecm_work_on(shape->id);
+	if (ecm_stall_is_given_up(shape->id))
+	{
+		ecm_match_fail(shape, ecm_tag_error(ECM_SQLSTATE_SHAPE_STALLED,
+											ecm_stall_given_up_text()));
+		return false;
+	}
 	for (int i = 0; i < layout->nfilter_columns; i++)
 	{
 		int			number = layout->filter_columns[i];
@@ -219,7 +232,9 @@ rest_matches(EcmShape *shape)
 		ecm_match_fail(shape, table->columns[number].unreadable);
 		return false;
 	}
-	return ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner);
+	result = ecm_filter_rest_matches(shape->filter, table->econtext, shape->owner);
+	CHECK_FOR_INTERRUPTS();		/* it may have taken too long */
+	return result;
 }
 
 /*
@@ -359,16 +374,21 @@ leave_out_failed(EcmTable *table, EcmWhich which, uint64 change, MemoryContext c
 	int			column = matching.reading;
 	ErrorData  *edata;
 	const char *message;
+	bool		stalled;
 	Verdict		verdict;
 
 	MemoryContextSwitchTo(context);
 	matching.reading = -1;
 	edata = CopyErrorData();
+	stalled = ecm_stall_take(edata);
+	if (stalled && ecm_stall_is_given_up(ecm_working_on()))
+		column = -1;			/* the others may read the value */
 	verdict = judge(edata, ecm_working_on(), column, change);
 	if (verdict == VERDICT_RETHROW ||
 		(column < 0 && (shape == NULL || ecm_match_has_failed(shape))))
 		PG_RE_THROW();
-	EmitErrorReport();
+	if (!stalled)				/* else the event says more */
+		EmitErrorReport();
 	FlushErrorState();
 	ecm_log_batch_recover();
 	ecm_work_on(0);

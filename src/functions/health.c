@@ -386,7 +386,7 @@ judge_consumers(Health *health)
 	add_problem(health, ECM_SEVERITY_WARNING,
 				blocked ?
 				"Readers are %d s behind: %s. It goes on when that one has ended; nothing is lost" :
-				"Readers are %d s behind: %s hangs. SELECT pg_terminate_backend(%d) restarts it; nothing is lost. (If it is stopped, kill -CONT %d lets it go on.)",
+				"Readers are %d s behind: %s hangs. If a shape is to blame, it is given up after electric_cm.shape_stall_timeout. SELECT pg_terminate_backend(%d) restarts it; nothing is lost. (If it is stopped, kill -CONT %d lets it go on.)",
 				seconds_since(stack->stall.at), stack->stall.text,
 				stack->stall.pid, stack->stall.pid);
 }

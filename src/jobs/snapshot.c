@@ -61,6 +61,7 @@
 #include "shape/shape_filter.h"
 #include "shape/shape_log.h"
 #include "shape/shape_requirements.h"
+#include "shape/shape_stall.h"
 #include "shape/shape_settings.h"
 
 /* An error's message is cut to this many bytes. */
@@ -276,6 +277,7 @@ begin_dangerous(const EcmShapeDef *shape, bool last_word)
 static void
 end_dangerous(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
+	ecm_stall_stop();
 	ecm_blame_close();
 }
 
@@ -354,13 +356,31 @@ copy_rows(Member **members, int n)
 	table_close(rel, NoLock);
 }
 
+/* The same for one shape, as long as it does not stay at one row for too long. */
+static void
+copy_rows_watched(Member **member)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	ecm_stall_watch_reading();
+	PG_TRY();
+	{
+		copy_rows(member, 1);
+	}
+	PG_CATCH();
+	{
+		ecm_stall_rethrow(context);
+	}
+	PG_END_TRY();
+}
+
 static void
 copy_rows_of_one(Member **member, bool last_word)
 {
 	begin_dangerous((*member)->def, last_word);
 	PG_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);
 	{
-		copy_rows(member, 1);
+		copy_rows_watched(member);
 		ecm_blame_passed(PG_UINT64_MAX);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(end_dangerous, (Datum) 0);

@@ -159,7 +159,7 @@ launch_consumer(int i)
 	slot->reset_done = queues.reset_number; /* it has nothing to forget */
 
 	slot->processed = 0;
-	slot->working_on = 0;
+	slot->working_on = slot->busy_with = slot->deaf = 0;
 	slot->last_error[0] = slot->last_error_sqlstate[0] = '\0';
 	slot->last_error_at = 0;
 	args.generation = slot->generation;

@@ -38,6 +38,7 @@
 #include "base/table_writer.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
+#include "shape/shape_stall.h"
 
 /* columns of _electric_cm.shape_log; the index has the first three */
 #define LOG_SHAPE			1
@@ -539,6 +540,7 @@ ecm_log_settle_captured(int64 shape, const char *snapshot_text)
 						 RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
+		ecm_stall_step();
 		if (FullTransactionIdIsValid(cs.captured_xid) &&
 			DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
 											 FullTransactionIdGetDatum(cs.captured_xid),

@@ -570,6 +570,8 @@ test_public(void)
 
 	CHECK(strcmp(ecm_error_condition("22012"), "division by zero (SQLSTATE 22012)") == 0);
 	CHECK(strcmp(ecm_error_condition("220ZZ"), "data exception (SQLSTATE 220ZZ)") == 0);
+	CHECK(strcmp(ecm_error_public_text("EC002: \"Alice\""),
+				 "held up the others, see electric_cm.shape_stall_timeout (SQLSTATE EC002)") == 0);
 	CHECK(strcmp(ecm_error_condition("QQ000"), "an error (SQLSTATE QQ000)") == 0);
 	CHECK(strcmp(ecm_error_condition(""), "an error") == 0);
 	CHECK(strcmp(ecm_error_condition("PIN 4711"), "an error") == 0);
@@ -626,6 +628,9 @@ static const struct
 	{"57014", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
 	{"58030", ECM_WORK_CREATE, ECM_FAULT_OF_NONE},
 
+	{"EC002", ECM_WORK_CREATE, ECM_FAULT_OF_IT},
+	{"EC002", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
+	{"EC002", ECM_WORK_FOLLOW, ECM_FAULT_OF_IT},
 	{"22012", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
 	{"0A000", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
 	{"42501", ECM_WORK_SNAPSHOT, ECM_FAULT_OF_IT},
