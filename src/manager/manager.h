@@ -120,6 +120,22 @@ typedef struct Checks
 	EcmTime		shown_stall;	/* ... that is shown in the entry */
 } Checks;
 
+/* Shapes that hold up all others: stalled_shape.c */
+typedef struct Stalled
+{
+	int64		deaf[ECM_MAX_SHAPE_WORKERS];	/* reported shapes, by
+												 * consumer */
+
+	/* while a limit of retained WAL is exceeded */
+	int64		given_up;		/* the shape that was given up last for that;
+								 * 0: none */
+	EcmTime		since;			/* when the first one was */
+	int			worker;			/* its consumer */
+	XLogRecPtr	applied;		/* what all consumers had applied, at the last
+								 * look ... */
+	EcmTime		moved_at;		/* ... and when that moved last */
+} Stalled;
+
 /* The WAL that the slot retains */
 typedef struct RetainedWal
 {
@@ -196,6 +212,7 @@ typedef struct Manager
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
 	}			compared;		/* what step check_timeline has its job do */
+	Stalled		stalled;
 
 	/* reported so far */
 	EcmError	last_reported;	/* the same failure again is no event */
@@ -409,5 +426,19 @@ extern void ecm_manager_clean_up(Manager *m);
 
 /* The same when the process ends in another way; arg is the Manager. */
 extern void ecm_manager_at_exit(int code, Datum arg);
+
+/* -------------------------------------------------- stalled_shape.c -- */
+
+/* Reports consumers that can't be interrupted. */
+extern void ecm_manager_find_deaf(Manager *m);
+
+/*
+ * The slot exceeds a limit, and would have to go.  True: one shape that is to blame
+ * has been given up instead, and it is too early to say that this does not help.
+ */
+extern bool ecm_manager_relieves_slot(Manager *m, EcmTime now, bool urgent);
+
+/* The slot exceeds no limit any more. */
+extern void ecm_manager_relief_over(Manager *m);
 
 #endif							/* ECM_MANAGER_H */

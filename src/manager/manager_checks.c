@@ -220,7 +220,10 @@ ecm_manager_check_alive(Manager *m, EcmTime now, RoundInput *in)
 	lost = m->state.streaming_up &&
 		ecm_replication_has_lost_slot(&m->replication, false, &in->failure);
 	if (m->state.consumers_up)
+	{
 		find_stalled(m, now);
+		ecm_manager_find_deaf(m);
+	}
 	ecm_manager_show_standby(m, now);
 	forget_await(m);
 	/* a wait in here may have reset the latch: go round once more */

@@ -65,9 +65,19 @@ has_last_word(Manager *m, EcmTime now, EcmStepFailure *lost)
 	return false;
 }
 
+/* Is the disk so full that nothing can be waited for? */
+static bool
+is_no_time_left(const Manager *m, bool urgent)
+{
+	EcmWalLimits limits;
+
+	ecm_retained_wal_effective_limits(&m->stack->wal_settings, &limits);
+	return urgent && m->stack->slot.sample.wal_free_bytes < limits.min_free / 2;
+}
+
 /*
  * The slot retains too much.  In this order: nothing, while the stream may catch up;
- * or the stream is opened anew, if it seems to be cut off; or the slot goes.  If the
+ * or one shape is given up, if it holds up the others; or the stream is opened anew, if it seems to be cut off; or the slot goes.  If the
  * stack is connected, the machine drops the slot and makes a new one, which counts as
  * a recreation.  Else it is dropped right here, and the step create_slot finds none
  * when it comes to that.  Free space below its limit allows no delay (urgent).
@@ -81,6 +91,9 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 	bool		urgent = (action->why & ECM_WAL_DROP_FREE) != 0;
 
 	if (!urgent && now < m->loss.catches_up_until)
+		return false;
+	if (m->state.streaming_up && !is_no_time_left(m, urgent) &&
+		ecm_manager_relieves_slot(m, now, urgent))
 		return false;
 
 	/* a stream that is cut off, or hangs, is opened anew first, once */
@@ -179,6 +192,21 @@ let_go_of_slot(Manager *m, EcmTime now, RoundInput *in)
 }
 
 /*
+ * Will the server invalidate the slot soon?  It does so at a checkpoint, without asking
+ * anybody: something has to be done about it before.
+ */
+static bool
+is_near_server_limit(const Manager *m)
+{
+	const EcmWalSample *sample = &m->stack->slot.sample;
+	int64		limit = ecm_max_slot_wal_keep_bytes();
+
+	return sample->slot_exists && limit >= 0 &&
+		(strcmp(sample->wal_status, "unreserved") == 0 ||
+		 (sample->safe_wal_size >= 0 && sample->safe_wal_size < limit / 4));
+}
+
+/*
  * Writes a record of the running transactions, which a slot's restart_lsn needs to
  * move on, if it has not moved for SLOT_STANDS_MS though the stream keeps up.  The
  * server writes such records by a clock that may have been set back, and then not at
@@ -224,6 +252,11 @@ ecm_manager_sample_wal(Manager *m, EcmTime now, RoundInput *in)
 	suspect_consumer(m, now, &pin);
 	m->wal.sample_at = ecm_retained_wal_watch(m->stack_index, &pin, &action);
 	ecm_manager_wake_at(m, m->wal.sample_at);
+	if (action.why == 0 && !is_near_server_limit(m))
+		ecm_manager_relief_over(m);
+	else if (action.why == 0 && m->state.streaming_up &&
+			 ecm_manager_relieves_slot(m, now, false))
+		return false;
 	if (action.why != 0 && ecm_replication_creates_slot(&m->replication))
 		found = end_slot_creation(m, &action, in);
 	else if (action.why != 0 && (m->stack->slot.owned || ecm_slot_temporary))
