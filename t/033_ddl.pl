@@ -237,11 +237,14 @@ $stack->sql('ALTER TABLE leaf1 REPLICA IDENTITY FULL', 'ALTER TABLE leaf2 REPLIC
 ends('ALTER TABLE leaf2 REPLICA IDENTITY DEFAULT', 'ALTER TABLE leaf2 REPLICA IDENTITY FULL',
 	q{electric_cm_create_shape('root', $$t = 'x'$$)}, q{a partition's replica identity, where clause on another column});
 
-# a partition's own shape is served by what is published of the root
+# a partition's own shape is served by what is published of the root, which it is
+# as long as it has shapes
+$stack->live_shape('root');
 $live = $stack->sql("SELECT $of_leaf");
 $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$live')");
 is($stack->sql(q{SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'leaf2'::regclass}), 0, 'a partition is not published by itself');
 keeps('DROP TABLE leaf1', 'CREATE TABLE leaf1 PARTITION OF root FOR VALUES IN (1)', $of_leaf, q{DROP of a partition's sibling});
+$stack->live_shape('root');
 ends('ALTER TABLE root DETACH PARTITION leaf2', undef, $of_leaf, 'DETACH of the partition itself');
 $stack->sql('ALTER TABLE root ATTACH PARTITION leaf2 FOR VALUES IN (2)');
 

@@ -63,23 +63,5 @@ $locker->query_safe('COMMIT');
 $locker->quit;
 $stack->is_live($_, '... and have theirs when they are free') for @locked;
 
-# a partitioned table that a command has locked, which is about to lock its partitions
-$stack->is_live($stack->shape('other'), 'other is published');
-my $manager = $stack->sql(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = current_database()});
-kill 'STOP', $manager or die 'no manager';
-my $of_locked = $stack->shape('other', columns => ['id']);
-$locker = $node->background_psql($db, on_error_stop => 1);
-$locker->query_safe('BEGIN; LOCK TABLE ONLY other IN ACCESS EXCLUSIVE MODE');
-kill 'CONT', $manager;
-$stack->becomes(q{SELECT count(*) > 0 AND count(*) FILTER (WHERE EXISTS (SELECT FROM pg_locks h WHERE h.pid = w.pid AND h.granted
-		AND h.relation IN ('other_mid'::regclass, 'other_leaf'::regclass))) = 0
-	FROM pg_locks w JOIN pg_stat_activity a USING (pid) WHERE NOT w.granted AND w.relation = 'other'::regclass
-		AND a.query LIKE '%take_snapshot%'}, 'reading waits for it, and does not hold its partitions meanwhile');
-$locker->query_safe('ALTER TABLE other RENAME COLUMN v TO w');
-$locker->query_safe('ROLLBACK');
-$locker->quit;
-$stack->is_live($of_locked, '... until it is free');
-$stack->replays($of_locked, 'other', '... is right', columns => ['id']);
-
 $node->stop;
 done_testing();
