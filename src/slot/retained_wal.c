@@ -371,7 +371,10 @@ complete_sample(int stack_index, EcmWalLook *look)
 		return;
 	sample_decoding(look->slot.name, &sample->decoding);
 
-	/* what is logged is not late, though a little of it may not be acknowledged */
+	/*
+	 * what is logged is not late, though a little of it may not be
+	 * acknowledged
+	 */
 	if (sample->active)
 		logged = Max(logged, ecm_stack_at(stack_index)->progress.flushed_lsn);
 	if (XLogRecPtrIsInvalid(sample->confirmed_flush_lsn))
