@@ -169,6 +169,8 @@ typedef struct LogPosition
 								 * anything that no row says is logged */
 	XLogRecPtr	idle_tried;		/* ... which was last looked at up to there */
 	EcmTime		idle_look_at;	/* not looked at again before */
+	bool		frees_wal;		/* if the marker said that all is logged, the
+								 * slot would retain less WAL */
 
 	XLogRecPtr	at_end;			/* at the end of the manager: all logs had
 								 * everything before this */

@@ -13,6 +13,7 @@
  * MARK_MS.  What is less is no marker worth: each is WAL, which would want another one,
  * and an idle server is to write nothing.  It is acknowledged if the WAL shows that
  * nobody but the stack has committed anything there; a later manager can see that, too.
+ * Otherwise a marker is written for less where it lets the slot retain less WAL.
  *
  * A marker that can't be written holds the slot back, and is shown in waiting_for.
  *
@@ -203,6 +204,7 @@ marked(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 	{
 		p->marker = Max(p->marker, p->marking);
 		p->marked_at = ecm_now();
+		p->frees_wal = false;
 		return;
 	}
 	p->retry_at = ecm_later(ecm_now(), MARK_RETRY_MS);
@@ -251,6 +253,21 @@ show_wait(Manager *m, EcmTime now, int64 behind)
 }
 
 /*
+ * Would the slot retain less WAL if that were acknowledged?  Little may be missing, and
+ * yet it may be the record by which the slot moves on, over as much WAL as a long
+ * transaction has made it retain.
+ */
+static bool
+would_free_wal(const Manager *m, XLogRecPtr flushed)
+{
+	EcmSlotFacts facts;
+
+	return ecm_slot_lookup(m->stack->slot.name, &facts) &&
+		!XLogRecPtrIsInvalid(facts.moves_at) && facts.moves_at <= flushed &&
+		facts.moves_at > facts.confirmed_flush_lsn;
+}
+
+/*
  * Looks whether the little that is no marker worth can be acknowledged without one.
  * A consumer's row is written over later, while the rows of others may stay as they
  * are; so only where there is one consumer do its commits count as our own.
@@ -273,6 +290,8 @@ look_at_idle(Manager *m, EcmTime now, XLogRecPtr recorded, XLogRecPtr flushed)
 	p->idle_tried = flushed;
 	if (ecm_worker_try(read_commits, &look, &err) && look.idle)
 		p->idle_lsn = flushed;
+	else
+		p->frees_wal = would_free_wal(m, flushed);
 }
 
 /*
@@ -297,9 +316,9 @@ ecm_manager_mark_position(Manager *m, EcmTime now,
 	show_wait(m, now, behind);
 	if (behind < MARK_MIN_BYTES)
 		look_at_idle(m, now, recorded, flushed);
-	if (p->job != 0 || behind < MARK_MIN_BYTES)
+	if (p->job != 0 || (behind < MARK_MIN_BYTES && !p->frees_wal))
 		return false;
-	due = behind >= mark_bytes() ? now : ecm_later(p->marked_at, MARK_MS);
+	due = behind >= mark_bytes() || p->frees_wal ? now : ecm_later(p->marked_at, MARK_MS);
 	due = Max(due, p->retry_at);
 	if (now < due)
 	{

@@ -323,6 +323,7 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->active_pid = ecm_slot_active_pid(&slot);
 	facts->restart_lsn = slot.data.restart_lsn;
 	facts->confirmed_flush_lsn = slot.data.confirmed_flush;
+	facts->moves_at = slot.candidate_restart_valid;
 
 	return true;
 }

@@ -75,6 +75,9 @@ typedef struct EcmSlotFacts
 	int			active_pid;		/* 0: not active */
 	XLogRecPtr	restart_lsn;
 	XLogRecPtr	confirmed_flush_lsn;
+	XLogRecPtr	moves_at;		/* once this is acknowledged, the slot retains
+								 * less WAL; invalid: nothing is known to
+								 * depend on that */
 } EcmSlotFacts;
 
 /* Looks a slot up by name; returns facts->exists. */
