@@ -171,6 +171,7 @@ typedef struct LogPosition
 	EcmTime		idle_look_at;	/* not looked at again before */
 	bool		frees_wal;		/* if the marker said that all is logged, the
 								 * slot would retain less WAL */
+	EcmTime		frees_look_at;	/* not looked at again before */
 
 	XLogRecPtr	at_end;			/* at the end of the manager: all logs had
 								 * everything before this */

@@ -39,6 +39,9 @@
 #define MARK_BYTES			(16 * 1024 * 1024)
 #define MARK_MIN_BYTES		(64 * 1024)
 #define MARK_MS				10000
+/* If the slot retains so much, it is looked whether a marker lets it retain less. */
+#define FREES_BYTES			(1024 * 1024)
+#define FREES_LOOK_MS		500
 /* How soon a marker that could not be written is tried again. */
 #define MARK_RETRY_MS		1000
 /* A marker that takes so long is shown as what the stack waits for. */
@@ -253,16 +256,21 @@ show_wait(Manager *m, EcmTime now, int64 behind)
 }
 
 /*
- * Would the slot retain less WAL if that were acknowledged?  Little may be missing, and
- * yet it may be the record by which the slot moves on, over as much WAL as a long
- * transaction has made it retain.
+ * Looks whether the slot would retain less WAL if that were acknowledged.  Little may be
+ * missing, and yet it may be the record by which the slot moves on, over as much WAL as
+ * a long transaction has made it retain.
  */
-static bool
-would_free_wal(const Manager *m, XLogRecPtr flushed)
+static void
+look_at_slot(Manager *m, EcmTime now, XLogRecPtr flushed)
 {
+	LogPosition *p = &m->position;
 	EcmSlotFacts facts;
 
-	return ecm_slot_lookup(m->stack->slot.name, &facts) &&
+	if (now < p->frees_look_at)
+		return;
+	p->frees_look_at = ecm_later(now, FREES_LOOK_MS);
+	p->frees_wal = ecm_slot_lookup(m->stack->slot.name, &facts) &&
+		flushed - facts.restart_lsn >= FREES_BYTES &&
 		!XLogRecPtrIsInvalid(facts.moves_at) && facts.moves_at <= flushed &&
 		facts.moves_at > facts.confirmed_flush_lsn;
 }
@@ -290,8 +298,6 @@ look_at_idle(Manager *m, EcmTime now, XLogRecPtr recorded, XLogRecPtr flushed)
 	p->idle_tried = flushed;
 	if (ecm_worker_try(read_commits, &look, &err) && look.idle)
 		p->idle_lsn = flushed;
-	else
-		p->frees_wal = would_free_wal(m, flushed);
 }
 
 /*
@@ -316,6 +322,8 @@ ecm_manager_mark_position(Manager *m, EcmTime now,
 	show_wait(m, now, behind);
 	if (behind < MARK_MIN_BYTES)
 		look_at_idle(m, now, recorded, flushed);
+	if (behind > 0)
+		look_at_slot(m, now, flushed);
 	if (p->job != 0 || (behind < MARK_MIN_BYTES && !p->frees_wal))
 		return false;
 	due = behind >= mark_bytes() || p->frees_wal ? now : ecm_later(p->marked_at, MARK_MS);
