@@ -47,11 +47,55 @@ CREATE TABLE _electric_cm.shape (
 	snapshot_generation int4,		-- generation whose snapshot is committed
 	snapshot pg_snapshot,
 	snapshot_rows int8,
+	reading int8,				-- whose pieces its rows are read in, in this generation
 	order_xid xid8,				-- of the transaction that has given the last order
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);			-- each is updated twice, soon
 CREATE UNIQUE INDEX shape_definition ON _electric_cm.shape (relation, owner, definition);
+CREATE INDEX shape_reading ON _electric_cm.shape (reading) WHERE reading IS NOT NULL;
 COMMENT ON TABLE _electric_cm.shape IS 'declared shapes';
+
+-- A large table is read in pieces, in the order of its key, each by a
+-- transaction of its own: piece n has the rows whose keys are greater than
+-- upto of piece n-1, and not greater than its own.  The shapes that one query
+-- reads share a reading.
+CREATE TABLE _electric_cm.reading (
+	id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	began_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	total_rows int8 NOT NULL,	-- of the table, as was estimated
+	first_rows int8 NOT NULL	-- planned size of the first piece
+);
+COMMENT ON TABLE _electric_cm.reading IS 'tables that are being read in pieces';
+
+CREATE TABLE _electric_cm.reading_piece (
+	reading int8,
+	number int4,				-- from 1
+	upto text[],				-- values of the key columns; NULL: no end, the last piece
+	snapshot pg_snapshot NOT NULL,
+	order_xid xid8 NOT NULL,	-- of the transaction whose message tells of it
+	read_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	scanned int8 NOT NULL,		-- rows of the table, about
+	next_rows int8 NOT NULL,	-- planned size of the next piece
+	PRIMARY KEY (reading, number)
+);
+COMMENT ON TABLE _electric_cm.reading_piece IS 'the pieces that have been read';
+
+-- Keys to be read once more: a change that was kept lacks a value which only a
+-- change had that was not.  Consumers ask; a pool session writes the answer,
+-- and tells them by a message.
+CREATE TABLE _electric_cm.reading_again (
+	shape int8,
+	lsn pg_lsn,					-- offset of the entry that lacks a value
+	op int8,
+	generation int4 NOT NULL,
+	key text[] NOT NULL,
+	order_xid xid8,				-- of the answer's message; NULL: not answered yet
+	snapshot pg_snapshot,		-- that it was read with
+	data bytea,					-- the row, packed; NULL: the shape has none
+	PRIMARY KEY (shape, lsn, op)
+);
+COMMENT ON TABLE _electric_cm.reading_again IS
+	'keys that are read again, for entries that lack a value';
 
 -- Tables that we have added to the publication: see unpublish.c.
 CREATE TABLE _electric_cm.published_table (
@@ -192,6 +236,9 @@ BEGIN
 			('_electric_cm.shape'::regclass, 'where_clause'),
 			('_electric_cm.shape_state'::regclass, 'last_error'),
 			('_electric_cm.shape_log'::regclass, 'data'),
+			('_electric_cm.reading_piece'::regclass, 'upto'),
+			('_electric_cm.reading_again'::regclass, 'key'),
+			('_electric_cm.reading_again'::regclass, 'data'),
 			('_electric_cm.event'::regclass, 'message'),
 			('_electric_cm.event'::regclass, 'detail'))
 	LOOP
@@ -375,8 +422,20 @@ CREATE PROCEDURE _electric_cm.fold_shape(shape int8, retention int8,
 	AS 'MODULE_PATHNAME', 'electric_cm_fold_shape' LANGUAGE C;
 
 CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[],
-										   last_attempt bool) RETURNS int8[]
+										   last_attempt bool, max_bytes int8,
+										   OUT done int8[], OUT reading int8,
+										   OUT members int8[])
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.read_piece(reading int8, attempt int4, last_attempt bool,
+										max_bytes int8, OUT state text, OUT xid xid)
+	AS 'MODULE_PATHNAME', 'electric_cm_read_piece' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.finish_reading(reading int8, OUT state text, OUT xid xid)
+	AS 'MODULE_PATHNAME', 'electric_cm_finish_reading' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.delete_readings() RETURNS bool
+	AS 'MODULE_PATHNAME', 'electric_cm_delete_readings' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,
 											 OUT log_bytes int8, OUT last_offset text,
@@ -506,6 +565,37 @@ CREATE VIEW electric_cm_shapes AS
 	WHERE t.state IS DISTINCT FROM 'gone'
 		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id);
 
+-- Each sees his own; who watches the server sees all.
+CREATE VIEW electric_cm_stat_progress AS
+	SELECT pg_catalog.current_database() AS datname,
+		   s.handle,
+		   s.relation::regclass AS relation,
+		   'create'::text AS command,
+		   CASE WHEN s.snapshot_generation = s.generation OR p.complete THEN 'settling'
+				WHEN r.id IS NOT NULL THEN 'reading'
+				ELSE 'preparing' END AS phase,
+		   p.scanned AS rows_done,
+		   greatest(r.total_rows, p.scanned) AS rows_total,
+		   (SELECT l.total_bytes FROM _electric_cm.shape_log l
+			WHERE l.shape = s.id AND l.first_lsn = '0/0'
+			ORDER BY l.first_lsn DESC, l.first_op DESC LIMIT 1) AS bytes_done,
+		   p.pieces,
+		   r.began_at AS started_at,
+		   CASE WHEN NOT p.complete AND p.scanned > 0
+				THEN pg_catalog.date_trunc('milliseconds', (pg_catalog.clock_timestamp() - r.began_at)
+					* (greatest(r.total_rows - p.scanned, 0)::float8 / p.scanned::float8)) END AS remaining
+	FROM _electric_cm.shape s
+		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id
+		 LEFT JOIN _electric_cm.reading r ON r.id = s.reading
+		 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS pieces,
+								   coalesce(pg_catalog.sum(scanned), 0)::int8 AS scanned,
+								   coalesce(pg_catalog.bool_or(upto IS NULL), false) AS complete
+							FROM _electric_cm.reading_piece WHERE reading = r.id) p ON r.id IS NOT NULL
+	WHERE coalesce(t.state, 'capturing') = 'capturing'
+		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id)
+		AND (pg_catalog.pg_has_role(s.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
+ALTER VIEW electric_cm_stat_progress SET (security_barrier = true);
+
 --
 -- Privileges: control is the superuser's until granted, watching is
 -- pg_monitor's, reading a shape is open because each read checks the owner.
@@ -546,6 +636,7 @@ GRANT SELECT ON
 	electric_cm_retained_wal_history, electric_cm_slots,
 	electric_cm_events, electric_cm_options, electric_cm_shapes
 	TO pg_monitor;
+GRANT SELECT ON electric_cm_stat_progress TO PUBLIC;
 
 --
 -- Nobody's slot is to send what happens in our tables: a subscriber to a

@@ -224,6 +224,8 @@ sub play
 	my @tables = map { $fuzz->table } 1 .. 3;
 	my $n = 0;
 
+	# tables are read whole, or in pieces
+	$stack->sql('ALTER SYSTEM SET electric_cm.debug_piece_rows = ' . (1, 0, 3, 10)[$round % 4], 'SELECT pg_reload_conf()');
 	run_script('tables', join '', map { $_->{sql} . $fuzz->rows($_, 0, 60) . ";\n" } @tables);
 	run_script('shapes', join '', map { random_shape_sql($fuzz, \@tables, ++$n) } 1 .. 14);
 

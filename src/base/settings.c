@@ -57,6 +57,7 @@ bool		ecm_break_abandoned_lock;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
 int			ecm_shape_log_retention;
+int			ecm_debug_piece_rows;
 
 /* The settings in the order of the documentation. */
 static const char *const setting_names[] = {
@@ -750,6 +751,15 @@ ecm_define_settings(void)
 							"0: 1 GB or twice the table's size, whichever is larger. -1: never.",
 							&ecm_shape_log_retention, 0, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	/* For tests.  It is in no list. */
+
+	DefineCustomIntVariable(PREFIX "debug_piece_rows",
+							"Sets how many rows each piece has in which a table is read.",
+							"0: as many as are read in a second.",
+							&ecm_debug_piece_rows, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("electric_cm");
 }

@@ -17,8 +17,8 @@
 
 /* The word that a message begins with, by EcmMessageKind. */
 static const char *const words[] = {
-	"create", "capture", "live", "fail", "drop", "lost", "owner", "unsendable",
-	"giant"
+	"create", "capture", "piece", "again", "live", "fail", "drop", "lost", "owner",
+	"unsendable", "giant"
 };
 
 /* --------------------------------------------------------------- parsing -- */
@@ -151,6 +151,21 @@ take_handle(const char **p, EcmStreamMessage *message)
 	return true;
 }
 
+/* A reading's number, from 1 on. */
+static bool
+take_reading(const char **p, EcmStreamMessage *message)
+{
+	return take_int64(p, &message->reading) && message->reading > 0;
+}
+
+/* A piece's number, from 1 on. */
+static bool
+take_piece(const char **p, EcmStreamMessage *message)
+{
+	return take_int64(p, &message->number) &&
+		message->number > 0 && message->number <= INT32_MAX;
+}
+
 static bool
 take_snapshot(const char **p, EcmStreamMessage *message)
 {
@@ -192,6 +207,13 @@ take_contents(const char **p, EcmStreamMessage *message)
 				take(p, ' ') && take_handle(p, message);
 		case ECM_MESSAGE_CAPTURE:
 			return take(p, ' ') && take_int64(p, &message->number) &&
+				take_shapes(p, message);
+		case ECM_MESSAGE_PIECE:
+			return take(p, ' ') && take_reading(p, message) &&
+				take(p, ' ') && take_piece(p, message) &&
+				take_shapes(p, message);
+		case ECM_MESSAGE_AGAIN:
+			return take(p, ' ') && take_reading(p, message) &&
 				take_shapes(p, message);
 		case ECM_MESSAGE_LIVE:
 			return take(p, ' ') && take_snapshot(p, message) &&
@@ -331,6 +353,18 @@ put_contents(Output *out, const EcmStreamMessage *message)
 		case ECM_MESSAGE_CAPTURE:
 			put_text(out, " ");
 			put_int64(out, message->number);
+			put_shapes(out, message, true, " ");
+			break;
+		case ECM_MESSAGE_PIECE:
+			put_text(out, " ");
+			put_int64(out, message->reading);
+			put_text(out, " ");
+			put_int64(out, message->number);
+			put_shapes(out, message, true, " ");
+			break;
+		case ECM_MESSAGE_AGAIN:
+			put_text(out, " ");
+			put_int64(out, message->reading);
 			put_shapes(out, message, true, " ");
 			break;
 		case ECM_MESSAGE_LIVE:

@@ -11,7 +11,10 @@
  *	message		written by				read by				says
  *	create		create_shape()			manager				a shape was declared
  *	capture		pool, capture_shapes()	manager, consumers	log their changes from here on
- *	live		pool, take_snapshot()	consumers			their snapshot is committed
+ *	piece		pool, read_piece()		consumers			a piece of their table has been read
+ *	again		pool, finish_reading()	consumers			so have rows that lacked a value
+ *	live		pool, likewise, or		consumers			their snapshot is committed
+ *				take_snapshot()
  *	fail		pool, likewise, or fold	consumers			the shape has an error, and ends
  *	drop		whoever deletes shapes	manager, consumers	these shapes are gone
  *	lost		likewise				manager, consumers	so are these, but somebody else has
@@ -27,6 +30,10 @@
  *
  * capture, live and fail: the shape's row has the id of the transaction that
  * has given the last such order (order_xid);
+ *
+ * piece and again: the row of the piece, or of the key that was read again, has
+ * the id of the message's transaction (order_xid), and the shape's row the same
+ * reading and generation;
  *
  * drop and lost: the shapes are gone, or go with the transaction of the
  * message;
@@ -77,6 +84,9 @@ typedef enum EcmMessageKind
 {
 	ECM_MESSAGE_CREATE,			/* create <id> <relation> <handle> */
 	ECM_MESSAGE_CAPTURE,		/* capture <number>{ <id> <generation>}... */
+	ECM_MESSAGE_PIECE,			/* piece <reading> <number>{ <id>
+								 * <generation>}... */
+	ECM_MESSAGE_AGAIN,			/* again <reading>{ <id> <generation>}... */
 	ECM_MESSAGE_LIVE,			/* live <snapshot>{ <id> <generation>}... */
 	ECM_MESSAGE_FAIL,			/* fail <id> <generation> <reason> */
 	ECM_MESSAGE_DROP,			/* drop <handle> <id>{,<id>}... <reason> */
@@ -90,7 +100,8 @@ typedef enum EcmMessageKind
 typedef struct EcmMessageShape
 {
 	int64_t		id;
-	int32_t		generation;		/* of capture, live, fail; else 0 */
+	int32_t		generation;		/* of capture, piece, again, live, fail; else
+								 * 0 */
 } EcmMessageShape;
 
 /*
@@ -102,12 +113,13 @@ typedef struct EcmStreamMessage
 {
 	EcmMessageKind kind;
 
-	/* create, fail and owner: one; capture, live, drop and lost: one or more */
+	/* unsendable, giant: none; create, fail, owner: one; else one or more */
 	int			nshapes;
 	EcmMessageShape *shapes;
 
 	int64_t		number;			/* capture: that the manager has given to this
-								 * attempt to create them */
+								 * attempt to create them; piece: the piece's */
+	int64_t		reading;		/* piece, again: see the table reading_piece */
 	uint32_t	relation;		/* create, unsendable */
 	uint32_t	owner;			/* owner */
 	char		handle[ECM_HANDLE_LEN]; /* create; drop and lost: of the first

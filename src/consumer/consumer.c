@@ -195,6 +195,8 @@ handle_message(StringInfo in)
 			ecm_change_unsendable(message->relation, message->text);
 			break;
 		case ECM_MESSAGE_CAPTURE:
+		case ECM_MESSAGE_PIECE:
+		case ECM_MESSAGE_AGAIN:
 		case ECM_MESSAGE_LIVE:
 		case ECM_MESSAGE_FAIL:
 		case ECM_MESSAGE_DROP:

@@ -27,6 +27,7 @@
 
 #include "consumer/log_batch.h"
 #include "shape/shape.h"
+#include "shape/shape_captured.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_filter.h"
 
@@ -119,6 +120,9 @@ typedef struct EcmShape
 	uint64		failed_in;		/* the last upstream transaction, by
 								 * shape_match.c's count, that it has failed
 								 * in */
+	EcmCapturedMark judged;		/* while capturing: what precedes it in the
+								 * log has been judged for good, see
+								 * judge_captured.c */
 	EcmShapeBuffer buffer;		/* its entries; log_batch.c's lists refer to
 								 * it */
 } EcmShape;

@@ -23,19 +23,15 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
-#include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "base/bgworker.h"
 #include "base/errors.h"
 #include "base/event.h"
 #include "base/spi.h"
@@ -43,7 +39,9 @@
 #include "base/stream_message_io.h"
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
+#include "consumer/judge_captured.h"
 #include "consumer/log_batch.h"
+#include "consumer/order_shapes.h"
 #include "consumer/shape_orders.h"
 #include "shape/arrays.h"
 #include "shape/shape.h"
@@ -165,127 +163,10 @@ run_on_shape(const char *sql, int64 id, int generation)
 	ecm_spi_end(&spi);
 }
 
-/* Shapes and generations that an order names, or those that obey it. */
-typedef struct ShapeList
-{
-	int			n;
-	Datum	   *ids;
-	Datum	   *generations;
-} ShapeList;
-
-static ShapeList
-create_list(int max)
-{
-	ShapeList	list = {0};
-
-	list.ids = palloc(sizeof(Datum) * Max(max, 1));
-	list.generations = palloc(sizeof(Datum) * Max(max, 1));
-	return list;
-}
-
-static void
-add_to_list(ShapeList *list, int64 id, int generation)
-{
-	list->ids[list->n] = Int64GetDatum(id);
-	list->generations[list->n++] = Int32GetDatum(generation);
-}
-
-/* The shapes that a message names, as a list. */
-static ShapeList
-named_shapes(const EcmStreamMessage *message)
-{
-	ShapeList	list = create_list(message->nshapes);
-
-	for (int i = 0; i < message->nshapes; i++)
-		add_to_list(&list, message->shapes[i].id, message->shapes[i].generation);
-	return list;
-}
-
-/* Runs an INSERT for all shapes of a list: ids and generations are $1 and $2. */
-static void
-set_states(struct _SPI_plan **plan, const char *sql, const ShapeList *list)
-{
-	Oid			types[2] = {INT8ARRAYOID, INT4ARRAYOID};
-	Datum		values[2];
-	EcmSpiState spi;
-
-	if (list->n == 0)
-		return;
-	values[0] = ecm_array_of_int8(list->ids, list->n);
-	values[1] = ecm_array_of_int4(list->generations, list->n);
-	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
-	ecm_spi_end(&spi);
-}
-
-/*
- * Waits until others can see the commit of the transaction that has given an
- * order about these shapes.  A commit is decoded as soon as it is in the WAL, and
- * becomes visible a moment later.  Sessions of the stack need no more than that
- * moment.  But a forged order may be in anybody's transaction, which may wait for
- * a synchronous standby for ever.  So a transaction that has not changed the
- * shapes' rows is not waited for: its order is ignored anyway.
- */
-static void
-await_order(const ShapeList *list)
-{
-	TransactionId xid = ecm_log_batch_xid();
-	EcmFates	fates;
-	bool		changed = false;
-
-	if (!TransactionIdIsInProgress(xid))
-		return;
-	(void) ecm_fates_begin(&fates, xid, true);
-	for (int i = 0; i < list->n && !changed; i++)
-		changed = ecm_fate_of(&fates, DatumGetInt64(list->ids[i])).changed;
-	ecm_fates_end(&fates);
-	if (changed)
-		XactLockTableWait(xid, NULL, NULL, XLTW_None);
-}
-
-/*
- * The shapes of the list whose rows say that this upstream transaction has given the
- * order (order_xid), for the same generation.  All others are a forger's, or their
- * creation has been tried again since.
- */
-static ShapeList
-meant(const ShapeList *list)
-{
-	static struct _SPI_plan *plan;
-	ShapeList	result = create_list(list->n);
-	Oid			types[3] = {INT8ARRAYOID, INT4ARRAYOID, XIDOID};
-	Datum		values[3];
-	EcmSpiState spi;
-
-	if (list->n == 0)
-		return result;
-	await_order(list);
-	values[0] = ecm_array_of_int8(list->ids, list->n);
-	values[1] = ecm_array_of_int4(list->generations, list->n);
-	values[2] = TransactionIdGetDatum(ecm_log_batch_xid());
-	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(&plan,
-					 "SELECT s.id, s.generation FROM unnest($1, $2) AS d (id, generation)"
-					 " JOIN _electric_cm.shape s ON s.id = d.id"
-					 " WHERE s.generation = d.generation AND s.order_xid::xid = $3",
-					 SPI_OK_SELECT, 3, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed && result.n < list->n; i++)
-	{
-		bool		isnull;
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-
-		add_to_list(&result, DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)),
-					DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
-	}
-	ecm_spi_end(&spi);
-	return result;
-}
-
 typedef struct CaptureArg
 {
 	HTAB	   *wanted;			/* of WantedShape */
-	ShapeList	captured;		/* those that this consumer captures from now */
+	EcmOrderShapes captured;	/* those that this consumer captures from now */
 } CaptureArg;
 
 /* A shape that an order to capture names. */
@@ -317,7 +198,7 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	if (def->capturing != 0)
 		(void) ecm_log_delete(def->id);
 	ecm_follow_shape(def);
-	add_to_list(&capture->captured, def->id, def->generation);
+	ecm_order_shapes_add(&capture->captured, def->id, def->generation, 0);
 }
 
 /*
@@ -329,9 +210,8 @@ static void
 obey_capture(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
-	ShapeList	named = named_shapes(message);
-	ShapeList	list = meant(&named);
-	CaptureArg	arg = {.captured = create_list(list.n)};
+	EcmOrderShapes list = ecm_order_shapes_meant(message);
+	CaptureArg	arg = {.captured = ecm_order_shapes_create(list.n)};
 	HASHCTL		ctl = {.keysize = sizeof(int64), .entrysize = sizeof(WantedShape),
 	.hcxt = CurrentMemoryContext};
 
@@ -350,73 +230,94 @@ obey_capture(const EcmStreamMessage *message)
 	PushActiveSnapshot(GetLatestSnapshot());
 	ecm_shapes_by_ids(DatumGetArrayTypeP(ecm_array_of_int8(list.ids, list.n)), capture_shape, &arg);
 	PopActiveSnapshot();
-	set_states(&plan,
-			   "INSERT INTO _electric_cm.shape_state (shape, state, generation)"
-			   " SELECT id, 'capturing', generation FROM unnest($1, $2) AS s (id, generation)"
-			   " ON CONFLICT (shape) DO UPDATE"
-			   " SET state = 'capturing', generation = excluded.generation",
-			   &arg.captured);
+	ecm_order_shapes_set_states(&plan,
+								"INSERT INTO _electric_cm.shape_state (shape, state, generation)"
+								" SELECT id, 'capturing', generation FROM unnest($1, $2) AS s (id, generation)"
+								" ON CONFLICT (shape) DO UPDATE"
+								" SET state = 'capturing', generation = excluded.generation",
+								&arg.captured);
 	CommandCounterIncrement();
 	hash_destroy(arg.wanted);
 }
 
 /*
- * Deletes the captured entries that the snapshot has seen.  They have been counted
- * in the log's running totals, so the row of the log's base gets their number,
- * which readers of the totals subtract.
+ * The shape, if an order that tells of its rows concerns it: it is being captured, in
+ * that generation, and the order is not one that a former consumer has obeyed.
  */
-static void
-settle_captured(int64 id, int generation, const char *snapshot)
+static EcmShape *
+find_capturing(Datum id, Datum generation)
 {
-	EcmLogTotals origin = ecm_log_settle_captured(id, snapshot);
+	EcmShape   *shape = ecm_followed_find(DatumGetInt64(id));
 
-	if (origin.entries > 0)
-		run_on_shape(psprintf("INSERT INTO _electric_cm.shape_base"
-							  " (shape, lsn, op, origin_entries, origin_bytes)"
-							  " VALUES ($1, '0/0', 0, " INT64_FORMAT ", " INT64_FORMAT ")",
-							  origin.entries, origin.bytes),
-					 id, generation);
+	if (shape == NULL || !shape->buffer.capturing ||
+		shape->generation != DatumGetInt32(generation) || ecm_log_batch_is_past(shape->skip_until))
+		return NULL;
+	return shape;
 }
 
 /*
- * Message "live": the shapes' snapshot is committed.  The message is in the same
- * transaction, so the stream has brought every transaction that the snapshot has
- * seen before it.  Captured entries of those are in the snapshot, too, and are
- * dropped; all others stay, and entries to come need no look at the snapshot.
+ * Messages "piece" and "again": some rows have been read, and the rows are committed
+ * with the message.  So the stream has brought every transaction before it that the
+ * snapshot of these rows has seen.
+ */
+static void
+obey_rows(const EcmStreamMessage *message)
+{
+	EcmOrderShapes list = ecm_order_shapes_meant(message);
+
+	for (int i = 0; i < list.n; i++)
+	{
+		EcmShape   *shape = find_capturing(list.ids[i], list.generations[i]);
+		const char *reason = NULL;
+
+		if (shape == NULL)
+			continue;
+		if (message->kind == ECM_MESSAGE_PIECE)
+			reason = ecm_judge_at_piece(shape, message->reading, (int) message->number);
+		else
+			reason = ecm_judge_at_again(shape);
+		if (reason != NULL)
+			ecm_orders_add_errored(shape->id, shape->generation, reason);
+	}
+}
+
+/*
+ * Message "live": all rows have been read.  What is captured from here on needs no look
+ * at a snapshot: none has seen it.
  */
 static void
 obey_live(const EcmStreamMessage *message)
 {
 	static struct _SPI_plan *plan;
 	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
-	ShapeList	named = named_shapes(message);
-	ShapeList	list = meant(&named);
-	ShapeList	live = create_list(list.n);
+	EcmOrderShapes list = ecm_order_shapes_meant(message);
+	EcmOrderShapes live = ecm_order_shapes_create(list.n);
 
 	for (int i = 0; i < list.n; i++)
 	{
-		int64		id = DatumGetInt64(list.ids[i]);
-		int			generation = DatumGetInt32(list.generations[i]);
-		EcmShape   *shape = ecm_followed_find(id);
+		EcmShape   *shape = find_capturing(list.ids[i], list.generations[i]);
+		const char *reason = NULL;
+		bool		done;
 
-		if (shape == NULL || !shape->buffer.capturing ||
-			shape->generation != generation || ecm_log_batch_is_past(shape->skip_until))
+		if (shape == NULL)
 			continue;
-		ecm_work_on(id);
-		ecm_log_batch_touch(id);
-		settle_captured(id, generation, snapshot);
-		shape->buffer.capturing = false;
-		shape->buffer.totals_epoch = 0;
-		add_to_list(&live, id, generation);
+		ecm_log_batch_touch(shape->id);
+		done = ecm_judge_at_live(shape, list.readings[i], snapshot, &reason);
+		if (reason != NULL)
+			ecm_orders_add_errored(shape->id, shape->generation, reason);
+		else if (done)
+		{
+			shape->buffer.capturing = false;
+			ecm_order_shapes_add(&live, shape->id, shape->generation, 0);
+		}
 	}
-	ecm_work_on(0);
-	set_states(&plan,
-			   "INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
-			   " SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
-			   " FROM unnest($1, $2) AS s (id, generation)"
-			   " ON CONFLICT (shape) DO UPDATE SET state = 'live',"
-			   " generation = excluded.generation, live_at = excluded.live_at",
-			   &live);
+	ecm_order_shapes_set_states(&plan,
+								"INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
+								" SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
+								" FROM unnest($1, $2) AS s (id, generation)"
+								" ON CONFLICT (shape) DO UPDATE SET state = 'live',"
+								" generation = excluded.generation, live_at = excluded.live_at",
+								&live);
 }
 
 void
@@ -491,9 +392,7 @@ end_errored(int64 id, int generation, const char *reason)
 static void
 obey_fail(const EcmStreamMessage *message)
 {
-	ShapeList	named = named_shapes(message);
-
-	if (meant(&named).n > 0)
+	if (ecm_order_shapes_meant(message).n > 0)
 		(void) end_errored(message->shapes[0].id, message->shapes[0].generation,
 						   message->text);
 }
@@ -589,6 +488,10 @@ obey_message(const EcmStreamMessage *message)
 	{
 		case ECM_MESSAGE_CAPTURE:
 			obey_capture(message);
+			break;
+		case ECM_MESSAGE_PIECE:
+		case ECM_MESSAGE_AGAIN:
+			obey_rows(message);
 			break;
 		case ECM_MESSAGE_LIVE:
 			obey_live(message);

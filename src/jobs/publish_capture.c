@@ -307,7 +307,7 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	if (nids > 0)
 	{
 		args[0] = ecm_array_of_int8(ids, nids);
-		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1,"
+		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1, reading = NULL,"
 					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
 					SPI_OK_UPDATE, 1, types, args, NULL);
 		types[1] = INT4OID;

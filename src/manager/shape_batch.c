@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -154,6 +155,22 @@ ecm_batch_make_place(EcmBatch *b)
 
 /* -------------------------------------------------------------- batches -- */
 
+static void
+count(EcmBatch *b)
+{
+	if (!b->counted)
+		ecm_request_batches(b->relation, 1);
+	b->counted = true;
+}
+
+void
+ecm_batch_uncount(EcmBatch *b)
+{
+	if (b->counted)
+		ecm_request_batches(b->relation, -1);
+	b->counted = false;
+}
+
 EcmBatch *
 ecm_batch_create(Oid relation, int max_shapes)
 {
@@ -164,7 +181,7 @@ ecm_batch_create(Oid relation, int max_shapes)
 	b->place = -1;
 	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay,
 					 ecm_reconnect_max_delay);
-	ecm_request_batches(relation, 1);
+	count(b);
 	return b;
 }
 
@@ -175,19 +192,15 @@ ecm_batch_put(EcmBatch *b, EcmShapeRequest *request)
 	b->shapes[b->nshapes++] = request;
 }
 
-/*
- * Frees a batch, which the caller has taken off its list.  retries: that was the list
- * of those that retry, which don't count among the table's batches.
- */
+/* Frees a batch, which the caller has taken off its list. */
 static void
-free_batch(EcmBatch *b, bool retries)
+free_batch(EcmBatch *b)
 {
 	hide(b);
 	if (b->job != 0)
 		ecm_pool_cancel(b->job);
 	ecm_barrier_end(&b->barrier);
-	if (!retries)
-		ecm_request_batches(b->relation, -1);
+	ecm_batch_uncount(b);
 	pfree(b->shapes);
 	pfree(b);
 }
@@ -198,7 +211,7 @@ ecm_batch_end(EcmBatch *b)
 	for (int i = 0; i < b->nshapes; i++)
 		ecm_request_end(b->shapes[i]);
 	dlist_delete(&b->node);
-	free_batch(b, false);
+	free_batch(b);
 }
 
 void
@@ -210,6 +223,67 @@ ecm_batch_close_gaps(EcmBatch *b)
 		if (b->shapes[i] != NULL)
 			b->shapes[n++] = b->shapes[i];
 	b->nshapes = n;
+}
+
+/* ------------------------------------------------------------- messages -- */
+
+void
+ecm_batch_expect(EcmBatch *b)
+{
+	b->message_xid = InvalidTransactionId;
+	b->met = false;
+	b->nearly = 0;
+	b->message_lsn = InvalidXLogRecPtr;
+}
+
+/* The right transaction is known: if it is this one, this is the message. */
+static void
+note_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
+{
+	if (b->met || xid != b->message_xid)
+		return;
+	b->met = true;
+	b->message_after = after;
+}
+
+/* The same while the answer that says which transaction is right has not come. */
+static void
+note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
+{
+	for (int i = 0; i < b->nearly; i++)
+		if (b->early[i].xid == xid)
+			return;
+	if (b->nearly < ECM_MAX_EARLY)
+		b->early[b->nearly++] = (EcmMet)
+	{
+		xid, after
+	};
+}
+
+void
+ecm_batch_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
+{
+	if (TransactionIdIsValid(b->message_xid))
+		note_met(b, xid, after);
+	else
+		note_early(b, xid, after);
+}
+
+bool
+ecm_batch_expects(EcmBatch *b, TransactionId xid)
+{
+	b->message_xid = xid;
+	for (int i = 0; i < b->nearly; i++)
+		note_met(b, b->early[i].xid, b->early[i].after);
+	return b->met || b->nearly < ECM_MAX_EARLY;
+}
+
+bool
+ecm_batch_has_come(EcmBatch *b, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
+{
+	if (b->met && XLogRecPtrIsInvalid(b->message_lsn) && received_lsn > b->message_after)
+		b->message_lsn = received_lsn;
+	return !XLogRecPtrIsInvalid(b->message_lsn) && applied_lsn >= b->message_lsn;
 }
 
 /* ------------------------------------------------------------- failures -- */
@@ -244,22 +318,54 @@ split(EcmBatch *b)
 		dlist_push_head(&batches.waiting, &halves[i]->node);
 	}
 	dlist_delete(&b->node);
-	free_batch(b, false);
+	free_batch(b);
+}
+
+/* The next multiple of RETRY_GRAIN_MS. */
+static EcmTime
+round_up(EcmTime at)
+{
+	return at + RETRY_GRAIN_MS * INT64CONST(1000) - at % (RETRY_GRAIN_MS * INT64CONST(1000));
 }
 
 void
 ecm_batch_retry_later(EcmBatch *b, const char *reason)
 {
-	b->retry_at = ecm_backoff_fail(&b->backoff, ecm_now());
-	b->retry_at += RETRY_GRAIN_MS * INT64CONST(1000) -
-		b->retry_at % (RETRY_GRAIN_MS * INT64CONST(1000));
+	b->retry_at = round_up(ecm_backoff_fail(&b->backoff, ecm_now()));
 	b->step = ECM_CREATION_NEW;
+	b->reading = 0;
 	ecm_barrier_end(&b->barrier);
-	ecm_request_batches(b->relation, -1);
+	ecm_batch_uncount(b);
 	ecm_batch_show(b, reason);
 	dlist_push_tail(&batches.retrying, &b->node);
 	if (batches.next_retry_at == 0 || b->retry_at < batches.next_retry_at)
 		batches.next_retry_at = b->retry_at;
+}
+
+/* Is it of use to go on from where the reading is, rather than to begin anew? */
+static bool
+may_resume(const EcmBatch *b, const EcmError *err)
+{
+	if (b->reading == 0)
+		return false;
+
+	/*
+	 * what the table needs is not there (any more): see
+	 * ecm_read_check_table()
+	 */
+	if (strcmp(err->sqlstate, "55000") == 0)
+		return false;
+	/* one shape alone is blamed by the session, if it is to be blamed */
+	return b->nshapes == 1 || concerns_all(b, err) || strncmp(err->sqlstate, "40", 2) == 0;
+}
+
+/* The next attempt to have a reading's next piece read. */
+static void
+resume_later(EcmBatch *b, const char *reason)
+{
+	b->retry_at = round_up(ecm_backoff_fail(&b->backoff, ecm_now()));
+	b->step = ECM_CREATION_READ;
+	ecm_batch_show(b, reason);
 }
 
 void
@@ -269,10 +375,11 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	const char *hint = err->hint;
 
 	/*
-	 * The reason goes into an event, which everybody may see.  The snapshot
-	 * is the only step that reads rows, so only its errors may quote one.
+	 * The reason goes into an event, which everybody may see.  The snapshot,
+	 * and its pieces, are the only steps that read rows, so only their errors
+	 * may quote one.
 	 */
-	if (b->step == ECM_CREATION_SNAPSHOT)
+	if (b->step >= ECM_CREATION_SNAPSHOT)
 		reason = ecm_error_of_rows_for_public(err->sqlstate, err->message);
 	if (reason != err->message)
 	{
@@ -280,13 +387,18 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 		hint = "";
 	}
 
-	if (b->nshapes > 1 && !concerns_all(b, err))
+	if (may_resume(b, err))
+		resume_later(b, reason);
+	else if (b->nshapes > 1 && !concerns_all(b, err))
 	{
 		split(b);
 		return;
 	}
-	dlist_delete(&b->node);
-	ecm_batch_retry_later(b, reason);
+	else
+	{
+		dlist_delete(&b->node);
+		ecm_batch_retry_later(b, reason);
+	}
 	if (b->backoff.retries > 1)
 		return;
 	if (b->nshapes == 1)
@@ -320,10 +432,8 @@ ecm_batch_drop_shape(int64 id)
 	ecm_batch_close_gaps(b);
 	if (b->nshapes == 0)
 	{
-		bool		retries = b->retry_at != 0 && b->step == ECM_CREATION_NEW;
-
 		dlist_delete(&b->node);
-		free_batch(b, retries);
+		free_batch(b);
 	}
 }
 
@@ -340,6 +450,7 @@ form_batch(EcmTime now)
 	b = ecm_batch_create(taken[0]->relation, n);
 	for (int i = 0; i < n; i++)
 		ecm_batch_put(b, taken[i]);
+	b->reading = taken[0]->reading;
 	return b;
 }
 
@@ -359,7 +470,7 @@ ecm_batches_poll_retries(EcmTime now)
 		{
 			dlist_delete(&b->node);
 			b->retry_at = 0;
-			ecm_request_batches(b->relation, 1);
+			count(b);
 			dlist_push_tail(&batches.waiting, &b->node);
 		}
 		else if (batches.next_retry_at == 0 || b->retry_at < batches.next_retry_at)
@@ -370,6 +481,7 @@ ecm_batches_poll_retries(EcmTime now)
 /*
  * The number of active batches that use the pool or the consumers.  Those at the
  * barrier don't, and may stay there for as long as somebody's transaction is open.
+ * Readings take turns by themselves.
  */
 static int
 count_working(void)
@@ -379,7 +491,9 @@ count_working(void)
 
 	dlist_foreach(iter, &batches.active)
 	{
-		if (dlist_container(EcmBatch, node, iter.cur)->step != ECM_CREATION_BARRIER)
+		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
+
+		if (b->step != ECM_CREATION_BARRIER && b->reading == 0)
 			n++;
 	}
 	return n;
@@ -426,7 +540,7 @@ forget_list(dlist_head *list)
 
 		for (int i = 0; i < b->nshapes; i++)
 			ecm_request_end(b->shapes[i]);
-		free_batch(b, list == &batches.retrying);
+		free_batch(b);
 	}
 }
 

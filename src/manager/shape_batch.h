@@ -30,7 +30,13 @@ typedef enum EcmCreationStep
 	ECM_CREATION_CAPTURE,		/* job capture_shapes() runs */
 	ECM_CREATION_CAPTURED,		/* until all consumers have met the message */
 	ECM_CREATION_BARRIER,		/* until the writers have ended; no job */
-	ECM_CREATION_SNAPSHOT		/* job take_snapshot() runs */
+	ECM_CREATION_SNAPSHOT,		/* job take_snapshot() runs */
+
+	/* of a reading: see the head of shape_reading.c */
+	ECM_CREATION_READ,			/* until it is its turn; no job */
+	ECM_CREATION_PIECE,			/* job read_piece() runs */
+	ECM_CREATION_LAST,			/* until all consumers have met its message */
+	ECM_CREATION_FINISH			/* job finish_reading() runs */
 } EcmCreationStep;
 
 /* So many messages are kept that may be a batch's capture message. */
@@ -46,11 +52,11 @@ typedef struct EcmMet
 /*
  * Shapes of one table that are created together.
  *
- * The capture message comes back by the stream, and the answer of capture_shapes(),
- * which says in which transaction it is, by the pool session; either may come first.
- * Somebody who reads the WAL may forge a message with the batch's number.  So
- * messages that come before the answer are kept, and the one that counts is the one
- * in the right transaction.
+ * A message, such as "capture", comes back by the stream, and the answer of the job
+ * that has emitted it, which says in which transaction it is, by the pool session;
+ * either may come first.  Somebody who reads the WAL may forge a message with the
+ * batch's number.  So messages that come before the answer are kept, and the one that
+ * counts is the one in the right transaction.
  */
 typedef struct EcmBatch
 {
@@ -64,20 +70,24 @@ typedef struct EcmBatch
 	int			nshapes;		/* more than 0, but for a new batch */
 	EcmShapeRequest **shapes;
 
-	TransactionId capture_xid;	/* the capture message's; invalid: no answer
-								 * yet */
+	int64		reading;		/* number of the reading; 0: it is none */
+	uint64		turn;			/* when its last piece was begun; 0: none yet */
+	bool		counted;		/* among the table's batches under way */
+
+	TransactionId message_xid;	/* the message's; invalid: no answer yet */
 	bool		met;			/* the message has come by the stream ... */
-	XLogRecPtr	capture_after;	/* ... in the transaction after this one */
+	XLogRecPtr	message_after;	/* ... in the transaction after this one */
 	int			nearly;			/* messages with the batch's number that came
 								 * before the answer; forged perhaps */
 	EcmMet		early[ECM_MAX_EARLY];	/* those */
-	XLogRecPtr	capture_lsn;	/* end of the message's transaction, when that
+	XLogRecPtr	message_lsn;	/* end of the message's transaction, when that
 								 * has come; else invalid */
 
 	EcmBarrier	barrier;		/* whom step BARRIER waits for */
 	EcmBackoff	backoff;		/* of attempts that have failed */
-	EcmTime		retry_at;		/* in the list of those that retry: the next
-								 * attempt; in step BARRIER: the next look */
+	EcmTime		retry_at;		/* in the list of those that retry, and in
+								 * step READ: the next attempt; in step
+								 * BARRIER: the next look */
 } EcmBatch;
 
 extern void ecm_batches_init(int stack_index);
@@ -108,12 +118,30 @@ extern void ecm_batches_forget(void);
 extern EcmBatch *ecm_batch_create(Oid relation, int max_shapes);
 extern void ecm_batch_put(EcmBatch *b, EcmShapeRequest *request);
 
+/*
+ * Waiting for a message of the batch's: expect, before the job that emits it; met, for
+ * each one that comes by the stream and may be it; expects, when the job has answered
+ * in which transaction it is.  False: it may be among those that were not kept, so
+ * the job has to be run again.  has_come: have all consumers come to it?
+ */
+extern void ecm_batch_expect(EcmBatch *b);
+extern void ecm_batch_met(EcmBatch *b, TransactionId xid, XLogRecPtr after);
+extern bool ecm_batch_expects(EcmBatch *b, TransactionId xid);
+extern bool ecm_batch_has_come(EcmBatch *b, XLogRecPtr received_lsn,
+							   XLogRecPtr applied_lsn);
+
+/*
+ * Counts the batch no more among those of its table that are under way, so that it keeps
+ * no others waiting.
+ */
+extern void ecm_batch_uncount(EcmBatch *b);
+
 /* An active batch is done: ends its requests, and frees it. */
 extern void ecm_batch_end(EcmBatch *b);
 
 /*
  * An active batch has failed.  If one shape in it may be the cause, it is split in two,
- * and freed; else it will be tried again.
+ * and freed; else it will be tried again; a reading, from where it is.
  */
 extern void ecm_batch_fail(EcmBatch *b, const EcmError *err);
 

@@ -23,10 +23,13 @@
  *				was captured of transactions that the snapshot has seen, and let
  *				readers in
  *
+ * If the table is too large for that, the last step is one of many: shape_reading.c.
+ *
  * The order is the point.  Writers in flight when the table was published end
  * before the snapshot is taken, so it sees them whole; everything that it does
  * not see was captured.  A failure anywhere starts the next generation, whose
- * capture message throws away what the last one has left.  A shape that can't be
+ * capture message throws away what the last one has left; but a table that is being
+ * read in pieces goes on from the last piece.  A shape that can't be
  * created at all is errored: its snapshot's session says so by a message "fail".
  *
  * Requests are in shape_requests.c, batches in shape_batch.c, the barrier in
@@ -50,6 +53,7 @@
 #include "manager/shape_batch.h"
 #include "manager/shape_creation.h"
 #include "manager/shape_purge.h"
+#include "manager/shape_reading.h"
 #include "manager/shape_requests.h"
 #include "shape/shape_fate.h"
 
@@ -71,6 +75,7 @@ void
 ecm_creations_init(int index)
 {
 	ecm_batches_init(index);
+	ecm_readings_init(index);
 	ecm_requests_init(ecm_stack_at(index)->datname);
 	/* not 0: the stream may have capture messages of former managers */
 	last_number = ecm_wall_clock();
@@ -122,10 +127,7 @@ static void
 start_capture(EcmBatch *b)
 {
 	b->number = ++last_number;
-	b->capture_xid = InvalidTransactionId;
-	b->met = false;
-	b->nearly = 0;
-	b->capture_lsn = InvalidXLogRecPtr;
+	ecm_batch_expect(b);
 	submit(b, ECM_CREATION_CAPTURE,
 		   psprintf("SELECT shape, generation, action, shape_relation, xid FROM"
 					" _electric_cm.capture_shapes(" INT64_FORMAT ", %u, %s)",
@@ -139,37 +141,12 @@ start_snapshot(EcmBatch *b)
 	submit(b, ECM_CREATION_SNAPSHOT,
 		   psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ;"
 					"SET LOCAL lock_timeout = '" SNAPSHOT_LOCK_TIMEOUT "';"
-					"SELECT _electric_cm.take_snapshot(%s, %s, %s); COMMIT",
+					"SELECT done, reading, members FROM"
+					" _electric_cm.take_snapshot(%s, %s, %s, " INT64_FORMAT "); COMMIT",
 					array_literal(b, false), array_literal(b, true),
-					b->backoff.retries + 1 >= MAX_SNAPSHOTS ? "true" : "false"),
+					b->backoff.retries + 1 >= MAX_SNAPSHOTS ? "true" : "false",
+					ecm_readings_max_bytes()),
 		   0, "the snapshot of the table");
-}
-
-/*
- * A message with the batch's number was met in the stream, and the right transaction is
- * known: if it is the message's, this is the capture message.
- */
-static void
-note_met(EcmBatch *b, TransactionId xid, XLogRecPtr after)
-{
-	if (b->met || xid != b->capture_xid)
-		return;
-	b->met = true;
-	b->capture_after = after;
-}
-
-/* The same while the answer that says which transaction is right has not come. */
-static void
-note_early(EcmBatch *b, TransactionId xid, XLogRecPtr after)
-{
-	for (int i = 0; i < b->nearly; i++)
-		if (b->early[i].xid == xid)
-			return;
-	if (b->nearly < ECM_MAX_EARLY)
-		b->early[b->nearly++] = (EcmMet)
-	{
-		xid, after
-	};
 }
 
 /* The table of a shape, as the answer of capture_shapes() says. */
@@ -194,7 +171,7 @@ request_again(EcmShapeRequest *request, Oid relation)
 
 	strlcpy(handle, request->handle, sizeof(handle));
 	ecm_request_end(request);
-	ecm_request_add(id, relation, handle, InvalidTransactionId);
+	ecm_request_add(id, relation, handle, InvalidTransactionId, 0);
 }
 
 /*
@@ -211,6 +188,8 @@ static void
 captured(EcmBatch *b, EcmConn *conn)
 {
 	EcmBatch   *locked = NULL;
+	TransactionId xid = InvalidTransactionId;
+	bool		expects;
 	int			nall = b->nshapes;
 
 	for (int i = 0; i < b->nshapes; i++)
@@ -220,7 +199,7 @@ captured(EcmBatch *b, EcmConn *conn)
 		EcmShapeRequest *request = ecm_request_find(strtoi64(ecm_conn_value(conn, row, 0), NULL, 10));
 		const char *action = ecm_conn_value(conn, row, 2);
 
-		b->capture_xid = strtoul(ecm_conn_value(conn, row, 4), NULL, 10);
+		xid = strtoul(ecm_conn_value(conn, row, 4), NULL, 10);
 		if (request == NULL || request->batch != b)
 			continue;			/* dropped while the job ran */
 		if (strcmp(action, "capture") == 0)
@@ -234,8 +213,7 @@ captured(EcmBatch *b, EcmConn *conn)
 		else if (strcmp(action, "other") == 0)
 			request->generation = -1;
 	}
-	for (int i = 0; i < b->nearly; i++)
-		note_met(b, b->early[i].xid, b->early[i].after);
+	expects = ecm_batch_expects(b, xid);
 	for (int i = 0; i < b->nshapes; i++)
 	{
 		EcmShapeRequest *request = b->shapes[i];
@@ -256,9 +234,8 @@ captured(EcmBatch *b, EcmConn *conn)
 	}
 	if (b->nshapes == 0)
 		ecm_batch_end(b);
-	else if (!b->met && b->nearly == ECM_MAX_EARLY)
+	else if (!expects)
 	{
-		/* the right message may be one of those that were not kept */
 		dlist_delete(&b->node);
 		ecm_batch_retry_later(b, "another attempt to capture its changes");
 	}
@@ -291,26 +268,71 @@ start_barrier(EcmBatch *b)
 		ecm_batch_fail(b, &err);
 }
 
-/*
- * Job take_snapshot() has answered, with an array of the shapes that are done, or have
- * failed: the message "live" or "fail" tells consumers, and their requests end.  The
- * job may leave some to the next snapshot, which starts at once; the changes that were
- * captured so far serve that one, too.
- */
+/* Calls fn for each request of the batch whose shape is in an array of ids. */
 static void
-snapshot_taken(EcmBatch *b, EcmConn *conn)
+foreach_of_batch(EcmBatch *b, const char *ids, void (*fn) (EcmShapeRequest *request, void *arg),
+				 void *arg)
 {
-	const char *answer = ecm_conn_value(conn, 0, 0);
-	int			before = b->nshapes;
-	char	   *p = unconstify(char *, answer);
+	char	   *p = unconstify(char *, ids);
 
-	while (p != NULL && *p != '\0' && *p != '}')
+	while (p != NULL && (*p == '{' || *p == ',') && p[1] != '}')
 	{
 		EcmShapeRequest *request = ecm_request_find(strtoi64(p + 1, &p, 10));
 
 		if (request != NULL && request->batch == b)
-			request->batch = NULL;
+			fn(request, arg);
 	}
+}
+
+static void
+leave_batch(EcmShapeRequest *request, void *arg pg_attribute_unused())
+{
+	request->batch = NULL;
+}
+
+static void
+join_batch(EcmShapeRequest *request, void *arg)
+{
+	ecm_batch_put(arg, request);
+}
+
+/*
+ * These shapes of the batch are read in pieces from now on, as a batch of their own.  The
+ * caller closes the gaps.
+ */
+static void
+part_with_reading(EcmBatch *b, int64 reading, const char *members)
+{
+	EcmBatch   *other = ecm_batch_create(b->relation, b->nshapes);
+
+	foreach_of_batch(b, members, join_batch, other);
+	for (int i = 0; i < b->nshapes; i++)
+		if (b->shapes[i] != NULL && b->shapes[i]->batch == other)
+			b->shapes[i] = NULL;
+	other->number = b->number;
+	dlist_push_tail(ecm_batches_active(), &other->node);
+	if (other->nshapes == 0)
+	{
+		ecm_batch_end(other);	/* dropped meanwhile */
+		return;
+	}
+	ecm_batch_make_place(other);
+	ecm_reading_start(other, reading);
+}
+
+/*
+ * Job take_snapshot() has answered, with an array of the shapes that are done, or have
+ * failed: the message "live" or "fail" tells consumers, and their requests end.  Some
+ * may have to be read in pieces.  The job may leave others to the next snapshot, which
+ * starts at once; the changes that were captured so far serve that one, too.
+ */
+static void
+snapshot_taken(EcmBatch *b, EcmConn *conn)
+{
+	const char *reading = ecm_conn_value(conn, 0, 1);
+	int			before = b->nshapes;
+
+	foreach_of_batch(b, ecm_conn_value(conn, 0, 0), leave_batch, NULL);
 	for (int i = 0; i < b->nshapes; i++)
 		if (b->shapes[i]->batch == NULL)
 		{
@@ -320,6 +342,11 @@ snapshot_taken(EcmBatch *b, EcmConn *conn)
 			b->shapes[i] = NULL;
 		}
 	ecm_batch_close_gaps(b);
+	if (reading != NULL)
+	{
+		part_with_reading(b, strtoi64(reading, NULL, 10), ecm_conn_value(conn, 0, 2));
+		ecm_batch_close_gaps(b);
+	}
 	if (b->nshapes == 0 || b->nshapes == before)
 		ecm_batch_end(b);		/* no shape is left; or none was done, and the
 								 * next snapshot would do none either */
@@ -417,12 +444,8 @@ capture_met(int64 number, TransactionId xid, XLogRecPtr after)
 	{
 		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
-		if (b->number != number)
-			continue;
-		if (TransactionIdIsValid(b->capture_xid))
-			note_met(b, xid, after);
-		else
-			note_early(b, xid, after);
+		if (b->number == number && b->reading == 0)
+			ecm_batch_met(b, xid, after);
 	}
 }
 
@@ -434,7 +457,7 @@ ecm_creations_message(const EcmStreamMessage *message, TransactionId xid,
 	{
 		case ECM_MESSAGE_CREATE:
 			ecm_request_add(message->shapes[0].id, message->relation,
-							message->handle, xid);
+							message->handle, xid, 0);
 			break;
 		case ECM_MESSAGE_CAPTURE:
 			capture_met(message->number, xid, after);
@@ -445,6 +468,10 @@ ecm_creations_message(const EcmStreamMessage *message, TransactionId xid,
 			break;
 		case ECM_MESSAGE_LOST:
 			shapes_dropped(message, xid, after);
+			break;
+		case ECM_MESSAGE_PIECE:
+		case ECM_MESSAGE_AGAIN:
+			ecm_readings_message(message, xid, after);
 			break;
 		case ECM_MESSAGE_LIVE:
 		case ECM_MESSAGE_FAIL:
@@ -459,6 +486,7 @@ void
 ecm_creations_scan(void)
 {
 	ecm_requests_scan();
+	ecm_readings_scan();
 	ecm_purges_scan();
 }
 
@@ -477,14 +505,10 @@ poll_active(EcmTime now, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 	{
 		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
-		if (b->met && XLogRecPtrIsInvalid(b->capture_lsn) &&
-			received_lsn > b->capture_after)
-			b->capture_lsn = received_lsn;
 		if (b->step == ECM_CREATION_BARRIER && now >= b->retry_at)
 			poll_barrier(b);
 		else if (b->step == ECM_CREATION_CAPTURED &&
-				 !XLogRecPtrIsInvalid(b->capture_lsn) &&
-				 applied_lsn >= b->capture_lsn)
+				 ecm_batch_has_come(b, received_lsn, applied_lsn))
 			start_barrier(b);
 	}
 }
@@ -496,7 +520,9 @@ start_batches(EcmTime now)
 
 	while ((b = ecm_batches_start_next(now)) != NULL)
 	{
-		if (b->step == ECM_CREATION_NEW)
+		if (b->reading != 0)
+			ecm_reading_start(b, b->reading);	/* all but that is done */
+		else if (b->step == ECM_CREATION_NEW)
 			start_publish(b);
 		else
 			start_capture(b);
@@ -510,6 +536,7 @@ ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 	poll_active(now, received_lsn, applied_lsn);
 	ecm_batches_poll_retries(now);
 	start_batches(now);
+	ecm_readings_poll(now, received_lsn, applied_lsn);
 	ecm_requests_poll(now);
 	ecm_purges_poll(now, received_lsn, applied_lsn);
 }
@@ -519,6 +546,7 @@ ecm_creations_deadline(void)
 {
 	EcmTime		deadline = ecm_earlier(ecm_requests_deadline(), ecm_purges_deadline());
 
+	deadline = ecm_earlier(deadline, ecm_readings_deadline());
 	return ecm_earlier(deadline, ecm_batches_deadline());
 }
 
@@ -526,6 +554,7 @@ void
 ecm_creations_forget(void)
 {
 	ecm_batches_forget();
+	ecm_readings_forget();
 	ecm_requests_forget();
 	ecm_purges_forget();
 }

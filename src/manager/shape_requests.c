@@ -160,7 +160,8 @@ ecm_request_find(int64 id)
 }
 
 void
-ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId created_by)
+ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId created_by,
+				int64 reading)
 {
 	bool		found;
 	EcmShapeRequest *request = hash_search(state.requests, &id, HASH_ENTER, &found);
@@ -171,6 +172,7 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 	strlcpy(request->handle, handle, sizeof(request->handle));
 	request->relation = relation;
 	request->created_by = created_by;
+	request->reading = reading;
 	request->generation = 0;
 	request->batch = NULL;
 	request->queued = true;
@@ -213,14 +215,20 @@ ecm_request_batches(Oid relation, int change)
 static int
 take_from_queue(Queue *queue, EcmTime now, EcmShapeRequest **taken, int max)
 {
-	int			n = Min(queue->nrequests, max);
+	int			n = queue->nrequests;
 	int			ntaken = 0;
 	TransactionId unseen = InvalidTransactionId;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && ntaken < max; i++)
 	{
 		EcmShapeRequest *request = dlist_container(EcmShapeRequest, node,
 												   dlist_pop_head_node(&queue->requests));
+
+		if (ntaken > 0 && request->reading != taken[0]->reading)
+		{
+			dlist_push_tail(&queue->requests, &request->node);
+			continue;
+		}
 
 		/* many requests in a row have the same creator: ask once */
 		if (TransactionIdIsValid(request->created_by) &&
@@ -294,7 +302,8 @@ scan_done(void *arg pg_attribute_unused(), EcmConn *conn, const EcmError *err)
 	{
 		state.scan.reached = strtoi64(ecm_conn_value(conn, i, 0), NULL, 10);
 		ecm_request_add(state.scan.reached, strtoul(ecm_conn_value(conn, i, 1), NULL, 10),
-						ecm_conn_value(conn, i, 2), InvalidTransactionId);
+						ecm_conn_value(conn, i, 2), InvalidTransactionId,
+						strtoi64(ecm_conn_value(conn, i, 3), NULL, 10));
 	}
 	state.scan.goes_on = n == SCAN_SHAPES;
 }
@@ -328,13 +337,18 @@ forget_creators(void)
 	state.creators.n = 0;
 }
 
-/* Reads the next SCAN_SHAPES shapes that are being created, by id. */
+/*
+ * Reads the next SCAN_SHAPES shapes that are being created, by id.  A reading goes on
+ * from where it is, if the consumer captures the changes for it.
+ */
 static void
 submit_scan(void)
 {
 	state.scan.retry_at = 0;
 	state.scan.job =
-		ecm_pool_submit(psprintf("SELECT s.id, s.relation, s.handle FROM _electric_cm.shape s"
+		ecm_pool_submit(psprintf("SELECT s.id, s.relation, s.handle,"
+								 " CASE WHEN t.generation = s.generation THEN coalesce(s.reading, 0) ELSE 0 END"
+								 " FROM _electric_cm.shape s"
 								 " LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
 								 " WHERE coalesce(t.state, 'capturing') = 'capturing'"
 								 " AND s.id > " INT64_FORMAT " ORDER BY s.id LIMIT %d",

@@ -25,6 +25,8 @@ typedef struct EcmShapeRequest
 	Oid			relation;
 	TransactionId created_by;	/* who has declared the shape; invalid: that
 								 * transaction is known to be visible to all */
+	int64		reading;		/* by which the table is being read for it; 0:
+								 * none has been begun */
 	bool		queued;			/* it is in its table's queue, by 'node' */
 	dlist_node	node;
 
@@ -37,10 +39,10 @@ extern void ecm_requests_init(const char *datname);
 
 /*
  * Adds a request, to its table's queue; nothing happens if there is one for that id.
- * created_by: see there.
+ * created_by, reading: see there.
  */
 extern void ecm_request_add(int64 id, Oid relation, const char *handle,
-							TransactionId created_by);
+							TransactionId created_by, int64 reading);
 extern EcmShapeRequest *ecm_request_find(int64 id); /* NULL: there is none */
 extern void ecm_request_end(EcmShapeRequest *request);	/* frees it */
 
@@ -49,8 +51,8 @@ extern void ecm_request_batches(Oid relation, int change);
 
 /*
  * Takes up to 'max' requests of one table, which has fewer batches under way than
- * max_batches, out of its queue.  The tables take turns.  Returns how many they are;
- * 0: no table has any that can be created now.
+ * max_batches, out of its queue; all of them have the same reading, or none.  The tables
+ * take turns.  Returns how many they are; 0: no table has any that can be created now.
  */
 extern int	ecm_requests_take(EcmTime now, int max_batches,
 							  EcmShapeRequest **taken, int max);

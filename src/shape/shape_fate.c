@@ -24,6 +24,7 @@
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
@@ -154,4 +155,37 @@ ecm_fate_is_lost(TransactionId xid, int64 id)
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	return lost;
+}
+
+bool
+ecm_order_is_given(const char *table, int64 key, int number, TransactionId xid)
+{
+	Relation	rel = table_open(ecm_own_relid(table), AccessShareLock);
+	Relation	index = index_open(ecm_own_relid(psprintf("%s_pkey", table)), AccessShareLock);
+	AttrNumber	column = get_attnum(RelationGetRelid(rel), "order_xid");
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	int			nkeys = number > 0 ? 2 : 1;
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	ScanKeyData keys[2];
+	bool		given = false;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(key));
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(number));
+	scan = ecm_index_beginscan(rel, index, &dirty, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	while (!given && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		Datum		who = slot_getattr(slot, column, &isnull);
+
+		given = !isnull &&
+			XidFromFullTransactionId(DatumGetFullTransactionId(who)) == xid;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	return given;
 }

@@ -49,4 +49,12 @@ extern void ecm_fates_end(EcmFates *fates);
  */
 extern bool ecm_fate_is_lost(TransactionId xid, int64 id);
 
+/*
+ * Does one of our tables that tell of orders have a row of transaction xid
+ * (order_xid), though its commit may not be visible yet?  Rows are found by the
+ * first column of the primary key, or, unless 'number' is 0, by the first two.
+ * Within a transaction that has a snapshot.
+ */
+extern bool ecm_order_is_given(const char *table, int64 key, int number, TransactionId xid);
+
 #endif							/* ECM_SHAPE_FATE_H */

@@ -23,7 +23,6 @@
 #include "executor/instrument.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -187,6 +186,33 @@ ecm_row_packer_begin(EcmLogWriter *writer, int64 shape, XLogRecPtr lsn, int64 op
 	packer->op = op;
 	initStringInfo(&packer->buffer);
 	return packer;
+}
+
+EcmRowPacker *
+ecm_row_packer_resume(EcmLogWriter *writer, int64 shape)
+{
+	EcmRowPacker *packer = ecm_row_packer_begin(writer, shape, 0, 0);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmChunkScan cs;
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, 0, PG_INT64_MAX,
+						 snapshot, AccessShareLock);
+	if (ecm_chunk_scan_next(&cs))
+	{
+		packer->op = cs.first_op + cs.entries - 1;
+		packer->totals = cs.totals;
+	}
+	else
+		packer->op = ecm_new_snapshot_identity();
+	ecm_chunk_scan_end(&cs);
+	UnregisterSnapshot(snapshot);
+	return packer;
+}
+
+int64
+ecm_row_packer_bytes(const EcmRowPacker *packer)
+{
+	return packer->totals.bytes + packer->buffer.len;
 }
 
 static void
@@ -518,46 +544,22 @@ ecm_log_delete(int64 shape)
 	return PG_INT64_MAX - left;
 }
 
-/*
- * The scan begins after the chunks of the snapshot, which have LSN 0 and may
- * be many.  The running totals of the stream go on from the last chunk that is
- * kept.  They have counted the chunks that are deleted here and come before
- * that one, so these are not subtracted.
- */
-EcmLogTotals
-ecm_log_settle_captured(int64 shape, const char *snapshot_text)
+void
+ecm_log_delete_base(int64 shape)
 {
 	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	Datum		shape_snapshot;
-	EcmLogTotals deleted = {0, 0};
-	EcmLogTotals origin = {0, 0};
 
-	shape_snapshot = DirectFunctionCall1(pg_snapshot_in,
-										 CStringGetDatum(snapshot_text));
-
-	ecm_chunk_scan_begin(&cs, shape, BTGreaterEqualStrategyNumber, 1, 0, snapshot,
-						 RowExclusiveLock);
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, 0, PG_INT64_MAX,
+						 snapshot, RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
 		ecm_stall_step();
-		if (FullTransactionIdIsValid(cs.captured_xid) &&
-			DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
-											 FullTransactionIdGetDatum(cs.captured_xid),
-											 shape_snapshot)))
-		{
-			(void) ecm_chunk_scan_delete(&cs);
-			deleted.entries += cs.entries;
-			deleted.bytes += ecm_chunk_scan_bytes(&cs);
-		}
-		else
-			origin = deleted;
+		(void) ecm_chunk_scan_delete(&cs);
 	}
 	ecm_chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);
 	CommandCounterIncrement();
-
-	return origin;
 }
 
 /* ----------------------------------------------------------------
@@ -612,6 +614,16 @@ last_totals(int64 shape, XLogRecPtr after_lsn, int64 after_op, XLogRecPtr up_to,
 		totals = cs.totals;
 	ecm_chunk_scan_end(&cs);
 	return totals;
+}
+
+int64
+ecm_log_base_rows(int64 shape)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmLogTotals totals = last_totals(shape, 0, 0, 0, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return totals.entries;
 }
 
 bool

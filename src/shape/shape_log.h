@@ -88,9 +88,18 @@ typedef struct EcmRowPacker EcmRowPacker;
 
 extern EcmRowPacker *ecm_row_packer_begin(EcmLogWriter *writer, int64 shape,
 										  XLogRecPtr lsn, int64 op);
+
+/*
+ * For the rows that a log begins with: goes on behind those that it has already, in
+ * their identity and running totals.
+ */
+extern EcmRowPacker *ecm_row_packer_resume(EcmLogWriter *writer, int64 shape);
 extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
-extern int64 ecm_row_packer_end(EcmRowPacker *packer);	/* returns their number */
+
+/* The number of rows, and the bytes so far, of those before included. */
+extern int64 ecm_row_packer_end(EcmRowPacker *packer);
+extern int64 ecm_row_packer_bytes(const EcmRowPacker *packer);
 
 /*
  * Likewise, for rows that are written in several transactions: go_on begins
@@ -126,6 +135,10 @@ extern EcmLogTotals ecm_log_stream_totals(int64 shape);
 extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
 						  EcmLogTotals *base_size, EcmLogTotals *stream_size);
 
+/* The number of rows of the snapshot that a log begins with; and deletes them. */
+extern int64 ecm_log_base_rows(int64 shape);
+extern void ecm_log_delete_base(int64 shape);
+
 /* Deletes all chunks of a shape in this transaction; returns their number. */
 extern int64 ecm_log_delete(int64 shape);
 
@@ -135,14 +148,6 @@ extern int64 ecm_log_delete(int64 shape);
  * reaches wal_end.  Returns true if no chunks are left.
  */
 extern bool ecm_log_delete_some(int64 shape, int64 *max_chunks, uint64 wal_end);
-
-/*
- * For a shape that becomes live: deletes the captured chunks whose transaction
- * is visible in the snapshot (a pg_snapshot as text), since the snapshot's
- * rows have those changes, and keeps the others.  Returns the totals that the
- * caller has to subtract from the running totals of the stream.
- */
-extern EcmLogTotals ecm_log_settle_captured(int64 shape, const char *snapshot);
 
 /* A scan over the chunks of a shape's log. */
 typedef struct EcmChunkScan

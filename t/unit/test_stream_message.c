@@ -39,7 +39,7 @@ same(const EcmStreamMessage *a, const EcmStreamMessage *b)
 	int			i;
 
 	if (a->kind != b->kind || a->nshapes != b->nshapes || a->number != b->number ||
-		a->relation != b->relation || a->owner != b->owner ||
+		a->reading != b->reading || a->relation != b->relation || a->owner != b->owner ||
 		strcmp(a->handle, b->handle) != 0 || !same_text(a->text, b->text) ||
 		a->snapshot_len != b->snapshot_len ||
 		(a->snapshot_len > 0 &&
@@ -117,6 +117,14 @@ static const struct
 	"capture 9223372036854775807 1 0 9223372036854775807 2147483647 42 10"},
 	{{.kind = ECM_MESSAGE_CAPTURE, SHAPES(one_generation), .number = INT64_MIN},
 	"capture -9223372036854775808 7 1"},
+	{{.kind = ECM_MESSAGE_PIECE, SHAPES(one_generation), .reading = 1, .number = 1},
+	"piece 1 1 7 1"},
+	{{.kind = ECM_MESSAGE_PIECE, SHAPES(generations), .reading = INT64_MAX,
+	.number = INT32_MAX},
+	"piece 9223372036854775807 2147483647 1 0 9223372036854775807 2147483647 42 10"},
+	{{.kind = ECM_MESSAGE_AGAIN, SHAPES(one_generation), .reading = 1}, "again 1 7 1"},
+	{{.kind = ECM_MESSAGE_AGAIN, SHAPES(generations), .reading = INT64_MAX},
+	"again 9223372036854775807 1 0 9223372036854775807 2147483647 42 10"},
 	{{.kind = ECM_MESSAGE_LIVE, SHAPES(one_generation), SNAPSHOT("3:3:")},
 	"live 3:3: 7 1"},
 	{{.kind = ECM_MESSAGE_LIVE, SHAPES(generations), SNAPSHOT("750:760:751,755")},
@@ -190,6 +198,7 @@ is_sane(const char *text)
 {
 	int			i;
 	bool		generations = read.kind == ECM_MESSAGE_CAPTURE ||
+	read.kind == ECM_MESSAGE_PIECE || read.kind == ECM_MESSAGE_AGAIN ||
 	read.kind == ECM_MESSAGE_LIVE || read.kind == ECM_MESSAGE_FAIL;
 	bool		one_shape = read.kind == ECM_MESSAGE_CREATE ||
 	read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_OWNER;
@@ -208,6 +217,9 @@ is_sane(const char *text)
 		if (read.shapes[i].id <= 0 || read.shapes[i].generation < 0 ||
 			(!generations && read.shapes[i].generation != 0))
 			return false;
+	if ((read.reading > 0) != (read.kind == ECM_MESSAGE_PIECE || read.kind == ECM_MESSAGE_AGAIN) ||
+		(read.kind == ECM_MESSAGE_PIECE && (read.number < 1 || read.number > INT32_MAX)))
+		return false;
 	return (read.text != NULL) == has_text &&
 		(read.snapshot_len > 0) == (read.kind == ECM_MESSAGE_LIVE);
 }
@@ -275,6 +287,11 @@ static const char *const malformed[] = {
 	"capture 1 x 1", "capture x 1 1", "capture 1 1 1 ", "capture 1 1 1 2", "capture - 1 1",
 	"capture -0 1 1", "capture 1 1 -1", "capture 1 1 2147483648", "capture 1 1 1,2 1",
 	"capture 9223372036854775808 1 1", "capture -9223372036854775809 1 1", "capture 1 0 1",
+	"piece", "piece ", "piece 1", "piece 1 1", "piece 1 1 ", "piece 1 1 1", "piece 1 1 1 x",
+	"piece 0 1 1 1", "piece 1 0 1 1", "piece -1 1 1 1", "piece 1 -1 1 1", "piece 1 1 0 1",
+	"piece 1 2147483648 1 1", "piece 9223372036854775808 1 1 1", "piece 1 1 1 1 ",
+	"piece 1 01 1 1", "again", "again ", "again 1", "again 1 1", "again 1 1 1 ",
+	"again 0 1 1", "again -1 1 1", "again 1 0 1", "again 1 1 1 1",
 	"live", "live ", "live x", "live 1:1:", "live 1:1: ", "live 1:1: 1", "live  1 1",
 	"live 1:1:x 1 1", "live 1:1: 1 1 ", "live 1:1: 1 x", "live 1 1 1 1",
 	"fail", "fail ", "fail 1", "fail 1 1", "fail 1 x ", "fail x 1 y", "fail 0 1 x", "fail 1 01 x",
@@ -301,7 +318,8 @@ static void
 test_garbage(void)
 {
 	static const char *const pieces[] = {
-		"create", "capture", "live", "fail", "drop", "lost", "owner", "unsendable", "giant",
+		"create", "capture", "piece", "again", "live", "fail", "drop", "lost", "owner",
+		"unsendable", "giant",
 		" ", " ", " ", " ", ",", "1", "0", "42", "1:1:", "9223372036854775807", "-", "x", "\n"
 	};
 	char		text[MAX_TEXT];

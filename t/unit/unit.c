@@ -5,7 +5,8 @@
  *
  *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/base/state.c \
  *		  src/base/errors.c src/base/backoff.c src/base/stream_message.c \
- *		  src/shape/shape_chunk.c src/slot/retained_wal_guard.c -o unit && ./unit
+ *		  src/shape/shape_chunk.c src/shape/shape_judge.c \
+ *		  src/slot/retained_wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
  */
@@ -111,6 +112,7 @@ main(void)
 	test_errors();
 	test_event_name();
 	test_shape_chunk();
+	test_shape_judge();
 	test_stack_decision();
 	test_state();
 	test_stream_message();

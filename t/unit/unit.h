@@ -38,6 +38,7 @@ extern void test_continuity(void);
 extern void test_errors(void);
 extern void test_event_name(void);
 extern void test_shape_chunk(void);
+extern void test_shape_judge(void);
 extern void test_stack_decision(void);
 extern void test_state(void);
 extern void test_stream_message(void);
