@@ -122,10 +122,11 @@ take_answer(Again *again, HeapTuple tuple, TupleDesc desc)
 		report_malformed(shape);
 	if (again->n == 1)
 	{
-		again->snapshot = datumCopy(snapshot, false, -1);
+		again->snapshot = PointerGetDatum(PG_DETOAST_DATUM_COPY(snapshot));
 		again->from = answer->lsn;
 	}
-	else if (!datumIsEqual(again->snapshot, snapshot, false, -1))
+	else if (!datumIsEqual(again->snapshot, PointerGetDatum(PG_DETOAST_DATUM(snapshot)),
+						   false, -1))
 		report_malformed(shape);
 	answer->row = isnull ? NULL : unpack_row(shape, data);
 	answer->key = ecm_key_from_texts(again->cmp, texts);
@@ -226,6 +227,26 @@ judge_transaction(void *arg, uint64 xid)
 	return sees ? ECM_BY_ENTRY : ECM_STAYS;
 }
 
+/*
+ * Whatever becomes of an entry that was asked for, the question goes with the entry: the
+ * answer to one that is there no more would make later changes of its key go.
+ */
+static void
+forget_question(const EcmShapeDef *shape, const EcmChunkReader *entry)
+{
+	static struct _SPI_plan *plan;
+	Oid			types[] = {INT8OID, LSNOID, INT8OID};
+	Datum		values[] = {Int64GetDatum(shape->id), LSNGetDatum(entry->lsn),
+	Int64GetDatum((int64) entry->opno)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.reading_again"
+					 " WHERE shape = $1 AND lsn = $2 AND op = $3",
+					 SPI_OK_DELETE, 3, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
 static EcmVerdict
 judge_entry(void *arg, const EcmChunkReader *entry, const EcmValue **row)
 {
@@ -235,6 +256,8 @@ judge_entry(void *arg, const EcmChunkReader *entry, const EcmValue **row)
 
 	if (answer != NULL)
 		verdict = ecm_judge_again(answer->lsn, answer->op, entry);
+	if (verdict != ECM_STAYS && entry->op == ECM_OP_INSERT)
+		forget_question(again->shape, entry);
 	if (verdict == ECM_REPLACED)
 	{
 		if (entry->op != ECM_OP_INSERT)
@@ -246,21 +269,6 @@ judge_entry(void *arg, const EcmChunkReader *entry, const EcmValue **row)
 	if (ecm_judge_lacks(&again->halves, entry, verdict))
 		ecm_again_ask(again->shape, entry);
 	return verdict;
-}
-
-static void
-delete_answers(const EcmShapeDef *shape, TransactionId xid)
-{
-	static struct _SPI_plan *plan;
-	Oid			types[] = {INT8OID, XIDOID};
-	Datum		values[] = {Int64GetDatum(shape->id), TransactionIdGetDatum(xid)};
-	EcmSpiState spi;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.reading_again"
-					 " WHERE shape = $1 AND order_xid::xid = $2",
-					 SPI_OK_DELETE, 2, types, values, NULL);
-	ecm_spi_end(&spi);
 }
 
 bool
@@ -278,7 +286,6 @@ ecm_again_use(const EcmShapeDef *shape, TransactionId xid)
 	again.entry_context = AllocSetContextCreate(CurrentMemoryContext,
 												"electric_cm compared keys",
 												ALLOCSET_DEFAULT_SIZES);
-	delete_answers(shape, xid);
 	mark.lsn = again.from;
 	(void) ecm_captured_judge(shape->id, shape, &rules, &mark);
 	return true;
