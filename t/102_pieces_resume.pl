@@ -22,14 +22,14 @@ $stack->sql(
 	'CREATE TABLE t (id int PRIMARY KEY, n int, big text)',
 	'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
 	'ALTER TABLE t REPLICA IDENTITY FULL',
-	q{INSERT INTO t SELECT i, i % 3, repeat('x', 2500) FROM generate_series(1, 6000) i});
+	q{INSERT INTO t SELECT i, i % 3, repeat('x', 2500) FROM generate_series(1, 3000) i});
 ok($stack->active, 'active');
 
 my $script = $node->basedir . '/load.sql';
 append_to_file($script, q{
-\set id random(1, 6000)
+\set id random(1, 3000)
 \set low random(1, 200)
-\set high random(5000, 6000)
+\set high random(2500, 3000)
 UPDATE t SET n = (n + 1) % 3 WHERE id = :id;
 DELETE FROM t WHERE id = :id + 1;
 INSERT INTO t VALUES (:id + 1, 0, 'new') ON CONFLICT DO NOTHING;
