@@ -431,7 +431,8 @@ CREATE FUNCTION _electric_cm.read_piece(reading int8, attempt int4, last_attempt
 										max_bytes int8, OUT state text, OUT xid xid)
 	AS 'MODULE_PATHNAME', 'electric_cm_read_piece' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.finish_reading(reading int8, OUT state text, OUT xid xid)
+CREATE FUNCTION _electric_cm.finish_reading(reading int8, attempt int4, last_attempt bool,
+											OUT state text, OUT xid xid)
 	AS 'MODULE_PATHNAME', 'electric_cm_finish_reading' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.delete_readings() RETURNS bool

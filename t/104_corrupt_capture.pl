@@ -1,5 +1,5 @@
 # While a table is read in pieces, what was captured of one shape turns out to be
-# corrupt: that shape ends, and nothing else.
+# corrupt, or what it asks for can't be read: that shape ends, and nothing else.
 use strict;
 use warnings;
 
@@ -44,6 +44,38 @@ like($stack->error_of($bad), qr/log of shape .* is corrupt/, 'and says why');
 $stack->is_live($good, 'another one goes on');
 is($stack->sql($consumers), $before, 'no consumer has ended');
 $stack->replays($good, 'other', 'and replays');
+
+# A key that is to be read again, and can't be
+my $asks = $stack->shape('t', where => 'id > 0');
+$stack->becomes("SELECT count(*) > 5 FROM _electric_cm.reading_piece JOIN _electric_cm.shape USING (reading) WHERE handle = '$asks'");
+$stack->sql("INSERT INTO _electric_cm.reading_again (shape, lsn, op, generation, key)
+	SELECT id, '0/1', 0, generation, '{no number}' FROM _electric_cm.shape WHERE handle = '$asks'");
+$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$asks'", 'a key that can not be read again ends its shape');
+like($stack->error_of($asks), qr/invalid input syntax for type integer/, '... which says why');
+is($stack->state_of($good), 'live', '... and no other');
+$stack->sql("SELECT electric_cm_drop_shape('$asks')");
+$stack->seen('NOT EXISTS (SELECT FROM _electric_cm.reading_again)', 'and nothing of it is left');
+
+# A key is asked for twice, and the answers come one after the other.  The row changes
+# in between: when the consumer has used the first answer, and not committed that yet.
+$stack->sql('CREATE TABLE moves (id int PRIMARY KEY, n int, big text)', 'ALTER TABLE moves ALTER big SET STORAGE EXTERNAL',
+	q{INSERT INTO moves SELECT i, i, repeat(i::text, 2500) FROM generate_series(1, 300) i WHERE i <> 5},
+	q{CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN UPDATE public.moves SET big = repeat('new', 2500) WHERE id = 5 AND big !~ 'new'; RETURN NULL; END $$},
+	'CREATE TRIGGER t AFTER DELETE ON _electric_cm.reading_again FOR EACH ROW EXECUTE FUNCTION change()');
+my $moves = $stack->shape('moves');
+$stack->becomes("SELECT count(*) > 10 FROM _electric_cm.reading_piece JOIN _electric_cm.shape USING (reading) WHERE handle = '$moves'");
+$changer->query_safe('BEGIN; LOCK TABLE _electric_cm.reading IN EXCLUSIVE MODE');
+$stack->sql('UPDATE moves SET id = 5 WHERE id = 290',
+	'DELETE FROM moves WHERE id = 295', 'UPDATE moves SET id = 295 WHERE id = 5', 'UPDATE moves SET id = 5 WHERE id = 291');
+is($stack->sql("SELECT count(*) FROM _electric_cm.reading_piece JOIN _electric_cm.shape USING (reading) WHERE handle = '$moves' AND upto[1]::int >= 290"),
+	'0', 'a key that has been read gets rows that have not');
+$changer->query_safe('COMMIT');
+$stack->is_live($moves);
+cmp_ok($stack->sql(q{SELECT n_tup_ins FROM pg_stat_all_tables WHERE relname = 'reading_again'}), '>', 2, 'it is asked for twice');
+is($stack->sql(q{SELECT left(big, 3) FROM moves WHERE id = 5}), 'new', 'the row changes in between');
+$stack->settle;
+$stack->replays($moves, 'moves', 'nothing of it is lost');
 $_->quit for ($changer, $holder);
 $node->stop;
 done_testing();

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * partition.h
- *	  Which tables a table is a partition of.
+ *	  Which tables a table is a partition of, and what its own partitions are.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,5 +18,8 @@
  * is being detached, while pg_class still calls it a partition.
  */
 extern List *ecm_partition_ancestors(Oid relation);
+
+/* The table's size in bytes, with its partitions.  Leaves no locks behind. */
+extern int64 ecm_table_bytes(Oid relation);
 
 #endif							/* ECM_PARTITION_H */

@@ -25,7 +25,6 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_inherits.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -40,6 +39,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/partition.h"
 #include "jobs/fold.h"
 #include "shape/shape_catalog.h"
 
@@ -59,28 +59,6 @@ PG_FUNCTION_INFO_V1(electric_cm_fold_shape);
  * ----------------------------------------------------------------
  */
 
-/* The table's size, with its partitions.  Leaves no locks behind. */
-static int64
-table_bytes(Oid relation)
-{
-	int64		bytes = 0;
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
-	{
-		LOCAL_FCINFO(fcinfo, 1);
-		Datum		size;
-
-		InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-		fcinfo->args[0].value = ObjectIdGetDatum(lfirst_oid(lc));
-		fcinfo->args[0].isnull = false;
-		size = pg_table_size(fcinfo);
-		if (!fcinfo->isnull)	/* null: the partition is gone */
-			bytes += DatumGetInt64(size);
-	}
-	return bytes;
-}
-
 /*
  * The size that the log may have before it is folded (bytes). retention 0: the
  * default.  A fold reads the base, too, so it must not be done each time when
@@ -96,7 +74,7 @@ size_limit(const EcmShapeDef *shape, int64 retention, int64 log_bytes,
 		retention = MIN_AUTO_RETENTION;
 		if (log_bytes > retention)	/* else the table's size makes no
 									 * difference */
-			retention = Max(retention, 2 * table_bytes(shape->relation));
+			retention = Max(retention, 2 * ecm_table_bytes(shape->relation));
 	}
 	return Max(retention, 2 * base_bytes);
 }

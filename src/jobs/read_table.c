@@ -516,6 +516,7 @@ ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 	.began = ecm_now(), .context = CurrentMemoryContext};
 	Source		source;
 	Portal		portal;
+	uint64		nrows;
 
 	memset(result, 0, sizeof(*result));
 	copy.values = palloc(shapes[0]->def->ncolumns * sizeof(EcmValue));
@@ -539,9 +540,10 @@ ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 	do
 	{
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		pack_rows(&copy, SPI_tuptable, SPI_processed);
+		nrows = SPI_processed;
+		pack_rows(&copy, SPI_tuptable, nrows);
 		SPI_freetuptable(SPI_tuptable);
-	} while (SPI_processed > 0 && result->end == ECM_READ_ALL);
+	} while (nrows > 0 && result->end == ECM_READ_ALL);
 	for (int i = 0; i < n; i++)
 		shapes[i]->rows = ecm_row_packer_end(shapes[i]->packer);
 	SPI_cursor_close(portal);

@@ -28,11 +28,11 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/pg_lsn.h"
 
 #include "base/clock.h"
 #include "base/event.h"
+#include "base/partition.h"
 #include "base/settings.h"
 #include "base/shmem.h"
 #include "base/spi.h"
@@ -90,8 +90,7 @@ check_space(const EcmReadShape *shape, int64 bytes)
 	int64		left = Max(ecm_min_wal_free_space, 0) * INT64CONST(1024) * 1024;
 
 	if (def->filter == NULL)
-		bytes = Max(bytes, DatumGetInt64(DirectFunctionCall1(pg_table_size,
-															 ObjectIdGetDatum(def->relation))));
+		bytes = Max(bytes, ecm_table_bytes(def->relation));
 	if (index >= 0 && ecm_stack_copy_head(index, stack) && stack->dboid == MyDatabaseId &&
 		stack->slot.sample.sampled_at != 0 && stack->slot.sample.data_free_bytes >= 0 &&
 		stack->slot.sample.data_free_bytes < bytes + left)
@@ -253,6 +252,51 @@ emit(const Reading *reading, EcmMessageKind kind, int number, bool all)
 	ecm_message_emit(&message);
 }
 
+/* ------------------------------------------------------------ the jobs -- */
+
+/*
+ * Finds out where the reading is, and for which shapes.  False: there is nothing to be
+ * done in this transaction, and *state says what comes next.
+ */
+static bool
+begin_job(Reading *reading, const char **state)
+{
+	ecm_read_check_session();
+	if (!open_reading(reading))
+	{
+		*state = "more";
+		return false;
+	}
+	find_shapes(reading);
+	*state = "done";
+	return reading->n > 0;
+}
+
+/*
+ * Calls fn.  If the reading is for one shape alone, and that is to blame for an error, it
+ * ends by a message "fail".
+ */
+static void
+run_job(const Reading *reading, bool last_attempt, EcmReadCallback fn, void *job)
+{
+	const EcmShapeDef *def = reading->shapes[0].def;
+
+	if (reading->n > 1)
+		fn(job);
+	else
+		(void) ecm_read_or_fail(def->id, def->generation, last_attempt, fn, job);
+}
+
+/* Calls fn, which reads the table; for one shape alone that is watched over. */
+static void
+run_reading(const Reading *reading, EcmReadCallback fn, void *arg)
+{
+	if (reading->n > 1)
+		fn(arg);
+	else
+		ecm_read_blamed(reading->shapes[0].def, true, fn, arg);
+}
+
 /* ------------------------------------------------------------ one piece -- */
 
 typedef struct PieceJob
@@ -354,11 +398,7 @@ read_next(void *arg)
 	a.shapes = palloc(sizeof(EcmReadShape *) * reading->n);
 	for (int i = 0; i < reading->n; i++)
 		a.shapes[i] = &reading->shapes[i];
-	if (reading->n > 1)
-		read_rows(&a);
-	else
-		ecm_read_blamed(def, true, read_rows, &a);
-
+	run_reading(reading, read_rows, &a);
 	if (a.result.end == ECM_READ_ENOUGH)
 	{
 		range.upto = a.result.last;
@@ -435,24 +475,17 @@ electric_cm_read_piece(PG_FUNCTION_ARGS)
 {
 	Reading		reading = {.id = PG_GETARG_INT64(0)};
 	PieceJob	job = {.reading = &reading, .attempt = PG_GETARG_INT32(1),
-	.max_bytes = Max(PG_GETARG_INT64(3), 1), .state = "done"};
+	.max_bytes = Max(PG_GETARG_INT64(3), 1)};
 
-	ecm_read_check_session();
-	if (!open_reading(&reading))
-		return answer(fcinfo, "more");
-	find_shapes(&reading);
-	if (reading.n == 0)
-		return answer(fcinfo, "done");
+	if (!begin_job(&reading, &job.state))
+		return answer(fcinfo, job.state);
 	if (reading.last.number > 0 && reading.last.upto == NULL)
 	{
 		repeat_last(&reading);
 		job.state = "last";
 	}
-	else if (reading.n > 1)
-		read_next(&job);
-	else if (!ecm_read_or_fail(reading.shapes[0].def->id, reading.shapes[0].def->generation,
-							   PG_GETARG_BOOL(2), read_next, &job))
-		job.state = "done";
+	else
+		run_job(&reading, PG_GETARG_BOOL(2), read_next, &job);
 	return answer(fcinfo, job.state);
 }
 
@@ -508,17 +541,27 @@ read_again(Reading *reading, HeapTuple row, TupleDesc desc)
 	return data != NULL ? VARSIZE(data) : 0;
 }
 
-/* Answers what consumers ask for.  Returns whether there was anything. */
-static bool
-answer_again(Reading *reading)
+typedef struct FinishJob
 {
+	Reading    *reading;
+	int			attempt;		/* how often it has failed */
+	const char *state;			/* result */
+}			FinishJob;
+
+/* Reads what consumers ask for, or some of it. */
+static void
+answer_some(void *arg)
+{
+	FinishJob  *job = arg;
+	Reading    *reading = job->reading;
+	int			max = ecm_debug_piece_rows > 0 ? ecm_debug_piece_rows :
+	Max(MAX_AGAIN >> Min(2 * job->attempt, 30), 1);
 	Oid			types[] = {INT8OID, INT8ARRAYOID, INT8OID};
-	Datum		args[] = {Int64GetDatum(reading->id), shape_ids(reading), Int64GetDatum(MAX_AGAIN)};
+	Datum		args[] = {Int64GetDatum(reading->id), shape_ids(reading), Int64GetDatum(max)};
 	SPITupleTable *rows;
 	uint64		n;
 	int64		bytes = 0;
 	EcmSpiState spi;
-	bool		any = false;
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run(AGAIN_SQL, SPI_OK_SELECT, 3, types, args, NULL);
@@ -527,6 +570,16 @@ answer_again(Reading *reading)
 	for (uint64 i = 0; i < n && bytes < ECM_PIECE_BYTES; i++)
 		bytes += read_again(reading, rows->vals[i], rows->tupdesc);
 	ecm_spi_end(&spi);
+}
+
+/* Answers what consumers ask for.  Returns whether there was anything. */
+static bool
+answer_again(FinishJob * job)
+{
+	Reading    *reading = job->reading;
+	bool		any = false;
+
+	run_reading(reading, answer_some, job);
 	for (int i = 0; i < reading->n; i++)
 		any = any || reading->shapes[i].done;
 	if (!any)
@@ -536,39 +589,52 @@ answer_again(Reading *reading)
 	return true;
 }
 
+static void
+finish(void *arg)
+{
+	FinishJob  *job = arg;
+	Reading    *reading = job->reading;
+
+	ecm_read_check_table(reading->shapes[0].def);
+	if (answer_again(job))
+	{
+		job->state = "again";
+		return;
+	}
+	for (int i = 0; i < reading->n; i++)
+	{
+		reading->shapes[i].done = true;
+		reading->shapes[i].rows = ecm_log_base_rows(reading->shapes[i].def->id);
+	}
+	ecm_snapshot_store(reading->shapes, reading->n, reading->last.snapshot);
+}
+
 /*
- * _electric_cm.finish_reading(reading int8, OUT state text, OUT xid xid)
+ * _electric_cm.finish_reading(reading int8, attempt int4, last_attempt bool,
+ *		OUT state text, OUT xid xid)
  *
  * To be called when all consumers have come to the last message of the reading. state:
  *
  *	again	the message "again", in the transaction xid, has keys that had to be read
  *			once more: when all consumers have come to that, call again
  *	more	the last piece is not there
- *	done	as of read_piece(); the message is "live"
+ *	done	as of read_piece(); the message is "live", or "fail"
+ *
+ * attempt: how often it has failed; fewer keys are read at a time then. last_attempt, and
+ * errors: as of read_piece().
  */
 Datum
 electric_cm_finish_reading(PG_FUNCTION_ARGS)
 {
 	Reading		reading = {.id = PG_GETARG_INT64(0)};
+	FinishJob	job = {.reading = &reading, .attempt = PG_GETARG_INT32(1)};
 
-	ecm_read_check_session();
-	if (!open_reading(&reading))
-		return answer(fcinfo, "more");
-	find_shapes(&reading);
-	if (reading.n == 0)
-		return answer(fcinfo, "done");
+	if (!begin_job(&reading, &job.state))
+		return answer(fcinfo, job.state);
 	if (reading.last.number == 0 || reading.last.upto != NULL)
 		return answer(fcinfo, "more");
-	ecm_read_check_table(reading.shapes[0].def);
-	if (answer_again(&reading))
-		return answer(fcinfo, "again");
-	for (int i = 0; i < reading.n; i++)
-	{
-		reading.shapes[i].done = true;
-		reading.shapes[i].rows = ecm_log_base_rows(reading.shapes[i].def->id);
-	}
-	ecm_snapshot_store(reading.shapes, reading.n, reading.last.snapshot);
-	return answer(fcinfo, "done");
+	run_job(&reading, PG_GETARG_BOOL(2), finish, &job);
+	return answer(fcinfo, job.state);
 }
 
 /*

@@ -108,9 +108,11 @@ job_done(void *arg, EcmConn *conn, const EcmError *err)
 		ecm_batch_fail(b, err);
 		return;
 	}
-	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	answer = ecm_conn_value(conn, 0, 0);
 	xid = ecm_conn_value(conn, 0, 1);
+	/* the last piece is given again after each failure of what follows it */
+	if (answer == NULL || strcmp(answer, "last") != 0)
+		ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	if (answer == NULL || strcmp(answer, "done") == 0)
 		ecm_batch_end(b);
 	else if (strcmp(answer, "more") != 0 && xid != NULL &&
@@ -141,14 +143,20 @@ submit(EcmBatch *b, EcmCreationStep step, const char *sql, const char *waiting_f
 									  "%s; COMMIT", sql), 0, job_done, b);
 }
 
+/* The arguments that all these jobs begin with: reading, attempt, last_attempt. */
+static char *
+job_arguments(const EcmBatch *b)
+{
+	return psprintf(INT64_FORMAT ", %d, %s", b->reading, b->backoff.retries,
+					b->backoff.retries + 1 >= MAX_ATTEMPTS ? "true" : "false");
+}
+
 static void
 start_piece(EcmBatch *b, int64 max_wal)
 {
 	submit(b, ECM_CREATION_PIECE,
-		   psprintf("SELECT state, xid FROM _electric_cm.read_piece(" INT64_FORMAT
-					", %d, %s, " INT64_FORMAT ")", b->reading, b->backoff.retries,
-					b->backoff.retries + 1 >= MAX_ATTEMPTS ? "true" : "false",
-					max_wal / WAL_FACTOR),
+		   psprintf("SELECT state, xid FROM _electric_cm.read_piece(%s, " INT64_FORMAT ")",
+					job_arguments(b), max_wal / WAL_FACTOR),
 		   "the next piece of the table to be read");
 }
 
@@ -156,8 +164,8 @@ static void
 start_finish(EcmBatch *b)
 {
 	submit(b, ECM_CREATION_FINISH,
-		   psprintf("SELECT state, xid FROM _electric_cm.finish_reading(" INT64_FORMAT ")",
-					b->reading),
+		   psprintf("SELECT state, xid FROM _electric_cm.finish_reading(%s)",
+					job_arguments(b)),
 		   "the end of the reading of the table");
 }
 
