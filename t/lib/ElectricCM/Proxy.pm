@@ -197,11 +197,13 @@ sub _end
 }
 
 # Who has given up is let go; the server's side, too, for its walsender does so
-# by itself, but its backends would wait for ever.
+# by itself, but its backends would wait for ever.  A session is found twice among
+# the values, and what is deleted may not be in a list that is being gone through.
 sub _tidy
 {
 	my ($proxy) = @_;
-	for my $session (grep { $_->{lost_until} } values %{ $proxy->{session} })
+	my %lost = map { $_ => $_ } grep { $_->{lost_until} } values %{ $proxy->{session} };
+	for my $session (values %lost)
 	{
 		my $there = recv $session->{sockets}[0], my $byte, 1, MSG_PEEK | MSG_DONTWAIT;
 		_end($proxy, $session) if (defined $there && $byte eq '') || time() > $session->{lost_until};
