@@ -63,5 +63,35 @@ $locker->query_safe('COMMIT');
 $locker->quit;
 $stack->is_live($_, '... and have theirs when they are free') for @locked;
 
+# A command that has a partitioned table, and comes to its partitions, while the
+# reading waits for the table: that would be a deadlock if the reading had them.
+# The command gets the table when a writer ends whom the shape has waited for.
+my $writer = $node->background_psql($db, on_error_stop => 1);
+$writer->query_safe('BEGIN; INSERT INTO other VALUES (3)');
+my $of_locked = $stack->shape('other', columns => ['id']);
+$stack->becomes("SELECT waiting_for ~ 'writing to the table' FROM electric_cm_shapes WHERE handle = '$of_locked'", 'a shape of partitions waits for a writer');
+$locker = $node->background_psql($db, on_error_stop => 0);
+$locker->query_until(qr/begun/, <<'SQL');
+\echo begun
+BEGIN;
+LOCK TABLE ONLY other IN ACCESS EXCLUSIVE MODE;
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE NOT granted AND relation = 'other'::regclass AND application_name LIKE 'electric_cm pool%')
+	LOOP
+		PERFORM pg_sleep(0.01), pg_stat_clear_snapshot();
+	END LOOP;
+	LOCK TABLE other_leaf IN ACCESS EXCLUSIVE MODE NOWAIT;
+END $$;
+SQL
+$stack->becomes(q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'other'::regclass)}, '... as does who is to alter it');
+$writer->query_safe('COMMIT');
+$writer->quit;
+is($locker->query('SELECT count(*) FROM other_leaf'), '2', 'a command that has the table gets its partitions, while reading waits for it');
+$locker->quit;
+$stack->is_live($of_locked, '... and goes on when it has ended');
+$stack->replays($of_locked, 'other', '... and is right', columns => ['id']);
+
 $node->stop;
 done_testing();
