@@ -546,7 +546,7 @@ typedef struct FinishJob
 	Reading    *reading;
 	int			attempt;		/* how often it has failed */
 	const char *state;			/* result */
-}			FinishJob;
+} FinishJob;
 
 /* Reads what consumers ask for, or some of it. */
 static void
@@ -574,7 +574,7 @@ answer_some(void *arg)
 
 /* Answers what consumers ask for.  Returns whether there was anything. */
 static bool
-answer_again(FinishJob * job)
+answer_again(FinishJob *job)
 {
 	Reading    *reading = job->reading;
 	bool		any = false;
