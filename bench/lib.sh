@@ -47,6 +47,21 @@ server() {
     }
 }
 
+# usage: build_other DIRECTORY
+# Builds another version of the extension, whose sources are there, in a git worktree
+# say.  Servers have that one whose TEMP_CONFIG is $ECM_TMP/other.conf.
+build_other() {
+    local other=$ECM_TMP/other
+    grep -q "$ECM_TMP/dest" "$TEMP_CONFIG" || die "two versions need a server with extension_destdir or extension_control_path"
+    mkdir -p "$other/src"
+    tar -C "$1" --exclude=./.git --exclude='*.o' --exclude='*.so' -cf - . | tar -C "$other/src" -xf -
+    {
+        make -s -C "$other/src" -j"$JOBS" PG_CONFIG="$PG_CONFIG"
+        make -s -C "$other/src" PG_CONFIG="$PG_CONFIG" DESTDIR="$other/dest" install
+    } >"$other/build.log" 2>&1
+    sed "s|$ECM_TMP/dest|$other/dest|g" "$TEMP_CONFIG" >"$ECM_TMP/other.conf"
+}
+
 # usage: wait_until SECONDS WHAT COMMAND...
 wait_until() {
     local deadline=$((SECONDS + $1)) what=$2

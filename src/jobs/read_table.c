@@ -48,8 +48,13 @@
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 
-/* Rows fetched from the cursor at a time. */
+/* Rows fetched from the cursor at a time, and after which the clock is looked at. */
 #define FETCH_ROWS		1000
+#define CLOCK_ROWS		64
+
+/* A whole table that comes to so much more than planned is given up. */
+#define MISPLANNED		2
+#define MIN_GIVEN_UP	(4 * ECM_PIECE_BYTES)
 
 /* Parameters of a query: the constants, and the keys at both ends. */
 #define MAX_PARAMS		(1 + 2 * INDEX_MAX_KEYS)
@@ -388,6 +393,7 @@ typedef struct Copy
 	int			n;
 	const EcmReadRange *range;
 	EcmReadResult *result;
+	int64		max_bytes;		/* what is enough; 0: everything */
 	EcmTime		began;
 	EcmLogWriter *writer;
 	FmgrInfo   *functions;
@@ -401,8 +407,9 @@ is_enough(const Copy *copy)
 {
 	const EcmReadRange *range = copy->range;
 
-	return (range->max_bytes > 0 && copy->result->bytes >= range->max_bytes) ||
-		(range->max_ms > 0 && ecm_has_passed(copy->began, ecm_now(), range->max_ms));
+	return (copy->max_bytes > 0 && copy->result->bytes >= copy->max_bytes) ||
+		(range->max_ms > 0 && copy->result->rows % CLOCK_ROWS == 0 &&
+		 ecm_has_passed(copy->began, ecm_now(), range->max_ms));
 }
 
 static void
@@ -501,8 +508,12 @@ open_copy(Copy *copy, Relation rel)
 	plan = linitial_node(PlannedStmt, portal->stmts)->planTree;
 	copy->result->planned_rows = (int64) plan->plan_rows;
 	copy->result->planned_bytes = (int64) (plan->plan_rows * plan->plan_width);
-	if (range->max_cost <= 0 ||
-		(plan->total_cost <= range->max_cost && copy->result->planned_bytes <= Min(range->max_bytes, ECM_PIECE_BYTES)))
+	copy->max_bytes = range->max_bytes;
+	if (range->max_cost <= 0)
+		return portal;
+	copy->max_bytes = Min(range->max_bytes,
+						  Max(MISPLANNED * copy->result->planned_bytes, MIN_GIVEN_UP));
+	if (plan->total_cost <= range->max_cost && copy->result->planned_bytes <= range->max_bytes)
 		return portal;
 	SPI_cursor_close(portal);
 	return NULL;

@@ -37,16 +37,17 @@
 #define ENOUGH_MS		1000
 
 /*
- * What the planner may think that one query costs.  A sequential scan of 150 MB costs
- * so much, or an index scan for some thousand rows.
+ * What the planner may think that one query costs, and how much it reads: a second's
+ * work.  A sequential scan of 300 MB costs so much, or an index scan for some thousand
+ * rows.  It is faster by half than pieces, so small tables should not need them.
  */
-#define MAX_COST		25000.0
+#define MAX_COST		50000.0
+#define MAX_BYTES		(16 * ECM_PIECE_BYTES)
 
 /*
  * If it was wrong, and the rows are larger, or the clause slower, than it thought, the
  * query is given up for a reading in pieces.
  */
-#define TOO_MANY_BYTES	(4 * ECM_PIECE_BYTES)
 #define TOO_LONG_MS		(5 * ECM_PIECE_MS)
 
 PG_FUNCTION_INFO_V1(electric_cm_take_snapshot);
@@ -118,7 +119,7 @@ read_whole(Together *group, int64 max_bytes, bool last_word)
 	if (ecm_read_is_ordered(def))
 	{
 		group->range.max_cost = ecm_debug_piece_rows > 0 ? 1e-9 : MAX_COST;
-		group->range.max_bytes = Min(TOO_MANY_BYTES, max_bytes);
+		group->range.max_bytes = Min(MAX_BYTES, max_bytes);
 		group->range.max_ms = TOO_LONG_MS;
 	}
 	if (group->n > 1)
