@@ -55,8 +55,8 @@ typedef struct EcmReadRange
 								 * may end before */
 	int64		max_bytes;		/* what is enough; 0: everything */
 	int			max_ms;			/* likewise */
-	double		max_cost;		/* as the planner sees it, and max_bytes too; 0:
-								 * whatever it thinks */
+	double		max_cost;		/* as the planner sees it, and max_bytes too;
+								 * 0: whatever it thinks */
 } EcmReadRange;
 
 typedef enum EcmReadEnd
