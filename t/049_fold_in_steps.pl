@@ -131,12 +131,13 @@ is($stack->sql("SELECT seen('$handle', '$last')"), '0 ', 'a reader who was at it
 
 # ---- crashes
 
-# A moment in a fold, by SQL that is true then; returns the PID of who folds.
+# A moment in a fold, by SQL that is true then; returns the PID of who folds, and
+# how far he is.
 my $folder = q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL _electric_cm.fold_shape%' AND state = 'active'};
 my $folding = "EXISTS ($folder)";
 my $reading = "$folding AND NOT EXISTS (SELECT FROM _electric_cm.shape_fold)";
 my $writing = "$folding AND EXISTS (SELECT FROM _electric_cm.shape_fold WHERE done > 2)";
-$stack->sql(qq{CREATE PROCEDURE await_moment(moment text, INOUT who int DEFAULT NULL) LANGUAGE plpgsql AS \$\$
+$stack->sql(qq{CREATE PROCEDURE await_moment(moment text, INOUT who int DEFAULT NULL, INOUT fold text DEFAULT NULL) LANGUAGE plpgsql AS \$\$
 DECLARE
 	until timestamptz := clock_timestamp() + '100 s';
 	met bool;
@@ -147,19 +148,21 @@ BEGIN
 		IF clock_timestamp() > until THEN RAISE 'no such moment'; END IF;
 		COMMIT;
 	END LOOP;
+	fold := (SELECT done || ' ' || first_op FROM _electric_cm.shape_fold LIMIT 1);
 	who := ($folder LIMIT 1);
 END \$\$});
 my $session = $node->background_psql($db, on_error_stop => 1);
 sub await_moment { my ($moment) = @_; return $session->query_safe("CALL await_moment(\$_\$$moment\$_\$)"); }
 sub crash_at
 {
-	my ($moment) = @_;
-	my $pid = await_moment($moment);
+	my ($moment, $what) = @_;
+	my ($pid, $fold) = split /\|/, await_moment($moment);
+	ok($pid, "a crash while it $what");
 	kill 'KILL', $pid if $pid;
 	$session->{run}->kill_kill;
 	$node->poll_query_until($db, q{SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'}) or die 'no restart';
 	$session = $node->background_psql($db, on_error_stop => 1);
-	return $pid;
+	return $fold || '0 0';
 }
 
 for ([ 'reads', $reading ], [ 'writes', $writing ],
@@ -171,8 +174,8 @@ for ([ 'reads', $reading ], [ 'writes', $writing ],
 	churn(40);
 	my $base = $stack->sql("SELECT lsn FROM _electric_cm.shape_base WHERE shape = $id");
 	retention('256 kB');
-	ok(crash_at($moment), "a crash while it $what");
-	my ($done, $op) = split /\|/, $stack->sql('SELECT done, first_op FROM _electric_cm.shape_fold') || '0|0';
+	# before the crash: the stack goes on as soon as it is there again
+	my ($done, $op) = split / /, crash_at($moment, $what);
 	replays($handle, '... replay equals the table');
 	$stack->becomes("SELECT lsn > '$base' FROM _electric_cm.shape_base WHERE shape = $id", '... it is folded in the end');
 	nothing_is_left($id, '... and nothing is left over');
