@@ -36,8 +36,8 @@ typedef struct SlotCreation
 {
 	bool		drop_first;		/* the slot that is there is of no use any
 								 * more: drop it and create another.  (For
-								 * that one, check_timeline throws all shapes
-								 * away.) */
+								 * that one, check_timeline has all shapes
+								 * resynced.) */
 	char		drop_why[128];	/* ... as was to be expected; or "" */
 	char		hold_why[256];	/* why no slot may be created now, or "" */
 	int			hold_pid;		/* of the process to blame; 0: none known */
@@ -170,5 +170,11 @@ extern void ecm_replication_set_silent(const Replication *rep, int64 us,
  */
 extern bool ecm_replication_has_lost_slot(Replication *rep, bool at_once,
 										  EcmStepFailure *failure);
+
+/*
+ * After a failure of the stream, or of its beginning: makes it one of kind RECREATE if the
+ * slot can't be used any more.
+ */
+extern void ecm_replication_judge_slot(const Replication *rep, EcmStepFailure *failure);
 
 #endif							/* ECM_REPLICATION_H */

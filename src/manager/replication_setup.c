@@ -466,7 +466,7 @@ drop_useless_slot(Replication *rep, EcmStepFailure *failure)
 					 "dropped replication slot \"%s\", to make a new one", rep->slot);
 	else
 		ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-					 "The shapes that were made with it are invalid.",
+					 "All shapes of this database are compared with their tables.",
 					 "dropped replication slot \"%s\", to make a new one", rep->slot);
 	rep->creation.drop_why[0] = '\0';
 	return ECM_RESULT_DONE;
@@ -669,6 +669,7 @@ static EcmStepResult
 poll_start_streaming(Replication *rep, EcmStepFailure *failure)
 {
 	EcmConnState state = ecm_conn_poll(rep->conn);
+	EcmStepResult result;
 
 	if (state == ECM_CONN_BUSY)
 		return ECM_RESULT_PENDING;
@@ -678,7 +679,10 @@ poll_start_streaming(Replication *rep, EcmStepFailure *failure)
 		rep->stream.pid = ecm_replication_slot_pid(rep);
 		return ECM_RESULT_DONE;
 	}
-	return conn_failed(rep, failure, ECM_CONTEXT_STREAM);
+	result = conn_failed(rep, failure, ECM_CONTEXT_STREAM);
+	/* a small limit may have cost it since it was looked at, or made */
+	ecm_replication_judge_slot(rep, failure);
+	return result;
 }
 
 /*

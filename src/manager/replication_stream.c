@@ -68,6 +68,24 @@
 /* --------------------------------------------------------------- stream -- */
 
 /*
+ * An SQLSTATE such as 55000 can mean many things here.  So whether the slot must be made
+ * anew is decided by a look at it: it is gone, invalidated, or needs WAL that has been
+ * removed.
+ */
+void
+ecm_replication_judge_slot(const Replication *rep, EcmStepFailure *failure)
+{
+	EcmSlotFacts facts;
+
+	if (failure->kind == ECM_ERROR_FATAL)
+		return;
+	if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidation != NULL ||
+		(ecm_error_is_file_missing(failure->err.sqlstate) &&
+		 ecm_slot_wal_is_gone(facts.restart_lsn)))
+		failure->kind = ECM_ERROR_RECREATE;
+}
+
+/*
  * Fills 'failure' with the error that the stream has ended with; returns -1 for the
  * callers' convenience.
  */
@@ -76,21 +94,7 @@ stream_failed(Replication *rep, EcmStepFailure *failure)
 {
 	ecm_failure_set(failure, ecm_conn_error(rep->conn), ECM_CONTEXT_STREAM);
 	ecm_error_hide_row(&failure->err);
-
-	/*
-	 * An SQLSTATE such as 55000 can mean many things here.  So whether the
-	 * slot must be made anew is decided by a look at it: it is gone,
-	 * invalidated, or needs WAL that has been removed.
-	 */
-	if (failure->kind != ECM_ERROR_FATAL)
-	{
-		EcmSlotFacts facts;
-
-		if (!ecm_slot_lookup(rep->slot, &facts) || facts.invalidation != NULL ||
-			(ecm_error_is_file_missing(failure->err.sqlstate) &&
-			 ecm_slot_wal_is_gone(facts.restart_lsn)))
-			failure->kind = ECM_ERROR_RECREATE;
-	}
+	ecm_replication_judge_slot(rep, failure);
 	return -1;
 }
 
