@@ -21,6 +21,7 @@ CREATE TABLE _electric_cm.stack (
 	slot_name name,				-- the slot that we created, if any
 	publication_name name,		-- the publication that we created, if any
 	followed_publication name,	-- the one that the stream was last read by
+	publication_dropped bool NOT NULL DEFAULT false,	-- by us, since then
 	clean_stop_lsn pg_lsn,		-- last acknowledged LSN of a clean stop
 	seen_lsn pg_lsn				-- the library was loaded whenever WAL before it was written
 );
@@ -127,12 +128,13 @@ CREATE TABLE _electric_cm.lost_shape (
 COMMENT ON TABLE _electric_cm.lost_shape IS
 	'shapes that have been invalidated while they were locked';
 
--- No row, or 'capturing': being created.  'gone': invalidated while somebody
--- else had its row locked; it is deleted as soon as that is over.
+-- No row, or 'capturing': being created, or resynced.  'gone': invalidated while
+-- somebody else had its row locked; it is deleted as soon as that is over.
 CREATE TABLE _electric_cm.shape_state (
 	shape int8 PRIMARY KEY,
 	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored', 'gone')),
-	generation int4 NOT NULL,
+	generation int4 NOT NULL,		-- that is captured; 0: none is
+	gap_lsn pg_lsn,					-- being resynced: the log is complete up to there
 	live_at timestamptz,
 	last_error text
 ) WITH (fillfactor = 50);
@@ -187,6 +189,24 @@ CREATE TABLE _electric_cm.shape_fold (
 	abandoned bool NOT NULL		-- what was written is to be deleted
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_fold IS 'logs that are being folded in steps';
+
+-- Where logs lack what happened to their tables.  A resync compares the log with
+-- the table, and closes the gap by the differences, at the offsets <lsn>_<n>, where
+-- n has an identity of this resync in its upper half.  They are not counted by the
+-- running totals of chunks, but here.
+CREATE TABLE _electric_cm.shape_gap (
+	shape int8,
+	order_xid xid8,				-- of the transaction that has ordered the resync
+	lsn pg_lsn,					-- the log goes up to there; NULL: not begun
+	reason text NOT NULL,
+	ordered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	compared int8 NOT NULL DEFAULT 0,	-- rows
+	entries int8 NOT NULL DEFAULT 0,	-- that had to be written
+	bytes int8 NOT NULL DEFAULT 0,
+	closed_at timestamptz,
+	PRIMARY KEY (shape, order_xid)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _electric_cm.shape_gap IS 'gaps in shape logs, and how they were closed';
 
 -- Written only in transactions that write entries; several rows in turn, of
 -- which the largest counts, since a row that is updated while somebody has an old
@@ -404,8 +424,8 @@ CREATE FUNCTION _electric_cm.assign_shapes(workers int4) RETURNS bool
 CREATE FUNCTION _electric_cm.check_runs(slot_name name) RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_check_runs' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.invalidate_all(reason text) RETURNS int4
-	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_all' LANGUAGE C VOLATILE STRICT;
+CREATE FUNCTION _electric_cm.resync_all(reason text) RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_resync_all' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.delete_gone() RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_delete_gone' LANGUAGE C VOLATILE STRICT;
@@ -438,10 +458,11 @@ CREATE FUNCTION _electric_cm.finish_reading(reading int8, attempt int4, last_att
 CREATE FUNCTION _electric_cm.delete_readings() RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_delete_readings' LANGUAGE C VOLATILE STRICT;
 
-CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, OUT log_entries int8,
+CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, gap_lsn pg_lsn,
+											 OUT log_entries int8,
 											 OUT log_bytes int8, OUT last_offset text,
 											 OUT last_read_at timestamptz)
-	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE STRICT;
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE;
 
 CREATE FUNCTION _electric_cm.stat_manager(
 		OUT datid oid, OUT datname name, OUT stack_id text, OUT pid int4,
@@ -544,12 +565,15 @@ CREATE VIEW electric_cm_shapes AS
 		   s.relation::regclass AS relation,
 		   s.where_clause,
 		   s.requested_columns AS columns,
-		   CASE t.state WHEN 'live' THEN t.state WHEN 'errored' THEN t.state
+		   CASE WHEN t.state IN ('live', 'errored') THEN t.state
+				WHEN t.gap_lsn IS NOT NULL THEN 'resyncing'
 				ELSE 'creating' END AS state,
 		   CASE WHEN t.state IN ('live', 'errored') THEN NULL
 				ELSE coalesce(_electric_cm.shape_waiting_for(s.id, s.relation),
 							  CASE WHEN s.snapshot_generation = s.generation
 								   THEN 'the consumer, to come to the snapshot in the stream'
+								   WHEN t.gap_lsn IS NOT NULL
+								   THEN 'its turn to be compared with the table'
 								   ELSE 'the manager, to come to the shape''s creation in the stream' END)
 				END AS waiting_for,
 		   s.created_at,
@@ -557,12 +581,13 @@ CREATE VIEW electric_cm_shapes AS
 		   l.log_entries,
 		   l.log_bytes,
 		   -- before that, not all of what is stored will stay
-		   CASE WHEN t.state IN ('live', 'errored') THEN l.last_offset END AS last_offset,
+		   CASE WHEN t.state IN ('live', 'errored') OR t.gap_lsn IS NOT NULL
+				THEN l.last_offset END AS last_offset,
 		   l.last_read_at,
 		   _electric_cm.shape_error(s.id, t.last_error) AS last_error
 	FROM _electric_cm.shape s
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
-		 LATERAL _electric_cm.shape_log_stats(s.id) l
+		 LATERAL _electric_cm.shape_log_stats(s.id, t.gap_lsn) l
 	WHERE t.state IS DISTINCT FROM 'gone'
 		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id);
 
@@ -571,7 +596,7 @@ CREATE VIEW electric_cm_stat_progress AS
 	SELECT pg_catalog.current_database() AS datname,
 		   s.handle,
 		   s.relation::regclass AS relation,
-		   'create'::text AS command,
+		   CASE WHEN t.gap_lsn IS NULL THEN 'create' ELSE 'resync' END AS command,
 		   CASE WHEN s.snapshot_generation = s.generation OR p.complete THEN 'settling'
 				WHEN r.id IS NOT NULL THEN 'reading'
 				ELSE 'preparing' END AS phase,
@@ -628,7 +653,7 @@ GRANT EXECUTE ON FUNCTION
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.retained_wal_history(), _electric_cm.slots(),
 	_electric_cm.events(), _electric_cm.options(),
-	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8),
+	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8, pg_lsn),
 	_electric_cm.shape_error(int8, text)
 	TO pg_monitor;
 GRANT SELECT ON

@@ -5,7 +5,7 @@
  *
  * A shape's log begins with a snapshot and goes on with the changes of one unbroken
  * stream.  If the stream is another one, changes between the two are missing, or
- * undone, so all shapes must end.  That is so after a failover or a point-in-time
+ * undone, so all shapes are resynced.  That is so after a failover or a point-in-time
  * recovery (the timeline differs), after a restore (the system identifier or the
  * database's OID differs), with a new slot, by another publication, and when
  * somebody else has consumed changes from the slot.
@@ -50,8 +50,9 @@ ecm_continuity_judge(const EcmLogsRecord *record, const EcmStreamFound *found)
 		return ECM_NEW_SLOT;
 	if (!is_covered(record, found))
 		return ECM_OTHER_SLOT;
-	if (record->publication[0] != '\0' &&
-		strcmp(record->publication, found->publication) != 0)
+	if (record->publication_dropped ||
+		(record->publication[0] != '\0' &&
+		 strcmp(record->publication, found->publication) != 0))
 		return ECM_OTHER_PUBLICATION;
 	return ECM_CONTINUES;
 }

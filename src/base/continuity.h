@@ -23,6 +23,7 @@ typedef struct EcmLogsRecord
 	uint32_t	timeline_id;
 	uint32_t	database_oid;
 	const char *publication;	/* "": there was no stream yet */
+	bool		publication_dropped;	/* since then */
 	uint64_t	logged_lsn;		/* the logs have everything before this;
 								 * UINT64_MAX: there are none */
 	uint64_t	clean_stop_lsn; /* where a clean stop has put the slot, with
@@ -61,7 +62,7 @@ typedef enum EcmContinuity
 extern EcmContinuity ecm_continuity_judge(const EcmLogsRecord *record,
 										  const EcmStreamFound *found);
 
-/* The reason why all shapes end, in words; NULL: they don't. */
+/* The reason why all shapes are resynced, in words; NULL: they are not. */
 extern const char *ecm_continuity_reason(EcmContinuity verdict);
 
 #endif							/* ECM_CONTINUITY_H */

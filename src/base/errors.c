@@ -104,7 +104,7 @@ typedef struct ErrorRule
 #define HINT_TOO_LARGE \
 	"A row, or a logical message, is too large to be decoded: PostgreSQL can" \
 	" send no more than 1 GB, as text. If this goes on, the slot is made anew" \
-	" behind it, and all shapes have to be created again."
+	" behind it, and all shapes are compared with their tables."
 #define HINT_UNSUPPORTED \
 	"Set electric_cm.connection to a server that supports this: PostgreSQL" \
 	" 15 or later, not a standby."

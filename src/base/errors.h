@@ -24,7 +24,7 @@
 typedef enum EcmErrorKind
 {
 	ECM_ERROR_RETRY,			/* try the same step again, with backoff */
-	ECM_ERROR_RECREATE,			/* drop slot, invalidate shapes, start over */
+	ECM_ERROR_RECREATE,			/* drop slot, resync shapes, start over */
 	ECM_ERROR_FATAL				/* no retry can mend it: status "failed" */
 } EcmErrorKind;
 

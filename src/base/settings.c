@@ -648,7 +648,7 @@ ecm_define_settings(void)
 
 	DefineCustomBoolVariable(PREFIX "slot_temporary",
 							 "Makes the replication slot temporary.",
-							 "It is gone with its connection, and all shapes start afresh.",
+							 "It is gone with its connection, and all shapes are compared with their tables then.",
 							 &ecm_slot_temporary, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 
@@ -705,14 +705,14 @@ ecm_define_settings(void)
 
 	DefineCustomIntVariable(PREFIX "retained_wal_limit",
 							"Sets how much WAL the slot may retain before it is dropped.",
-							"All shapes start afresh then, with a new slot. -1 means no limit.",
+							"A new one is made, and all shapes are compared with their tables. -1 means no limit.",
 							&ecm_retained_wal_limit, -1, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MB, check_wal_limit, NULL, NULL);
 
 	DefineCustomIntVariable(PREFIX "min_wal_free_space",
 							"Sets how much disk space must be free under pg_wal.",
 							"If it is less and the slot retains 64 MB or more, the slot is dropped, "
-							"and all shapes start afresh when there is room again. -1 turns it off.",
+							"and all shapes are compared with their tables when there is room again. -1 turns it off.",
 							&ecm_min_wal_free_space, 512, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
 

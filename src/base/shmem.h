@@ -409,17 +409,6 @@ typedef struct EcmStackStall
 	EcmTime		at;				/* since when it has made no progress */
 } EcmStackStall;
 
-/*
- * The last time when all shapes of the database were invalidated at once.  The
- * manager writes.
- */
-typedef struct EcmStackLoss
-{
-	int64		count;			/* number of shapes; -1: unknown */
-	EcmTime		at;				/* 0: never */
-	char		reason[ECM_TEXT_LEN];
-} EcmStackLoss;
-
 typedef struct EcmStack
 {
 	/*
@@ -449,7 +438,6 @@ typedef struct EcmStack
 								 * before it was changed, until it is dropped */
 	EcmWalSettings wal_settings;	/* the manager writes */
 	EcmStackStall stall;
-	EcmStackLoss lost;
 
 	/* the head ends here: see ecm_stack_copy_head() */
 

@@ -41,7 +41,7 @@ ecm_stack_row_read(EcmStackRow *remembered)
 	memset(remembered, 0, sizeof(*remembered));
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
-					" clean_stop_lsn, slot_name, followed_publication, seen_lsn,"
+					" clean_stop_lsn, slot_name, followed_publication, publication_dropped, seen_lsn,"
 					" stopped_for_upgrade"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
@@ -71,9 +71,10 @@ ecm_stack_row_read(EcmStackRow *remembered)
 	datum = SPI_getbinval(row, desc, 7, &isnull);
 	if (!isnull)
 		namestrcpy(&remembered->publication, NameStr(*DatumGetName(datum)));
-	datum = SPI_getbinval(row, desc, 8, &isnull);
+	remembered->publication_dropped = DatumGetBool(SPI_getbinval(row, desc, 8, &isnull));
+	datum = SPI_getbinval(row, desc, 9, &isnull);
 	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
-	remembered->stopped_for_upgrade = DatumGetBool(SPI_getbinval(row, desc, 9, &isnull));
+	remembered->stopped_for_upgrade = DatumGetBool(SPI_getbinval(row, desc, 10, &isnull));
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -200,7 +201,7 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 
 	initStringInfo(&sql);
 	if (mismatch != NULL)
-		appendStringInfo(&sql, "SELECT _electric_cm.invalidate_all(%s);"
+		appendStringInfo(&sql, "SELECT _electric_cm.resync_all(%s);"
 						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
 						 ecm_quote_literal(mismatch));
 
@@ -229,7 +230,7 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
 					 " stopped = false, stopped_for_upgrade = false, clean_stop_lsn = NULL,"
-					 " followed_publication = %s",
+					 " followed_publication = %s, publication_dropped = false",
 					 database_oid, (int64) info->system_identifier,
 					 (int) info->timeline_id,
 					 ecm_quote_literal(ecm_publication_name));
@@ -319,7 +320,8 @@ ecm_stack_row_forget_created(void)
 	 * Not clean_stop_lsn: where the slot could not be dropped, that alone
 	 * tells the next manager that somebody else has consumed it since.
 	 */
-	(void) update_row("slot_name = NULL, publication_name = NULL"
+	(void) update_row("slot_name = NULL, publication_name = NULL,"
+					  " publication_dropped = publication_dropped OR publication_name IS NOT NULL"
 					  " WHERE slot_name IS NOT NULL OR publication_name IS NOT NULL",
 					  0, NULL, NULL);
 }

@@ -42,6 +42,7 @@ typedef struct EcmStackRow
 	NameData	slot_name;
 	NameData	publication;	/* that the stream was last read by; empty:
 								 * there was no stream yet */
+	bool		publication_dropped;	/* by us, since then */
 	char		message_prefix[64];
 } EcmStackRow;
 
@@ -81,7 +82,7 @@ extern char *ecm_stack_mark_sql(XLogRecPtr lsn);
 
 /*
  * Statements that record the present server and database in the row.  With a
- * mismatch, they invalidate all shapes first, in the same transaction.  NULL:
+ * mismatch, they order the resync of all shapes first, in the same transaction.  NULL:
  * the row is up to date.
  */
 extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
@@ -106,7 +107,10 @@ extern void ecm_stack_row_stopped_for_upgrade(void);
  */
 extern bool ecm_stack_row_started(void);
 
-/* Records that slot and publication, which the stack had created, are dropped. */
+/*
+ * Records that slot and publication, which the stack had created, are dropped: to be
+ * called before they are, so that the hooks know that no shape has to end for that.
+ */
 extern void ecm_stack_row_forget_created(void);
 
 /*

@@ -271,7 +271,7 @@ fail(EcmState *s, int64_t now)
 }
 
 /*
- * Has the slot made anew, which invalidates all shapes.  Because of that price,
+ * Has the slot made anew, which resyncs all shapes.  Because of that price,
  * there is a limit within an hour; if a new slot has not helped that often, a
  * further one will not, and the stack fails.
  */
@@ -428,6 +428,8 @@ ecm_state_step(EcmState *s, EcmInput input, int64_t now)
 	switch (input.type)
 	{
 		case ECM_INPUT_STEP_DONE:
+			if (input.consumers_ended)
+				s->consumers_up = false;
 			return step_done(s, now);
 		case ECM_INPUT_STEP_FAILED:
 		case ECM_INPUT_REPLICATION_LOST:

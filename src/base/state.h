@@ -72,6 +72,8 @@ typedef struct EcmInput
 	bool		stuck;			/* for REPLICATION_LOST: the error is about a
 								 * place in the stream, so it will be met
 								 * there again */
+	bool		consumers_ended;	/* for STEP_DONE: the step has ended the
+									 * consumers */
 } EcmInput;
 
 typedef enum EcmAction
@@ -83,7 +85,7 @@ typedef enum EcmAction
 									 * current step when next_retry_at is due
 									 * (a TICK says so) */
 	ECM_ACTION_RECREATE,		/* have create_slot drop the slot, which
-								 * invalidates all shapes; else as above */
+								 * resyncs all shapes; else as above */
 	ECM_ACTION_RESTART,			/* close everything; then as above */
 	ECM_ACTION_FAIL				/* close everything, wait for a reload */
 } EcmAction;

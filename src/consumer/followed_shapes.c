@@ -11,7 +11,7 @@
  *
  * A shape that is being captured is taken up at once, as orders in the stream may
  * concern it before the next change.  So all noted shapes are live, and remain so
- * until an order in the stream ends them.
+ * until an order in the stream ends them, or begins their resync.
  *
  * The coming and going of a shape may not cost more the more shapes there are: a
  * hundred thousand of them may come one by one.  Shapes share columns, layouts and
@@ -429,6 +429,7 @@ add_shape(const EcmShapeDef *def)
 	EcmEqualityIndex *index = NULL;
 	EcmShape   *shape;
 	ShapeEntry *entry;
+	EcmCapturedMark mark;
 
 	if (def->filter != NULL)
 	{
@@ -438,8 +439,12 @@ add_shape(const EcmShapeDef *def)
 			index = create_index(table, filter);
 	}
 
+	ecm_captured_begin(def->id, def->state == ECM_SHAPE_LIVE ? InvalidXLogRecPtr : def->gap_lsn,
+					   &mark);
+
 	/* from here on nothing fails */
 	shape = MemoryContextAllocZero(followed.context, sizeof(EcmShape));
+	shape->judged = mark;
 	shape->id = def->id;
 	shape->generation = def->generation;
 	shape->skip_until = def->skip_until;

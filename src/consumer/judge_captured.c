@@ -96,7 +96,7 @@ static void
 at_again(Judging *j)
 {
 	if (find_definition(j) && ecm_again_use(j->def, ecm_log_batch_xid()))
-		memset(&j->mark, 0, sizeof(j->mark));
+		ecm_captured_begin(j->def->id, j->def->gap_lsn, &j->mark);
 }
 
 /*
@@ -114,7 +114,10 @@ store_origin(int64 id, const EcmLogTotals *origin)
 
 	ecm_spi_begin(&spi);
 	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_base"
-					 " (shape, lsn, op, origin_entries, origin_bytes) VALUES ($1, '0/0', 0, $2, $3)",
+					 " AS b (shape, lsn, op, origin_entries, origin_bytes) VALUES ($1, '0/0', 0, $2, $3)"
+					 " ON CONFLICT (shape) DO UPDATE"
+					 " SET origin_entries = b.origin_entries + excluded.origin_entries,"
+					 " origin_bytes = b.origin_bytes + excluded.origin_bytes",
 					 SPI_OK_INSERT, 3, types, values, NULL);
 	ecm_spi_end(&spi);
 }

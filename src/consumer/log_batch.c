@@ -447,7 +447,7 @@ write_chunks(EcmShapeBuffer *buffer, List *chunks)
 	}
 	if (buffer->totals_epoch != batch.totals_epoch)
 	{
-		buffer->totals = ecm_log_stream_totals(buffer->shape);
+		buffer->totals = ecm_log_stream_totals(buffer->shape, PG_UINT64_MAX);
 		buffer->totals_epoch = batch.totals_epoch;
 	}
 	foreach(lc, chunks)

@@ -47,12 +47,14 @@
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
+#include "shape/shape_gap.h"
 #include "shape/shape_log.h"
 
 typedef enum OrderKind
 {
 	ORDER_MESSAGE,				/* what the message says */
 	ORDER_ERRORED,				/* a shape ends with an error */
+	ORDER_RESYNCED,				/* gaps were closed: only to be reported */
 	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
 	ORDER_MISMATCH				/* likewise, those of one layout */
 } OrderKind;
@@ -69,6 +71,8 @@ typedef struct Order
 	const char *handle;			/* the shape's, if obeying has made it
 								 * errored; else NULL: there is nothing to
 								 * report */
+
+	EcmClosedGaps closed;		/* resynced */
 
 	/* truncated, mismatch */
 	Oid			table;
@@ -134,6 +138,18 @@ ecm_orders_add_errored(int64 shape, int generation, const char *reason)
 	add_order(&order);
 }
 
+static void
+add_resynced(const EcmClosedGaps *closed)
+{
+	Order		order = {.kind = ORDER_RESYNCED, .closed = *closed};
+	MemoryContext old = MemoryContextSwitchTo(orders.context);
+
+	order.closed.handle = pstrdup(closed->handle ? closed->handle : "");
+	order.closed.reason = pstrdup(closed->reason ? closed->reason : "");
+	MemoryContextSwitchTo(old);
+	add_order(&order);
+}
+
 void
 ecm_orders_add_message(const EcmStreamMessage *message)
 {
@@ -195,7 +211,10 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
 		ecm_unfollow(shape);	/* an earlier attempt */
-	if (def->capturing != 0)
+	ecm_unfollow_noted(def->id);	/* a resync, of what was live */
+	if (!XLogRecPtrIsInvalid(def->gap_lsn))
+		ecm_log_delete_after_gap(def->id, def->gap_lsn);
+	else if (def->noted)
 		(void) ecm_log_delete(def->id);
 	ecm_follow_shape(def);
 	ecm_order_shapes_add(&capture->captured, def->id, def->generation, 0);
@@ -292,6 +311,7 @@ obey_live(const EcmStreamMessage *message)
 	char	   *snapshot = pnstrdup(message->snapshot, message->snapshot_len);
 	EcmOrderShapes list = ecm_order_shapes_meant(message);
 	EcmOrderShapes live = ecm_order_shapes_create(list.n);
+	EcmClosedGaps closed;
 
 	for (int i = 0; i < list.n; i++)
 	{
@@ -311,12 +331,17 @@ obey_live(const EcmStreamMessage *message)
 			ecm_order_shapes_add(&live, shape->id, shape->generation, 0);
 		}
 	}
+	if (live.n == 0)
+		return;
+	ecm_gaps_close(ecm_array_of_int8(live.ids, live.n), &closed);
+	if (closed.n > 0)
+		add_resynced(&closed);
 	ecm_order_shapes_set_states(&plan,
 								"INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
 								" SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
 								" FROM unnest($1, $2) AS s (id, generation)"
 								" ON CONFLICT (shape) DO UPDATE SET state = 'live',"
-								" generation = excluded.generation, live_at = excluded.live_at",
+								" generation = excluded.generation, live_at = excluded.live_at, gap_lsn = NULL",
 								&live);
 }
 
@@ -531,6 +556,8 @@ obey_order(Order *order)
 			if (handle != NULL)
 				order->handle = MemoryContextStrdup(orders.context, handle);
 			break;
+		case ORDER_RESYNCED:
+			break;				/* ecm_orders_committed() */
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
 			break;				/* obey_checks() */
@@ -602,6 +629,21 @@ ecm_orders_obey(void)
 	ecm_log_batch_figures.shapes = ecm_followed_count();
 }
 
+static void
+report_resynced(const EcmClosedGaps *closed)
+{
+	const char *datname = ecm_stack_at(orders.stack_index)->datname;
+
+	if (closed->n == 1)
+		ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPE_RESYNCED, closed->reason,
+					 "shape %s was compared with its table: of " INT64_FORMAT " rows, " INT64_FORMAT " differed",
+					 closed->handle, closed->compared, closed->differing);
+	else
+		ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPE_RESYNCED, closed->reason,
+					 "%d shapes, %s and others, were compared with their table: of " INT64_FORMAT " rows, " INT64_FORMAT " differed",
+					 closed->n, closed->handle, closed->compared, closed->differing);
+}
+
 /*
  * Events are recorded at once, outside of any transaction.  Before the commit, a
  * transaction that is lost and comes again would report its errors twice.
@@ -617,6 +659,8 @@ ecm_orders_committed(void)
 
 		if (order->handle != NULL)
 			ecm_shape_report_errored(order->handle, order->reason);
+		if (order->kind == ORDER_RESYNCED)
+			report_resynced(&order->closed);
 	}
 	ecm_orders_forget();
 }

@@ -13,8 +13,9 @@
  * statement; what remains to be done after it follows as a comment.
  *
  * People run a fix as it is, all of them at once perhaps.  So none ends
- * anybody's transaction, drops a slot or publication, or costs shapes: where
- * only such a thing helps, the detail says so, and the fix is NULL.
+ * anybody's transaction, drops a slot or publication, or has a stack that works compare
+ * all shapes with their tables: where only such a thing helps, the detail says so, and
+ * the fix is NULL.
  *
  *-------------------------------------------------------------------------
  */
@@ -384,7 +385,7 @@ check_preload(const EcmSituation *s, EcmFinding *f)
 	else
 		fix = psprintf("ALTER SYSTEM SET shared_preload_libraries = %s;" THEN_RESTART,
 					   libraries);
-	ecm_check_fail(f, fix, "electric_cm is not loaded via shared_preload_libraries: nothing runs, and DDL in this database will end all shapes");
+	ecm_check_fail(f, fix, "electric_cm is not loaded via shared_preload_libraries: nothing runs, and after DDL in this database all shapes have to be compared with their tables");
 }
 
 static void
@@ -464,20 +465,6 @@ check_databases(const EcmSituation *s, EcmFinding *f)
 		ecm_check_pass(f, "electric_cm.databases is %s", ecm_databases);
 }
 
-/*
- * Would a start cost shapes?  In a copy of another database it does: changes since the
- * copy are not in the copied logs.
- */
-static bool
-start_costs_shapes(void)
-{
-	int			n;
-
-	(void) ecm_check_query(1, &n, "SELECT 1 FROM _electric_cm.stack WHERE database_oid <> %u",
-						   MyDatabaseId);
-	return n > 0 && ecm_check_has_shapes();
-}
-
 static void
 check_stopped(const EcmSituation *s, EcmFinding *f)
 {
@@ -489,8 +476,7 @@ check_stopped(const EcmSituation *s, EcmFinding *f)
 	if (n == 0)
 		ecm_check_fail(f, NULL, "table _electric_cm.stack has lost its row: only DROP EXTENSION and CREATE EXTENSION make a new one, and with them all shapes are gone");
 	else if (!s->runs && (v[0] != NULL || s->stack->requests.stop))
-		ecm_check_fail(f, start_costs_shapes() ? NULL : ecm_check_start(s),
-					   "the stack was stopped by %s", by);
+		ecm_check_fail(f, ecm_check_start(s), "the stack was stopped by %s", by);
 	else
 		ecm_check_pass(f, "the stack was not stopped by electric_cm_stop()");
 }
@@ -503,9 +489,9 @@ check_copied(const EcmSituation *s, EcmFinding *f)
 
 	if (n == 0 || s->runs || strtoul(v[0], NULL, 10) == MyDatabaseId)
 		ecm_check_pass(f, "this database is not a copy of another one");
-	else if (start_costs_shapes())
-		ecm_check_fail(f, NULL,
-					   "this database is a copy of another one: electric_cm_start() gives it a stack of its own, and ends the shapes that were copied");
+	else if (ecm_check_has_shapes())
+		ecm_check_fail(f, ecm_check_start(s),
+					   "this database is a copy of another one: electric_cm_start() gives it a stack of its own, which compares the shapes that were copied with their tables");
 	else
 		ecm_check_fail(f, ecm_check_start(s),
 					   "this database is a copy of another one: it has a stack of its own only when told so");

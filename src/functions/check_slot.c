@@ -146,11 +146,11 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   s->slot_name);
 	else if (facts.invalidation != NULL && RecoveryInProgress())
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" on this standby has been invalidated (%s): after a promotion the stack makes a new one, and all shapes are thrown away",
+					   "replication slot \"%s\" on this standby has been invalidated (%s): after a promotion the stack makes a new one, and compares all shapes with their tables",
 					   s->slot_name, facts.invalidation);
 	else if (facts.invalidation != NULL)
 		ecm_check_warn(f, NULL,
-					   "replication slot \"%s\" has been invalidated (%s): the stack makes a new one, and all shapes are thrown away",
+					   "replication slot \"%s\" has been invalidated (%s): the stack makes a new one, and compares all shapes with their tables",
 					   s->slot_name, facts.invalidation);
 	else if (facts.active_pid != 0)
 		judge_active_slot(s, f, facts.active_pid);
@@ -163,7 +163,7 @@ ecm_check_slot(const EcmSituation *s, EcmFinding *f)
 					   s->slot_name);
 	else if (!s->runs)
 		ecm_check_warn(f, s->preloaded ? ecm_check_start(s) : NULL,
-					   "replication slot \"%s\" retains WAL while the stack does not run; dropping it instead would cost all shapes",
+					   "replication slot \"%s\" retains WAL while the stack does not run; if it is dropped instead, all shapes have to be compared with their tables",
 					   s->slot_name);
 	else
 		ecm_check_pass(f, "replication slot \"%s\" exists", s->slot_name);
@@ -281,11 +281,11 @@ ecm_check_slot_wal_limit(const EcmSituation *s pg_attribute_unused(), EcmFinding
 					   "max_slot_wal_keep_size is unlimited: a slot that is stuck can fill the disk");
 	else if (kept < Max(TINY_KEEP_SIZE_MB, 4 * (wal_segment_size / (1024 * 1024))))
 		ecm_check_fail(f, suggest_keep_size(),
-					   "max_slot_wal_keep_size is %d MB: the slot, and all shapes with it, can be lost at any checkpoint",
+					   "max_slot_wal_keep_size is %d MB: the slot can be lost at any checkpoint, and all shapes are compared with their tables then",
 					   limit);
 	else if (kept < max_wal_size_mb)
 		ecm_check_warn(f, suggest_keep_size(),
-					   "max_slot_wal_keep_size is %d MB, less than max_wal_size: a busy hour may cost the slot, and all shapes with it",
+					   "max_slot_wal_keep_size is %d MB, less than max_wal_size: a busy hour may cost the slot, and all shapes are compared with their tables then",
 					   limit);
 	else
 		ecm_check_pass(f, "max_slot_wal_keep_size is %d MB", limit);
@@ -329,7 +329,7 @@ ecm_check_idle_slot_timeout(const EcmSituation *s pg_attribute_unused(), EcmFind
 		ecm_check_pass(f, "no slot is lost for being idle");
 	else
 		ecm_check_warn(f, pstrdup("ALTER SYSTEM SET idle_replication_slot_timeout = 0;" THEN_RELOAD),
-					   "idle_replication_slot_timeout is %s: a stack that is stopped, or disabled, for longer loses its slot, and all shapes with it",
+					   "idle_replication_slot_timeout is %s: a stack that is stopped, or disabled, for longer loses its slot, and all shapes are compared with their tables then",
 					   GetConfigOptionByName("idle_replication_slot_timeout", NULL, false));
 }
 
@@ -433,7 +433,7 @@ ecm_check_publication(const EcmSituation *s, EcmFinding *f)
 					   ecm_check_set(s, "publication_name",
 									 free_name("electric_cm_publication",
 											   "pg_publication", "pubname")),
-					   "publication \"%s\" is FOR ALL TABLES: every change in this database is sent, the stack's own small tables included; with another publication (electric_cm.publication_name), shapes start afresh",
+					   "publication \"%s\" is FOR ALL TABLES: every change in this database is sent, the stack's own small tables included; with another publication (electric_cm.publication_name), all shapes are compared with their tables",
 					   name);
 	else
 		ecm_check_pass(f, "publication \"%s\" publishes all changes of its tables", name);

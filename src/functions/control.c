@@ -634,10 +634,10 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 	ecm_stack_row_stopped();
 	if (drop_slot)
 	{
+		ecm_stack_row_forget_created();
 		ecm_spi_begin(&spi);
 		ecm_drop_own_publications();
 		ecm_spi_end(&spi);
-		ecm_stack_row_forget_created();
 	}
 	ecm_commit_locally();
 
@@ -649,9 +649,9 @@ electric_cm_stop(PG_FUNCTION_ARGS)
 				(errmsg("replication slot \"%s\" stays behind and retains WAL",
 						slot_name),
 				 ecm_idle_slot_timeout_s() == 0 ? 0 :
-				 errdetail("If the stack is stopped for longer than idle_replication_slot_timeout (%s), the slot is lost, and all shapes with it.",
+				 errdetail("If the stack is stopped for longer than idle_replication_slot_timeout (%s), the slot is lost, and all shapes are compared with their tables at the next start.",
 						   GetConfigOptionByName("idle_replication_slot_timeout", NULL, false)),
-				 errhint("electric_cm_start() goes on from there. To drop it, and with it all shapes: SELECT electric_cm_stop(drop_slot => true)")));
+				 errhint("electric_cm_start() goes on from there. To drop it, after which a start compares all shapes with their tables: SELECT electric_cm_stop(drop_slot => true)")));
 	PG_RETURN_VOID();
 }
 

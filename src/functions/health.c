@@ -42,8 +42,6 @@ PG_FUNCTION_INFO_V1(electric_cm_health);
 
 /* A start, or an obstacle, that lasts longer needs somebody to look at it. */
 #define PATIENCE_MS			60000
-/* So long is it said that all shapes are gone, unless they are there again. */
-#define LOST_SHAPES_MS		3600000
 /* How many of the last events are shown. */
 #define MAX_SHOWN_EVENTS	20
 
@@ -253,59 +251,42 @@ add_versions(Health *health)
 }
 
 /*
- * All shapes were thrown away (stack->lost), and fewer are there now: clients still have
- * to create theirs again.  total: how many are there; NULL: unknown.
+ * A shape's creation, or its resync, may take this long (s) before anybody is told.
  */
-static void
-judge_lost_shapes(Health *health, const char *total)
-{
-	const EcmStack *stack = health->stack;
-	bool		lost = stack->lost.at != 0 &&
-	!ecm_has_passed(stack->lost.at, ecm_now(), LOST_SHAPES_MS) &&
-	(total == NULL || stack->lost.count < 0 ||
-	 strtoi64(total, NULL, 10) < stack->lost.count);
-
-	add_int(&health->json, "lost", lost && stack->lost.count > 0 ? stack->lost.count : lost);
-	if (lost && stack->lost.count == 1)
-		add_problem(health, ECM_SEVERITY_WARNING,
-					"the one shape that was there %d s ago is gone, since %s: create it again",
-					seconds_since(stack->lost.at), stack->lost.reason);
-	else if (lost && stack->lost.count > 0)
-		add_problem(health, ECM_SEVERITY_WARNING,
-					"all " INT64_FORMAT " shapes that were there %d s ago are gone, since %s: create them again",
-					stack->lost.count, seconds_since(stack->lost.at),
-					stack->lost.reason);
-	else if (lost)
-		add_problem(health, ECM_SEVERITY_WARNING,
-					"all shapes that were there %d s ago are gone, since %s: create them again",
-					seconds_since(stack->lost.at), stack->lost.reason);
-}
+#define LONG_S	"60"
 
 static void
 add_shapes(Health *health)
 {
 	StringInfo	json = &health->json;
-	char	  **v = query_row(health, "the shapes", 6,
+	char	  **v = query_row(health, "the shapes", 8,
 							  "SELECT count(*), count(*) FILTER (WHERE state = 'live'),"
 							  " count(*) FILTER (WHERE state = 'errored'),"
 							  " count(*) FILTER (WHERE waits),"
 							  " min(handle) FILTER (WHERE waits AND id = first),"
 							  " min(_electric_cm.shape_waiting_for(id, relation))"
-							  "  FILTER (WHERE waits AND id = first)"
+							  "  FILTER (WHERE waits AND id = first),"
+							  " count(*) FILTER (WHERE state = 'resyncing'),"
+							  " count(*) FILTER (WHERE waits AND state = 'resyncing')"
 							  " FROM (SELECT *, min(id) FILTER (WHERE waits) OVER () AS first"
-							  "  FROM (SELECT s.id, s.handle, s.relation, t.state,"
-							  "    coalesce(t.state NOT IN ('live', 'errored'), true)"
-							  "    AND abs(extract(epoch FROM clock_timestamp() - s.created_at)) > 60 AS waits"
-							  "   FROM _electric_cm.shape s"
-							  "    LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
-							  "   WHERE t.state IS DISTINCT FROM 'gone'"
-							  "    AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id)) s) s");
+							  "  FROM (SELECT *, state NOT IN ('live', 'errored')"
+							  "    AND abs(extract(epoch FROM clock_timestamp() - since)) > " LONG_S " AS waits"
+							  "   FROM (SELECT s.id, s.handle, s.relation,"
+							  "     CASE WHEN t.state IN ('live', 'errored') THEN t.state"
+							  "      WHEN t.gap_lsn IS NOT NULL THEN 'resyncing' ELSE 'creating' END AS state,"
+							  "     coalesce((SELECT max(g.ordered_at) FROM _electric_cm.shape_gap g"
+							  "      WHERE g.shape = s.id AND g.lsn = t.gap_lsn), s.created_at) AS since"
+							  "    FROM _electric_cm.shape s"
+							  "     LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
+							  "    WHERE t.state IS DISTINCT FROM 'gone' AND NOT EXISTS"
+							  "     (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id)) s) s) s");
+	bool		resyncs;
 
 	open_group(json, "shapes", '{');
 	add_value(json, "total", v ? v[0] : NULL);
 	add_value(json, "live", v ? v[1] : NULL);
 	add_value(json, "errored", v ? v[2] : NULL);
-	judge_lost_shapes(health, v ? v[0] : NULL);
+	add_value(json, "resyncing", v ? v[6] : NULL);
 	close_group(json, '}');
 	if (v != NULL && strcmp(v[2], "0") != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
@@ -314,12 +295,15 @@ add_shapes(Health *health)
 					"%s shapes are errored and not followed: see electric_cm_shapes",
 					v[2]);
 	/* without a manager it is no wonder that none is created */
-	if (v != NULL && strcmp(v[3], "0") != 0 && health->stack->manager.pid != 0)
-		add_problem(health, ECM_SEVERITY_WARNING,
-					strcmp(v[3], "1") == 0 ?
-					"%s shape has been in creation for more than a minute; %s waits for %s" :
-					"%s shapes have been in creation for more than a minute; %s waits for %s",
-					v[3], v[4], v[5] != NULL ? v[5] : "the stack to come to it");
+	if (v == NULL || strcmp(v[3], "0") == 0 || health->stack->manager.pid == 0)
+		return;
+	resyncs = strcmp(v[3], v[7]) == 0;
+	add_problem(health, ECM_SEVERITY_WARNING,
+				strcmp(v[3], "1") == 0 ?
+				"%s shape has been %s for more than a minute; %s waits for %s" :
+				"%s shapes have been %s for more than a minute; %s waits for %s",
+				v[3], resyncs ? "compared with the table" : strcmp(v[7], "0") == 0 ? "in creation" : "in creation, or compared with the table",
+				v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }
 
 /* The last events of this database, the latest first. */

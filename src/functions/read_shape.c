@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -40,6 +41,7 @@
 #include "shape/shape_chunk.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_entry.h"
+#include "shape/shape_gap.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 #include "shape/shape_rights.h"
@@ -203,6 +205,14 @@ return_entry(const LogReader *reader, EcmChunkReader *r, ReturnSetInfo *rsinfo)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* What comes after a gap is no part of the log before the gap is closed. */
+static bool
+is_before_gap(const EcmShapeDef *shape, const EcmChunkScan *cs)
+{
+	return shape->state == ECM_SHAPE_LIVE ||
+		ecm_offset_cmp(cs->first_lsn, cs->first_op, shape->gap_lsn, ECM_FIRST_DIFFERENCE) < 0;
+}
+
 /*
  * Puts up to max_entries (0: all) entries after the offset into the result, and returns
  * how many they are; -1 if the log, in this snapshot, does not come up to the offset
@@ -257,7 +267,7 @@ return_entries(const EcmShapeDef *shape, const LogRequest *request,
 	ecm_chunk_scan_one_base(&cs, base.lsn);
 
 	old_context = MemoryContextSwitchTo(chunk_context);
-	while (!done && ecm_chunk_scan_next(&cs))
+	while (!done && ecm_chunk_scan_next(&cs) && is_before_gap(shape, &cs))
 	{
 		EcmChunkReader r;
 
@@ -365,7 +375,7 @@ check_may_wait(const EcmShapeDef *shape)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot wait for shape \"%s\" in this transaction",
 						shape->handle),
-				 shape->state == ECM_SHAPE_LIVE ?
+				 ecm_shape_is_readable(shape) ?
 				 errdetail("What comes next may have to wait for this transaction, or could not be seen by it.") :
 				 errdetail("The shape is being created, which may have to wait for this transaction, or could not be seen by it."),
 				 errhint("Commit first.")));
@@ -376,7 +386,7 @@ typedef struct Look
 {
 	int64		shape;			/* its id */
 	Oid			relation;
-	bool		live;
+	bool		readable;
 	int64		returned;		/* rows in the result; -1: the log does not
 								 * come up to the offset yet */
 } Look;
@@ -384,7 +394,7 @@ typedef struct Look
 /*
  * Finds the shape and the snapshot to read its log in (registered; the caller
  * unregisters it).  NULL: there is no such shape.  The two have to be of the same moment.
- * In a snapshot that has the shape live, its log is complete, even if somebody folds or
+ * In a snapshot that has the shape readable, its log is complete, even if somebody folds or
  * drops it meanwhile; with a shape of now and a log of then, entries might be missing.
  *
  * The statement's own snapshot is used if possible, so that a statement sees the same
@@ -402,7 +412,7 @@ find_shape(const char *handle, bool first_look, Snapshot *snapshot)
 									 GetTransactionSnapshot());
 		shape = ecm_shape_as_of(handle, *snapshot);
 		if (IsolationUsesXactSnapshot() ||
-			(shape != NULL && shape->state == ECM_SHAPE_LIVE))
+			(shape != NULL && ecm_shape_is_readable(shape)))
 			return shape;
 		UnregisterSnapshot(*snapshot);
 	}
@@ -434,11 +444,11 @@ look_at_shape(const LogRequest *request, bool for_entries, bool first_look,
 	check_shape(request->handle, shape);
 	look->shape = shape->id;
 	look->relation = shape->relation;
-	look->live = shape->state == ECM_SHAPE_LIVE;
+	look->readable = ecm_shape_is_readable(shape);
 	look->returned = 0;
-	if (for_entries || !look->live)
+	if (for_entries || !look->readable)
 		check_may_wait(shape);
-	if (look->live)
+	if (look->readable)
 	{
 		ecm_note_read(shape->id);
 		look->returned = return_entries(shape, request, snapshot, logged_lsn,
@@ -508,7 +518,7 @@ creation_waits_for(const Look *look)
 static void
 report_timeout(const LogRequest *request, const Look *look)
 {
-	if (!look->live)
+	if (!look->readable)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("timed out while waiting for shape \"%s\" to be created",
@@ -540,7 +550,7 @@ await_log_until_done(const LogRequest *request, EcmLogWait *wait, bool for_entri
 		if (for_entries || wait->shape != 0)
 			ecm_log_wait_prepare(wait);
 		look_between_waits(request, for_entries, first_look, rsinfo, &look);
-		if (look.live &&
+		if (look.readable &&
 			(for_entries ? look.returned > 0 : look.returned >= 0))
 			break;
 
@@ -711,7 +721,7 @@ electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 }
 
 /*
- * _electric_cm.shape_log_stats(shape int8)
+ * _electric_cm.shape_log_stats(shape int8, gap_lsn pg_lsn)
  *	-> (log_entries int8, log_bytes int8, last_offset text,
  *		last_read_at timestamptz)
  *
@@ -726,6 +736,7 @@ Datum
 electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 {
 	int64		shape = PG_GETARG_INT64(0);
+	XLogRecPtr	gap_lsn = PG_ARGISNULL(1) ? InvalidXLogRecPtr : PG_GETARG_LSN(1);
 	Snapshot	snapshot = GetActiveSnapshot();
 	EcmLogBase	base;
 	EcmLogTotals base_size;
@@ -737,16 +748,19 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 	Datum		values[4] = {0};
 	bool		nulls[4] = {false};
 
+	ecm_require_sql_fit();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
 	tupdesc = BlessTupleDesc(tupdesc);
 
 	ecm_log_base(shape, snapshot, &base);
-	ecm_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
+	ecm_gap_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
 	values[0] = Int64GetDatum(base_size.entries + stream_size.entries);
 	values[1] = Int64GetDatum(base_size.bytes + stream_size.bytes);
 
-	nulls[2] = !ecm_log_last_offset(shape, snapshot, &lsn, &op);
+	nulls[2] = !ecm_log_last_offset(shape, gap_lsn, snapshot, &lsn, &op);
 	if (!nulls[2])
 	{
 		char		offset[ECM_OFFSET_LEN];

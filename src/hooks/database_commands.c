@@ -356,9 +356,9 @@ await_pause(Oid dboid)
 /*
  * A change in the WAL names the file that it is of.  SET TABLESPACE gives every file of
  * the database another name, so changes from before can't be decoded afterwards: a
- * slot that has not consumed them is lost, and all shapes with it.  Hence, before the
- * command: nobody may write any more; the stack consumes all there is, and ends; and
- * its slot is moved beyond what it has written itself while it ended.
+ * slot that has not consumed them is lost, and all shapes have to be resynced.  Hence,
+ * before the command: nobody may write any more; the stack consumes all there is, and
+ * ends; and its slot is moved beyond what it has written itself while it ended.
  */
 
 /* Is anybody in the database but the stack itself (and autovacuum)? */

@@ -375,7 +375,7 @@ ecm_ddl_note_altered(Oid relid)
  * While our own script runs, the tables of ours may be half made or half
  * altered, and it changes nobody else's; pg_upgrade makes the extension's objects
  * one by one, without shapes.  Of an extension that we don't know nobody can say
- * what a change does to its shapes, so they end with the next start of a stack;
+ * what a change does to its shapes, so they are resynced at the next start of a stack;
  * nobody's command fails for it.
  */
 bool

@@ -42,6 +42,7 @@
 #include "base/partition.h"
 #include "jobs/fold.h"
 #include "shape/shape_catalog.h"
+#include "shape/shape_gap.h"
 
 /*
  * The default retention (bytes): this, or twice the table's size, whichever is
@@ -198,9 +199,12 @@ find_point(EcmFold *fold, int64 keep)
 static void
 measure(EcmFold *fold, const EcmLogTotals *base_size)
 {
-	fold->bytes = base_size->bytes +
+	EcmLogTotals gaps = ecm_gap_totals(fold->shape->id, fold->old_base.lsn, fold->old_base.op,
+									   fold->new_base.lsn, fold->snapshot);
+
+	fold->bytes = base_size->bytes + gaps.bytes +
 		fold->new_base.origin.bytes - fold->old_base.origin.bytes;
-	fold->entries = base_size->entries +
+	fold->entries = base_size->entries + gaps.entries +
 		fold->new_base.origin.entries - fold->old_base.origin.entries;
 }
 
@@ -215,8 +219,8 @@ is_due(EcmFold *fold, int64 retention)
 	int64		bytes;
 	int64		limit;
 
-	ecm_log_sizes(fold->shape->id, &fold->old_base, fold->snapshot,
-				  &base_size, &stream_size);
+	ecm_gap_log_sizes(fold->shape->id, &fold->old_base, fold->snapshot,
+					  &base_size, &stream_size);
 	bytes = base_size.bytes + stream_size.bytes;
 	limit = size_limit(fold->shape, retention, bytes, base_size.bytes);
 	if (bytes <= limit || !find_point(fold, limit / 4))
@@ -227,7 +231,7 @@ is_due(EcmFold *fold, int64 retention)
 	 * a large transaction at the end may leave so little before it that
 	 * folding is not worth while
 	 */
-	return fold->new_base.origin.bytes - fold->old_base.origin.bytes >= limit / 8;
+	return fold->bytes - base_size.bytes >= limit / 8;
 }
 
 /* ----------------------------------------------------------------
@@ -379,8 +383,8 @@ work_on(EcmFold *fold, int64 retention, bool *folded)
 		EcmLogTotals base_size;
 		EcmLogTotals stream_size;
 
-		ecm_log_sizes(fold->shape->id, &fold->old_base, fold->snapshot,
-					  &base_size, &stream_size);
+		ecm_gap_log_sizes(fold->shape->id, &fold->old_base, fold->snapshot,
+						  &base_size, &stream_size);
 		measure(fold, &base_size);
 	}
 	else if (!live || retention < 0 || !is_due(fold, retention))

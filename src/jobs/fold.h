@@ -49,14 +49,27 @@ typedef struct EcmFoldSort
 	Tuplesortstate *state;
 	int64		number;			/* of entries so far */
 	int64		bytes;			/* that they have */
+	int			member;			/* of several logs, that which the entry is of
+								 * that is put, or that comes out */
 } EcmFoldSort;
 
 extern void ecm_fold_sort_begin(EcmFoldSort *sort, EcmFold *fold);
 extern void ecm_fold_sort_end(EcmFoldSort *sort);
 
-/* An entry's key, such that it can be sorted by; of one key in this order. */
+/*
+ * Entries come out by member and key; of one key, in the order in which they were put.
+ * An entry's key is such that it can be sorted by.
+ */
 extern bytea *ecm_fold_key(const EcmShapeDef *shape, const EcmChunkReader *r);
+extern bytea *ecm_fold_row_key(const EcmShapeDef *shape, const EcmValue *row);
+extern char **ecm_fold_key_texts(const EcmShapeDef *shape, const bytea *key);
 extern void ecm_fold_sort_put(EcmFoldSort *sort, bytea *key, bytea *entry);
+
+/*
+ * Instead of replaying, for rows that were put as inserts: the next one.  False: there
+ * is none.  It is valid until the next call.
+ */
+extern bool ecm_fold_sort_next(EcmFoldSort *sort, bytea **key, EcmValue *values);
 
 /* The part of an entry that replaying needs, packed as in a chunk. */
 extern bytea *ecm_fold_pack(const EcmShapeDef *shape, EcmOp op,

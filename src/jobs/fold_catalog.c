@@ -183,6 +183,10 @@ ecm_fold_set_base(const EcmFold *fold)
 				SPI_OK_INSERT, lengthof(types), types, values, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.shape_fold WHERE shape = $1",
 				SPI_OK_DELETE, 1, types, values, NULL);
+	values[3] = Int64GetDatum((int64) ECM_FIRST_DIFFERENCE);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_gap WHERE shape = $1 AND"
+				" (lsn < $2 OR (lsn = $2 AND $3 >= $4))",
+				SPI_OK_DELETE, 4, types, values, NULL);
 	ecm_spi_end(&spi);
 }
 

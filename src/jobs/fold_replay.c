@@ -17,11 +17,12 @@
 #include "jobs/fold.h"
 #include "shape/shape_entry.h"
 
-/* Columns of the sort: entries by key, and of one key in their order. */
-#define SORT_KEY			1
-#define SORT_NUMBER			2
-#define SORT_ENTRY			3
-#define SORT_NATTS			3
+/* Columns of the sort: entries by member and key, and of one key in their order. */
+#define SORT_MEMBER			1
+#define SORT_KEY			2
+#define SORT_NUMBER			3
+#define SORT_ENTRY			4
+#define SORT_NATTS			4
 
 /*
  * What entries of a part come to is not gathered beyond this size (bytes): the
@@ -40,6 +41,7 @@ sort_descriptor(void)
 {
 	TupleDesc	desc = CreateTemplateTupleDesc(SORT_NATTS);
 
+	TupleDescInitEntry(desc, SORT_MEMBER, "member", INT4OID, -1, 0);
 	TupleDescInitEntry(desc, SORT_KEY, "key", BYTEAOID, -1, 0);
 	TupleDescInitEntry(desc, SORT_NUMBER, "number", INT8OID, -1, 0);
 	TupleDescInitEntry(desc, SORT_ENTRY, "entry", BYTEAOID, -1, 0);
@@ -50,10 +52,10 @@ sort_descriptor(void)
 void
 ecm_fold_sort_begin(EcmFoldSort *sort, EcmFold *fold)
 {
-	AttrNumber	columns[2] = {SORT_KEY, SORT_NUMBER};
-	Oid			operators[2] = {ByteaLessOperator, Int8LessOperator};
-	Oid			collations[2] = {InvalidOid, InvalidOid};
-	bool		nulls_first[2] = {false, false};
+	AttrNumber	columns[] = {SORT_MEMBER, SORT_KEY, SORT_NUMBER};
+	Oid			operators[] = {Int4LessOperator, ByteaLessOperator, Int8LessOperator};
+	Oid			collations[] = {InvalidOid, InvalidOid, InvalidOid};
+	bool		nulls_first[] = {false, false, false};
 
 	sort->fold = fold;
 	sort->desc = sort_descriptor();
@@ -64,6 +66,7 @@ ecm_fold_sort_begin(EcmFoldSort *sort, EcmFold *fold)
 									   maintenance_work_mem, NULL, TUPLESORT_NONE);
 	sort->number = 0;
 	sort->bytes = 0;
+	sort->member = 0;
 }
 
 void
@@ -81,6 +84,7 @@ ecm_fold_sort_put(EcmFoldSort *sort, bytea *key, bytea *entry)
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, false, SORT_NATTS * sizeof(bool));
+	slot->tts_values[SORT_MEMBER - 1] = Int32GetDatum(sort->member);
 	slot->tts_values[SORT_KEY - 1] = PointerGetDatum(key);
 	slot->tts_values[SORT_NUMBER - 1] = Int64GetDatum(sort->number++);
 	slot->tts_values[SORT_ENTRY - 1] = PointerGetDatum(entry);
@@ -98,6 +102,31 @@ make_bytea(const char *data, Size len)
 	SET_VARSIZE(bytes, VARHDRSZ + len);
 	memcpy(VARDATA(bytes), data, len);
 	return bytes;
+}
+
+bytea *
+ecm_fold_row_key(const EcmShapeDef *shape, const EcmValue *row)
+{
+	EcmChunkReader r = {.op = ECM_OP_INSERT, .new_values = unconstify(EcmValue *, row)};
+
+	return ecm_fold_key(shape, &r);
+}
+
+char **
+ecm_fold_key_texts(const EcmShapeDef *shape, const bytea *key)
+{
+	char	  **texts = palloc(sizeof(char *) * shape->nkeys);
+	const char *from = VARDATA_ANY(key);
+
+	for (int i = 0; i < shape->nkeys; i++)
+	{
+		uint32		len;
+
+		memcpy(&len, from, sizeof(len));
+		texts[i] = pnstrdup(from + sizeof(len), len);
+		from += sizeof(len) + len;
+	}
+	return texts;
 }
 
 /* Each column with its length. */
@@ -176,6 +205,7 @@ ecm_fold_read_log(EcmFoldSort *sort, EcmCompleter *completer,
 	ecm_chunk_scan_begin(&cs, shape->id, BTGreaterEqualStrategyNumber,
 						 position->chunk_lsn, position->chunk_op,
 						 fold->snapshot, AccessShareLock);
+	ecm_chunk_scan_one_base(&cs, fold->old_base.lsn);
 	old_context = MemoryContextSwitchTo(chunk_context);
 	while (result == ECM_FOLD_READ_ALL && ecm_chunk_scan_next(&cs) &&
 		   ecm_offset_cmp(cs.first_lsn, cs.first_op,
@@ -391,17 +421,20 @@ ecm_fold_replay(EcmFoldSort *sort, bool part,
 	while (tuplesort_gettupleslot(sort->state, true, false, sort->out, NULL))
 	{
 		bytea	   *next;
+		int			member;
 
 		CHECK_FOR_INTERRUPTS();
 		slot_getallattrs(sort->out);
 		next = DatumGetByteaPP(sort->out->tts_values[SORT_KEY - 1]);
-		if (row->key == NULL ||
+		member = DatumGetInt32(sort->out->tts_values[SORT_MEMBER - 1]);
+		if (row->key == NULL || member != sort->member ||
 			VARSIZE_ANY_EXHDR(row->key) != VARSIZE_ANY_EXHDR(next) ||
 			memcmp(VARDATA(row->key), VARDATA_ANY(next), VARSIZE_ANY_EXHDR(next)) != 0)
 		{
 			put_row(&replay);
 			if (row->key != NULL)
 				pfree(row->key);
+			sort->member = member;
 			row->key = make_bytea(VARDATA_ANY(next), VARSIZE_ANY_EXHDR(next));
 		}
 		replay_entry(&replay,
@@ -409,4 +442,25 @@ ecm_fold_replay(EcmFoldSort *sort, bool part,
 	}
 	put_row(&replay);
 	ExecClearTuple(sort->out);
+}
+
+bool
+ecm_fold_sort_next(EcmFoldSort *sort, bytea **key, EcmValue *values)
+{
+	bytea	   *entry;
+	EcmChunkReader r;
+
+	CHECK_FOR_INTERRUPTS();
+	if (!tuplesort_gettupleslot(sort->state, true, false, sort->out, NULL))
+		return false;
+	slot_getallattrs(sort->out);
+	sort->member = DatumGetInt32(sort->out->tts_values[SORT_MEMBER - 1]);
+	*key = DatumGetByteaPP(sort->out->tts_values[SORT_KEY - 1]);
+	entry = DatumGetByteaPP(sort->out->tts_values[SORT_ENTRY - 1]);
+	ecm_chunk_reader_init(&r, VARDATA_ANY(entry), VARSIZE_ANY_EXHDR(entry), values, NULL,
+						  sort->fold->shape->ncolumns);
+	r.in_txn = true;
+	if (ecm_chunk_next(&r) != ECM_CHUNK_ENTRY || r.op != ECM_OP_INSERT)
+		elog(ERROR, "could not read a sorted row of shape \"%s\"", sort->fold->shape->handle);
+	return true;
 }

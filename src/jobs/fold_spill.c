@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "storage/fd.h"
+#include "utils/expandeddatum.h"	/* varlenas, from 16 on */
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
@@ -203,4 +204,45 @@ ecm_spill_read(EcmSpill *spill, int number, int64 *position, void *to, Size len)
 		len -= n;
 		*position += n;
 	}
+}
+
+/* What precedes an entry in a list; key and entry follow. */
+typedef struct Record
+{
+	int			member;
+	uint32		key_len;
+	uint32		entry_len;
+} Record;
+
+void
+ecm_spill_put_entry(EcmSpill *spill, int list, int member, const bytea *key,
+					const bytea *entry)
+{
+	Record		record = {member, VARSIZE_ANY_EXHDR(key), VARSIZE_ANY_EXHDR(entry)};
+
+	ecm_spill_append(spill, list, &record, sizeof(record));
+	ecm_spill_append(spill, list, VARDATA_ANY(key), record.key_len);
+	ecm_spill_append(spill, list, VARDATA_ANY(entry), record.entry_len);
+}
+
+static bytea *
+read_bytes(EcmSpill *spill, int list, int64 *position, uint32 len)
+{
+	bytea	   *bytes = palloc(VARHDRSZ + (Size) len);
+
+	SET_VARSIZE(bytes, VARHDRSZ + (Size) len);
+	ecm_spill_read(spill, list, position, VARDATA(bytes), len);
+	return bytes;
+}
+
+void
+ecm_spill_get_entry(EcmSpill *spill, int list, int64 *position, int *member, bytea **key,
+					bytea **entry)
+{
+	Record		record;
+
+	ecm_spill_read(spill, list, position, &record, sizeof(record));
+	*member = record.member;
+	*key = read_bytes(spill, list, position, record.key_len);
+	*entry = read_bytes(spill, list, position, record.entry_len);
 }

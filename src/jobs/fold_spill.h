@@ -31,4 +31,13 @@ extern void ecm_spill_swap(EcmSpill *spill, int a, int b);
 extern void ecm_spill_read(EcmSpill *spill, int list, int64 *position,
 						   void *to, Size len);
 
+/*
+ * Entries of logs, in a list: put at its end; read from a position on, which is moved.
+ * What is read is the current context's.
+ */
+extern void ecm_spill_put_entry(EcmSpill *spill, int list, int member, const bytea *key,
+								const bytea *entry);
+extern void ecm_spill_get_entry(EcmSpill *spill, int list, int64 *position, int *member,
+								bytea **key, bytea **entry);
+
 #endif							/* ECM_FOLD_SPILL_H */

@@ -73,13 +73,6 @@ typedef struct Steps
 	EcmRowPacker *packer;
 } Steps;
 
-/* What precedes an entry in a list; key and entry follow. */
-typedef struct Record
-{
-	uint32		key_len;
-	uint32		entry_len;
-} Record;
-
 int64
 ecm_fold_step_bytes(void)
 {
@@ -135,11 +128,8 @@ static void
 append_entry(Steps *steps, int list, const bytea *key, EcmOp op, const EcmValue *values)
 {
 	bytea	   *entry = ecm_fold_pack(steps->fold->shape, op, values);
-	Record		record = {VARSIZE(key) - VARHDRSZ, VARSIZE(entry) - VARHDRSZ};
 
-	ecm_spill_append(steps->spill, list, &record, sizeof(record));
-	ecm_spill_append(steps->spill, list, VARDATA(key), record.key_len);
-	ecm_spill_append(steps->spill, list, VARDATA(entry), record.entry_len);
+	ecm_spill_put_entry(steps->spill, list, 0, key, entry);
 	pfree(entry);
 }
 
@@ -168,16 +158,6 @@ put_in_base(void *arg, const bytea *key pg_attribute_unused(),
 	ecm_row_packer_put(steps->packer, values, steps->fold->shape->ncolumns);
 }
 
-static bytea *
-read_bytes(Steps *steps, int list, int64 *position, uint32 len)
-{
-	bytea	   *bytes = palloc(VARHDRSZ + (Size) len);
-
-	SET_VARSIZE(bytes, VARHDRSZ + (Size) len);
-	ecm_spill_read(steps->spill, list, position, VARDATA(bytes), len);
-	return bytes;
-}
-
 /* Sorts a list's entries from a position on, about max_bytes of them. */
 static void
 sort_list(Steps *steps, EcmFoldSort *sort, int list, int64 *position, int64 max_bytes)
@@ -186,14 +166,11 @@ sort_list(Steps *steps, EcmFoldSort *sort, int list, int64 *position, int64 max_
 
 	while (*position < end)
 	{
-		Record		record;
 		bytea	   *key;
 		bytea	   *entry;
 
 		CHECK_FOR_INTERRUPTS();
-		ecm_spill_read(steps->spill, list, position, &record, sizeof(record));
-		key = read_bytes(steps, list, position, record.key_len);
-		entry = read_bytes(steps, list, position, record.entry_len);
+		ecm_spill_get_entry(steps->spill, list, position, &sort->member, &key, &entry);
 		ecm_fold_sort_put(sort, key, entry);
 		pfree(key);
 		pfree(entry);

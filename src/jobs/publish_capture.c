@@ -245,7 +245,8 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	" SELECT s.id, l.generation, CASE WHEN s.relation <> $2 THEN 'other'" \
 	"  WHEN l.id IS NULL THEN 'locked'" \
 	"  WHEN t.state IN ('live', 'errored', 'gone') OR" \
-	"   (l.generation > 0 AND l.snapshot_generation = l.generation) THEN 'done'" \
+	"   (l.generation > 0 AND l.snapshot_generation = l.generation" \
+	"    AND t.generation = l.generation) THEN 'done'" \
 	"  ELSE 'capture' END, s.relation" \
 	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
 	"  LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
@@ -309,6 +310,11 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 		args[0] = ecm_array_of_int8(ids, nids);
 		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1, reading = NULL,"
 					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
+					SPI_OK_UPDATE, 1, types, args, NULL);
+		/* what an attempt to close a gap has written is deleted by consumers */
+		ecm_spi_run("UPDATE _electric_cm.shape_gap g SET compared = 0, entries = 0, bytes = 0"
+					" FROM _electric_cm.shape_state t WHERE g.shape = ANY ($1)"
+					" AND t.shape = g.shape AND g.lsn = t.gap_lsn AND g.compared > 0",
 					SPI_OK_UPDATE, 1, types, args, NULL);
 		types[1] = INT4OID;
 		args[1] = Int32GetDatum(ecm_shape_workers_running());

@@ -127,15 +127,16 @@ static void
 emit_failure(const EcmShapeDef *def, const ErrorData *edata)
 {
 	char	   *text = ecm_tag_error(unpack_sql_state(edata->sqlerrcode), edata->message);
+	const char *attempt = XLogRecPtrIsInvalid(def->gap_lsn) ? "create" : "resync";
 
 	text[pg_mbcliplen(text, strlen(text), MAX_REASON)] = '\0';
 	ecm_shape_emit_failure(def, text);
 	ereport(LOG,
 			(errcode(edata->sqlerrcode),
-			 errmsg("could not create shape %s: %s", def->handle,
+			 errmsg("could not %s shape %s: %s", attempt, def->handle,
 					ecm_error_untagged(text))));
 	ecm_event_in(MyDatabaseId, get_database_name(MyDatabaseId), ECM_EVENT_SHAPE_ERRORED, ecm_error_public_text(text),
-				 "could not create shape %s", def->handle);
+				 "could not %s shape %s", attempt, def->handle);
 }
 
 bool

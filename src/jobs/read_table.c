@@ -135,6 +135,7 @@ ecm_read_together(const EcmReadShape *a, const EcmReadShape *b)
 	if (!is_plain_equality(a) || !is_plain_equality(b) ||
 		a->def->relation != b->def->relation || a->def->owner != b->def->owner ||
 		a->def->ncolumns != b->def->ncolumns ||
+		XLogRecPtrIsInvalid(a->def->gap_lsn) != XLogRecPtrIsInvalid(b->def->gap_lsn) ||
 		a->filter->equal_operator != b->filter->equal_operator ||
 		strcmp(a->def->filter->names[a->filter->equal_attno - 1],
 			   b->def->filter->names[b->filter->equal_attno - 1]) != 0)
@@ -461,7 +462,10 @@ pack_rows(Copy *copy, SPITupleTable *table, uint64 nrows)
 			result->end = ECM_READ_ENOUGH;
 			return;
 		}
-		ecm_row_packer_put(copy->shapes[member - 1]->packer, copy->values, ncolumns);
+		if (copy->range->put != NULL)
+			copy->range->put(copy->range->put_arg, (int) member - 1, copy->values);
+		else
+			ecm_row_packer_put(copy->shapes[member - 1]->packer, copy->values, ncolumns);
 		result->rows++;
 		result->bytes += ecm_chunk_values_size(copy->values, ncolumns);
 		if (result->last == NULL && is_enough(copy))
@@ -545,9 +549,12 @@ ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 											 ALLOCSET_DEFAULT_SIZES);
 
 	/* the writer checks no privileges, so it can run as that user, too */
-	copy.writer = ecm_log_writer_begin();
-	for (int i = 0; i < n; i++)
-		shapes[i]->packer = ecm_row_packer_resume(copy.writer, shapes[i]->def->id);
+	if (range->put == NULL)
+	{
+		copy.writer = ecm_log_writer_begin();
+		for (int i = 0; i < n; i++)
+			shapes[i]->packer = ecm_row_packer_resume(copy.writer, shapes[i]->def->id);
+	}
 	do
 	{
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
@@ -555,10 +562,11 @@ ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 		pack_rows(&copy, SPI_tuptable, nrows);
 		SPI_freetuptable(SPI_tuptable);
 	} while (nrows > 0 && result->end == ECM_READ_ALL);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && range->put == NULL; i++)
 		shapes[i]->rows = ecm_row_packer_end(shapes[i]->packer);
 	SPI_cursor_close(portal);
-	ecm_log_writer_end(copy.writer);
+	if (range->put == NULL)
+		ecm_log_writer_end(copy.writer);
 	close_source(&source);
 }
 

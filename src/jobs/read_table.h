@@ -57,6 +57,13 @@ typedef struct EcmReadRange
 	int			max_ms;			/* likewise */
 	double		max_cost;		/* as the planner sees it, and max_bytes too;
 								 * 0: whatever it thinks */
+
+	/*
+	 * gets each row, for the shape with that index; NULL: it is appended to
+	 * the base of that shape's log
+	 */
+	void		(*put) (void *arg, int shape, const EcmValue *values);
+	void	   *put_arg;
 } EcmReadRange;
 
 typedef enum EcmReadEnd
@@ -78,10 +85,7 @@ typedef struct EcmReadResult
 								 * key */
 } EcmReadResult;
 
-/*
- * Reads the table as the shapes' owner, and appends the rows to the base of their
- * logs.  In a REPEATABLE READ transaction.
- */
+/* Reads the table as the shapes' owner.  In a REPEATABLE READ transaction. */
 extern void ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 						  EcmReadResult *result);
 

@@ -39,6 +39,8 @@
 #include "base/stream_message.h"
 #include "base/stream_message_io.h"
 #include "base/text.h"
+#include "jobs/compare.h"
+#include "jobs/log_rows.h"
 #include "jobs/read_guard.h"
 #include "jobs/read_table.h"
 #include "jobs/reading.h"
@@ -120,7 +122,8 @@ ecm_reading_begin(EcmReadShape **shapes, int n, const EcmReadResult *planned)
 		ids[i] = Int64GetDatum(shapes[i]->def->id);
 	args[0] = Int64GetDatum(total);
 	args[1] = Int64GetDatum((int64) Max(Min(first, MAX_FIRST_ROWS), MIN_FIRST_ROWS));
-	check_space(shapes[0], bytes);
+	if (XLogRecPtrIsInvalid(shapes[0]->def->gap_lsn))
+		check_space(shapes[0], bytes);
 	ecm_snapshot_lock(ecm_array_of_int8(ids, n));
 	ecm_spi_begin(&spi);
 	ecm_spi_run("INSERT INTO _electric_cm.reading (total_rows, first_rows) VALUES ($1, $2)"
@@ -304,6 +307,7 @@ typedef struct PieceJob
 	Reading    *reading;
 	int			attempt;		/* how often it has failed */
 	int64		max_bytes;
+	EcmLogRows *logged;			/* of logs with gaps; NULL: not ready */
 	const char *state;			/* result */
 } PieceJob;
 
@@ -365,16 +369,39 @@ typedef struct RowsArg
 {
 	EcmReadShape **shapes;
 	int			n;
-	const EcmReadRange *range;
+	EcmReadRange *range;
+	EcmLogRows *logged;			/* NULL: the logs have nothing yet */
 	EcmReadResult result;
 } RowsArg;
 
+/* What of the logs belongs to the piece is known when the rows have been read. */
 static void
 read_rows(void *arg)
 {
 	RowsArg    *a = arg;
+	EcmCompare *compare;
+	char	  **upto;
 
+	if (a->logged == NULL)
+	{
+		ecm_read_rows(a->shapes, a->n, a->range, &a->result);
+		return;
+	}
+	compare = ecm_compare_begin(a->shapes, a->n);
+	a->range->put = ecm_compare_row;
+	a->range->put_arg = compare;
 	ecm_read_rows(a->shapes, a->n, a->range, &a->result);
+	upto = a->result.end == ECM_READ_ENOUGH ? a->result.last : a->range->upto;
+	ecm_log_rows_put(a->logged, a->range->after, upto, ecm_compare_entries(compare));
+	ecm_compare_end(compare);
+}
+
+static void
+get_logged(void *arg)
+{
+	PieceJob   *job = arg;
+
+	job->logged = ecm_log_rows_get(job->reading->id, job->reading->shapes, job->reading->n);
 }
 
 static void
@@ -391,7 +418,19 @@ read_next(void *arg)
 	if (ecm_debug_piece_rows > 0)
 		rows = ecm_debug_piece_rows;
 	ecm_read_check_table(def);
+	if (!XLogRecPtrIsInvalid(def->gap_lsn))
+	{
+		run_reading(reading, get_logged, job);
+		if (job->logged == NULL)
+		{
+			job->state = "more";
+			return;
+		}
+	}
 	range.upto = ecm_read_border(def, range.after, rows);
+	if (job->logged != NULL)
+		range.upto = ecm_log_rows_limit(job->logged, range.after, range.upto);
+	a.logged = job->logged;
 	range.max_bytes = Min(TOO_MANY_BYTES, job->max_bytes);
 	range.max_ms = TOO_LONG_MS;
 	a.range = &range;
@@ -417,6 +456,8 @@ read_next(void *arg)
 	store_piece(reading, range.upto, rows,
 				next_rows(rows, a.result.bytes, Min(ECM_PIECE_BYTES, job->max_bytes / 2), began));
 	job->state = range.upto == NULL ? "last" : "more";
+	if (range.upto == NULL)
+		ecm_log_rows_forget(reading->id);
 }
 
 /*

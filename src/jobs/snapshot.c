@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 #include "base/settings.h"
+#include "jobs/compare.h"
 #include "jobs/read_guard.h"
 #include "jobs/read_table.h"
 #include "jobs/reading.h"
@@ -49,6 +50,9 @@
  * query is given up for a reading in pieces.
  */
 #define TOO_LONG_MS		(5 * ECM_PIECE_MS)
+
+/* A log that is compared is read more slowly than a table. */
+#define MAX_LOG_BYTES	(8 * ECM_PIECE_BYTES)
 
 PG_FUNCTION_INFO_V1(electric_cm_take_snapshot);
 
@@ -106,6 +110,26 @@ read_group(void *arg)
 	ecm_read_rows(group->shapes, group->n, &group->range, &group->result);
 }
 
+/* Likewise, for shapes with a gap in their logs, which is closed. */
+static void
+compare_group(void *arg)
+{
+	Together   *group = arg;
+	EcmCompare *compare = ecm_compare_begin(group->shapes, group->n);
+
+	group->range.put = ecm_compare_row;
+	group->range.put_arg = compare;
+	ecm_read_rows(group->shapes, group->n, &group->range, &group->result);
+	if (group->result.end != ECM_READ_ALL)
+	{
+		ecm_compare_cancel(compare);
+		return;
+	}
+	for (int i = 0; i < group->n; i++)
+		ecm_compare_log(compare, i);
+	ecm_compare_end(compare);
+}
+
 /*
  * Reads all rows of a group.  False: there are too many for one transaction, so the
  * group is to have a reading.
@@ -114,21 +138,26 @@ static bool
 read_whole(Together *group, int64 max_bytes, bool last_word)
 {
 	EcmShapeDef *def = group->shapes[0]->def;
+	bool		gap = !XLogRecPtrIsInvalid(def->gap_lsn);
+	EcmReadCallback read = gap ? compare_group : read_group;
 
 	memset(&group->range, 0, sizeof(group->range));
+	memset(&group->result, 0, sizeof(group->result));
 	if (ecm_read_is_ordered(def))
 	{
+		if (gap && ecm_compare_log_bytes(group->shapes, group->n) > MAX_LOG_BYTES)
+			return false;
 		group->range.max_cost = ecm_debug_piece_rows > 0 ? 1e-9 : MAX_COST;
 		group->range.max_bytes = Min(MAX_BYTES, max_bytes);
 		group->range.max_ms = TOO_LONG_MS;
 	}
 	if (group->n > 1)
-		read_group(group);
+		read(group);
 	else
-		ecm_read_blamed(def, last_word, read_group, group);
+		ecm_read_blamed(def, last_word, read, group);
 	for (int i = 0; i < group->n; i++)
 	{
-		if (group->result.end == ECM_READ_ENOUGH)
+		if (group->result.end == ECM_READ_ENOUGH && !gap)
 			ecm_log_delete_base(group->shapes[i]->def->id);
 		group->shapes[i]->done = group->result.end == ECM_READ_ALL;
 	}

@@ -65,7 +65,8 @@ ecm_snapshot_store(const EcmReadShape *shapes, int n, const char *snapshot)
 			continue;
 		ids[ndone] = Int64GetDatum(shape->def->id);
 		generations[ndone] = Int32GetDatum(shape->def->generation);
-		rows[ndone++] = Int64GetDatum(shape->rows);
+		/* a log that was there before keeps the number that it began with */
+		rows[ndone++] = Int64GetDatum(XLogRecPtrIsInvalid(shape->def->gap_lsn) ? shape->rows : -1);
 		message.shapes[message.nshapes++] =
 			(EcmMessageShape)
 		{
@@ -82,7 +83,8 @@ ecm_snapshot_store(const EcmReadShape *shapes, int n, const char *snapshot)
 	ecm_snapshot_lock(args[0]);
 	ecm_spi_begin(&spi);
 	ecm_spi_run("UPDATE _electric_cm.shape s SET snapshot = $4::pg_catalog.pg_snapshot,"
-				" order_xid = pg_current_xact_id(), snapshot_generation = d.generation, snapshot_rows = d.rows"
+				" order_xid = pg_current_xact_id(), snapshot_generation = d.generation,"
+				" snapshot_rows = CASE WHEN d.rows >= 0 THEN d.rows ELSE s.snapshot_rows END"
 				" FROM unnest($1, $2, $3) AS d (id, generation, rows) WHERE s.id = d.id",
 				SPI_OK_UPDATE, 4, types, args, NULL);
 	if (SPI_processed != (uint64) ndone)

@@ -172,7 +172,7 @@ ecm_manager_report_failure(Manager *m, const EcmStepFailure *failure)
 
 /*
  * The slot would have to be made anew once more than the limit allows, which is
- * there because each time costs all shapes.  The stack fails, with a hint.
+ * there because each time all shapes are compared with their tables.  The stack fails, with a hint.
  */
 static void
 report_too_many_recreations(Manager *m, const EcmError *last)
@@ -190,13 +190,13 @@ report_too_many_recreations(Manager *m, const EcmError *last)
 
 /*
  * The walsender fails at the same place each time.  The stream can go on only behind
- * that place, with a new slot, and all shapes are lost; an event says why.
+ * that place, with a new slot, and all shapes are resynced; an event says why.
  */
 static void
 report_stuck(Manager *m, const EcmError *err)
 {
 	ecm_manager_event(m, ECM_EVENT_STREAM_GIVEN_UP,
-					  psprintf("%s%sAll shapes of this database have to be created again.",
+					  psprintf("%s%sAll shapes of this database are compared with their tables.",
 							   err->hint, err->hint[0] != '\0' ? " " : ""),
 					  psprintf("the stream fails again and again at the same place, after %X/%X, and begins anew behind it: %s",
 							   LSN_FORMAT_ARGS(m->loss.at), err->message));
@@ -211,7 +211,8 @@ static void
 step_machine(Manager *m, const RoundInput *in)
 {
 	const EcmStepFailure *failure = in->failed ? &in->failure : NULL;
-	EcmInput	input = {in->type, failure ? failure->kind : ECM_ERROR_RETRY, false};
+	EcmInput	input = {.type = in->type, .kind = failure ? failure->kind : ECM_ERROR_RETRY,
+	.consumers_ended = in->consumers_ended};
 	EcmAction	action;
 
 	if (failure != NULL)

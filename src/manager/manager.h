@@ -237,6 +237,7 @@ typedef struct RoundInput
 	EcmInputType type;
 	bool		failed;			/* 'failure' is filled, and will be reported */
 	EcmStepFailure failure;
+	bool		consumers_ended;	/* by the step that is done */
 	bool		again;			/* run the part again once the machine has
 								 * been stepped: it may have more to tell */
 } RoundInput;
@@ -387,13 +388,13 @@ extern bool ecm_manager_may_catch_up(Manager *m, EcmTime now);
 
 /*
  * Does the slot that create_slot has found continue the logs?  *mismatch NULL: yes;
- * or the reason why all shapes end.  False: that can't be found out now (err).
+ * or the reason why all shapes are resynced.  False: that can't be found out now (err).
  */
 extern bool ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err);
 
 /*
  * The step check_timeline is done: what it has recorded is in the tables.  mismatch:
- * shapes have been invalidated; marked: the marker was written.
+ * all shapes are resynced; marked: the marker was written.
  */
 extern void ecm_manager_slot_compared(Manager *m, bool mismatch, bool marked);
 

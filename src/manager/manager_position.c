@@ -70,6 +70,7 @@ read_record(void *arg)
 	record->timeline_id = row->timeline_id;
 	record->database_oid = row->database_oid;
 	record->publication = NameStr(row->publication);
+	record->publication_dropped = row->publication_dropped;
 	record->clean_stop_lsn = row->clean_stop_lsn;
 
 	/* what this process has acknowledged needs no look at the tables */

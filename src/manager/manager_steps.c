@@ -139,41 +139,30 @@ count_shapes(void *arg)
 	ecm_spi_end(&spi);
 }
 
-/*
- * Reports that all shapes are thrown away, so that clients have to create them
- * again.  Few clients see events, so electric_cm_health() goes on saying so for a
- * while, by the entry.
- */
+/* Reports that the stream does not continue what the logs have. */
 static void
-report_lost_shapes(Manager *m, const char *reason)
+report_resync(Manager *m, const char *reason)
 {
 	int64		n = -1;
 	EcmError	err;
 
 	(void) ecm_worker_try(count_shapes, &n, &err);
 	if (n == 0)
-		ecm_manager_event(m, ECM_EVENT_NO_SHAPES_INVALIDATED, reason, "there were no shapes");
+		ecm_manager_event(m, ECM_EVENT_NO_SHAPES_RESYNCING, reason, "there are no shapes");
 	else
-		ecm_manager_event(m, ECM_EVENT_SHAPES_INVALIDATED, reason,
-						  n < 0 ? "all shapes of this database are gone: create them again" :
-						  n == 1 ? "the one shape of this database is gone: create it again" :
-						  psprintf("all " INT64_FORMAT " shapes of this database are gone: create them again", n));
-	if (n == 0)
-		return;
-	ecm_lock(LW_EXCLUSIVE);
-	m->stack->lost.count = n;
-	m->stack->lost.at = ecm_now();
-	ecm_copy_text(m->stack->lost.reason, sizeof(m->stack->lost.reason), reason);
-	ecm_unlock();
+		ecm_manager_event(m, ECM_EVENT_SHAPES_RESYNCING, reason,
+						  n < 0 ? "all shapes of this database are compared with their tables" :
+						  n == 1 ? "the one shape of this database is compared with its table" :
+						  psprintf("all " INT64_FORMAT " shapes of this database are compared with their tables", n));
 }
 
 /*
  * Step check_timeline: compares what the row of _electric_cm.stack remembers with
  * this server, this database and the slot.  If the stream can't continue what the
- * shape logs have, all shapes are thrown away.  Has a pool session
+ * shape logs have, all shapes are resynced.  Has a pool session
  *
  *	- look, where the WAL may tell, whether the server ran without us meanwhile;
- *	- record the new circumstances, and invalidate the shapes;
+ *	- record the new circumstances, and have the shapes resynced;
  *	- share the shapes among consumers, before any consumer runs;
  *	- record that the logs have everything before the slot's position, since the other
  *	  two delete the rows that said so;
@@ -203,7 +192,10 @@ start_timeline(Manager *m)
 	sql = ecm_stack_row_record_sql(&m->remembered, &m->replication.info,
 								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
-		report_lost_shapes(m, mismatch);
+		report_resync(m, mismatch);
+	/* what they follow, and how far they are, is not so any more */
+	if (mismatch != NULL)
+		ecm_queues_stop();
 	assign_sql = ecm_queues_assign_sql();
 	disown_sql = ecm_manager_slot_is_recorded(m) && !ecm_slot_owner_look(m->stack_index, false) ?
 		ecm_stack_row_disown_slot_sql(m->stack->slot.name) : NULL;
@@ -302,8 +294,8 @@ ecm_manager_retire_former_slot(Manager *m)
 /*
  * A slot that is there though the history has changed was made by pg_upgrade, kept
  * in step by a standby, or copied with the data directory.  The stream is another
- * one than the shapes were made from, so they end, and nothing says that the slot
- * has the WAL that it needs.
+ * one than the shapes were made from, so they are resynced, and nothing says that the
+ * slot has the WAL that it needs.
  */
 static void
 replace_slot_of_other_history(Manager *m)
@@ -483,6 +475,7 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 	{
 		step_completed(m, step);
 		in->type = ECM_INPUT_STEP_DONE;
+		in->consumers_ended = step == ECM_STEP_CHECK_TIMELINE && m->compared.mismatch;
 		return true;
 	}
 

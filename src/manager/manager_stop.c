@@ -99,10 +99,10 @@ drop_publication(void *arg pg_attribute_unused())
 {
 	EcmSpiState spi;
 
+	ecm_stack_row_forget_created();
 	ecm_spi_begin(&spi);
 	ecm_drop_own_publications();
 	ecm_spi_end(&spi);
-	ecm_stack_row_forget_created();
 }
 
 /* Drops the slot, which our walsender has let go of, and says so in an event. */

@@ -5,9 +5,9 @@
  *
  * retained_wal.c samples the slot and says whether it has to go, for the sake of
  * electric_cm.retained_wal_limit or min_wal_free_space (EcmWalAction).  This file has
- * what the manager does about that.  To drop the slot costs all shapes, so it is
- * the last resort: a stream that is cut off, or is just catching up, gets its
- * chance first.  But each such delay is bounded, as a full disk stops the server.
+ * what the manager does about that.  To drop the slot costs a resync of all shapes, so
+ * it is the last resort: a stream that is cut off, or is just catching up, gets its chance
+ * first.  But each such delay is bounded, as a full disk stops the server.
  *
  *-------------------------------------------------------------------------
  */

@@ -404,12 +404,12 @@ ecm_batch_fail(EcmBatch *b, const EcmError *err)
 	if (b->nshapes == 1)
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
 					 hint,
-					 "could not create shape %s yet: %s", b->shapes[0]->handle,
+					 "could not create, or resync, shape %s yet: %s", b->shapes[0]->handle,
 					 reason);
 	else
 		ecm_event_in(MyDatabaseId, datname(), ECM_EVENT_SHAPE_CREATION_FAILED,
 					 hint,
-					 "could not create shape %s and %d others of its table yet: %s",
+					 "could not create, or resync, shape %s and %d others of its table yet: %s",
 					 b->shapes[0]->handle, b->nshapes - 1, reason);
 }
 

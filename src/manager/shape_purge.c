@@ -403,6 +403,8 @@ start_scan(void)
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = b.shape)"
 								 " UNION SELECT shape FROM _electric_cm.shape_fold f WHERE NOT EXISTS"
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = f.shape)"
+								 " UNION SELECT shape FROM _electric_cm.shape_gap g WHERE NOT EXISTS"
+								 " (SELECT FROM _electric_cm.shape s WHERE s.id = g.shape)"
 								 " UNION SELECT shape FROM _electric_cm.shape_worker w WHERE NOT EXISTS"
 								 " (SELECT FROM _electric_cm.shape s WHERE s.id = w.shape)"
 								 " LIMIT %d", SLICE_SHAPES),

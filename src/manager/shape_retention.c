@@ -214,7 +214,7 @@ submit_scan(void)
 		retention.scanned_to = 0;
 	retention.scanning_for = ecm_shape_log_retention;
 	if (ecm_shape_log_retention >= 0)
-		others = psprintf(" OR (_electric_cm.shape_log_stats(s.id)).log_bytes > " INT64_FORMAT
+		others = psprintf(" OR (_electric_cm.shape_log_stats(s.id, NULL)).log_bytes > " INT64_FORMAT
 						  " OR EXISTS (SELECT FROM _electric_cm.shape_base b,"
 						  " _electric_cm.shape_log l"
 						  " WHERE b.shape = s.id AND l.shape = s.id"

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -43,6 +44,13 @@ Datum
 ecm_array_of_int8(Datum *elems, int n)
 {
 	return PointerGetDatum(construct_array(elems, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+Datum
+ecm_array_of_lsn(Datum *elems, int n)
+{
+	return PointerGetDatum(construct_array(elems, n, LSNOID, sizeof(XLogRecPtr),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 

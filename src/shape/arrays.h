@@ -15,13 +15,14 @@
 #include "nodes/pg_list.h"
 
 /*
- * Make an oid[], int8[], int4[], text[] or int2[].  Those of int8 and int4
- * take Datums.
+ * Make an oid[], int8[], int4[], pg_lsn[], text[] or int2[].  Those of int8, int4
+ * and pg_lsn take Datums.
  */
 extern Datum ecm_array_of_oids(const Oid *oids, int n);
 extern Datum ecm_array_of_oid_list(const List *oids);
 extern Datum ecm_array_of_int8(Datum *elems, int n);
 extern Datum ecm_array_of_int4(Datum *elems, int n);
+extern Datum ecm_array_of_lsn(Datum *elems, int n);
 extern Datum ecm_array_of_names(char **names, int n);
 extern Datum ecm_array_of_attnums(const Bitmapset *attnums);
 

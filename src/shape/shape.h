@@ -43,11 +43,17 @@ typedef struct EcmShapeDef
 								 * assign.c */
 	EcmShapeState state;
 	int			generation;		/* number of the latest attempt to create it */
-	int			capturing;		/* attempt for which changes are captured; 0:
-								 * none */
 	int			snapshot_generation;	/* attempt whose snapshot is
 										 * committed; 0: none */
+	bool		noted;			/* it has a row of shape_state */
+	XLogRecPtr	gap_lsn;		/* being resynced: the log is complete up to
+								 * there, and may be read; invalid: it is not */
 	char	   *last_error;		/* with its tag, see errors.h; or NULL */
 } EcmShapeDef;
+
+/* Is there a log that may be read?  If there is a gap, up to that. */
+#define ecm_shape_is_readable(def) \
+	((def)->state == ECM_SHAPE_LIVE || \
+	 ((def)->state == ECM_SHAPE_CREATING && !XLogRecPtrIsInvalid((def)->gap_lsn)))
 
 #endif							/* ECM_SHAPE_H */

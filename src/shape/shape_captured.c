@@ -226,6 +226,20 @@ begin_scan(EcmChunkScan *cs, int64 id, const EcmCapturedMark *mark, Snapshot sna
 						 snapshot, RowExclusiveLock);
 }
 
+/*
+ * What is before the gap is not captured, and has gone through all that when the log
+ * was made.
+ */
+void
+ecm_captured_begin(int64 id, XLogRecPtr gap_lsn, EcmCapturedMark *mark)
+{
+	memset(mark, 0, sizeof(*mark));
+	if (XLogRecPtrIsInvalid(gap_lsn))
+		return;
+	mark->lsn = gap_lsn + 1;
+	mark->kept = mark->last = ecm_log_stream_totals(id, gap_lsn);
+}
+
 bool
 ecm_captured_any(int64 id, const EcmCapturedMark *mark)
 {

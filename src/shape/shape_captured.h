@@ -58,6 +58,9 @@ typedef struct EcmCapturedRules
 extern EcmLogTotals ecm_captured_judge(int64 id, const EcmShapeDef *shape,
 									   const EcmCapturedRules *rules, EcmCapturedMark *mark);
 
+/* Where captured entries begin: behind the gap that is to be closed, if there is one. */
+extern void ecm_captured_begin(int64 id, XLogRecPtr gap_lsn, EcmCapturedMark *mark);
+
 /* Is there anything in the log from the mark on? */
 extern bool ecm_captured_any(int64 id, const EcmCapturedMark *mark);
 

@@ -60,7 +60,7 @@ spi_column(int row, int column, bool *isnull)
 	" s.column_names, s.column_types, s.key_positions," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
 	" s.generation, s.snapshot_generation," \
-	" t.state, t.generation, t.last_error," \
+	" t.state, t.last_error, t.gap_lsn," \
 	" coalesce(w.worker, 0), w.skip_until" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
@@ -91,8 +91,8 @@ typedef enum ShapeColumn
 	SHAPE_GENERATION,
 	SHAPE_SNAPSHOT_GENERATION,
 	SHAPE_STATE,
-	SHAPE_STATE_GENERATION,
 	SHAPE_LAST_ERROR,
+	SHAPE_GAP_LSN,
 	SHAPE_WORKER,
 	SHAPE_SKIP_UNTIL
 } ShapeColumn;
@@ -125,6 +125,7 @@ shape_from_row(int row, MemoryContext context)
 
 	def->state = ECM_SHAPE_CREATING;
 	datum = spi_column(row, SHAPE_STATE, &isnull);
+	def->noted = !isnull;
 	if (!isnull)
 	{
 		char	   *state = TextDatumGetCString(datum);
@@ -133,13 +134,13 @@ shape_from_row(int row, MemoryContext context)
 			def->state = ECM_SHAPE_LIVE;
 		else if (strcmp(state, "errored") == 0)
 			def->state = ECM_SHAPE_ERRORED;
-		else
-			def->capturing = DatumGetInt32(spi_column(row, SHAPE_STATE_GENERATION, &isnull));
 	}
 	datum = spi_column(row, SHAPE_SNAPSHOT_GENERATION, &isnull);
 	def->snapshot_generation = isnull ? 0 : DatumGetInt32(datum);
 	datum = spi_column(row, SHAPE_LAST_ERROR, &isnull);
 	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
+	datum = spi_column(row, SHAPE_GAP_LSN, &isnull);
+	def->gap_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 
 	datum = spi_column(row, SHAPE_WHERE_CLAUSE, &isnull);
 	if (!isnull)

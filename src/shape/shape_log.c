@@ -164,15 +164,24 @@ ecm_new_snapshot_identity(void)
 	return GetWALInsertionTimeLine() == 1 ? 0 : ecm_new_base_identity();
 }
 
+/* Neither 0, as in the stream, nor with the bit of a base. */
+int64
+ecm_new_difference_identity(void)
+{
+	return (int64) (Max(random_identity() & (ECM_IDENTITY_BIT - 1), 1) << ECM_IDENTITY_SHIFT);
+}
+
 struct EcmRowPacker
 {
 	EcmLogWriter *writer;
+	bool		in_gap;			/* closes a gap: totals of the log stay */
 	int64		shape;
 	XLogRecPtr	lsn;
 	int64		op;				/* of the last row */
 	int32		entries;		/* rows in the buffer */
 	StringInfoData buffer;
 	EcmLogTotals totals;
+	EcmLogTotals in_gap_totals; /* written since it was begun */
 };
 
 EcmRowPacker *
@@ -209,6 +218,30 @@ ecm_row_packer_resume(EcmLogWriter *writer, int64 shape)
 	return packer;
 }
 
+EcmRowPacker *
+ecm_row_packer_close_gap(EcmLogWriter *writer, int64 shape, XLogRecPtr gap_lsn)
+{
+	EcmRowPacker *packer = ecm_row_packer_begin(writer, shape, gap_lsn, 0);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmChunkScan cs;
+	bool		found;
+
+	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, gap_lsn, PG_INT64_MAX,
+						 snapshot, AccessShareLock);
+	found = ecm_chunk_scan_next(&cs);
+	/* rows of a snapshot have totals of their own, as have those of a base */
+	if (found && cs.first_lsn != 0 && !ecm_op_is_base(cs.first_op))
+		packer->totals = cs.totals;
+	if (found && cs.first_lsn == gap_lsn && (uint64) cs.first_op >= ECM_FIRST_DIFFERENCE)
+		packer->op = cs.first_op + cs.entries - 1;
+	else
+		packer->op = ecm_new_difference_identity() - 1;
+	packer->in_gap = true;
+	ecm_chunk_scan_end(&cs);
+	UnregisterSnapshot(snapshot);
+	return packer;
+}
+
 int64
 ecm_row_packer_bytes(const EcmRowPacker *packer)
 {
@@ -222,6 +255,14 @@ packer_flush(EcmRowPacker *packer)
 
 	if (packer->entries == 0)
 		return;
+	if (packer->in_gap)
+	{
+		packer->in_gap_totals.entries += packer->entries;
+		packer->in_gap_totals.bytes += packer->buffer.len;
+		/* they are added again below */
+		packer->totals.entries -= packer->entries;
+		packer->totals.bytes -= packer->buffer.len;
+	}
 
 	chunk.shape = packer->shape;
 	chunk.first_lsn = packer->lsn;
@@ -245,9 +286,21 @@ packer_flush(EcmRowPacker *packer)
 void
 ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
 {
+	ecm_row_packer_put_change(packer, ECM_OP_INSERT, values, nvalues, NULL, 0);
+}
+
+void
+ecm_row_packer_put_change(EcmRowPacker *packer, EcmOp op, const EcmValue *new_values,
+						  int n_new, const EcmValue *old_values, int n_old)
+{
 	StringInfo	buf = &packer->buffer;
-	Size		size = 1 + ecm_chunk_values_size(values, nvalues);
+	Size		size = 1;
 	char	   *to;
+
+	if (op != ECM_OP_DELETE)
+		size += ecm_chunk_values_size(new_values, n_new);
+	if (op != ECM_OP_INSERT)
+		size += ecm_chunk_values_size(old_values, n_old);
 
 	if (buf->len + size > ECM_CHUNK_TARGET)
 		packer_flush(packer);
@@ -263,8 +316,11 @@ ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values, int nvalues)
 	to = buf->data + buf->len;
 	if (packer->entries++ == 0)
 		to = ecm_chunk_put_txn(to, packer->lsn, 0, (uint64) packer->op);
-	to = ecm_chunk_put_op(to, ECM_OP_INSERT);
-	to = ecm_chunk_put_values(to, values, nvalues);
+	to = ecm_chunk_put_op(to, op);
+	if (op != ECM_OP_DELETE)
+		to = ecm_chunk_put_values(to, new_values, n_new);
+	if (op != ECM_OP_INSERT)
+		to = ecm_chunk_put_values(to, old_values, n_old);
 	buf->len = to - buf->data;
 }
 
@@ -278,6 +334,15 @@ ecm_row_packer_end(EcmRowPacker *packer)
 	pfree(packer->buffer.data);
 	pfree(packer);
 	return rows;
+}
+
+void
+ecm_row_packer_end_gap(EcmRowPacker *packer, EcmLogTotals *written)
+{
+	packer_flush(packer);
+	written->entries += packer->in_gap_totals.entries;
+	written->bytes += packer->in_gap_totals.bytes;
+	(void) ecm_row_packer_end(packer);
 }
 
 EcmRowPacker *
@@ -544,14 +609,14 @@ ecm_log_delete(int64 shape)
 	return PG_INT64_MAX - left;
 }
 
-void
-ecm_log_delete_base(int64 shape)
+/* In the order of the scan, in this transaction. */
+static void
+delete_chunks(int64 shape, StrategyNumber strategy, uint64 lsn, uint64 op)
 {
 	EcmChunkScan cs;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
-	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, 0, PG_INT64_MAX,
-						 snapshot, RowExclusiveLock);
+	ecm_chunk_scan_begin(&cs, shape, strategy, lsn, op, snapshot, RowExclusiveLock);
 	while (ecm_chunk_scan_next(&cs))
 	{
 		ecm_stall_step();
@@ -560,6 +625,19 @@ ecm_log_delete_base(int64 shape)
 	ecm_chunk_scan_end(&cs);
 	UnregisterSnapshot(snapshot);
 	CommandCounterIncrement();
+}
+
+void
+ecm_log_delete_base(int64 shape)
+{
+	delete_chunks(shape, BTLessEqualStrategyNumber, 0, PG_INT64_MAX);
+}
+
+/* But not the rows of a fold that has not come to its end: that goes on, or cleans up. */
+void
+ecm_log_delete_after_gap(int64 shape, XLogRecPtr gap_lsn)
+{
+	delete_chunks(shape, BTGreaterEqualStrategyNumber, gap_lsn, ECM_FIRST_DIFFERENCE);
 }
 
 /* ----------------------------------------------------------------
@@ -627,13 +705,15 @@ ecm_log_base_rows(int64 shape)
 }
 
 bool
-ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
+ecm_log_last_offset(int64 shape, XLogRecPtr gap_lsn, Snapshot snapshot, uint64 *lsn,
+					uint64 *op)
 {
 	EcmChunkScan cs;
 	bool		found;
+	bool		gap = !XLogRecPtrIsInvalid(gap_lsn);
 
-	ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, PG_UINT64_MAX,
-						 PG_INT64_MAX, snapshot, AccessShareLock);
+	ecm_chunk_scan_begin(&cs, shape, BTLessStrategyNumber, gap ? gap_lsn : PG_UINT64_MAX,
+						 gap ? ECM_FIRST_DIFFERENCE : PG_INT64_MAX, snapshot, AccessShareLock);
 	found = ecm_chunk_scan_next(&cs);
 	if (found)
 		ecm_chunk_scan_last(&cs, shape, lsn, op);
@@ -643,12 +723,12 @@ ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn, uint64 *op)
 
 /* A base with an LSN above 0 is always followed by a chunk of the stream. */
 EcmLogTotals
-ecm_log_stream_totals(int64 shape)
+ecm_log_stream_totals(int64 shape, XLogRecPtr up_to)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EcmLogTotals totals;
 
-	totals = last_totals(shape, 0, PG_INT64_MAX, PG_UINT64_MAX, snapshot);
+	totals = last_totals(shape, 0, PG_INT64_MAX, up_to, snapshot);
 	UnregisterSnapshot(snapshot);
 	return totals;
 }

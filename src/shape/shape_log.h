@@ -79,9 +79,16 @@ extern void ecm_log_writer_end(EcmLogWriter *writer);
 #define ecm_op_number(op)	((uint32) (uint64) (op))
 #define ecm_op_is_base(op)	(((uint64) (op) >> ECM_IDENTITY_SHIFT & ECM_IDENTITY_BIT) != 0)
 
-/* An op with a new identity, and number 0: for a fold, for a snapshot. */
+/*
+ * What closes a gap in a log (see shape_gap.h) has an identity without that bit.
+ * So it lies behind the stream's entries at the LSN of the gap.
+ */
+#define ECM_FIRST_DIFFERENCE	(UINT64CONST(1) << ECM_IDENTITY_SHIFT)
+
+/* An op with a new identity, and number 0: for a fold, for a snapshot, for a gap. */
 extern int64 ecm_new_base_identity(void);
 extern int64 ecm_new_snapshot_identity(void);
+extern int64 ecm_new_difference_identity(void);
 
 /* Collects rows in chunks: row n is an insert at <lsn>_<op + n>. */
 typedef struct EcmRowPacker EcmRowPacker;
@@ -96,6 +103,19 @@ extern EcmRowPacker *ecm_row_packer_begin(EcmLogWriter *writer, int64 shape,
 extern EcmRowPacker *ecm_row_packer_resume(EcmLogWriter *writer, int64 shape);
 extern void ecm_row_packer_put(EcmRowPacker *packer, const EcmValue *values,
 							   int nvalues);
+
+/*
+ * For what closes a gap: goes on behind what was written for it, and does not move the
+ * log's running totals.  put_change writes an entry of any kind; n_old may be 0.
+ */
+extern EcmRowPacker *ecm_row_packer_close_gap(EcmLogWriter *writer, int64 shape,
+											  XLogRecPtr gap_lsn);
+extern void ecm_row_packer_put_change(EcmRowPacker *packer, EcmOp op,
+									  const EcmValue *new_values, int n_new,
+									  const EcmValue *old_values, int n_old);
+
+/* Ends it; adds what was written. */
+extern void ecm_row_packer_end_gap(EcmRowPacker *packer, EcmLogTotals *written);
 
 /* The number of rows, and the bytes so far, of those before included. */
 extern int64 ecm_row_packer_end(EcmRowPacker *packer);
@@ -121,12 +141,18 @@ typedef struct EcmLogBase
 
 extern void ecm_log_base(int64 shape, Snapshot snapshot, EcmLogBase *base);
 
-/* The offset of a log's last entry; false if it has none. */
-extern bool ecm_log_last_offset(int64 shape, Snapshot snapshot, uint64 *lsn,
-								uint64 *op);
+/*
+ * The offset of a log's last entry, before the gap (invalid: there is none); false
+ * if it has none.
+ */
+extern bool ecm_log_last_offset(int64 shape, XLogRecPtr gap_lsn, Snapshot snapshot,
+								uint64 *lsn, uint64 *op);
 
-/* The running totals of a log's entries of the stream, as of now. */
-extern EcmLogTotals ecm_log_stream_totals(int64 shape);
+/*
+ * The running totals of a log's entries of the stream, as of now; up to an LSN,
+ * included.
+ */
+extern EcmLogTotals ecm_log_stream_totals(int64 shape, XLogRecPtr up_to);
 
 /*
  * The sizes of a log's base and of its entries since.  Costs two look-ups in
@@ -138,6 +164,9 @@ extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot
 /* The number of rows of the snapshot that a log begins with; and deletes them. */
 extern int64 ecm_log_base_rows(int64 shape);
 extern void ecm_log_delete_base(int64 shape);
+
+/* Deletes what comes after a gap: an attempt to close it has failed. */
+extern void ecm_log_delete_after_gap(int64 shape, XLogRecPtr gap_lsn);
 
 /* Deletes all chunks of a shape in this transaction; returns their number. */
 extern int64 ecm_log_delete(int64 shape);

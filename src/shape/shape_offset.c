@@ -170,7 +170,7 @@ may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
 		return standby && after->lsn > base->lsn;
 	if (after->lsn == 0)
 		return false;
-	if (ecm_log_last_offset(shape->id, snapshot, &last_lsn, &last_op) &&
+	if (ecm_log_last_offset(shape->id, shape->gap_lsn, snapshot, &last_lsn, &last_op) &&
 		after->lsn <= last_lsn)
 		return false;
 	if (!standby &&

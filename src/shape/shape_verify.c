@@ -43,9 +43,14 @@
 #include "shape/shape_settings.h"
 #include "shape/shape_verify.h"
 
-/* Does a consumer follow the shape already, perhaps in order to create it? */
+/*
+ * Does a consumer follow the shape already, perhaps in order to create it?  Not if its
+ * resync has been ordered and not begun, or will be at the next start, since the stack
+ * has dropped its publication.
+ */
 #define FOLLOWED_SQL \
-	"EXISTS (SELECT FROM _electric_cm.shape_state t WHERE t.shape = s.id)"
+	"EXISTS (SELECT FROM _electric_cm.shape_state t WHERE t.shape = s.id AND t.generation > 0)" \
+	" AND NOT (SELECT publication_dropped FROM _electric_cm.stack)"
 
 /* ---------------------------------------------------------------- kinds -- */
 
@@ -428,11 +433,33 @@ ecm_shapes_verify_names(List *tables, List *schemas)
 	ecm_spi_end(&spi);
 }
 
+void
+ecm_shapes_verify_all(void)
+{
+	EcmSpiState spi;
+	List	   *relids;
+	List	   *changed = NIL;
+	ListCell   *lc;
+
+	ecm_spi_begin(&spi);
+	(void) ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation)",
+							 0, NULL, NULL, NULL, "the table was dropped");
+	relids = query_tables("SELECT DISTINCT relation FROM _electric_cm.shape"
+						  " WHERE relation <> $1", OIDOID, ObjectIdGetDatum(InvalidOid));
+	foreach(lc, relids)
+		changed = list_concat(changed, find_all_inheritors(lfirst_oid(lc), NoLock, NULL));
+	list_sort(changed, list_oid_cmp);
+	list_deduplicate_oid(changed);
+	ecm_shapes_verify_names(relids, NIL);
+	(void) ecm_shapes_verify(changed);
+	ecm_spi_end(&spi);
+}
+
 /* ---------------------------------------------------------- publication -- */
 
 /*
  * Deletes the shapes of tables, except those that no consumer follows yet:
- * their creation publishes the table first.
+ * their creation, or their resync, publishes the table first.
  */
 static void
 delete_followed(List *relids, const char *reason)

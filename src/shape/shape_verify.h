@@ -22,6 +22,12 @@
 extern List *ecm_shapes_verify(List *changed);
 
 /*
+ * The same for all tables that have shapes, where it is not known what has changed:
+ * shapes that don't fit their tables any more are deleted.
+ */
+extern void ecm_shapes_verify_all(void);
+
+/*
  * Deletes the shapes of these tables, and of the tables in these schemas,
  * whose keys have another name than the table has now.
  */

@@ -17,8 +17,7 @@
  * transaction.
  *
  * Why a slot is spared: WAL that others need as well is not freed by dropping
- * the slot.  The shapes would be sacrificed for nothing, so the guard only
- * warns.
+ * the slot.  All shapes would be resynced for nothing, so the guard only warns.
  *
  *-------------------------------------------------------------------------
  */

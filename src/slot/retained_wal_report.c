@@ -77,10 +77,10 @@ char *
 ecm_retained_wal_describe_loss(const EcmWalLook *look, const char *when)
 {
 	if (look->shapes == 0)
-		return psprintf("All shapes of this database are gone%s: create them again.", when);
+		return psprintf("All shapes of this database are compared with their tables%s.", when);
 	if (look->shapes == 1)
-		return psprintf("The one shape of this database is gone%s: create it again.", when);
-	return psprintf("All %u shapes of this database are gone%s: create them again.",
+		return psprintf("The one shape of this database is compared with its table%s.", when);
+	return psprintf("All %u shapes of this database are compared with their tables%s.",
 					look->shapes, when);
 }
 

@@ -15,7 +15,7 @@
  * a run with the library, a mark (below) precedes the first commit that could
  * change a catalog.  So if a run has committed changes of this database's
  * catalogs before a mark, or without any, the library was not loaded.  Changes
- * of statistics don't count, lest autovacuum end all shapes.
+ * of statistics don't count, lest autovacuum have all shapes resynced.
  *
  * Another mark precedes the commit of what a run with the library could not look
  * at, since it did not know the extension's version (see version.c).
@@ -347,7 +347,7 @@ check_prepared(const RunScan *scan)
 }
 
 static void
-invalidate_all(const RunScan *scan)
+resync_all(const RunScan *scan)
 {
 	Oid			type = TEXTOID;
 	Datum		reason = CStringGetTextDatum(scan->not_known ?
@@ -355,20 +355,20 @@ invalidate_all(const RunScan *scan)
 											 "the server ran without electric_cm in shared_preload_libraries");
 	char	   *datname = get_database_name(MyDatabaseId);
 
-	ecm_spi_run("SELECT _electric_cm.invalidate_all($1)", SPI_OK_SELECT,
+	ecm_spi_run("SELECT _electric_cm.resync_all($1)", SPI_OK_SELECT,
 				1, &type, &reason, NULL);
-	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_INVALIDATED,
+	ecm_event_in(MyDatabaseId, datname, ECM_EVENT_SHAPES_RESYNCING,
 				 psprintf(scan->not_known ?
 						  "The library that the server had loaded did not know the extension's version, and tables or types were changed, up to WAL position %X/%X." :
 						  "The server ran without electric_cm in shared_preload_libraries, from WAL position %X/%X on, and tables or types may have been changed.",
 						  LSN_FORMAT_ARGS(scan->unseen)),
-				 "all shapes made so far are invalid");
+				 "all shapes of this database are compared with their tables");
 }
 
 /*
  * _electric_cm.check_runs(slot_name name) RETURNS bool
  *
- * Invalidates all shapes if the server has run without the library since the
+ * Has all shapes resynced if the server has run without the library since the
  * last look, and changed catalogs of this database; returns whether it has.
  * Runs in a pool session, before any consumer does.
  *
@@ -416,7 +416,7 @@ electric_cm_check_runs(PG_FUNCTION_ARGS)
 	if (!XLogRecPtrIsInvalid(scan.unseen))
 	{
 		check_prepared(&scan);
-		invalidate_all(&scan);
+		resync_all(&scan);
 	}
 	ecm_stack_row_seen_all();
 	ecm_spi_end(&spi);

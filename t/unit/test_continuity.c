@@ -89,6 +89,11 @@ test_continuity(void)
 	begin();
 	found.publication = "q";
 	ok(verdict() == ECM_OTHER_PUBLICATION, "continuity: another publication");
+	begin();
+	record.publication_dropped = true;
+	ok(verdict() == ECM_OTHER_PUBLICATION, "continuity: the publication has been made again");
+	begin();
+	found.publication = "q";
 	record.publication = "";
 	ok(verdict() == ECM_CONTINUES, "continuity: ... there was none yet");
 

@@ -30,11 +30,8 @@ static bool healthy = true;		/* a stream that runs gets beyond where it was
 static EcmAction
 raw_input(EcmInputType type, EcmErrorKind kind, bool stuck)
 {
-	EcmInput	in;
+	EcmInput	in = {.type = type, .kind = kind, .stuck = stuck};
 
-	in.type = type;
-	in.kind = kind;
-	in.stuck = stuck;
 	return ecm_state_step(&s, in, now);
 }
 
@@ -279,6 +276,21 @@ test_step_failures(void)
 	is_int(input(ECM_INPUT_RELOAD, RETRY), RUN_STEP,
 		   "a reload makes a pending retry due at once");
 	ok(s.running && s.next_retry_at == 0, "and then it isn't pending any more");
+}
+
+/* A step may end the consumers of a stream that is not continued. */
+static void
+test_consumers_ended(void)
+{
+	EcmInput	in = {.type = ECM_INPUT_STEP_DONE, .kind = RETRY, .consumers_ended = true};
+
+	start_streaming();
+	replication_lost();
+	tick();
+	while (s.step != ECM_STEP_CHECK_TIMELINE)
+		done();
+	is_int(ecm_state_step(&s, in, now), RUN_STEP, "a step that has ended the consumers is done");
+	is_int(s.step, ECM_STEP_START_CONSUMERS, "and they are not passed over");
 }
 
 static void
@@ -969,6 +981,7 @@ test_state(void)
 	test_happy_path();
 	test_step_failures();
 	test_replication_lost();
+	test_consumers_ended();
 	test_consumer_lost();
 	test_pool_lost();
 	test_recreate();

@@ -163,6 +163,22 @@ Test that a shape is there, and that its log, once it has all, replays to the
 table: see ElectricCM::replay_equals, whose options can be given. The key is
 "id", if keys => [...] does not say otherwise.
 
+=item $reader = $stack->reader($handle)
+
+Somebody who has read all that a shape's log has.
+
+=item $stack->goes_on($reader, $table, $what, %opts)
+
+Test that the handle lives, that its log replays to the table, and that so does what
+the reader has if he goes on at his offset: nothing that he has read has changed.
+Afterwards he has read the rest, too.  Options as for replays().
+
+=item $stack->resyncs($reader, $reason, $table, $what, %opts)
+
+The same, and that since he has last read, all shapes were ordered to be compared with
+their tables, once for that reason (a condition on the event's detail), and were.  With
+often => 1 it may have been more than once.
+
 =item $stack->replay_equals($handle, $table, ...), $stack->install_compare
 
 See ElectricCM.
@@ -242,6 +258,64 @@ sub replays
 	$self->settle;
 	my ($ok, $entries) = $self->replay_equals($handle, $table, $keys, %opts);
 	return Test::More::ok($ok, "$what ($entries entries)");
+}
+
+# A query for what a log has, but for some entries at the beginning: their number, and
+# what they are; and the last offset
+sub _entries
+{
+	my ($self, $handle, $after, $skip, $limit) = @_;
+	$limit = defined $limit ? "LIMIT $limit" : '';
+	my $entries = "SELECT *, row_number() OVER () AS n FROM electric_cm_shape_log('$handle', '$after') $limit OFFSET $skip";
+	my ($n, $digest, $last) = split /\|/,
+	  $self->sql("SELECT count(*), md5(string_agg(l.*::text, E'\\n' ORDER BY n)), (array_agg(log_offset ORDER BY n DESC))[1] FROM (SELECT log_offset, operation, key, value, old_value, xid, n - $skip AS n FROM ($entries) e) l");
+	return { n => $n, digest => $digest // '', last => $last // '' };
+}
+
+sub reader
+{
+	my ($self, $handle) = @_;
+	my $reader = { handle => $handle, had => { n => 0, digest => '', last => '-1' } };
+	$self->_read_on($reader);
+	return $reader;
+}
+
+sub _read_on
+{
+	my ($self, $reader) = @_;
+	$reader->{since} = $self->sql('SELECT clock_timestamp()');
+	my $all = $self->_entries($reader->{handle}, '-1', 0);
+	$all->{last} = '-1' if $all->{n} == 0;
+	$reader->{had} = $all;
+	return;
+}
+
+sub goes_on
+{
+	my ($self, $reader, $table, $what, %opts) = @_;
+	my ($handle, $had) = @{$reader}{qw(handle had)};
+	Test::More::is($self->exists_shape($handle), 1, "$what: the handle lives") or return 0;
+	$self->is_live($handle);
+	my $ok = $self->replays($handle, $table, "$what: its log replays to the table", %opts);
+	my $before = $self->_entries($handle, '-1', 0, $had->{n});
+	my $rest = $self->_entries($handle, '-1', $had->{n});
+	my $read = $self->_entries($handle, $had->{last}, 0);
+	$ok &= Test::More::is_deeply([ $had->{n} ? $before->{digest} : '', $read ], [ $had->{n} ? $had->{digest} : '', $rest ],
+		"$what: who has read $had->{n} entries goes on there, and comes to the same ($read->{n} more)");
+	$self->_read_on($reader);
+	return $ok;
+}
+
+sub resyncs
+{
+	my ($self, $reader, $reason, $table, $what, %opts) = @_;
+	my $since = "occurred_at > '$reader->{since}'";
+
+	$self->becomes("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shape_resynced' AND $since", "$what: shapes are compared with their tables");
+	Test::More::cmp_ok($self->events('shapes_resyncing', "$since AND ($reason)"), delete $opts{often} ? '>=' : '==', 1, "$what: an event says why");
+	$self->is_live($reader->{handle});
+	Test::More::cmp_ok($self->events('shape_resynced', "$since AND ($reason)"), '>', 0, "$what: another one says how it went");
+	return $self->goes_on($reader, $table, $what, %opts);
 }
 
 =pod
