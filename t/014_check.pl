@@ -170,7 +170,7 @@ $stack->sql(q{SELECT pg_create_logical_replication_slot(n, 'pgoutput') FROM unne
 unspoiled('other_slots', 'WARN', qr/"electric_cm_old".*"electric_slot_default".*drop one with pg_drop_replication_slot\(\) if/);
 $stack->sql(qq{SELECT pg_drop_replication_slot('$_')}) for qw(electric_cm_old electric_slot_default);
 $stack->sql(q{SELECT pg_create_logical_replication_slot('electric_cm_postgres', 'pgoutput')});
-mended('slot', 'WARN', qr/retains WAL.*would cost all shapes/, qr/^SELECT public.electric_cm_start\(\)$/);
+mended('slot', 'WARN', qr/retains WAL.*if it is dropped instead, all shapes have to be compared/, qr/^SELECT public.electric_cm_start\(\)$/);
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 
 # ... somebody else who uses the slot
@@ -325,11 +325,13 @@ my $copied = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$copied')");
 $stack->sql('SELECT electric_cm_stop()');
 $stack->beside('template1')->sql("CREATE DATABASE copy TEMPLATE $db");
-unspoiled('stopped', 'FAIL', qr/stopped by electric_cm_stop/, 'copy');
-unspoiled('copied', 'FAIL', qr/copy of another one.*ends the shapes that were copied/, 'copy');
-$stack->beside('copy')->sql("SELECT electric_cm_drop_shape('$copied')");
-mended('copied', 'FAIL', qr/copy of another one/, qr/electric_cm_start/, 'copy');
+my $reader = $stack->beside('copy')->reader($copied);
+$stack->beside('copy')->sql('INSERT INTO t SELECT 4711');
+like(row('copied', 'fix', 'copy'), qr/electric_cm_start/, 'copied: a fix');
+mended('copied', 'FAIL', qr/copy of another one.*compares the shapes that were copied with their tables/, qr/electric_cm_start/, 'copy');
+is(row('stopped', 'verdict', 'copy'), 'PASS', '... which mends that it was stopped as well');
 ok($stack->beside('copy')->active, 'the copy is active');
+$stack->beside('copy')->resyncs($reader, q{detail = 'the replication slot is a new one'}, 't', 'the copy');
 $stack->sql('ALTER DATABASE copy IS_TEMPLATE true');
 mended('databases', 'FAIL', qr/template/, qr/^ALTER DATABASE copy IS_TEMPLATE false$/, 'copy');
 $stack->sql('ALTER SYSTEM SET electric_cm.databases = postgres');

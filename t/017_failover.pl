@@ -1,10 +1,11 @@
 # Standby, promotion, point-in-time recovery and copies of the data directory:
 # wherever the stream is not the one that the shapes were made from, the stack
-# starts by itself and throws them away; where it is, they go on.
+# starts by itself and compares their logs with the tables; where it is, they go on.
 use strict;
 use warnings;
 
 use ElectricCM qw(new_stack wait_active replay_equals);
+use ElectricCM::Stack ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
@@ -37,16 +38,20 @@ sub shape_goes_on
 	return ok($ok, "$what: replay equals table ($entries entries)");
 }
 
-sub shapes_are_gone
+# A reader of the original goes on at a server that continues it.
+sub shapes_are_compared
 {
-	my ($server, $handle, $reason, $what) = @_;
-	my ($rc, $out, $err) = $server->psql($db,
-		"\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
-	like($err, qr/42704.*HINT:.*create_shape/s, "$what: the shapes of before are gone");
+	my ($server, $reader, $reason, $what) = @_;
+	my $there = ElectricCM::Stack->new($server, $db);
+	$reader = { %{$reader} };
+	$there->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$reader->{handle}'");
 	is( $server->safe_psql($db,
-			q{SELECT string_agg(detail, ', ') FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
-		$reason, "$what: an event says so once, and why");
-	return shape_goes_on($server, shape($server), "$what: a new one");
+			q{SELECT string_agg(detail, ', ') FROM electric_cm_events WHERE event = 'shapes_resyncing'}),
+		$reason, "$what: an event says once that shapes are compared, and why");
+	cmp_ok($there->events('shape_resynced', "detail = '$reason'"), '>', 0, "$what: ... and another one how it went");
+	$there->goes_on($reader, 't', $what);
+	shape_goes_on($server, $reader->{handle}, "$what, and what comes later");
+	return $there->goes_on($reader, 't', "$what, and who was there before");
 }
 
 # A server restored from a backup, with lines for its configuration.
@@ -63,6 +68,7 @@ $stack->sql('CREATE EXTENSION electric_cm');
 ok($stack->active, 'active');
 $stack->sql('CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text)');
 $stack->sql('CREATE TABLE blocked (id int PRIMARY KEY)');
+my $beyond = $stack->live_shape('t', columns => ['id']);
 my $handle = shape($node);
 my $system = $stack->sql('SELECT system_identifier FROM pg_control_system()');
 $node->backup('base');
@@ -110,7 +116,7 @@ $writer->quit;
 #
 
 # ... a moment after a clean stop.  The lock keeps the stack from going on.
-# And what nothing should ever bring about: progress beyond the end of the WAL.
+# And what nothing should ever bring about: progress, and a log, beyond the end of the WAL.
 my $holder = $node->background_psql($db);
 $holder->query_until(qr/waiting/, "\\echo waiting\nSELECT pg_advisory_lock(hashtext('$slot'));\n");
 ok( $node->poll_query_until($db,
@@ -120,15 +126,19 @@ $stack->sql('SELECT electric_cm_restart()');
 ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'waiting'), 'and has it');
 is($stack->sql('SELECT count(*) FROM _electric_cm.stack WHERE clean_stop_lsn IS NOT NULL'), 1,
 	'a clean stop is recorded');
-$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn + 1000000000});
+my $at_clean_stop = $stack->reader($handle);
+$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn + 1000000000},
+	qq{UPDATE _electric_cm.shape_log SET first_lsn = first_lsn + 1000000000 WHERE first_lsn > '0/0' AND shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$beyond')});
 $stack->sql(q{SELECT pg_create_restore_point('clean stop')});
-$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn - 1000000000});
+$stack->sql(q{UPDATE _electric_cm.progress SET lsn = lsn - 1000000000},
+	qq{UPDATE _electric_cm.shape_log SET first_lsn = first_lsn - 1000000000 WHERE first_lsn > '0/0' AND shape = (SELECT id FROM _electric_cm.shape WHERE handle = '$beyond')});
 $holder->quit;
 ok($stack->active, 'active again');
 shape_goes_on($node, $handle, 'after the clean stop');
 
 # ... a moment when the stack was stopped by hand
 $node->psql($db, 'SELECT electric_cm_stop()');
+my $at_stop_by_hand = $stack->reader($handle);
 $stack->sql(q{SELECT pg_create_restore_point('stopped by hand')});
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active again');
@@ -136,6 +146,7 @@ $stack->sql(q{INSERT INTO t (t) VALUES ('never happens there')});
 $stack->sql('SELECT electric_cm_await_flushed(NULL, \'60 s\')');
 
 # ... and complete copies, one of a running server, and one of one that is not
+my $at_copy = $stack->reader($handle);
 $node->backup('running');
 $stack->sql('CHECKPOINT');	# also writes the slot
 my $wal = $stack->sql('SELECT pg_walfile_name(pg_switch_wal())');
@@ -154,11 +165,14 @@ $pitr->start;
 ok(wait_active($pitr, $db), 'recovered to a clean stop: active');
 is($pitr->safe_psql($db, 'SELECT timeline_id FROM electric_cm_pg_info()'), 2,
 	'recovered to a clean stop: on another timeline');
-shapes_are_gone($pitr, $handle, 'the timeline has changed', 'recovered to a clean stop');
+shapes_are_compared($pitr, $at_clean_stop, 'the timeline has changed', 'recovered to a clean stop');
+my $there = ElectricCM::Stack->new($pitr, $db);
+$there->replays($beyond, 't', 'recovered to a clean stop: a log that was beyond the end of WAL begins again', columns => ['id']);
+like($there->error_of_sql("SELECT electric_cm_shape_log('$beyond', '$at_clean_stop->{had}{last}')"), qr/EC001/, '... which its readers are told');
 $pitr->restart;
 ok(wait_active($pitr, $db), 'recovered to a clean stop: active after a restart');
-is( $pitr->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated' AND occurred_at > pg_postmaster_start_time()}),
-	0, 'recovered to a clean stop: the shapes stay now');
+is( $pitr->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_resyncing' AND occurred_at > pg_postmaster_start_time()}),
+	0, 'recovered to a clean stop: they are not compared again');
 $pitr->stop;
 
 # A slot that was copied too is as it was later than that: it would wait for
@@ -178,7 +192,7 @@ is( $pitr->safe_psql($db,
 	't', 'recovered to a stop by hand: there is a slot from the future');
 $pitr->safe_psql($db, 'SELECT electric_cm_start()');
 ok(wait_active($pitr, $db), 'recovered to a stop by hand: active after electric_cm_start()');
-shapes_are_gone($pitr, $handle, 'the timeline has changed', 'recovered to a stop by hand');
+shapes_are_compared($pitr, $at_stop_by_hand, 'the timeline has changed', 'recovered to a stop by hand');
 like( $pitr->safe_psql($db,
 		q{SELECT string_agg(event || ': ' || message, ', ' ORDER BY occurred_at) FROM electric_cm_events
 			WHERE event LIKE 'replication_slot%' OR event = 'connection_error'}),
@@ -197,31 +211,33 @@ $copy->start;
 ok(wait_active($copy, $db), 'copy by pg_basebackup: active');
 is( $copy->safe_psql($db, 'SELECT system_identifier, timeline_id FROM electric_cm_pg_info()'),
 	"$system|1", 'copy by pg_basebackup: the same system and timeline');
-shapes_are_gone($copy, $handle, 'the replication slot is a new one', 'copy by pg_basebackup');
+shapes_are_compared($copy, $at_copy, 'the replication slot is a new one', 'copy by pg_basebackup');
 $copy->stop;
 
 $copy = restored('cold_copy', 'cold', '');
 $copy->start;
 ok(wait_active($copy, $db), 'copy of the whole directory: active');
-is($copy->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 0,
+is($copy->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_resyncing'}), 0,
 	'copy of the whole directory: slot and shapes are complete');
 shape_goes_on($copy, $handle, 'copy of the whole directory');
 
 # ... whose slot lacks its WAL, as pg_resetwal leaves it
+my $at_reset = ElectricCM::Stack->new($copy, $db)->reader($handle);
 $copy->stop;
 system_or_bail('pg_resetwal', '-f', '-D', $copy->data_dir);
 $copy->start;
 ok( $copy->poll_query_until($db,
 		q{SELECT electric_cm_status() = 'active' AND
-			EXISTS (SELECT FROM electric_cm_events WHERE event = 'shapes_invalidated')}),
+			EXISTS (SELECT FROM electric_cm_events WHERE event = 'shapes_resyncing')}),
 	'after pg_resetwal: active');
-shapes_are_gone($copy, $handle, 'the replication slot is a new one', 'after pg_resetwal');
+shapes_are_compared($copy, $at_reset, 'the replication slot is a new one', 'after pg_resetwal');
 $copy->stop;
 
 #
 # Promotion
 #
 shape_goes_on($node, $handle, 'the original');
+my $at_promotion = $stack->reader($handle);
 $node->wait_for_catchup($standby);
 $node->stop;
 my $start = time;
@@ -229,6 +245,6 @@ $standby->promote;
 ok(wait_active($standby, $db), sprintf('promoted: active (%.1f s)', time - $start));
 is($standby->safe_psql($db, 'SELECT timeline_id FROM electric_cm_pg_info()'), 2, 'promoted: on another timeline');
 is($standby->safe_psql($db, 'SELECT count(*) FROM electric_cm_stat_manager'), 1, 'promoted: one row in the view');
-shapes_are_gone($standby, $handle, 'the timeline has changed', 'promoted');
+shapes_are_compared($standby, $at_promotion, 'the timeline has changed', 'promoted');
 $standby->stop;
 done_testing();

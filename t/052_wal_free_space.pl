@@ -101,7 +101,7 @@ seen(count_of('wal_free_space_limit') . ' = 1', 'too little is free, and our slo
 kill 'CONT', $consumer;
 seen(count_of('replication_slot_created') . q{ = 2 AND electric_cm_status() = 'active'}, '... a new slot is made');
 seen(count_of('wal_free_space_over') . ' = 2', '... when there was room again');
-seen('SELECT count(*) = 0 FROM electric_cm_shapes', '... and the shapes are gone');
+seen(q{SELECT bool_and(state = 'live') AND count(*) = 1 FROM electric_cm_shapes, electric_cm_events WHERE event = 'shape_resynced'}, '... and the shape is compared with its table');
 is( $stack->sql(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM electric_cm_events
 	WHERE event ~ 'wal_free|slot' AND occurred_at >= (SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'wal_free_space_low')}),
 	'wal_free_space_low wal_free_space_limit replication_slot_dropped wal_free_space_over replication_slot_created',

@@ -28,12 +28,12 @@ sub count_of { my ($event) = @_; return "(SELECT count(*) FROM electric_cm_event
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY, t text)');
 ok($stack->active, 'active');
+my $handle = $stack->live_shape('t');
 
 for my $how ('stopped', 'streaming')
 {
 	my $is = $how eq 'stopped' ? 1 : 2;
-	my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
+	my $reader = $stack->reader($handle);
 	my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 	if ($how eq 'stopped') { $stack->sql('SELECT electric_cm_stop()'); }
 	else { kill 'STOP', $consumer or die 'no consumer'; }
@@ -59,7 +59,7 @@ for my $how ('stopped', 'streaming')
 	$stack->sql('CHECKPOINT');
 	$stack->seen(count_of('replication_slot_lost') . " = $is", 'lost: an event says so');
 	like( $stack->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'replication_slot_lost' ORDER BY occurred_at DESC LIMIT 1}),
-		qr/^It retained 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) gone/, '... and what it held');
+		qr/^It retained 3[5-9] MB of WAL, and max_slot_wal_keep_size is 32 MB\..* shapes? of this database (?:is|are) compared with (?:its table|their tables)/, '... and what it held');
 	if ($how eq 'stopped')
 	{
 		is( $stack->sql("SELECT wal_status, retained_wal_bytes >= $retained, restart_lsn IS NOT NULL, pinned_by IS NULL FROM $view"),
@@ -72,10 +72,12 @@ for my $how ('stopped', 'streaming')
 	}
 	else { kill 'CONT', $consumer; }
 	$stack->seen("electric_cm_status() = 'active' AND wal_status = 'reserved' FROM $view", 'with a new slot, it is active again');
+	$stack->resyncs($reader, q{detail = 'the replication slot is a new one'}, 't', $how);
 }
-is($stack->sql('SELECT ' . count_of('shapes_invalidated')), 2, 'each time, the shapes were invalidated');
-is($stack->sql(q{SELECT DISTINCT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}),
-	'the one shape of this database is gone: create it again', '... and an event says how many there were');
+is($stack->sql(q{SELECT DISTINCT message FROM electric_cm_events WHERE event = 'shapes_resyncing'}),
+	'the one shape of this database is compared with its table', 'an event says how many shapes there are');
+is($stack->events('shape_resynced', "message ~ '^shape $handle was compared with its table: of [12] rows, [01] differed\$'"),
+	2, '... and another one how many rows differed');
 
 #
 # A standby

@@ -1,5 +1,5 @@
-# The server runs for a while without the library: what was changed then is
-# noticed at the next start.  Nothing else is taken for that: crashes,
+# The server runs for a while without the library: that something was changed then is
+# noticed at the next start, and logs are compared with their tables.  Nothing else is taken for that: crashes,
 # restarts, runs that changed nothing, single-user mode with the library.
 use strict;
 use warnings;
@@ -14,6 +14,7 @@ my $node = $stack->node;
 my %in = (postgres => $stack, other => $stack->beside('other'));
 my @dbs = ('postgres', 'other');
 my %handle;
+my %reader;
 
 sub active { $in{$_}->active or BAIL_OUT("no stack in $_") for @dbs; return; }
 
@@ -26,6 +27,7 @@ sub shapes
 		next if defined $handle{$db} && $in{$db}->exists_shape($handle{$db});
 		$handle{$db} = $in{$db}->live_shape('t');
 	}
+	$reader{$_} = $in{$_}->reader($handle{$_}) for @dbs;
 	return;
 }
 
@@ -71,8 +73,16 @@ sub survives
 sub is_gone
 {
 	my ($db, $what) = @_;
-	is($in{$db}->exists_shape($handle{$db}), 0, "$what: the shape in $db is gone");
+	$in{$db}->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$handle{$db}'", "$what: the shape in $db is gone");
 	return;
+}
+
+my $unseen = q{detail LIKE 'The server ran without electric_cm in shared_preload_libraries%'};
+
+sub resyncs
+{
+	my ($db, $what) = @_;
+	return $in{$db}->resyncs($reader{$db}, $_[2] // 'true', 't', "$what, in $db");
 }
 
 sub single_user
@@ -135,13 +145,15 @@ survives('single-user mode with the library, DDL of another table');
 #
 
 without('postgres', 'fast', 'ALTER TABLE t ALTER v TYPE text USING upper(v)');
-is_gone('postgres', 'a table rewritten without the library');
+resyncs('postgres', 'a table rewritten without the library');
 survives('nothing was changed in the other database', 'other');
-is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_invalidated' AND detail LIKE 'The server ran without electric_cm in shared_preload_libraries%'}), 1, 'an event says why');
+is($stack->events('shapes_resyncing', $unseen), 1, 'an event says why');
+is($in{other}->events('shapes_resyncing', q{datname = 'other'}), 0, 'nothing was compared in the other database');
 
 shapes();
 without('postgres', 'immediate', q{ALTER TYPE e RENAME VALUE 'a' TO 'z'});
-is_gone('postgres', 'a value renamed without the library, which then crashed');
+resyncs('postgres', 'a value renamed without the library, which then crashed');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle{postgres}') WHERE operation = 'update' AND value->>'e' = 'z'") > 0 ? 1 : 0, 1, '... readers get its new name');
 
 shapes();
 single_user(1, 'ALTER TABLE t ADD COLUMN w int');
@@ -150,7 +162,17 @@ is_gone('postgres', 'DDL in single-user mode with the library');
 shapes();
 single_user(0, 'ALTER TABLE t ALTER w TYPE int USING 1');
 active();
-is_gone('postgres', 'DDL in single-user mode without the library');
+resyncs('postgres', 'DDL in single-user mode without the library');
+without('postgres', 'fast', 'ALTER TABLE t ADD COLUMN more int');
+is_gone('postgres', 'a column added without the library');
+is($stack->events('shape_invalidated', q{detail = 'the table''s columns were changed'}) > 0 ? 1 : 0, 1, '... an event says why');
+shapes();
+without('postgres', 'fast', 'ALTER TABLE t RENAME TO renamed');
+is_gone('postgres', 'a table renamed without the library');
+$stack->sql('ALTER TABLE renamed RENAME TO t');
+shapes();
+without('postgres', 'fast', 'CREATE TABLE new AS SELECT * FROM t', 'DROP TABLE t', 'ALTER TABLE new RENAME TO t', 'ALTER TABLE t ADD PRIMARY KEY (id)');
+is_gone('postgres', 'a table dropped, and made again, without the library');
 
 # between runs of ours that have not looked: the stack does not run
 shapes();
@@ -163,7 +185,7 @@ start(1, 'immediate');
 start(1);
 $stack->sql('SELECT electric_cm_start()');
 active();
-is_gone('postgres', 'the table left the publication and came back, some runs ago');
+resyncs('postgres', 'the table left the publication and came back, some runs ago');
 
 # prepared without us, committed with us
 shapes();
@@ -174,12 +196,12 @@ $stack->becomes(q{SELECT last_error LIKE 'prepared transaction % is to end first
 	'a transaction that was prepared without the library is named');
 $stack->sql(q{COMMIT PREPARED 'unseen'});
 active();
-is_gone('postgres', '... and counts when it has ended');
+resyncs('postgres', '... and counts when it has ended');
 survives('the other database does not wait for it', 'other');
 
 # what can be seen of it meanwhile
 start(0);
-like($stack->sql(q{SELECT detail FROM electric_cm_check() WHERE name = 'preload'}), qr/end all shapes/, 'electric_cm_check() says what DDL means now');
+like($stack->sql(q{SELECT detail FROM electric_cm_check() WHERE name = 'preload'}), qr/after DDL in this database all shapes have to be compared with their tables/, 'electric_cm_check() says what DDL means now');
 start(1);
 shapes();
 survives('after all');

@@ -85,7 +85,7 @@ like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'), qr/walsende
 $proxy->answer;
 ok($stack->active, 'connections work again: active');
 log_is_right('cut off');
-is($stack->events('shapes_invalidated'), 0, 'no shape is lost');
+is($stack->events('shapes_resyncing'), 0, 'no shape has a gap');
 
 # Cut off, and over a limit before that is noticed
 
@@ -140,7 +140,7 @@ $node->reload;
 kill 'CONT', $pid;
 ok($stack->active, 'it goes on, and ends: active');
 log_is_right('a walsender that had stopped');
-is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 2, 'no shape is lost');
+is($stack->sql('SELECT count(*) FROM electric_cm_shapes'), 2, 'no shape has a gap');
 isnt($stack->sql("SELECT $walsender"), $pid, 'the walsender is another one');
 
 # One that is busy is not suspected: nothing of a large transaction is published

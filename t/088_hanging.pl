@@ -1,5 +1,5 @@
-# A manager that hangs, a pool that is dead, a connection that leads nowhere,
-# shapes that are gone: status and health say so, and what to do.
+# A manager that hangs, a pool that is dead, a connection that leads nowhere, shapes
+# that are compared with their tables: status and health say so, and what to do.
 use strict;
 use warnings;
 
@@ -30,30 +30,41 @@ $stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text); CREATE TABLE u (id int
 my $handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
 $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
 
-# Thrown away all at once
+# All of them have a gap at once
 
 is(health()->{severity}, 'ok', 'well');
 $stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
 $stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'two shapes');
 $stack->seen(q{sum(shapes) = 2 FROM electric_cm_stat_consumers}, '... as their consumer knows');
+my $reader = $stack->reader($handle);
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '32MB'});
 $node->reload;
 my $consumer = $stack->sql('SELECT pid FROM electric_cm_stat_consumers');
 kill 'STOP', $consumer or die 'no consumer';
 $stack->sql(q{INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 4000) i});
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 60)});
-$stack->seen(q{detail LIKE '%All 2 shapes of this database are gone: create them again.%' FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit takes the slot: an event says how many shapes go with it');
+$stack->seen(q{detail LIKE '%All 2 shapes of this database are compared with their tables.%' FROM electric_cm_events WHERE event = 'retained_wal_limit'}, 'a limit takes the slot: an event says how many shapes that concerns');
+
+# somebody is about to write to the table, which their comparison has to wait for
+my $writer = $node->background_psql($db);
+$writer->query_safe('BEGIN; LOCK TABLE t IN ROW EXCLUSIVE MODE');
 kill 'CONT', $consumer;
-ok($stack->active, 'active with a new slot');
-is($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 'all 2 shapes of this database are gone: create them again', '... what is to be done is said');
+$stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'resyncing' AND waiting_for LIKE '%writing to the table%'}, 'a new slot: the shapes wait for a writer');
+is($stack->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_resyncing'}), 'all 2 shapes of this database are compared with their tables', '... an event says what is done');
 my $h = health();
-is($h->{severity}, 'warning', 'with all shapes gone it is not well, for a while');
-like($h->{reason}, qr/all 2 shapes .* are gone, since the replication slot is a new one: create them again/, '... which is the reason');
-is($h->{shapes}{lost}, 2, '... with their number');
-$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-$stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
-$stack->seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'they are created again: well');
-is(health()->{shapes}{lost}, 0, '... none is lost any more');
+is($h->{shapes}{resyncing}, 2, '... health has their number');
+is($h->{severity}, 'ok', '... and nothing to complain about yet');
+is($stack->sql(q{SELECT string_agg(DISTINCT command || ', ' || phase, '; ') FROM electric_cm_stat_progress}), 'resync, preparing', '... progress says what is done');
+$stack->sql(q{UPDATE _electric_cm.shape_gap SET ordered_at = ordered_at - interval '2 minutes'});
+$h = health();
+is($h->{severity}, 'warning', 'if it takes more than a minute, it is not well');
+like($h->{reason}, qr/^2 shapes have been compared with the table for more than a minute; $handle waits for .*writing to the table/, '... for that reason');
+$writer->query_safe(q{INSERT INTO t VALUES (100000, 'late')});
+$writer->query_safe('COMMIT');
+$writer->quit;
+$stack->seen(q{electric_cm_health() ->> 'severity' = 'ok'}, 'they are compared: well');
+is(health()->{shapes}{resyncing}, 0, '... and live');
+$stack->resyncs($reader, q{detail = 'the replication slot is a new one'}, 't', 'a limit has taken the slot');
 
 # A manager that hangs
 
@@ -76,9 +87,8 @@ is($stack->sql('SELECT pid FROM electric_cm_stat_manager'), $manager, '... the s
 $stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'manager_resumed'}, '... an event says so');
 $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_limit});
 $node->reload;
-$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-$stack->sql(q{SELECT electric_cm_create_shape('t', NULL, '{id}')});
-$stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'the shapes are created again');
+$stack->resyncs($reader, q{detail = 'the replication slot is a new one'}, 't', 'the launcher has dropped the slot');
+$stack->seen(q{count(*) = 2 FROM electric_cm_shapes WHERE state = 'live'}, 'both shapes are live');
 
 # No session of the pool can be opened any more, while the stream goes on
 

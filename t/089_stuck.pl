@@ -70,6 +70,7 @@ CREATE TABLE b (id int PRIMARY KEY, x bad)});
 my $handle = $stack{stream}->sql(q{SELECT electric_cm_create_shape('t')});
 my $other = $stack{stream}->sql(q{SELECT electric_cm_create_shape('b', NULL, '{id}')});
 $stack{stream}->sql("SELECT count(*) FROM electric_cm_shape_log('$_')") for $handle, $other;
+my $reader = $stack{stream}->reader($other);
 $stack{stream}->sql(q{INSERT INTO b VALUES (1, '1234')});
 $stack{stream}->sql(q{INSERT INTO t VALUES (1)});
 $stack{stream}->seen(q{status = 'starting' AND retry_count > 0 AND last_error LIKE 'cache lookup failed for function 99999%' FROM electric_cm_stat_manager},
@@ -102,8 +103,8 @@ $stack{stream}->seen(q{electric_cm_health() ->> 'severity' = 'error' OR EXISTS (
 $stack{stream}->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'stream_given_up' AND severity = 'error' AND message LIKE '%cache lookup failed for function 99999%'}, 'the stream is given up at that place, and an event says why');
 is(seen_active('stream', $stream_watcher), 't|0', '... it was never active or well until then');
 ok($stack{stream}->active, '... and goes on behind it: active');
-is($stack{stream}->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_invalidated'}), 'all 2 shapes of this database are gone: create them again', '... at the price of the shapes');
-$handle = $stack{stream}->sql(q{SELECT electric_cm_create_shape('t')});
+is($stack{stream}->sql(q{SELECT message FROM electric_cm_events WHERE event = 'shapes_resyncing'}), 'all 2 shapes of this database are compared with their tables', '... which the shapes have to make up for');
+$stack{stream}->resyncs($reader, q{detail = 'the replication slot is a new one'}, 'b', 'what could not be sent', columns => ['id']);
 $stack{stream}->sql(q{INSERT INTO t VALUES (2)});
 $stack{stream}->settle;
 my ($ok, $entries) = $stack{stream}->replay_equals($handle, 't', ['id']);
@@ -117,7 +118,7 @@ ok($stack{consumer}->active, 'it can write again: active');
 $stack{consumer}->settle;
 ($ok, $entries) = $stack{consumer}->replay_equals($consumer_handle, 't', ['id']);
 ok($ok, "... replay equals table ($entries entries)");
-is($stack{consumer}->sql(q{SELECT count(*) FROM electric_cm_events WHERE event IN ('stream_given_up', 'shapes_invalidated')}), 0, '... nothing was given up for that');
+is($stack{consumer}->sql(q{SELECT count(*) FROM electric_cm_events WHERE event IN ('stream_given_up', 'shapes_resyncing')}), 0, '... nothing was given up for that');
 $stack{consumer}->seen(q{electric_cm_health() ->> 'severity' = 'ok'}, '... and well');
 
 $_->node->stop for values %stack;

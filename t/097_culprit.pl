@@ -50,7 +50,7 @@ sub goes_first
 	$stack->becomes("SELECT state = 'errored' FROM electric_cm_shapes WHERE handle = '$shape'", $what);
 	like($stack->error_of($shape), qr/most of the time of its consumer.*at a limit.*electric_cm\.shape_stall_timeout/, '... and its reason says so');
 	others_go_on('... the others go on');
-	is($stack->events('retained_wal_limit') + $stack->events('replication_slot_lost') + $stack->events('shapes_invalidated'), 0,
+	is($stack->events('retained_wal_limit') + $stack->events('replication_slot_lost') + $stack->events('shapes_resyncing'), 0,
 		'... and the slot stays');
 	$stack->sql("SELECT electric_cm_drop_shape('$shape')", 'TRUNCATE t');
 	return;

@@ -60,7 +60,7 @@ $stack->sql("UPDATE t SET t = 'changed' WHERE id % 10000 = 0");
 $stack->is_live($large, 'it is live');
 is($stack->sql("SELECT max(generation) FROM _electric_cm.shape"), '1', 'at the first attempt');
 is($stack->sql("SELECT count(*) FROM electric_cm_shapes WHERE state = 'live'"), '4', 'no shape was lost');
-is($stack->sql("SELECT count(*) FROM electric_cm_events WHERE event ~ 'slot_(lost|dropped|recreated)|shapes_invalidated'"), '0',
+is($stack->sql("SELECT count(*) FROM electric_cm_events WHERE event ~ 'slot_(lost|dropped|recreated)|shapes_resyncing'"), '0',
 	'nor the slot');
 is($stack->sql('SELECT count(*) FROM electric_cm_stat_progress'), '0', 'and nothing is in progress');
 

@@ -74,12 +74,12 @@ sub settle
 	my $began = time();
 	step('the creation of shapes', sub {
 		my $live = wait_until($deadline, sub {
-			my $creating = value("SELECT count(*) FROM electric_cm_shapes WHERE state = 'creating'");
+			my $creating = value("SELECT count(*) FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')");
 			resolve_prepared(1) if time() - $began > 3;
 			return defined $creating && $creating == 0;
 		});
 		fail('shapes do not become live: ' . (value("SELECT string_agg(handle || ' of ' || relation || ': ' ||
-			coalesce(waiting_for, 'waits for nothing'), '; ') FROM electric_cm_shapes WHERE state = 'creating'") // '')) unless $live;
+			coalesce(waiting_for, 'waits for nothing'), '; ') FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')") // '')) unless $live;
 	});
 	note_live_time((time() - $began) * 1000);
 	return;

@@ -8,7 +8,7 @@ use warnings;
 use Exporter 'import';
 use Soak::Report qw(fail);
 use Soak::Settings qw($db $deadline);
-use Soak::Shapes qw(allow_all resolve_prepared);
+use Soak::Shapes qw(resolve_prepared);
 use Soak::Tools qw(psql value);
 use Time::HiRes qw(sleep time);
 
@@ -52,7 +52,6 @@ sub mend_stack
 	if ($status eq 'failed')
 	{
 		fail("the stack has failed: $state") if $recreations < 3;
-		allow_all();
 		psql('SELECT electric_cm_start()', timeout => 30);
 		$recreations = 0;
 	}

@@ -34,10 +34,9 @@ sub hold_lock
 	return $result;
 }
 
-# The shapes are gone with it.
+# No shape is gone with it.
 sub drop_slot
 {
-	allow_all();
 	my ($rc, $out, $err) = psql("DO \$\$
 		DECLARE slot pg_replication_slots;
 		BEGIN
