@@ -55,7 +55,8 @@ my ($ok) = $stack->replay_equals($handle, 't', ['id']);
 ok($ok, '... and right');
 
 #
-# The logs of all shapes have to be deleted, since the slot held too much
+# A log that is larger than the limit is compared, since the slot held too much; then
+# the logs of all shapes have to be deleted
 #
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_limit = '4GB'});
 $stack->sql('SELECT pg_reload_conf()');
@@ -73,6 +74,9 @@ $stack->sql('CHECKPOINT');
 $began = $stack->sql('SELECT pg_current_wal_lsn()');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'active with a new one');
+$stack->is_live($handle, 'a large log is compared');
+cmp_ok($stack->sql("SELECT pg_current_wal_lsn() - '$began'"), '<', 20 * 1024 * 1024, '... which writes little WAL');
+$stack->sql('SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes');
 $stack->seen($no_logs, 'the logs are deleted');
 cmp_ok($stack->sql("SELECT pg_current_wal_lsn() - '$began'"), '>', 150 * 1024 * 1024, '... which has written as much WAL');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... and is still active');
