@@ -188,12 +188,13 @@ change_row(Transaction *x)
 			add_entry(x, ECM_OP_DELETE, key, 0, 0);
 			break;
 		case 1:
-			row->t = ++w.value;
-			/* FALLTHROUGH */
-		case 2:
 			row->a = ++w.value;
-			add_entry(x, ECM_OP_UPDATE, key, row->a,
-					  row->t == w.value - 1 ? row->t : UNCHANGED);
+			add_entry(x, ECM_OP_UPDATE, key, row->a, UNCHANGED);
+			break;
+		case 2:
+			row->t = ++w.value;
+			row->a = ++w.value;
+			add_entry(x, ECM_OP_UPDATE, key, row->a, row->t);
 			break;
 		default:
 			if (!lock_key(x, other) || w.current[other].exists)
