@@ -428,7 +428,7 @@ ecm_state_step(EcmState *s, EcmInput input, int64_t now)
 	switch (input.type)
 	{
 		case ECM_INPUT_STEP_DONE:
-			if (input.consumers_ended)
+			if (input.no_consumers)
 				s->consumers_up = false;
 			return step_done(s, now);
 		case ECM_INPUT_STEP_FAILED:

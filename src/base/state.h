@@ -72,8 +72,8 @@ typedef struct EcmInput
 	bool		stuck;			/* for REPLICATION_LOST: the error is about a
 								 * place in the stream, so it will be met
 								 * there again */
-	bool		consumers_ended;	/* for STEP_DONE: the step has ended the
-									 * consumers */
+	bool		no_consumers;	/* for STEP_DONE: there are none, as a step
+								 * may have ended them */
 } EcmInput;
 
 typedef enum EcmAction

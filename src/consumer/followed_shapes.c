@@ -11,7 +11,7 @@
  *
  * A shape that is being captured is taken up at once, as orders in the stream may
  * concern it before the next change.  So all noted shapes are live, and remain so
- * until an order in the stream ends them, or begins their resync.
+ * until an order in the stream ends them.
  *
  * The coming and going of a shape may not cost more the more shapes there are: a
  * hundred thousand of them may come one by one.  Shapes share columns, layouts and

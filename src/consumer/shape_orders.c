@@ -211,7 +211,6 @@ capture_shape(const EcmShapeDef *def, void *arg)
 	shape = ecm_followed_find(def->id);
 	if (shape != NULL)
 		ecm_unfollow(shape);	/* an earlier attempt */
-	ecm_unfollow_noted(def->id);	/* a resync, of what was live */
 	if (!XLogRecPtrIsInvalid(def->gap_lsn))
 		ecm_log_delete_after_gap(def->id, def->gap_lsn);
 	else if (def->noted)

@@ -61,8 +61,7 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 	any = SPI_processed > 0;
 	if (any)
 	{
-		for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
-			ecm_shape_lock_progress(i, false);
+		ecm_shape_lock_all_progress();
 
 		/* a consumer without a row in progress has logged nothing yet */
 		ecm_spi_run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"

@@ -15,85 +15,21 @@
 #include "executor/instrument.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "funcapi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-#include "base/clock.h"
 #include "base/spi.h"
 #include "shape/arrays.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
-#include "shape/shape_gap.h"
 #include "shape/shape_log.h"
-#include "shape/shape_verify.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
 PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
-PG_FUNCTION_INFO_V1(electric_cm_resync_all);
 
 /* ------------------------------------------------------- shapes that end -- */
-
-/* Longer than it takes to end; one that is stopped, say, finds itself replaced later. */
-#define CONSUMERS_END_MS	2000
-
-/*
- * The manager has told the consumers of the former stream to end.  One that is at work yet
- * might set a shape live, by an order of that stream.
- */
-static void
-await_consumers_end(void)
-{
-	EcmTime		began = ecm_now();
-	uint64		n;
-
-	for (;;)
-	{
-		EcmSpiState spi;
-
-		ecm_spi_begin(&spi);
-		ecm_spi_run("SELECT pg_stat_clear_snapshot()", SPI_OK_SELECT, 0, NULL, NULL, NULL);
-		ecm_spi_run("SELECT FROM pg_stat_activity WHERE datname = current_database()"
-					" AND backend_type LIKE 'electric_cm consumer%'",
-					SPI_OK_SELECT, 0, NULL, NULL, NULL);
-		n = SPI_processed;
-		ecm_spi_end(&spi);
-		if (n == 0 || ecm_has_passed(began, ecm_now(), CONSUMERS_END_MS))
-			return;
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(5000);
-	}
-}
-
-/*
- * _electric_cm.resync_all(reason text) RETURNS int4
- *
- * To be called before a stream starts that does not continue the one which the logs
- * were made from.  All shapes that have a log are compared with their tables, which
- * closes the gap; of those that are being created, the creation starts again.  Those
- * that their tables don't fit any more, as nobody may have seen DDL, end.  The
- * consumers' progress is deleted as well, since after a point-in-time recovery its
- * positions can be beyond the end of WAL.  Returns the number of shapes.
- */
-Datum
-electric_cm_resync_all(PG_FUNCTION_ARGS)
-{
-	char	   *reason = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmSpiState spi;
-	int			n;
-
-	await_consumers_end();
-	ecm_spi_begin(&spi);
-	n = ecm_gaps_begin("true", reason);
-	/* afterwards, since an attempt to resync may mend a replica identity */
-	ecm_shapes_verify_all();
-	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
-	ecm_spi_end(&spi);
-	PG_RETURN_INT32(n);
-}
 
 /*
  * _electric_cm.invalidate_ownerless() RETURNS int4

@@ -224,13 +224,19 @@ discard_consumer(QueueConsumer *c)
 	memset(c, 0, sizeof(*c));
 }
 
-char *
-ecm_queues_assign_sql(void)
+bool
+ecm_queues_any(void)
 {
 	for (int i = 0; i < queues.nconsumers; i++)
 		if (queues.consumers[i].handle != NULL)
-			return NULL;
-	return psprintf("SELECT _electric_cm.assign_shapes(%d)", queues.nconsumers);
+			return true;
+	return false;
+}
+
+char *
+ecm_queues_assign_sql(void)
+{
+	return ecm_queues_any() ? NULL : psprintf("SELECT _electric_cm.assign_shapes(%d)", queues.nconsumers);
 }
 
 void

@@ -36,6 +36,10 @@ extern char *ecm_queues_assign_sql(void);
  * ecm_queues_start_lsn() says final.
  */
 extern void ecm_queues_start(void);
+
+/* Has any consumer been started, and not been stopped since? */
+extern bool ecm_queues_any(void);
+
 extern EcmStepResult ecm_queues_poll_start(EcmStepFailure *failure);
 
 /*

@@ -212,7 +212,7 @@ step_machine(Manager *m, const RoundInput *in)
 {
 	const EcmStepFailure *failure = in->failed ? &in->failure : NULL;
 	EcmInput	input = {.type = in->type, .kind = failure ? failure->kind : ECM_ERROR_RETRY,
-	.consumers_ended = in->consumers_ended};
+	.no_consumers = in->no_consumers};
 	EcmAction	action;
 
 	if (failure != NULL)

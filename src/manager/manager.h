@@ -237,7 +237,7 @@ typedef struct RoundInput
 	EcmInputType type;
 	bool		failed;			/* 'failure' is filled, and will be reported */
 	EcmStepFailure failure;
-	bool		consumers_ended;	/* by the step that is done */
+	bool		no_consumers;	/* a step is done, after which none is there */
 	bool		again;			/* run the part again once the machine has
 								 * been stepped: it may have more to tell */
 } RoundInput;

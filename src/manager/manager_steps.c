@@ -475,7 +475,7 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 	{
 		step_completed(m, step);
 		in->type = ECM_INPUT_STEP_DONE;
-		in->consumers_ended = step == ECM_STEP_CHECK_TIMELINE && m->compared.mismatch;
+		in->no_consumers = !ecm_queues_any();
 		return true;
 	}
 

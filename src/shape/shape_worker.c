@@ -26,6 +26,13 @@ ecm_shape_lock_progress(int worker, bool until_exit)
 	(void) LockAcquire(&tag, ExclusiveLock, until_exit, false);
 }
 
+void
+ecm_shape_lock_all_progress(void)
+{
+	for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+		ecm_shape_lock_progress(i, false);
+}
+
 int
 ecm_shape_workers_running(void)
 {

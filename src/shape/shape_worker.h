@@ -19,6 +19,7 @@
  * consumer, perhaps of a former manager, still commits.
  */
 extern void ecm_shape_lock_progress(int worker, bool until_exit);
+extern void ecm_shape_lock_all_progress(void);
 
 /* The number of consumers of this database's stack; 1 if there is no stack. */
 extern int	ecm_shape_workers_running(void);

@@ -282,7 +282,7 @@ test_step_failures(void)
 static void
 test_consumers_ended(void)
 {
-	EcmInput	in = {.type = ECM_INPUT_STEP_DONE, .kind = RETRY, .consumers_ended = true};
+	EcmInput	in = {.type = ECM_INPUT_STEP_DONE, .kind = RETRY, .no_consumers = true};
 
 	start_streaming();
 	replication_lost();
