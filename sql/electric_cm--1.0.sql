@@ -196,15 +196,14 @@ COMMENT ON TABLE _electric_cm.shape_fold IS 'logs that are being folded in steps
 -- running totals of chunks, but here.
 CREATE TABLE _electric_cm.shape_gap (
 	shape int8,
-	order_xid xid8,				-- of the transaction that has ordered the resync
-	lsn pg_lsn,					-- the log goes up to there; NULL: not begun
+	lsn pg_lsn,					-- the log goes up to there
 	reason text NOT NULL,
 	ordered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	compared int8 NOT NULL DEFAULT 0,	-- rows
 	entries int8 NOT NULL DEFAULT 0,	-- that had to be written
 	bytes int8 NOT NULL DEFAULT 0,
 	closed_at timestamptz,
-	PRIMARY KEY (shape, order_xid)
+	PRIMARY KEY (shape, lsn)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_gap IS 'gaps in shape logs, and how they were closed';
 
@@ -570,7 +569,7 @@ CREATE VIEW electric_cm_shapes AS
 				ELSE 'creating' END AS state,
 		   CASE WHEN t.state IN ('live', 'errored') THEN NULL
 				ELSE coalesce(_electric_cm.shape_waiting_for(s.id, s.relation),
-							  CASE WHEN s.snapshot_generation = s.generation
+							  CASE WHEN s.snapshot_generation = s.generation AND t.generation = s.generation
 								   THEN 'the consumer, to come to the snapshot in the stream'
 								   WHEN t.gap_lsn IS NOT NULL
 								   THEN 'its turn to be compared with the table'
@@ -597,7 +596,7 @@ CREATE VIEW electric_cm_stat_progress AS
 		   s.handle,
 		   s.relation::regclass AS relation,
 		   CASE WHEN t.gap_lsn IS NULL THEN 'create' ELSE 'resync' END AS command,
-		   CASE WHEN s.snapshot_generation = s.generation OR p.complete THEN 'settling'
+		   CASE WHEN (s.snapshot_generation = s.generation AND t.generation = s.generation) OR p.complete THEN 'settling'
 				WHEN r.id IS NOT NULL THEN 'reading'
 				ELSE 'preparing' END AS phase,
 		   p.scanned AS rows_done,

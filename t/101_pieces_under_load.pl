@@ -16,8 +16,6 @@ deadlock_timeout = '20 ms'
 });
 my $node = $stack->node;
 
-$stack->sql('CREATE EXTENSION electric_cm');
-$stack->install_compare;
 make_kinds($stack);
 ok($stack->active, 'active') or BAIL_OUT('no stack');
 my $load = start_changes($stack);

@@ -101,7 +101,12 @@ for my $pieces (0, 3)
 	$stack->sql('SELECT electric_cm_stop()');
 	$stack->sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
 	change($round++);
-	my $last = $stack->last_offset($shapes[0][0]{handle});
+	my $handle = $shapes[0][0]{handle};
+	my $before = $stack->sql("SELECT last_offset, (SELECT count(*) FROM electric_cm_shape_log(handle)) FROM electric_cm_shapes WHERE handle = '$handle'");
+	$stack->sql(q{SELECT _electric_cm.resync_all('a test')});
+	is($stack->sql("SELECT state, waiting_for FROM electric_cm_shapes WHERE handle = '$handle'"), 'resyncing|its turn to be compared with the table', 'a view says what is going to be done');
+	is($stack->sql("SELECT command, phase FROM electric_cm_stat_progress WHERE handle = '$handle'"), 'resync|preparing', '... and so does another one');
+	is($stack->sql("SELECT last_offset, (SELECT count(*) FROM electric_cm_shape_log(handle)) FROM electric_cm_shapes WHERE handle = '$handle'"), $before, 'readers have the log up to there');
 	$stack->sql('SELECT pg_reload_conf()', 'SELECT electric_cm_start()');
 	ok($stack->active, 'active');
 	check("pieces of $pieces");

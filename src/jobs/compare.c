@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -130,12 +131,11 @@ void
 ecm_compare_log(EcmCompare *compare, int member)
 {
 	EcmFold		fold;
-	EcmFoldPosition position = {0};
+	EcmFoldPosition position;
 	EcmCompleter *completer;
 
 	ecm_compare_fold(compare->shapes[member]->def, compare->snapshot, &fold);
-	position.chunk_lsn = fold.old_base.lsn;
-	position.chunk_op = fold.old_base.op + 1;
+	ecm_fold_begin_log(&fold, &position);
 	completer = ecm_completer_begin(fold.shape, fold.snapshot, fold.old_base.lsn,
 									fold.new_base.lsn, fold.new_base.op);
 	compare->logs.fold = &fold;
@@ -217,14 +217,6 @@ write_delete(EcmCompare *compare, int member, const EcmValue *values)
 	write_difference(compare, member, ECM_OP_DELETE, NULL, compare->old);
 }
 
-static bool
-is_same(const EcmValue *a, const EcmValue *b)
-{
-	return a->kind == b->kind &&
-		(a->kind != ECM_VALUE_TEXT ||
-		 (a->len == b->len && memcmp(a->text, b->text, a->len) == 0));
-}
-
 static void
 write_update(EcmCompare *compare, int member, const EcmValue *before, const EcmValue *after)
 {
@@ -233,7 +225,7 @@ write_update(EcmCompare *compare, int member, const EcmValue *before, const EcmV
 
 	for (int i = 0; i < compare->ncolumns; i++)
 	{
-		bool		same = is_same(&before[i], &after[i]);
+		bool		same = ecm_same_value(&before[i], &after[i]);
 
 		differs |= !same;
 		compare->changed[i] = after[i];
@@ -261,14 +253,10 @@ next_row(EcmCompare *compare)
 static int
 compare_key(const EcmCompare *compare, int member, const bytea *key)
 {
-	Size		len1 = VARSIZE_ANY_EXHDR(compare->key);
-	Size		len2 = VARSIZE_ANY_EXHDR(key);
-	int			cmp;
-
 	if (compare->member != member)
 		return compare->member < member ? -1 : 1;
-	cmp = memcmp(VARDATA_ANY(compare->key), VARDATA_ANY(key), Min(len1, len2));
-	return cmp != 0 ? cmp : len1 < len2 ? -1 : len1 > len2 ? 1 : 0;
+	return DatumGetInt32(DirectFunctionCall2(byteacmp, PointerGetDatum(compare->key),
+											 PointerGetDatum(key)));
 }
 
 static void

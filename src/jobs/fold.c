@@ -260,7 +260,7 @@ static void
 fold_at_once(EcmFold *fold, void *arg pg_attribute_unused())
 {
 	EcmFoldSort sort;
-	EcmFoldPosition position = {.chunk_lsn = fold->old_base.lsn, .chunk_op = fold->old_base.op + 1};
+	EcmFoldPosition position;
 	EcmCompleter *completer;
 	EcmLogWriter *writer;
 	Rows		rows;
@@ -268,6 +268,7 @@ fold_at_once(EcmFold *fold, void *arg pg_attribute_unused())
 	completer = ecm_completer_begin(fold->shape, fold->snapshot, fold->old_base.lsn,
 									fold->new_base.lsn, fold->new_base.op);
 	ecm_fold_sort_begin(&sort, fold);
+	ecm_fold_begin_log(fold, &position);
 	(void) ecm_fold_read_log(&sort, completer, &position, PG_INT64_MAX, NULL, NULL);
 	ecm_completer_end(completer);
 

@@ -84,6 +84,9 @@ typedef struct EcmFoldPosition
 	uint64		op;
 } EcmFoldPosition;
 
+/* The beginning of the log. */
+extern void ecm_fold_begin_log(const EcmFold *fold, EcmFoldPosition *position);
+
 typedef enum EcmFoldRead
 {
 	ECM_FOLD_READ_ALL,			/* there are no more entries */

@@ -175,6 +175,14 @@ ecm_fold_pack(const EcmShapeDef *shape, EcmOp op, const EcmValue *values)
 	return bytes;
 }
 
+void
+ecm_fold_begin_log(const EcmFold *fold, EcmFoldPosition *position)
+{
+	memset(position, 0, sizeof(*position));
+	position->chunk_lsn = fold->old_base.lsn;
+	position->chunk_op = fold->old_base.op + 1;
+}
+
 /*
  * An insert that comes from an update of a key may lack values, which entries of
  * another key have.  They are filled in here, while the entries are still in the

@@ -235,9 +235,7 @@ read_log(Steps *steps)
 										   fold->old_base.lsn,
 										   fold->new_base.lsn, fold->new_base.op);
 	MemoryContextSwitchTo(step_context);
-	memset(&steps->position, 0, sizeof(steps->position));
-	steps->position.chunk_lsn = fold->old_base.lsn;
-	steps->position.chunk_op = fold->old_base.op + 1;
+	ecm_fold_begin_log(fold, &steps->position);
 	do
 	{
 		if (!ecm_fold_try(fold, read_slice, steps) || !next_transaction(steps))

@@ -94,7 +94,8 @@ ecm_log_rows_forget(int64 reading)
 static EcmLogRows *
 create(int64 reading, EcmReadShape *shapes, int n)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "electric_cm rows of logs",
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "electric_cm rows of logs",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	EcmLogRows *rows = palloc0(sizeof(EcmLogRows));
@@ -109,6 +110,8 @@ create(int64 reading, EcmReadShape *shapes, int n)
 	rows->sample = palloc(sizeof(bytea *) * SAMPLE_KEYS);
 	rows->nlists = 1;
 	MemoryContextSwitchTo(old);
+	/* from here on nothing fails */
+	MemoryContextSetParent(context, TopMemoryContext);
 	return rows;
 }
 
@@ -162,9 +165,7 @@ begin_log(EcmLogRows *rows, EcmFold *fold, Snapshot snapshot)
 	ecm_compare_fold(fold->shape, snapshot, fold);
 	rows->completer = ecm_completer_begin(fold->shape, snapshot, fold->old_base.lsn,
 										  fold->new_base.lsn, fold->new_base.op);
-	memset(&rows->position, 0, sizeof(rows->position));
-	rows->position.chunk_lsn = fold->old_base.lsn;
-	rows->position.chunk_op = fold->old_base.op + 1;
+	ecm_fold_begin_log(fold, &rows->position);
 	MemoryContextSwitchTo(old);
 }
 

@@ -24,9 +24,9 @@
 
 /* columns of _electric_cm.shape_gap */
 #define GAP_SHAPE		1
-#define GAP_LSN			3
-#define GAP_ENTRIES		7
-#define GAP_BYTES		8
+#define GAP_LSN			2
+#define GAP_ENTRIES		6
+#define GAP_BYTES		7
 
 EcmLogTotals
 ecm_gap_totals(int64 shape, XLogRecPtr lsn, int64 op, XLogRecPtr up_to, Snapshot snapshot)
@@ -45,8 +45,6 @@ ecm_gap_totals(int64 shape, XLogRecPtr lsn, int64 op, XLogRecPtr up_to, Snapshot
 		XLogRecPtr	at;
 
 		slot_getallattrs(slot);
-		if (slot->tts_isnull[GAP_LSN - 1])
-			continue;
 		at = DatumGetLSN(slot->tts_values[GAP_LSN - 1]);
 		if (at > up_to || ecm_offset_cmp(at, ECM_FIRST_DIFFERENCE, lsn, op) <= 0)
 			continue;
@@ -144,22 +142,20 @@ ecm_gaps_count(const EcmGapCount *counts, int n)
  * what comes now would be before that.  Its shape is created again, under its handle.
  */
 static void
-begin_again_what_is_beyond(const char *condition)
+begin_again_what_is_beyond(void)
 {
-	ecm_spi_run(psprintf("WITH beyond AS MATERIALIZED (SELECT s.id FROM _electric_cm.shape s"
-						 "  JOIN _electric_cm.shape_state t ON t.shape = s.id"
-						 "  WHERE t.state IN ('live', 'capturing') AND %s AND EXISTS"
-						 "   (SELECT FROM _electric_cm.shape_log l WHERE l.shape = s.id"
-						 "    AND l.first_lsn > pg_current_wal_insert_lsn())),"
-						 " base AS (DELETE FROM _electric_cm.shape_base b USING beyond"
-						 "  WHERE b.shape = beyond.id),"
-						 " fold AS (DELETE FROM _electric_cm.shape_fold f USING beyond"
-						 "  WHERE f.shape = beyond.id),"
-						 " gap AS (DELETE FROM _electric_cm.shape_gap g USING beyond"
-						 "  WHERE g.shape = beyond.id)"
-						 " UPDATE _electric_cm.shape_state t SET state = 'capturing', generation = 0,"
-						 "  gap_lsn = NULL, live_at = NULL FROM beyond WHERE t.shape = beyond.id",
-						 condition),
+	ecm_spi_run("WITH beyond AS MATERIALIZED (SELECT t.shape FROM _electric_cm.shape_state t"
+				"  WHERE t.state IN ('live', 'capturing') AND EXISTS"
+				"   (SELECT FROM _electric_cm.shape_log l WHERE l.shape = t.shape"
+				"    AND l.first_lsn > pg_current_wal_insert_lsn())),"
+				" base AS (DELETE FROM _electric_cm.shape_base b USING beyond"
+				"  WHERE b.shape = beyond.shape),"
+				" fold AS (DELETE FROM _electric_cm.shape_fold f USING beyond"
+				"  WHERE f.shape = beyond.shape),"
+				" gap AS (DELETE FROM _electric_cm.shape_gap g USING beyond"
+				"  WHERE g.shape = beyond.shape)"
+				" UPDATE _electric_cm.shape_state t SET state = 'capturing', generation = 0,"
+				"  gap_lsn = NULL, live_at = NULL FROM beyond WHERE t.shape = beyond.shape",
 				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 }
 
@@ -169,23 +165,19 @@ begin_again_what_is_beyond(const char *condition)
  * Nobody's lock is waited for: users lock rows of _electric_cm.shape only.
  */
 int
-ecm_gaps_begin(const char *condition, const char *reason)
+ecm_gaps_begin(const char *reason)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		args[] = {CStringGetTextDatum(reason)};
+	Oid			type = TEXTOID;
+	Datum		arg = CStringGetTextDatum(reason);
 
-	begin_again_what_is_beyond(condition);
-	ecm_spi_run(psprintf("WITH at AS MATERIALIZED (SELECT pg_current_wal_insert_lsn() AS lsn),"
-						 " new AS (INSERT INTO _electric_cm.shape_gap (shape, order_xid, lsn, reason)"
-						 "  SELECT s.id, pg_current_xact_id(), at.lsn, $1 FROM at, _electric_cm.shape s"
-						 "  JOIN _electric_cm.shape_state t ON t.shape = s.id"
-						 "  WHERE t.state = 'live' AND %s"
-						 "  ON CONFLICT (shape, order_xid) DO NOTHING)"
-						 " UPDATE _electric_cm.shape_state u SET state = 'capturing', generation = 0,"
-						 "  gap_lsn = CASE u.state WHEN 'live' THEN at.lsn ELSE u.gap_lsn END"
-						 " FROM at, _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
-						 " WHERE u.shape = s.id AND t.state IN ('live', 'capturing') AND %s",
-						 condition, condition),
-				SPI_OK_UPDATE, 1, types, args, NULL);
+	begin_again_what_is_beyond();
+	ecm_spi_run("WITH at AS MATERIALIZED (SELECT pg_current_wal_insert_lsn() AS lsn),"
+				" new AS (INSERT INTO _electric_cm.shape_gap (shape, lsn, reason)"
+				"  SELECT t.shape, at.lsn, $1 FROM at, _electric_cm.shape_state t"
+				"  WHERE t.state = 'live')"
+				" UPDATE _electric_cm.shape_state t SET state = 'capturing', generation = 0,"
+				"  gap_lsn = CASE t.state WHEN 'live' THEN at.lsn ELSE t.gap_lsn END"
+				" FROM at WHERE t.state IN ('live', 'capturing')",
+				SPI_OK_UPDATE, 1, &type, &arg, NULL);
 	return (int) SPI_processed;
 }

@@ -59,10 +59,9 @@ typedef struct EcmGapCount
 extern void ecm_gaps_count(const EcmGapCount *counts, int n);
 
 /*
- * Orders the resync of shapes, in a transaction that has the stream's orders already
- * behind it: all that have a log, and what condition (on s and t, rows of shape and
- * shape_state) says.  Within ecm_spi_begin/end.  Returns their number.
+ * Begins a gap in the logs of all shapes, at the end of WAL, while nobody writes to them.
+ * Within ecm_spi_begin/end.  Returns their number.
  */
-extern int	ecm_gaps_begin(const char *condition, const char *reason);
+extern int	ecm_gaps_begin(const char *reason);
 
 #endif							/* ECM_SHAPE_GAP_H */

@@ -22,7 +22,7 @@ ElectricCM::Kinds - tables with keys of every kind, and random changes of them
 
 =item make_kinds($stack)
 
-Makes a table of each kind, with 100 rows, the table C<kind>, which has a row for each, and the
+Creates the extension and L<ElectricCM>'s compare(), and makes a table of each kind, with 100 rows, the table C<kind>, which has a row for each, and the
 function C<change()>, which changes, moves, deletes or adds a row of one.
 
 =item my $load = start_changes($stack); stop_changes($stack, $load)
@@ -36,6 +36,8 @@ Starts, and ends, five sessions that do so all the time.
 sub make_kinds
 {
 	my ($stack) = @_;
+	$stack->sql('CREATE EXTENSION electric_cm');
+	$stack->install_compare;
 	return $stack->sql(q{
 CREATE TYPE mood AS ENUM ('sad', 'so so', 'happy', 'glad', 'mad');
 CREATE DOMAIN name_of_row AS text CHECK (value <> '');
