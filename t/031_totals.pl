@@ -147,7 +147,7 @@ for my $length ('short', 'long')
 		entries => $stack->sql("SELECT log_entries FROM electric_cm_shapes WHERE handle = '$empty'"),
 		'reading on' => buffers("SELECT * FROM electric_cm_shape_log('$empty', '$last')"),
 		'waiting' => buffers("SELECT * FROM electric_cm_await_shape_log('$empty', '$last')"),
-		'the figures' => buffers("SELECT * FROM _electric_cm.shape_log_stats((SELECT id FROM _electric_cm.shape WHERE handle = '$empty'))"),
+		'the figures' => buffers("SELECT * FROM _electric_cm.shape_log_stats((SELECT id FROM _electric_cm.shape WHERE handle = '$empty'), NULL)"),
 		'the beginning' => buffers("SELECT * FROM electric_cm_shape_log('$empty', max_entries => 100)") };
 	next if $length eq 'long';
 	grow(21, 500);

@@ -82,6 +82,8 @@ DECLARE
 	looks int := 0;
 BEGIN
 	LOOP
+		-- the fold and this go in turns
+		LOCK TABLE _electric_cm.shape_fold IN SHARE MODE;
 		SELECT max(done) AS done, max(partitions) AS partitions INTO f FROM _electric_cm.shape_fold;
 		INSERT INTO sample SELECT xact_start, age(backend_xmin), clock_timestamp() - xact_start, f.done, f.partitions
 			FROM pg_stat_activity WHERE query LIKE 'CALL _electric_cm.fold_shape%' AND state = 'active' AND xact_start IS NOT NULL;
@@ -165,17 +167,26 @@ sub crash_at
 	return $fold || '0 0';
 }
 
-for ([ 'reads', $reading ], [ 'writes', $writing ],
+# Where the fold would be over too soon, a lock keeps it there.
+for ([ 'reads', $reading, 'LOCK TABLE _electric_cm.shape_fold IN SHARE MODE' ], [ 'writes', $writing ],
 	[ 'deletes', "$folding AND EXISTS (SELECT FROM _electric_cm.shape_base b JOIN _electric_cm.shape_log l USING (shape)
-		WHERE (l.first_lsn, l.first_op) <= (b.lsn, b.op))" ])
+		WHERE (l.first_lsn, l.first_op) <= (b.lsn, b.op))", "SELECT count(*) FROM (SELECT FROM _electric_cm.shape_log WHERE shape = $id FOR SHARE) l" ])
 {
-	my ($what, $moment) = @$_;
+	my ($what, $moment, $lock) = @$_;
 	retention(-1);
 	churn(40);
 	my $base = $stack->sql("SELECT lsn FROM _electric_cm.shape_base WHERE shape = $id");
+	my $holder;
+	if ($lock)
+	{
+		$holder = $node->background_psql($db, on_error_stop => 1);
+		$holder->query_safe("BEGIN; $lock");
+		$moment .= " AND EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL _electric_cm.fold_shape%' AND wait_event_type = 'Lock')";
+	}
 	retention('256 kB');
 	# before the crash: the stack goes on as soon as it is there again
 	my ($done, $op) = split / /, crash_at($moment, $what);
+	$holder->{run}->kill_kill if $holder;
 	replays($handle, '... replay equals the table');
 	$stack->becomes("SELECT lsn > '$base' FROM _electric_cm.shape_base WHERE shape = $id", '... it is folded in the end');
 	nothing_is_left($id, '... and nothing is left over');
