@@ -35,9 +35,8 @@ CREATE TABLE _electric_cm.shape (
 	relation oid NOT NULL,
 	relation_name text NOT NULL,	-- quoted; the first part of every key
 	where_clause text,				-- deparsed, normalised
-	where_attnums int2[],			-- the columns that it refers to ...
-	where_names text[],				-- ... with all that is needed to parse it
-	where_types oid[],				-- without the table
+	where_names text[],				-- the columns that it refers to, with all that is needed
+	where_types oid[],				-- to parse it without the table
 	where_collations oid[],
 	requested_columns text[],		-- NULL: all
 	definition bytea NOT NULL,		-- digest of the clause and these
@@ -135,6 +134,7 @@ CREATE TABLE _electric_cm.shape_state (
 	state text NOT NULL CHECK (state IN ('capturing', 'live', 'errored', 'gone')),
 	generation int4 NOT NULL,		-- that is captured; 0: none is
 	gap_lsn pg_lsn,					-- being resynced: the log is complete up to there
+	gap_xid xid8,					-- likewise: see shape_gap
 	live_at timestamptz,
 	last_error text
 ) WITH (fillfactor = 50);
@@ -196,14 +196,15 @@ COMMENT ON TABLE _electric_cm.shape_fold IS 'logs that are being folded in steps
 -- running totals of chunks, but here.
 CREATE TABLE _electric_cm.shape_gap (
 	shape int8,
-	lsn pg_lsn,					-- the log goes up to there
+	order_xid xid8,				-- of the transaction that has ordered the resync
+	lsn pg_lsn,					-- the log goes up to there; NULL: not begun yet
 	reason text NOT NULL,
 	ordered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	compared int8 NOT NULL DEFAULT 0,	-- rows
 	entries int8 NOT NULL DEFAULT 0,	-- that had to be written
 	bytes int8 NOT NULL DEFAULT 0,
-	closed_at timestamptz,
-	PRIMARY KEY (shape, lsn)
+	closed_at timestamptz,		-- without an LSN: there was a gap already
+	PRIMARY KEY (shape, order_xid)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_gap IS 'gaps in shape logs, and how they were closed';
 
@@ -368,6 +369,11 @@ CREATE FUNCTION electric_cm_drop_shape(handle text) RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION electric_cm_drop_shape(text) IS
 	'drops a shape and its log';
+
+CREATE FUNCTION electric_cm_resync(handle text DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_resync(text) IS
+	'compares a shape''s log, or all logs, with the tables, and mends what differs';
 
 CREATE FUNCTION electric_cm_shape_log(handle text,
 									  after_offset text DEFAULT '-1',
@@ -638,7 +644,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_prepare_upgrade(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[]),
-	electric_cm_drop_shape(text)
+	electric_cm_drop_shape(text), electric_cm_resync(text)
 	FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	electric_cm_status(), electric_cm_await_active(interval),

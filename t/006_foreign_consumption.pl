@@ -130,15 +130,11 @@ cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), '>'
 
 # The publication goes while it runs: shapes must not go on with a hole
 shape();
+my $reader = $stack->reader($handle);
 $stack->sql('DROP PUBLICATION electric_cm_publication');
 $stack->sql(q{INSERT INTO t (t) VALUES ('unpublished')});
-ok( $node->poll_query_until($db,
-		"SELECT NOT EXISTS (SELECT FROM electric_cm_shapes WHERE handle = '$handle')"),
-	'publication dropped: the shape is gone');
+$stack->resyncs($reader, 'true', 't', 'publication dropped');
 ok($stack->active, 'active again');
-cmp_ok(shape(), '>', 0, 'a new shape');
-my ($ok, $entries) = $stack->replay_equals($handle, 't', ['id']);
-ok($ok, "replay equals table ($entries entries)");
 
 # A slot that belongs to somebody else is left alone
 $node->psql($db, 'SELECT electric_cm_stop(drop_slot => true)');

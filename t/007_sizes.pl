@@ -28,6 +28,7 @@ new_shape();
 # An empty table, and a shape of it that is live
 sub new_shape
 {
+	$stack->sql("SELECT electric_cm_drop_shape('$handle')") if $handle;
 	$stack->sql('TRUNCATE t');
 	$handle = $stack->sql("SELECT electric_cm_create_shape('t')");
 	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
@@ -39,7 +40,7 @@ sub varint { my ($n) = @_; return $n < 128 ? 1 : $n < 16384 ? 2 : $n < 2097152 ?
 
 # An insert's packed size: operation, number of columns, and for each its
 # length and text.  All ids here have six digits.
-sub entry_size { my ($length) = @_; return 1 + 1 + (1 + 6) + varint($length + 2) + $length; }
+sub entry_size { my ($length) = @_; return 1 + 1 + (1 + 6) + varint($length + 4) + $length; }
 
 # The length of the text that makes an entry of that size
 sub text_for

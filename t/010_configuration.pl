@@ -186,14 +186,20 @@ $stack->sql(q{INSERT INTO f VALUES (1, 'a')});
 $stack->sql('SELECT electric_cm_await_flushed()');
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, 'and it works');
 
+my $reader = $stack->reader($handle);
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
-$stack->sql('DROP PUBLICATION electric_cm_publication');
+$stack->sql('DROP PUBLICATION electric_cm_publication', q{INSERT INTO f VALUES (2, 'b'), (3, 'c')}, 'DELETE FROM f WHERE id = 1');
 $stack->sql("ALTER DATABASE $db SET electric_cm.create_publication = off");
 $stack->sql('SELECT electric_cm_start()');
 fails('no publication', qr/does not exist/, qr/CREATE PUBLICATION/);
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), 1, '... logs are readable');
+$stack->sql(q{UPDATE f SET t = 'd' WHERE id = 3});
 $stack->sql($stack->publication_sql('electric_cm_publication'));
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, 'made by hand: active');
+$stack->resyncs($reader, 'true', 'f', '... with the shapes', often => 1);
+$stack->sql(q{INSERT INTO f VALUES (4, 'd')});
+$stack->goes_on($reader, 'f', '... and the stream goes on');
 $stack->sql("ALTER DATABASE $db RESET electric_cm.create_publication");
 
 # Names

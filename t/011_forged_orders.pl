@@ -20,7 +20,7 @@ my $handle = $stack->sql("SELECT electric_cm_create_shape('t')");
 $stack->sql("SELECT * FROM electric_cm_shape_log('$handle')");
 
 my $id = $stack->sql("SELECT id FROM _electric_cm.shape");
-my @forged = ("drop $id $handle x", "mismatch $id", "truncate $id", "capture $id 1",
+my @forged = ("drop $handle $id x", "resync $handle $id x", "mismatch $id", "truncate $id", "capture $id 1",
 	"live $id 1 garbage", "create x");
 for my $order (@forged)
 {

@@ -36,21 +36,30 @@ sub failed
 	return;
 }
 
-my $handle;
+my ($handle, $reader);
 
-sub make_shape
+# What a stream without them would miss: rows that come, go and change
+sub changes
 {
-	$handle = $stack->sql(q{SELECT electric_cm_create_shape('t')});
-	$stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')");
-	return;
+	my ($n) = $stack->sql('SELECT max(id) FROM t');
+	return ("INSERT INTO t SELECT $n + i FROM generate_series(1, 10) i", 'DELETE FROM t WHERE id = (SELECT min(id) FROM t)',
+		"UPDATE t SET id = id + 100 WHERE id = $n + 5", "DELETE FROM t WHERE id = $n + 1");
 }
 
-sub shape_is
+# Readers have what they had, and nothing of what comes after a gap
+sub stays
 {
-	my ($there, $what) = @_;
-	my ($rc, $out, $err) =
-	  $node->psql($db, "\\set VERBOSITY verbose\nSELECT count(*) FROM electric_cm_shape_log('$handle')");
-	return $there ? is($err, '', $what) : like($err, qr/42704.*HINT:.*electric_cm_create_shape/s, $what);
+	my ($what) = @_;
+	return is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), $reader->{had}{n}, "$what: the log is readable, up to the gap");
+}
+
+sub is_resynced
+{
+	my ($reason, $what) = @_;
+	$stack->resyncs($reader, $reason, 't', $what, command => 1);
+	works("$what: the stream goes on");
+	$reader = $stack->reader($handle);
+	return;
 }
 
 sub works
@@ -63,7 +72,6 @@ sub works
 }
 
 # The slot is another one: what is not in the log is found by a comparison
-my $reader;
 sub resyncs
 {
 	my ($what, %opts) = @_;
@@ -82,46 +90,93 @@ sub forgive
 $stack->sql('CREATE EXTENSION electric_cm');
 $stack->sql('CREATE TABLE t (id int PRIMARY KEY)');
 active('created');
-make_shape();
+$handle = $stack->live_shape('t');
+works('at first');
+$reader = $stack->reader($handle);
 
 # The publication
 
-$stack->sql("DROP PUBLICATION $publication");
-becomes('a dropped publication is made again',
-	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
-shape_is(0, '... and the shapes that lived by it are gone');
+my $is_made_again = "SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')";
+$stack->sql('BEGIN', "DROP PUBLICATION $publication", changes(), 'COMMIT');
+becomes('a dropped publication is made again', $is_made_again);
+is_resynced(q{detail ~ 'publication|new one'}, 'a dropped publication');
 is($stack->events('replication_slot_dropped', "severity = 'warning'"), 1, '... the slot is another one, which an event says');
-make_shape();
-works('after a dropped publication');
 
-$stack->sql("BEGIN; DROP PUBLICATION $publication; ROLLBACK");
+$stack->sql('BEGIN', "DROP PUBLICATION $publication", 'ROLLBACK');
 works('a drop that was rolled back');
+is($stack->events('shape_resynced', "occurred_at > '$reader->{since}'"), 0, '... costs no comparison');
 
-$stack->sql("ALTER PUBLICATION $publication SET (publish = 'insert, update')");
-failed('a publication that leaves out deletes', qr/does not publish/, qr/ALTER PUBLICATION $publication SET/);
-shape_is(0, '... and the shapes are gone, for deletes would be missing');
-$stack->sql("ALTER PUBLICATION $publication SET (publish = 'insert, update, delete, truncate')");
-active('the publication is repaired, without a reload');
+$reader = $stack->reader($handle);
+for my $case (
+	[ 'without deletes', q{publish = 'insert, update'}, q{publish = 'insert, update, delete, truncate'}, qr/does not publish/ ],
+	[ 'by way of a root', 'publish_via_partition_root', 'publish_via_partition_root = false', qr/publish_via_partition_root|root/ ])
+{
+	my ($what, $set, $mended, $error) = @$case;
+	$stack->sql("ALTER PUBLICATION $publication SET ($set)");
+	failed("a publication $what", $error, qr/ALTER PUBLICATION $publication SET/);
+	$stack->sql(changes());
+	stays($what);
+	$stack->sql("ALTER PUBLICATION $publication SET ($mended)");
+	active('the publication is repaired, without a reload');
+	is_resynced(q{detail = 'the publication does not publish everything any more'}, "$what for a while");
+}
+
+$stack->sql('BEGIN', "ALTER PUBLICATION $publication SET (publish = 'insert')", changes(), "ALTER PUBLICATION $publication SET (publish = 'insert, update, delete, truncate')", 'COMMIT');
+active('restricted and repaired in a transaction');
+is_resynced(q{detail = 'the publication does not publish everything any more'}, '... for which the shapes are compared');
 
 $stack->sql('CREATE TABLE filtered (id int PRIMARY KEY, t text)');
 $stack->sql("ALTER PUBLICATION $publication ADD TABLE filtered WHERE (id > 10)");
 failed('a publication that filters rows', qr/filters rows or columns/, qr/row filters/);
 $stack->sql("ALTER PUBLICATION $publication SET TABLE filtered (id)");
 failed('a publication that filters columns', qr/filters rows or columns/, qr/column lists/);
+$stack->sql(changes());
+stays('by which the table has left the publication');
 $stack->sql("ALTER PUBLICATION $publication DROP TABLE filtered");
 active('without the filter');
+is_resynced(q{detail = 'the table has left the publication'}, 'the table is published again');
 
-make_shape();
-$stack->sql("ALTER PUBLICATION $publication DROP TABLE t");
-shape_is(0, 'a table that leaves the publication: its shapes are gone');
+for my $filter ('WHERE (id > 1000)', '(id)')
+{
+	$stack->sql("ALTER PUBLICATION $publication SET TABLE t $filter");
+	failed("a table with a filter $filter", qr/filters rows or columns/, qr/row filters|column lists/);
+	$stack->sql(changes(), 'TRUNCATE t', 'INSERT INTO t SELECT generate_series(1, 5)');
+	stays("a filter $filter");
+	$stack->sql("ALTER PUBLICATION $publication SET TABLE t");
+	active("without the filter $filter");
+	is_resynced(q{detail = 'the table has left the publication'}, "with a filter $filter for a while");
+}
+
+$stack->sql('BEGIN', "ALTER PUBLICATION $publication DROP TABLE t", changes(), 'COMMIT');
+is($stack->sql('SELECT electric_cm_status()'), 'active', 'a table leaves the publication: the stack is active all the same');
+is_resynced(q{detail = 'the table has left the publication'}, 'a table that has left the publication');
+is($stack->sql("SELECT count(*) FROM pg_publication_tables WHERE tablename = 't'"), 1, '... is published again');
+$stack->sql('BEGIN', "ALTER PUBLICATION $publication DROP TABLE t", changes(), "ALTER PUBLICATION $publication ADD TABLE t", 'COMMIT');
+is_resynced(q{detail = 'the table has left the publication'}, 'one that somebody puts back at once');
+
+# ... with electric_cm.manual_table_publishing nobody else puts it back
+sub manual
+{
+	my ($value) = @_;
+	$stack->sql("ALTER SYSTEM SET electric_cm.manual_table_publishing = $value", 'SELECT pg_reload_conf()');
+	return becomes("manual_table_publishing = $value", "SELECT setting = '$value' FROM electric_cm_options WHERE datname = '$db' AND name = 'electric_cm.manual_table_publishing'");
+}
+manual('on');
+$stack->sql("ALTER PUBLICATION $publication DROP TABLE t", changes());
+becomes('a table that is published by hand: the shape waits, and says for what',
+	"SELECT state = 'resyncing' AND waiting_for LIKE '%table public.t is not in publication%' FROM electric_cm_shapes WHERE handle = '$handle'");
+$stack->sql(changes());
+stays('while it waits');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... the stack is active all the same');
+$stack->sql("ALTER PUBLICATION $publication ADD TABLE t");
+is_resynced(q{detail = 'the table has left the publication'}, 'published by hand again');
+manual('off');
 
-$stack->sql("ALTER PUBLICATION $publication RENAME TO another");
-becomes('a renamed publication is a dropped one',
-	"SELECT electric_cm_status() = 'active' AND EXISTS (SELECT FROM pg_publication WHERE pubname = '$publication')");
+$stack->sql('BEGIN', "ALTER PUBLICATION $publication RENAME TO another", changes(), 'COMMIT');
+becomes('a renamed publication is a dropped one', $is_made_again);
+is_resynced(q{detail ~ 'publication|new one'}, 'a renamed publication');
 $stack->sql('DROP PUBLICATION another');
 forgive();
-make_shape();
 works('with a publication made again');
 
 # The slot
@@ -180,7 +235,6 @@ $node->safe_psql('elsewhere', "SELECT pg_drop_replication_slot('$slot')");
 $stack->sql("ALTER DATABASE $db RESET electric_cm.slot_name");
 $node->reload;
 active("the other's slot is gone, and a reload");
-shape_is(1, 'the shape lives');
 works('after all that');
 
 # ... in use by somebody else
@@ -200,7 +254,7 @@ becomes('the stack waits for it, and says for which process',
 is($stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $user_pid"), 1, '... which goes on');
 $user->kill_kill;
 active('the slot is free again');
-works('nobody consumed what is ours') if shape_is(1, 'the shapes are still there');
+works('nobody consumed what is ours');
 
 # ... lost, since it retained more than the server allows
 
@@ -251,10 +305,12 @@ for my $n (1 .. 3)
 	becomes("recreation $n of three", "SELECT electric_cm_status() = 'active' AND count(*) > $before
 		FROM electric_cm_events WHERE event = 'replication_slot_created'");
 }
-$stack->sql("DROP PUBLICATION $publication");
-failed('a fourth recreation within an hour', qr/more than 3 times within an hour.*has been dropped/, qr/Remove the cause/);
+$reader = $stack->reader($handle);
+$stack->sql('BEGIN', "DROP PUBLICATION $publication", changes(), 'COMMIT');
+failed('a fourth recreation within an hour', qr/more than 3 times within an hour.*(?:has been dropped|does not exist)/, qr/Remove the cause/);
 $stack->sql('SELECT electric_cm_start()');
 active('until somebody starts it again');
+$stack->goes_on($reader, 't', 'until then');
 
 # No slot is free
 

@@ -31,11 +31,22 @@ ok($stack->active, '... a manager ends and starts');
 $stack->settle;
 cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
 	'>=', $stack->sql('SELECT count(*) FROM t'), '... and what others can see is in the log');
+
+# The stream has a command that nobody else sees yet
+my $reader = $stack->reader($handle);
+my $alters = $node->background_psql($db, on_error_stop => 0, timeout => 180);
+$alters->query_safe('SET synchronous_commit = on');
+$alters->query_until(qr/^start/m, "\\echo start\nBEGIN; ALTER PUBLICATION electric_cm_publication DROP TABLE t; DELETE FROM t WHERE id % 10 = 0; INSERT INTO t VALUES (-2); COMMIT;\n");
+my $pid = q{SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT;'};
+$stack->becomes("SELECT state = 'resyncing' AND waiting_for LIKE '%PID ' || ($pid) || '%' FROM electric_cm_shapes WHERE handle = '$handle'",
+	'a command waits for it: so does the comparison that it has ordered, and says for whom');
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
 $waits->quit;
+$alters->quit;
 delete $ENV{PGOPTIONS};
-$stack->replays($handle, 't', 'without a standby');
+$stack->resyncs($reader, q{detail = 'the table has left the publication'}, 't', 'without a standby', command => 1);
+is($stack->events('shape_creation_failed', q{message LIKE '%does not publish%'}), 0, '... at the first attempt that could see the command');
 
 $node->stop;
 done_testing();

@@ -196,8 +196,7 @@ is(finish($waiter), "insert|1\n", '... and its rows as soon as it is live');
 #
 my %ends = (
 	'dropped' => ["SELECT electric_cm_drop_shape('%s')"],
-	'truncated' => ['TRUNCATE doomed'],
-	'altered' => ['ALTER TABLE doomed ADD more int'],
+	'of a table that is renamed' => [ 'ALTER TABLE doomed RENAME TO elsewhere', 'ALTER TABLE elsewhere RENAME TO doomed' ],
 	'dropped by a prepared transaction' =>
 	  [ 'BEGIN', "SELECT electric_cm_drop_shape('%s')", q{PREPARE TRANSACTION 'drop'}, q{COMMIT PREPARED 'drop'} ]);
 $stack->sql('CREATE TABLE doomed (id int PRIMARY KEY, v int)');
@@ -210,7 +209,18 @@ for my $how (sort keys %ends)
 	like(finish($waiter), qr/42704.*HINT:.*electric_cm_create_shape/s, "$how while one waits");
 }
 
-$stack->sql('ALTER TABLE doomed REPLICA IDENTITY FULL');
+# but not by a gap: who waits gets the difference
+$stack->sql('INSERT INTO doomed VALUES (1, 1)');
+my $resynced = shape(q{'doomed'});
+for ([ 'TRUNCATE doomed', "delete|\n" ], [ 'INSERT INTO doomed VALUES (1, 1)', "insert|1\n" ], [ 'ALTER TABLE doomed ADD more int DEFAULT 5', "update|1\n" ])
+{
+	my ($command, $entry) = @{$_};
+	$waiter = waiter($node, await_sql($resynced, $stack->last_offset($resynced), '1 hour'));
+	are_waiting($node, 1);
+	$stack->sql($command);
+	is(finish($waiter), $entry, "$command while one waits");
+}
+$stack->sql('TRUNCATE doomed', "SELECT electric_cm_drop_shape('$resynced')", 'ALTER TABLE doomed REPLICA IDENTITY FULL');
 my $doomed = shape(q{'doomed', '100 / v > 1'});
 $waiter = waiter($node, await_sql($doomed, '-1', '1 hour'));
 are_waiting($node, 1);

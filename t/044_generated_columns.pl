@@ -28,6 +28,17 @@ sub goes_on
 	is($err, '', "UPDATE and DELETE of $table: $what");
 	return;
 }
+# A command leads to a comparison, and who has read a part goes on
+sub resyncs
+{
+	my ($handle, $table, $what, $reason, @commands) = @_;
+	my $reader = $stack->reader($handle);
+	$stack->sql(@commands);
+	$stack->resyncs($reader, "detail = '" . ($reason =~ s/'/''/gr) . "'", $table, $what, command => 1);
+	goes_on($table, $what);
+	return $stack->goes_on($reader, $table, "$what: and the stream goes on");
+}
+my $columns_changed = q{the table's columns were changed};
 sub ends
 {
 	my ($handle, $what) = @_;
@@ -53,8 +64,8 @@ if (!$streamed)
 	refused(q{SELECT electric_cm_create_shape('full_s', 's > 5')}, $detail, 'it cannot be in a where clause');
 	refused(q{SELECT electric_cm_create_shape('full_s', columns => '{id,s}')}, $detail, 'nor be asked for');
 	refused(q{SELECT electric_cm_create_shape('key_s')}, $detail, 'nor be a key');
-	$stack->sql('ALTER TABLE full_s ALTER s DROP EXPRESSION');
-	ends($whole, 'a column that is not generated any more is one more column');
+	resyncs($whole, 'full_s', 'a column that is not generated any more is one more column', $columns_changed, 'ALTER TABLE full_s ALTER s DROP EXPRESSION');
+	is($stack->sql("SELECT bool_or(value ? 's') FROM electric_cm_shape_log('$whole')"), 't', '... which readers get');
 	$node->stop;
 	done_testing();
 	exit;
@@ -78,15 +89,12 @@ $stack->sql('ALTER TABLE key_s ALTER id DROP EXPRESSION', 'INSERT INTO key_s VAL
 $stack->settle;
 is($stack->exists_shape($keyed), 1, 'DROP EXPRESSION changes nothing');
 $stack->replays($keyed, 'key_s', '... and the shape goes on');
-$stack->sql('ALTER TABLE full_s ALTER s SET EXPRESSION AS (a * 3)');
-ends($whole, 'SET EXPRESSION rewrites the column: the shape ends');
-ends($where, '... also that with a where clause');
-$whole = $stack->live_shape('full_s');
-$stack->sql('UPDATE full_s SET a = 1 WHERE id = 10');
-$stack->settle;
-$stack->replays($whole, 'full_s', 'a new shape has the new values');
-$stack->sql('ALTER TABLE full_s ADD COLUMN more int GENERATED ALWAYS AS (a + 1) STORED');
-ends($whole, 'a further stored column ends the shape, as any column does');
+my $part_reader = $stack->reader($where);
+resyncs($whole, 'full_s', 'SET EXPRESSION rewrites the column', $columns_changed, 'ALTER TABLE full_s ALTER s SET EXPRESSION AS (a * 3)');
+$stack->resyncs($part_reader, 'true', 'full_s', '... also for a where clause', command => 1, where => 's > 5', columns => [ 'id', 's' ]);
+resyncs($whole, 'full_s', 'a further stored column', $columns_changed, 'ALTER TABLE full_s ADD COLUMN more int GENERATED ALWAYS AS (a + 1) STORED');
+is($stack->sql("SELECT bool_or(value ? 'more') FROM electric_cm_shape_log('$whole')"), 't', '... readers get it');
+$stack->goes_on($part_reader, 'full_s', '... and those who have not asked for it, do not', where => 's > 5', columns => [ 'id', 's' ]);
 
 # partitions, whose columns are in another order
 $stack->sql('CREATE TABLE part (id int PRIMARY KEY, a int, s int GENERATED ALWAYS AS (a * 2) STORED) PARTITION BY RANGE (id)',
@@ -130,6 +138,7 @@ $stack->sql('ALTER TABLE fv REPLICA IDENTITY FULL');
 goes_on('fv', 'FULL is set while it is published');
 is(is_published('fv'), 0, '... so it has left the publication');
 ends($fv, '... and the shape ends');
+is($stack->events('shape_invalidated', q{detail = 'the table''s replica identity is FULL, and a generated column is virtual'}), 1, '... with that reason');
 
 my $added = $stack->live_shape('full_s');
 $stack->sql('ALTER TABLE full_s ADD COLUMN w int GENERATED ALWAYS AS (a + 7) VIRTUAL');
@@ -191,12 +200,17 @@ goes_on('o', 'FULL was set by the stack');
 # The publication itself
 #
 is($stack->sql("SELECT pubgencols FROM pg_publication WHERE pubname = '$pub'"), 's', 'our publication publishes stored columns');
-$stack->sql("ALTER PUBLICATION $pub SET (publish_generated_columns = none)");
-ends($o, 'somebody takes that away: all shapes end');
+my $reader = $stack->reader($o);
+$stack->sql("ALTER PUBLICATION $pub SET (publish_generated_columns = none)", 'TRUNCATE o', 'INSERT INTO o VALUES (3, 30), (4, 4), (5, 1)');	# the server refuses UPDATE
+$stack->becomes(q{SELECT electric_cm_status() = 'failed'}, 'somebody takes that away: the stack has failed');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$o')"), $reader->{had}{n}, '... logs are readable');
 like($stack->sql($check), qr/^FAIL .*does not publish stored generated columns \| ALTER PUBLICATION $pub SET \(publish_generated_columns = stored\)$/, '... electric_cm_check() says what to do');
 $stack->sql('SELECT electric_cm_start()');
 ok($stack->active, '... and a start does it');
 is($stack->sql("SELECT pubgencols FROM pg_publication WHERE pubname = '$pub'"), 's', '... the publication is altered');
+$stack->resyncs($reader, q{detail = 'the publication does not publish everything any more'}, 'o', '... with which the shapes go on', command => 1, where => 'a > 1');
+goes_on('o', 'published again');
+$stack->goes_on($reader, 'o', '... and so does the stream', where => 'a > 1');
 
 $stack->sql('CREATE PUBLICATION mine', q{ALTER SYSTEM SET electric_cm.publication_name = 'mine'}, 'SELECT pg_reload_conf()', 'SELECT electric_cm_restart()');
 $stack->becomes(q{SELECT status = 'failed' AND last_error LIKE '%"mine" does not publish stored generated columns%' FROM electric_cm_stat_manager},

@@ -1,5 +1,6 @@
-# Random tables, shapes and DML, from a seed: every shape's log replays to what
-# its query returns. t/lib/Fuzz.pm makes them.
+# Random tables, shapes, DML and DDL, from a seed: every shape's log replays to what
+# its query returns. t/lib/Fuzz.pm makes them. No command ends a shape: TRUNCATE, other
+# columns, partitions that come and go, and what is done to the publication.
 #
 # FUZZ_SECONDS says for how long, ROUND plays one round only; "make fuzz
 # MINUTES=10 SEED=1" is the way to set them. The same seed makes the same
@@ -32,7 +33,7 @@ electric_cm.reconnect_initial_delay = '50 ms'
 electric_cm.reconnect_max_delay = '200 ms'
 });
 my $node = $stack->node;
-my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed);
+my %total = map { $_ => 0 } qw(rounds tables shapes filtered listed refused errored entries rows statements failed resyncs);
 my %refused;
 
 # Clauses, and messages that quote them, have letters of all kinds.  What is
@@ -192,9 +193,11 @@ sub settle
 {
 	my ($round) = @_;
 	$stack->sql(q{SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \gexec});
-	$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state = 'creating'})
+	$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')})
 	  or fail("SEED=$seed ROUND=$round: shapes become live");
 	$stack->settle;
+	# those that the last commands have had resynced
+	$stack->becomes(q{SELECT count(*) = 0 FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')});
 	return;
 }
 
@@ -234,16 +237,19 @@ sub play
 	my $more = "\\set ON_ERROR_ROLLBACK on\n";
 	$more .= $fuzz->transaction(\@tables, "fuzz $round more $_") . random_shape_sql($fuzz, \@tables, ++$n) for 1 .. 10;
 	push @sessions, start(write_script('more', $more));
+	my $publication = { name => 'electric_cm_publication', sql => $stack->publication_sql('electric_cm_publication', "FOR TABLE $tables[0]{ident}") };
+	push @sessions, start(write_script('ddl', "SET lock_timeout = '2 s';\n" . join '', map { $fuzz->ddl(\@tables, $publication) } 1 .. 12));
 	for my $session (map { finish($_) } @sessions)
 	{
 		my $text = slurp_file($session->{file});
 		$total{statements} += () = $text =~ /;$/mg;
-		$total{failed} += () = $session->{err} =~ /ERROR:/g;
-		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition/ } split /\n/, $session->{err};
+		$total{failed} += () = $session->{err} =~ /ERROR:(?!  current transaction is aborted)/g;
+		my @unexpected = grep { /ERROR:/ && !/duplicate key|deadlock|lock timeout|no partition of relation|partition constraint|another partition|column "extra|already exists|is already member of publication|is not part of the publication|current transaction is aborted/ } split /\n/, $session->{err};
 		note(bytes(join "\n", @unexpected)) if @unexpected;
 		diag(bytes($session->{err})) if $session->{err} =~ /FATAL|PANIC|server closed/;
 	}
 	settle($round);
+	$total{resyncs} += $stack->sql(q{SELECT count(*) FROM _electric_cm.shape_gap WHERE closed_at IS NOT NULL});
 	ok(compare($round, \@tables) == 0, "round $round");
 	$total{rounds}++;
 	$total{tables} += @tables;
@@ -274,6 +280,8 @@ for (my $round = $only // 1; $round > 0; $round++)
 	clean();
 }
 
+cmp_ok($total{resyncs}, '>', 0, 'shapes were resynced');
+
 # Can it fail?
 $corrupted = 1;
 my %before = %total;
@@ -288,7 +296,7 @@ cmp_ok($total{failed}, '<=', $total{statements} / 4, 'most statements are valid'
 cmp_ok($total{refused}, '<=', $total{shapes} / 4, 'most shapes are possible');
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothing has crashed');
 
-note("$total{rounds} rounds, $total{tables} tables, $total{statements} statements, of which $total{failed} failed; $total{shapes} shapes, "
+note("$total{rounds} rounds, $total{tables} tables, $total{statements} statements, of which $total{failed} failed, $total{resyncs} resyncs; $total{shapes} shapes, "
 	  . "of which $total{refused} refused, $total{errored} errored, $total{filtered} with a where clause, $total{listed} with columns; "
 	  . "$total{entries} entries, $total{rows} rows compared");
 note(bytes("refused $refused{$_} times: $_")) for sort { $refused{$b} <=> $refused{$a} } keys %refused;

@@ -27,46 +27,58 @@ my $reader = $stack->reader($before);
 my $session = $node->background_psql($db, on_error_stop => 0);
 $session->query('SELECT 1');
 
+# what a stream without them would miss
+sub changes
+{
+	my ($n) = $stack->sql('SELECT max(id) FROM t');
+	return ("INSERT INTO t SELECT $n + i, 'new' FROM generate_series(1, 5) i", "UPDATE t SET v = v || '.' WHERE id < $n", "DELETE FROM t WHERE id = $n");
+}
+
 # the publication
 $stack->sql($stack->publication_sql('pub2', 'FOR TABLE u'));
 set_for_database(q{electric_cm.publication_name = 'pub2'});
 $stack->resyncs($reader, q{detail = 'another publication is followed'}, 't', 'another publication');
-my $t = $before;
+my $handle = $before;
 is($stack->sql(q{SELECT count(*) FROM pg_publication_tables WHERE pubname = 'pub2' AND tablename = 't'}), 1, 'its tables are published by the new one');
-$session->query('ALTER PUBLICATION electric_cm_publication DROP TABLE t');
-is($stack->exists_shape($t), 1, 'an older session changes the former publication: nothing happens');
-$session->query('DROP PUBLICATION electric_cm_publication');
-is($stack->exists_shape($t), 1, '... drops it');
-$session->query('ALTER PUBLICATION pub2 DROP TABLE t');
-is($stack->exists_shape($t), 0, '... takes a table out of the one that is followed: its shape ends');
-my $handle = $session->query(q{SELECT electric_cm_create_shape('t')});
-$stack->is_live($handle, '... creates a shape');
-is($stack->sql(q{SELECT count(*) FROM pg_publication_tables WHERE pubname = 'pub2' AND tablename = 't'}), 1, '... whose table the stack has published');
-$session->query(q{SET electric_cm.publication_name = 'no_such'; ALTER PUBLICATION pub2 SET (publish = 'insert')});
-is($stack->exists_shape($handle), 0, 'not even a superuser has another one followed by SET');
+$session->query($_) for 'ALTER PUBLICATION electric_cm_publication DROP TABLE t', changes();
+$stack->goes_on($reader, 't', 'an older session changes the former publication');
+$session->query($_) for 'DROP PUBLICATION electric_cm_publication', changes();
+$stack->goes_on($reader, 't', '... drops it');
+is($stack->events('shape_resynced'), 1, '... which nothing happens for');
+$session->query(join '; ', 'BEGIN', 'ALTER PUBLICATION pub2 DROP TABLE t', changes(), 'COMMIT');
+$stack->resyncs($reader, q{detail = 'the table has left the publication'}, 't', '... takes a table out of the one that is followed', command => 1);
+is($stack->sql(q{SELECT count(*) FROM pg_publication_tables WHERE pubname = 'pub2' AND tablename = 't'}), 1, '... and the stack has published it again');
+$session->query($_) for q{SET electric_cm.publication_name = 'no_such'}, q{ALTER PUBLICATION pub2 SET (publish = 'insert')}, changes();
+$stack->becomes(q{SELECT electric_cm_status() = 'failed'});
+$stack->sql(changes());
 $stack->sql(q{ALTER PUBLICATION pub2 SET (publish = 'insert, update, delete, truncate')}, 'SELECT electric_cm_start()');
 $stack->active;
+$stack->resyncs($reader, q{detail = 'the publication does not publish everything any more'}, 't', 'not even a superuser has another one followed by SET', command => 1);
 $stack->sql('CREATE ROLE plain LOGIN');
 my ($rc, $out, $err) = $node->psql($db, q{SET ROLE plain; SET electric_cm.publication_name = 'x'});
 like($err, qr/permission denied to set parameter/, 'others may not even try');
 
 # a stack that does not run: its shapes will go on with the slot
-$handle = $stack->live_shape('t');
 $stack->sql('SELECT electric_cm_stop()');
 $node->restart;
 $stack->becomes(q{SELECT electric_cm_status() = 'stopped'}, 'stopped, also after a restart');
 $session = $node->background_psql($db, on_error_stop => 0);
 $session->query('SELECT 1');
 $stack->sql("ALTER DATABASE $db SET electric_cm.publication_name = 'pub3'");	# not followed yet
-$session->query('ALTER PUBLICATION pub2 DROP TABLE u');
-is($stack->exists_shape($handle), 1, 'another table leaves the publication that it followed: nothing happens');
-$stack->sql('ALTER PUBLICATION pub2 DROP TABLE t');
-is($stack->exists_shape($handle), 0, 'its own does: the shape ends');
+$session->query($_) for 'ALTER PUBLICATION pub2 DROP TABLE u', changes();
+is($stack->sql('SELECT count(*) FROM _electric_cm.shape_gap WHERE closed_at IS NULL'), 0, 'another table leaves the publication that it followed: nothing is ordered');
+$session->quit;
 $stack->sql("ALTER DATABASE $db SET electric_cm.publication_name = 'pub2'", 'SELECT electric_cm_start()');
 $stack->active;
-$handle = $stack->live_shape('t');
-$stack->sql(q{UPDATE t SET v = 'new'});
-$stack->replays($handle, 't', 'and it goes on');
+$stack->goes_on($reader, 't', '... the shape goes on');
+$stack->sql('SELECT electric_cm_stop()', "ALTER DATABASE $db SET electric_cm.publication_name = 'pub3'");
+$stack->sql('ALTER PUBLICATION pub2 DROP TABLE t');
+$stack->sql(changes());
+$stack->sql("ALTER DATABASE $db SET electric_cm.publication_name = 'pub2'", 'SELECT electric_cm_start()');
+$stack->active;
+$stack->resyncs($reader, q{detail = 'the table has left the publication'}, 't', 'its own does', command => 1);
+$stack->sql(changes());
+$stack->goes_on($reader, 't', 'and it goes on');
 
 # what may be created
 $session = $node->background_psql($db, on_error_stop => 0);

@@ -158,14 +158,14 @@ is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle{postgres}') 
 shapes();
 single_user(1, 'ALTER TABLE t ADD COLUMN w int');
 active();
-is_gone('postgres', 'DDL in single-user mode with the library');
+$stack->is_live($handle{postgres});
+$stack->replays($handle{postgres}, 't', 'DDL in single-user mode with the library');
 shapes();
 single_user(0, 'ALTER TABLE t ALTER w TYPE int USING 1');
 active();
 resyncs('postgres', 'DDL in single-user mode without the library');
 without('postgres', 'fast', 'ALTER TABLE t ADD COLUMN more int');
-is_gone('postgres', 'a column added without the library');
-is($stack->events('shape_invalidated', q{detail = 'the table''s columns were changed'}) > 0 ? 1 : 0, 1, '... an event says why');
+resyncs('postgres', 'a column added without the library');
 shapes();
 without('postgres', 'fast', 'ALTER TABLE t RENAME TO renamed');
 is_gone('postgres', 'a table renamed without the library');

@@ -1,6 +1,6 @@
 # A table that we have added to the publication leaves it again: after its last
 # shape, and at once where it loses what identifies its rows, so that the
-# application's UPDATE goes on.
+# application's UPDATE goes on.  Who takes it out before sees it come back.
 use strict;
 use warnings;
 
@@ -25,13 +25,21 @@ sub all_have_left
 	$stack->sql('SELECT _electric_cm.unpublish_tables()');
 	return leaves('sentinel', 'what is to leave has left');
 }
-sub replays
+# what the stream does not have, since the user has taken a table out
+sub comes_back
 {
-	my ($handle, $table, $what, @keys) = @_;
-	$stack->sql('SELECT electric_cm_await_flushed()');
-	my ($ok, $entries) = $stack->replay_equals($handle, $table, [ @keys ? @keys : 'id' ]);
-	ok($ok, "$what ($entries entries)");
-	return;
+	my ($handle, $table, $out, $what) = @_;
+	my $has = $stack->reader($handle);
+	$stack->sql('BEGIN', $out, "UPDATE $table SET v = v || '.'", "DELETE FROM $table WHERE id = (SELECT min(id) FROM $table)", "INSERT INTO $table SELECT max(id) + 1 FROM $table", 'COMMIT');
+	$stack->resyncs($has, q{detail = 'the table has left the publication'}, $table, $what, command => 1);
+	$stack->sql("UPDATE $table SET v = coalesce(v, '') || '.'");
+	return $stack->goes_on($has, $table, "$what: and the stream goes on");
+}
+sub manual
+{
+	my ($value) = @_;
+	$stack->sql("ALTER SYSTEM SET electric_cm.manual_table_publishing = $value", 'SELECT pg_reload_conf()');
+	return $stack->becomes("SELECT setting = '$value' FROM electric_cm_options WHERE datname = '$db' AND name = 'electric_cm.manual_table_publishing'");
 }
 
 $stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE app LOGIN', 'CREATE ROLE reader LOGIN', 'GRANT CREATE ON SCHEMA public TO app',
@@ -75,28 +83,43 @@ pass('its key can be dropped, and the application goes on');
 my $reader = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
 $stack->is_live($reader, 'a reader brings it back');
 $stack->sql(q{INSERT INTO t VALUES (11, 'reader')});
-replays($reader, 't', '... for a shape of his own');
+$stack->replays($reader, 't', '... for a shape of his own');
 drop_shapes($reader);
 leaves('t', '... which leaves it unpublished again');
 $reader = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
 $stack->is_live($reader, 'once more');
+comes_back($reader, 't', "ALTER PUBLICATION $pub DROP TABLE t", 'taken out by hand');
+is(is_published('t'), 1, '... it is published again');
+manual('on');
 $stack->sql("ALTER PUBLICATION $pub DROP TABLE t");
-is($stack->exists_shape($reader), 0, 'taken out by hand: the shape is gone');
+$stack->becomes("SELECT state = 'resyncing' FROM electric_cm_shapes WHERE handle = '$reader'", 'with manual_table_publishing the shape waits');
+drop_shapes($reader);
+manual('off');
 all_have_left();
+is(is_published('t'), 0, '... and without it nobody publishes the table');
 like(($node->psql($db, q{SET ROLE reader; SELECT electric_cm_create_shape('t')}))[2], qr/must be owner of table t/, '... and its owner has to agree anew');
 
 # the user adds himself what we have added before
 $one = $stack->live_shape('t');
-$stack->sql("ALTER PUBLICATION $pub DROP TABLE t", "ALTER PUBLICATION $pub ADD TABLE t");
-$one = $stack->live_shape('t');
+comes_back($one, 't', "ALTER PUBLICATION $pub DROP TABLE t; ALTER PUBLICATION $pub ADD TABLE t", 'taken out and added');
 drop_shapes($one);
 all_have_left();
-is(is_published('t'), 1, 'a table that the user has added again stays');
+is(is_published('t'), 1, '... a table that the user has added again stays');
 $stack->sql("ALTER PUBLICATION $pub DROP TABLE t");
 
+$by_hand = $stack->live_shape('by_hand');
+$stack->sql(q{INSERT INTO by_hand SELECT i, 'x' FROM generate_series(1, 10) i});
+comes_back($by_hand, 'by_hand', "ALTER PUBLICATION $pub DROP TABLE by_hand", 'what the user has added, and takes out');
+drop_shapes($by_hand);
+leaves('by_hand', '... leaves after its last shape, since the stack has put it back');
+
 $one = $stack->live_shape('t');
-$stack->sql('TRUNCATE t');
-leaves('t', 'TRUNCATE ends the shape, and the table leaves');
+$stack->sql('TRUNCATE t', q{INSERT INTO t SELECT i, 'again' FROM generate_series(1, 10) i});
+$stack->replays($one, 't', 'TRUNCATE leaves the shape alone');
+all_have_left();
+is(is_published('t'), 1, '... and the table in the publication');
+drop_shapes($one);
+leaves('t', '... until it is dropped');
 $one = $stack->live_shape('t');
 drop_shapes($one);
 # at once, since a few seconds later the stack takes it out itself
@@ -114,7 +137,7 @@ drop_shapes($one);
 all_have_left();
 is(is_published('root'), 1, 'a root stays as long as a partition has shapes');
 $stack->sql('INSERT INTO root VALUES (2)');
-replays($two, 'leaf', '... which go on');
+$stack->replays($two, 'leaf', '... which go on');
 drop_shapes($two);
 leaves('root', '... and leaves after them');
 
@@ -123,14 +146,16 @@ $two = $stack->live_shape('leaf');
 $one = $stack->live_shape('root');
 is(join(' ', map { is_published($_) } qw(root leaf)), '1 1', 'a partition and its root are published');
 $stack->sql("ALTER PUBLICATION $pub DROP TABLE leaf", 'INSERT INTO root VALUES (3)');
-replays($one, 'root', "the user takes the partition out: the root's shape goes on");
-replays($two, 'leaf', q{... and the partition's own});
+$stack->replays($one, 'root', "the user takes the partition out: the root's shape goes on");
+$stack->replays($two, 'leaf', q{... and the partition's own});
 drop_shapes($one);
 all_have_left();
 $stack->sql('INSERT INTO root VALUES (4)');
-replays($two, 'leaf', "... without the root's shape as well");
-$stack->sql("ALTER PUBLICATION $pub DROP TABLE root", 'INSERT INTO root VALUES (5)');
-is($stack->exists_shape($two), 0, '... until nothing publishes it');
+$stack->replays($two, 'leaf', "... without the root's shape as well");
+comes_back($two, 'leaf', "ALTER PUBLICATION $pub DROP TABLE root", '... until nothing publishes it');
+is(join(' ', map { is_published($_) } qw(root leaf)), '0 1', '... for which it is published by itself');
+drop_shapes($two);
+leaves('leaf', '... until it is dropped');
 
 #
 # What identifies the rows is gone
@@ -186,14 +211,14 @@ is($stack->exists_shape($handle), 0, 'while the stack is stopped: likewise');
 $handle = keyed();
 $stack->sql('BEGIN', 'SAVEPOINT s', 'ALTER TABLE k DROP CONSTRAINT k_pkey', 'ROLLBACK TO s', q{UPDATE k SET v = 'kept'}, 'COMMIT');
 is($stack->exists_shape($handle), 1, 'rolled back: the shape is there');
-replays($handle, 'k', '... and has what was changed then');
+$stack->replays($handle, 'k', '... and has what was changed then');
 $stack->sql('BEGIN', 'SAVEPOINT s', q{DO $$ BEGIN ALTER TABLE k DROP CONSTRAINT k_pkey, ADD CHECK (v IS NULL); EXCEPTION WHEN check_violation THEN END $$}, q{UPDATE k SET v = 'kept again'}, 'COMMIT');
 my ($failed) = $node->psql($db, q{BEGIN; SAVEPOINT s; ALTER TABLE k DROP CONSTRAINT k_pkey, ADD CHECK (v IS NULL); ROLLBACK TO s; UPDATE k SET v = 'at last'; COMMIT}, on_error_stop => 0);
-replays($handle, 'k', '... also where the command itself fails');
+$stack->replays($handle, 'k', '... also where the command itself fails');
 $stack->sql('ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (id)', q{UPDATE k SET v = 'e'});
 $handle = $stack->live_shape('k');
 $stack->sql(q{UPDATE k SET v = 'f'});
-replays($handle, 'k', 'a key that is replaced: the next shape is right');
+$stack->replays($handle, 'k', 'a key that is replaced: the next shape is right');
 
 # a leaf, by way of its root
 $stack->sql('DROP TABLE root', 'CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100)', 'INSERT INTO root VALUES (1)');
@@ -222,10 +247,10 @@ for my $i (1 .. 15)
 	last if $i == 15;
 	drop_shapes($handle);
 }
-replays($handle, 'busy', 'declared while its table was leaving, again and again: the shape is right');
+$stack->replays($handle, 'busy', 'declared while its table was leaving, again and again: the shape is right');
 $leaver->quit;
 is($stack->exists_shape($bystander), 1, 'in the end the other shape is still there');
 $stack->sql(q{UPDATE bystander SET v = 'end'});
-replays($bystander, 'bystander', '... and right');
+$stack->replays($bystander, 'bystander', '... and right');
 
 done_testing();

@@ -86,6 +86,7 @@ sub check
 		my $keys = delete $opts{keys};
 		$stack->is_live($s->{handle});
 		$stack->replays($s->{handle}, $s->{table}, "$what: $s->{table} " . join(' ', map { ref ? @{$_} : $_ } %opts), %opts, $keys ? (keys => $keys) : ());
+		$s->{before} = $s->{offset};
 		read_on($s);
 		is($stack->sql("SELECT log_entries = (SELECT count(*) FROM electric_cm_shape_log(handle)) AND log_bytes =
 				(SELECT coalesce(sum(length(data)), 0) FROM _electric_cm.shape_log l JOIN _electric_cm.shape s ON l.shape = s.id WHERE s.handle = e.handle)
@@ -115,5 +116,26 @@ for my $pieces (0, 3)
 $stack->sql('ALTER SYSTEM RESET electric_cm.debug_piece_rows', 'SELECT pg_reload_conf()');
 change($round++);
 check('the stream goes on');
-is($stack->events('shape_errored'), 0, 'nothing was errored');
+
+# What commands do to the rows of a table, beside the stream
+sub after
+{
+	my ($what, @commands) = @_;
+	$stack->sql(@commands);
+	$stack->settle;
+	$stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE state <> 'live'");
+	check($what);
+}
+after('TRUNCATE and reload', 'CREATE TABLE kept AS SELECT * FROM t',
+	'BEGIN; INSERT INTO t VALUES (-1); TRUNCATE t, empty; INSERT INTO t SELECT * FROM kept WHERE id % 50 <> 0; INSERT INTO t VALUES (-2); COMMIT');
+is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$shapes[0][0]{handle}', '$shapes[0][0]{before}') WHERE xid IS NOT NULL"), 0, 'nothing of the transaction is in the log');
+after('TRUNCATE that is rolled back', 'BEGIN; TRUNCATE t; INSERT INTO t VALUES (-3); ROLLBACK', 'INSERT INTO t VALUES (-4)');
+after('TRUNCATE of a leaf', 'TRUNCATE parted_low');
+after('DETACH', 'ALTER TABLE parted DETACH PARTITION parted_high', 'DELETE FROM parted_high WHERE id % 3 = 0');
+after('ATTACH', 'ALTER TABLE parted ATTACH PARTITION parted_high FOR VALUES FROM (100) TO (MAXVALUE)');
+after('DROP of a leaf', 'DROP TABLE parted_high');
+after('electric_cm_resync()', 'SELECT electric_cm_resync()');
+is($stack->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shape_resynced' AND detail = 'electric_cm_resync() was called'
+	AND message !~ ' 0 differed$'}), 0, 'nothing differed');
+is($stack->events('shape_errored') + $stack->events('shape_invalidated'), 0, 'no shape has ended');
 done_testing();

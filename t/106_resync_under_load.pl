@@ -62,6 +62,14 @@ my @faults = (
 			q{BEGIN; SELECT change() FROM generate_series(1, 20); PREPARE TRANSACTION 'gap'}, 'SELECT electric_cm_start()');
 		$stack->becomes('SELECT pinned_by IS NOT NULL OR waiting_for IS NOT NULL FROM electric_cm_stat_replication, electric_cm_stat_manager');
 		$stack->sql(q{COMMIT PREPARED 'gap'}) } ],
+	[ 'TRUNCATE and reload', sub {
+		$stack->sql('CREATE TABLE kept AS SELECT * FROM parted',
+			'BEGIN; TRUNCATE parted, word; INSERT INTO parted SELECT * FROM kept WHERE id % 5 <> 0; COMMIT') } ],
+	[ 'a column is added, while slots are dropped', sub {
+		$stack->sql('ALTER TABLE many ADD extra int DEFAULT 3', 'ALTER TABLE parted ADD extra int');
+		drop_slot();
+		$stack->sql('ALTER TABLE number ADD extra text') } ],
+	[ 'electric_cm_resync() is called', sub { $stack->sql('SELECT electric_cm_resync()') } ],
 	[ 'a consumer is killed while logs are compared', sub {
 		drop_slot();
 		comparing();
@@ -91,6 +99,7 @@ is($stack->sql('SELECT count(*) FROM was JOIN electric_cm_shapes USING (handle)'
 is($stack->sql(q{SELECT count(*) FROM was WHERE NOT (SELECT count(*) FROM electric_cm_shape_log(handle, last_offset))
 	BETWEEN 1 AND (SELECT count(*) - 1 FROM electric_cm_shape_log(handle))}), 0, '... and all offsets: each has entries before it, and behind it');
 is($stack->events('shape_errored') + $stack->events('shape_invalidated'), 0, 'no shape has ended');
+is($stack->sql('SELECT count(*) FROM _electric_cm.shape_gap WHERE closed_at IS NULL'), 0, 'no gap is left open');
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:|terminated by signal/, 'nothing has crashed');
 $node->stop;
 done_testing();

@@ -26,6 +26,12 @@
 #if PG_VERSION_NUM < 170000
 #include "storage/sinvaladt.h"
 #endif
+#if PG_VERSION_NUM < 160000
+#include "access/xact.h"
+#include "utils/resowner.h"
+#else
+#include "nodes/miscnodes.h"
+#endif
 #if PG_VERSION_NUM >= 170000
 #include "storage/procnumber.h"
 #endif
@@ -288,6 +294,45 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 #define ecm_schema_is_owned(nspoid, roleid) \
 	pg_namespace_ownercheck((nspoid), (roleid))
 #endif
+
+/*
+ * The value of a text; false if there is none, as the text is not one of the type.  From
+ * 16 on, input functions tell that without raising an error.
+ */
+static inline bool
+ecm_input_or_false(FmgrInfo *input, char *text, Oid typioparam, Datum *value)
+{
+#if PG_VERSION_NUM >= 160000
+	ErrorSaveContext escontext = {.type = T_ErrorSaveContext};
+
+	return InputFunctionCallSafe(input, text, typioparam, -1, (Node *) &escontext, value);
+#else
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool fits = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*value = InputFunctionCall(input, text, typioparam, -1);
+		ReleaseCurrentSubTransaction();
+		fits = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return fits;
+#endif
+}
 
 /*
  * datconnlimit of a database whose DROP DATABASE was interrupted.  Minor

@@ -119,6 +119,8 @@ typedef struct EcmConsumerSlot
 	int64		changes;
 	int64		matched_changes;
 	TimestampTz last_progress_at;
+	uint32		gaps;			/* grows when gaps have begun in logs of its
+								 * shapes: they are to be created anew */
 
 	/*
 	 * Shapes whose logs have grown by much since the manager was told last,

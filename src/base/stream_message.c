@@ -17,7 +17,7 @@
 
 /* The word that a message begins with, by EcmMessageKind. */
 static const char *const words[] = {
-	"create", "capture", "piece", "again", "live", "fail", "drop", "lost", "owner",
+	"create", "capture", "piece", "again", "live", "fail", "drop", "lost", "resync", "owner",
 	"unsendable", "giant"
 };
 
@@ -223,6 +223,7 @@ take_contents(const char **p, EcmStreamMessage *message)
 				take(p, ' ') && take_text(p, message);
 		case ECM_MESSAGE_DROP:
 		case ECM_MESSAGE_LOST:
+		case ECM_MESSAGE_RESYNC:
 			return take(p, ' ') && take_handle(p, message) &&
 				take(p, ' ') && take_ids(p, message) &&
 				take(p, ' ') && take_text(p, message);
@@ -379,6 +380,7 @@ put_contents(Output *out, const EcmStreamMessage *message)
 			break;
 		case ECM_MESSAGE_DROP:
 		case ECM_MESSAGE_LOST:
+		case ECM_MESSAGE_RESYNC:
 			put_text(out, " ");
 			put_text(out, message->handle);
 			put_shapes(out, message, false, ",");

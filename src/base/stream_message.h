@@ -19,6 +19,7 @@
  *	drop		whoever deletes shapes	manager, consumers	these shapes are gone
  *	lost		likewise				manager, consumers	so are these, but somebody else has
  *														their rows locked
+ *	resync		likewise				consumers			their logs can't be continued
  *	owner		REASSIGN OWNED			consumers			the shape has another owner
  *	unsendable	our walsender			consumers			of a change that could not be sent
  *	giant		our walsender			manager				a message was dropped that was huge
@@ -37,6 +38,8 @@
  *
  * drop and lost: the shapes are gone, or go with the transaction of the
  * message;
+ *
+ * resync: there is a row for the shape and the transaction in shape_gap;
  *
  * owner: the new owner is taken from the row, not from the message.
  *
@@ -91,6 +94,7 @@ typedef enum EcmMessageKind
 	ECM_MESSAGE_FAIL,			/* fail <id> <generation> <reason> */
 	ECM_MESSAGE_DROP,			/* drop <handle> <id>{,<id>}... <reason> */
 	ECM_MESSAGE_LOST,			/* lost, likewise */
+	ECM_MESSAGE_RESYNC,			/* resync, likewise */
 	ECM_MESSAGE_OWNER,			/* owner <id> <owner> */
 	ECM_MESSAGE_UNSENDABLE,		/* unsendable <relation> <column> */
 	ECM_MESSAGE_GIANT			/* giant */
@@ -122,8 +126,8 @@ typedef struct EcmStreamMessage
 	int64_t		reading;		/* piece, again: see the table reading_piece */
 	uint32_t	relation;		/* create, unsendable */
 	uint32_t	owner;			/* owner */
-	char		handle[ECM_HANDLE_LEN]; /* create; drop and lost: of the first
-										 * shape */
+	char		handle[ECM_HANDLE_LEN]; /* create; drop, lost, resync: of the
+										 * first shape */
 	const char *snapshot;		/* live: a pg_snapshot's text, not terminated */
 	size_t		snapshot_len;
 

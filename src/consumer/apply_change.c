@@ -55,8 +55,10 @@ static struct
 }			change;
 
 static void
-ensure_scratch(int ncolumns)
+ensure_scratch(const EcmTable *table)
 {
+	int			ncolumns = Max(table->ncolumns, table->max_shape_columns);
+
 	if (ncolumns <= change.max_values)
 		return;
 	change.max_values = Max(16, ncolumns * 2);
@@ -118,11 +120,13 @@ static const EcmValue *
 pick_columns(const EcmShape *shape, EcmWhich which)
 {
 	const EcmLayout *layout = shape->layout;
+	const EcmValue absent = {.kind = ECM_VALUE_ABSENT};
 
 	if (layout->whole)
 		return change.table_values[which];
 	for (int i = 0; i < layout->ncolumns; i++)
-		change.shape_values[which][i] = change.table_values[which][layout->columns[i]];
+		change.shape_values[which][i] = layout->columns[i] < 0 ? absent :
+			change.table_values[which][layout->columns[i]];
 	return change.shape_values[which];
 }
 
@@ -246,7 +250,7 @@ match_change(EcmBinding *binding, EcmRelation *relation, LogicalRepTupleData *ol
 	int			nwere = 0;
 	int			nare = 0;
 
-	ensure_scratch(table->ncolumns);
+	ensure_scratch(table);
 	if (table->any_filter)
 		ecm_log_batch_enter_transaction();
 	change.number++;
@@ -301,7 +305,7 @@ match_update_in_place(EcmBinding *binding, EcmRelation *relation, LogicalRepTupl
 	EcmShape  **are_in;
 	int			n;
 
-	ensure_scratch(table->ncolumns);
+	ensure_scratch(table);
 	if (table->any_filter)
 		ecm_log_batch_enter_transaction();
 	read_tuple(binding, relation, newtup, false, change.table_values[ECM_NEW_TUPLE]);

@@ -201,6 +201,7 @@ handle_message(StringInfo in)
 		case ECM_MESSAGE_FAIL:
 		case ECM_MESSAGE_DROP:
 		case ECM_MESSAGE_LOST:
+		case ECM_MESSAGE_RESYNC:
 		case ECM_MESSAGE_OWNER:
 			ecm_orders_add_message(message);
 			break;

@@ -245,7 +245,8 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 	wanted.ncolumns = def->ncolumns;
 	wanted.columns = palloc(sizeof(int) * Max(def->ncolumns, 1));
 	for (int i = 0; i < def->ncolumns; i++)
-		wanted.columns[i] = get_column(table, def->column_names[i], def->column_types[i]);
+		wanted.columns[i] = ecm_column_is_gone(def, i) ? -1 :
+			get_column(table, def->column_names[i], def->column_types[i]);
 	wanted.nkeys = def->nkeys;
 	wanted.keys = def->key_positions;
 	wanted.nfilter_columns = def->filter ? def->filter->ncolumns : 0;
@@ -280,7 +281,7 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 	layout->names = MemoryContextAlloc(table->context,
 									   sizeof(char *) * Max(layout->ncolumns, 1));
 	for (int i = 0; i < layout->ncolumns; i++)
-		layout->names[i] = table->columns[layout->columns[i]].name;
+		layout->names[i] = layout->columns[i] < 0 ? "" : table->columns[layout->columns[i]].name;
 	layout->whole = true;
 	for (int i = 0; i < layout->ncolumns; i++)
 		layout->whole &= layout->columns[i] == i;
@@ -289,6 +290,7 @@ get_layout(EcmTable *table, const EcmShapeDef *def)
 
 	old = MemoryContextSwitchTo(table->context);
 	table->layouts = lappend(table->layouts, layout);
+	table->max_shape_columns = Max(table->max_shape_columns, layout->ncolumns);
 	MemoryContextSwitchTo(old);
 	ecm_tables_version++;
 	return layout;

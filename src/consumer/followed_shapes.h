@@ -81,6 +81,7 @@ typedef struct EcmTable
 	int			max_columns;	/* allocated */
 	EcmTableColumn *columns;
 	List	   *layouts;		/* of EcmLayout; none is ever removed */
+	int			max_shape_columns;	/* the most that a layout has */
 
 	/* each shape that was taken up is in one of these three */
 	dlist_head	unfiltered;		/* no where clause; by EcmShape.node */

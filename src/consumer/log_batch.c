@@ -696,6 +696,12 @@ ecm_log_batch_lsn(void)
 	return batch.upstream.lsn;
 }
 
+uint64
+ecm_log_batch_full_xid(void)
+{
+	return batch.upstream.xid;
+}
+
 TransactionId
 ecm_log_batch_xid(void)
 {

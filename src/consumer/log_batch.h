@@ -68,6 +68,7 @@ extern void ecm_log_batch_begin(XLogRecPtr lsn, uint64 xid);
  */
 extern bool ecm_log_batch_is_past(XLogRecPtr skip_until);
 extern TransactionId ecm_log_batch_xid(void);
+extern uint64 ecm_log_batch_full_xid(void);
 extern XLogRecPtr ecm_log_batch_lsn(void);
 
 /*

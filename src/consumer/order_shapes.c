@@ -95,6 +95,7 @@ ecm_order_shapes_meant(const EcmStreamMessage *message)
 	static struct _SPI_plan *plan;
 	static struct _SPI_plan *piece_plan;
 	static struct _SPI_plan *again_plan;
+	static struct _SPI_plan *fail_plan;
 	EcmOrderShapes named = ecm_order_shapes_named(message);
 	EcmOrderShapes result = ecm_order_shapes_create(named.n);
 	TransactionId xid = ecm_log_batch_xid();
@@ -122,6 +123,12 @@ ecm_order_shapes_meant(const EcmStreamMessage *message)
 												" (SELECT FROM _electric_cm.reading_again"
 												"  WHERE shape = s.id AND order_xid::xid = $3)"),
 						 SPI_OK_SELECT, 4, types, values, NULL);
+	else if (message->kind == ECM_MESSAGE_FAIL)
+		/* an attempt that a command has ended meanwhile proves nothing */
+		ecm_spi_run_kept(&fail_plan, MEANT_SQL("s.order_xid::xid = $3 AND EXISTS"
+											   " (SELECT FROM _electric_cm.shape_state t"
+											   "  WHERE t.shape = s.id AND t.generation = s.generation)"),
+						 SPI_OK_SELECT, 3, types, values, NULL);
 	else
 		ecm_spi_run_kept(&plan, MEANT_SQL("s.order_xid::xid = $3"),
 						 SPI_OK_SELECT, 3, types, values, NULL);

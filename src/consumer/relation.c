@@ -100,7 +100,7 @@ static bool
 layout_is_usable(const EcmLayout *layout, const int *map, EcmRelation *relation)
 {
 	for (int i = 0; i < layout->ncolumns; i++)
-		if (map[layout->columns[i]] < 0)
+		if (layout->columns[i] >= 0 && map[layout->columns[i]] < 0)
 			return false;
 	for (int i = 0; i < layout->nkeys; i++)
 		if (!relation->full &&

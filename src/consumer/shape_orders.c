@@ -55,6 +55,7 @@ typedef enum OrderKind
 	ORDER_MESSAGE,				/* what the message says */
 	ORDER_ERRORED,				/* a shape ends with an error */
 	ORDER_RESYNCED,				/* gaps were closed: only to be reported */
+	ORDER_GAP,					/* gaps have begun: the manager is to be told */
 	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
 	ORDER_MISMATCH				/* likewise, those of one layout */
 } OrderKind;
@@ -340,7 +341,7 @@ obey_live(const EcmStreamMessage *message)
 								" SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
 								" FROM unnest($1, $2) AS s (id, generation)"
 								" ON CONFLICT (shape) DO UPDATE SET state = 'live',"
-								" generation = excluded.generation, live_at = excluded.live_at, gap_lsn = NULL",
+								" generation = excluded.generation, live_at = excluded.live_at, gap_lsn = NULL, gap_xid = NULL",
 								&live);
 }
 
@@ -486,6 +487,65 @@ obey_lost(const EcmStreamMessage *message)
 }
 
 /*
+ * Begins a gap in the log of a shape that is followed, at the transaction at hand: its
+ * entries there are part of what the gap lacks.
+ */
+static void
+begin_gap(EcmOrderShapes *gaps, const EcmShapeDef *def)
+{
+	EcmShape   *shape = ecm_followed_find(def->id);
+
+	ecm_work_on(def->id);
+	if (def->state == ECM_SHAPE_LIVE)
+		ecm_log_delete_from(def->id, ecm_log_batch_lsn());
+	if (shape != NULL)
+		ecm_unfollow(shape);
+	else
+		ecm_unfollow_noted(def->id);
+	ecm_order_shapes_add(gaps, def->id, 0, 0);
+	ecm_work_on(0);
+}
+
+/* reason: NULL if the transaction has noted it */
+static void
+end_gaps(const EcmOrderShapes *gaps, const char *reason)
+{
+	Order		order = {.kind = ORDER_GAP};
+	Datum		shapes;
+
+	if (gaps->n == 0)
+		return;
+	shapes = ecm_array_of_int8(gaps->ids, gaps->n);
+	if (reason != NULL)
+		ecm_gaps_note(shapes, ecm_log_batch_full_xid(), reason);
+	ecm_gaps_begin(shapes, ecm_log_batch_lsn(), ecm_log_batch_full_xid());
+	add_order(&order);
+}
+
+/*
+ * Message "resync": the stream can't continue these logs, as a command has changed the
+ * table.  Whether it has ordered that, is looked up without waiting for anybody: its
+ * commit may have to wait for a synchronous standby.
+ */
+static void
+obey_resync(const EcmStreamMessage *message)
+{
+	EcmOrderShapes gaps = ecm_order_shapes_create(message->nshapes);
+
+	for (int i = 0; i < message->nshapes; i++)
+	{
+		EcmShapeDef *def = ecm_shape_by_id(message->shapes[i].id);
+
+		if (def == NULL || def->state == ECM_SHAPE_ERRORED || def->worker != orders.worker ||
+			ecm_log_batch_is_past(def->skip_until) ||
+			!ecm_order_is_given("shape_gap", def->id, 0, ecm_log_batch_xid()))
+			continue;
+		begin_gap(&gaps, def);
+	}
+	end_gaps(&gaps, NULL);
+}
+
+/*
  * Message "owner": the shape's where clause is evaluated with another owner's
  * rights from here on.  The owner is read from the row: the message may be forged.
  */
@@ -529,6 +589,9 @@ obey_message(const EcmStreamMessage *message)
 		case ECM_MESSAGE_LOST:
 			obey_lost(message);
 			break;
+		case ECM_MESSAGE_RESYNC:
+			obey_resync(message);
+			break;
 		case ECM_MESSAGE_OWNER:
 			obey_owner(message->shapes[0].id);
 			break;
@@ -556,6 +619,7 @@ obey_order(Order *order)
 				order->handle = MemoryContextStrdup(orders.context, handle);
 			break;
 		case ORDER_RESYNCED:
+		case ORDER_GAP:
 			break;				/* ecm_orders_committed() */
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
@@ -564,15 +628,31 @@ obey_order(Order *order)
 }
 
 /*
- * Ends the shapes of a table that are still there, or those with one layout.
- * layout_number -1: all.  The table may have been freed, or another one made in
- * its place, by orders that were obeyed before.
+ * Has a shape resynced that is still followed, though a command has changed its table:
+ * that ran without us.
  */
 static void
-check_table(Oid relid, int layout_number, const char *reason)
+resync_unasked(EcmOrderShapes *gaps, EcmShape *shape)
 {
+	EcmShapeDef *def = ecm_shape_by_id(shape->id);
+
+	if (def == NULL || ecm_log_batch_is_past(shape->skip_until))
+		return;
+	begin_gap(gaps, def);
+}
+
+/*
+ * The shapes of a table that are still there, or those with one layout, end, or are
+ * resynced. layout_number -1: all.  The table may have been freed, or another one made
+ * in its place, by orders that were obeyed before.
+ */
+static void
+check_table(Oid relid, int layout_number, bool resync, const char *reason)
+{
+	EcmOrderShapes gaps;
 	EcmTable   *table = ecm_followed_table(relid);
 	EcmLayout  *layout = NULL;
+	List	   *shapes;
 	ListCell   *lc;
 
 	if (table == NULL)
@@ -583,15 +663,22 @@ check_table(Oid relid, int layout_number, const char *reason)
 			return;
 		layout = list_nth(table->layouts, layout_number);
 	}
-	foreach(lc, ecm_followed_list(table, layout))
+	shapes = ecm_followed_list(table, layout);
+	gaps = ecm_order_shapes_create(list_length(shapes));
+	foreach(lc, shapes)
 	{
-		int64		id = ((EcmShape *) lfirst(lc))->id;
+		EcmShape   *shape = lfirst(lc);
+		int64		id = shape->id;
 
 		ecm_work_on(id);
 		ecm_log_batch_touch(id);
-		give_up(id, reason);
+		if (resync)
+			resync_unasked(&gaps, shape);
+		else
+			give_up(id, reason);
 		ecm_work_on(0);
 	}
+	end_gaps(&gaps, reason);
 }
 
 /*
@@ -604,10 +691,10 @@ static void
 obey_checks(Order *order)
 {
 	if (order->kind == ORDER_MISMATCH)
-		check_table(order->table, order->layout,
+		check_table(order->table, order->layout, false,
 					"the table's columns or its replica identity have changed");
 	else if (order->kind == ORDER_TRUNCATED)
-		check_table(order->table, -1, "the table was truncated");
+		check_table(order->table, -1, true, "the table was truncated");
 }
 
 void
@@ -660,6 +747,8 @@ ecm_orders_committed(void)
 			ecm_shape_report_errored(order->handle, order->reason);
 		if (order->kind == ORDER_RESYNCED)
 			report_resynced(&order->closed);
+		if (order->kind == ORDER_GAP)
+			ecm_stack_at(orders.stack_index)->consumers[orders.worker].gaps++;
 	}
 	ecm_orders_forget();
 }

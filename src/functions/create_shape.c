@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * create_shape.c
- *	  electric_cm_create_shape(): what may be a shape, and its row;
- *	  electric_cm_drop_shape().
+ *	  electric_cm_create_shape(): what may be a shape, and its row.
  *
  * To create a shape means to insert its row and to emit the message "create": the
  * manager meets that in the stream when the caller's transaction has committed, and
@@ -63,7 +62,6 @@
 #include "shape/shape_verify.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_create_shape);
-PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 
 /* This session's last count of the shapes: see check_max_shapes(). */
 static struct
@@ -427,7 +425,6 @@ typedef enum RowColumn
 	ROW_COLUMN_TYPES,
 	ROW_KEY_POSITIONS,
 	ROW_WHERE_CLAUSE,
-	ROW_WHERE_ATTNUMS,
 	ROW_WHERE_NAMES,
 	ROW_WHERE_TYPES,
 	ROW_WHERE_COLLATIONS,
@@ -453,7 +450,6 @@ static const RowColumnInfo row_columns[ROW_NCOLUMNS] =
 	[ROW_COLUMN_TYPES] = {"column_types", OIDARRAYOID},
 	[ROW_KEY_POSITIONS] = {"key_positions", INT2ARRAYOID},
 	[ROW_WHERE_CLAUSE] = {"where_clause", TEXTOID},
-	[ROW_WHERE_ATTNUMS] = {"where_attnums", INT2ARRAYOID},
 	[ROW_WHERE_NAMES] = {"where_names", TEXTARRAYOID},
 	[ROW_WHERE_TYPES] = {"where_types", OIDARRAYOID},
 	[ROW_WHERE_COLLATIONS] = {"where_collations", OIDARRAYOID},
@@ -492,8 +488,6 @@ fill_row(NewRow *row, const NewShape *shape, const char *handle)
 	if (filter != NULL)
 	{
 		set_column(row, ROW_WHERE_CLAUSE, CStringGetTextDatum(filter->clause));
-		set_column(row, ROW_WHERE_ATTNUMS,
-				   ecm_array_of_attnums(shape->where_attnums));
 		set_column(row, ROW_WHERE_NAMES,
 				   ecm_array_of_names(filter->names, filter->ncolumns));
 		set_column(row, ROW_WHERE_TYPES,
@@ -791,31 +785,4 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	if (created != 0)
 		warn_if_nothing_runs();
 	PG_RETURN_TEXT_P(cstring_to_text(handle));
-}
-
-/*
- * electric_cm_drop_shape(handle text) RETURNS void
- *
- * Errors: 55000 not preloaded; 42704 no such shape; 42501 not its owner.
- */
-Datum
-electric_cm_drop_shape(PG_FUNCTION_ARGS)
-{
-	char	   *handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	EcmShapeDef *def;
-	EcmSpiState spi;
-
-	ecm_require_shared();
-	ecm_require_sql_fit();
-	def = ecm_shape_by_handle(handle);
-	if (def == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("shape \"%s\" does not exist", handle)));
-	ecm_shape_check_owner(def);
-
-	ecm_spi_begin(&spi);
-	ecm_shape_delete(def->id, "dropped by electric_cm_drop_shape()");
-	ecm_spi_end(&spi);
-	PG_RETURN_VOID();
 }

@@ -275,7 +275,7 @@ add_shapes(Health *health)
 							  "     CASE WHEN t.state IN ('live', 'errored') THEN t.state"
 							  "      WHEN t.gap_lsn IS NOT NULL THEN 'resyncing' ELSE 'creating' END AS state,"
 							  "     coalesce((SELECT max(g.ordered_at) FROM _electric_cm.shape_gap g"
-							  "      WHERE g.shape = s.id AND g.lsn = t.gap_lsn), s.created_at) AS since"
+							  "      WHERE g.shape = s.id AND g.order_xid = t.gap_xid), s.created_at) AS since"
 							  "    FROM _electric_cm.shape s"
 							  "     LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id"
 							  "    WHERE t.state IS DISTINCT FROM 'gone' AND NOT EXISTS"

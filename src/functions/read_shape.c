@@ -83,7 +83,7 @@ values_to_jsonb(const LogReader *reader, const EcmValue *values)
 	{
 		JsonbValue	value;
 
-		if (values[i].kind == ECM_VALUE_UNCHANGED)
+		if (!ecm_value_is_shown(&values[i]))
 			continue;
 
 		ecm_jsonb_push(&state, WJB_KEY, &reader->names[i]);

@@ -205,7 +205,7 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 		}
 	}
 	else if (access == OAT_TRUNCATE)
-		ecm_ddl_note_void(relid, "the table was truncated");
+		ecm_ddl_note_resync(relid, "the table was truncated");
 	else if (access == OAT_DROP && column == 0)
 	{
 		ecm_ddl_note_void(relid, "the table was dropped");
@@ -218,7 +218,10 @@ on_relation_access(ObjectAccessType access, Oid relid, int column)
 			 (access == OAT_DROP || access == OAT_POST_CREATE ||
 			  access == OAT_POST_ALTER))
 	{
-		ecm_ddl_note_void(relid, "the table's columns were changed");
+		if (access == OAT_DROP)
+			ecm_ddl_note_dropped_column(relid, column);
+		else
+			ecm_ddl_note_perhaps(relid);
 		ecm_ddl_note_row_type(relid);
 		if (access == OAT_POST_CREATE)
 			ecm_unpublish_note(relid);	/* it may be virtual */
@@ -247,8 +250,11 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		ecm_ddl_note_index(object_id);
 	else if (class_id == InheritsRelationId && access == OAT_POST_ALTER)
 	{
-		ecm_ddl_note_void(((ObjectAccessPostAlter *) arg)->auxiliary_id,
-						  "partitions were attached or detached");
+		Oid			parent = ((ObjectAccessPostAlter *) arg)->auxiliary_id;
+
+		/* of a plain table, inheritance children are not part */
+		if (get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE)
+			ecm_ddl_note_resync(parent, "partitions were attached or detached");
 		ecm_ddl_note_perhaps(object_id);
 		ecm_ddl_note_published(object_id);	/* it may have been published by
 											 * its parent only */
@@ -488,7 +494,7 @@ before_statement(Node *stmt)
 		parent = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
 		if (!OidIsValid(parent))
 			continue;
-		ecm_ddl_note_void(parent, "partitions were attached or detached");
+		ecm_ddl_note_resync(parent, "partitions were attached or detached");
 		partition = RangeVarGetRelid(((PartitionCmd *) cmd->def)->name, NoLock, true);
 		if (OidIsValid(partition))
 			ecm_ddl_note_published(partition);

@@ -45,9 +45,12 @@
 #include "utils/syscache.h"
 
 #include "base/partition.h"
+#include "base/spi.h"
 #include "base/version.h"
 #include "hooks/shape_ddl.h"
+#include "shape/arrays.h"
 #include "shape/barrier_lock.h"
+#include "shape/publication.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_owner.h"
 #include "shape/shape_settings.h"
@@ -61,7 +64,10 @@
 typedef enum NoteKind
 {
 	NOTE_VOID,					/* a table, whose shapes end */
+	NOTE_RESYNC,				/* a table, whose shapes are resynced */
 	NOTE_TYPE,					/* a type that has changed */
+	NOTE_COLUMNS,				/* a table that has lost columns, though it
+								 * may have others of the same names by now */
 	NOTE_OWNER,					/* a role that is gone */
 	NOTE_PERHAPS,				/* a table, which its shapes are compared with */
 	NOTE_PUBLICATION,			/* a publication, perhaps ours */
@@ -83,6 +89,7 @@ typedef struct Note
 	NoteKey		key;
 	const char *reason;			/* a constant, or NULL */
 	NameData	name;			/* a publication's, before the change */
+	List	   *columns;		/* names of those that were lost */
 	SubTransactionId subid;		/* that has made the change first */
 } Note;
 
@@ -122,9 +129,9 @@ static struct
 
 /* ------------------------------------------------------------- noting -- */
 
-/* Notes an object.  NULL: it had been noted already. */
+/* Notes an object.  *isnew (or NULL): it had not been noted already. */
 static Note *
-note(NoteKind kind, Oid object, const char *reason)
+note(NoteKind kind, Oid object, const char *reason, bool *isnew)
 {
 	NoteKey		key;
 	Note	   *entry;
@@ -146,6 +153,7 @@ note(NoteKind kind, Oid object, const char *reason)
 	{
 		entry->subid = GetCurrentSubTransactionId();
 		memset(&entry->name, 0, sizeof(entry->name));
+		entry->columns = NIL;
 	}
 
 	/*
@@ -153,7 +161,9 @@ note(NoteKind kind, Oid object, const char *reason)
 	 * the table last.
 	 */
 	entry->reason = reason;
-	return found ? NULL : entry;
+	if (isnew != NULL)
+		*isnew = !found;
+	return entry;
 }
 
 static List *
@@ -208,9 +218,21 @@ ecm_ddl_note_void(Oid relid, const char *reason)
 	 */
 	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 		return;
-	(void) note(NOTE_VOID, relid, reason);
+	(void) note(NOTE_VOID, relid, reason, NULL);
 	foreach(lc, ecm_partition_ancestors(relid))
-		(void) note(NOTE_VOID, lfirst_oid(lc), reason);
+		(void) note(NOTE_RESYNC, lfirst_oid(lc), reason, NULL);
+}
+
+void
+ecm_ddl_note_resync(Oid relid, const char *reason)
+{
+	ListCell   *lc;
+
+	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
+		return;
+	(void) note(NOTE_RESYNC, relid, reason, NULL);
+	foreach(lc, ecm_partition_ancestors(relid))
+		(void) note(NOTE_RESYNC, lfirst_oid(lc), reason, NULL);
 }
 
 /* Unlogged tables, too: the command may have made the table one (SET UNLOGGED). */
@@ -218,14 +240,14 @@ void
 ecm_ddl_note_perhaps(Oid relid)
 {
 	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
-		(void) note(NOTE_PERHAPS, relid, NULL);
+		(void) note(NOTE_PERHAPS, relid, NULL, NULL);
 }
 
 void
 ecm_ddl_note_published(Oid relid)
 {
 	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
-		(void) note(NOTE_PUBLISHED, relid, NULL);
+		(void) note(NOTE_PUBLISHED, relid, NULL, NULL);
 }
 
 /* The table that a row of pg_publication_rel is about, if it can be seen. */
@@ -255,7 +277,7 @@ ecm_ddl_note_member(Oid member)
 	if (OidIsValid(relid))
 		ecm_ddl_note_published(relid);
 	else
-		(void) note(NOTE_MEMBER, member, NULL);
+		(void) note(NOTE_MEMBER, member, NULL, NULL);
 }
 
 void
@@ -270,7 +292,7 @@ ecm_ddl_note_index(Oid index)
 void
 ecm_ddl_note_type(Oid type, const char *reason)
 {
-	(void) note(NOTE_TYPE, type, reason);
+	(void) note(NOTE_TYPE, type, reason, NULL);
 }
 
 void
@@ -292,10 +314,11 @@ ecm_ddl_note_schema(Oid schema)
 void
 ecm_ddl_note_publication(Oid publication)
 {
-	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL);
+	bool		isnew;
+	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL, &isnew);
 	char	   *name = get_publication_name(publication, true);
 
-	if (entry != NULL && name != NULL)
+	if (isnew && name != NULL)
 		namestrcpy(&entry->name, name);
 }
 
@@ -313,7 +336,25 @@ ecm_ddl_note_published_schema(Oid member)
 void
 ecm_ddl_note_owner(Oid role, const char *reason)
 {
-	(void) note(NOTE_OWNER, role, reason);
+	(void) note(NOTE_OWNER, role, reason, NULL);
+}
+
+/* While the column is there still. */
+void
+ecm_ddl_note_dropped_column(Oid relid, AttrNumber column)
+{
+	char	   *name = get_attname(relid, column, true);
+	Note	   *entry;
+	MemoryContext old;
+
+	ecm_ddl_note_perhaps(relid);
+	if (name == NULL || !is_table(relid) ||
+		get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
+		return;
+	entry = note(NOTE_COLUMNS, relid, NULL, NULL);
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	entry->columns = lappend(entry->columns, pstrdup(name));
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -362,7 +403,7 @@ ecm_ddl_note_altered(Oid relid)
 		if (was->relnamespace != is->relnamespace)
 			ecm_ddl_note_published(relid);
 		if (was->relfilenode != is->relfilenode && is_remembered(ddl.touched, relid))
-			ecm_ddl_note_void(relid, "the table's columns were changed");
+			ecm_ddl_note_resync(relid, "the table's columns were changed");
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -397,6 +438,7 @@ typedef struct Pending
 {
 	List	   *objects[NUM_NOTE_KINDS];	/* OIDs, by kind */
 	List	   *reasons[NUM_NOTE_KINDS];	/* theirs; NULL for most kinds */
+	List	   *columns;		/* of NOTE_COLUMNS: lists of names */
 	bool		publication;	/* one of the publications is ours */
 } Pending;
 
@@ -435,6 +477,8 @@ take_notes(Pending *pending)
 				own = ecm_own_publication_name();
 			pending->publication |= is_own_publication(entry, own);
 		}
+		if (kind == NOTE_COLUMNS)
+			pending->columns = lappend(pending->columns, list_copy(entry->columns));
 		pending->objects[kind] = lappend_oid(pending->objects[kind], entry->key.object);
 		pending->reasons[kind] = lappend(pending->reasons[kind],
 										 unconstify(char *, entry->reason));
@@ -443,33 +487,49 @@ take_notes(Pending *pending)
 	}
 }
 
+static void
+resync_tables(List *relids, const char *reason)
+{
+	Oid			type = OIDARRAYOID;
+	Datum		value = ecm_array_of_oid_list(relids);
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	(void) ecm_shapes_resync("relation = ANY ($1)", 1, &type, &value, NULL, reason);
+	ecm_spi_end(&spi);
+}
+
 /*
- * Invalidates the shapes of tables noted as void, all those with one reason at once.
- * Reasons are constants, so pointers tell them apart.
+ * Deals with the shapes of tables noted as void, or for a resync, all those with one
+ * reason at once.  Reasons are constants, so pointers tell them apart.
  */
 static void
-apply_void(const Pending *pending)
+apply_tables(const Pending *pending, NoteKind kind)
 {
 	List	   *told = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
 	ListCell   *lc3;
 
-	foreach(lc, pending->reasons[NOTE_VOID])
+	foreach(lc, pending->reasons[kind])
 	{
 		List	   *relids = NIL;
 
 		if (list_member_ptr(told, lfirst(lc)))
 			continue;
 		told = lappend(told, lfirst(lc));
-		forboth(lc2, pending->objects[NOTE_VOID], lc3, pending->reasons[NOTE_VOID])
+		forboth(lc2, pending->objects[kind], lc3, pending->reasons[kind])
 		{
 			if (lfirst(lc3) == lfirst(lc))
 				relids = lappend_oid(relids, lfirst_oid(lc2));
 		}
 		relids = ecm_tables_with_shapes(relids);
-		if (relids != NIL)
+		if (relids == NIL)
+			continue;
+		if (kind == NOTE_VOID)
 			(void) ecm_shapes_invalidate(relids, lfirst(lc));
+		else
+			resync_tables(relids, lfirst(lc));
 	}
 }
 
@@ -489,10 +549,42 @@ apply_types(const Pending *pending)
 		 * Every table has a row type, which hardly ever is a column's type.
 		 * One that no shape has is not worth a barrier at the commit.
 		 */
-		if ((ecm_shapes_invalidate_type(type, lfirst(lc2)) ||
+		if ((ecm_shapes_change_type(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
 			!is_remembered(ddl.changed_types, type))
 			ddl.changed_types = remember(ddl.changed_types, type, lfirst(lc2));
+	}
+}
+
+/*
+ * Shapes that have, or select by, a column which was dropped.  If there is another one of
+ * that name by now, a comparison of definitions does not tell.
+ */
+static void
+apply_columns(const Pending *pending)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, pending->objects[NOTE_COLUMNS], lc2, pending->columns)
+	{
+		Oid			types[] = {OIDOID, TEXTARRAYOID};
+		Datum		values[2] = {ObjectIdGetDatum(lfirst_oid(lc)), (Datum) 0};
+		List	   *list = lfirst(lc2);
+		char	  **names = palloc(sizeof(char *) * (list_length(list) + 1));
+		int			n = 0;
+		ListCell   *lc3;
+		EcmSpiState spi;
+
+		if (ecm_tables_with_shapes(list_make1_oid(lfirst_oid(lc))) == NIL)
+			continue;
+		foreach(lc3, list)
+			names[n++] = lfirst(lc3);
+		ecm_spi_begin(&spi);
+		values[1] = ecm_array_of_names(names, n);
+		(void) ecm_shapes_resync("relation = $1 AND (column_names && $2 OR where_names && $2)",
+								 2, types, values, NULL, "the table's columns were changed");
+		ecm_spi_end(&spi);
 	}
 }
 
@@ -507,7 +599,7 @@ apply_owners(const Pending *pending)
 }
 
 /*
- * Invalidates the shapes of tables that are not published any more as they have to be.
+ * Has shapes resynced whose tables are not published any more as they have to be.
  * A change of our publication itself concerns all tables, and is held at once, as
  * that is rare.
  */
@@ -532,6 +624,11 @@ apply_publication(const Pending *pending)
 	}
 	if (relids == NIL)
 		return;
+	foreach(lc, relids)
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_PARTITIONED_TABLE)
+			ecm_tell_published_below(lfirst_oid(lc));
+	}
 	foreach(lc, ecm_shapes_verify_published(relids, &above))
 		ddl.unpublished_tables = remember(ddl.unpublished_tables, lfirst_oid(lc), NULL);
 	foreach(lc, above)
@@ -550,7 +647,7 @@ apply_perhaps(const Pending *pending)
 
 	if (pending->objects[NOTE_PERHAPS] == NIL)
 		return;
-	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS]);
+	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS], pending->objects[NOTE_RESYNC]);
 	foreach(lc, renamed)
 	{
 		if (!is_remembered(ddl.renamed_tables, lfirst_oid(lc)))
@@ -589,8 +686,10 @@ ecm_ddl_apply(void)
 	XactReadOnly = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	take_notes(&pending);
-	apply_void(&pending);
+	apply_tables(&pending, NOTE_VOID);
+	apply_tables(&pending, NOTE_RESYNC);
 	apply_types(&pending);
+	apply_columns(&pending);
 	apply_owners(&pending);
 	apply_perhaps(&pending);
 	apply_publication(&pending);
@@ -648,9 +747,9 @@ look_again_at_commit(void)
 	{
 		Remembered *r = lfirst(lc);
 
-		ecm_shapes_invalidate_type_of_others(r->object, r->reason);
+		ecm_shapes_change_type_of_others(r->object, r->reason);
 	}
-	ecm_shapes_invalidate_unpublished_of_others(objects_of(ddl.unpublished_tables));
+	ecm_shapes_resync_unpublished(objects_of(ddl.unpublished_tables));
 }
 
 /*

@@ -10,17 +10,22 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
+
 /*
  * The functions that take notes are called in the middle of a command, by hooks.c.  A
  * reason is a constant, which users will read.
  *
- * void: the shapes of the table, and of the tables that it is a partition of, end in
- * any case.  perhaps: they are compared with what the table has become, and end if they
- * don't fit any more.  published: likewise, if the table, or one below it, is not
- * published as before.  index: perhaps for its table, whose key or replica identity it
- * may be.
+ * void: the shapes of the table end in any case, and those of the tables that it is a
+ * partition of are resynced.  resync: all of these are resynced.  dropped_column: those
+ * that have, or select by, the column are.  perhaps: they are compared with what the table
+ * has become, and are resynced, or end, if they don't fit any more.  published: they are
+ * resynced if the table, or one below it, is not published as before.  index: perhaps for
+ * its table, whose key or replica identity it may be.
  */
 extern void ecm_ddl_note_void(Oid relid, const char *reason);
+extern void ecm_ddl_note_resync(Oid relid, const char *reason);
+extern void ecm_ddl_note_dropped_column(Oid relid, AttrNumber column);
 extern void ecm_ddl_note_perhaps(Oid relid);
 extern void ecm_ddl_note_published(Oid relid);
 extern void ecm_ddl_note_index(Oid index);

@@ -217,6 +217,16 @@ write_delete(EcmCompare *compare, int member, const EcmValue *values)
 	write_difference(compare, member, ECM_OP_DELETE, NULL, compare->old);
 }
 
+/* A column that was not there yet is no other than one without a value. */
+static bool
+is_same(const EcmValue *before, const EcmValue *after)
+{
+	if (after->kind == ECM_VALUE_ABSENT ||
+		(before->kind == ECM_VALUE_ABSENT && after->kind == ECM_VALUE_NULL))
+		return true;
+	return ecm_same_value(before, after);
+}
+
 static void
 write_update(EcmCompare *compare, int member, const EcmValue *before, const EcmValue *after)
 {
@@ -225,7 +235,7 @@ write_update(EcmCompare *compare, int member, const EcmValue *before, const EcmV
 
 	for (int i = 0; i < compare->ncolumns; i++)
 	{
-		bool		same = ecm_same_value(&before[i], &after[i]);
+		bool		same = is_same(&before[i], &after[i]);
 
 		differs |= !same;
 		compare->changed[i] = after[i];

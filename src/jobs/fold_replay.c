@@ -301,15 +301,20 @@ clear_values(Row *row, int nvalues)
 	row->bytes = 0;
 }
 
-/* Replaces the row's values by those of an entry that were sent. */
+/*
+ * Replaces the row's values by those of an entry that were sent.  Of a column that was gone
+ * when a row was updated, readers keep the value; it counts if there is another column
+ * of that name by now.
+ */
 static void
-set_values(Row *row, const EcmValue *values, int nvalues)
+set_values(Row *row, EcmOp op, const EcmValue *values, int nvalues)
 {
 	for (int i = 0; i < nvalues; i++)
 	{
 		EcmValue   *v = &row->values[i];
 
-		if (values[i].kind == ECM_VALUE_UNCHANGED)
+		if (values[i].kind == ECM_VALUE_UNCHANGED ||
+			(op == ECM_OP_UPDATE && values[i].kind == ECM_VALUE_ABSENT))
 			continue;
 		if (v->kind == ECM_VALUE_TEXT)
 		{
@@ -329,6 +334,30 @@ set_values(Row *row, const EcmValue *values, int nvalues)
 	}
 }
 
+/*
+ * Values of columns that are gone by now.  That there was one is kept: if the column
+ * comes back without, readers have to be told.
+ */
+static void
+forget_gone(Row *row, const EcmShapeDef *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		EcmValue   *value = &row->values[i];
+
+		if (!ecm_column_is_gone(shape, i))
+			continue;
+		if (value->kind == ECM_VALUE_TEXT)
+		{
+			row->bytes -= value->len;
+			pfree(unconstify(char *, value->text));
+			value->kind = ECM_VALUE_GONE;
+		}
+		else if (value->kind != ECM_VALUE_GONE)
+			value->kind = ECM_VALUE_ABSENT;
+	}
+}
+
 static void
 put_whole(Replay *replay)
 {
@@ -337,6 +366,7 @@ put_whole(Replay *replay)
 
 	if (!row->exists)
 		return;
+	forget_gone(row, fold->shape);
 	if (ecm_entry_missing(row->values, fold->shape->ncolumns) > 0)
 		ecm_entry_report_corrupt(fold->shape, fold->old_base.lsn, fold->old_base.op);
 
@@ -402,7 +432,7 @@ replay_entry(Replay *replay, bytea *entry, EcmValue *new_values)
 		ecm_entry_report_corrupt(shape, fold->old_base.lsn, fold->old_base.op);
 	row->exists = r.op != ECM_OP_DELETE;
 	if (row->exists)
-		set_values(row, new_values, shape->ncolumns);
+		set_values(row, r.op, new_values, shape->ncolumns);
 	else
 	{
 		row->deleted = true;

@@ -221,10 +221,14 @@ walk(EcmLogRows *rows, Snapshot snapshot)
 
 /* ------------------------------------------------------------ dividing -- */
 
+/*
+ * NULL: since the column's type has changed, or an enum's value was renamed, no row of the
+ * table can have that key.  Then it comes after all others.
+ */
 static Datum *
 key_datums(EcmLogRows *rows, const bytea *key)
 {
-	return ecm_key_from_texts(rows->cmp, ecm_fold_key_texts(rows->folds[0].shape, key));
+	return ecm_key_or_null(rows->cmp, ecm_fold_key_texts(rows->folds[0].shape, key));
 }
 
 typedef struct SampledKey
@@ -245,23 +249,29 @@ choose_borders(EcmLogRows *rows)
 {
 	MemoryContext old = MemoryContextSwitchTo(rows->context);
 	int			nsample = (int) Min(rows->nseen, SAMPLE_KEYS);
+	int			nkeys = 0;
 	SampledKey *keys = palloc(sizeof(SampledKey) * Max(nsample, 1));
 	int			wanted = (int) Min(ecm_spill_bytes(rows->spill, 0) / ecm_fold_step_bytes() + 1,
 								   MAX_LISTS);
 
 	rows->cmp = ecm_key_cmp_begin(rows->folds[0].shape);
 	for (int i = 0; i < nsample; i++)
-		keys[i] = (SampledKey)
 	{
-		key_datums(rows, rows->sample[i]), rows->sample[i]
-	};
-	qsort_arg(keys, nsample, sizeof(SampledKey), compare_sampled, rows->cmp);
+		Datum	   *datums = key_datums(rows, rows->sample[i]);
+
+		if (datums != NULL)
+			keys[nkeys++] = (SampledKey)
+		{
+			datums, rows->sample[i]
+		};
+	}
+	qsort_arg(keys, nkeys, sizeof(SampledKey), compare_sampled, rows->cmp);
 	rows->borders = palloc(sizeof(Datum *) * wanted);
 	rows->border_keys = palloc(sizeof(bytea *) * wanted);
 	rows->nlists = 1;
-	for (int i = 1; i < wanted && nsample > 0; i++)
+	for (int i = 1; i < wanted && nkeys > 0; i++)
 	{
-		SampledKey *key = &keys[(int64) nsample * i / wanted];
+		SampledKey *key = &keys[(int64) nkeys * i / wanted];
 
 		if (rows->nlists > 1 &&
 			ecm_key_compare(rows->cmp, rows->borders[rows->nlists - 2], key->datums) >= 0)
@@ -280,6 +290,8 @@ find_list(const EcmLogRows *rows, const Datum *key)
 	int			low = 0;
 	int			high = rows->nlists - 1;
 
+	if (key == NULL)
+		return high;
 	while (low < high)
 	{
 		int			middle = low + (high - low) / 2;
@@ -449,8 +461,13 @@ ecm_log_rows_put(EcmLogRows *rows, char **after, char **upto, EcmFoldSort *sort)
 		if (first != NULL || last != NULL)
 		{
 			datums = key_datums(rows, key);
-			if ((first != NULL && ecm_key_compare(cmp, datums, first) <= 0) ||
-				(last != NULL && ecm_key_compare(cmp, datums, last) > 0))
+			if (datums == NULL)
+			{
+				if (last != NULL)
+					continue;
+			}
+			else if ((first != NULL && ecm_key_compare(cmp, datums, first) <= 0) ||
+					 (last != NULL && ecm_key_compare(cmp, datums, last) > 0))
 				continue;
 		}
 		ecm_fold_sort_put(sort, key, entry);

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
@@ -25,8 +26,10 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
+#include "utils/xid8.h"
 
 #include "base/lock_holder.h"
 #include "base/spi.h"
@@ -36,6 +39,7 @@
 #include "shape/publication.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
+#include "shape/shape_columns.h"
 #include "shape/shape_requirements.h"
 #include "shape/shape_settings.h"
 #include "shape/shape_worker.h"
@@ -80,6 +84,7 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	if (def->relation != a->relation)
 		return;
 	a->any = true;
+	/* one that is gone, and has no namesake, is just missing */
 	needs.columns = ecm_column_attnums(def->relation, def->column_names,
 									   def->ncolumns, NULL, &missing);
 	for (int i = 0; i < def->nkeys; i++)
@@ -129,19 +134,17 @@ check_identities(Oid relation, ArrayType *shapes)
 }
 
 /*
- * As ALTER PUBLICATION does, which would not say for whom it has waited in vain.
+ * Waits for a lock as long as lock_timeout says; else the ERROR has what is up, and by whom,
+ * which the server's own would not.  The lock is kept.
  */
 static void
-lock_publication(const char *name)
+lock_or_blame(const LOCKTAG *tag, LOCKMODE mode, const char *what)
 {
-	Oid			publication = get_publication_oid(name, false);
 	MemoryContext context = CurrentMemoryContext;
-	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
 	PG_TRY();
 	{
-		LockDatabaseObject(PublicationRelationId, publication, 0, AccessExclusiveLock);
+		(void) LockAcquire(tag, mode, false, false);
 	}
 	PG_CATCH();
 	{
@@ -151,10 +154,48 @@ lock_publication(const char *name)
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("publication \"%s\" is locked by %s", name,
-						ecm_lock_holders(&tag, AccessExclusiveLock))));
+				 errmsg("%s by %s", what, ecm_lock_holders(tag, mode))));
 	}
 	PG_END_TRY();
+}
+
+/* As ALTER PUBLICATION does. */
+static void
+lock_publication(const char *name)
+{
+	Oid			publication = get_publication_oid(name, false);
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, PublicationRelationId, publication, 0);
+	lock_or_blame(&tag, AccessExclusiveLock, psprintf("publication \"%s\" is locked", name));
+	AcceptInvalidationMessages();
+}
+
+/*
+ * Waits for the commands that have begun the gaps of these shapes to be seen.  The stream
+ * has their commit before anybody else: until it is seen (a synchronous standby may have
+ * to have it first), the publication is as it was, and there is no gap to be closed.
+ */
+static void
+wait_for_orders(ArrayType *shapes)
+{
+	Oid			type = INT8ARRAYOID;
+	Datum		value = PointerGetDatum(shapes);
+
+	ecm_spi_run("SELECT DISTINCT t.gap_xid FROM _electric_cm.shape_state t"
+				" WHERE t.shape = ANY ($1) AND t.gap_xid IS NOT NULL"
+				" AND NOT EXISTS (SELECT FROM _electric_cm.shape_gap g"
+				"  WHERE g.shape = t.shape AND g.order_xid = t.gap_xid)",
+				SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		xid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+		LOCKTAG		tag;
+
+		SET_LOCKTAG_TRANSACTION(tag, XidFromFullTransactionId(DatumGetFullTransactionId(xid)));
+		lock_or_blame(&tag, ShareLock, "the command that has ordered the resync is being committed");
+	}
 }
 
 /*
@@ -188,6 +229,10 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
 
+	ecm_spi_begin(&spi);
+	be_impatient(PUBLISH_LOCK_TIMEOUT);
+	wait_for_orders(PG_GETARG_ARRAYTYPE_P(1));
+	ecm_spi_end(&spi);
 	ecm_check_leaves(relation, NoLock);
 	ecm_shapes_by_ids(PG_GETARG_ARRAYTYPE_P(1), collect_leaves, &arg);
 	if (!arg.any)
@@ -279,6 +324,13 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	ecm_spi_begin(&spi);
+
+	/*
+	 * whatever has changed it is to be seen, even if that waits for a standby
+	 * yet
+	 */
+	be_impatient(PUBLISH_LOCK_TIMEOUT);
+	LockRelationOid(PG_GETARG_OID(1), AccessShareLock);
 	ecm_spi_run(CAPTURE_SQL, SPI_OK_SELECT, 2, types, args, NULL);
 	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
 	message.shapes = palloc(sizeof(EcmMessageShape) * (SPI_processed + 1));
@@ -308,13 +360,23 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 	if (nids > 0)
 	{
 		args[0] = ecm_array_of_int8(ids, nids);
+		ecm_shapes_renew_columns(PG_GETARG_OID(1), args[0]);
 		ecm_spi_run("UPDATE _electric_cm.shape SET generation = generation + 1, reading = NULL,"
 					" order_xid = pg_current_xact_id() WHERE id = ANY ($1)",
 					SPI_OK_UPDATE, 1, types, args, NULL);
 		/* what an attempt to close a gap has written is deleted by consumers */
-		ecm_spi_run("UPDATE _electric_cm.shape_gap g SET compared = 0, entries = 0, bytes = 0"
+		ecm_spi_run("UPDATE _electric_cm.shape_gap g"
+					" SET lsn = t.gap_lsn, compared = 0, entries = 0, bytes = 0"
 					" FROM _electric_cm.shape_state t WHERE g.shape = ANY ($1)"
-					" AND t.shape = g.shape AND g.lsn = t.gap_lsn AND g.compared > 0",
+					" AND t.shape = g.shape AND g.order_xid = t.gap_xid AND t.gap_lsn IS NOT NULL",
+					SPI_OK_UPDATE, 1, types, args, NULL);
+
+		/*
+		 * Orders that begin no gap of their own, as there is one.  Consumers
+		 * look for them until they come to this attempt.
+		 */
+		ecm_spi_run("UPDATE _electric_cm.shape_gap g SET closed_at = pg_catalog.clock_timestamp()"
+					" WHERE g.shape = ANY ($1) AND g.lsn IS NULL AND g.closed_at IS NULL",
 					SPI_OK_UPDATE, 1, types, args, NULL);
 		types[1] = INT4OID;
 		args[1] = Int32GetDatum(ecm_shape_workers_running());

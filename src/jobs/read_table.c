@@ -208,6 +208,14 @@ constants(EcmReadShape **shapes, int n, Oid type)
 	return PointerGetDatum(construct_array(elems, n, type, typlen, typbyval, typalign));
 }
 
+static void
+append_columns(const EcmShapeDef *shape, StringInfo sql)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+		if (!ecm_column_is_gone(shape, i))
+			appendStringInfo(sql, ", t.%s", quote_identifier(shape->column_names[i]));
+}
+
 /*
  * The query for the rows of one shape.  Its first column is the index of the
  * shape that a row belongs to, as in join_query(): here, always the first.
@@ -217,8 +225,7 @@ static void
 plain_query(const EcmShapeDef *shape, Relation rel, RowQuery *query)
 {
 	appendStringInfoString(&query->sql, "SELECT 1::pg_catalog.int8");
-	for (int i = 0; i < shape->ncolumns; i++)
-		appendStringInfo(&query->sql, ", t.%s", quote_identifier(shape->column_names[i]));
+	append_columns(shape, &query->sql);
 	append_table(&query->sql, rel);
 	appendStringInfoString(&query->sql, " WHERE ");
 	if (shape->filter != NULL)
@@ -245,8 +252,7 @@ join_query(EcmReadShape **shapes, int n, Relation rel, RowQuery *query)
 	query->params[0] = constants(shapes, n, right);
 	query->nparams = 1;
 	appendStringInfoString(&query->sql, "SELECT s.member");
-	for (int i = 0; i < shape->ncolumns; i++)
-		appendStringInfo(&query->sql, ", t.%s", quote_identifier(shape->column_names[i]));
+	append_columns(shape, &query->sql);
 	append_table(&query->sql, rel);
 	appendStringInfo(&query->sql,
 					 " JOIN pg_catalog.unnest($1) WITH ORDINALITY AS s (value, member)"
@@ -295,6 +301,31 @@ typedef struct Source
 	int			nestlevel;
 } Source;
 
+static void
+check_column(const EcmShapeDef *shape, const char *name, Oid type)
+{
+	AttrNumber	attnum = get_attnum(shape->relation, name);
+
+	if (attnum == InvalidAttrNumber || get_atttype(shape->relation, attnum) != type)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" of %s has changed", name, shape->relation_name)));
+}
+
+/*
+ * ERROR if a command has changed the table since the shape was captured: that has ordered
+ * another attempt.  A query would fail as if the shape could never be read.
+ */
+static void
+check_columns(const EcmShapeDef *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+		if (!ecm_column_is_gone(shape, i))
+			check_column(shape, shape->column_names[i], shape->column_types[i]);
+	for (int i = 0; shape->filter != NULL && i < shape->filter->ncolumns; i++)
+		check_column(shape, shape->filter->names[i], shape->filter->types[i]);
+}
+
 /*
  * Opens the table, and connects to SPI.  User, security context and settings are
  * restored at the end; after an ERROR, the transaction's abort restores them.
@@ -308,6 +339,7 @@ open_source(const EcmShapeDef *shape, Source *source)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s of shape \"%s\" does not exist any more",
 						shape->relation_name, shape->handle)));
+	check_columns(shape);
 
 	/* with row_security off, a policy that applies is an error, not a filter */
 	source->nestlevel = NewGUCNestLevel();
@@ -346,23 +378,19 @@ insist_on_index(bool without_sort)
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
 }
 
-/* The output functions that pgoutput would call, in column order. */
+/* The output functions that pgoutput would call, by the query's columns from the second on. */
 static FmgrInfo *
-output_functions(const EcmShapeDef *shape, TupleDesc tupdesc)
+output_functions(TupleDesc tupdesc)
 {
-	FmgrInfo   *functions = palloc(shape->ncolumns * sizeof(FmgrInfo));
+	int			n = tupdesc->natts - 1;
+	FmgrInfo   *functions = palloc(Max(n, 1) * sizeof(FmgrInfo));
 
-	for (int i = 0; i < shape->ncolumns; i++)
+	for (int i = 0; i < n; i++)
 	{
 		Oid			type = TupleDescAttr(tupdesc, i + 1)->atttypid;
 		Oid			function;
 		bool		is_varlena;
 
-		if (type != shape->column_types[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("type of column \"%s\" of %s has changed",
-							shape->column_names[i], shape->relation_name)));
 		getTypeOutputInfo(type, &function, &is_varlena);
 		fmgr_info(function, &functions[i]);
 	}
@@ -374,14 +402,24 @@ static void
 row_values(const EcmShapeDef *shape, HeapTuple row, TupleDesc desc, FmgrInfo *functions,
 		   EcmValue *values)
 {
+	int			n = 0;
+
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		bool		is_null;
-		Datum		datum = SPI_getbinval(row, desc, i + 2, &is_null);
+		Datum		datum;
 
+		values[i] = (EcmValue)
+		{
+			.kind = ECM_VALUE_ABSENT
+		};
+		if (ecm_column_is_gone(shape, i))
+			continue;
+		datum = SPI_getbinval(row, desc, n + 2, &is_null);
 		values[i].kind = is_null ? ECM_VALUE_NULL : ECM_VALUE_TEXT;
-		values[i].text = is_null ? NULL : OutputFunctionCall(&functions[i], datum);
+		values[i].text = is_null ? NULL : OutputFunctionCall(&functions[n], datum);
 		values[i].len = is_null ? 0 : strlen(values[i].text);
+		n++;
 	}
 	ecm_entry_check_readable(ECM_OP_INSERT, shape, values, NULL);
 }
@@ -543,7 +581,7 @@ ecm_read_rows(EcmReadShape **shapes, int n, const EcmReadRange *range,
 		close_source(&source);
 		return;
 	}
-	copy.functions = output_functions(shapes[0]->def, portal->tupDesc);
+	copy.functions = output_functions(portal->tupDesc);
 	copy.row_context = AllocSetContextCreate(CurrentMemoryContext,
 											 "electric_cm snapshot row",
 											 ALLOCSET_DEFAULT_SIZES);
@@ -635,7 +673,7 @@ ecm_read_row(EcmReadShape *shape, char **key, XLogRecPtr lsn, int64 op)
 		char	   *to;
 
 		row_values(def, SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-				   output_functions(def, SPI_tuptable->tupdesc), values);
+				   output_functions(SPI_tuptable->tupdesc), values);
 		size = ecm_chunk_values_size(values, def->ncolumns);
 		if (size > MaxAllocSize - VARHDRSZ - ECM_CHUNK_TXN_SIZE - 1)
 			ereport(ERROR,

@@ -41,7 +41,7 @@ electric_cm_resync_all(PG_FUNCTION_ARGS)
 
 	ecm_shape_lock_all_progress();
 	ecm_spi_begin(&spi);
-	n = ecm_gaps_begin(reason);
+	n = ecm_gaps_begin_all(reason);
 	/* afterwards, since an attempt to resync may mend a replica identity */
 	ecm_shapes_verify_all();
 	ecm_spi_run("DELETE FROM _electric_cm.shape_worker", SPI_OK_DELETE, 0, NULL, NULL, NULL);

@@ -703,6 +703,17 @@ ecm_queues_applied_lsn(void)
 	return minimum_lsn(offsetof(EcmConsumerSlot, applied_lsn));
 }
 
+uint32
+ecm_queues_gaps(void)
+{
+	const EcmStack *stack = ecm_stack_at(queues.stack_index);
+	uint32		gaps = 0;
+
+	for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+		gaps += stack->consumers[i].gaps;
+	return gaps;
+}
+
 XLogRecPtr
 ecm_queues_recorded_lsn(XLogRecPtr marker)
 {

@@ -50,6 +50,7 @@
 #include "connection/conn.h"
 #include "connection/pool.h"
 #include "manager/shape_barrier.h"
+#include "manager/consumer_queues.h"
 #include "manager/shape_batch.h"
 #include "manager/shape_creation.h"
 #include "manager/shape_purge.h"
@@ -70,6 +71,8 @@
 #define MAX_SNAPSHOTS		5
 
 static int64 last_number;		/* of the last capture message of ours */
+static uint32 seen_gaps;		/* that have begun, as far as they were
+								 * scanned for */
 
 void
 ecm_creations_init(int index)
@@ -476,6 +479,7 @@ ecm_creations_message(const EcmStreamMessage *message, TransactionId xid,
 		case ECM_MESSAGE_LIVE:
 		case ECM_MESSAGE_FAIL:
 		case ECM_MESSAGE_OWNER:
+		case ECM_MESSAGE_RESYNC:
 		case ECM_MESSAGE_UNSENDABLE:
 		case ECM_MESSAGE_GIANT:
 			break;				/* others' */
@@ -533,6 +537,11 @@ void
 ecm_creations_poll(EcmTime now, XLogRecPtr received_lsn,
 				   XLogRecPtr applied_lsn)
 {
+	if (seen_gaps != ecm_queues_gaps())
+	{
+		seen_gaps = ecm_queues_gaps();
+		ecm_requests_rescan();
+	}
 	poll_active(now, received_lsn, applied_lsn);
 	ecm_batches_poll_retries(now);
 	start_batches(now);

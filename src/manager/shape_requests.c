@@ -79,6 +79,7 @@ typedef struct Requests
 		int64		reached;	/* all shapes up to this id have been read */
 		bool		goes_on;	/* there are more than the last job has
 								 * brought */
+		bool		wanted;		/* start anew, when it has come to its end */
 		EcmTime		retry_at;	/* start anew, after a failure; 0: no need to */
 	}			scan;
 
@@ -168,7 +169,10 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 	Queue	   *queue;
 
 	if (found)
+	{
+		request->again = true;
 		return;
+	}
 	strlcpy(request->handle, handle, sizeof(request->handle));
 	request->relation = relation;
 	request->created_by = created_by;
@@ -176,6 +180,7 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 	request->generation = 0;
 	request->batch = NULL;
 	request->queued = true;
+	request->again = false;
 	queue = get_queue(relation);
 	queue->look_at = 0;
 	queue->delay_ms = 0;
@@ -195,6 +200,7 @@ ecm_request_end(EcmShapeRequest *request)
 		queue->nrequests--;
 		remove_queue_if_empty(queue);
 	}
+	state.scan.wanted |= request->again;
 	(void) hash_search(state.requests, &request->id, HASH_REMOVE, NULL);
 }
 
@@ -361,7 +367,14 @@ start_scan(void)
 {
 	state.scan.reached = 0;
 	state.scan.goes_on = false;
+	state.scan.wanted = false;
 	submit_scan();
+}
+
+void
+ecm_requests_rescan(void)
+{
+	state.scan.wanted = true;
 }
 
 /*
@@ -429,6 +442,8 @@ ecm_requests_poll(EcmTime now)
 		hash_get_num_entries(state.requests) < SCAN_SHAPES / 2)
 		submit_scan();
 	poll_creators(now);
+	if (state.scan.wanted && state.scan.job == 0 && !state.scan.goes_on && state.scan.retry_at == 0)
+		start_scan();
 	free_tables();
 }
 
@@ -460,7 +475,7 @@ ecm_requests_forget(void)
 		ecm_pool_cancel(state.scan.job);
 	state.scan.job = 0;
 	state.scan.retry_at = 0;
-	state.scan.goes_on = false;
+	state.scan.goes_on = state.scan.wanted = false;
 	forget_creators();
 	free_tables();
 }

@@ -28,6 +28,8 @@ typedef struct EcmShapeRequest
 	int64		reading;		/* by which the table is being read for it; 0:
 								 * none has been begun */
 	bool		queued;			/* it is in its table's queue, by 'node' */
+	bool		again;			/* a scan has met it meanwhile: when it ends,
+								 * there is to be another one */
 	dlist_node	node;
 
 	/* for shape_batch.c and shape_creation.c, once it is taken */
@@ -59,6 +61,9 @@ extern int	ecm_requests_take(EcmTime now, int max_batches,
 
 /* At the start of a stream: begins to read which shapes are being created. */
 extern void ecm_requests_scan(void);
+
+/* At some other time: there are others now. */
+extern void ecm_requests_rescan(void);
 
 /* Goes on with that.  And when it has to be called again, at the latest; or 0. */
 extern void ecm_requests_poll(EcmTime now);

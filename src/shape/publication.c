@@ -138,6 +138,22 @@ ecm_publishes_everything(void)
 		!publication->pubviaroot && ecm_publishes_generated(publication);
 }
 
+void
+ecm_tell_published_below(Oid relation)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relation, NoLock, NULL))
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		CacheInvalidateRelcacheByTuple(tuple);
+		ReleaseSysCache(tuple);
+	}
+}
+
 /* -------------------------------------------------- what we have added -- */
 
 bool

@@ -48,6 +48,14 @@ extern bool ecm_is_filtered(Oid relation);
 extern bool ecm_publishes_everything(void);
 
 /*
+ * Has walsenders look up anew whether a table and those below it are published, from the
+ * end of the current command on.  ALTER TABLE SET SCHEMA of a partitioned table makes
+ * them do so for that table only, and changes of its partitions would be missing from
+ * the stream for as long as it lasts.
+ */
+extern void ecm_tell_published_below(Oid relation);
+
+/*
  * For a session that relies on the table's being published: until its
  * transaction ends, no pool session takes the table, or an ancestor, out of
  * the publication.

@@ -32,8 +32,9 @@ typedef struct EcmShapeDef
 	Oid			relation;
 	char	   *relation_name;	/* "schema"."table": each key begins with it */
 	int			ncolumns;
-	char	  **column_names;
-	Oid		   *column_types;
+	char	  **column_names;	/* also of columns that are gone; new ones
+								 * come last */
+	Oid		   *column_types;	/* InvalidOid: the column is gone */
 	int			nkeys;
 	int16	   *key_positions;	/* 0-based positions in column_names */
 	EcmFilterDef *filter;		/* NULL: no where clause */
@@ -50,6 +51,8 @@ typedef struct EcmShapeDef
 								 * there, and may be read; invalid: it is not */
 	char	   *last_error;		/* with its tag, see errors.h; or NULL */
 } EcmShapeDef;
+
+#define ecm_column_is_gone(def, i)	(!OidIsValid((def)->column_types[i]))
 
 /* Is there a log that may be read?  If there is a gap, up to that. */
 #define ecm_shape_is_readable(def) \

@@ -40,6 +40,7 @@
 #include "shape/arrays.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
+#include "shape/shape_gap.h"
 #include "shape/shape_filter.h"
 
 /* Shapes that are fetched from a cursor at a time. */
@@ -351,18 +352,18 @@ ecm_shapes_of_owner(Oid owner)
  * Messages that tell the stack which shapes have been deleted.  One message
  * has as many shapes as fit.
  */
-typedef struct DropMessage
+typedef struct ShapesMessage
 {
 	EcmStreamMessage message;
 	EcmMessageShape shapes[ECM_MESSAGE_SHAPES];
 	int			n;				/* number of shapes in all messages so far */
-} DropMessage;
+} ShapesMessage;
 
 /* 'kind': drop, or lost. */
-static DropMessage *
-begin_drop_message(EcmMessageKind kind, const char *reason)
+static ShapesMessage *
+begin_shapes_message(EcmMessageKind kind, const char *reason)
 {
-	DropMessage *drop = palloc(sizeof(DropMessage));
+	ShapesMessage *drop = palloc(sizeof(ShapesMessage));
 
 	memset(&drop->message, 0, sizeof(drop->message));
 	drop->message.kind = kind;
@@ -373,7 +374,7 @@ begin_drop_message(EcmMessageKind kind, const char *reason)
 }
 
 static void
-flush_drop_message(DropMessage *drop)
+flush_shapes_message(ShapesMessage *drop)
 {
 	if (drop->message.nshapes == 0)
 		return;
@@ -382,7 +383,7 @@ flush_drop_message(DropMessage *drop)
 }
 
 static void
-add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
+add_to_shapes_message(ShapesMessage *drop, int64 id, const char *handle)
 {
 	EcmStreamMessage *message = &drop->message;
 
@@ -394,42 +395,42 @@ add_to_drop_message(DropMessage *drop, int64 id, const char *handle)
 	};
 	drop->n++;
 	if (message->nshapes == ECM_MESSAGE_SHAPES)
-		flush_drop_message(drop);
+		flush_shapes_message(drop);
 }
 
 static int
-end_drop_message(DropMessage *drop)
+end_shapes_message(ShapesMessage *drop)
 {
 	int			n = drop->n;
 
-	flush_drop_message(drop);
+	flush_shapes_message(drop);
 	pfree(drop);
 	return n;
 }
 
 /*
- * About the rows that the last statement has deleted (RETURNING id, handle).
+ * About the rows (id, handle) that the last statement has returned.
  */
 static int
-announce_dropped(const char *reason)
+announce(EcmMessageKind kind, const char *reason)
 {
 	uint64		n = SPI_processed;
 	SPITupleTable *rows = SPI_tuptable;
-	DropMessage *drop;
+	ShapesMessage *drop;
 
 	if (n == 0)
 		return 0;
-	drop = begin_drop_message(ECM_MESSAGE_DROP, reason);
+	drop = begin_shapes_message(kind, reason);
 	for (uint64 i = 0; i < n; i++)
 	{
 		bool		isnull;
 
-		add_to_drop_message(drop,
-							DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
-														1, &isnull)),
-							SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
+		add_to_shapes_message(drop,
+							  DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
+														  1, &isnull)),
+							  SPI_getvalue(rows->vals[i], rows->tupdesc, 2));
 	}
-	return end_drop_message(drop);
+	return end_shapes_message(drop);
 }
 
 void
@@ -441,7 +442,7 @@ ecm_shape_delete(int64 shape, const char *reason)
 
 	ecm_spi_run_kept(&plan, "DELETE FROM _electric_cm.shape WHERE id = $1 RETURNING id, handle",
 					 SPI_OK_DELETE_RETURNING, 1, &type, &id, NULL);
-	(void) announce_dropped(reason);
+	(void) announce(ECM_MESSAGE_DROP, reason);
 }
 
 void
@@ -590,8 +591,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 	uint64		nrows;
 	Relation	rel;
 	Relation	index;
-	DropMessage *dropped;
-	DropMessage *lost;
+	ShapesMessage *dropped;
+	ShapesMessage *lost;
 
 	/* rows are locked in the order of ids, lest two sessions deadlock */
 	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
@@ -601,8 +602,8 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		return 0;
 	rows = SPI_tuptable;
 	nrows = SPI_processed;
-	dropped = begin_drop_message(ECM_MESSAGE_DROP, reason);
-	lost = begin_drop_message(ECM_MESSAGE_LOST, reason);
+	dropped = begin_shapes_message(ECM_MESSAGE_DROP, reason);
+	lost = begin_shapes_message(ECM_MESSAGE_LOST, reason);
 	rel = table_open(ecm_own_relid("shape"), RowExclusiveLock);
 	index = index_open(ecm_own_relid("shape_pkey"), RowExclusiveLock);
 	for (uint64 i = 0; i < nrows; i++)
@@ -614,14 +615,14 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		DeleteResult result = delete_row(rel, index, id, spare_own);
 
 		if (result == ROW_DELETED)
-			add_to_drop_message(dropped, id, handle);
+			add_to_shapes_message(dropped, id, handle);
 		else if (result == ROW_LOCKED && note_lost(id))
-			add_to_drop_message(lost, id, handle);
+			add_to_shapes_message(lost, id, handle);
 	}
 	index_close(index, NoLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
-	return end_drop_message(dropped) + end_drop_message(lost);
+	return end_shapes_message(dropped) + end_shapes_message(lost);
 }
 
 int
@@ -636,6 +637,30 @@ ecm_shapes_delete_others(const char *condition, int nargs, Oid *types, Datum *va
 						 const char *reason)
 {
 	return delete_shapes(condition, nargs, types, values, NULL, true, reason);
+}
+
+int
+ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
+{
+	Datum	   *ids;
+	int			n;
+
+	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
+								" WHERE %s ORDER BY id", condition),
+					   SPI_OK_SELECT, nargs, types, values, nulls);
+	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+	}
+	n = announce(ECM_MESSAGE_RESYNC, reason);
+	if (n > 0)
+		ecm_gaps_note(ecm_array_of_int8(ids, n),
+					  U64FromFullTransactionId(GetTopFullTransactionId()), reason);
+	return n;
 }
 
 int
@@ -661,7 +686,7 @@ ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types, Datum *value
 						 " (SELECT s.id %s FOR UPDATE OF s SKIP LOCKED)"
 						 " RETURNING id, handle", from),
 				SPI_OK_DELETE_RETURNING, nargs, types, values, NULL);
-	return announce_dropped(reason);
+	return announce(ECM_MESSAGE_DROP, reason);
 }
 
 bool

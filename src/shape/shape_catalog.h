@@ -54,6 +54,13 @@ extern List *ecm_tables_with_shapes(List *relids);
  */
 extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 
+/*
+ * Has shapes (alias s) that meet a condition resynced from where the current transaction
+ * commits, by a message "resync".  Within ecm_spi_begin/end.  Returns their number.
+ */
+extern int	ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum *values,
+							  const char *nulls, const char *reason);
+
 /* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
 extern void ecm_shape_delete(int64 shape, const char *reason);
 

@@ -16,7 +16,7 @@
 #define TXN_RECORD		'T'
 
 /* A varint tag is a text's length plus the number of kinds without text. */
-#define TEXT_TAG_BASE	2
+#define TEXT_TAG_BASE	4
 
 /* Five groups of seven bits hold the largest tag, UINT32_MAX + 2. */
 #define MAX_VARINT_SHIFT	28

@@ -17,8 +17,9 @@
  *
  * Values are a varint count of columns and then, per column, a varint tag and
  * the text: tag 0 is null, 1 is "not sent" (an unchanged TOASTed value, or a
- * column that is not part of the replica identity), n + 2 is a text of n
- * bytes.  A count of 0 means that there is no such tuple.
+ * column that is not part of the replica identity), 2 is a column that the
+ * table does not have any more, n + 3 is a text of n bytes.  A count of 0 means
+ * that there is no such tuple.  Columns that the shape has got since are left out.
  *
  * Pure: no server, memory is the caller's.  Compiled into the extension and
  * into the unit tests.
@@ -44,7 +45,10 @@ typedef enum EcmValueKind
 {
 	ECM_VALUE_NULL = 0,
 	ECM_VALUE_UNCHANGED = 1,	/* not sent */
-	ECM_VALUE_TEXT = 2
+	ECM_VALUE_ABSENT = 2,		/* there is, or was, no such column */
+	ECM_VALUE_GONE = 3,			/* likewise, but it had a value once, which
+								 * readers may have */
+	ECM_VALUE_TEXT = 4
 } EcmValueKind;
 
 typedef struct EcmValue

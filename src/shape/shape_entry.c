@@ -39,6 +39,19 @@ ecm_entry_report_corrupt(const EcmShapeDef *shape, uint64 lsn, uint64 op)
 			 errhint("Drop the shape with electric_cm_drop_shape() and create it again with electric_cm_create_shape().")));
 }
 
+/* Columns that the shape has got since the entry was written. */
+static void
+add_columns(const EcmShapeDef *shape, EcmValue *values, int *n, EcmValueKind kind)
+{
+	if (*n == 0)
+		return;
+	for (; *n < shape->ncolumns; (*n)++)
+		values[*n] = (EcmValue)
+	{
+		.kind = kind
+	};
+}
+
 bool
 ecm_entry_next(const EcmShapeDef *shape, const EcmChunkScan *cs, EcmChunkReader *r)
 {
@@ -50,11 +63,12 @@ ecm_entry_next(const EcmShapeDef *shape, const EcmChunkScan *cs, EcmChunkReader 
 		return false;
 
 	if (result == ECM_CHUNK_CORRUPT ||
-		(r->n_new != 0 && r->n_new != shape->ncolumns) ||
-		(r->n_old != 0 && r->n_old != shape->ncolumns) ||
+		r->n_new > shape->ncolumns || r->n_old > shape->ncolumns ||
 		(r->op == ECM_OP_DELETE ? r->n_old : r->n_new) == 0)
 		ecm_entry_report_corrupt(shape, lsn, op);
-
+	add_columns(shape, r->new_values, &r->n_new,
+				r->op == ECM_OP_UPDATE ? ECM_VALUE_UNCHANGED : ECM_VALUE_ABSENT);
+	add_columns(shape, r->old_values, &r->n_old, ECM_VALUE_ABSENT);
 	return true;
 }
 
@@ -109,7 +123,7 @@ add_json_size(JsonSize *size, const char *name, const EcmValue *value, int growt
 {
 	Size		name_len = strlen(name);
 
-	if (value->kind == ECM_VALUE_UNCHANGED)
+	if (!ecm_value_is_shown(value))
 		return;
 	size->binary += 2 * sizeof(JEntry) + name_len;
 	size->text += escaped_size(name, name_len, growth) + strlen(": , ");

@@ -59,6 +59,13 @@ ecm_same_value(const EcmValue *a, const EcmValue *b)
 		(a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
 }
 
+/* Is there something that readers get?  A null is. */
+static inline bool
+ecm_value_is_shown(const EcmValue *value)
+{
+	return value->kind == ECM_VALUE_NULL || value->kind == ECM_VALUE_TEXT;
+}
+
 /* The number of values that were not sent. */
 extern int	ecm_entry_missing(const EcmValue *values, int nvalues);
 

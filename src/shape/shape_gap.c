@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/pg_lsn.h"
+#include "utils/xid8.h"
 
 #include "base/compat.h"
 #include "base/spi.h"
@@ -24,9 +25,9 @@
 
 /* columns of _electric_cm.shape_gap */
 #define GAP_SHAPE		1
-#define GAP_LSN			2
-#define GAP_ENTRIES		6
-#define GAP_BYTES		7
+#define GAP_LSN			3
+#define GAP_ENTRIES		7
+#define GAP_BYTES		8
 
 EcmLogTotals
 ecm_gap_totals(int64 shape, XLogRecPtr lsn, int64 op, XLogRecPtr up_to, Snapshot snapshot)
@@ -45,6 +46,8 @@ ecm_gap_totals(int64 shape, XLogRecPtr lsn, int64 op, XLogRecPtr up_to, Snapshot
 		XLogRecPtr	at;
 
 		slot_getallattrs(slot);
+		if (slot->tts_isnull[GAP_LSN - 1])
+			continue;			/* not begun yet */
 		at = DatumGetLSN(slot->tts_values[GAP_LSN - 1]);
 		if (at > up_to || ecm_offset_cmp(at, ECM_FIRST_DIFFERENCE, lsn, op) <= 0)
 			continue;
@@ -82,6 +85,7 @@ void
 ecm_gaps_close(Datum shapes, EcmClosedGaps *closed)
 {
 	static struct _SPI_plan *plan;
+	static struct _SPI_plan *overtaken_plan;
 	MemoryContext context = CurrentMemoryContext;
 	Oid			type = INT8ARRAYOID;
 	HeapTuple	row;
@@ -92,6 +96,9 @@ ecm_gaps_close(Datum shapes, EcmClosedGaps *closed)
 
 	memset(closed, 0, sizeof(*closed));
 	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&overtaken_plan, "DELETE FROM _electric_cm.shape_gap WHERE shape = ANY ($1)"
+					 " AND lsn IS NULL AND closed_at IS NOT NULL",
+					 SPI_OK_DELETE, 1, &type, &shapes, NULL);
 	ecm_spi_run_kept(&plan, CLOSE_SQL, SPI_OK_SELECT, 1, &type, &shapes, NULL);
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
@@ -130,7 +137,7 @@ ecm_gaps_count(const EcmGapCount *counts, int n)
 	ecm_spi_run("UPDATE _electric_cm.shape_gap g SET compared = g.compared + d.compared,"
 				" entries = g.entries + d.entries, bytes = g.bytes + d.bytes"
 				" FROM unnest($1, $2, $3, $4, $5) AS d (shape, lsn, compared, entries, bytes)"
-				" WHERE g.shape = d.shape AND g.lsn = d.lsn",
+				" WHERE g.shape = d.shape AND g.lsn = d.lsn AND g.closed_at IS NULL",
 				SPI_OK_UPDATE, 5, types, args, NULL);
 	if (SPI_processed != (uint64) n)
 		elog(ERROR, "could not count what was compared for all shapes");
@@ -155,7 +162,7 @@ begin_again_what_is_beyond(void)
 				" gap AS (DELETE FROM _electric_cm.shape_gap g USING beyond"
 				"  WHERE g.shape = beyond.shape)"
 				" UPDATE _electric_cm.shape_state t SET state = 'capturing', generation = 0,"
-				"  gap_lsn = NULL, live_at = NULL FROM beyond WHERE t.shape = beyond.shape",
+				"  gap_lsn = NULL, gap_xid = NULL, live_at = NULL FROM beyond WHERE t.shape = beyond.shape",
 				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 }
 
@@ -164,20 +171,55 @@ begin_again_what_is_beyond(void)
  * that are being created, or resynced, begin another attempt, as none is captured.
  * Nobody's lock is waited for: users lock rows of _electric_cm.shape only.
  */
+#define BEGIN_SQL(lsn, xid, condition) \
+	"UPDATE _electric_cm.shape_state SET state = 'capturing', generation = 0," \
+	" gap_lsn = CASE state WHEN 'live' THEN " lsn " ELSE gap_lsn END," \
+	" gap_xid = CASE state WHEN 'live' THEN " xid " ELSE gap_xid END" \
+	" WHERE state IN ('live', 'capturing') AND " condition
+
 int
-ecm_gaps_begin(const char *reason)
+ecm_gaps_begin_all(const char *reason)
 {
 	Oid			type = TEXTOID;
 	Datum		arg = CStringGetTextDatum(reason);
 
 	begin_again_what_is_beyond();
-	ecm_spi_run("WITH at AS MATERIALIZED (SELECT pg_current_wal_insert_lsn() AS lsn),"
-				" new AS (INSERT INTO _electric_cm.shape_gap (shape, lsn, reason)"
-				"  SELECT t.shape, at.lsn, $1 FROM at, _electric_cm.shape_state t"
-				"  WHERE t.state = 'live')"
-				" UPDATE _electric_cm.shape_state t SET state = 'capturing', generation = 0,"
-				"  gap_lsn = CASE t.state WHEN 'live' THEN at.lsn ELSE t.gap_lsn END"
-				" FROM at WHERE t.state IN ('live', 'capturing')",
-				SPI_OK_UPDATE, 1, &type, &arg, NULL);
+	ecm_spi_run("INSERT INTO _electric_cm.shape_gap (shape, order_xid, reason)"
+				" SELECT shape, pg_current_xact_id(), $1 FROM _electric_cm.shape_state"
+				" WHERE state = 'live' ON CONFLICT DO NOTHING",
+				SPI_OK_INSERT, 1, &type, &arg, NULL);
+	ecm_spi_run(BEGIN_SQL("pg_current_wal_insert_lsn()", "pg_current_xact_id()", "true"),
+				SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	return (int) SPI_processed;
+}
+
+void
+ecm_gaps_begin(Datum shapes, XLogRecPtr lsn, uint64 xid)
+{
+	static struct _SPI_plan *plan;
+	Oid			types[] = {INT8ARRAYOID, LSNOID, XID8OID};
+	Datum		args[] = {shapes, LSNGetDatum(lsn),
+	FullTransactionIdGetDatum(FullTransactionIdFromU64(xid))};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, BEGIN_SQL("$2", "$3", "shape = ANY ($1)"), SPI_OK_UPDATE, 3,
+					 types, args, NULL);
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_gaps_note(Datum shapes, uint64 xid, const char *reason)
+{
+	static struct _SPI_plan *plan;
+	Oid			types[] = {INT8ARRAYOID, XID8OID, TEXTOID};
+	Datum		args[] = {shapes, FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)),
+	CStringGetTextDatum(reason)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "INSERT INTO _electric_cm.shape_gap (shape, order_xid, reason)"
+					 " SELECT unnest($1), $2, $3 ON CONFLICT DO NOTHING",
+					 SPI_OK_INSERT, 3, types, args, NULL);
+	ecm_spi_end(&spi);
 }

@@ -59,9 +59,17 @@ typedef struct EcmGapCount
 extern void ecm_gaps_count(const EcmGapCount *counts, int n);
 
 /*
- * Begins a gap in the logs of all shapes, at the end of WAL, while nobody writes to them.
- * Within ecm_spi_begin/end.  Returns their number.
+ * Begins a gap in the logs of all shapes, while no stream runs, at the end of WAL.  Within
+ * ecm_spi_begin/end.  Returns their number.
  */
-extern int	ecm_gaps_begin(const char *reason);
+extern int	ecm_gaps_begin_all(const char *reason);
+
+/*
+ * For a consumer: begins one in the logs of some shapes (int8[]) at an LSN, as a
+ * transaction has ordered.  That has noted the order in shape_gap; if the consumer gives
+ * it to itself, it notes that.
+ */
+extern void ecm_gaps_begin(Datum shapes, XLogRecPtr lsn, uint64 xid);
+extern void ecm_gaps_note(Datum shapes, uint64 xid, const char *reason);
 
 #endif							/* ECM_SHAPE_GAP_H */

@@ -18,6 +18,7 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
+#include "base/compat.h"
 #include "shape/shape_entry.h"
 #include "shape/shape_filter.h"
 #include "shape/shape_key_cmp.h"
@@ -121,6 +122,18 @@ ecm_key_from_texts(EcmKeyCmp *cmp, char **texts)
 	for (int i = 0; i < cmp->shape->nkeys; i++)
 		key[i] = InputFunctionCall(&cmp->columns[i].input, texts[i],
 								   cmp->columns[i].typioparam, -1);
+	return key;
+}
+
+Datum *
+ecm_key_or_null(EcmKeyCmp *cmp, char **texts)
+{
+	Datum	   *key = palloc(sizeof(Datum) * cmp->shape->nkeys);
+
+	for (int i = 0; i < cmp->shape->nkeys; i++)
+		if (!ecm_input_or_false(&cmp->columns[i].input, texts[i], cmp->columns[i].typioparam,
+								&key[i]))
+			return NULL;
 	return key;
 }
 

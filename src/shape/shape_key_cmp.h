@@ -35,6 +35,12 @@ extern EcmKeyCmp *ecm_key_cmp_begin(const EcmShapeDef *shape);
  * context.
  */
 extern Datum *ecm_key_from_texts(EcmKeyCmp *cmp, char **texts);
+
+/*
+ * Likewise; NULL if a text is none of the column's type, which may be another one than
+ * when the text was logged.
+ */
+extern Datum *ecm_key_or_null(EcmKeyCmp *cmp, char **texts);
 extern Datum *ecm_key_from_entry(EcmKeyCmp *cmp, const EcmChunkReader *entry);
 
 extern int	ecm_key_compare(EcmKeyCmp *cmp, const Datum *a, const Datum *b);

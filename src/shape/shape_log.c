@@ -633,6 +633,12 @@ ecm_log_delete_base(int64 shape)
 	delete_chunks(shape, BTLessEqualStrategyNumber, 0, PG_INT64_MAX);
 }
 
+void
+ecm_log_delete_from(int64 shape, XLogRecPtr lsn)
+{
+	delete_chunks(shape, BTGreaterEqualStrategyNumber, lsn, 0);
+}
+
 /* But not the rows of a fold that has not come to its end: that goes on, or cleans up. */
 void
 ecm_log_delete_after_gap(int64 shape, XLogRecPtr gap_lsn)

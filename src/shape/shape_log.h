@@ -165,6 +165,9 @@ extern void ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot
 extern int64 ecm_log_base_rows(int64 shape);
 extern void ecm_log_delete_base(int64 shape);
 
+/* Deletes what the stream has brought from an LSN on. */
+extern void ecm_log_delete_from(int64 shape, XLogRecPtr lsn);
+
 /* Deletes what comes after a gap: an attempt to close it has failed. */
 extern void ecm_log_delete_after_gap(int64 shape, XLogRecPtr gap_lsn);
 

@@ -123,8 +123,16 @@ shape_kinds(Oid relid, int *n)
 	return kinds;
 }
 
+/* What becomes of the shapes of a kind. */
+typedef enum KindFate
+{
+	FATE_RESYNCED,				/* they get other columns */
+	FATE_ENDS,
+	FATE_ENDS_IF_FOLLOWED		/* the attempt to create one could mend it */
+} KindFate;
+
 static void
-delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *reason)
+apply_fate(Oid relid, const ShapeKind *kind, KindFate fate, const char *reason)
 {
 	Oid			types[KIND_NCOLUMNS + 1];
 	Datum		values[KIND_NCOLUMNS + 1];
@@ -144,9 +152,12 @@ delete_kind(Oid relid, const ShapeKind *kind, bool followed_only, const char *re
 	values[KIND_NCOLUMNS] = ObjectIdGetDatum(relid);
 	nulls[KIND_NCOLUMNS] = ' ';
 	appendStringInfo(&condition, "relation = $%d AND %s", KIND_NCOLUMNS + 1,
-					 followed_only ? FOLLOWED_SQL : "true");
-	(void) ecm_shapes_delete(condition.data, lengthof(types), types, values, nulls,
-							 reason);
+					 fate == FATE_ENDS_IF_FOLLOWED ? FOLLOWED_SQL : "true");
+	if (fate == FATE_RESYNCED)
+		(void) ecm_shapes_resync(condition.data, lengthof(types), types, values, nulls, reason);
+	else
+		(void) ecm_shapes_delete(condition.data, lengthof(types), types, values, nulls,
+								 reason);
 }
 
 /* ---------------------------------------------------- a table's columns -- */
@@ -173,32 +184,50 @@ find_column(Relation rel, const char *name)
  * may have been added.
  */
 static bool
-same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
+same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs, bool *lost)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	int			n;
 	int			nlogged = 0;
+	int			nalive = 0;
 	char	  **names = ecm_array_names(kind->values[KIND_COLUMNS], &n);
 	Oid		   *types = ecm_array_oids(kind->values[KIND_TYPES], &n);
-	Oid		   *collations;
+	bool		same = true;
+
+	*lost = false;
 
 	for (int i = 0; i < n; i++)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
+		bool		exists = att != NULL && ecm_is_streamed(att);
 
-		if (att == NULL || !ecm_is_streamed(att) ||
-			att->atttypid != types[i])
-			return false;
-		needs->columns = bms_add_member(needs->columns, att->attnum);
+		if (exists)
+			needs->columns = bms_add_member(needs->columns, att->attnum);
+		if (OidIsValid(types[i]))
+		{
+			nalive++;
+			*lost = *lost || !exists;
+		}
+		same = same && types[i] == (exists ? att->atttypid : InvalidOid);
 	}
 	for (int i = 0; i < desc->natts; i++)
 		if (!TupleDescAttr(desc, i)->attisdropped && ecm_is_streamed(TupleDescAttr(desc, i)))
 			nlogged++;
-	if (DatumGetBool(kind->values[KIND_ALL_COLUMNS]) && nlogged != n)
-		return false;
+	return same && (!DatumGetBool(kind->values[KIND_ALL_COLUMNS]) || nlogged == nalive);
+}
+
+/* Likewise, the columns that the where clause refers to.  *lost: one is gone. */
+static bool
+same_where_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs, bool *lost)
+{
+	bool		same = true;
+	int			n;
+	char	  **names;
+	Oid		   *types;
+	Oid		   *collations;
+
 	if (kind->nulls[KIND_WHERE_COLUMNS])
 		return true;
-
 	names = ecm_array_names(kind->values[KIND_WHERE_COLUMNS], &n);
 	types = ecm_array_oids(kind->values[KIND_WHERE_TYPES], &n);
 	collations = ecm_array_oids(kind->values[KIND_WHERE_COLLATIONS], &n);
@@ -206,13 +235,15 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
 
-		if (att == NULL || !ecm_is_streamed(att) ||
-			att->atttypid != types[i] ||
-			att->attcollation != collations[i])
+		if (att == NULL || !ecm_is_streamed(att))
+		{
+			*lost = true;
 			return false;
+		}
+		same &= att->atttypid == types[i] && att->attcollation == collations[i];
 		needs->where = bms_add_member(needs->where, att->attnum);
 	}
-	return true;
+	return same;
 }
 
 /* Is the table's key still the shapes' key, column by column? */
@@ -244,16 +275,14 @@ same_key(Relation rel, const ShapeKind *kind, Bitmapset **key)
 /* -------------------------------------------------------- altered tables -- */
 
 /*
- * The reason why shapes of a kind don't go with their table any more; NULL if their
- * logs can go on.
+ * The reason why shapes of a kind end, as they don't go with their table any more; NULL
+ * if there is none.
  */
 static const char *
 misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
 {
 	if (!RelationIsPermanent(rel))
 		return "the table is not logged any more";
-	if (!same_columns(rel, kind, needs))
-		return "the table's columns were changed";
 	if (!same_key(rel, kind, &needs->key))
 		return "the table's key has changed";
 	if (check_enable_rls(RelationGetRelid(rel),
@@ -283,6 +312,13 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
 		reason = "the table's replica identity has changed";
 		*mendable = true;
 	}
+	else if (leaf->rd_rel->relkind == RELKIND_RELATION &&
+			 leaf->rd_rel->relreplident == REPLICA_IDENTITY_FULL &&
+			 ecm_column_against_full(leaf) != NULL && !ecm_is_published(changed))
+	{
+		reason = "the table's replica identity is FULL, and a generated column is virtual";
+		*mendable = true;
+	}
 	RelationClose(leaf);
 	return reason;
 }
@@ -292,7 +328,7 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
  * shapes were declared with.
  */
 static bool
-verify_shapes_of(Relation rel, List *changed)
+verify_shapes_of(Relation rel, List *changed, bool resynced)
 {
 	Oid			relid = RelationGetRelid(rel);
 	char	   *name = ecm_relation_name(relid);
@@ -306,17 +342,36 @@ verify_shapes_of(Relation rel, List *changed)
 	for (int i = 0; i < n; i++)
 	{
 		EcmShapeNeeds needs = {0};
+		bool		lost;
+		bool		lost_where = false;
+		bool		same = same_columns(rel, &kinds[i], &needs, &lost) &
+		same_where_columns(rel, &kinds[i], &needs, &lost_where);
 		bool		mendable = false;
 		const char *reason = misfit(&kinds[i], rel, &needs);
 		ListCell   *lc;
+
+		if (reason == NULL && lost_where)
+			reason = "a column that the shape's where clause refers to is gone";
+
+		if (reason == NULL && lost && !DatumGetBool(kinds[i].values[KIND_ALL_COLUMNS]))
+			reason = "a column that the shape asks for by name is gone";
 
 		foreach(lc, changed)
 		{
 			if (reason == NULL)
 				reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
 		}
+
+		/*
+		 * a partition has come, and the resync gives it the identity that it
+		 * needs
+		 */
+		if (mendable && resynced)
+			reason = NULL;
 		if (reason != NULL)
-			delete_kind(relid, &kinds[i], mendable, reason);
+			apply_fate(relid, &kinds[i], mendable ? FATE_ENDS_IF_FOLLOWED : FATE_ENDS, reason);
+		else if (!same)
+			apply_fate(relid, &kinds[i], FATE_RESYNCED, "the table's columns were changed");
 		if (name == NULL ||
 			strcmp(TextDatumGetCString(kinds[i].values[KIND_NAME]), name) != 0)
 			renamed = true;
@@ -351,7 +406,7 @@ add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
  * is a partition of.
  */
 List *
-ecm_shapes_verify(List *changed)
+ecm_shapes_verify(List *changed, List *resynced)
 {
 	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(StakeEntry),
 	.hcxt = CurrentMemoryContext};
@@ -378,7 +433,7 @@ ecm_shapes_verify(List *changed)
 
 		if (rel == NULL)
 			continue;
-		if (verify_shapes_of(rel, entry->changed))
+		if (verify_shapes_of(rel, entry->changed, list_member_oid(resynced, relid)))
 			renamed = lappend_oid(renamed, relid);
 		RelationClose(rel);
 	}
@@ -451,23 +506,23 @@ ecm_shapes_verify_all(void)
 	list_sort(changed, list_oid_cmp);
 	list_deduplicate_oid(changed);
 	ecm_shapes_verify_names(relids, NIL);
-	(void) ecm_shapes_verify(changed);
+	(void) ecm_shapes_verify(changed, NIL);
 	ecm_spi_end(&spi);
 }
 
 /* ---------------------------------------------------------- publication -- */
 
 /*
- * Deletes the shapes of tables, except those that no consumer follows yet:
- * their creation, or their resync, publishes the table first.
+ * Has the shapes of tables resynced, which publishes the tables again, except those that
+ * no consumer follows yet: their creation, or their resync, publishes the table first.
  */
 static void
-delete_followed(List *relids, const char *reason)
+resync_followed(List *relids, const char *reason)
 {
 	Oid			type = OIDARRAYOID;
 	Datum		value = ecm_array_of_oid_list(relids);
 
-	(void) ecm_shapes_delete("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type, &value,
+	(void) ecm_shapes_resync("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type, &value,
 							 NULL, reason);
 }
 
@@ -518,26 +573,22 @@ ecm_shapes_verify_published(List *changed, List **above)
 	if (relids != NIL)
 	{
 		ecm_spi_begin(&spi);
-		delete_followed(relids, "the table has left the publication");
+		resync_followed(relids, "the table has left the publication");
 		ecm_spi_end(&spi);
 	}
 	return below;
 }
 
 void
-ecm_shapes_invalidate_unpublished_of_others(List *relids)
+ecm_shapes_resync_unpublished(List *relids)
 {
 	EcmSpiState spi;
-	Oid			type = OIDARRAYOID;
-	Datum		value;
 
 	relids = ecm_tables_with_shapes(relids);
 	if (relids == NIL)
 		return;
 	ecm_spi_begin(&spi);
-	value = ecm_array_of_oid_list(relids);
-	(void) ecm_shapes_delete_others("relation = ANY ($1) AND " FOLLOWED_SQL, 1, &type,
-									&value, "the table has left the publication");
+	resync_followed(relids, "the table has left the publication");
 	ecm_spi_end(&spi);
 }
 
@@ -553,18 +604,17 @@ ecm_shapes_verify_publication(void)
 	if (relids == NIL)
 		 /* nothing to lose */ ;
 	else if (!OidIsValid(get_publication_oid(ecm_own_publication_name(), true)))
-		delete_followed(relids, "the publication was dropped");
+		resync_followed(relids, "the publication was dropped");
 	else if (!ecm_publishes_everything())
-		(void) ecm_shapes_invalidate(NIL,
-									 "the publication does not publish everything any more");
+		resync_followed(relids, "the publication does not publish everything any more");
 	else
 	{
 		List	   *gone = unpublished(relids);
 
 		if (gone != NIL)
-			delete_followed(gone, "the table has left the publication");
+			resync_followed(gone, "the table has left the publication");
 		/* generated columns may be in the stream, which were not */
-		(void) ecm_shapes_verify(list_difference_oid(relids, gone));
+		(void) ecm_shapes_verify(list_difference_oid(relids, gone), NIL);
 	}
 	ecm_spi_end(&spi);
 }
@@ -619,9 +669,9 @@ find_type_users(Oid type, List **types, List **tables)
 }
 
 static bool
-invalidate_type(Oid type, bool spare_own, const char *reason)
+change_type(Oid type, bool spare_own, const char *reason)
 {
-	const char *condition = "relation = ANY ($1) AND column_types && $2";
+	const char *condition = "relation = ANY ($1) AND where_types && $2";
 	List	   *types = NIL;
 	List	   *tables = NIL;
 	Oid			argtypes[] = {OIDARRAYOID, OIDARRAYOID};
@@ -643,18 +693,20 @@ invalidate_type(Oid type, bool spare_own, const char *reason)
 	else
 		(void) ecm_shapes_delete(condition, lengthof(argtypes), argtypes, values,
 								 NULL, reason);
+	(void) ecm_shapes_resync("relation = ANY ($1) AND column_types && $2", lengthof(argtypes),
+							 argtypes, values, NULL, reason);
 	ecm_spi_end(&spi);
 	return true;
 }
 
 bool
-ecm_shapes_invalidate_type(Oid type, const char *reason)
+ecm_shapes_change_type(Oid type, const char *reason)
 {
-	return invalidate_type(type, false, reason);
+	return change_type(type, false, reason);
 }
 
 void
-ecm_shapes_invalidate_type_of_others(Oid type, const char *reason)
+ecm_shapes_change_type_of_others(Oid type, const char *reason)
 {
-	(void) invalidate_type(type, true, reason);
+	(void) change_type(type, true, reason);
 }

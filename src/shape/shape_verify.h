@@ -14,12 +14,15 @@
 
 /*
  * After tables have been altered: deletes those of their shapes, and of their
- * ancestors', that do not fit the tables any more.  Returns the tables whose
- * names differ from those in their shapes' keys; the caller calls
- * ecm_shapes_verify_names() for them at the commit, since a table may get its
- * old name back until then.
+ * ancestors', that do not fit the tables any more, or has them resynced, if only their
+ * columns have changed.  Returns the tables whose names differ from those in their
+ * shapes' keys; the caller calls ecm_shapes_verify_names() for them at the commit, since
+ * a table may get its old name back until then.
+ *
+ * resynced: tables whose shapes the same command has resynced, as they have got other
+ * partitions.  These don't end if only a replica identity is not what they need.
  */
-extern List *ecm_shapes_verify(List *changed);
+extern List *ecm_shapes_verify(List *changed, List *resynced);
 
 /*
  * The same for all tables that have shapes, where it is not known what has changed:
@@ -34,7 +37,7 @@ extern void ecm_shapes_verify_all(void);
 extern void ecm_shapes_verify_names(List *tables, List *schemas);
 
 /*
- * Delete the shapes, of those that consumers follow, whose table is not
+ * Have the shapes resynced, of those that consumers follow, whose table is not
  * published any more.
  *
  * ecm_shapes_verify_published() looks at the changed tables, and at the tables
@@ -48,18 +51,18 @@ extern List *ecm_shapes_verify_published(List *changed, List **above);
 extern void ecm_shapes_verify_publication(void);
 
 /*
- * Deletes the shapes with a column of a type, or of a type that contains it,
- * because the values' texts are different from now on.  False: no table has
- * such a column.
+ * Has the shapes resynced with a column of a type, or of a type that contains it,
+ * because the values' texts are different from now on; those end whose where clause
+ * refers to one.  False: no table has such a column.
  */
-extern bool ecm_shapes_invalidate_type(Oid type, const char *reason);
+extern bool ecm_shapes_change_type(Oid type, const char *reason);
 
 /*
- * At the commit, after ecm_barrier_hold(): delete the shapes that other
+ * At the commit, after ecm_barrier_hold(): the same for shapes that other
  * sessions have declared meanwhile, with columns of a type, or of tables that
  * were not published for a while.
  */
-extern void ecm_shapes_invalidate_type_of_others(Oid type, const char *reason);
-extern void ecm_shapes_invalidate_unpublished_of_others(List *relids);
+extern void ecm_shapes_change_type_of_others(Oid type, const char *reason);
+extern void ecm_shapes_resync_unpublished(List *relids);
 
 #endif							/* ECM_SHAPE_VERIFY_H */

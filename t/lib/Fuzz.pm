@@ -181,8 +181,8 @@ sub column_sql
 
 # usage: $fuzz->table
 #
-# {ident, sql, columns, leaves => [ident], identity => default, full or index,
-# shapes_of => [what a shape can be made of]}. Its rows are numbered by the
+# {ident, sql, columns, leaves => [ident], parts => [[ident, bound]], new_bound => of one more,
+# identity => default, full or index, shapes_of => [what a shape can be made of]}. Its rows are numbered by the
 # key, in that order: see key_expr().
 sub table
 {
@@ -250,6 +250,8 @@ sub table
 	  . ($region ? " PARTITION BY $strategy ($region->{ident})" : '') . ";\n" . $drop->($table->{ident});
 	if ($region)
 	{
+		$table->{new_bound} = $strategy eq 'LIST' ? 'IN (7)' : $strategy eq 'RANGE' ? 'FROM (7) TO (8)' : undef;
+
 		# the index of a root is that of its leaves
 		my $of_root = $identity eq 'index';
 		$identity = $table->{identity} = 'full' if $of_root && $self->chance(50);
@@ -260,6 +262,7 @@ sub table
 			if ($n == 0)
 			{
 				$table->{sql} .= "CREATE TABLE $leaf PARTITION OF $table->{ident} FOR VALUES $bounds[$n];\n";
+				push @{ $table->{parts} }, [ $leaf, $bounds[$n] ];
 				next;
 			}
 			if ($n == 1 && $self->chance(30))
@@ -269,12 +272,14 @@ sub table
 				$table->{sql} .= "CREATE TABLE $root PARTITION OF $table->{ident} FOR VALUES $bounds[$n] PARTITION BY HASH ($keys[0]{ident});\n"
 				  . "CREATE TABLE $leaf PARTITION OF $root FOR VALUES WITH (MODULUS 1, REMAINDER 0);\n";
 				push @{ $table->{inner} }, $root;
+				push @{ $table->{parts} }, [ $root, $bounds[$n] ];
 				$table->{leaves}[-1] = $leaf;
 				next;
 			}
 			my $leaf_columns = $list->($self->some(scalar @columns, @columns));
 			$table->{sql} .= "CREATE TABLE $leaf ($leaf_columns);\n" . $drop->($leaf)
 			  . "ALTER TABLE $table->{ident} ATTACH PARTITION $leaf FOR VALUES $bounds[$n];\n";
+			push @{ $table->{parts} }, [ $leaf, $bounds[$n] ];
 		}
 		$identity = $table->{identity} = 'default' if $identity eq 'index';
 		$table->{sql} .= $set_identity->($_, $identity) for @{ $table->{leaves} };
@@ -666,6 +671,80 @@ sub large_transaction
 	  . ($self->chance(30) ? "ROLLBACK TO s;\n" : '')
 	  . "UPDATE $table->{ident} SET " . join(', ', $self->plain_assignments($table)) . ";\n"
 	  . "DELETE FROM $table->{ident} WHERE hashtext(($table->{keys}[0]{ident})::text) % 3 = 0;\nCOMMIT;\n";
+}
+
+# ---------------------------------------------------------------------- DDL --
+
+# Commands that must all be done, or none.  No shape ends by them: they leave the key, the
+# replica identity, and columns that shapes know by name alone.
+sub commands
+{
+	my ($self, $table, $of, $publication) = @_;
+	my $ident = $table->{ident};
+	my $extra = 'extra' . $self->rnd(3);
+	# of a filtered shape, no column may be TOASTed without all of the old row
+	my $short = $table->{identity} ne 'full';
+	my $alter = "ALTER TABLE $ident";
+	my $alter_pub = "ALTER PUBLICATION $publication->{name}";
+	my @kinds = (
+		sub { return 'TRUNCATE ' . $self->pick($ident, @{ $table->{leaves} // [] }); },
+		sub { return ("TRUNCATE $ident", $self->rows($table, 0, 40)); },
+		(sub {
+			my ($type, $default) = @{ $self->pick([ 'int', '7' ], [ 'timestamptz', 'now()' ], $short ? () : [ 'text', q{'new'} ], [ 'numeric(6,2)', '1.5' ], [ 'jsonb', q{'{"a": 1}'} ]) };
+			return ("$alter ADD COLUMN IF NOT EXISTS $extra $type" . ($self->chance(50) ? " DEFAULT $default" : ''),
+				$self->chance(50) ? "UPDATE $ident SET $extra = $default WHERE " . $self->which($table) : ());
+		}) x 3,
+		sub { return "$alter DROP COLUMN IF EXISTS $extra"; },
+		sub { return "$alter DROP COLUMN IF EXISTS $extra, ADD COLUMN $extra int DEFAULT 3"; },
+		sub { return "$alter RENAME COLUMN $extra TO extra" . $self->rnd(3); },
+		sub { return "$alter ALTER COLUMN $extra TYPE " . ($short ? 'int8 USING 5' : "text USING $extra\::text || 'x'"); },
+		(sub {
+			my ($part, $bound) = @{ $self->pick(@{ $table->{parts} }) };
+			return ("$alter DETACH PARTITION $part", $self->chance(50) ? "DELETE FROM $part WHERE " . $self->which($table) : (),
+				"$alter ATTACH PARTITION $part FOR VALUES $bound");
+		}) x ($table->{parts} ? 3 : 0),
+		(sub {
+			my $new = ident($table->{schema}) . '.' . ident(substr($table->{name}, 0, 40) . ' new');
+			return "DROP TABLE IF EXISTS $new" if $self->chance(40);
+			# one whose replica identity is not enough would end shapes
+			my @create = $table->{identity} eq 'full'
+			  ? ("CREATE TABLE $new (LIKE $ident INCLUDING ALL)", "ALTER TABLE $new REPLICA IDENTITY FULL", "$alter ATTACH PARTITION $new FOR VALUES $table->{new_bound}")
+			  : "CREATE TABLE $new PARTITION OF $ident FOR VALUES $table->{new_bound}";
+			return (@create, $self->rows($table, 0, 10) =~ s/\(i\) % 3/7/r);
+		}) x ($table->{new_bound} ? 2 : 0),
+		sub { return "$alter_pub DROP TABLE " . $self->pick(map { $_->{ident} } @$of); },
+		sub { return ("$alter_pub DROP TABLE $ident", $self->plain_update($table), "$alter_pub ADD TABLE $ident"); },
+		sub { return "$alter_pub SET TABLE " . $self->pick(map { $_->{ident} } @$of); },
+		sub { return ("$alter_pub SET (publish = 'insert')", $self->plain_update($table), "$alter_pub SET (publish = 'insert, update, delete, truncate')"); },
+		# with a change in between, there would have to be another slot, which there can be
+		# three times an hour
+		sub { return ("DROP PUBLICATION $publication->{name}", $publication->{sql}); },
+		sub { return 'SELECT electric_cm_resync()'; });
+	return $self->pick(@kinds)->();
+}
+
+sub plain_update
+{
+	my ($self, $table) = @_;
+	return "UPDATE $table->{ident} SET " . join(', ', $self->plain_assignments($table)) . ' WHERE ' . $self->which($table);
+}
+
+# usage: $fuzz->ddl($tables, {name => of the publication, sql => that makes it})
+#
+# A transaction with such commands, as lines for psql: one that fails takes all back.
+sub ddl
+{
+	my ($self, $tables, $publication) = @_;
+	my $table = $self->pick(@$tables);
+	# without COPY: of one in a transaction that has failed, psql takes the rows for commands
+	my $dml = sub {
+		my @dml = grep { !/^COPY/ } map { $self->dml($table) } 1 .. $self->rnd(3);
+		return "\\set ON_ERROR_ROLLBACK on\n" . join('', map { "$_;\n" } @dml) . "\\set ON_ERROR_ROLLBACK off\n";
+	};
+	my $text = join '', map { "$_;\n" } $self->commands($table, $tables, $publication);
+
+	$text = "SAVEPOINT ddl;\n$text" . $dml->() . "ROLLBACK TO ddl;\n" if $self->chance(15);
+	return "BEGIN;\n" . $dml->() . $text . $dml->() . ($self->chance(10) ? 'ROLLBACK' : 'COMMIT') . ";\n";
 }
 
 1;

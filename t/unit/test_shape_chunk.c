@@ -68,20 +68,22 @@ test_format(void)
 	"T\x08\x07\x06\x05\x04\x03\x02\x01"
 	"\x2A\0\0\0\0\0\0\0"
 	"\x05\0\0\0\0\0\0\0"
-	"U\x03\x00\x01\x04" "ab"
-	"\x01\x02";
-	EcmValue	values[3];
+	"U\x05\x00\x01\x06" "ab" "\x02\x03"
+	"\x01\x04";
+	EcmValue	values[5];
 	EcmValue	old;
 	char	   *end;
 
 	values[0] = other_value(ECM_VALUE_NULL);
 	values[1] = other_value(ECM_VALUE_UNCHANGED);
 	values[2] = text_value("ab", 2);
+	values[3] = other_value(ECM_VALUE_ABSENT);
+	values[4] = other_value(ECM_VALUE_GONE);
 	old = text_value("", 0);
 	end = ecm_chunk_put_txn(buffer, UINT64_C(0x0102030405060708), 42, 5);
 	is_int(end - buffer, ECM_CHUNK_TXN_SIZE, "a transaction record's size");
 	end = ecm_chunk_put_op(end, ECM_OP_UPDATE);
-	end = ecm_chunk_put_values(end, values, 3);
+	end = ecm_chunk_put_values(end, values, 5);
 	end = ecm_chunk_put_values(end, &old, 1);
 	ok((size_t) (end - buffer) == sizeof(expected) - 1 &&
 	   memcmp(buffer, expected, sizeof(expected) - 1) == 0,
@@ -143,13 +145,13 @@ random_values(EcmValue *values, const char *text)
 
 	for (i = 0; i < n; i++)
 	{
-		uint32_t	kind = random_below(5);
+		uint32_t	kind = random_below(7);
 
-		if (kind < 2)
+		if (kind < ECM_VALUE_TEXT)
 			values[i] = other_value((EcmValueKind) kind);
 		else
 		{
-			uint32_t	len = random_below(kind == 2 ? 300 : 12);
+			uint32_t	len = random_below(kind == ECM_VALUE_TEXT ? 300 : 12);
 
 			values[i] = text_value(text + random_below(100), len);
 		}
@@ -308,7 +310,7 @@ test_corrupt(void)
 	is_corrupt("I", 1, 4, "an entry without a column count is corrupt");
 	is_corrupt("I\5\0\0\0\0\0", 7, 4, "more columns than there is room for");
 	is_corrupt("I\1", 2, 4, "a column without a tag is corrupt");
-	is_corrupt("I\1\4a", 4, 4, "a text that ends too early is corrupt");
+	is_corrupt("I\1\6a", 4, 4, "a text that ends too early is corrupt");
 	is_corrupt("U\0", 2, 4, "an update without old values is corrupt");
 	is_corrupt("I\1\x80", 3, 4, "half a varint is corrupt");
 	is_corrupt("I\1\x82\0a", 5, 4, "a varint longer than need be is corrupt");

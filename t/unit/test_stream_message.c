@@ -140,6 +140,8 @@ static const struct
 	"drop 12-1 1,9223372036854775807,42,42 "},
 	{{.kind = ECM_MESSAGE_LOST, SHAPES(ids), .handle = "12-1", .text = "1,2 ,3"},
 	"lost 12-1 1,9223372036854775807,42,42 1,2 ,3"},
+	{{.kind = ECM_MESSAGE_RESYNC, SHAPES(ids), .handle = "12-1", .text = "the table was truncated"},
+	"resync 12-1 1,9223372036854775807,42,42 the table was truncated"},
 	{{.kind = ECM_MESSAGE_OWNER, SHAPES(last), .owner = 10},
 	"owner 9223372036854775807 10"},
 	{{.kind = ECM_MESSAGE_UNSENDABLE, .relation = 16384, .text = "a column"},
@@ -204,7 +206,8 @@ is_sane(const char *text)
 	read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_OWNER;
 	bool		none = read.kind == ECM_MESSAGE_UNSENDABLE || read.kind == ECM_MESSAGE_GIANT;
 	bool		has_text = read.kind == ECM_MESSAGE_FAIL || read.kind == ECM_MESSAGE_DROP ||
-	read.kind == ECM_MESSAGE_LOST || read.kind == ECM_MESSAGE_UNSENDABLE;
+	read.kind == ECM_MESSAGE_LOST || read.kind == ECM_MESSAGE_RESYNC ||
+	read.kind == ECM_MESSAGE_UNSENDABLE;
 
 	if (ecm_message_write(&read, written, sizeof(written)) != strlen(text) ||
 		strcmp(written, text) != 0)

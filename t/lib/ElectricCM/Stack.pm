@@ -157,6 +157,10 @@ if the stack has the row locked when a command ends the shape, it stays for a wh
 
 What electric_cm_shapes says of it.
 
+=item $stack->gaps($handle)
+
+How many gaps the shape's log has had, or will have: resyncs that have been ordered.
+
 =item $stack->replays($handle, $table, $what, %opts)
 
 Test that a shape is there, and that its log, once it has all, replays to the
@@ -177,7 +181,8 @@ Afterwards he has read the rest, too.  Options as for replays().
 
 The same, and that since he has last read, all shapes were ordered to be compared with
 their tables, once for that reason (a condition on the event's detail), and were.  With
-often => 1 it may have been more than once.
+often => 1 it may have been more than once; with command => 1 a command has ordered it, for
+the shapes that it concerns.
 
 =item $stack->replay_equals($handle, $table, ...), $stack->install_compare
 
@@ -247,6 +252,12 @@ sub state_of { my ($self, $handle) = @_; return $self->column_of('state', $handl
 sub error_of { my ($self, $handle) = @_; return $self->column_of('last_error', $handle); }
 sub last_offset { my ($self, $handle) = @_; return $self->column_of('last_offset', $handle); }
 
+sub gaps
+{
+	my ($self, $handle) = @_;
+	return $self->sql("SELECT count(*) FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape WHERE handle = '$handle'");
+}
+
 sub replay_equals { my ($self, @args) = @_; return ElectricCM::replay_equals($self->{node}, $self->{db}, @args); }
 sub install_compare { my ($self) = @_; return ElectricCM::install_compare($self->{node}, $self->{db}); }
 
@@ -256,6 +267,7 @@ sub replays
 	my $keys = delete $opts{keys} // ['id'];
 	return Test::More::fail("$what (the shape is gone)") unless $self->exists_shape($handle);
 	$self->settle;
+	$self->becomes("SELECT state <> 'resyncing' FROM electric_cm_shapes WHERE handle = '$handle'");
 	my ($ok, $entries) = $self->replay_equals($handle, $table, $keys, %opts);
 	return Test::More::ok($ok, "$what ($entries entries)");
 }
@@ -310,9 +322,11 @@ sub resyncs
 {
 	my ($self, $reader, $reason, $table, $what, %opts) = @_;
 	my $since = "occurred_at > '$reader->{since}'";
+	my ($often, $command) = delete @opts{qw(often command)};
+	my $which = $command ? "$since AND ($reason)" : $since;
 
-	$self->becomes("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shape_resynced' AND $since", "$what: shapes are compared with their tables");
-	Test::More::cmp_ok($self->events('shapes_resyncing', "$since AND ($reason)"), delete $opts{often} ? '>=' : '==', 1, "$what: an event says why");
+	$self->becomes("SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'shape_resynced' AND $which", "$what: shapes are compared with their tables");
+	Test::More::cmp_ok($self->events('shapes_resyncing', "$since AND ($reason)"), $often ? '>=' : '==', 1, "$what: an event says why") unless $command;
 	$self->is_live($reader->{handle});
 	Test::More::cmp_ok($self->events('shape_resynced', "$since AND ($reason)"), '>', 0, "$what: another one says how it went");
 	return $self->goes_on($reader, $table, $what, %opts);
