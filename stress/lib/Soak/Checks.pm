@@ -57,6 +57,35 @@ sub step
 	return;
 }
 
+sub await_live
+{
+	my $began = time();
+	my $live = wait_until($deadline, sub {
+		my $creating = value("SELECT count(*) FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')");
+		resolve_prepared(1) if time() - $began > 3;
+		return defined $creating && $creating == 0;
+	});
+	fail('shapes do not become live: ' . (value("SELECT string_agg(handle || ' of ' || relation || ': ' ||
+		coalesce(waiting_for, 'waits for nothing'), '; ') FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')") // '')) unless $live;
+	return;
+}
+
+# Nobody writes, so all logs are equal to their tables.
+sub doubt
+{
+	my $xid = must("BEGIN; SELECT electric_cm_resync(); SELECT 'xid ' || pg_current_xact_id(); COMMIT") =~ /xid (\d+)/ ? $1 : die "no xid\n";
+	must("SELECT electric_cm_await_flushed(timeout => '120 s')");
+	await_live();
+	my ($shapes, $compared, $differing) = split /\|/, must("SELECT count(*), coalesce(sum(compared), 0), coalesce(sum(entries), 0)
+		FROM _electric_cm.shape_gap WHERE order_xid = '$xid' AND closed_at IS NOT NULL");
+	$total{doubted} += $shapes;
+	return unless $differing;
+	$total{differences}++;
+	return fail("electric_cm_resync() has found $differing differences in $compared rows of $shapes shapes: "
+		  . must("SELECT string_agg(s.handle || ' of ' || s.relation::regclass || ': ' || g.entries, '; ')
+			FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape WHERE order_xid = '$xid' AND entries > 0"));
+}
+
 # The stack is idle at last, or somebody has to know why it isn't.
 sub settle
 {
@@ -72,16 +101,9 @@ sub settle
 		fail("electric_cm_await_flushed(): $err", fatal => 1) if $rc != 0;
 	});
 	my $began = time();
-	step('the creation of shapes', sub {
-		my $live = wait_until($deadline, sub {
-			my $creating = value("SELECT count(*) FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')");
-			resolve_prepared(1) if time() - $began > 3;
-			return defined $creating && $creating == 0;
-		});
-		fail('shapes do not become live: ' . (value("SELECT string_agg(handle || ' of ' || relation || ': ' ||
-			coalesce(waiting_for, 'waits for nothing'), '; ') FROM electric_cm_shapes WHERE state IN ('creating', 'resyncing')") // '')) unless $live;
-	});
+	step('the creation of shapes', \&await_live);
 	note_live_time((time() - $began) * 1000);
+	step('electric_cm_resync()', \&doubt) if chance(0.3);
 	return;
 }
 

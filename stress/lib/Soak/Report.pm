@@ -19,7 +19,7 @@ our @EXPORT_OK = qw(%total $round fail is_over dump_state note_error note_live_t
 
 our $round = 0;
 our %total = (map { $_ => 0 } qw(rounds transactions rows rolled_back prepared
-	created dropped invalidated entries compared differences failures));
+	created dropped invalidated entries compared doubted differences failures));
 my %errors;                             # of the stack's own processes, unasked for
 my (%injected, %idle_faults, %back);    # by fault
 my %noticed;                            # by fault: milliseconds
@@ -104,8 +104,8 @@ sub report
 	say_line('');
 	printf "seed %d: %d rounds, %d transactions of %d rows (and %d rolled back, %d prepared),\n", $seed,
 	  @total{qw(rounds transactions rows rolled_back prepared)};
-	printf "%d shapes created, %d dropped, %d invalidated; %d logs with %d entries compared\n\n",
-	  @total{qw(created dropped invalidated compared entries)};
+	printf "%d shapes created, %d dropped, %d invalidated; %d logs with %d entries compared, %d by electric_cm_resync()\n\n",
+	  @total{qw(created dropped invalidated compared entries doubted)};
 	printf "from the end of the load to all shapes live, ms: %s\n\n", join ' ', map { int } @live_times;
 	printf "%-24s %8s %8s   until active again, ms\n", 'fault', 'injected', 'not';
 	printf "%-24s %8s %8s   %9s %9s\n", '', '', 'possible', 'median', 'maximum';

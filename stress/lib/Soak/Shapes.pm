@@ -11,7 +11,7 @@ use Soak::Settings qw(@relations @leaves @owners);
 use Soak::Statements qw(dml size);
 use Soak::Tools qw(chance pick psql value);
 
-our @EXPORT_OK = qw(%shapes disturb_shapes drop_shape renew_shapes resolve_prepared allow allow_all family);
+our @EXPORT_OK = qw(%shapes disturb_shapes drop_shape renew_shapes resolve_prepared allow family);
 
 # handle => {rel, owner, round, may_go, must_go, and entries and hash: what the
 # log had when it was last compared}
@@ -91,8 +91,6 @@ sub allow
 	my %in = map { $_ => 1 } @rels;
 	for (values %shapes) { $_->{$how} = 1 if $in{ $_->{rel} }; }
 }
-
-sub allow_all { return allow('may_go', @relations); }
 
 # A partition's shapes go with its parent's, and the other way round.
 sub family

@@ -14,11 +14,10 @@ use Soak::Tools qw(chance note_line pick psql value);
 our @EXPORT_OK = qw(unpublish truncate_table change_columns detach_partition change_identity
   publication_round_trip identity_round_trip unlogged_leaf);
 
-# DDL that costs the shapes of these relations (or of those that a function
-# returns after it); nothing has happened if it could not have its lock.
+# DDL that no shape ends with; nothing has happened if it could not have its lock.
 sub ddl
 {
-	my ($sql, @rels) = @_;
+	my ($sql) = @_;
 	my ($rc, $out, $err);
 	for (1 .. 4)
 	{
@@ -29,35 +28,16 @@ sub ddl
 	}
 	note_line("$sql: $err") if $rc != 0;
 	return undef if $rc != 0 && $err =~ /^ERROR:/m;
-	allow($rc == 0 ? 'must_go' : 'may_go', map { ref($_) ? $_->() : $_ } @rels);
 	return await_active(0, $sql);
 }
 
-# What the publication has by name: a partition may be published by way of its parent.
-sub members
-{
-	return map { $_ => 1 } split /\n/, value("SELECT prrelid::regclass FROM pg_publication_rel
-		WHERE prrelid::regclass::text LIKE 't\\_%'", timeout => 20) // '';
-}
-
-# The shapes go of what is not published by way of anything else; for what the
-# stack publishes, or not any more, in this moment, either is right.
+# It comes back for its shapes.
 sub unpublish
 {
-	my %before = members() or return undef;
-	my $table = pick(sort keys %before);
-	return ddl("ALTER PUBLICATION electric_cm_publication DROP TABLE ONLY $table", sub {
-		my %after = members();
-		my @gone;
-		for my $rel ($table eq 't_part' ? family($table) : $table)
-		{
-			my @others = grep { $_ ne $table } $rel, $rel =~ /^t_part_/ ? 't_part' : ();
-			my ($was, $is) = map { my $by = $_; scalar grep { $by->{$_} } @others } \%before, \%after;
-			push @gone, $rel if !$was && !$is;
-			allow('may_go', $rel) if !$was != !$is;
-		}
-		return @gone;
-	});
+	my @members = split /\n/, value("SELECT prrelid::regclass FROM pg_publication_rel
+		WHERE prrelid::regclass::text LIKE 't\\_%'", timeout => 20) // '';
+	return undef unless @members;
+	return ddl('ALTER PUBLICATION electric_cm_publication DROP TABLE ONLY ' . pick(@members));
 }
 
 sub truncate_table
@@ -67,7 +47,7 @@ sub truncate_table
 	my $kind = rand();
 	$sql = "BEGIN; $sql; SELECT soak.dml('$table', 10, 0.5); COMMIT" if $kind < 0.3 && $table !~ /part_/;
 	$sql = "BEGIN; SAVEPOINT a; $sql; ROLLBACK TO a; SELECT soak.dml('t_int', 10, 0.5); COMMIT" if $kind > 0.9;
-	return ddl($sql, $kind > 0.9 ? () : family($table));
+	return ddl($sql);
 }
 
 my $columns = 0;
@@ -79,16 +59,15 @@ sub change_columns
 		AND attname LIKE 'extra%'", timeout => 20) // '';
 	my $sql = @extra && chance(0.6) ? "DROP COLUMN $extra[0]"
 	  : 'ADD COLUMN extra' . ++$columns . pick(' int', " text DEFAULT 'x'", ' float8 DEFAULT random()');
-	return ddl("ALTER TABLE $table $sql", family($table));
+	return ddl("ALTER TABLE $table $sql");
 }
 
 sub detach_partition
 {
 	my $leaf = pick(@leaves);
 	my ($n) = $leaf =~ /(\d)$/;
-	allow('may_go', $leaf);
 	return ddl("BEGIN; ALTER TABLE t_part DETACH PARTITION $leaf;
-		ALTER TABLE t_part ATTACH PARTITION $leaf FOR VALUES IN ($n); COMMIT", 't_part');
+		ALTER TABLE t_part ATTACH PARTITION $leaf FOR VALUES IN ($n); COMMIT");
 }
 
 # Old rows come with other columns from now on; the key is the same.
@@ -99,15 +78,15 @@ sub change_identity
 }
 
 # What a table's changes were not published, or not complete, for, must not be
-# missing in a shape; the shape may well be gone.
+# missing in a shape; shapes of these relations may well be gone.
 sub round_trip
 {
-	my ($table, $there, $back, $separate) = @_;
+	my ($table, $there, $back, $separate, @ends) = @_;
 	my $change = "SELECT soak.dml('$table', 20, " . sprintf('%.9f', rand()) . ');';
 	my ($begin, $commit) = $separate ? ('', '') : ('BEGIN;', 'COMMIT;');
 	my ($rc, $out, $err);
 
-	allow('may_go', family($table));
+	allow('may_go', @ends);
 	for (1 .. 4)
 	{
 		($rc, $out, $err) = psql("SET lock_timeout = '1s';\n$begin $there; $change $back; $change $commit", timeout => 60);
@@ -122,7 +101,7 @@ sub round_trip
 		($rc, $out, $err) = psql("SET lock_timeout = '2s'; $back", timeout => 60);
 	}
 	note_line("$there; $back: $err") if $rc != 0;
-	allow('may_go', family($table));
+	allow('may_go', @ends);
 	return undef if $rc != 0;
 	return await_active(0, "$there; $back");
 }
@@ -143,7 +122,7 @@ sub identity_round_trip
 	my $table = pick(qw(t_int t_uuid t_toast t_full));
 	my @way = ('FULL', 'DEFAULT');
 	@way = reverse @way if $table eq 't_full';
-	return round_trip($table, "ALTER TABLE $table REPLICA IDENTITY $way[0]", "ALTER TABLE $table REPLICA IDENTITY $way[1]", chance(0.3));
+	return round_trip($table, "ALTER TABLE $table REPLICA IDENTITY $way[0]", "ALTER TABLE $table REPLICA IDENTITY $way[1]", chance(0.3), $table);
 }
 
 # What is written to an unlogged leaf is in no stream.  Refused for a leaf that is
@@ -151,7 +130,7 @@ sub identity_round_trip
 sub unlogged_leaf
 {
 	my $leaf = pick(@leaves);
-	return round_trip($leaf, "ALTER TABLE $leaf SET UNLOGGED", "ALTER TABLE $leaf SET LOGGED", 0);
+	return round_trip($leaf, "ALTER TABLE $leaf SET UNLOGGED", "ALTER TABLE $leaf SET LOGGED", 0, family($leaf));
 }
 
 1;

@@ -12,7 +12,6 @@ use POSIX ();
 use Soak::Report qw(fail);
 use Soak::Server qw(pids);
 use Soak::Settings qw($db $deadline $max_connections @tables);
-use Soak::Shapes qw(allow_all);
 use Soak::Stack qw(await_active manager_is_new slot_is_recreated write_arrives);
 use Soak::Tools qw(chance hold pick psql value wait_until);
 use Time::HiRes qw(sleep time);
@@ -58,7 +57,6 @@ sub drop_slot
 
 sub drop_publication
 {
-	allow_all();
 	my ($rc) = psql("SET lock_timeout = '2s'; DROP PUBLICATION electric_cm_publication", timeout => 30);
 	return undef if $rc != 0;
 	slot_is_recreated();
