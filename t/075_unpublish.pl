@@ -228,7 +228,10 @@ is($stack->exists_shape($handle), 0, "a leaf's identity is gone: so is the root'
 $stack->sql('ALTER TABLE leaf REPLICA IDENTITY DEFAULT', 'INSERT INTO root VALUES (1)', 'CREATE TABLE more (id int PRIMARY KEY, v text)', 'ALTER TABLE more REPLICA IDENTITY NOTHING');
 $handle = $stack->live_shape('root');
 $stack->sql('ALTER TABLE root ATTACH PARTITION more FOR VALUES FROM (100) TO (200)', 'INSERT INTO root VALUES (101)', q{UPDATE root SET v = 'more'});
-is($stack->exists_shape($handle), 0, 'a leaf without identity is attached: likewise');
+$stack->becomes("SELECT state = 'resyncing' FROM electric_cm_shapes WHERE handle = '$handle'", 'a leaf without identity is attached: UPDATE works, and the shape waits');
+$stack->sql('ALTER TABLE more REPLICA IDENTITY DEFAULT', q{UPDATE root SET v = 'identity' WHERE id = 101});
+$stack->replays($handle, 'root', '... for an identity');
+$stack->sql('ALTER TABLE more REPLICA IDENTITY NOTHING');
 
 #
 # Shapes that come just when the table leaves
