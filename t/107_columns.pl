@@ -240,8 +240,8 @@ like($stack->error_of_sql("SELECT electric_cm_shape_log('$shape{all}')"), qr/427
 # columns change between the beginning of an attempt and the reading of the table, which
 # the command makes wait
 $stack->sql('CREATE TABLE late (id int PRIMARY KEY, a int, b int)', 'INSERT INTO late VALUES (1, 1, 1)');
-my $writer = $node->background_psql($stack->db, on_error_stop => 1);
-$writer->query_safe('BEGIN; INSERT INTO late VALUES (2, 2, 2)');
+my $late_writer = $node->background_psql($stack->db, on_error_stop => 1);
+$late_writer->query_safe('BEGIN; INSERT INTO late VALUES (2, 2, 2)');
 my $late = $stack->shape('late');
 $stack->becomes("SELECT waiting_for LIKE 'transactions that were writing%' FROM electric_cm_shapes WHERE handle = '$late'", 'an attempt waits for a writer');
 my $alter = $node->background_psql($stack->db, on_error_stop => 1);
@@ -249,8 +249,8 @@ $alter->{stdin} .= "BEGIN; ALTER TABLE late DROP COLUMN b, ADD COLUMN c int DEFA
 $alter->{run}->pump_nb;
 my $waits = q{SELECT count(*) > 0 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = 'late'::regclass AND NOT granted};
 $stack->becomes("$waits AND query LIKE '%ALTER%'", '... and so does a command');
-$writer->query_safe('COMMIT');
-$writer->quit;
+$late_writer->query_safe('COMMIT');
+$late_writer->quit;
 $stack->becomes("$waits AND application_name LIKE 'electric_cm%'", '... for which the attempt waits then');
 $alter->query_safe('COMMIT');
 $alter->quit;

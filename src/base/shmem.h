@@ -120,7 +120,7 @@ typedef struct EcmConsumerSlot
 	int64		matched_changes;
 	TimestampTz last_progress_at;
 	uint32		gaps;			/* grows when gaps have begun in logs of its
-								 * shapes: they are to be created anew */
+								 * shapes: these are to be resynced */
 
 	/*
 	 * Shapes whose logs have grown by much since the manager was told last,

@@ -148,9 +148,9 @@ handle_commit(StringInfo in)
 }
 
 /*
- * Orders the end of the truncated tables' shapes.  The hook of the TRUNCATE
- * (shape_ddl.c) has invalidated them in the same transaction, except those whose
- * rows were locked: these would go on with rows that are gone.
+ * Orders a resync of the truncated tables' shapes.  The hook of the TRUNCATE (shape_ddl.c)
+ * has done so in the same transaction, unless it ran without us: they would go on with
+ * rows that are gone.
  */
 static void
 handle_truncate(StringInfo in)

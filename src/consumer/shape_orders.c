@@ -56,8 +56,9 @@ typedef enum OrderKind
 	ORDER_ERRORED,				/* a shape ends with an error */
 	ORDER_RESYNCED,				/* gaps were closed: only to be reported */
 	ORDER_GAP,					/* gaps have begun: the manager is to be told */
-	ORDER_TRUNCATED,			/* a table's shapes end, if any is left */
-	ORDER_MISMATCH				/* likewise, those of one layout */
+	ORDER_TRUNCATED,			/* a table's shapes are resynced, if any is
+								 * left */
+	ORDER_MISMATCH				/* those of one layout end, likewise */
 } OrderKind;
 
 typedef struct Order
@@ -487,11 +488,11 @@ obey_lost(const EcmStreamMessage *message)
 }
 
 /*
- * Begins a gap in the log of a shape that is followed, at the transaction at hand: its
- * entries there are part of what the gap lacks.
+ * Leaves a shape's log as it was before the transaction at hand, where a gap is about to
+ * begin, and follows the shape no more.
  */
 static void
-begin_gap(EcmOrderShapes *gaps, const EcmShapeDef *def)
+leave_log(EcmOrderShapes *gaps, const EcmShapeDef *def)
 {
 	EcmShape   *shape = ecm_followed_find(def->id);
 
@@ -506,9 +507,9 @@ begin_gap(EcmOrderShapes *gaps, const EcmShapeDef *def)
 	ecm_work_on(0);
 }
 
-/* reason: NULL if the transaction has noted it */
+/* Begins gaps in logs that have been left.  reason: NULL if the transaction has noted it. */
 static void
-end_gaps(const EcmOrderShapes *gaps, const char *reason)
+begin_gaps(const EcmOrderShapes *gaps, const char *reason)
 {
 	Order		order = {.kind = ORDER_GAP};
 	Datum		shapes;
@@ -540,9 +541,9 @@ obey_resync(const EcmStreamMessage *message)
 			ecm_log_batch_is_past(def->skip_until) ||
 			!ecm_order_is_given("shape_gap", def->id, 0, ecm_log_batch_xid()))
 			continue;
-		begin_gap(&gaps, def);
+		leave_log(&gaps, def);
 	}
-	end_gaps(&gaps, NULL);
+	begin_gaps(&gaps, NULL);
 }
 
 /*
@@ -638,7 +639,7 @@ resync_unasked(EcmOrderShapes *gaps, EcmShape *shape)
 
 	if (def == NULL || ecm_log_batch_is_past(shape->skip_until))
 		return;
-	begin_gap(gaps, def);
+	leave_log(gaps, def);
 }
 
 /*
@@ -678,14 +679,14 @@ check_table(Oid relid, int layout_number, bool resync, const char *reason)
 			give_up(id, reason);
 		ecm_work_on(0);
 	}
-	end_gaps(&gaps, reason);
+	begin_gaps(&gaps, reason);
 }
 
 /*
  * Second round: the checks, once all messages of the transaction have been obeyed.
- * A command that truncates or changes a table invalidates its shapes, and its
- * "drop" may come behind what the check was ordered for.  In one round, the check
- * would end such shapes for another reason than the command's.
+ * A command that truncates or changes a table has its shapes resynced, or ends them, and
+ * its message may come behind what the check was ordered for.  In one round, the check
+ * would give another reason than the command's.
  */
 static void
 obey_checks(Order *order)

@@ -129,9 +129,9 @@ static struct
 
 /* ------------------------------------------------------------- noting -- */
 
-/* Notes an object.  *isnew (or NULL): it had not been noted already. */
+/* Notes an object, if it has not been noted already. */
 static Note *
-note(NoteKind kind, Oid object, const char *reason, bool *isnew)
+note(NoteKind kind, Oid object, const char *reason)
 {
 	NoteKey		key;
 	Note	   *entry;
@@ -161,8 +161,6 @@ note(NoteKind kind, Oid object, const char *reason, bool *isnew)
 	 * the table last.
 	 */
 	entry->reason = reason;
-	if (isnew != NULL)
-		*isnew = !found;
 	return entry;
 }
 
@@ -203,11 +201,11 @@ is_table(Oid relid)
 }
 
 /*
- * Ancestors of a partition are noted, too.  They are looked up now, as after a DROP
- * nobody could tell which they were.
+ * Notes a table; shapes of those that it is a partition of lack what becomes of its rows.
+ * Ancestors are looked up now, as after a DROP nobody could tell which they were.
  */
-void
-ecm_ddl_note_void(Oid relid, const char *reason)
+static void
+note_with_ancestors(NoteKind kind, Oid relid, const char *reason)
 {
 	ListCell   *lc;
 
@@ -218,21 +216,21 @@ ecm_ddl_note_void(Oid relid, const char *reason)
 	 */
 	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 		return;
-	(void) note(NOTE_VOID, relid, reason, NULL);
+	(void) note(kind, relid, reason);
 	foreach(lc, ecm_partition_ancestors(relid))
-		(void) note(NOTE_RESYNC, lfirst_oid(lc), reason, NULL);
+		(void) note(NOTE_RESYNC, lfirst_oid(lc), reason);
+}
+
+void
+ecm_ddl_note_void(Oid relid, const char *reason)
+{
+	note_with_ancestors(NOTE_VOID, relid, reason);
 }
 
 void
 ecm_ddl_note_resync(Oid relid, const char *reason)
 {
-	ListCell   *lc;
-
-	if (!is_table(relid) || get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
-		return;
-	(void) note(NOTE_RESYNC, relid, reason, NULL);
-	foreach(lc, ecm_partition_ancestors(relid))
-		(void) note(NOTE_RESYNC, lfirst_oid(lc), reason, NULL);
+	note_with_ancestors(NOTE_RESYNC, relid, reason);
 }
 
 /* Unlogged tables, too: the command may have made the table one (SET UNLOGGED). */
@@ -240,14 +238,14 @@ void
 ecm_ddl_note_perhaps(Oid relid)
 {
 	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
-		(void) note(NOTE_PERHAPS, relid, NULL, NULL);
+		(void) note(NOTE_PERHAPS, relid, NULL);
 }
 
 void
 ecm_ddl_note_published(Oid relid)
 {
 	if (is_table(relid) && get_rel_persistence(relid) != RELPERSISTENCE_TEMP)
-		(void) note(NOTE_PUBLISHED, relid, NULL, NULL);
+		(void) note(NOTE_PUBLISHED, relid, NULL);
 }
 
 /* The table that a row of pg_publication_rel is about, if it can be seen. */
@@ -277,7 +275,7 @@ ecm_ddl_note_member(Oid member)
 	if (OidIsValid(relid))
 		ecm_ddl_note_published(relid);
 	else
-		(void) note(NOTE_MEMBER, member, NULL, NULL);
+		(void) note(NOTE_MEMBER, member, NULL);
 }
 
 void
@@ -292,7 +290,7 @@ ecm_ddl_note_index(Oid index)
 void
 ecm_ddl_note_type(Oid type, const char *reason)
 {
-	(void) note(NOTE_TYPE, type, reason, NULL);
+	(void) note(NOTE_TYPE, type, reason);
 }
 
 void
@@ -314,11 +312,11 @@ ecm_ddl_note_schema(Oid schema)
 void
 ecm_ddl_note_publication(Oid publication)
 {
-	bool		isnew;
-	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL, &isnew);
+	Note	   *entry = note(NOTE_PUBLICATION, publication, NULL);
 	char	   *name = get_publication_name(publication, true);
 
-	if (isnew && name != NULL)
+	/* as it was before the first change */
+	if (NameStr(entry->name)[0] == '\0' && name != NULL)
 		namestrcpy(&entry->name, name);
 }
 
@@ -336,7 +334,7 @@ ecm_ddl_note_published_schema(Oid member)
 void
 ecm_ddl_note_owner(Oid role, const char *reason)
 {
-	(void) note(NOTE_OWNER, role, reason, NULL);
+	(void) note(NOTE_OWNER, role, reason);
 }
 
 /* While the column is there still. */
@@ -351,7 +349,7 @@ ecm_ddl_note_dropped_column(Oid relid, AttrNumber column)
 	if (name == NULL || !is_table(relid) ||
 		get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 		return;
-	entry = note(NOTE_COLUMNS, relid, NULL, NULL);
+	entry = note(NOTE_COLUMNS, relid, NULL);
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	entry->columns = lappend(entry->columns, pstrdup(name));
 	MemoryContextSwitchTo(old);
@@ -549,7 +547,7 @@ apply_types(const Pending *pending)
 		 * Every table has a row type, which hardly ever is a column's type.
 		 * One that no shape has is not worth a barrier at the commit.
 		 */
-		if ((ecm_shapes_change_type(type, lfirst(lc2)) ||
+		if ((ecm_shapes_type_changed(type, lfirst(lc2)) ||
 			 (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)) &&
 			!is_remembered(ddl.changed_types, type))
 			ddl.changed_types = remember(ddl.changed_types, type, lfirst(lc2));
@@ -747,7 +745,7 @@ look_again_at_commit(void)
 	{
 		Remembered *r = lfirst(lc);
 
-		ecm_shapes_change_type_of_others(r->object, r->reason);
+		(void) ecm_shapes_type_changed(r->object, r->reason);
 	}
 	ecm_shapes_resync_unpublished(objects_of(ddl.unpublished_tables));
 }

@@ -114,7 +114,6 @@ extern XLogRecPtr ecm_queues_applied_lsn(void);
 /* A number that grows when consumers have begun gaps in logs. */
 extern uint32 ecm_queues_gaps(void);
 
-
 /*
  * End of the last complete transaction that this stream has fed (invalid: none yet),
  * its commit time, and whether another one is coming in.

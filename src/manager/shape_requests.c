@@ -170,7 +170,8 @@ ecm_request_add(int64 id, Oid relation, const char *handle, TransactionId create
 
 	if (found)
 	{
-		request->again = true;
+		/* the gap may have begun since it was taken */
+		request->again |= !request->queued;
 		return;
 	}
 	strlcpy(request->handle, handle, sizeof(request->handle));

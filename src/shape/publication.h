@@ -51,7 +51,8 @@ extern bool ecm_publishes_everything(void);
  * Has walsenders look up anew whether a table and those below it are published, from the
  * end of the current command on.  ALTER TABLE SET SCHEMA of a partitioned table makes
  * them do so for that table only, and changes of its partitions would be missing from
- * the stream for as long as it lasts.
+ * the stream for as long as it lasts.  Not by InvalidatePublicationRels(): that fails
+ * for a table which somebody is dropping.
  */
 extern void ecm_tell_published_below(Oid relation);
 

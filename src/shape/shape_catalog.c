@@ -499,18 +499,7 @@ typedef enum DeleteResult
 	ROW_GONE,					/* somebody else has deleted it */
 	ROW_LOCKED,					/* somebody else has locked or changed it, and
 								 * his transaction is in progress */
-	ROW_SPARED
 } DeleteResult;
-
-/* Was it declared in this transaction? */
-static bool
-is_own_row(TupleTableSlot *slot)
-{
-	bool		isnull;
-	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
-
-	return !isnull && TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
-}
 
 /*
  * Deletes a shape's row without waiting for it.  Not by SQL: in a REPEATABLE
@@ -518,10 +507,9 @@ is_own_row(TupleTableSlot *slot)
  * transaction began, by the stack itself for instance.
  */
 static DeleteResult
-delete_row(Relation rel, Relation index, int64 id, bool spare_own)
+delete_row(Relation rel, Relation index, int64 id)
 {
 	TM_Result	result;
-	bool		spared = false;
 
 	do
 	{
@@ -539,18 +527,15 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 		{
 			ItemPointerData tid = slot->tts_tid;
 
-			spared = spare_own && is_own_row(slot);
-
 			/*
 			 * this takes the row even if this transaction has locked it
 			 * before
 			 */
-			if (!spared)
-				result = table_tuple_lock(rel, &tid, snapshot, slot,
-										  GetCurrentCommandId(true),
-										  LockTupleExclusive, LockWaitSkip, 0,
-										  &failure);
-			if (!spared && result == TM_Ok)
+			result = table_tuple_lock(rel, &tid, snapshot, slot,
+									  GetCurrentCommandId(true),
+									  LockTupleExclusive, LockWaitSkip, 0,
+									  &failure);
+			if (result == TM_Ok)
 				result = ecm_table_tuple_delete(rel, &tid,
 												GetCurrentCommandId(true),
 												snapshot, &failure);
@@ -559,7 +544,7 @@ delete_row(Relation rel, Relation index, int64 id, bool spare_own)
 		ExecDropSingleTupleTableSlot(slot);
 		UnregisterSnapshot(snapshot);
 	} while (result == TM_Updated);
-	return spared ? ROW_SPARED : result == TM_Ok ? ROW_DELETED :
+	return result == TM_Ok ? ROW_DELETED :
 		result == TM_WouldBlock ? ROW_LOCKED : ROW_GONE;
 }
 
@@ -583,9 +568,9 @@ note_lost(int64 id)
 	return SPI_processed > 0;
 }
 
-static int
-delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
-			  const char *nulls, bool spare_own, const char *reason)
+int
+ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
+				  const char *nulls, const char *reason)
 {
 	SPITupleTable *rows;
 	uint64		nrows;
@@ -612,7 +597,7 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 		int64		id = DatumGetInt64(SPI_getbinval(rows->vals[i], rows->tupdesc,
 													 1, &isnull));
 		char	   *handle = SPI_getvalue(rows->vals[i], rows->tupdesc, 2);
-		DeleteResult result = delete_row(rel, index, id, spare_own);
+		DeleteResult result = delete_row(rel, index, id);
 
 		if (result == ROW_DELETED)
 			add_to_shapes_message(dropped, id, handle);
@@ -626,20 +611,6 @@ delete_shapes(const char *condition, int nargs, Oid *types, Datum *values,
 }
 
 int
-ecm_shapes_delete(const char *condition, int nargs, Oid *types, Datum *values,
-				  const char *nulls, const char *reason)
-{
-	return delete_shapes(condition, nargs, types, values, nulls, false, reason);
-}
-
-int
-ecm_shapes_delete_others(const char *condition, int nargs, Oid *types, Datum *values,
-						 const char *reason)
-{
-	return delete_shapes(condition, nargs, types, values, NULL, true, reason);
-}
-
-int
 ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum *values,
 				  const char *nulls, const char *reason)
 {
@@ -647,7 +618,9 @@ ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum *values,
 	int			n;
 
 	ecm_spi_run_latest(psprintf("SELECT id, handle FROM _electric_cm.shape s"
-								" WHERE %s ORDER BY id", condition),
+								" WHERE (%s) AND NOT EXISTS (SELECT FROM _electric_cm.shape_gap g"
+								"  WHERE g.shape = s.id AND g.order_xid = pg_current_xact_id())"
+								" ORDER BY id", condition),
 					   SPI_OK_SELECT, nargs, types, values, nulls);
 	ids = palloc(sizeof(Datum) * (SPI_processed + 1));
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -672,8 +645,7 @@ ecm_shapes_invalidate(List *relations, const char *reason)
 	int			n;
 
 	ecm_spi_begin(&spi);
-	n = ecm_shapes_delete(relations != NIL ? "relation = ANY ($1)" : "$1 = '{}'",
-						  1, &type, &value, NULL, reason);
+	n = ecm_shapes_delete("relation = ANY ($1)", 1, &type, &value, NULL, reason);
 	ecm_spi_end(&spi);
 	return n;
 }

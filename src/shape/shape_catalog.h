@@ -49,14 +49,15 @@ extern List *ecm_shapes_of_owner(Oid owner);
 extern List *ecm_tables_with_shapes(List *relids);
 
 /*
- * Deletes the shapes of some relations, or all shapes (NIL), in the current
- * transaction, and emits drop messages for them.  Returns their number.
+ * Deletes the shapes of some relations in the current transaction, and emits drop
+ * messages for them.  Returns their number.
  */
 extern int	ecm_shapes_invalidate(List *relations, const char *reason);
 
 /*
  * Has shapes (alias s) that meet a condition resynced from where the current transaction
- * commits, by a message "resync".  Within ecm_spi_begin/end.  Returns their number.
+ * commits, by a message "resync": once, however many commands of the transaction ask for
+ * that.  Within ecm_spi_begin/end.  Returns their number.
  */
 extern int	ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum *values,
 							  const char *nulls, const char *reason);
@@ -90,10 +91,6 @@ extern int	ecm_shapes_delete(const char *condition, int nargs, Oid *types,
  */
 extern int	ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types,
 									   Datum *values, const char *reason);
-
-/* Like ecm_shapes_delete(), except for shapes declared in this transaction. */
-extern int	ecm_shapes_delete_others(const char *condition, int nargs, Oid *types,
-									 Datum *values, const char *reason);
 
 /* An error with its tag, as a shape keeps it; palloc'd.  See errors.h. */
 extern char *ecm_tag_error(const char *sqlstate, const char *message);

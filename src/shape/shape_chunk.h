@@ -18,8 +18,9 @@
  * Values are a varint count of columns and then, per column, a varint tag and
  * the text: tag 0 is null, 1 is "not sent" (an unchanged TOASTed value, or a
  * column that is not part of the replica identity), 2 is a column that the
- * table does not have any more, n + 3 is a text of n bytes.  A count of 0 means
- * that there is no such tuple.  Columns that the shape has got since are left out.
+ * table does not have any more, 3 is one that had a value in this row, n + 4 is a
+ * text of n bytes.  A count of 0 means that there is no such tuple.  Columns that
+ * the shape has got since are left out.
  *
  * Pure: no server, memory is the caller's.  Compiled into the extension and
  * into the unit tests.

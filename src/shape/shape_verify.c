@@ -194,8 +194,6 @@ same_columns(Relation rel, const ShapeKind *kind, EcmShapeNeeds *needs, bool *lo
 	Oid		   *types = ecm_array_oids(kind->values[KIND_TYPES], &n);
 	bool		same = true;
 
-	*lost = false;
-
 	for (int i = 0; i < n; i++)
 	{
 		Form_pg_attribute att = find_column(rel, names[i]);
@@ -342,32 +340,33 @@ verify_shapes_of(Relation rel, List *changed, bool resynced)
 	for (int i = 0; i < n; i++)
 	{
 		EcmShapeNeeds needs = {0};
-		bool		lost;
+		bool		lost = false;
 		bool		lost_where = false;
-		bool		same = same_columns(rel, &kinds[i], &needs, &lost) &
-		same_where_columns(rel, &kinds[i], &needs, &lost_where);
+		bool		same = same_columns(rel, &kinds[i], &needs, &lost);
 		bool		mendable = false;
-		const char *reason = misfit(&kinds[i], rel, &needs);
+		const char *reason;
 		ListCell   *lc;
 
+		same &= same_where_columns(rel, &kinds[i], &needs, &lost_where);
+		reason = misfit(&kinds[i], rel, &needs);
 		if (reason == NULL && lost_where)
 			reason = "a column that the shape's where clause refers to is gone";
-
 		if (reason == NULL && lost && !DatumGetBool(kinds[i].values[KIND_ALL_COLUMNS]))
 			reason = "a column that the shape asks for by name is gone";
 
 		foreach(lc, changed)
 		{
-			if (reason == NULL)
-				reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
-		}
+			if (reason != NULL)
+				break;
+			reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
 
-		/*
-		 * a partition has come, and the resync gives it the identity that it
-		 * needs
-		 */
-		if (mendable && resynced)
-			reason = NULL;
+			/*
+			 * a partition has come, and the resync gives it the identity that
+			 * it needs
+			 */
+			if (mendable && resynced)
+				reason = NULL;
+		}
 		if (reason != NULL)
 			apply_fate(relid, &kinds[i], mendable ? FATE_ENDS_IF_FOLLOWED : FATE_ENDS, reason);
 		else if (!same)
@@ -668,10 +667,9 @@ find_type_users(Oid type, List **types, List **tables)
 		find_type_users(lfirst_oid(lc), types, tables);
 }
 
-static bool
-change_type(Oid type, bool spare_own, const char *reason)
+bool
+ecm_shapes_type_changed(Oid type, const char *reason)
 {
-	const char *condition = "relation = ANY ($1) AND where_types && $2";
 	List	   *types = NIL;
 	List	   *tables = NIL;
 	Oid			argtypes[] = {OIDARRAYOID, OIDARRAYOID};
@@ -687,26 +685,8 @@ change_type(Oid type, bool spare_own, const char *reason)
 	ecm_spi_begin(&spi);
 	values[0] = ecm_array_of_oid_list(tables);
 	values[1] = ecm_array_of_oid_list(types);
-	if (spare_own)
-		(void) ecm_shapes_delete_others(condition, lengthof(argtypes), argtypes,
-										values, reason);
-	else
-		(void) ecm_shapes_delete(condition, lengthof(argtypes), argtypes, values,
-								 NULL, reason);
-	(void) ecm_shapes_resync("relation = ANY ($1) AND column_types && $2", lengthof(argtypes),
-							 argtypes, values, NULL, reason);
+	(void) ecm_shapes_resync("relation = ANY ($1) AND column_types && $2 AND " FOLLOWED_SQL,
+							 lengthof(argtypes), argtypes, values, NULL, reason);
 	ecm_spi_end(&spi);
 	return true;
-}
-
-bool
-ecm_shapes_change_type(Oid type, const char *reason)
-{
-	return change_type(type, false, reason);
-}
-
-void
-ecm_shapes_change_type_of_others(Oid type, const char *reason)
-{
-	(void) change_type(type, true, reason);
 }

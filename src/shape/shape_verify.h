@@ -52,17 +52,13 @@ extern void ecm_shapes_verify_publication(void);
 
 /*
  * Has the shapes resynced with a column of a type, or of a type that contains it,
- * because the values' texts are different from now on; those end whose where clause
- * refers to one.  False: no table has such a column.
+ * because the values' texts are different from now on.  (Where clauses have none of users'
+ * types.)  False: no table has such a column.  To be called again at the commit, after
+ * ecm_barrier_hold(), for the shapes that other sessions have declared meanwhile.
  */
-extern bool ecm_shapes_change_type(Oid type, const char *reason);
+extern bool ecm_shapes_type_changed(Oid type, const char *reason);
 
-/*
- * At the commit, after ecm_barrier_hold(): the same for shapes that other
- * sessions have declared meanwhile, with columns of a type, or of tables that
- * were not published for a while.
- */
-extern void ecm_shapes_change_type_of_others(Oid type, const char *reason);
+/* Likewise at the commit: for those of tables that were not published for a while. */
 extern void ecm_shapes_resync_unpublished(List *relids);
 
 #endif							/* ECM_SHAPE_VERIFY_H */
