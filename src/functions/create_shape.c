@@ -256,7 +256,6 @@ shape_columns(Relation rel, ArrayType *columns)
 	Datum	   *keys = palloc(sizeof(Datum) * index->rd_index->indnkeyatts);
 	int		   *position = palloc0(sizeof(int) * (desc->natts + 1));
 	int			n = 0;
-	bool		all = true;
 	ShapeColumns result = {0};
 
 	for (int i = 0; i < desc->natts; i++)
@@ -266,10 +265,7 @@ shape_columns(Relation rel, ArrayType *columns)
 		if (att->attisdropped || !ecm_is_streamed(att))
 			continue;
 		if (columns != NULL && !bms_is_member(att->attnum, requested))
-		{
-			all = false;
 			continue;
-		}
 		names[n] = CStringGetTextDatum(NameStr(att->attname));
 		types[n] = ObjectIdGetDatum(att->atttypid);
 		position[att->attnum] = ++n;
@@ -310,7 +306,7 @@ shape_columns(Relation rel, ArrayType *columns)
 	result.types = construct_array(types, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
 	result.keys = construct_array(keys, index->rd_index->indnkeyatts, INT2OID,
 								  sizeof(int16), true, TYPALIGN_SHORT);
-	result.requested = all ? NULL : result.names;
+	result.requested = columns != NULL ? result.names : NULL;
 	index_close(index, NoLock);
 	return result;
 }
