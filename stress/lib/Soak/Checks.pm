@@ -83,7 +83,7 @@ sub doubt
 	$total{differences}++;
 	return fail("electric_cm_resync() has found $differing differences in $compared rows of $shapes shapes: "
 		  . must("SELECT string_agg(s.handle || ' of ' || s.relation::regclass || ': ' || g.entries, '; ')
-			FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape WHERE order_xid = '$xid' AND entries > 0"));
+			FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape WHERE g.order_xid = '$xid' AND entries > 0"));
 }
 
 # The stack is idle at last, or somebody has to know why it isn't.
