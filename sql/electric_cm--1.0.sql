@@ -19,6 +19,7 @@ CREATE TABLE _electric_cm.stack (
 	stopped_for_upgrade bool NOT NULL DEFAULT false,	-- until pg_upgrade has made another server of this
 	message_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),	-- secret
 	slot_name name,				-- the slot that we created, if any
+	slot_unfinished bool NOT NULL DEFAULT false,	-- its creation has not ended
 	publication_name name,		-- the publication that we created, if any
 	followed_publication name,	-- the one that the stream was last read by
 	publication_dropped bool NOT NULL DEFAULT false,	-- by us, since then

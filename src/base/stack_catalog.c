@@ -42,7 +42,7 @@ ecm_stack_row_read(EcmStackRow *remembered)
 	ecm_spi_begin(&spi);
 	if (SPI_execute("SELECT database_oid, system_identifier, timeline_id, stopped,"
 					" clean_stop_lsn, slot_name, followed_publication, publication_dropped, seen_lsn,"
-					" stopped_for_upgrade"
+					" stopped_for_upgrade, slot_unfinished"
 					" FROM _electric_cm.stack", true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		ereport(ERROR,
@@ -75,6 +75,7 @@ ecm_stack_row_read(EcmStackRow *remembered)
 	datum = SPI_getbinval(row, desc, 9, &isnull);
 	remembered->seen_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 	remembered->stopped_for_upgrade = DatumGetBool(SPI_getbinval(row, desc, 10, &isnull));
+	remembered->slot_unfinished = DatumGetBool(SPI_getbinval(row, desc, 11, &isnull));
 	ecm_spi_end(&spi);
 	strlcpy(remembered->message_prefix, ecm_message_prefix(),
 			sizeof(remembered->message_prefix));
@@ -343,10 +344,12 @@ ecm_stack_row_disown_slot_sql(const char *name)
 }
 
 char *
-ecm_stack_row_own_slot_sql(const char *name)
+ecm_stack_row_own_slot_sql(bool own, const char *name, bool unfinished)
 {
-	return psprintf("UPDATE _electric_cm.stack SET slot_name = %s",
-					name != NULL ? ecm_quote_literal(name) : "NULL");
+	const char *slot_name = name != NULL ? ecm_quote_literal(name) : "NULL";
+
+	return psprintf("UPDATE _electric_cm.stack SET slot_name = %s, slot_unfinished = %s",
+					own ? slot_name : "slot_name", unfinished ? "true" : "false");
 }
 
 char *

@@ -40,6 +40,7 @@ typedef struct EcmStackRow
 								 * yet */
 	bool		owns_slot;		/* the stack has created the slot slot_name */
 	NameData	slot_name;
+	bool		slot_unfinished;	/* its creation has not ended */
 	NameData	publication;	/* that the stream was last read by; empty:
 								 * there was no stream yet */
 	bool		publication_dropped;	/* by us, since then */
@@ -121,11 +122,11 @@ extern void ecm_stack_row_disown_slot(const char *name);
 extern char *ecm_stack_row_disown_slot_sql(const char *name);
 
 /*
- * Statements to record that the stack has created a slot, or a publication.
- * NULL instead of a name: the slot is a temporary one, which is not
- * remembered.
+ * Statements to record that the stack has created a slot (own), or a publication.  NULL
+ * instead of a name: the slot is a temporary one, which is not remembered.  unfinished:
+ * a slot that is there, whosever, is not to be used yet.
  */
-extern char *ecm_stack_row_own_slot_sql(const char *name);
+extern char *ecm_stack_row_own_slot_sql(bool own, const char *name, bool unfinished);
 extern char *ecm_stack_row_own_publication_sql(const char *name);
 
 /*

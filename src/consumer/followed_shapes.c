@@ -530,7 +530,7 @@ ecm_follow_shape(const EcmShapeDef *def)
 /*
  * A shape that has come from another consumer skips transactions up to its
  * skip_until.  A layout that did not fit its relation in one of these was ordered
- * to end, but the order did not count for this shape.  So when the last shape is
+ * to be resynced, but the order did not count for this shape.  So when the last shape is
  * past its skip_until, all relations are bound again, and a layout that still does
  * not fit is found anew.
  */

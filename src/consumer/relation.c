@@ -136,7 +136,7 @@ read_ancestors(void *arg)
 
 /*
  * Binds a table to a relation, in the current context.  Its shapes that can't be
- * served from the relation are ordered to end where the transaction commits.  If
+ * served from the relation are ordered to be resynced where the transaction commits.  If
  * the transaction is lost and comes again, binding and order come again, too.
  */
 static EcmBinding *
@@ -154,7 +154,7 @@ bind_table(EcmTable *table, EcmRelation *relation)
 
 		binding->usable[layout->number] = layout_is_usable(layout, binding->map, relation);
 		if (!binding->usable[layout->number])
-			ecm_orders_add_mismatch(table->relid, layout->number);
+			ecm_orders_add_mismatch(table->relid, layout->number, relation->relid);
 	}
 	return binding;
 }

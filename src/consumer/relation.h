@@ -57,7 +57,7 @@ extern void ecm_relation_describe(StringInfo in);
 /*
  * The relation that a change is of, bound to the followed tables as they are now;
  * valid until the next description of it, or a reset.  Shapes that it lacks
- * something for get an order to end (ecm_orders_add_mismatch()).  May open the
+ * something for get an order to be resynced (ecm_orders_add_mismatch()).  May open the
  * local transaction, to take up noted shapes.  ERROR if the stream has not
  * described the relation, or if a shape that is taken up is at fault.
  */

@@ -29,8 +29,10 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "base/errors.h"
 #include "base/event.h"
@@ -58,7 +60,7 @@ typedef enum OrderKind
 	ORDER_GAP,					/* gaps have begun: the manager is to be told */
 	ORDER_TRUNCATED,			/* a table's shapes are resynced, if any is
 								 * left */
-	ORDER_MISMATCH				/* those of one layout end, likewise */
+	ORDER_MISMATCH				/* those of one layout, likewise */
 } OrderKind;
 
 typedef struct Order
@@ -79,6 +81,7 @@ typedef struct Order
 	/* truncated, mismatch */
 	Oid			table;
 	int			layout;			/* mismatch: number in the table's list */
+	Oid			relation;		/* ... and what the stream has described */
 } Order;
 
 static struct
@@ -124,9 +127,10 @@ ecm_orders_add_truncated(Oid table)
 }
 
 void
-ecm_orders_add_mismatch(Oid table, int layout)
+ecm_orders_add_mismatch(Oid table, int layout, Oid relation)
 {
-	Order		order = {.kind = ORDER_MISMATCH, .table = table, .layout = layout};
+	Order		order = {.kind = ORDER_MISMATCH, .table = table, .layout = layout,
+	.relation = relation};
 
 	add_order(&order);
 }
@@ -366,25 +370,6 @@ ecm_shape_set_errored(int64 id, int generation, const char *reason)
 					 " DO UPDATE SET state = 'errored', last_error = excluded.last_error",
 					 SPI_OK_INSERT, 3, types, values, NULL);
 	ecm_spi_end(&spi);
-}
-
-/*
- * Ends a shape whose log can't be continued, as the stream shows.  Usually the
- * command that is to blame has invalidated it.  If the shape is still there, its
- * row is deleted, unless somebody has locked it; then readers must not take the log
- * for complete, so it becomes errored first.
- */
-static void
-give_up(int64 id, const char *reason)
-{
-	EcmShape   *shape = ecm_followed_find(id);
-
-	if (shape == NULL || ecm_log_batch_is_past(shape->skip_until))
-		return;
-	ecm_shape_set_errored(id, shape->generation,
-						  psprintf(ECM_ERROR_OWN_TEXT "%s", reason));
-	(void) ecm_shape_invalidate_nowait(id, reason);
-	ecm_unfollow(shape);
 }
 
 /*
@@ -643,12 +628,12 @@ resync_unasked(EcmOrderShapes *gaps, EcmShape *shape)
 }
 
 /*
- * The shapes of a table that are still there, or those with one layout, end, or are
- * resynced. layout_number -1: all.  The table may have been freed, or another one made
+ * The shapes of a table that are still followed, or those with one layout, are
+ * resynced.  layout_number -1: all.  The table may have been freed, or another one made
  * in its place, by orders that were obeyed before.
  */
 static void
-check_table(Oid relid, int layout_number, bool resync, const char *reason)
+check_table(Oid relid, int layout_number, const char *reason)
 {
 	EcmOrderShapes gaps;
 	EcmTable   *table = ecm_followed_table(relid);
@@ -673,10 +658,7 @@ check_table(Oid relid, int layout_number, bool resync, const char *reason)
 
 		ecm_work_on(id);
 		ecm_log_batch_touch(id);
-		if (resync)
-			resync_unasked(&gaps, shape);
-		else
-			give_up(id, reason);
+		resync_unasked(&gaps, shape);
 		ecm_work_on(0);
 	}
 	begin_gaps(&gaps, reason);
@@ -687,15 +669,23 @@ check_table(Oid relid, int layout_number, bool resync, const char *reason)
  * A command that truncates or changes a table has its shapes resynced, or ends them, and
  * its message may come behind what the check was ordered for.  In one round, the check
  * would give another reason than the command's.
+ *
+ * After a mismatch, the table or the walsender's idea of it is another one than the
+ * shapes'.  The resync looks at the table anew; so that the walsender does, too, what it
+ * has described counts as changed.
  */
 static void
 obey_checks(Order *order)
 {
 	if (order->kind == ORDER_MISMATCH)
-		check_table(order->table, order->layout, false,
-					"the table's columns or its replica identity have changed");
+	{
+		check_table(order->table, order->layout,
+					"the stream has other columns, or another replica identity, than the shape");
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(order->relation)))
+			CacheInvalidateRelcacheByRelid(order->relation);
+	}
 	else if (order->kind == ORDER_TRUNCATED)
-		check_table(order->table, -1, true, "the table was truncated");
+		check_table(order->table, -1, "the table was truncated");
 }
 
 void

@@ -23,7 +23,7 @@ extern void ecm_orders_init(int stack_index, int worker);
  * ecm_shape_set_errored()).
  */
 extern void ecm_orders_add_truncated(Oid table);
-extern void ecm_orders_add_mismatch(Oid table, int layout);
+extern void ecm_orders_add_mismatch(Oid table, int layout, Oid relation);
 extern void ecm_orders_add_errored(int64 shape, int generation,
 								   const char *reason);
 

@@ -264,6 +264,9 @@ ecm_manager_start_up(Manager *m)
 	ecm_exclusive_lock_init(&m->lock, m->stack->datname, m->stack->slot.name);
 	ecm_replication_init(&m->replication, m->stack->datname,
 						 m->stack->slot.name, m->stack->report.publication_name);
+	m->replication.creation.unsettled = m->remembered.slot_unfinished;
+	m->replication.creation.made_unheard = m->remembered.slot_unfinished &&
+		ecm_manager_slot_is_recorded(m);
 	ecm_pool_init(m->stack->datname);
 	ecm_queues_init(m->stack_index, m->stack->datname);
 	ecm_queues_set_message_callback(m->remembered.message_prefix, ecm_creations_message);

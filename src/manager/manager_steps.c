@@ -450,6 +450,20 @@ takes_another_name(Manager *m, const EcmStepFailure *failure)
 }
 
 /*
+ * The slot is ours from now on, also for the launcher and the next manager, though its
+ * creation has not ended.
+ */
+static void
+show_recorded_slot(Manager *m)
+{
+	if (!m->replication.creation.recorded)
+		return;
+	m->replication.creation.recorded = false;
+	(void) ecm_report_slot(m->stack_index, m->stack->slot.name, !ecm_slot_temporary,
+						   GetXLogInsertRecPtr(), false);
+}
+
+/*
  * Part of the round: polls the running step.  The part runs again when the step has
  * ended, so that the next one, which the machine has started, is polled at once.
  */
@@ -465,6 +479,7 @@ ecm_manager_poll_step(Manager *m, EcmTime now pg_attribute_unused(),
 		return false;
 	result = functions->poll ? functions->poll(m, &in->failure) :
 		ecm_replication_poll_step(&m->replication, step, &in->failure);
+	show_recorded_slot(m);
 	if (result == ECM_RESULT_PENDING)
 		return false;
 	in->again = true;

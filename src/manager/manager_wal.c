@@ -129,7 +129,7 @@ enforce_wal_limit(Manager *m, EcmTime now, const EcmWalAction *action,
 
 /*
  * The slot that is being created retains too much, and goes with the session
- * that creates it.  No shape depends on it yet, so this is no recreation.
+ * that creates it, or is dropped.  No shape depends on it yet, so this is no recreation.
  */
 static bool
 end_slot_creation(Manager *m, const EcmWalAction *action, RoundInput *in)
@@ -137,6 +137,13 @@ end_slot_creation(Manager *m, const EcmWalAction *action, RoundInput *in)
 	m->last_reported = action->reason;
 	m->wal.slot_horizon = ReadNextTransactionId();
 	ecm_retained_wal_creation_ends(m->stack_index, action);
+	if (m->replication.creation.unsettled)
+	{
+		EcmError	err;
+
+		if (!ecm_slot_drop(m->stack->slot.name, &err))
+			m->replication.creation.drop_first = true;
+	}
 	in->failure.err = action->reason;
 	in->failure.kind = ECM_ERROR_RETRY;
 	return round_failed(in, ECM_INPUT_REPLICATION_LOST);

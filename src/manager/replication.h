@@ -45,6 +45,13 @@ typedef struct SlotCreation
 	bool		running;		/* the server is creating the slot */
 	bool		made_unheard;	/* the connection was lost while it was: a
 								 * slot that is there now may be that one */
+	bool		unsettled;		/* a slot that is there is not to be used yet,
+								 * see replication_slot.c */
+	bool		recorded;		/* the stack's row has the slot since the
+								 * manager last looked */
+	TransactionId fence;		/* the step waits for transactions older than
+								 * this; invalid: it does not wait */
+	EcmTime		fence_at;		/* since when */
 	int			user_pid;		/* another process that uses the slot, which
 								 * the step waits for; 0: none */
 	char		waiting_for[256];	/* the same in words */
@@ -115,7 +122,7 @@ extern EcmStepResult ecm_replication_poll_step(Replication *rep, EcmStep step,
  */
 extern void ecm_replication_hold_slot(Replication *rep, const char *why, int pid);
 
-/* Is the server creating the slot now, in our session? */
+/* Is the slot being created now: by the server, or does the step wait for its sake? */
 extern bool ecm_replication_creates_slot(const Replication *rep);
 
 /*
@@ -146,6 +153,25 @@ extern void ecm_replication_close(Replication *rep);
  * timeout_ms until our walsender is gone.  Returns whether it is.
  */
 extern bool ecm_replication_wait_slot_free(Replication *rep, int timeout_ms);
+
+/* For setup steps: a query may take so long, unless it waits for others. */
+#define ECM_SETUP_QUERY_TIMEOUT_MS	30000
+
+/* Makes the session a walsender of ours, see walsender.c; may be repeated. */
+#define ECM_TUNE_WALSENDER_SQL	"SELECT _electric_cm.tune_walsender()"
+
+/* The failure of the connection or of the query that has just ended. */
+extern EcmStepResult ecm_replication_conn_failed(Replication *rep, EcmStepFailure *failure,
+												 EcmErrorContext context);
+
+/* Polls the running query: PENDING, DONE (its result is in rep->conn) or FAILED. */
+extern EcmStepResult ecm_replication_poll_query(Replication *rep, EcmStepFailure *failure,
+												EcmErrorContext context);
+
+/* -------------------------------------------------- replication_slot.c -- */
+
+/* Polls step create_slot. */
+extern EcmStepResult ecm_replication_poll_slot(Replication *rep, EcmStepFailure *failure);
 
 /* ------------------------------------------------ replication_stream.c -- */
 

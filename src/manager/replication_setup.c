@@ -44,15 +44,8 @@
 #include "manager/replication.h"
 #include "slot/slot.h"
 
-#define QUERY_TIMEOUT_MS	30000
-
-/* How often a busy slot is looked at, and for how long. */
+/* How often a walsender is looked at that is to end. */
 #define SLOT_POLL_MS		10
-#define SLOT_BUSY_TIMEOUT_MS	5000
-/* How often a walsender of ours that has the slot is asked to end. */
-#define FORMER_REMIND_MS	1000
-/* How often the step looks whether the slot may be created by now. */
-#define HOLD_POLL_MS		1000
 
 /*
  * wal_sender_timeout in our sessions: the server's own, within these bounds.  0 would
@@ -63,9 +56,6 @@
 
 /* pgoutput's protocol 1 has all that we need, and every server speaks it. */
 #define PROTO_VERSION		1
-
-/* Makes the session a walsender of ours, see walsender.c; may be repeated. */
-#define TUNE_WALSENDER			"SELECT _electric_cm.tune_walsender()"
 
 void
 ecm_replication_init(Replication *rep, const char *dbname,
@@ -92,8 +82,8 @@ ecm_replication_slot_pid(const Replication *rep)
 /* ---------------------------------------------------------------- steps -- */
 
 /* The failure of the connection or of the query that has just ended. */
-static EcmStepResult
-conn_failed(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
+EcmStepResult
+ecm_replication_conn_failed(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
 {
 	ecm_failure_set(failure, ecm_conn_error(rep->conn), context);
 	return ECM_RESULT_FAILED;
@@ -102,8 +92,8 @@ conn_failed(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
 /*
  * Polls the running query: PENDING, DONE (its result is in rep->conn) or FAILED.
  */
-static EcmStepResult
-poll_query(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
+EcmStepResult
+ecm_replication_poll_query(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
 {
 	switch (ecm_conn_poll(rep->conn))
 	{
@@ -113,9 +103,9 @@ poll_query(Replication *rep, EcmStepFailure *failure, EcmErrorContext context)
 		case ECM_CONN_IDLE:
 			if (ecm_conn_ok(rep->conn))
 				return ECM_RESULT_DONE;
-			return conn_failed(rep, failure, context);
+			return ecm_replication_conn_failed(rep, failure, context);
 		default:
-			return conn_failed(rep, failure, context);
+			return ecm_replication_conn_failed(rep, failure, context);
 	}
 }
 
@@ -151,7 +141,7 @@ poll_connect(Replication *rep, EcmStepFailure *failure)
 			rep->walsender_pid = ecm_conn_backend_pid(rep->conn);
 			return ECM_RESULT_DONE;
 		default:
-			return conn_failed(rep, failure, ECM_CONTEXT_CONNECT);
+			return ecm_replication_conn_failed(rep, failure, ECM_CONTEXT_CONNECT);
 	}
 }
 
@@ -159,7 +149,7 @@ poll_connect(Replication *rep, EcmStepFailure *failure)
 static EcmStepResult
 poll_identify_system(Replication *rep, EcmStepFailure *failure)
 {
-	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_OTHER);
+	EcmStepResult result = ecm_replication_poll_query(rep, failure, ECM_CONTEXT_OTHER);
 
 	if (result != ECM_RESULT_DONE)
 		return result;
@@ -183,7 +173,7 @@ poll_identify_system(Replication *rep, EcmStepFailure *failure)
 static EcmStepResult
 poll_pg_info(Replication *rep, EcmStepFailure *failure)
 {
-	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_OTHER);
+	EcmStepResult result = ecm_replication_poll_query(rep, failure, ECM_CONTEXT_OTHER);
 
 	if (result != ECM_RESULT_DONE)
 		return result;
@@ -273,7 +263,7 @@ judge_publication(const Replication *rep, const char *const facts[NUM_FACTS],
 static void
 start_publication(Replication *rep)
 {
-	ecm_conn_send(rep->conn, publication_facts_sql(rep), QUERY_TIMEOUT_MS);
+	ecm_conn_send(rep->conn, publication_facts_sql(rep), ECM_SETUP_QUERY_TIMEOUT_MS);
 }
 
 /*
@@ -283,7 +273,7 @@ start_publication(Replication *rep)
 static EcmStepResult
 poll_publication(Replication *rep, EcmStepFailure *failure)
 {
-	EcmStepResult result = poll_query(rep, failure, ECM_CONTEXT_PUBLICATION);
+	EcmStepResult result = ecm_replication_poll_query(rep, failure, ECM_CONTEXT_PUBLICATION);
 	StringInfoData sql;
 
 	if (result != ECM_RESULT_DONE || rep->step.query > 0)
@@ -304,7 +294,7 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 		result = judge_publication(rep, facts, failure);
 		if (!alter || result != ECM_RESULT_DONE)
 			return result;
-		ecm_conn_send(rep->conn, publish_generated_sql(rep), QUERY_TIMEOUT_MS);
+		ecm_conn_send(rep->conn, publish_generated_sql(rep), ECM_SETUP_QUERY_TIMEOUT_MS);
 		rep->step.query++;
 		return ECM_RESULT_PENDING;
 	}
@@ -323,7 +313,7 @@ poll_publication(Replication *rep, EcmStepFailure *failure)
 					 quote_identifier(rep->publication),
 					 ecm_quote_literal(rep->publication),
 					 ecm_stack_row_own_publication_sql(rep->publication));
-	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
+	ecm_conn_send(rep->conn, sql.data, ECM_SETUP_QUERY_TIMEOUT_MS);
 	rep->step.query++;
 	return ECM_RESULT_PENDING;
 }
@@ -376,294 +366,6 @@ ecm_replication_publication_is_good(Replication *rep, EcmStepFailure *failure)
 		failure->err.sqlstate[0] == '\0';
 }
 
-void
-ecm_replication_hold_slot(Replication *rep, const char *why, int pid)
-{
-	strlcpy(rep->creation.hold_why, why != NULL ? why : "", sizeof(rep->creation.hold_why));
-	rep->creation.hold_pid = pid;
-}
-
-bool
-ecm_replication_creates_slot(const Replication *rep)
-{
-	return rep->conn != NULL && rep->creation.running;
-}
-
-const char *
-ecm_replication_waiting_for(const Replication *rep, int *pid)
-{
-	const SlotCreation *creation = &rep->creation;
-
-	if (creation->held_up && creation->hold_why[0] != '\0')
-	{
-		*pid = creation->hold_pid;
-		return creation->hold_why;
-	}
-	*pid = creation->user_pid;
-	return creation->user_pid != 0 ? creation->waiting_for : NULL;
-}
-
-/*
- * Waits, for SLOT_BUSY_TIMEOUT_MS, while another process uses the slot; then the step
- * fails, and is tried again.  A walsender of an earlier connection of ours is
- * reminded to end, by SIGTERM.  If it is stopped, or hangs in the kernel, only
- * SIGKILL would end it, and that restarts the whole server.
- */
-static EcmStepResult
-wait_for_slot_user(Replication *rep, EcmStepFailure *failure, int pid)
-{
-	EcmTime		now = ecm_now();
-	bool		ours = pid == rep->former_pid;
-
-	if (ours && ecm_has_passed(rep->former_asked_at, now, FORMER_REMIND_MS))
-	{
-		kill(pid, SIGTERM);
-		rep->former_asked_at = now;
-	}
-	if (ecm_has_passed(rep->step.started, now, SLOT_BUSY_TIMEOUT_MS))
-		return ours ?
-			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
-							 psprintf("walsender PID %d, of the connection before, does not answer and does not end",
-									  pid),
-							 psprintf("It still has replication slot \"%s\".", rep->slot),
-							 psprintf("If it is stopped, kill -CONT %d lets it go on, and end. Don't kill -9 it: that would restart the whole server.",
-									  pid)) :
-			ecm_failure_make(failure, ECM_ERROR_RETRY, "55006",
-							 psprintf("replication slot \"%s\" is active for PID %d",
-									  rep->slot, pid), "",
-							 "Stop the other consumer, or set electric_cm.slot_name to another name.");
-	rep->creation.user_pid = pid;
-	snprintf(rep->creation.waiting_for, sizeof(rep->creation.waiting_for),
-			 ours ? "replication slot \"%s\", which walsender PID %d, of the connection before, has not given up" :
-			 "replication slot \"%s\", which PID %d uses", rep->slot, pid);
-	rep->step.deadline = ecm_later(now, SLOT_POLL_MS);
-	return ECM_RESULT_PENDING;
-}
-
-/* Waits, for as long as it takes, until a slot may be created. */
-static EcmStepResult
-wait_for_room(Replication *rep)
-{
-	rep->creation.held_up = true;
-	rep->step.deadline = ecm_later(ecm_now(),
-								   HOLD_POLL_MS);
-	return ECM_RESULT_PENDING;
-}
-
-/* Drops the slot that the machine has ordered to be made anew. */
-static EcmStepResult
-drop_useless_slot(Replication *rep, EcmStepFailure *failure)
-{
-	if (!ecm_slot_drop(rep->slot, &failure->err))
-	{
-		failure->kind = ECM_ERROR_RETRY;
-		return ECM_RESULT_FAILED;
-	}
-	rep->creation.drop_first = false;
-	if (rep->creation.drop_why[0] != '\0')
-		ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_REPLACED,
-					 rep->creation.drop_why,
-					 "dropped replication slot \"%s\", to make a new one", rep->slot);
-	else
-		ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_REPLICATION_SLOT_DROPPED,
-					 "All shapes of this database are compared with their tables.",
-					 "dropped replication slot \"%s\", to make a new one", rep->slot);
-	rep->creation.drop_why[0] = '\0';
-	return ECM_RESULT_DONE;
-}
-
-/*
- * A hint for a slot of our name that is not ours.  Never the advice to drop a slot
- * that another stack, or another user of pgoutput, seems to need.
- */
-static char *
-foreign_slot_hint(const Replication *rep, const EcmSlotFacts *facts)
-{
-	char		datname[NAMEDATALEN];
-
-	if (ecm_slot_name_is_taken(rep->slot, datname))
-		return psprintf("Set electric_cm.slot_name to another name for this database: that slot belongs to the stack of database \"%s\".",
-						datname);
-	if (facts->database != MyDatabaseId && ecm_slot_is_of_our_kind(facts, facts->database))
-		return "Set electric_cm.slot_name to another name for this database.";
-	return "Set electric_cm.slot_name to another name, or drop that slot with pg_drop_replication_slot().";
-}
-
-/*
- * Looks at the slot in shared memory.  DONE: it can be used, or there is none and it
- * may be created (*create).  PENDING: somebody uses it, or no slot may be created
- * now.  FAILED: it is another's, or invalidated, or can't be dropped.
- */
-static EcmStepResult
-look_at_slot(Replication *rep, EcmStepFailure *failure, bool *create)
-{
-	EcmSlotFacts facts;
-
-	*create = false;
-	rep->creation.user_pid = 0;
-	rep->creation.held_up = false;
-	if (!ecm_slot_lookup(rep->slot, &facts))
-	{
-		rep->creation.drop_first = false;
-		rep->creation.made_unheard = false;
-		if (rep->creation.hold_why[0] != '\0')
-			return wait_for_room(rep);
-		*create = true;
-		return ECM_RESULT_DONE;
-	}
-
-	if (!ecm_slot_is_of_our_kind(&facts, MyDatabaseId))
-		return ecm_failure_make(failure, ECM_ERROR_FATAL, "42710",
-								psprintf("replication slot \"%s\" belongs to another database or plugin",
-										 rep->slot), "", foreign_slot_hint(rep, &facts));
-	if (facts.active_pid != 0)
-		return wait_for_slot_user(rep, failure, facts.active_pid);
-	if (rep->creation.drop_first)
-	{
-		EcmStepResult result = drop_useless_slot(rep, failure);
-
-		if (result == ECM_RESULT_DONE && rep->creation.hold_why[0] != '\0')
-			return wait_for_room(rep);
-		*create = true;
-		return result;
-	}
-	if (facts.invalidation != NULL)
-		return ecm_failure_make(failure, ECM_ERROR_RECREATE, "55000",
-								psprintf("replication slot \"%s\" has been invalidated",
-										 rep->slot),
-								ecm_slot_invalidation_text(facts.invalidation), "");
-	rep->info.confirmed_flush_lsn = facts.confirmed_flush_lsn;
-	if (rep->creation.made_unheard)
-		rep->info.slot_created = true;	/* by our lost session */
-	return ECM_RESULT_DONE;
-}
-
-/*
- * Ends the transaction that the slot was created in, and records in the stack's row
- * that the slot is ours.
- */
-static void
-record_slot(Replication *rep)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "%s%s",
-					 ecm_conn_idle_in_no_transaction(rep->conn) ? "" : "COMMIT; ",
-					 ecm_stack_row_own_slot_sql(ecm_slot_temporary ? NULL : rep->slot));
-	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
-	rep->creation.made_unheard = false;
-}
-
-/*
- * The creation waits for every transaction that runs.  lock_timeout of the session
- * bounds each of these waits (statement_timeout does not), and the status check
- * writes a record of running transactions (ecm_manager_help_slot_creation()), so that
- * the creation ends soon after the last of them.
- */
-static void
-send_create_slot(Replication *rep)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
-					 quote_identifier(rep->slot),
-					 ecm_slot_temporary ? " TEMPORARY" : "");
-	ecm_conn_send(rep->conn, sql.data, 0);
-	rep->creation.running = true;
-}
-
-/* The server has created the slot: notes where it begins, and records it. */
-static void
-slot_created(Replication *rep)
-{
-	rep->info.slot_created = true;
-	rep->info.confirmed_flush_lsn =
-		DatumGetLSN(DirectFunctionCall1(pg_lsn_in,
-										CStringGetDatum(ecm_conn_value(rep->conn, 0, 1))));
-	record_slot(rep);
-}
-
-/* rep->step.query in step create_slot: the last command that was sent. */
-enum
-{
-	SLOT_LOOK,					/* none yet */
-	SLOT_TUNE,
-	SLOT_BEGIN,
-	SLOT_CREATE,
-	SLOT_RECORD
-};
-
-/*
- * Step create_slot: look, tune the walsender, BEGIN, create, record.
- *
- * Why the transaction: while it creates the slot the server waits for locks of
- * running transactions.  A walsender that waits outside of a transaction and is
- * ended at the moment when the lock is granted leaves that lock behind, since only
- * the end of a transaction releases it.
- *
- * If the connection is lost during the creation, nobody knows whether the slot was
- * made.  made_unheard remembers that: if the next attempt finds the slot, it is ours
- * and new, and is recorded as such.
- */
-static EcmStepResult
-poll_slot(Replication *rep, EcmStepFailure *failure)
-{
-	EcmStepResult result;
-	bool		create;
-
-	rep->step.deadline = 0;
-	if (rep->step.query == SLOT_LOOK)
-	{
-		if (ecm_conn_poll(rep->conn) == ECM_CONN_FAILED)
-			return conn_failed(rep, failure, ECM_CONTEXT_SLOT);
-		result = look_at_slot(rep, failure, &create);
-		if (result == ECM_RESULT_DONE && rep->creation.made_unheard && !create)
-		{
-			record_slot(rep);
-			rep->step.query = SLOT_RECORD;
-			return ECM_RESULT_PENDING;
-		}
-		if (result != ECM_RESULT_DONE || !create)
-			return result;
-
-		/*
-		 * A walsender that creates a slot may count as a synchronous standby,
-		 * too, so it is tuned before.  A failed attempt may have left its
-		 * transaction open.
-		 */
-		ecm_conn_send(rep->conn, ecm_conn_idle_in_no_transaction(rep->conn) ?
-					  TUNE_WALSENDER : "ROLLBACK; " TUNE_WALSENDER,
-					  QUERY_TIMEOUT_MS);
-		rep->step.query = SLOT_TUNE;
-		return ECM_RESULT_PENDING;
-	}
-
-	result = poll_query(rep, failure, ECM_CONTEXT_SLOT);
-	rep->creation.running = result == ECM_RESULT_PENDING && rep->step.query == SLOT_CREATE;
-	if (rep->step.query == SLOT_CREATE && ecm_conn_state(rep->conn) == ECM_CONN_FAILED)
-		rep->creation.made_unheard = true;
-	if (result != ECM_RESULT_DONE)
-		return result;
-
-	switch (rep->step.query++)
-	{
-		case SLOT_TUNE:
-			ecm_conn_send(rep->conn, "BEGIN", QUERY_TIMEOUT_MS);
-			return ECM_RESULT_PENDING;
-		case SLOT_BEGIN:
-			send_create_slot(rep);
-			return ECM_RESULT_PENDING;
-		case SLOT_CREATE:
-			slot_created(rep);
-			return ECM_RESULT_PENDING;
-		default:
-			return ECM_RESULT_DONE;
-	}
-}
-
 /* Done when the server has answered START_REPLICATION; the stream's state is new. */
 static EcmStepResult
 poll_start_streaming(Replication *rep, EcmStepFailure *failure)
@@ -679,7 +381,7 @@ poll_start_streaming(Replication *rep, EcmStepFailure *failure)
 		rep->stream.pid = ecm_replication_slot_pid(rep);
 		return ECM_RESULT_DONE;
 	}
-	result = conn_failed(rep, failure, ECM_CONTEXT_STREAM);
+	result = ecm_replication_conn_failed(rep, failure, ECM_CONTEXT_STREAM);
 	/* a small limit may have cost it since it was looked at, or made */
 	ecm_replication_judge_slot(rep, failure);
 	return result;
@@ -718,7 +420,7 @@ start_streaming(Replication *rep, XLogRecPtr start_lsn)
 					 quote_identifier(rep->slot), LSN_FORMAT_ARGS(start_lsn),
 					 PROTO_VERSION,
 					 replication_literal(quote_identifier(rep->publication)));
-	ecm_conn_send(rep->conn, sql.data, QUERY_TIMEOUT_MS);
+	ecm_conn_send(rep->conn, sql.data, ECM_SETUP_QUERY_TIMEOUT_MS);
 }
 
 void
@@ -729,6 +431,7 @@ ecm_replication_start_step(Replication *rep, EcmStep step, XLogRecPtr start_lsn)
 	rep->creation.user_pid = 0;
 	rep->creation.held_up = false;
 	rep->creation.running = false;
+	rep->creation.fence = InvalidTransactionId;
 	rep->step.started = ecm_now();
 
 	switch (step)
@@ -737,10 +440,10 @@ ecm_replication_start_step(Replication *rep, EcmStep step, XLogRecPtr start_lsn)
 			start_connect(rep);
 			break;
 		case ECM_STEP_IDENTIFY_SYSTEM:
-			ecm_conn_send(rep->conn, "IDENTIFY_SYSTEM", QUERY_TIMEOUT_MS);
+			ecm_conn_send(rep->conn, "IDENTIFY_SYSTEM", ECM_SETUP_QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_PG_INFO:
-			ecm_conn_send(rep->conn, ecm_whereabouts_sql(), QUERY_TIMEOUT_MS);
+			ecm_conn_send(rep->conn, ecm_whereabouts_sql(), ECM_SETUP_QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_CREATE_PUBLICATION:
 			start_publication(rep);
@@ -751,8 +454,8 @@ ecm_replication_start_step(Replication *rep, EcmStep step, XLogRecPtr start_lsn)
 			ecm_conn_send(rep->conn,
 						  "SET datestyle = 'ISO'; SET intervalstyle = 'postgres';"
 						  "SET timezone = 'UTC'; SET extra_float_digits = 1;"
-						  "SET bytea_output = 'hex'; " TUNE_WALSENDER,
-						  QUERY_TIMEOUT_MS);
+						  "SET bytea_output = 'hex'; " ECM_TUNE_WALSENDER_SQL,
+						  ECM_SETUP_QUERY_TIMEOUT_MS);
 			break;
 		case ECM_STEP_START_STREAMING:
 			start_streaming(rep, start_lsn);
@@ -777,9 +480,9 @@ ecm_replication_poll_step(Replication *rep, EcmStep step, EcmStepFailure *failur
 		case ECM_STEP_CREATE_PUBLICATION:
 			return poll_publication(rep, failure);
 		case ECM_STEP_CREATE_SLOT:
-			return poll_slot(rep, failure);
+			return ecm_replication_poll_slot(rep, failure);
 		case ECM_STEP_SET_DISPLAY_SETTINGS:
-			return poll_query(rep, failure, ECM_CONTEXT_OTHER);
+			return ecm_replication_poll_query(rep, failure, ECM_CONTEXT_OTHER);
 		case ECM_STEP_START_STREAMING:
 			return poll_start_streaming(rep, failure);
 		default:
@@ -811,6 +514,8 @@ ecm_replication_close(Replication *rep)
 	if (rep->creation.running)
 		rep->creation.made_unheard = true;
 	rep->creation.running = false;
+	rep->creation.fence = InvalidTransactionId;
+	rep->step.deadline = 0;
 	ecm_conn_close(rep->conn);
 	rep->conn = NULL;
 

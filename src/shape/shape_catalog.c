@@ -661,21 +661,6 @@ ecm_shapes_delete_unlocked(const char *from, int nargs, Oid *types, Datum *value
 	return announce(ECM_MESSAGE_DROP, reason);
 }
 
-bool
-ecm_shape_invalidate_nowait(int64 id, const char *reason)
-{
-	EcmSpiState spi;
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(id);
-	int			n;
-
-	ecm_spi_begin(&spi);
-	n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE id = $1",
-								   1, &type, &value, reason);
-	ecm_spi_end(&spi);
-	return n > 0;
-}
-
 char *
 ecm_tag_error(const char *sqlstate, const char *message)
 {

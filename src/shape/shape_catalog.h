@@ -65,9 +65,6 @@ extern int	ecm_shapes_resync(const char *condition, int nargs, Oid *types, Datum
 /* Deletes one shape, waiting for its row; within ecm_spi_begin/end. */
 extern void ecm_shape_delete(int64 shape, const char *reason);
 
-/* Deletes one shape; false if it is gone, or locked by whoever drops it. */
-extern bool ecm_shape_invalidate_nowait(int64 id, const char *reason);
-
 /*
  * Within ecm_spi_begin() and ecm_spi_end(), with the latest snapshot.
  *

@@ -20,6 +20,7 @@
 #include "access/xlog_internal.h"
 #include "access/xlogrecovery.h"
 #include "miscadmin.h"
+#include "replication/logical.h"
 #include "replication/slot.h"
 #include "replication/walreceiver.h"
 #include "storage/lwlock.h"
@@ -359,15 +360,48 @@ drop_slot(void *arg)
 	ReplicationSlotDrop(arg, true);
 }
 
-bool
-ecm_slot_drop(const char *name, EcmError *err)
+/* The arguments of ecm_slot_advance(). */
+typedef struct Advance
 {
-	if (ecm_worker_try(drop_slot, unconstify(char *, name), err))
+	const char *name;
+	XLogRecPtr	lsn;
+} Advance;
+
+static void
+advance_slot(void *arg)
+{
+	Advance    *advance = arg;
+
+	ecm_slot_acquire(advance->name);
+	LogicalConfirmReceivedLocation(advance->lsn);
+	ReplicationSlotMarkDirty();
+	ReplicationSlotSave();
+	ReplicationSlotRelease();
+}
+
+/* An aborted transaction does not release the slot. */
+static bool
+try_with_slot(void (*fn) (void *arg), void *arg, EcmError *err)
+{
+	if (ecm_worker_try(fn, arg, err))
 		return true;
-	/* an aborted transaction does not release the slot */
 	if (MyReplicationSlot != NULL)
 		ReplicationSlotRelease();
 	return false;
+}
+
+bool
+ecm_slot_drop(const char *name, EcmError *err)
+{
+	return try_with_slot(drop_slot, unconstify(char *, name), err);
+}
+
+bool
+ecm_slot_advance(const char *name, XLogRecPtr lsn, EcmError *err)
+{
+	Advance		advance = {name, lsn};
+
+	return try_with_slot(advance_slot, &advance, err);
 }
 
 bool

@@ -105,6 +105,12 @@ extern bool ecm_database_has_slot(Oid dboid);
 extern bool ecm_slot_drop(const char *name, EcmError *err);
 
 /*
+ * Likewise: advances a slot to a position that is flushed, on the disk, too, without
+ * decoding the WAL up to there.
+ */
+extern bool ecm_slot_advance(const char *name, XLogRecPtr lsn, EcmError *err);
+
+/*
  * Is the WAL file that has that position missing, on every timeline of the
  * server's history?  A slot that has come with a copy of the data directory,
  * or has outlived pg_resetwal, can need such a file.  PostgreSQL itself does
