@@ -37,15 +37,24 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "port/pg_crc32c.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/shmem.h"
+#include "base/wait_event.h"
 #include "jobs/fold.h"
 #include "jobs/fold_spill.h"
 #include "shape/shape_catalog.h"
+#include "slot/retained_wal.h"
 
 /* The most bytes that a step reads or sorts; also what is sorted in memory. */
 #define MAX_STEP_BYTES		(INT64CONST(32) * 1024 * 1024)
+
+/* If less WAL than this may be written, the next step waits, for so long at most. */
+#define SMALL_WAL			(INT64CONST(256) * 1024)
+#define ROOM_POLL_MS		500
+#define MAX_ROOM_POLLS		60
 
 /* The most lists at a time, each of which has a buffer. */
 #define MAX_LISTS			1024
@@ -80,6 +89,27 @@ ecm_fold_step_bytes(void)
 }
 
 /*
+ * Waits while the slot retains much WAL for its limits, so that what the steps write does
+ * not come at once, before the slot has followed.  If it is held by somebody, steps go on
+ * after a while, slowly: this session is needed for other things, too.
+ */
+static void
+await_room(void)
+{
+	int			index = ecm_stack_find(MyDatabaseId);
+
+	for (int i = 0; i < MAX_ROOM_POLLS && index >= 0; i++)
+	{
+		if (ecm_retained_wal_allowance(index, SMALL_WAL) >= SMALL_WAL)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ROOM_POLL_MS, ecm_wait_event(ECM_WAIT_STACK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
  * Commits, and begins the next transaction.  False: the shape is not live any
  * more.
  */
@@ -94,6 +124,7 @@ next_transaction(Steps *steps)
 	MemoryContextReset(steps->step_context);
 	SPI_commit();
 	CHECK_FOR_INTERRUPTS();
+	await_room();
 	fold->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	shape = ecm_shape_by_id(fold->shape->id);
 	return shape != NULL && shape->state == ECM_SHAPE_LIVE;
