@@ -97,8 +97,12 @@ for my $moment (sort keys %held_by)
 		make_shape();
 		my $reader = $stack->reader($handle);
 		my $holder = $node->background_psql($db, on_error_stop => 0);
-		$holder->query_safe('BEGIN');
-		$holder->query_safe("LOCK TABLE $held_by{$moment} IN SHARE MODE");
+		my $lock = "BEGIN; LOCK TABLE $held_by{$moment} IN SHARE MODE;";
+		my $unrecorded = $held_by{$moment} eq '_electric_cm.stack';
+		my $old = $node->background_psql($db, on_error_stop => 0);
+
+		# that a slot is about to be created is written there, too
+		$unrecorded ? $old->query_safe('BEGIN; SELECT pg_current_xact_id();') : $holder->query_safe($lock);
 		$stack->sql(qq{SET client_min_messages = error; DO \$\$ BEGIN LOOP
 			BEGIN
 				PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL;
@@ -108,13 +112,22 @@ for my $moment (sort keys %held_by)
 			END;
 			END LOOP;
 			INSERT INTO t (t) SELECT 'in between' FROM generate_series(1, 10); END \$\$});
+		if ($unrecorded)
+		{
+			$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%' AND wait_event_type = 'Lock'});
+			$holder->query_safe($lock);
+			$old->query_safe('COMMIT');
+		}
+		$old->quit;
 		$stack->seen("EXISTS (SELECT FROM pg_locks WHERE relation = '$held_by{$moment}'::regclass AND NOT granted)",
 			"$what: the stack waits");
 		$stack->seen("$position IS NOT NULL", "$what: there is a new slot");
 		$dies{$how}->();
 		eval { $holder->quit; };
 		$stack->sql('SELECT electric_cm_start()') if $how eq 'it is stopped';
-		resyncs($what, $reader, $other_slot);
+
+		# that one was about to be created is recorded, so it is ours
+		resyncs($what, $reader, $unrecorded ? "detail = 'the replication slot is a new one'" : $other_slot);
 	}
 }
 
