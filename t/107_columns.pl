@@ -247,6 +247,27 @@ $stack->settle;
 $stack->replays($listed, 'listed', 'it gets no column that is added', columns => [ 'id', 'a' ]);
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$listed', '$had') WHERE operation = 'insert'"), '1', '... and is not compared');
 
+# A change that no hook has seen: the stream tells.  Another shape of the table keeps the
+# consumer's knowledge of it, with the columns that nobody has any more.
+$stack->sql('CREATE TABLE unseen (id int PRIMARY KEY, a int)', 'INSERT INTO unseen SELECT i, i FROM generate_series(1, 10) i');
+my $unseen = $stack->reader($stack->live_shape('unseen'));
+my $ids = $stack->live_shape('unseen', columns => ['id']);
+$stack->sql('INSERT INTO unseen VALUES (11, 11)');
+$stack->settle;
+$stack->sql(q{UPDATE pg_attribute SET attname = 'renamed' WHERE attrelid = 'unseen'::regclass AND attname = 'a'});
+$stack->sql('INSERT INTO unseen VALUES (12, 12)');
+$stack->resyncs($unseen, q{detail LIKE 'the stream has other columns%'}, 'unseen', 'columns renamed behind our back', command => 1);
+$stack->sql('INSERT INTO unseen VALUES (13, 13)');
+$stack->settle;
+my ($oid, $from) = split /\|/, $stack->sql(q{SELECT 'unseen'::regclass::oid, pg_current_wal_insert_lsn()});
+$stack->sql('INSERT INTO unseen VALUES (14, 14)', 'INSERT INTO unseen VALUES (15, 15)');
+$stack->settle;
+my ($wal) = run_command([ 'pg_waldump', '-p', $node->data_dir . '/pg_wal', '-s', $from, '-e', $stack->sql('SELECT pg_current_wal_flush_lsn()') ]);
+like($wal, qr/COMMIT/, 'transactions come behind that');
+unlike($wal, qr/relcache $oid\b/, '... and nobody looks at the table anew each time');
+$stack->goes_on($unseen, 'unseen', 'columns renamed behind our back, and what comes then');
+$stack->replays($ids, 'unseen', '... also of the other shape', columns => ['id']);
+
 # columns change between the beginning of an attempt and the reading of the table, which
 # the command makes wait
 $stack->sql('CREATE TABLE late (id int PRIMARY KEY, a int, b int)', 'INSERT INTO late VALUES (1, 1, 1)');

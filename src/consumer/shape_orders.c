@@ -630,9 +630,9 @@ resync_unasked(EcmOrderShapes *gaps, EcmShape *shape)
 /*
  * The shapes of a table that are still followed, or those with one layout, are
  * resynced.  layout_number -1: all.  The table may have been freed, or another one made
- * in its place, by orders that were obeyed before.
+ * in its place, by orders that were obeyed before.  True: there are any.
  */
-static void
+static bool
 check_table(Oid relid, int layout_number, const char *reason)
 {
 	EcmOrderShapes gaps;
@@ -642,11 +642,11 @@ check_table(Oid relid, int layout_number, const char *reason)
 	ListCell   *lc;
 
 	if (table == NULL)
-		return;
+		return false;
 	if (layout_number >= 0)
 	{
 		if (layout_number >= list_length(table->layouts))
-			return;
+			return false;
 		layout = list_nth(table->layouts, layout_number);
 	}
 	shapes = ecm_followed_list(table, layout);
@@ -662,6 +662,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 		ecm_work_on(0);
 	}
 	begin_gaps(&gaps, reason);
+	return gaps.n > 0;
 }
 
 /*
@@ -672,20 +673,21 @@ check_table(Oid relid, int layout_number, const char *reason)
  *
  * After a mismatch, the table or the walsender's idea of it is another one than the
  * shapes'.  The resync looks at the table anew; so that the walsender does, too, what it
- * has described counts as changed.
+ * has described counts as changed.  (Not for a layout that no shape has any more: each
+ * description would be followed by another one.)
  */
 static void
 obey_checks(Order *order)
 {
 	if (order->kind == ORDER_MISMATCH)
 	{
-		check_table(order->table, order->layout,
-					"the stream has other columns, or another replica identity, than the shape");
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(order->relation)))
+		if (check_table(order->table, order->layout,
+						"the stream has other columns, or another replica identity, than the shape") &&
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(order->relation)))
 			CacheInvalidateRelcacheByRelid(order->relation);
 	}
 	else if (order->kind == ORDER_TRUNCATED)
-		check_table(order->table, -1, "the table was truncated");
+		(void) check_table(order->table, -1, "the table was truncated");
 }
 
 void

@@ -360,6 +360,14 @@ drop_slot(void *arg)
 	ReplicationSlotDrop(arg, true);
 }
 
+void
+ecm_slot_advance_acquired(XLogRecPtr lsn)
+{
+	LogicalConfirmReceivedLocation(lsn);
+	ReplicationSlotMarkDirty();
+	ReplicationSlotSave();
+}
+
 /* The arguments of ecm_slot_advance(). */
 typedef struct Advance
 {
@@ -373,9 +381,7 @@ advance_slot(void *arg)
 	Advance    *advance = arg;
 
 	ecm_slot_acquire(advance->name);
-	LogicalConfirmReceivedLocation(advance->lsn);
-	ReplicationSlotMarkDirty();
-	ReplicationSlotSave();
+	ecm_slot_advance_acquired(advance->lsn);
 	ReplicationSlotRelease();
 }
 

@@ -105,9 +105,11 @@ extern bool ecm_database_has_slot(Oid dboid);
 extern bool ecm_slot_drop(const char *name, EcmError *err);
 
 /*
- * Likewise: advances a slot to a position that is flushed, on the disk, too, without
- * decoding the WAL up to there.
+ * Advances a slot, without decoding the WAL up to there, which must be flushed; in memory
+ * and on the disk.  The first one is for the slot that this process has acquired; the
+ * second one is called and answers as ecm_slot_drop().
  */
+extern void ecm_slot_advance_acquired(XLogRecPtr lsn);
 extern bool ecm_slot_advance(const char *name, XLogRecPtr lsn, EcmError *err);
 
 /*

@@ -128,9 +128,7 @@ skip(void *arg)
 	{
 		/* in memory at once: an error that comes now does not undo it */
 		tail->moved = true;
-		LogicalConfirmReceivedLocation(tail->to);
-		ReplicationSlotMarkDirty();
-		ReplicationSlotSave();
+		ecm_slot_advance_acquired(tail->to);
 	}
 	ReplicationSlotRelease();
 }
