@@ -250,11 +250,11 @@ is($stack->sql("SELECT $marker"), $marked, '... which is worth no marker');
 my $holder = $node->background_psql($db, on_error_stop => 0);
 $holder->query_safe('BEGIN');
 $holder->query_safe('LOCK TABLE _electric_cm.progress IN SHARE MODE');
-my $before = $stack->sql("SELECT $position");
+my $before = $stack->sql('SELECT pg_current_wal_insert_lsn()');
 $node->safe_psql('busy', q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1024 * 1024))), pg_current_xact_id() FROM generate_series(1, 20)});
 $stack->seen(q{(SELECT waiting_for LIKE 'a pool session to record that the shape logs are at %' FROM electric_cm_stat_manager)},
 	'no marker can be written: waiting_for says so');
-is($stack->sql("SELECT $position"), $before, '... nothing is acknowledged');
+is($stack->sql("SELECT $position <= '$before'"), 't', '... nothing of that is acknowledged');
 is($stack->sql('SELECT electric_cm_status()'), 'active', '... the stack is active all the same');
 $holder->query_safe('ROLLBACK');
 $holder->quit;
