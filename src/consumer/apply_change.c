@@ -31,6 +31,7 @@
 #include "consumer/log_batch.h"
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
+#include "consumer/shape_orders.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_chunk.h"
@@ -207,9 +208,10 @@ emit_update(EcmShape *shape, EcmRelation *relation, bool has_old)
  * An update has moved a row into the shape.  Its entry needs all values, as the
  * log has no earlier ones of this row.  A TOASTed value that the update did not
  * change is not in the new tuple, and in the old one only if the replica identity
- * has its column.  ecm_identity_lacks() sees to that when the shape is created, and
- * again after commands on the table.  If a value is missing all the same, the
- * shape fails: no reader could make the row from its log.
+ * has its column.  ecm_identity_lacks() sees to that when the shape is created; but a
+ * column may have come since, or somebody have changed the identity unseen.  If a value is
+ * missing, the shape is resynced, which finds it in the table: no reader could make the
+ * row from its log.
  */
 static void
 emit_move_in(EcmShape *shape)
@@ -220,9 +222,10 @@ emit_move_in(EcmShape *shape)
 	for (int i = 0; i < layout->ncolumns; i++)
 		if (newv[i].kind == ECM_VALUE_UNCHANGED)
 		{
-			ecm_match_fail(shape,
-						   psprintf(ECM_ERROR_OWN_TEXT "an update moved a row into the shape, and the stream lacks its value of column \"%s\"",
-									shape->table->columns[layout->columns[i]].name));
+			if (!ecm_log_batch_is_past(shape->skip_until))
+				ecm_orders_add_lacking(shape->id, shape->generation,
+									   shape->table->columns[layout->columns[i]].name);
+			ecm_match_leave_out(shape);
 			return;
 		}
 	emit(shape, ECM_OP_INSERT, newv, NULL);

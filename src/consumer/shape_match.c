@@ -198,9 +198,15 @@ read_column(EcmTable *table, int number)
 }
 
 void
-ecm_match_fail(EcmShape *shape, const char *message)
+ecm_match_leave_out(EcmShape *shape)
 {
 	shape->failed_in = matching.transaction;
+}
+
+void
+ecm_match_fail(EcmShape *shape, const char *message)
+{
+	ecm_match_leave_out(shape);
 	matching.failed(shape, message);
 }
 

@@ -54,6 +54,12 @@ extern EcmShape **ecm_match_tuple(EcmTable *table, const EcmValue *values,
  */
 extern void ecm_match_fail(EcmShape *shape, const char *message);
 
+/*
+ * Leaves the shape out of the rest of this upstream transaction, as if it had failed: the
+ * caller sees to it that its log is not continued after that.
+ */
+extern void ecm_match_leave_out(EcmShape *shape);
+
 /* Has the shape failed in this upstream transaction? */
 extern bool ecm_match_has_failed(const EcmShape *shape);
 

@@ -60,7 +60,8 @@ typedef enum OrderKind
 	ORDER_GAP,					/* gaps have begun: the manager is to be told */
 	ORDER_TRUNCATED,			/* a table's shapes are resynced, if any is
 								 * left */
-	ORDER_MISMATCH				/* those of one layout, likewise */
+	ORDER_MISMATCH,				/* those of one layout, likewise */
+	ORDER_LACKING				/* a shape, likewise */
 } OrderKind;
 
 typedef struct Order
@@ -68,10 +69,10 @@ typedef struct Order
 	OrderKind	kind;
 	EcmStreamMessage *message;	/* message: what it says, copied */
 
-	/* errored */
+	/* errored, lacking */
 	int64		shape;
 	int			generation;		/* attempt that the error was raised in */
-	const char *reason;			/* tagged, see errors.h */
+	const char *reason;			/* errored: tagged, see errors.h */
 	const char *handle;			/* the shape's, if obeying has made it
 								 * errored; else NULL: there is nothing to
 								 * report */
@@ -123,6 +124,16 @@ ecm_orders_add_truncated(Oid table)
 {
 	Order		order = {.kind = ORDER_TRUNCATED, .table = table};
 
+	add_order(&order);
+}
+
+void
+ecm_orders_add_lacking(int64 shape, int generation, const char *column)
+{
+	Order		order = {.kind = ORDER_LACKING, .shape = shape, .generation = generation};
+
+	order.reason = psprintf("an update moved a row into the shape, and the stream lacks its value of column \"%s\", which needs REPLICA IDENTITY FULL",
+							column);
 	add_order(&order);
 }
 
@@ -609,22 +620,40 @@ obey_order(Order *order)
 			break;				/* ecm_orders_committed() */
 		case ORDER_TRUNCATED:
 		case ORDER_MISMATCH:
+		case ORDER_LACKING:
 			break;				/* obey_checks() */
 	}
 }
 
 /*
- * Has a shape resynced that is still followed, though a command has changed its table:
- * that ran without us.
+ * Has a shape resynced that is still followed, though the stream can't continue its log:
+ * what has brought that about ran without us, or no command has.
  */
 static void
 resync_unasked(EcmOrderShapes *gaps, EcmShape *shape)
 {
-	EcmShapeDef *def = ecm_shape_by_id(shape->id);
+	int64		id = shape->id;
+	EcmShapeDef *def;
 
-	if (def == NULL || ecm_log_batch_is_past(shape->skip_until))
+	ecm_work_on(id);
+	ecm_log_batch_touch(id);
+	def = ecm_shape_by_id(id);
+	if (def != NULL && !ecm_log_batch_is_past(shape->skip_until))
+		leave_log(gaps, def);
+	ecm_work_on(0);
+}
+
+/* The shape that a change lacks a value for, unless it has begun anew since, or ended. */
+static void
+resync_lacking(const Order *order)
+{
+	EcmOrderShapes gaps = ecm_order_shapes_create(1);
+	EcmShape   *shape = ecm_followed_find(order->shape);
+
+	if (shape == NULL || shape->generation != order->generation)
 		return;
-	leave_log(gaps, def);
+	resync_unasked(&gaps, shape);
+	begin_gaps(&gaps, order->reason);
 }
 
 /*
@@ -652,15 +681,7 @@ check_table(Oid relid, int layout_number, const char *reason)
 	shapes = ecm_followed_list(table, layout);
 	gaps = ecm_order_shapes_create(list_length(shapes));
 	foreach(lc, shapes)
-	{
-		EcmShape   *shape = lfirst(lc);
-		int64		id = shape->id;
-
-		ecm_work_on(id);
-		ecm_log_batch_touch(id);
-		resync_unasked(&gaps, shape);
-		ecm_work_on(0);
-	}
+		resync_unasked(&gaps, lfirst(lc));
 	begin_gaps(&gaps, reason);
 	return gaps.n > 0;
 }
@@ -688,6 +709,8 @@ obey_checks(Order *order)
 	}
 	else if (order->kind == ORDER_TRUNCATED)
 		(void) check_table(order->table, -1, "the table was truncated");
+	else if (order->kind == ORDER_LACKING)
+		resync_lacking(order);
 }
 
 void

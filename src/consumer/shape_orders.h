@@ -19,11 +19,12 @@ extern void ecm_orders_init(int stack_index, int worker);
 /*
  * Adds an order that the consumer gives to itself, on what it has met in the
  * stream: a table was truncated; a relation lacks what shapes of a layout need
- * (relation.c); following a shape has raised an error ('reason' as for
- * ecm_shape_set_errored()).
+ * (relation.c); a change lacks a value that a shape needs, of a column; following a shape
+ * has raised an error ('reason' as for ecm_shape_set_errored()).
  */
 extern void ecm_orders_add_truncated(Oid table);
 extern void ecm_orders_add_mismatch(Oid table, int layout, Oid relation);
+extern void ecm_orders_add_lacking(int64 shape, int generation, const char *column);
 extern void ecm_orders_add_errored(int64 shape, int generation,
 								   const char *reason);
 

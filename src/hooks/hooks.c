@@ -420,8 +420,10 @@ after_statement(NodeTag tag, Node *stmt)
 					ecm_ddl_note_perhaps(relid);
 					foreach(lc, alter->cmds)
 					{
-						if (((AlterTableCmd *) lfirst(lc))->subtype == AT_ReplicaIdentity)
-							ecm_unpublish_note(relid);
+						if (((AlterTableCmd *) lfirst(lc))->subtype != AT_ReplicaIdentity)
+							continue;
+						ecm_ddl_note_identity(relid);
+						ecm_unpublish_note(relid);
 					}
 				}
 				break;

@@ -69,6 +69,7 @@ typedef enum NoteKind
 	NOTE_COLUMNS,				/* a table that has lost columns, though it
 								 * may have others of the same names by now */
 	NOTE_OWNER,					/* a role that is gone */
+	NOTE_IDENTITY,				/* a table whose replica identity was set */
 	NOTE_PERHAPS,				/* a table, which its shapes are compared with */
 	NOTE_PUBLICATION,			/* a publication, perhaps ours */
 	NOTE_MEMBER,				/* a row of pg_publication_rel that is new */
@@ -300,6 +301,12 @@ ecm_ddl_note_row_type(Oid relid)
 
 	if (OidIsValid(type) && get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT)
 		ecm_ddl_note_type(type, "the type of a column was changed");
+}
+
+void
+ecm_ddl_note_identity(Oid relid)
+{
+	(void) note(NOTE_IDENTITY, relid, NULL);
 }
 
 void
@@ -645,7 +652,8 @@ apply_perhaps(const Pending *pending)
 
 	if (pending->objects[NOTE_PERHAPS] == NIL)
 		return;
-	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS], pending->objects[NOTE_RESYNC]);
+	renamed = ecm_shapes_verify(pending->objects[NOTE_PERHAPS], pending->objects[NOTE_RESYNC],
+								pending->objects[NOTE_IDENTITY]);
 	foreach(lc, renamed)
 	{
 		if (!is_remembered(ddl.renamed_tables, lfirst_oid(lc)))

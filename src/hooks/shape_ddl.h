@@ -21,7 +21,8 @@
  * that have, or select by, the column are.  perhaps: they are compared with what the table
  * has become, and are resynced, or end, if they don't fit any more.  published: they are
  * resynced if the table, or one below it, is not published as before.  index: perhaps for
- * its table, whose key or replica identity it may be.
+ * its table, whose key or replica identity it may be.  identity: a command has set the
+ * table's replica identity; perhaps as well.
  */
 extern void ecm_ddl_note_void(Oid relid, const char *reason);
 extern void ecm_ddl_note_resync(Oid relid, const char *reason);
@@ -29,6 +30,7 @@ extern void ecm_ddl_note_dropped_column(Oid relid, AttrNumber column);
 extern void ecm_ddl_note_perhaps(Oid relid);
 extern void ecm_ddl_note_published(Oid relid);
 extern void ecm_ddl_note_index(Oid index);
+extern void ecm_ddl_note_identity(Oid relid);
 
 /*
  * A type has changed; row_type: the type that a table or composite type has.  Shapes of

@@ -94,6 +94,13 @@ collect_leaves(const EcmShapeDef *def, void *arg)
 	if (def->filter != NULL)
 		needs.where = ecm_column_attnums(def->relation, def->filter->names,
 										 def->filter->ncolumns, NULL, &missing);
+
+	/*
+	 * nobody waits for a FULL that only later columns need, see
+	 * apply_change.c
+	 */
+	if (!ecm_may_set_identity() || ecm_publishes_manually())
+		needs.columns = NULL;
 	leaves = ecm_leaves_to_alter(def->relation, &needs, def->owner, a->lockmode);
 	old = MemoryContextSwitchTo(a->context);
 	a->leaves = list_concat_unique_oid(a->leaves, leaves);

@@ -25,7 +25,8 @@ typedef struct EcmShapeNeeds
 {
 	Bitmapset  *key;
 	Bitmapset  *where;			/* the columns that the where clause refers to */
-	Bitmapset  *columns;		/* the columns that the log has */
+	Bitmapset  *columns;		/* the columns that the log has; NULL: not
+								 * asked for */
 } EcmShapeNeeds;
 
 /* Adds the attribute numbers of columns; *missing is set if one is gone. */

@@ -291,21 +291,27 @@ misfit(const ShapeKind *kind, Relation rel, EcmShapeNeeds *needs)
 
 /*
  * ... and between these and what has become of the table itself, or of one of
- * its partitions.  *mendable: the attempt to create a shape could mend it.
+ * its partitions.  A column may have come since the shape was declared, of which an update
+ * that moves a row into the shape lacks the value: a resync finds it (apply_change.c), so
+ * that counts only if a command has set the identity.  *mendable: the attempt to create a
+ * shape could mend it.
  */
 static const char *
-misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mendable)
+misfit_of_leaf(EcmShapeNeeds needs, Relation rel, Oid changed, bool identity_set,
+			   bool *mendable)
 {
 	Relation	leaf = ecm_open_unlocked(changed);
 	const char *reason = NULL;
 
+	if (!identity_set)
+		needs.columns = NULL;
 	*mendable = false;
 	if (leaf == NULL)
 		return NULL;
 	if (!RelationIsPermanent(leaf))
 		reason = "the table is not logged any more";
 	else if (leaf->rd_rel->relkind == RELKIND_RELATION &&
-			 ecm_identity_lacks(leaf, rel, needs) != NULL)
+			 ecm_identity_lacks(leaf, rel, &needs) != NULL)
 	{
 		reason = "the table's replica identity has changed";
 		*mendable = true;
@@ -326,7 +332,7 @@ misfit_of_leaf(const EcmShapeNeeds *needs, Relation rel, Oid changed, bool *mend
  * shapes were declared with.
  */
 static bool
-verify_shapes_of(Relation rel, List *changed, bool resynced)
+verify_shapes_of(Relation rel, List *changed, bool resynced, List *identities)
 {
 	Oid			relid = RelationGetRelid(rel);
 	char	   *name = ecm_relation_name(relid);
@@ -358,7 +364,8 @@ verify_shapes_of(Relation rel, List *changed, bool resynced)
 		{
 			if (reason != NULL)
 				break;
-			reason = misfit_of_leaf(&needs, rel, lfirst_oid(lc), &mendable);
+			reason = misfit_of_leaf(needs, rel, lfirst_oid(lc),
+									list_member_oid(identities, lfirst_oid(lc)), &mendable);
 
 			/*
 			 * a partition has come, and the resync gives it the identity that
@@ -405,7 +412,7 @@ add_stake(HTAB *stakes, List **relids, Oid relid, Oid changed)
  * is a partition of.
  */
 List *
-ecm_shapes_verify(List *changed, List *resynced)
+ecm_shapes_verify(List *changed, List *resynced, List *identities)
 {
 	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(StakeEntry),
 	.hcxt = CurrentMemoryContext};
@@ -432,7 +439,7 @@ ecm_shapes_verify(List *changed, List *resynced)
 
 		if (rel == NULL)
 			continue;
-		if (verify_shapes_of(rel, entry->changed, list_member_oid(resynced, relid)))
+		if (verify_shapes_of(rel, entry->changed, list_member_oid(resynced, relid), identities))
 			renamed = lappend_oid(renamed, relid);
 		RelationClose(rel);
 	}
@@ -505,7 +512,7 @@ ecm_shapes_verify_all(void)
 	list_sort(changed, list_oid_cmp);
 	list_deduplicate_oid(changed);
 	ecm_shapes_verify_names(relids, NIL);
-	(void) ecm_shapes_verify(changed, NIL);
+	(void) ecm_shapes_verify(changed, NIL, NIL);
 	ecm_spi_end(&spi);
 }
 
@@ -613,7 +620,7 @@ ecm_shapes_verify_publication(void)
 		if (gone != NIL)
 			resync_followed(gone, "the table has left the publication");
 		/* generated columns may be in the stream, which were not */
-		(void) ecm_shapes_verify(list_difference_oid(relids, gone), NIL);
+		(void) ecm_shapes_verify(list_difference_oid(relids, gone), NIL, NIL);
 	}
 	ecm_spi_end(&spi);
 }

@@ -21,8 +21,11 @@
  *
  * resynced: tables whose shapes the same command has resynced, as they have got other
  * partitions.  These don't end if only a replica identity is not what they need.
+ *
+ * identities: tables whose replica identity the same command has set.  Others may lack
+ * values that are TOASTed, of columns that have come since; see EcmShapeNeeds.
  */
-extern List *ecm_shapes_verify(List *changed, List *resynced);
+extern List *ecm_shapes_verify(List *changed, List *resynced, List *identities);
 
 /*
  * The same for all tables that have shapes, where it is not known what has changed:
