@@ -220,6 +220,14 @@ CREATE TABLE _electric_cm.progress (
 );
 COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
 
+-- Failovers that the shapes have survived: transactions that committed at or after
+-- began_at, until the next row's, have the epoch in the upper half of their ops.
+CREATE TABLE _electric_cm.epoch (
+	began_at pg_lsn PRIMARY KEY,	-- where the timeline of before was left
+	epoch int4 NOT NULL CHECK (epoch > 0)	-- random, so that no other server has the same
+);
+COMMENT ON TABLE _electric_cm.epoch IS 'timelines that the logs have gone through';
+
 -- The last 1,000 events from warnings up, which survive the server's end.
 -- Written like shape_log, so that no publication sends it.
 CREATE TABLE _electric_cm.event (
