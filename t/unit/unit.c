@@ -5,7 +5,7 @@
  *
  *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/base/state.c \
  *		  src/base/errors.c src/base/backoff.c src/base/stream_message.c \
- *		  src/shape/shape_chunk.c src/shape/shape_judge.c \
+ *		  src/shape/offset_epoch.c src/shape/shape_chunk.c src/shape/shape_judge.c \
  *		  src/slot/retained_wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
