@@ -30,5 +30,7 @@ ecm_epoch_judge(const EcmEpoch *epochs, int n, uint64_t lsn, uint32_t number)
 		return ECM_EPOCH_RIGHT;
 	for (i = 0; i < n && epochs[i].number != number; i++)
 		;
-	return number == 0 || i < n ? ECM_EPOCH_OTHER : ECM_EPOCH_UNKNOWN;
+	if (number == 0 || i < n || (n > 0 && lsn < epochs[n - 1].began_at))
+		return ECM_EPOCH_OTHER;
+	return ECM_EPOCH_UNKNOWN;
 }

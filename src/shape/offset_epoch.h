@@ -31,8 +31,8 @@ typedef enum EcmEpochVerdict
 {
 	ECM_EPOCH_RIGHT,
 	ECM_EPOCH_OTHER,			/* not the one of its LSN, and never will be */
-	ECM_EPOCH_UNKNOWN			/* not the one of its LSN, as far as is known:
-								 * but the number is that of no other epoch */
+	ECM_EPOCH_UNKNOWN			/* not the one of its LSN, as far as is known;
+								 * but one may be added that has this number */
 } EcmEpochVerdict;
 
 extern EcmEpochVerdict ecm_epoch_judge(const EcmEpoch *epochs, int n, uint64_t lsn,

@@ -111,6 +111,7 @@ main(void)
 	test_continuity();
 	test_errors();
 	test_event_name();
+	test_offset_epoch();
 	test_shape_chunk();
 	test_shape_judge();
 	test_stack_decision();
