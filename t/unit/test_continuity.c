@@ -93,6 +93,7 @@ test_continuity(void)
 	found.system_identifier = 8;
 	ok(verdict() == ECM_OTHER_SYSTEM, "continuity: another system comes first");
 	record.known = false;
+	found.slot_created = false;
 	ok(verdict() == ECM_CONTINUES, "continuity: a stack that has never run knows no system");
 	begin();
 	found.database_oid = 6;
