@@ -45,6 +45,9 @@ typedef struct EcmStreamFound
 								 * stack has written; 0: none has */
 	bool		nothing_between;	/* from logged_lsn to confirmed_lsn nobody
 									 * but the stack has committed anything */
+	bool		begins_cluster; /* nobody has committed anything here since
+								 * this cluster's WAL began: the slot is as
+								 * pg_upgrade has made it */
 } EcmStreamFound;
 
 typedef enum EcmContinuity
@@ -61,6 +64,9 @@ typedef enum EcmContinuity
 
 extern EcmContinuity ecm_continuity_judge(const EcmLogsRecord *record,
 										  const EcmStreamFound *found);
+
+/* Has pg_upgrade made this cluster of the one that was recorded, and nothing is missing? */
+extern bool ecm_continuity_is_upgrade(const EcmLogsRecord *record, const EcmStreamFound *found);
 
 /* The reason why all shapes are resynced, in words; NULL: they are not. */
 extern const char *ecm_continuity_reason(EcmContinuity verdict);

@@ -214,6 +214,8 @@ typedef struct Manager
 	{
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
+		bool		upgraded;	/* pg_upgrade has brought the logs and the slot
+								 * into this cluster */
 	}			compared;		/* what step check_timeline has its job do */
 	Stalled		stalled;
 
@@ -391,6 +393,9 @@ extern bool ecm_manager_may_catch_up(Manager *m, EcmTime now);
  * or the reason why all shapes are resynced.  False: that can't be found out now (err).
  */
 extern bool ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err);
+
+/* In another cluster than the remembered one: is the slot as pg_upgrade has made it? */
+extern bool ecm_manager_slot_begins_cluster(Manager *m);
 
 /*
  * The step check_timeline is done: what it has recorded is in the tables.  mismatch:

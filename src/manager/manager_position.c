@@ -34,6 +34,7 @@
 #include "manager/manager.h"
 #include "slot/slot.h"
 #include "slot/slot_moved.h"
+#include "slot/slot_upgraded.h"
 #include "slot/wal_commits.h"
 
 #define MARK_BYTES			(16 * 1024 * 1024)
@@ -109,6 +110,36 @@ read_move(void *arg)
 	found->moved_from = ecm_slot_moved_from(found->confirmed_lsn);
 }
 
+typedef struct BeginningLook
+{
+	const EcmSlotFacts *facts;
+	bool		result;
+} BeginningLook;
+
+/* In a transaction: is the slot as pg_upgrade makes it?  arg: BeginningLook. */
+static void
+read_beginning(void *arg)
+{
+	BeginningLook *look = arg;
+
+	look->result = ecm_slot_begins_cluster(look->facts);
+}
+
+bool
+ecm_manager_slot_begins_cluster(Manager *m)
+{
+	EcmSlotFacts facts;
+	BeginningLook look = {.facts = &facts};
+	EcmError	err;
+
+	if (!m->remembered.known || m->remembered.system_identifier == m->replication.info.system_identifier ||
+		XLogRecPtrIsInvalid(m->remembered.clean_stop_lsn) || m->replication.info.timeline_id != 1 ||
+		!ecm_manager_slot_is_usable(m->stack->slot.name, &facts) || facts.temporary ||
+		facts.invalidation != NULL)
+		return false;
+	return ecm_worker_try(read_beginning, &look, &err) && look.result;
+}
+
 bool
 ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
 {
@@ -120,7 +151,8 @@ ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
 		.database_oid = MyDatabaseId,
 		.publication = ecm_publication_name,
 		.slot_created = info->slot_created,
-		.confirmed_lsn = info->confirmed_flush_lsn
+		.confirmed_lsn = info->confirmed_flush_lsn,
+		.begins_cluster = ecm_manager_slot_begins_cluster(m)
 	};
 	EcmContinuity verdict;
 	EcmError	unreadable;
@@ -143,6 +175,7 @@ ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
 		verdict = ecm_continuity_judge(&look.record, &found);
 	}
 	*mismatch = ecm_continuity_reason(verdict);
+	m->compared.upgraded = verdict == ECM_CONTINUES && ecm_continuity_is_upgrade(&look.record, &found);
 	return true;
 }
 

@@ -157,6 +157,21 @@ report_resync(Manager *m, const char *reason)
 }
 
 /*
+ * The slot that pg_upgrade has made for the old cluster's is the stack's own, if that
+ * was: what the row says of its position is about the other one.
+ */
+static void
+adopt_upgraded_slot(Manager *m)
+{
+	ereport(LOG,
+			(errmsg("electric_cm in database \"%s\": the shapes go on in the cluster that pg_upgrade has made",
+					m->stack->datname)));
+	if (ecm_manager_slot_is_recorded(m))
+		(void) ecm_report_slot(m->stack_index, m->stack->slot.name, true,
+							   m->replication.info.confirmed_flush_lsn, false);
+}
+
+/*
  * Step check_timeline: compares what the row of _electric_cm.stack remembers with
  * this server, this database and the slot.  If the stream can't continue what the
  * shape logs have, all shapes are resynced.  Has a pool session
@@ -180,7 +195,7 @@ start_timeline(Manager *m)
 	char	   *runs_sql;
 	EcmError	err;
 
-	m->compared.mismatch = m->compared.marked = false;
+	m->compared.mismatch = m->compared.marked = m->compared.upgraded = false;
 
 	m->job.result = ECM_RESULT_FAILED;
 	m->job.failure.kind = ECM_ERROR_RETRY;
@@ -193,6 +208,8 @@ start_timeline(Manager *m)
 								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
 		report_resync(m, mismatch);
+	if (m->compared.upgraded)
+		adopt_upgraded_slot(m);
 	/* what they follow, and how far they are, is not so any more */
 	if (mismatch != NULL)
 		ecm_queues_stop();
@@ -203,7 +220,7 @@ start_timeline(Manager *m)
 		psprintf("SELECT _electric_cm.check_runs(%s)",
 				 ecm_quote_literal(m->stack->slot.name)) : NULL;
 	m->compared.mismatch = mismatch != NULL;
-	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL;
+	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL || m->compared.upgraded;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
@@ -293,9 +310,9 @@ ecm_manager_retire_former_slot(Manager *m)
 
 /*
  * A slot that is there though the history has changed was made by pg_upgrade, kept
- * in step by a standby, or copied with the data directory.  The stream is another
- * one than the shapes were made from, so they are resynced, and nothing says that the
- * slot has the WAL that it needs.
+ * in step by a standby, or copied with the data directory.  If it is not as pg_upgrade
+ * makes it after a clean stop, the stream is another one than the shapes were made from,
+ * so they are resynced, and nothing says that the slot has the WAL that it needs.
  */
 static void
 replace_slot_of_other_history(Manager *m)
@@ -304,7 +321,8 @@ replace_slot_of_other_history(Manager *m)
 	const EcmReplicationInfo *info = &m->replication.info;
 
 	if (info->slot_created || creation->made_unheard || creation->drop_first ||
-		!ecm_stack_row_is_of_other_history(&m->remembered, info))
+		!ecm_stack_row_is_of_other_history(&m->remembered, info) ||
+		ecm_manager_slot_begins_cluster(m))
 		return;
 	creation->drop_first = true;
 	if (m->remembered.system_identifier != info->system_identifier)
