@@ -3,6 +3,7 @@
 #   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
 #   make check                        every test, against throwaway servers
 #   make check-versions               the same with each version of PostgreSQL that Debian has
+#   make check-upgrade OLD=17 NEW=18  pg_upgrade from one version to another one
 #   make demo, make soak, make fuzz, make bench, make bench-throughput
 #                                     see it work; see it work for long; with
 #                                     whatever tables; see how fast
@@ -35,7 +36,7 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-SANDBOXED = setup check check-versions docs-check lint indent indent-check sanitize valgrind coverage \
+SANDBOXED = setup check check-versions check-upgrade docs-check lint indent indent-check sanitize valgrind coverage \
 	demo soak fuzz bench monitoring-check deb deb-check dist
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
@@ -48,7 +49,7 @@ setup:
 	@tools/setup
 check:
 	@tools/sandbox tools/check
-lint sanitize valgrind coverage check-versions deb dist:
+lint sanitize valgrind coverage check-versions check-upgrade deb dist:
 	@tools/$@
 deb-check:
 	@tools/package-check $(SUITE)

@@ -442,6 +442,9 @@ CREATE FUNCTION _electric_cm.check_runs(slot_name name) RETURNS bool
 CREATE FUNCTION _electric_cm.resync_all(reason text) RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_resync_all' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.verify_all() RETURNS void
+	AS 'MODULE_PATHNAME', 'electric_cm_verify_all' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.delete_gone() RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_delete_gone' LANGUAGE C VOLATILE STRICT;
 
@@ -693,6 +696,55 @@ CREATE FUNCTION _electric_cm.hide_from_decoding() RETURNS void
 				FROM pg_class WHERE relnamespace = '_electric_cm'::regnamespace)) $$;
 REVOKE ALL ON FUNCTION _electric_cm.hide_from_decoding() FROM PUBLIC;
 SELECT _electric_cm.hide_from_decoding();
+
+--
+-- What pg_upgrade does not take along: that our tables are hidden from decoding;
+-- that the publication belongs to the extension; and OIDs.  It keeps those of
+-- tables, roles, and users' types, but publications, their members and
+-- collations get others, and so do types of the information schema (what the
+-- server gives an OID of its own has one from 12000 on, below 16384).
+--
+CREATE FUNCTION _electric_cm.restore_after_upgrade() RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	added oid[];
+	agreed oid[];
+BEGIN
+	PERFORM _electric_cm.hide_from_decoding();
+
+	PERFORM _electric_cm.own_publication(p.pubname)
+		FROM pg_publication p JOIN _electric_cm.stack s ON p.pubname = s.publication_name;
+	added := ARRAY(SELECT relation FROM _electric_cm.published_table WHERE member <> 0);
+	agreed := ARRAY(SELECT DISTINCT relation FROM _electric_cm.published_table);
+	DELETE FROM _electric_cm.published_table;
+	INSERT INTO _electric_cm.published_table
+		SELECT t.relation, p.oid, coalesce(r.oid, 0)
+		FROM unnest(agreed) t (relation)
+			JOIN pg_class c ON c.oid = t.relation
+			JOIN _electric_cm.stack s ON true
+			JOIN pg_publication p ON p.pubname = s.followed_publication
+			LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.relation AND t.relation = ANY (added);
+
+	UPDATE _electric_cm.shape s SET where_collations = w.collations
+	FROM (SELECT c.id, array_agg(CASE WHEN c.collation >= 12000 THEN coalesce(a.attcollation, c.collation)
+									  ELSE c.collation END ORDER BY c.n) AS collations
+		  FROM (SELECT id, relation, n, name, collation
+				FROM _electric_cm.shape, unnest(where_names, where_collations) WITH ORDINALITY w (name, collation, n)) c
+			   LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.name AND NOT a.attisdropped
+		  GROUP BY c.id) w
+	WHERE s.id = w.id AND s.where_collations <> w.collations;
+
+	UPDATE _electric_cm.shape s SET column_types = w.types
+	FROM (SELECT c.id, array_agg(CASE WHEN c.type BETWEEN 12000 AND 16383 THEN coalesce(a.atttypid, c.type)
+									  ELSE c.type END ORDER BY c.n) AS types
+		  FROM (SELECT id, relation, n, name, type
+				FROM _electric_cm.shape, unnest(column_names, column_types) WITH ORDINALITY w (name, type, n)) c
+			   LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.name AND NOT a.attisdropped
+		  GROUP BY c.id) w
+	WHERE s.id = w.id AND s.column_types <> w.types;
+END $$;
+REVOKE ALL ON FUNCTION _electric_cm.restore_after_upgrade() FROM PUBLIC;
 
 --
 -- This database has a stack from now on: the launcher is woken at commit, or

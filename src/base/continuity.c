@@ -6,9 +6,9 @@
  * A shape's log begins with a snapshot and goes on with the changes of one unbroken
  * stream.  If the stream is another one, changes between the two are missing, or
  * undone, so all shapes are resynced.  That is so after a point-in-time recovery (the
- * timeline differs), after a restore (the system identifier or the
- * database's OID differs), with a new slot, by another publication, and when
- * somebody else has consumed changes from the slot.
+ * timeline differs), after a restore (the system identifier or the database's OID
+ * differs; pg_upgrade is an exception, if it has taken the slot along), with a new slot,
+ * by another publication, and when somebody else has consumed changes from the slot.
  *
  * A slot has no identity, so it is not asked who has made it, moved it or copied it,
  * but whether it begins beyond the end of the logs.  A slot that is made anew always
@@ -63,14 +63,31 @@ judge_timeline(const EcmLogsRecord *record, const EcmStreamFound *found)
 	return ECM_CONTINUES_FAILOVER;
 }
 
+/*
+ * pg_upgrade gives the new cluster another identity, timeline 1, and WAL that begins
+ * beyond the old one's.  It takes a slot along only if that has consumed everything
+ * which was committed there.  So after a clean stop, whose position tells what the slot
+ * had consumed then, the slot in the new cluster goes on where the logs end.
+ */
+static bool
+is_upgrade(const EcmLogsRecord *record, const EcmStreamFound *found)
+{
+	return record->known && record->system_identifier != found->system_identifier &&
+		record->clean_stop_lsn != 0 && found->confirmed_lsn > record->clean_stop_lsn &&
+		found->timeline_id == 1 && found->begins_cluster && !found->slot_created;
+}
+
 EcmContinuity
 ecm_continuity_judge(const EcmLogsRecord *record, const EcmStreamFound *found)
 {
+	bool		upgraded = is_upgrade(record, found);
 	EcmContinuity verdict = ECM_CONTINUES;
 
-	if (record->known && record->system_identifier != found->system_identifier)
+	if (upgraded)
+		verdict = ECM_CONTINUES_UPGRADE;
+	else if (record->known && record->system_identifier != found->system_identifier)
 		return ECM_OTHER_SYSTEM;
-	if (record->known && record->timeline_id != found->timeline_id)
+	else if (record->known && record->timeline_id != found->timeline_id)
 		verdict = judge_timeline(record, found);
 	if (!ecm_continuity_goes_on(verdict))
 		return verdict;
@@ -78,7 +95,7 @@ ecm_continuity_judge(const EcmLogsRecord *record, const EcmStreamFound *found)
 		return ECM_OTHER_DATABASE;
 	if (found->slot_created)
 		return ECM_NEW_SLOT;
-	if (!is_covered(record, found))
+	if (!upgraded && !is_covered(record, found))
 		return ECM_OTHER_SLOT;
 	if (record->publication_dropped ||
 		(record->publication[0] != '\0' &&
@@ -94,6 +111,7 @@ ecm_continuity_reason(EcmContinuity verdict)
 	{
 		case ECM_CONTINUES:
 		case ECM_CONTINUES_FAILOVER:
+		case ECM_CONTINUES_UPGRADE:
 			return NULL;
 		case ECM_OTHER_SYSTEM:
 			return "the system identifier has changed";

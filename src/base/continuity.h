@@ -54,12 +54,17 @@ typedef struct EcmStreamFound
 	bool		slot_invalidated;
 	bool		slot_synced;	/* slot synchronization has made the slot */
 	bool		slot_wal_gone;	/* it lacks the WAL that it needs */
+
+	bool		begins_cluster; /* nobody has committed anything here since
+								 * this cluster's WAL began: the slot is as
+								 * pg_upgrade has made it */
 } EcmStreamFound;
 
 typedef enum EcmContinuity
 {
 	ECM_CONTINUES,
 	ECM_CONTINUES_FAILOVER,		/* on another timeline than was recorded */
+	ECM_CONTINUES_UPGRADE,		/* in the cluster that pg_upgrade has made */
 	ECM_OTHER_SYSTEM,
 	ECM_OTHER_TIMELINE,			/* with a new slot */
 	ECM_OTHER_HISTORY,			/* which the recorded timeline is not part of */
@@ -82,7 +87,8 @@ extern EcmContinuity ecm_continuity_judge(const EcmLogsRecord *record,
 static inline bool
 ecm_continuity_goes_on(EcmContinuity verdict)
 {
-	return verdict == ECM_CONTINUES || verdict == ECM_CONTINUES_FAILOVER;
+	return verdict == ECM_CONTINUES || verdict == ECM_CONTINUES_FAILOVER ||
+		verdict == ECM_CONTINUES_UPGRADE;
 }
 
 /* The reason why all shapes are resynced, in words; NULL: they are not. */

@@ -87,7 +87,7 @@ static const struct
 	[ECM_EVENT_SHAPE_RESYNCED] = {"shape_resynced", LOG,
 	"shapes were compared with their table"},
 	[ECM_EVENT_SHAPES_KEPT] = {"shapes_kept", WARNING,
-	"the shapes go on after a failover"},
+	"the shapes go on after a failover, or an upgrade of the cluster"},
 	[ECM_EVENT_SHAPES_RESYNCING] = {"shapes_resyncing", WARNING,
 	"all shapes are compared with their tables"},
 	[ECM_EVENT_NO_SHAPES_RESYNCING] = {"shapes_resyncing", LOG,

@@ -221,32 +221,19 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 		return NULL;
 
 	initStringInfo(&sql);
+
+	/* before anything is compared with the catalogs */
+	if (remembered->known &&
+		remembered->system_identifier != info->system_identifier)
+	{
+		appendStringInfoString(&sql, "SELECT _electric_cm.restore_after_upgrade();");
+		if (mismatch == NULL)
+			appendStringInfoString(&sql, "SELECT _electric_cm.verify_all();");
+	}
 	if (mismatch != NULL)
 		appendStringInfo(&sql, "SELECT _electric_cm.resync_all(%s);"
 						 "UPDATE _electric_cm.stack SET seen_lsn = pg_catalog.pg_current_wal_insert_lsn();",
 						 ecm_quote_literal(mismatch));
-
-	/*
-	 * After pg_upgrade: it does not take along that our tables are hidden
-	 * from decoding, and that the publication belongs to the extension; and
-	 * the OIDs of the publication's members are other ones.
-	 */
-	if (remembered->known &&
-		remembered->system_identifier != info->system_identifier)
-		appendStringInfoString(&sql,
-							   "SELECT _electric_cm.hide_from_decoding();"
-							   "SELECT _electric_cm.own_publication(p.pubname)"
-							   " FROM pg_catalog.pg_publication p JOIN _electric_cm.stack s"
-							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name;"
-							   "INSERT INTO _electric_cm.published_table"
-							   " SELECT r.prrelid, r.prpubid, r.oid FROM pg_catalog.pg_publication_rel r"
-							   " JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) r.prpubid"
-							   " JOIN _electric_cm.stack s"
-							   " ON p.pubname OPERATOR(pg_catalog.=) s.publication_name"
-							   " WHERE EXISTS (SELECT FROM _electric_cm.published_table t"
-							   " WHERE t.relation OPERATOR(pg_catalog.=) r.prrelid"
-							   " AND t.member OPERATOR(pg_catalog.<>) 0)"
-							   " ON CONFLICT (relation, publication) DO UPDATE SET member = excluded.member;");
 	appendStringInfo(&sql,
 					 "UPDATE _electric_cm.stack SET database_oid = %u,"
 					 " system_identifier = " INT64_FORMAT ", timeline_id = %d,"
@@ -262,7 +249,7 @@ char *
 ecm_stack_survive_sql(XLogRecPtr switch_lsn, int32 epoch)
 {
 	return psprintf("INSERT INTO _electric_cm.epoch (began_at, epoch) VALUES ('%X/%X', %d)"
-					" ON CONFLICT DO NOTHING;"
+					" ON CONFLICT (began_at) DO UPDATE SET epoch = excluded.epoch;"
 					"UPDATE _electric_cm.shape_state SET generation = 0 WHERE state = 'capturing';",
 					LSN_FORMAT_ARGS(switch_lsn), epoch);
 }

@@ -17,6 +17,7 @@
 #include "shape/shape_worker.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_resync_all);
+PG_FUNCTION_INFO_V1(electric_cm_verify_all);
 
 /*
  * _electric_cm.resync_all(reason text) RETURNS int4
@@ -48,4 +49,19 @@ electric_cm_resync_all(PG_FUNCTION_ARGS)
 	ecm_spi_run("DELETE FROM _electric_cm.progress", SPI_OK_DELETE, 0, NULL, NULL, NULL);
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
+}
+
+/*
+ * _electric_cm.verify_all() RETURNS void
+ *
+ * To be called before a stream starts that continues the logs in a cluster that pg_upgrade
+ * has made.  Shapes that their tables don't fit any more, as the new version has other
+ * rules, end.
+ */
+Datum
+electric_cm_verify_all(PG_FUNCTION_ARGS)
+{
+	ecm_shape_lock_all_progress();
+	ecm_shapes_verify_all();
+	PG_RETURN_VOID();
 }

@@ -43,6 +43,7 @@
 #include "slot/slot.h"
 #include "slot/slot_moved.h"
 #include "slot/standbys.h"
+#include "slot/slot_upgraded.h"
 #include "slot/wal_commits.h"
 
 #define MARK_BYTES			(16 * 1024 * 1024)
@@ -150,6 +151,36 @@ look_at_failover(const Manager *m, const EcmSlotFacts *facts, EcmStreamFound *fo
 	found->slot_wal_gone = ecm_slot_wal_is_gone(facts->restart_lsn);
 }
 
+typedef struct BeginningLook
+{
+	const EcmSlotFacts *facts;
+	bool		result;
+} BeginningLook;
+
+/* In a transaction: is the slot as pg_upgrade makes it?  arg: BeginningLook. */
+static void
+read_beginning(void *arg)
+{
+	BeginningLook *look = arg;
+
+	look->result = ecm_slot_begins_cluster(look->facts);
+}
+
+static bool
+slot_begins_cluster(Manager *m)
+{
+	EcmSlotFacts facts;
+	BeginningLook look = {.facts = &facts};
+	EcmError	err;
+
+	if (!m->remembered.known || m->remembered.system_identifier == m->replication.info.system_identifier ||
+		XLogRecPtrIsInvalid(m->remembered.clean_stop_lsn) || m->replication.info.timeline_id != 1 ||
+		!ecm_manager_slot_is_usable(m->stack->slot.name, &facts) || facts.temporary ||
+		facts.invalidation != NULL)
+		return false;
+	return ecm_worker_try(read_beginning, &look, &err) && look.result;
+}
+
 /*
  * Compares a slot at that position with the logs, as far as 'look' has not been read
  * yet.  False: that can't be done now (err).
@@ -170,7 +201,8 @@ compare(Manager *m, XLogRecPtr confirmed_lsn, EcmStreamFound *found,
 		.database_oid = MyDatabaseId,
 		.publication = ecm_publication_name,
 		.slot_created = info->slot_created,
-		.confirmed_lsn = confirmed_lsn
+		.confirmed_lsn = confirmed_lsn,
+		.begins_cluster = slot_begins_cluster(m)
 	};
 	if (!ecm_worker_try(read_record, &look, err))
 		return false;
@@ -220,7 +252,9 @@ ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
 
 	if (!compare(m, m->replication.info.confirmed_flush_lsn, &found, &verdict, err))
 		return false;
-	m->compared.switch_lsn = verdict == ECM_CONTINUES_FAILOVER ? found.switch_lsn : InvalidXLogRecPtr;
+	m->compared.upgraded = verdict == ECM_CONTINUES_UPGRADE;
+	m->compared.switch_lsn = verdict == ECM_CONTINUES_FAILOVER ? found.switch_lsn :
+		m->compared.upgraded ? found.confirmed_lsn : InvalidXLogRecPtr;
 	/* the slot that was there has had to go */
 	if (verdict == ECM_OTHER_TIMELINE && m->compared.refused != ECM_CONTINUES)
 		verdict = m->compared.refused;

@@ -157,7 +157,7 @@ report_resync(Manager *m, const char *reason)
 						  psprintf("all " INT64_FORMAT " shapes of this database are compared with their tables", n));
 }
 
-/* Reports that the shapes go on, on another timeline than they were made on. */
+/* Reports that the shapes go on, on another timeline or in another cluster than they were made in. */
 static void
 report_survival(Manager *m)
 {
@@ -166,6 +166,8 @@ report_survival(Manager *m)
 
 	(void) ecm_worker_try(count_shapes, &n, &err);
 	ecm_manager_event(m, ECM_EVENT_SHAPES_KEPT,
+					  m->compared.upgraded ?
+					  "The cluster has been upgraded by pg_upgrade, which has taken the replication slot along." :
 					  psprintf("Timeline %u was left at %X/%X; the server is on timeline %u now.",
 							   m->remembered.timeline_id, LSN_FORMAT_ARGS(m->compared.switch_lsn),
 							   m->replication.info.timeline_id),
@@ -173,6 +175,18 @@ report_survival(Manager *m)
 					  n == 0 ? "the stream goes on; there are no shapes" :
 					  n == 1 ? "the one shape of this database goes on" :
 					  psprintf("all " INT64_FORMAT " shapes of this database go on", n));
+}
+
+/*
+ * The slot that pg_upgrade has made for the old cluster's is the stack's own, if that
+ * was: what the row says of its position is about the other one.
+ */
+static void
+adopt_upgraded_slot(Manager *m)
+{
+	if (ecm_manager_slot_is_recorded(m))
+		(void) ecm_report_slot(m->stack_index, m->stack->slot.name, true,
+							   m->replication.info.confirmed_flush_lsn, false);
 }
 
 /*
@@ -200,7 +214,7 @@ start_timeline(Manager *m)
 	char	   *runs_sql;
 	EcmError	err;
 
-	m->compared.mismatch = m->compared.marked = false;
+	m->compared.mismatch = m->compared.marked = m->compared.upgraded = false;
 	m->compared.switch_lsn = InvalidXLogRecPtr;
 
 	m->job.result = ECM_RESULT_FAILED;
@@ -214,6 +228,8 @@ start_timeline(Manager *m)
 								   MyDatabaseId, mismatch);
 	if (mismatch != NULL && m->remembered.known)
 		report_resync(m, mismatch);
+	if (m->compared.upgraded)
+		adopt_upgraded_slot(m);
 	/* what they follow, and how far they are, is not so any more */
 	if (mismatch != NULL)
 		ecm_queues_stop();
@@ -224,7 +240,7 @@ start_timeline(Manager *m)
 		psprintf("SELECT _electric_cm.check_runs(%s)",
 				 ecm_quote_literal(m->stack->slot.name)) : NULL;
 	m->compared.mismatch = mismatch != NULL;
-	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL;
+	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL || m->compared.upgraded;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s;%s;%s",
 								   XLogRecPtrIsInvalid(m->compared.switch_lsn) ? "" :
