@@ -54,7 +54,6 @@ sub keeps_slot
 sub demote
 {
 	my ($server, $primary) = @_;
-	$server->stop if $server->is_alive;
 	follows($server, $primary);
 	$server->set_standby_mode;
 	$server->start;
