@@ -28,6 +28,7 @@
 #include "launcher/launcher.h"
 #include "slot/retained_wal_history.h"
 #include "slot/slot_inactive.h"
+#include "standby/standby.h"
 
 ECM_MODULE_MAGIC("electric_cm");
 
@@ -77,4 +78,5 @@ _PG_init(void)
 	ecm_hooks_init();
 	ecm_own_tables_init();
 	ecm_launcher_register();
+	ecm_standby_register();
 }

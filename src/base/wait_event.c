@@ -17,6 +17,7 @@ static const char *const names[] = {
 	[ECM_WAIT_LAUNCHER_MAIN] = "ElectricCmLauncherMain",
 	[ECM_WAIT_MANAGER_MAIN] = "ElectricCmManagerMain",
 	[ECM_WAIT_CONSUMER_MAIN] = "ElectricCmConsumerMain",
+	[ECM_WAIT_STANDBY_MAIN] = "ElectricCmStandbyMain",
 	[ECM_WAIT_GATHER] = "ElectricCmGather",
 	[ECM_WAIT_STACK] = "ElectricCmStack",
 	[ECM_WAIT_SHAPE_LOG] = "ElectricCmShapeLog",

@@ -15,6 +15,7 @@ typedef enum EcmWaitEvent
 	ECM_WAIT_LAUNCHER_MAIN,		/* main loops, with nothing to do */
 	ECM_WAIT_MANAGER_MAIN,
 	ECM_WAIT_CONSUMER_MAIN,
+	ECM_WAIT_STANDBY_MAIN,
 	ECM_WAIT_GATHER,			/* a consumer, for more to share a flush with */
 	ECM_WAIT_STACK,				/* a function, for the stack to change */
 	ECM_WAIT_SHAPE_LOG,			/* a reader, for entries, or the first rows */

@@ -628,6 +628,7 @@ static const struct
 	{"other_publications", ecm_check_other_publications},
 	{"old_transactions", check_old_transactions},
 	{"synchronous_standbys", check_synchronous_standbys},
+	{"failover", ecm_check_failover},
 	{"stack", check_stack}
 };
 

@@ -8,6 +8,7 @@
  * check_access.c	may the stack's connections log in?
  * check_version.c	do library, extension and what is installed go together?
  * check_slot.c		the exclusive lock, slots and publications
+ * check_failover.c	could a standby take over without a gap?
  *
  *-------------------------------------------------------------------------
  */
@@ -135,6 +136,25 @@ extern void ecm_check_pg_hba(const EcmSituation *s, EcmFinding *f);
 
 /* check_version.c; for electric_cm_health(), too */
 extern void ecm_check_version(const EcmSituation *s, EcmFinding *f);
+
+/* check_failover.c; for electric_cm_health(), too */
+typedef struct EcmFailover
+{
+	bool		known;			/* if not, all but the reason is unset */
+	bool		standby;		/* this server is one */
+	bool		ready;			/* this standby, or one of the primary's and each
+								 * that synchronized_standby_slots names, could
+								 * take over without a gap */
+	bool		lasts;			/* what is not ready is not just coming, or gone
+								 * for a moment */
+	int			standbys;		/* those that are connected or named */
+	int			ready_standbys;
+	char	   *reason;			/* why not; NULL: ready */
+	char	   *fix;			/* NULL: none */
+} EcmFailover;
+
+extern void ecm_failover_look(const char *slot_name, EcmFailover *failover);
+extern void ecm_check_failover(const EcmSituation *s, EcmFinding *f);
 
 /* check_slot.c */
 extern void ecm_check_lock(const EcmSituation *s, EcmFinding *f);

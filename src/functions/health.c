@@ -306,6 +306,52 @@ add_shapes(Health *health)
 				v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }
 
+/* The arguments of ecm_failover_look(). */
+typedef struct FailoverLook
+{
+	const char *slot_name;
+	EcmFailover failover;
+} FailoverLook;
+
+static void
+look_at_failover(void *arg)
+{
+	FailoverLook *look = arg;
+
+	ecm_failover_look(look->slot_name, &look->failover);
+}
+
+/*
+ * Could a standby take over without a gap?  Where there is none, or nobody wants it, it is
+ * no problem that none can.
+ */
+static void
+add_failover(Health *health)
+{
+	StringInfo	json = &health->json;
+	FailoverLook look = {.slot_name = health->stack->slot.name};
+	EcmFailover *failover = &look.failover;
+	char	   *error = ecm_check_guarded(look_at_failover, &look);
+
+	if (error != NULL)
+	{
+		memset(failover, 0, sizeof(*failover));
+		failover->reason = error;
+		add_problem(health, ECM_SEVERITY_WARNING, "could not read the standbys: %s", error);
+	}
+	open_group(json, "failover", '{');
+	add_bool(json, "ready", failover->ready);
+	add_text(json, "reason", failover->reason);
+	add_int(json, "standbys", failover->known && !failover->standby ? failover->standbys : -1);
+	add_int(json, "ready_standbys", failover->known && !failover->standby ? failover->ready_standbys : -1);
+	close_group(json, '}');
+	if (failover->known && !failover->standby && !failover->ready && failover->standbys > 0 &&
+		failover->lasts && ecm_failover && has_lasted(health->stack->report.status_at))
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"after a promotion shapes may have to be compared with their tables: %s",
+					failover->reason);
+}
+
 /* The last events of this database, the latest first. */
 static void
 add_events(Health *health)
@@ -715,6 +761,7 @@ electric_cm_health(FunctionCallInfo fcinfo pg_attribute_unused())
 	add_versions(&health);
 	add_conditions(&health);
 	add_slot(&health);
+	add_failover(&health);
 	add_shapes(&health);
 	add_settings(&health);
 	add_events(&health);

@@ -111,6 +111,12 @@ ecm_slot_notes_load(void)
 	FreeFile(file);
 }
 
+bool
+ecm_slot_notes_have(Oid dboid, const char *slot_name)
+{
+	return is_noted(&notes, dboid, slot_name);
+}
+
 /*
  * Replaces the file.  A failure is logged, and leaves the old file; the next
  * update tries again.

@@ -3,7 +3,7 @@
  * slot_notes.h
  *	  A durable note of the slots that we have created.
  *
- * For the launcher alone.
+ * For the launcher, and for the worker of a standby, where there is none.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,9 @@
 
 /* Reads the notes of earlier launchers. */
 extern void ecm_slot_notes_load(void);
+
+/* Do these have that slot of that database? */
+extern bool ecm_slot_notes_have(Oid dboid, const char *slot_name);
 
 /*
  * Brings the notes up to date: the slots that stacks own, and those that wait

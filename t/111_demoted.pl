@@ -1,0 +1,129 @@
+# A primary that is stopped, and comes back as a standby of the one that was promoted:
+# its stack's own slot is dropped there, which would keep slot synchronization from all
+# slots; slots of others stay.
+use strict;
+use warnings;
+
+use ElectricCM qw(new_stack);
+use ElectricCM::Stack ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $db = 'postgres';
+my $slot = "electric_cm_$db";
+my $stack = new_stack('main', conf => q{
+wal_sender_timeout = 0
+hot_standby_feedback = on
+});
+my $node = $stack->node;
+plan skip_all => 'slots are kept in step from 17 on' if $node->pg_version < 17;
+
+sub slots
+{
+	my ($server) = @_;
+	return $server->safe_psql($db, q{SELECT string_agg(slot_name || CASE WHEN synced THEN ' synced' ELSE '' END, ', ' ORDER BY slot_name)
+		FROM pg_replication_slots WHERE slot_type = 'logical' AND NOT temporary});
+}
+
+# The server follows the other one, by a slot of its own name there.
+sub follows
+{
+	my ($server, $primary) = @_;
+	my $conninfo = $primary->connstr($db) =~ s/'/''/gr;
+	my $name = $server->name;
+	$primary->safe_psql($db, "SELECT pg_create_physical_replication_slot('$name', true)");
+	$server->append_conf('postgresql.conf', "primary_conninfo = '$conninfo'\nprimary_slot_name = '$name'\n");
+	return;
+}
+
+# The standby keeps our slot in step.
+sub keeps_slot
+{
+	my ($standby, $primary, $what) = @_;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		# the slot becomes usable when that of the primary moves on
+		$primary->safe_psql($db, 'SELECT pg_log_standby_snapshot()');
+		return pass($what) if slots($standby) =~ /$slot synced/;
+		select undef, undef, undef, 0.1;
+	}
+	return fail($what);
+}
+
+sub demote
+{
+	my ($server, $primary) = @_;
+	follows($server, $primary);
+	$server->set_standby_mode;
+	$server->start;
+	return;
+}
+
+$stack->sql('CREATE EXTENSION electric_cm', 'CREATE TABLE t (id int PRIMARY KEY, v text)');
+$stack->active or BAIL_OUT('no stack');
+my $handle = $stack->live_shape('t');
+$stack->sql(q{INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 100) i}, map { "SELECT pg_create_logical_replication_slot('$_', 'pgoutput')" } qw(electric_cm_other foreign));
+$stack->settle;
+
+$node->backup('base');
+my $second = PostgreSQL::Test::Cluster->new('second');
+$second->init_from_backup($node, 'base', has_streaming => 1);
+follows($second, $node);
+$second->append_conf('postgresql.conf', "sync_replication_slots = on\n");
+$second->start;
+keeps_slot($second, $node, 'a standby keeps the slot in step');
+is($second->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'replication_slot_dropped'}), 0, '... and drops nothing');
+
+# A clean switchover.  Whoever has switched all of this off keeps his slot.
+$node->append_conf('postgresql.conf', "electric_cm.failover = off\n");
+$node->stop;
+$second->promote;
+my $there = ElectricCM::Stack->new($second, $db);
+ok($there->active, 'promoted: active');
+is(slots($second), "$slot synced", 'promoted: it has the slot');
+demote($node, $second);
+$second->wait_for_catchup($node);
+is(slots($node), "electric_cm_other, $slot, foreign", 'the former primary, as a standby: with electric_cm.failover and sync_replication_slots off it keeps its slots');
+
+# ... which nobody notices; slot synchronization does, wherever that is the standby's task
+my $log = -s $node->logfile;
+$node->append_conf('postgresql.conf', "sync_replication_slots = on\n");
+$node->reload;
+ok($node->poll_query_until($db, "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot' AND NOT synced)"), 'with sync_replication_slots on: the slot is dropped');
+like(slurp_file($node->logfile, $log), qr/dropped replication slot "$slot" of the time as primary/, '... the log says so');
+is($node->safe_psql($db, q{SELECT severity || ': ' || message FROM electric_cm_events WHERE event = 'replication_slot_dropped'}),
+	qq{log: dropped replication slot "$slot" of the time as primary}, '... and so does an event');
+keeps_slot($node, $second, '... and kept in step with the new primary');
+is(slots($node), "electric_cm_other, $slot synced, foreign", '... slots of others stay');
+
+# And back: by electric_cm.failover alone, and with a slot that was synced once, which stays
+$node->append_conf('postgresql.conf', "electric_cm.failover = on\n");
+$node->reload;
+$there->settle;
+keeps_slot($node, $second, 'the slot is in step before the second switchover');
+$second->stop;
+$node->promote;
+ok($stack->active, 'switched back: active');
+demote($second, $node);
+$node->wait_for_catchup($second);
+keeps_slot($second, $node, 'a slot that has come by slot synchronization goes on being kept in step');
+unlike(slurp_file($second->logfile), qr/of the time as primary/, '... and was not dropped');
+
+# A server that is a standby without a primary, as an HA manager may start it, drops nothing
+$node->stop;
+$second->promote;
+ok($there->active, 'switched over again: active');
+$there->sql('SELECT electric_cm_stop()', "SELECT pg_drop_replication_slot('$slot')", 'SELECT electric_cm_start()');
+ok($there->active, 'the stack has made a slot there');
+$second->append_conf('postgresql.conf', "primary_conninfo = ''\n");
+$second->stop;
+$second->set_standby_mode;
+$second->start;
+my $until = time + 3;
+$second->safe_psql($db, 'SELECT pg_sleep(0.5)') while time < $until;
+is(slots($second), $slot, 'a standby that follows nobody keeps its slot');
+$second->promote;
+ok($there->active, '... and goes on with it, or makes another one');
+$second->stop;
+done_testing();
