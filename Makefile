@@ -3,7 +3,7 @@
 #   make, make install, make clean    the usual PGXS build; PG_CONFIG=... chooses the server
 #   make check                        every test, against throwaway servers
 #   make check-versions               the same with each version of PostgreSQL that Debian has
-#   make demo, make soak, make fuzz, make bench, make bench-throughput
+#   make demo, make soak, make soak-failover, make fuzz, make bench, make bench-throughput
 #                                     see it work; see it work for long; with
 #                                     whatever tables; see how fast
 #   make indent, make indent-check    format the C files; say whether they are
@@ -36,7 +36,7 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 UNIT = t/unit/unit
 
 SANDBOXED = setup check check-versions docs-check lint indent indent-check sanitize valgrind coverage \
-	demo soak fuzz bench monitoring-check deb deb-check dist
+	demo soak soak-failover fuzz bench monitoring-check deb deb-check dist
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
 
@@ -60,7 +60,7 @@ demo:
 	@tools/sandbox demo/demo
 demo-%:
 	@tools/sandbox demo/$*
-soak fuzz:
+soak soak-failover fuzz:
 	@tools/sandbox stress/$@
 bench:
 	@bench/all
