@@ -86,7 +86,7 @@ sub create_shapes
 	srand($seed * 1000 + $round * 10);
 	while (1)
 	{
-		my $arguments = chance(0.5) ? "'t_bulk', 'id > " . int(rand(5000)) . "'" : chance(0.5) ? "'t_int', 'id > " . int(rand(3000)) . "'"
+		my $arguments = chance(0.5) ? "'t_bulk', 'id > " . int(rand(5000)) . "', '{id,v}'" : chance(0.5) ? "'t_int', 'id > " . int(rand(3000)) . "', '{id,n}'"
 		  : "'t_toast', 'id <> " . int(rand(100)) . "', '{id,n}'";
 		my $handle = value("SET statement_timeout = '5s'; SELECT electric_cm_create_shape($arguments)", timeout => 20);
 		psql("SET statement_timeout = '300ms'; SELECT count(*) FROM electric_cm_shape_log('$handle', '-1', 5)", timeout => 20)

@@ -20,8 +20,6 @@ use Time::HiRes qw(sleep);
 our @EXPORT_OK = qw(on other data log_file make_primary make_standby rejoin start stop kill9 configure reload set_synchronized
   promote switch_point await_streaming slot_is_synced slot_can_fail_over lose_slot cut_off stop_all);
 
-my $initial_log_end = {};
-
 sub other { my ($node) = @_; return $node eq 'a' ? 'b' : 'a'; }
 sub data { my ($node) = @_; return "$tmp/$node/data"; }
 sub log_file { my ($node) = @_; return "$tmp/$node/server.log"; }
@@ -102,6 +100,7 @@ sub kill9
 sub make_primary
 {
 	my ($node) = @_;
+	remove_tree("$tmp/a", "$tmp/b");
 	make_path("$tmp/$node");
 	my ($rc, $text) = program('initdb', 'initdb', '--no-sync', '--auth=trust', '--username=postgres', '--pgdata=' . data($node));
 	die $text if $rc != 0;
@@ -197,7 +196,10 @@ sub promote
 	my ($node, $resolve) = @_;
 	my ($began, $promoted, $active) = on($node, sub {
 		my $now = 'SELECT extract(epoch FROM clock_timestamp())';
-		my @times = split /\n/, must("$now; SELECT pg_promote(true, 100) \\gset\n$now;");
+		my ($began, $promoted, $prepared) = split /\n/,
+		  must("$now; SELECT pg_promote(true, 100) \\gset\n$now; SELECT count(*) FROM pg_prepared_xacts");
+		my @times = ($began, $promoted);
+		$total{prepared_survived} += $prepared;
 		wait_until($deadline, sub {
 			my $at = value("SELECT electric_cm_await_active('5 s'); $now", timeout => 30);
 			push @times, $at =~ /([\d.]+)$/ if defined $at;

@@ -94,7 +94,8 @@ sub list
 
 sub report
 {
-	say_line('', "seed $seed, synchronized_standby_slots " . ($synchronized ? 'set' : 'empty') . ", $shape_workers consumers");
+	say_line('');
+	say_line("seed $seed, synchronized_standby_slots " . ($synchronized ? 'set' : 'empty') . ", $shape_workers consumers");
 	say_line("rounds: $total{rounds} (" . list(\%kinds) . ')');
 	say_line("kept: $total{kept} of $total{rounds}, resynced $total{resynced} (" . list($reasons{awaited})
 		  . "); of those that did not wait for the slot, on purpose: $total{resynced_on_purpose} (" . list($reasons{purpose}) . ')');
