@@ -381,6 +381,26 @@ ecm_input_or_false(FmgrInfo *input, char *text, Oid typioparam, Datum *value)
 	(*(nvars) = GetNumConfigOptions(), get_guc_variables())
 #endif
 
+/* 17 lets standbys keep slots in step. */
+#if PG_VERSION_NUM >= 170000
+#define ECM_HAS_FAILOVER_SLOTS	true
+#define ecm_slot_failover(slot) ((slot)->data.failover)
+#define ecm_slot_synced(slot) ((slot)->data.synced)
+#define ecm_standby_slots_have(lsn) StandbySlotsHaveCaughtup((lsn), DEBUG1)
+#else
+#define ECM_HAS_FAILOVER_SLOTS	false
+#define ecm_slot_failover(slot) ((void) (slot), false)
+#define ecm_slot_synced(slot) ((void) (slot), false)
+#define ecm_standby_slots_have(lsn) ((void) (lsn), true)
+#endif
+
+/* 16 tells a walsender's kind. */
+#if PG_VERSION_NUM >= 160000
+#define ecm_sends_to_standby(walsnd) ((walsnd)->kind == REPLICATION_KIND_PHYSICAL)
+#else
+#define ecm_sends_to_standby(walsnd) ((void) (walsnd), false)
+#endif
+
 /* 17 knows since when a slot has been inactive. */
 #if PG_VERSION_NUM >= 170000
 #define ecm_slot_inactive_since(slot) ((slot)->inactive_since)

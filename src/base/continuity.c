@@ -5,8 +5,8 @@
  *
  * A shape's log begins with a snapshot and goes on with the changes of one unbroken
  * stream.  If the stream is another one, changes between the two are missing, or
- * undone, so all shapes are resynced.  That is so after a failover or a point-in-time
- * recovery (the timeline differs), after a restore (the system identifier or the
+ * undone, so all shapes are resynced.  That is so after a point-in-time recovery (the
+ * timeline differs), after a restore (the system identifier or the
  * database's OID differs), with a new slot, by another publication, and when
  * somebody else has consumed changes from the slot.
  *
@@ -15,6 +15,11 @@
  * does: it begins after a record of WAL that was written for it, and the logs have
  * nothing that was not in the WAL before.  So it does not matter at which moment a
  * process dies, as long as nothing is acknowledged that no row says is logged.
+ *
+ * A standby that is promoted goes on if it has a slot that synchronization has kept:
+ * logs and tables have come in one WAL, so the logs are never wrong, only short.  If they
+ * reach up to where the slot is, nothing is missing.  A slot that came in another way, as
+ * with a copy of the data directory, may need rows of the catalogs that are gone.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,13 +42,38 @@ is_covered(const EcmLogsRecord *record, const EcmStreamFound *found)
 		(found->moved_from != 0 && found->moved_from <= record->logged_lsn);
 }
 
+/* The timeline is another one: may the shapes go on? */
+static EcmContinuity
+judge_timeline(const EcmLogsRecord *record, const EcmStreamFound *found)
+{
+	if (found->slot_created)
+		return ECM_OTHER_TIMELINE;
+	if (found->switch_lsn == 0)
+		return ECM_OTHER_HISTORY;
+	if (record->newest_lsn > found->switch_lsn || record->clean_stop_lsn > found->switch_lsn)
+		return ECM_LOGS_AHEAD;
+	if (found->slot_invalidated)
+		return ECM_SLOT_INVALIDATED;
+	if (!found->slot_synced)
+		return ECM_SLOT_NOT_SYNCED;
+	if (found->slot_wal_gone)
+		return ECM_SLOT_WAL_GONE;
+	if (found->confirmed_lsn > found->switch_lsn || !is_covered(record, found))
+		return ECM_SLOT_AHEAD;
+	return ECM_CONTINUES_FAILOVER;
+}
+
 EcmContinuity
 ecm_continuity_judge(const EcmLogsRecord *record, const EcmStreamFound *found)
 {
+	EcmContinuity verdict = ECM_CONTINUES;
+
 	if (record->known && record->system_identifier != found->system_identifier)
 		return ECM_OTHER_SYSTEM;
 	if (record->known && record->timeline_id != found->timeline_id)
-		return ECM_OTHER_TIMELINE;
+		verdict = judge_timeline(record, found);
+	if (!ecm_continuity_goes_on(verdict))
+		return verdict;
 	if (record->database_oid != found->database_oid)
 		return ECM_OTHER_DATABASE;
 	if (found->slot_created)
@@ -54,7 +84,7 @@ ecm_continuity_judge(const EcmLogsRecord *record, const EcmStreamFound *found)
 		(record->publication[0] != '\0' &&
 		 strcmp(record->publication, found->publication) != 0))
 		return ECM_OTHER_PUBLICATION;
-	return ECM_CONTINUES;
+	return verdict;
 }
 
 const char *
@@ -63,11 +93,24 @@ ecm_continuity_reason(EcmContinuity verdict)
 	switch (verdict)
 	{
 		case ECM_CONTINUES:
+		case ECM_CONTINUES_FAILOVER:
 			return NULL;
 		case ECM_OTHER_SYSTEM:
 			return "the system identifier has changed";
 		case ECM_OTHER_TIMELINE:
 			return "the timeline has changed";
+		case ECM_OTHER_HISTORY:
+			return "the timeline has changed, and the former one is not part of this server's history";
+		case ECM_LOGS_AHEAD:
+			return "the timeline has changed, and the logs go beyond the point where the former one was left";
+		case ECM_SLOT_INVALIDATED:
+			return "the timeline has changed, and the replication slot was invalidated";
+		case ECM_SLOT_NOT_SYNCED:
+			return "the timeline has changed, and the replication slot was not synchronized from the primary";
+		case ECM_SLOT_WAL_GONE:
+			return "the timeline has changed, and the replication slot lacks the WAL that it needs";
+		case ECM_SLOT_AHEAD:
+			return "the timeline has changed, and the replication slot is ahead of the logs";
 		case ECM_OTHER_DATABASE:
 			return "the database is a copy of another one";
 		case ECM_NEW_SLOT:

@@ -29,6 +29,8 @@ typedef struct EcmLogsRecord
 	uint64_t	clean_stop_lsn; /* where a clean stop has put the slot, with
 								 * nothing but its own commits skipped; 0:
 								 * there was none since the last start */
+	uint64_t	newest_lsn;		/* nothing is recorded that is beyond this; need
+								 * be known only if the timeline differs */
 } EcmLogsRecord;
 
 /* The stream as it would be now. */
@@ -45,13 +47,27 @@ typedef struct EcmStreamFound
 								 * stack has written; 0: none has */
 	bool		nothing_between;	/* from logged_lsn to confirmed_lsn nobody
 									 * but the stack has committed anything */
+
+	/* if the timeline differs */
+	uint64_t	switch_lsn;		/* the recorded one is an ancestor of this
+								 * one, and was left there; 0: it is none */
+	bool		slot_invalidated;
+	bool		slot_synced;	/* slot synchronization has made the slot */
+	bool		slot_wal_gone;	/* it lacks the WAL that it needs */
 } EcmStreamFound;
 
 typedef enum EcmContinuity
 {
 	ECM_CONTINUES,
+	ECM_CONTINUES_FAILOVER,		/* on another timeline than was recorded */
 	ECM_OTHER_SYSTEM,
-	ECM_OTHER_TIMELINE,
+	ECM_OTHER_TIMELINE,			/* with a new slot */
+	ECM_OTHER_HISTORY,			/* which the recorded timeline is not part of */
+	ECM_LOGS_AHEAD,				/* another timeline, and ... */
+	ECM_SLOT_INVALIDATED,
+	ECM_SLOT_NOT_SYNCED,
+	ECM_SLOT_WAL_GONE,
+	ECM_SLOT_AHEAD,
 	ECM_OTHER_DATABASE,
 	ECM_NEW_SLOT,
 	ECM_OTHER_SLOT,				/* changes between the logs' end and the
@@ -61,6 +77,13 @@ typedef enum EcmContinuity
 
 extern EcmContinuity ecm_continuity_judge(const EcmLogsRecord *record,
 										  const EcmStreamFound *found);
+
+/* May the shapes go on? */
+static inline bool
+ecm_continuity_goes_on(EcmContinuity verdict)
+{
+	return verdict == ECM_CONTINUES || verdict == ECM_CONTINUES_FAILOVER;
+}
 
 /* The reason why all shapes are resynced, in words; NULL: they are not. */
 extern const char *ecm_continuity_reason(EcmContinuity verdict);

@@ -86,6 +86,8 @@ static const struct
 	"a shape's log was folded"},
 	[ECM_EVENT_SHAPE_RESYNCED] = {"shape_resynced", LOG,
 	"shapes were compared with their table"},
+	[ECM_EVENT_SHAPES_KEPT] = {"shapes_kept", LOG,
+	"the shapes go on after a failover"},
 	[ECM_EVENT_SHAPES_RESYNCING] = {"shapes_resyncing", WARNING,
 	"all shapes are compared with their tables"},
 	[ECM_EVENT_NO_SHAPES_RESYNCING] = {"shapes_resyncing", LOG,

@@ -37,6 +37,7 @@ char	   *ecm_pooled_connection;
 char	   *ecm_slot_name;
 char	   *ecm_publication_name;
 bool		ecm_slot_temporary;
+bool		ecm_failover;
 bool		ecm_create_publication;
 bool		ecm_manual_table_publishing;
 bool		ecm_set_replica_identity;
@@ -70,6 +71,7 @@ static const char *const setting_names[] = {
 	PREFIX "slot_name",
 	PREFIX "publication_name",
 	PREFIX "slot_temporary",
+	PREFIX "failover",
 	PREFIX "create_publication",
 	PREFIX "manual_table_publishing",
 	PREFIX "set_replica_identity",
@@ -650,6 +652,12 @@ ecm_define_settings(void)
 							 "Makes the replication slot temporary.",
 							 "It is gone with its connection, and all shapes are compared with their tables then.",
 							 &ecm_slot_temporary, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable(PREFIX "failover",
+							 "Lets standbys keep the replication slot in step, so that shapes go on after a promotion.",
+							 "It takes PostgreSQL 17, and standbys that synchronize slots.",
+							 &ecm_failover, true, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomBoolVariable(PREFIX "create_publication",

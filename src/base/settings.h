@@ -26,6 +26,7 @@ extern char *ecm_pooled_connection;
 extern char *ecm_slot_name;
 extern char *ecm_publication_name;
 extern bool ecm_slot_temporary;
+extern bool ecm_failover;
 extern bool ecm_create_publication;
 extern bool ecm_manual_table_publishing;
 extern bool ecm_set_replica_identity;

@@ -114,7 +114,8 @@ typedef struct EcmConsumerSlot
 	XLogRecPtr	applied_lsn;	/* ... that is committed locally */
 	XLogRecPtr	durable_lsn;	/* ... and flushed */
 	XLogRecPtr	recorded_lsn;	/* ... and said so by a row of
-								 * _electric_cm.progress, also flushed */
+								 * _electric_cm.progress, also flushed ... */
+	XLogRecPtr	recorded_end;	/* ... by a commit that ends there */
 	int64		transactions;
 	int64		changes;
 	int64		matched_changes;

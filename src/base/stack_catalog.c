@@ -12,6 +12,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -154,6 +155,25 @@ ecm_stack_logged_lsn(void)
 	return Max(lsn, marker);
 }
 
+XLogRecPtr
+ecm_stack_newest_lsn(void)
+{
+	EcmSpiState spi;
+	Datum		datum;
+	XLogRecPtr	lsn;
+	bool		isnull;
+
+	ecm_spi_begin(&spi);
+	if (SPI_execute("SELECT greatest((SELECT max(lsn) FROM _electric_cm.progress),"
+					" (SELECT max(lsn) FROM _electric_cm.shape_gap))", true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not read progress");
+	datum = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	ecm_spi_end(&spi);
+	return lsn;
+}
+
 int
 ecm_stack_progress_xids(bool marker_only, TransactionId **xids)
 {
@@ -196,6 +216,7 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 	StringInfoData sql;
 
 	if (mismatch == NULL && remembered->known && !remembered->stopped &&
+		remembered->timeline_id == info->timeline_id &&
 		XLogRecPtrIsInvalid(remembered->clean_stop_lsn) &&
 		strcmp(NameStr(remembered->publication), ecm_publication_name) == 0)
 		return NULL;
@@ -236,6 +257,18 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 					 (int) info->timeline_id,
 					 ecm_quote_literal(ecm_publication_name));
 	return sql.data;
+}
+
+char *
+ecm_stack_survive_sql(XLogRecPtr switch_lsn)
+{
+	/* TODO: ecm_new_epoch() */
+	int32		epoch = (int32) (pg_prng_uint32(&pg_global_prng_state) & PG_INT32_MAX);
+
+	return psprintf("INSERT INTO _electric_cm.epoch (began_at, epoch) VALUES ('%X/%X', %d)"
+					" ON CONFLICT DO NOTHING;"
+					"UPDATE _electric_cm.shape_state SET generation = 0 WHERE state = 'capturing';",
+					LSN_FORMAT_ARGS(switch_lsn), Max(epoch, 1));
 }
 
 void

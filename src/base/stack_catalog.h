@@ -70,6 +70,12 @@ extern bool ecm_stack_row_is_of_other_history(const EcmStackRow *remembered,
 extern XLogRecPtr ecm_stack_logged_lsn(void);
 
 /*
+ * Nothing is in a log, or recorded of one, that is beyond this; a consumer that is at
+ * work may delay the answer.  In a transaction.
+ */
+extern XLogRecPtr ecm_stack_newest_lsn(void);
+
+/*
  * The transactions that have written the rows of progress, palloc'd; returns how
  * many.  marker_only: the marker's.  In a transaction.
  */
@@ -89,6 +95,13 @@ extern char *ecm_stack_mark_sql(XLogRecPtr lsn);
 extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
 									  const EcmReplicationInfo *info,
 									  Oid database_oid, const char *mismatch);
+
+/*
+ * Statements that record a failover which the shapes survive: the timeline was left at
+ * that position.  What is not live yet begins again, as its log may be another one here
+ * than readers have seen there.
+ */
+extern char *ecm_stack_survive_sql(XLogRecPtr switch_lsn);
 
 /*
  * Changes of the row, and reads of single columns.  In a transaction.

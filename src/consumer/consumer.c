@@ -406,6 +406,7 @@ announce(XLogRecPtr position)
 	slot->shapes = ecm_followed_count();
 	slot->received_lsn = slot->applied_lsn = slot->durable_lsn = position;
 	slot->recorded_lsn = position;
+	slot->recorded_end = GetFlushRecPtr(NULL);
 	slot->attached = true;
 	ecm_unlock();
 	ecm_stack_wake(consumer.args.stack_index);

@@ -382,6 +382,7 @@ report_progress(bool flush)
 	XLogRecPtr	flushed;
 	XLogRecPtr	durable = InvalidXLogRecPtr;
 	XLogRecPtr	recorded;
+	XLogRecPtr	recorded_end = InvalidXLogRecPtr;
 
 	if (flush && batch.done.unflushed != NIL)
 		XLogFlush(((UnflushedCommit *) llast(batch.done.unflushed))->local_lsn);
@@ -394,6 +395,7 @@ report_progress(bool flush)
 		if (commit->local_lsn > flushed)
 			break;
 		durable = commit->upstream_lsn;
+		recorded_end = commit->local_lsn;
 		batch.done.unflushed = list_delete_first(batch.done.unflushed);
 		pfree(commit);
 	}
@@ -406,7 +408,11 @@ report_progress(bool flush)
 	slot->applied_lsn = Max(slot->applied_lsn, batch.done.applied_lsn);
 	slot->received_lsn = Max(slot->received_lsn, Max(batch.done.applied_lsn, batch.lsn));
 	slot->durable_lsn = Max(slot->durable_lsn, durable);
-	slot->recorded_lsn = Max(slot->recorded_lsn, recorded);
+	if (recorded > slot->recorded_lsn)
+	{
+		slot->recorded_lsn = recorded;
+		slot->recorded_end = recorded_end;
+	}
 	slot->shapes = ecm_log_batch_figures.shapes;
 	slot->transactions = batch.done.transactions;
 	slot->changes = ecm_log_batch_figures.changes;

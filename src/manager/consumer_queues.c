@@ -721,6 +721,22 @@ ecm_queues_recorded_lsn(XLogRecPtr marker)
 }
 
 XLogRecPtr
+ecm_queues_recorded_end(XLogRecPtr marker, XLogRecPtr marker_end)
+{
+	XLogRecPtr	end = InvalidXLogRecPtr;
+
+	ecm_lock(LW_SHARED);
+	for (int i = 0; i < queues.nconsumers; i++)
+	{
+		EcmConsumerSlot *slot = shared_slot(i);
+
+		end = Max(end, slot->recorded_lsn >= marker ? slot->recorded_end : marker_end);
+	}
+	ecm_unlock();
+	return queues.nconsumers > 0 ? end : marker_end;
+}
+
+XLogRecPtr
 ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn)
 {
 	XLogRecPtr	durable = minimum_lsn(offsetof(EcmConsumerSlot, durable_lsn));

@@ -108,6 +108,9 @@ extern XLogRecPtr ecm_queues_durable_lsn(XLogRecPtr keepalive_lsn);
  */
 extern XLogRecPtr ecm_queues_recorded_lsn(XLogRecPtr marker);
 
+/* The end of the WAL that says so; marker_end: of what says the marker. */
+extern XLogRecPtr ecm_queues_recorded_end(XLogRecPtr marker, XLogRecPtr marker_end);
+
 /* End of the last transaction that every consumer has applied. */
 extern XLogRecPtr ecm_queues_applied_lsn(void);
 

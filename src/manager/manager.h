@@ -16,6 +16,7 @@
 #include "access/xlogdefs.h"
 
 #include "base/clock.h"
+#include "base/continuity.h"
 #include "base/event_name.h"
 #include "base/failure.h"
 #include "base/shmem.h"
@@ -165,6 +166,8 @@ typedef struct LogPosition
 	EcmTime		retry_at;		/* not before, since the last has failed ... */
 	char		error[ECM_TEXT_LEN];	/* ... by this; "": it has not */
 
+	XLogRecPtr	marker_end;		/* the end of the WAL that says so */
+
 	XLogRecPtr	idle_lsn;		/* up to there nobody else has committed
 								 * anything that no row says is logged */
 	XLogRecPtr	idle_tried;		/* ... which was last looked at up to there */
@@ -172,6 +175,12 @@ typedef struct LogPosition
 	bool		frees_wal;		/* if the marker said that all is logged, the
 								 * slot would retain less WAL */
 	EcmTime		frees_look_at;	/* not looked at again before */
+
+	/* what may be acknowledged, as standbys know that it is logged */
+	XLogRecPtr	known;			/* this */
+	XLogRecPtr	candidate;		/* then this; invalid: nothing is waited for */
+	XLogRecPtr	candidate_end;	/* ... when they have the WAL up to there */
+	EcmTime		standbys_look_at;	/* not looked at again before */
 
 	XLogRecPtr	at_end;			/* at the end of the manager: all logs had
 								 * everything before this */
@@ -214,6 +223,10 @@ typedef struct Manager
 	{
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
+		XLogRecPtr	switch_lsn; /* the shapes go on from another timeline, which
+								 * was left there; invalid: they don't */
+		EcmContinuity refused;	/* why a slot was not used on another timeline;
+								 * ECM_CONTINUES: none was there */
 	}			compared;		/* what step check_timeline has its job do */
 	Stalled		stalled;
 
@@ -393,6 +406,12 @@ extern bool ecm_manager_may_catch_up(Manager *m, EcmTime now);
 extern bool ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err);
 
 /*
+ * Before create_slot, on another timeline than was recorded: can the slot that is
+ * there continue the logs?  If not, notes why.  True also if that can't be found out.
+ */
+extern bool ecm_manager_slot_survives(Manager *m);
+
+/*
  * The step check_timeline is done: what it has recorded is in the tables.  mismatch:
  * all shapes are resynced; marked: the marker was written.
  */
@@ -406,9 +425,9 @@ extern bool ecm_manager_slot_is_as_compared(Manager *m, EcmStepFailure *failure)
 
 /*
  * The part of 'flushed' that may be acknowledged, since rows that are flushed say
- * that it is logged.
+ * that it is logged, here and on standbys.
  */
-extern XLogRecPtr ecm_manager_acknowledgeable_lsn(const Manager *m, XLogRecPtr flushed);
+extern XLogRecPtr ecm_manager_acknowledgeable_lsn(Manager *m, EcmTime now, XLogRecPtr flushed);
 
 /* Notes that this position is about to be sent to the slot. */
 extern void ecm_manager_note_acknowledged(Manager *m, XLogRecPtr lsn);

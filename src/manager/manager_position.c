@@ -17,10 +17,18 @@
  *
  * A marker that can't be written holds the slot back, and is shown in waiting_for.
  *
+ * A standby that keeps the slot in step moves its own up to where it has the WAL.  That
+ * says nothing of the row, which comes later in the WAL.  So what a row says is
+ * acknowledged when the standbys have that row; only that waits.  Those that nobody has
+ * named, and that are too slow, are not waited for when the slot retains too much:
+ * a standby that is promoted with a slot ahead of its logs notices, and resyncs.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/timeline.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 
 #include "base/bgworker.h"
@@ -34,6 +42,7 @@
 #include "manager/manager.h"
 #include "slot/slot.h"
 #include "slot/slot_moved.h"
+#include "slot/standbys.h"
 #include "slot/wal_commits.h"
 
 #define MARK_BYTES			(16 * 1024 * 1024)
@@ -42,6 +51,8 @@
 /* If the slot retains so much, it is looked whether a marker lets it retain less. */
 #define FREES_BYTES			(1024 * 1024)
 #define FREES_LOOK_MS		500
+/* How often it is looked whether standbys have a row. */
+#define STANDBYS_LOOK_MS	100
 /* How soon a marker that could not be written is tried again. */
 #define MARK_RETRY_MS		1000
 /* A marker that takes so long is shown as what the stack waits for. */
@@ -52,6 +63,7 @@
 typedef struct RecordLook
 {
 	Manager    *m;
+	XLogRecPtr	confirmed_lsn;	/* where the slot is */
 	EcmLogsRecord record;		/* result */
 } RecordLook;
 
@@ -73,9 +85,12 @@ read_record(void *arg)
 	record->publication_dropped = row->publication_dropped;
 	record->clean_stop_lsn = row->clean_stop_lsn;
 
+	if (ecm_stack_row_is_of_other_history(row, &m->replication.info))
+		record->newest_lsn = ecm_stack_newest_lsn();
+
 	/* what this process has acknowledged needs no look at the tables */
 	record->logged_lsn = m->position.slot;
-	if (m->replication.info.confirmed_flush_lsn > record->logged_lsn)
+	if (look->confirmed_lsn > record->logged_lsn)
 		record->logged_lsn = ecm_stack_logged_lsn();
 }
 
@@ -109,39 +124,106 @@ read_move(void *arg)
 	found->moved_from = ecm_slot_moved_from(found->confirmed_lsn);
 }
 
-bool
-ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
+/* Where this server's history has left a timeline; invalid: it was never on that. */
+static XLogRecPtr
+end_of_timeline(TimeLineID timeline, TimeLineID present)
+{
+	ListCell   *lc;
+
+	foreach(lc, readTimeLineHistory(present))
+	{
+		TimeLineHistoryEntry *entry = lfirst(lc);
+
+		if (entry->tli == timeline && entry->tli != present)
+			return entry->end;
+	}
+	return InvalidXLogRecPtr;
+}
+
+/* Fills what counts on another timeline than was recorded. */
+static void
+look_at_failover(const Manager *m, const EcmSlotFacts *facts, EcmStreamFound *found)
+{
+	found->switch_lsn = end_of_timeline(m->remembered.timeline_id, found->timeline_id);
+	found->slot_invalidated = facts->invalidation != NULL;
+	found->slot_synced = facts->synced && !facts->temporary;
+	found->slot_wal_gone = ecm_slot_wal_is_gone(facts->restart_lsn);
+}
+
+/*
+ * Compares a slot at that position with the logs, as far as 'look' has not been read
+ * yet.  False: that can't be done now (err).
+ */
+static bool
+compare(Manager *m, XLogRecPtr confirmed_lsn, EcmStreamFound *found,
+		EcmContinuity *verdict, EcmError *err)
 {
 	const EcmReplicationInfo *info = &m->replication.info;
-	RecordLook	look = {.m = m};
-	EcmStreamFound found = {
+	RecordLook	look = {.m = m, .confirmed_lsn = confirmed_lsn};
+	EcmSlotFacts facts;
+	EcmError	unreadable;
+
+	*found = (EcmStreamFound)
+	{
 		.system_identifier = info->system_identifier,
 		.timeline_id = info->timeline_id,
 		.database_oid = MyDatabaseId,
 		.publication = ecm_publication_name,
 		.slot_created = info->slot_created,
-		.confirmed_lsn = info->confirmed_flush_lsn
+		.confirmed_lsn = confirmed_lsn
 	};
-	EcmContinuity verdict;
-	EcmError	unreadable;
-
 	if (!ecm_worker_try(read_record, &look, err))
 		return false;
-	verdict = ecm_continuity_judge(&look.record, &found);
+	if (ecm_stack_row_is_of_other_history(&m->remembered, info) &&
+		ecm_slot_lookup(m->stack->slot.name, &facts))
+		look_at_failover(m, &facts, found);
+	*verdict = ecm_continuity_judge(&look.record, found);
 
-	if (verdict == ECM_OTHER_SLOT)
+	if (*verdict == ECM_OTHER_SLOT || *verdict == ECM_SLOT_AHEAD)
 	{
-		IdleLook	idle = {.from = look.record.logged_lsn, .to = found.confirmed_lsn};
+		IdleLook	idle = {.from = look.record.logged_lsn, .to = confirmed_lsn};
 
 		/*
 		 * WAL that can't be read there says nothing, and has nothing to
 		 * stream
 		 */
 		if (idle.to - idle.from < MARK_BYTES && ecm_worker_try(read_commits, &idle, &unreadable))
-			found.nothing_between = idle.idle;
-		(void) ecm_worker_try(read_move, &found, &unreadable);
-		verdict = ecm_continuity_judge(&look.record, &found);
+			found->nothing_between = idle.idle;
+		(void) ecm_worker_try(read_move, found, &unreadable);
+		*verdict = ecm_continuity_judge(&look.record, found);
 	}
+	return true;
+}
+
+bool
+ecm_manager_slot_survives(Manager *m)
+{
+	EcmSlotFacts facts;
+	EcmStreamFound found;
+	EcmContinuity verdict;
+	EcmError	err;
+
+	m->compared.refused = ECM_CONTINUES;
+	if (!ecm_slot_lookup(m->stack->slot.name, &facts) ||
+		!compare(m, facts.confirmed_flush_lsn, &found, &verdict, &err) ||
+		ecm_continuity_goes_on(verdict))
+		return true;
+	m->compared.refused = verdict;
+	return false;
+}
+
+bool
+ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
+{
+	EcmStreamFound found;
+	EcmContinuity verdict;
+
+	if (!compare(m, m->replication.info.confirmed_flush_lsn, &found, &verdict, err))
+		return false;
+	m->compared.switch_lsn = verdict == ECM_CONTINUES_FAILOVER ? found.switch_lsn : InvalidXLogRecPtr;
+	/* the slot that was there has had to go */
+	if (verdict == ECM_OTHER_TIMELINE && m->compared.refused != ECM_CONTINUES)
+		verdict = m->compared.refused;
 	*mismatch = ecm_continuity_reason(verdict);
 	return true;
 }
@@ -153,11 +235,13 @@ ecm_manager_slot_compared(Manager *m, bool mismatch, bool marked)
 	XLogRecPtr	lsn = m->replication.info.confirmed_flush_lsn;
 
 	if (mismatch)
-		p->slot = p->marker = p->idle_lsn = InvalidXLogRecPtr;
+		p->slot = p->marker = p->idle_lsn = p->known = InvalidXLogRecPtr;
+	p->candidate = InvalidXLogRecPtr;
 	p->slot = Max(p->slot, lsn);
 	if (marked)
 	{
 		p->marker = Max(p->marker, lsn);
+		p->marker_end = GetFlushRecPtr(NULL);
 		p->marked_at = ecm_now();
 	}
 }
@@ -182,10 +266,64 @@ ecm_manager_slot_is_as_compared(Manager *m, EcmStepFailure *failure)
 
 /* -------------------------------------------------------- acknowledging -- */
 
-XLogRecPtr
-ecm_manager_acknowledgeable_lsn(const Manager *m, XLogRecPtr flushed)
+/*
+ * Are the standbys too slow to be waited for?  Not if the administrator has named them:
+ * then the stream waits for them, too.
+ */
+static bool
+standbys_are_given_up(const Manager *m)
 {
-	return Min(flushed, Max(ecm_queues_recorded_lsn(m->position.marker), m->position.idle_lsn));
+	EcmSlotFacts facts;
+
+	return ecm_retained_wal_warning >= 0 && !ecm_standbys_are_named() &&
+		ecm_slot_lookup(m->stack->slot.name, &facts) &&
+		ecm_current_lsn() - facts.restart_lsn > ecm_retained_wal_warning * UINT64CONST(1024) * 1024;
+}
+
+/*
+ * The part of what is recorded here that standbys know of, too.  One position after the
+ * other is waited for: if it moved on with the load, they would never have it.
+ */
+static XLogRecPtr
+known_to_standbys(Manager *m, EcmTime now, XLogRecPtr recorded)
+{
+	LogPosition *p = &m->position;
+
+	if (XLogRecPtrIsInvalid(p->candidate) && recorded > p->known)
+	{
+		p->candidate = recorded;
+		/* of an idle server, a standby has to know all rows of progress */
+		p->candidate_end = recorded <= p->idle_lsn ? GetFlushRecPtr(NULL) :
+			ecm_queues_recorded_end(p->marker, p->marker_end);
+		p->standbys_look_at = now;
+	}
+	if (XLogRecPtrIsInvalid(p->candidate))
+		return p->known;
+	if (now >= p->standbys_look_at)
+	{
+		p->standbys_look_at = ecm_later(now, STANDBYS_LOOK_MS);
+		if (ecm_standbys_have(p->candidate_end) || standbys_are_given_up(m))
+		{
+			p->known = p->candidate;
+			p->candidate = InvalidXLogRecPtr;
+			return p->known;
+		}
+	}
+	ecm_manager_wake_at(m, p->standbys_look_at);
+	return p->known;
+}
+
+XLogRecPtr
+ecm_manager_acknowledgeable_lsn(Manager *m, EcmTime now, XLogRecPtr flushed)
+{
+	LogPosition *p = &m->position;
+	XLogRecPtr	recorded = Min(flushed, Max(ecm_queues_recorded_lsn(p->marker), p->idle_lsn));
+
+	if (ecm_slot_is_for_failover())
+		return Min(flushed, known_to_standbys(m, now, recorded));
+	p->known = recorded;
+	p->candidate = InvalidXLogRecPtr;
+	return recorded;
 }
 
 void
@@ -207,6 +345,7 @@ marked(void *arg, EcmConn *conn pg_attribute_unused(), const EcmError *err)
 	if (err == NULL)
 	{
 		p->marker = Max(p->marker, p->marking);
+		p->marker_end = GetFlushRecPtr(NULL);
 		p->marked_at = ecm_now();
 		p->frees_wal = false;
 		return;

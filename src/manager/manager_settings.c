@@ -27,6 +27,7 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "manager/manager.h"
+#include "slot/slot.h"
 #include "manager/stack_report.h"
 #include "slot/retained_wal.h"
 
@@ -158,10 +159,10 @@ settings_signature(const Manager *m)
 						m->stack->datname, err.message)));
 		return NULL;
 	}
-	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%s",
+	return psprintf("%d|%s|%s|%s|%s|%s|%d|%d|%d|%d|%s",
 					ecm_enabled, ecm_stack_id, ecm_connection,
 					ecm_pooled_connection, ecm_slot_name,
-					ecm_publication_name, ecm_slot_temporary,
+					ecm_publication_name, ecm_slot_temporary, ecm_slot_is_for_failover(),
 					ecm_create_publication, ecm_shape_workers, database.text);
 }
 

@@ -156,13 +156,32 @@ report_resync(Manager *m, const char *reason)
 						  psprintf("all " INT64_FORMAT " shapes of this database are compared with their tables", n));
 }
 
+/* Reports that the shapes go on, on another timeline than they were made on. */
+static void
+report_survival(Manager *m)
+{
+	int64		n = -1;
+	EcmError	err;
+
+	(void) ecm_worker_try(count_shapes, &n, &err);
+	ecm_manager_event(m, ECM_EVENT_SHAPES_KEPT,
+					  psprintf("Timeline %u was left at %X/%X; the server is on timeline %u now.",
+							   m->remembered.timeline_id, LSN_FORMAT_ARGS(m->compared.switch_lsn),
+							   m->replication.info.timeline_id),
+					  n < 0 ? "the shapes of this database go on" :
+					  n == 0 ? "the stream goes on; there are no shapes" :
+					  n == 1 ? "the one shape of this database goes on" :
+					  psprintf("all " INT64_FORMAT " shapes of this database go on", n));
+}
+
 /*
  * Step check_timeline: compares what the row of _electric_cm.stack remembers with
  * this server, this database and the slot.  If the stream can't continue what the
  * shape logs have, all shapes are resynced.  Has a pool session
  *
  *	- look, where the WAL may tell, whether the server ran without us meanwhile;
- *	- record the new circumstances, and have the shapes resynced;
+ *	- record the new circumstances, and have the shapes resynced, or take down that they
+ *	  survive a failover;
  *	- share the shapes among consumers, before any consumer runs;
  *	- record that the logs have everything before the slot's position, since the other
  *	  two delete the rows that said so;
@@ -181,6 +200,7 @@ start_timeline(Manager *m)
 	EcmError	err;
 
 	m->compared.mismatch = m->compared.marked = false;
+	m->compared.switch_lsn = InvalidXLogRecPtr;
 
 	m->job.result = ECM_RESULT_FAILED;
 	m->job.failure.kind = ECM_ERROR_RETRY;
@@ -205,7 +225,10 @@ start_timeline(Manager *m)
 	m->compared.mismatch = mismatch != NULL;
 	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
-		start_step_job(m, psprintf("%s;%s;%s;%s;%s", runs_sql ? runs_sql : "", sql ? sql : "",
+		start_step_job(m, psprintf("%s;%s;%s;%s;%s;%s",
+								   XLogRecPtrIsInvalid(m->compared.switch_lsn) ? "" :
+								   ecm_stack_survive_sql(m->compared.switch_lsn),
+								   runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
 								   m->compared.marked ?
 								   ecm_stack_mark_sql(m->replication.info.confirmed_flush_lsn) : "",
@@ -228,6 +251,10 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 	{
 		/* as the table has it by now */
 		ecm_manager_slot_compared(m, m->compared.mismatch, m->compared.marked);
+		if (!XLogRecPtrIsInvalid(m->compared.switch_lsn))
+			report_survival(m);
+		m->compared.switch_lsn = InvalidXLogRecPtr;
+		m->compared.refused = ECM_CONTINUES;
 		m->remembered.known = true;
 		m->remembered.system_identifier = m->replication.info.system_identifier;
 		m->remembered.timeline_id = m->replication.info.timeline_id;
@@ -293,9 +320,8 @@ ecm_manager_retire_former_slot(Manager *m)
 
 /*
  * A slot that is there though the history has changed was made by pg_upgrade, kept
- * in step by a standby, or copied with the data directory.  The stream is another
- * one than the shapes were made from, so they are resynced, and nothing says that the
- * slot has the WAL that it needs.
+ * in step by a standby, or copied with the data directory.  Unless the logs go on with
+ * it, the shapes are resynced, and nothing says that the slot has the WAL that it needs.
  */
 static void
 replace_slot_of_other_history(Manager *m)
@@ -304,7 +330,8 @@ replace_slot_of_other_history(Manager *m)
 	const EcmReplicationInfo *info = &m->replication.info;
 
 	if (info->slot_created || creation->made_unheard || creation->drop_first ||
-		!ecm_stack_row_is_of_other_history(&m->remembered, info))
+		!ecm_stack_row_is_of_other_history(&m->remembered, info) ||
+		ecm_manager_slot_survives(m))
 		return;
 	creation->drop_first = true;
 	if (m->remembered.system_identifier != info->system_identifier)
@@ -365,6 +392,8 @@ ecm_manager_run_step(Manager *m)
 	{
 		ecm_manager_retire_former_slot(m);
 		replace_slot_of_other_history(m);
+		m->replication.creation.may_alter = ecm_manager_slot_is_recorded(m) &&
+			ecm_slot_owner_look(m->stack_index, false);
 		m->checks.status_at = ecm_later(ecm_now(), ECM_SLOT_HELP_MS);
 	}
 	ecm_replication_start_step(&m->replication, m->state.step, ecm_queues_start_lsn());

@@ -41,6 +41,7 @@ typedef struct SlotCreation
 	char		drop_why[128];	/* ... as was to be expected; or "" */
 	char		hold_why[256];	/* why no slot may be created now, or "" */
 	int			hold_pid;		/* of the process to blame; 0: none known */
+	bool		may_alter;		/* a slot that is there is ours */
 	bool		held_up;		/* the step waits until hold_why is "" */
 	bool		running;		/* the server is creating the slot */
 	bool		made_unheard;	/* the connection was lost while it was: a

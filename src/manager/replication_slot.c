@@ -265,9 +265,10 @@ send_create_slot(Replication *rep)
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
-					 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing')",
+					 "CREATE_REPLICATION_SLOT %s%s LOGICAL pgoutput (SNAPSHOT 'nothing'%s)",
 					 quote_identifier(rep->slot),
-					 ecm_slot_temporary ? " TEMPORARY" : "");
+					 ecm_slot_temporary ? " TEMPORARY" : "",
+					 ecm_slot_is_for_failover() ? ", FAILOVER" : "");
 	ecm_conn_send(rep->conn, sql.data, 0);
 	rep->creation.running = true;
 }
@@ -289,7 +290,8 @@ enum
 	SLOT_CREATE,
 	SLOT_RECORD,
 	SLOT_SETTLE,				/* none: it waits for transactions */
-	SLOT_FINISH
+	SLOT_FINISH,
+	SLOT_ALTER					/* instead of all the others */
 };
 
 /* In a transaction: changes the catalog, for whoever decodes the WAL. */
@@ -369,6 +371,37 @@ finish(Replication *rep, EcmStepFailure *failure)
 }
 
 /*
+ * A slot of ours that standbys are to keep in step, or not any more, while it says
+ * otherwise, is altered.  True: the command is sent.
+ */
+static bool
+send_alter_slot(Replication *rep)
+{
+	bool		failover = ecm_slot_is_for_failover();
+	EcmSlotFacts facts;
+
+	if (!ECM_HAS_FAILOVER_SLOTS || !rep->creation.may_alter ||
+		!ecm_slot_lookup(rep->slot, &facts) || facts.temporary || facts.failover == failover)
+		return false;
+	ecm_conn_send(rep->conn,
+				  psprintf("ALTER_REPLICATION_SLOT %s (FAILOVER %s)", quote_identifier(rep->slot),
+						   failover ? "true" : "false"),
+				  ECM_SETUP_QUERY_TIMEOUT_MS);
+	return true;
+}
+
+/* What the command has come to.  The stream can begin without, and is not kept from it. */
+static EcmStepResult
+slot_altered(Replication *rep, EcmStepResult result, EcmStepFailure *failure)
+{
+	if (result != ECM_RESULT_FAILED || ecm_conn_state(rep->conn) == ECM_CONN_FAILED)
+		return result;
+	ecm_event_in(MyDatabaseId, rep->dbname, ECM_EVENT_WARNING, failure->err.message,
+				 "could not alter whether standbys keep replication slot \"%s\" in step", rep->slot);
+	return ECM_RESULT_DONE;
+}
+
+/*
  * Step create_slot: look, tune the walsender, BEGIN, create, record, settle, finish.
  *
  * Why the transaction: while it creates the slot the server waits for locks of
@@ -400,6 +433,11 @@ ecm_replication_poll_slot(Replication *rep, EcmStepFailure *failure)
 			rep->step.query = SLOT_RECORD;
 			return ECM_RESULT_PENDING;
 		}
+		if (result == ECM_RESULT_DONE && !create && send_alter_slot(rep))
+		{
+			rep->step.query = SLOT_ALTER;
+			return ECM_RESULT_PENDING;
+		}
 		if (result != ECM_RESULT_DONE || !create)
 			return result;
 
@@ -419,6 +457,8 @@ ecm_replication_poll_slot(Replication *rep, EcmStepFailure *failure)
 
 	result = ecm_replication_poll_query(rep, failure, ECM_CONTEXT_SLOT);
 	rep->creation.running = result == ECM_RESULT_PENDING && rep->step.query == SLOT_CREATE;
+	if (rep->step.query == SLOT_ALTER)
+		return slot_altered(rep, result, failure);
 	if (rep->step.query == SLOT_CREATE && ecm_conn_state(rep->conn) == ECM_CONN_FAILED)
 		rep->creation.made_unheard = true;
 	if (result != ECM_RESULT_DONE)

@@ -542,7 +542,7 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	flushed = ecm_manager_flushed_lsn(m);
 	received = Max(ecm_queues_received_lsn(), rep->stream.keepalive_lsn);
 	received = Max(received, flushed);
-	acknowledged = Max(ecm_manager_acknowledgeable_lsn(m, flushed), rep->stream.acknowledged_lsn);
+	acknowledged = Max(ecm_manager_acknowledgeable_lsn(m, now, flushed), rep->stream.acknowledged_lsn);
 	due = now >= feedback_due(rep, flushed, acknowledged) || rep->stream.reply_requested;
 	ask = must_ask(m, now, flushed) || must_hear(rep, now, due) ||
 		m->flow.last_word;

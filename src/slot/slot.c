@@ -30,6 +30,7 @@
 
 #include "base/bgworker.h"
 #include "base/compat.h"
+#include "base/settings.h"
 #include "slot/slot.h"
 
 /*
@@ -318,6 +319,8 @@ ecm_slot_lookup(const char *name, EcmSlotFacts *facts)
 	facts->logical = SlotIsLogical(&slot);
 	facts->temporary = slot.data.persistency == RS_TEMPORARY;
 	facts->two_phase = slot.data.two_phase;
+	facts->failover = ecm_slot_failover(&slot);
+	facts->synced = ecm_slot_synced(&slot);
 	facts->invalidation = invalidation(&slot);
 	facts->database = slot.data.database;
 	strlcpy(facts->plugin, NameStr(slot.data.plugin), sizeof(facts->plugin));
@@ -334,6 +337,12 @@ ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid)
 {
 	return facts->exists && facts->logical && facts->database == dboid &&
 		strcmp(facts->plugin, "pgoutput") == 0;
+}
+
+bool
+ecm_slot_is_for_failover(void)
+{
+	return ECM_HAS_FAILOVER_SLOTS && ecm_failover && !ecm_slot_temporary;
 }
 
 bool

@@ -69,6 +69,9 @@ typedef struct EcmSlotFacts
 	bool		logical;
 	bool		temporary;
 	bool		two_phase;
+	bool		failover;		/* standbys may keep it in step */
+	bool		synced;			/* it was made by that, here; it stays so
+								 * after a promotion */
 	const char *invalidation;	/* as pg_replication_slots has it; NULL: none */
 	Oid			database;		/* InvalidOid: a physical slot */
 	char		plugin[NAMEDATALEN];
@@ -93,6 +96,9 @@ extern const char *ecm_slot_invalidation_text(const char *invalidation);
  * too, but ends with its session.)
  */
 extern bool ecm_slot_is_of_our_kind(const EcmSlotFacts *facts, Oid dboid);
+
+/* Are standbys to keep our slot in step, by the settings and this server's version? */
+extern bool ecm_slot_is_for_failover(void);
 
 /* Is there any slot in that database that its stack could use? */
 extern bool ecm_database_has_slot(Oid dboid);

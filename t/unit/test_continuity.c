@@ -32,6 +32,16 @@ begin(void)
 	found.confirmed_lsn = 1000;
 }
 
+/* The same, promoted with a slot that was kept in step; timeline 1 was left at 2000. */
+static void
+promote(void)
+{
+	begin();
+	found.timeline_id = 2;
+	found.switch_lsn = 2000;
+	found.slot_synced = true;
+}
+
 static EcmContinuity
 verdict(void)
 {
@@ -78,10 +88,12 @@ test_continuity(void)
 	ok(verdict() == ECM_NEW_SLOT, "continuity: a slot that we have made");
 	begin();
 	found.timeline_id = 2;
+	found.slot_created = true;
 	ok(verdict() == ECM_OTHER_TIMELINE, "continuity: another timeline");
 	found.system_identifier = 8;
 	ok(verdict() == ECM_OTHER_SYSTEM, "continuity: another system comes first");
 	record.known = false;
+	found.slot_created = false;
 	ok(verdict() == ECM_CONTINUES, "continuity: a stack that has never run knows no system");
 	begin();
 	found.database_oid = 6;
@@ -97,7 +109,56 @@ test_continuity(void)
 	record.publication = "";
 	ok(verdict() == ECM_CONTINUES, "continuity: ... there was none yet");
 
+	promote();
+	ok(verdict() == ECM_CONTINUES_FAILOVER, "continuity: a promoted standby, with a synchronized slot");
+	found.confirmed_lsn = 900;
+	ok(verdict() == ECM_CONTINUES_FAILOVER, "continuity: ... that is behind the logs");
+	found.confirmed_lsn = 1001;
+	ok(verdict() == ECM_SLOT_AHEAD, "continuity: ... not ahead of them");
+	found.nothing_between = true;
+	ok(verdict() == ECM_CONTINUES_FAILOVER, "continuity: ... unless there is nothing in between");
+	found.confirmed_lsn = 2001;
+	ok(verdict() == ECM_SLOT_AHEAD, "continuity: ... nor beyond where the timeline was left");
+	record.logged_lsn = UINT64_MAX;
+	ok(verdict() == ECM_SLOT_AHEAD, "continuity: ... even if there are no logs");
+	promote();
+	record.clean_stop_lsn = 1500;
+	found.confirmed_lsn = 1500;
+	ok(verdict() == ECM_CONTINUES_FAILOVER, "continuity: ... where a clean stop has put it");
+	record.clean_stop_lsn = 2001;
+	ok(verdict() == ECM_LOGS_AHEAD, "continuity: a clean stop that is undone");
+	promote();
+	record.newest_lsn = 2000;
+	ok(verdict() == ECM_CONTINUES_FAILOVER, "continuity: logs that go up to where the timeline was left");
+	record.newest_lsn = 2001;
+	ok(verdict() == ECM_LOGS_AHEAD, "continuity: ... and beyond");
+	promote();
+	found.switch_lsn = 0;
+	ok(verdict() == ECM_OTHER_HISTORY, "continuity: a timeline that is no ancestor");
+	promote();
+	found.slot_synced = false;
+	ok(verdict() == ECM_SLOT_NOT_SYNCED, "continuity: a slot that came in another way");
+	promote();
+	found.slot_invalidated = true;
+	ok(verdict() == ECM_SLOT_INVALIDATED, "continuity: a slot that was invalidated");
+	promote();
+	found.slot_wal_gone = true;
+	ok(verdict() == ECM_SLOT_WAL_GONE, "continuity: a slot without its WAL");
+	promote();
+	found.slot_created = true;
+	ok(verdict() == ECM_OTHER_TIMELINE, "continuity: promoted, with a slot that we have made");
+	promote();
+	found.system_identifier = 8;
+	ok(verdict() == ECM_OTHER_SYSTEM, "continuity: promoted, of another system");
+	promote();
+	found.database_oid = 6;
+	ok(verdict() == ECM_OTHER_DATABASE, "continuity: promoted, another database");
+	promote();
+	found.publication = "q";
+	ok(verdict() == ECM_OTHER_PUBLICATION, "continuity: promoted, another publication");
+
 	for (int v = ECM_CONTINUES; v <= ECM_OTHER_PUBLICATION; v++)
-		CHECK((ecm_continuity_reason((EcmContinuity) v) == NULL) == (v == ECM_CONTINUES));
+		CHECK((ecm_continuity_reason((EcmContinuity) v) == NULL) ==
+			  ecm_continuity_goes_on((EcmContinuity) v));
 	checked("continuity: each end has a reason");
 }
