@@ -18,7 +18,7 @@ our @EXPORT_OK = qw(%total $round %times fail is_over note_reason note_kind repo
 our $round = 0;
 our %total = map { $_ => 0 } qw(rounds kept resynced resynced_on_purpose lost_shapes kept_shapes compared entries differences old_compared old_entries
 	lost_entries reader_entries reader_checks ahead told_ahead told wrongly_continued rebuilt rewound rejoined failures prepared_survived
-	in_creation dropped_in_creation resyncs_under_way folds);
+	in_creation resyncs_under_way folds);
 our %times = map { $_ => [] } qw(promote active silence);
 my %kinds;
 my %reasons = (awaited => {}, purpose => {});
@@ -99,8 +99,8 @@ sub report
 	say_line("rounds: $total{rounds} (" . list(\%kinds) . ')');
 	say_line("kept: $total{kept} of $total{rounds}, resynced $total{resynced} (" . list($reasons{awaited})
 		  . "); of those that did not wait for the slot, on purpose: $total{resynced_on_purpose} (" . list($reasons{purpose}) . ')');
-	say_line("shapes compared with their tables: $total{compared}, $total{entries} entries; in creation at a failover $total{in_creation}"
-		  . " (of which dropped $total{dropped_in_creation}), resyncs under way $total{resyncs_under_way}, folds $total{folds}");
+	say_line("shapes compared with their tables: $total{compared}, $total{entries} entries; made for a failover $total{in_creation},"
+		  . " resyncs under way $total{resyncs_under_way}, folds $total{folds}");
 	say_line("logs of old and new primary compared: $total{old_compared}, $total{old_entries} entries; entries of lost transactions $total{lost_entries}");
 	say_line("prepared transactions that came over a failover: $total{prepared_survived}");
 	say_line("old primary: rewound $total{rewound}, just started as a standby $total{rejoined}, made anew $total{rebuilt}");
