@@ -2,8 +2,8 @@
 #
 # CORRUPT shows that a check can fail: quiet lets the standby lose its slot in a round
 # that has waited for it, told lets a reader have an entry that the new primary never
-# got, failover takes an entry out of the old primary's log, reader takes one from a
-# reader, chunk takes one out of each log.
+# got, failover takes entries out of one of the old primary's logs, reader takes an entry
+# from a reader, chunk takes some out of a log.
 package SoakFailover::Checks;
 
 use strict;
@@ -51,7 +51,7 @@ sub compare_shapes
 	my ($node, $handles) = @_;
 	my %there = map { $_ => 1 } split /\n/, must('SELECT handle FROM electric_cm_shapes');
 	must('DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN
-		(SELECT DISTINCT ON (shape) shape, first_lsn, first_op FROM _electric_cm.shape_log ORDER BY shape, random())') if $corrupt eq 'chunk';
+		(SELECT shape, first_lsn, first_op FROM _electric_cm.shape_log ORDER BY random() LIMIT 1)') if $corrupt eq 'chunk';
 	for my $name (sort keys %$handles)
 	{
 		if ($there{ $handles->{$name} }) { $total{kept_shapes}++; next; }
@@ -127,8 +127,9 @@ sub compare_with_old
 	if ($corrupt eq 'failover')
 	{
 		my $w = sprintf '%X/%X', $switch_point >> 32, $switch_point & 0xFFFFFFFF;
-		on($old, sub { must("DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN (SELECT DISTINCT ON (shape) shape, first_lsn, first_op
-			FROM _electric_cm.shape_log WHERE first_lsn < '$w' ORDER BY shape, first_lsn DESC)"); });
+		on($old, sub { must("DELETE FROM _electric_cm.shape_log WHERE (shape, first_lsn, first_op) IN (SELECT shape, first_lsn, first_op
+			FROM _electric_cm.shape_log JOIN _electric_cm.shape s ON s.id = shape WHERE handle = '$handles->{int}' AND first_lsn < '$w'
+			ORDER BY first_lsn DESC LIMIT 1)"); });
 	}
 	my $base_old = dump_logs($old, $handles);
 	for my $name (sort keys %$handles)
