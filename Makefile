@@ -4,7 +4,8 @@
 #   make check                        every test, against throwaway servers
 #   make check-versions               the same with each version of PostgreSQL that Debian has
 #   make check-upgrade OLD=17 NEW=18  pg_upgrade from one version to another one
-#   make demo, make soak, make fuzz, make bench, make bench-throughput
+#   make check-patroni                the same shapes under Patroni: restarts, switchovers, kill -9
+#   make demo, make soak, make soak-failover, make fuzz, make bench, make bench-throughput
 #                                     see it work; see it work for long; with
 #                                     whatever tables; see how fast
 #   make indent, make indent-check    format the C files; say whether they are
@@ -36,8 +37,8 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-SANDBOXED = setup check check-versions check-upgrade docs-check lint indent indent-check sanitize valgrind coverage \
-	demo soak fuzz bench monitoring-check deb deb-check dist
+SANDBOXED = setup check check-versions check-upgrade check-patroni docs-check lint indent indent-check sanitize valgrind \
+	coverage demo soak soak-failover fuzz bench monitoring-check deb deb-check dist
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
 
@@ -61,7 +62,7 @@ demo:
 	@tools/sandbox demo/demo
 demo-%:
 	@tools/sandbox demo/$*
-soak fuzz:
+soak soak-failover fuzz:
 	@tools/sandbox stress/$@
 bench:
 	@bench/all
