@@ -466,7 +466,8 @@ CREATE FUNCTION _electric_cm.take_snapshot(shapes int8[], generations int4[],
 	AS 'MODULE_PATHNAME', 'electric_cm_take_snapshot' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.read_piece(reading int8, attempt int4, last_attempt bool,
-										max_bytes int8, OUT state text, OUT xid xid)
+										max_bytes int8, may_keep bool,
+										OUT state text, OUT xid xid, OUT logs int8)
 	AS 'MODULE_PATHNAME', 'electric_cm_read_piece' LANGUAGE C VOLATILE STRICT;
 
 CREATE FUNCTION _electric_cm.finish_reading(reading int8, attempt int4, last_attempt bool,

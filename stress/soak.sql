@@ -229,6 +229,15 @@ END $$;
 --
 \ir ../t/lib/replay.sql
 
+
+-- The columns of a table, and what makes them of a row of a log.
+CREATE FUNCTION soak.columns(tbl regclass, OUT columns text, OUT expressions text) LANGUAGE sql AS $$
+    SELECT string_agg(quote_ident(attname), ', ' ORDER BY attname),
+        string_agg(format('(value->>%L)::%s AS %I', attname, format_type(atttypid, atttypmod), attname),
+            ', ' ORDER BY attname)
+        FROM pg_attribute WHERE attrelid = tbl AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000))
+$$;
+
 CREATE FUNCTION soak.compare(handle text, tbl regclass, known_entries bigint, known_hash numeric, known_base text,
     OUT entries bigint, OUT missing bigint, OUT extra bigint, OUT odd bigint, OUT changed bool,
     OUT hash numeric, OUT base text, OUT examples text)
@@ -237,11 +246,7 @@ DECLARE
     columns text;
     expressions text;
 BEGIN
-    SELECT string_agg(quote_ident(attname), ', ' ORDER BY attname),
-        string_agg(format('(value->>%L)::%s AS %I', attname, format_type(atttypid, atttypmod), attname),
-            ', ' ORDER BY attname)
-        INTO columns, expressions
-        FROM pg_attribute WHERE attrelid = tbl AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000));
+    SELECT c.columns, c.expressions INTO columns, expressions FROM soak.columns(tbl) c;
 
     -- another one by the time the log is read does no harm: it is seen next time
     base := (SELECT b.lsn || '_' || b.op FROM _electric_cm.shape s JOIN _electric_cm.shape_base b ON b.shape = s.id
@@ -277,6 +282,28 @@ BEGIN
         UNION ALL (SELECT 'in the replay only: ' || left(r, 200) FROM ecm_extra LIMIT 5)
         UNION ALL (SELECT unnest(c.examples) FROM ecm_checked c)) x (e));
     DROP TABLE ecm_log, ecm_replayed, ecm_table, ecm_missing, ecm_extra, ecm_checked;
+END $$;
+
+--
+-- soak.compare_copy(table): compares a reader's copy, which is in ecm_copy (value),
+-- with its table.
+--
+CREATE FUNCTION soak.compare_copy(tbl regclass, OUT missing bigint, OUT extra bigint, OUT examples text)
+LANGUAGE plpgsql SET work_mem = '128MB' AS $$
+DECLARE
+    columns text;
+    expressions text;
+BEGIN
+    SELECT c.columns, c.expressions INTO columns, expressions FROM soak.columns(tbl) c;
+    EXECUTE format('CREATE TEMP TABLE ecm_rows AS SELECT r::text AS r FROM (SELECT %s FROM ecm_copy) r', expressions);
+    EXECUTE format('CREATE TEMP TABLE ecm_table AS SELECT r::text AS r FROM (SELECT %s FROM %s) r', columns, tbl);
+    CREATE TEMP TABLE ecm_missing AS TABLE ecm_table EXCEPT ALL TABLE ecm_rows;
+    CREATE TEMP TABLE ecm_extra AS TABLE ecm_rows EXCEPT ALL TABLE ecm_table;
+    missing := (SELECT count(*) FROM ecm_missing);
+    extra := (SELECT count(*) FROM ecm_extra);
+    examples := (SELECT string_agg(e, E'\n') FROM (
+        (SELECT 'in the table only: ' || left(r, 200) FROM ecm_missing LIMIT 5)
+        UNION ALL (SELECT 'in the copy only: ' || left(r, 200) FROM ecm_extra LIMIT 5)) x (e));
 END $$;
 
 --

@@ -15,20 +15,20 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/spi.h"
 #include "jobs/compare.h"
 #include "jobs/fold_spill.h"
 #include "jobs/log_rows.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_complete.h"
 #include "shape/shape_key_cmp.h"
-
-/* Readings whose rows a session keeps: the manager has two at a time. */
-#define MAX_KEPT		2
 
 /* The most lists at a time, each of which has a buffer. */
 #define MAX_LISTS		1024
@@ -72,7 +72,7 @@ struct EcmLogRows
 	bytea	  **border_keys;
 };
 
-static EcmLogRows *kept[MAX_KEPT];
+static EcmLogRows *kept[ECM_MAX_KEPT_LOGS];
 static uint64 uses;
 
 static void
@@ -85,8 +85,41 @@ forget(int i)
 void
 ecm_log_rows_forget(int64 reading)
 {
-	for (int i = 0; i < MAX_KEPT; i++)
+	for (int i = 0; i < ECM_MAX_KEPT_LOGS; i++)
 		if (kept[i] != NULL && kept[i]->reading == reading)
+			forget(i);
+}
+
+/* Has its last piece been read, by whatever session, or does nobody need it any more? */
+static bool
+is_over(int64 reading)
+{
+	Oid			type = INT8OID;
+	Datum		id = Int64GetDatum(reading);
+	EcmSpiState spi;
+	bool		over;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("SELECT WHERE EXISTS (SELECT FROM _electric_cm.shape s"
+				"  JOIN _electric_cm.shape_state t ON t.shape = s.id AND t.generation = s.generation"
+				"  WHERE s.reading = $1 AND t.state = 'capturing')"
+				" AND NOT EXISTS (SELECT FROM _electric_cm.reading_piece"
+				"  WHERE reading = $1 AND upto IS NULL)",
+				SPI_OK_SELECT, 1, &type, &id, NULL);
+	over = SPI_processed == 0;
+	ecm_spi_end(&spi);
+	return over;
+}
+
+/*
+ * Other sessions may have ended readings that this one has had a part in: their rows
+ * would take the place of those that are needed.
+ */
+static void
+forget_over(void)
+{
+	for (int i = 0; i < ECM_MAX_KEPT_LOGS; i++)
+		if (kept[i] != NULL && is_over(kept[i]->reading))
 			forget(i);
 }
 
@@ -369,15 +402,17 @@ find_kept(int64 reading)
 {
 	int			oldest = 0;
 
-	for (int i = 0; i < MAX_KEPT; i++)
+	for (int i = 0; i < ECM_MAX_KEPT_LOGS; i++)
 	{
 		if (kept[i] != NULL && kept[i]->in_step)
 			forget(i);
 		if (kept[i] != NULL && kept[i]->reading == reading)
 			return i;
+	}
+	forget_over();
+	for (int i = 0; i < ECM_MAX_KEPT_LOGS; i++)
 		if (kept[i] == NULL || (kept[oldest] != NULL && kept[i]->used < kept[oldest]->used))
 			oldest = i;
-	}
 	if (kept[oldest] != NULL)
 		forget(oldest);
 	return oldest;

@@ -20,6 +20,12 @@
 typedef struct EcmLogRows EcmLogRows;
 
 /*
+ * Readings whose rows a session keeps.  If more of them took turns, each one would find
+ * that its rows are gone, and begin anew for ever.
+ */
+#define ECM_MAX_KEPT_LOGS	3
+
+/*
  * For the shapes of a reading, whose logs have a gap.  NULL: it is not complete yet; this
  * has taken a step, of a second perhaps.
  */

@@ -307,7 +307,9 @@ typedef struct PieceJob
 	Reading    *reading;
 	int			attempt;		/* how often it has failed */
 	int64		max_bytes;
+	bool		may_keep;		/* what logs come to */
 	EcmLogRows *logged;			/* of logs with gaps; NULL: not ready */
+	int64		log_bytes;		/* result, if the state is "logs" */
 	const char *state;			/* result */
 } PieceJob;
 
@@ -404,6 +406,16 @@ get_logged(void *arg)
 	job->logged = ecm_log_rows_get(job->reading->id, job->reading->shapes, job->reading->n);
 }
 
+static int64
+log_bytes(const Reading *reading)
+{
+	EcmReadShape **shapes = palloc(sizeof(EcmReadShape *) * reading->n);
+
+	for (int i = 0; i < reading->n; i++)
+		shapes[i] = &reading->shapes[i];
+	return ecm_compare_log_bytes(shapes, reading->n);
+}
+
 static void
 read_next(void *arg)
 {
@@ -420,6 +432,12 @@ read_next(void *arg)
 	ecm_read_check_table(def);
 	if (!XLogRecPtrIsInvalid(def->gap_lsn))
 	{
+		if (!job->may_keep)
+		{
+			job->state = "logs";
+			job->log_bytes = log_bytes(reading);
+			return;
+		}
 		run_reading(reading, get_logged, job);
 		if (job->logged == NULL)
 		{
@@ -479,24 +497,26 @@ repeat_last(const Reading *reading)
 	emit(reading, ECM_MESSAGE_PIECE, reading->last.number, true);
 }
 
+/* log_bytes: finish_reading() has no such result */
 static Datum
-answer(FunctionCallInfo fcinfo, const char *state)
+answer(FunctionCallInfo fcinfo, const char *state, int64 log_bytes)
 {
 	TupleDesc	desc;
 	TransactionId xid = GetTopTransactionIdIfAny();
-	Datum		values[2];
-	bool		nulls[2] = {false, !TransactionIdIsValid(xid)};
+	Datum		values[3];
+	bool		nulls[3] = {false, !TransactionIdIsValid(xid), log_bytes < 0};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	values[0] = CStringGetTextDatum(state);
 	values[1] = TransactionIdGetDatum(xid);
+	values[2] = Int64GetDatum(log_bytes);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
 /*
  * _electric_cm.read_piece(reading int8, attempt int4, last_attempt bool,
- *		max_bytes int8, OUT state text, OUT xid xid)
+ *		max_bytes int8, may_keep bool, OUT state text, OUT xid xid, OUT logs int8)
  *
  * Reads the next piece of a table, of max_bytes bytes at most, if that is one row.
  * state:
@@ -506,6 +526,8 @@ answer(FunctionCallInfo fcinfo, const char *state)
  *			message, which is in the transaction xid, call finish_reading()
  *	done	nothing is left to be done: the message "live" or "fail" says so, or the
  *			shapes are gone, or in another attempt
+ *	logs	the table is compared with so many bytes of logs, and the session has to keep
+ *			what they come to, so call again with may_keep when it may
  *
  * attempt: how often the piece has failed; it is tried with fewer rows each time.  If the
  * reading is for one shape alone, whose rows will never be readable, or are not at the
@@ -516,10 +538,11 @@ electric_cm_read_piece(PG_FUNCTION_ARGS)
 {
 	Reading		reading = {.id = PG_GETARG_INT64(0)};
 	PieceJob	job = {.reading = &reading, .attempt = PG_GETARG_INT32(1),
-	.max_bytes = Max(PG_GETARG_INT64(3), 1)};
+		.max_bytes = Max(PG_GETARG_INT64(3), 1), .may_keep = PG_GETARG_BOOL(4),
+	.log_bytes = -1};
 
 	if (!begin_job(&reading, &job.state))
-		return answer(fcinfo, job.state);
+		return answer(fcinfo, job.state, -1);
 	if (reading.last.number > 0 && reading.last.upto == NULL)
 	{
 		repeat_last(&reading);
@@ -527,7 +550,7 @@ electric_cm_read_piece(PG_FUNCTION_ARGS)
 	}
 	else
 		run_job(&reading, PG_GETARG_BOOL(2), read_next, &job);
-	return answer(fcinfo, job.state);
+	return answer(fcinfo, job.state, job.log_bytes);
 }
 
 /* --------------------------------------------------------------- its end -- */
@@ -671,11 +694,11 @@ electric_cm_finish_reading(PG_FUNCTION_ARGS)
 	FinishJob	job = {.reading = &reading, .attempt = PG_GETARG_INT32(1)};
 
 	if (!begin_job(&reading, &job.state))
-		return answer(fcinfo, job.state);
+		return answer(fcinfo, job.state, -1);
 	if (reading.last.number == 0 || reading.last.upto != NULL)
-		return answer(fcinfo, "more");
+		return answer(fcinfo, "more", -1);
 	run_job(&reading, PG_GETARG_BOOL(2), finish, &job);
-	return answer(fcinfo, job.state);
+	return answer(fcinfo, job.state, -1);
 }
 
 /*

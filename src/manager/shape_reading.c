@@ -21,6 +21,9 @@
  * done before a large one, and a table of any size holds up nobody.  They are in
  * nobody's way either: at least one session of the pool is left for other jobs.
  *
+ * Of readings that compare long logs with tables, only so many take turns as a session
+ * keeps logs: those with the smallest ones.  All others wait until one is done.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -35,6 +38,7 @@
 #include "base/shmem.h"
 #include "base/stream_message.h"
 #include "connection/pool.h"
+#include "jobs/log_rows.h"
 #include "manager/shape_batch.h"
 #include "manager/shape_reading.h"
 #include "slot/retained_wal.h"
@@ -86,6 +90,7 @@ ecm_reading_start(EcmBatch *b, int64 reading)
 	b->step = ECM_CREATION_READ;
 	b->retry_at = 0;
 	b->turn = 0;
+	b->keeps_logs = false;
 	ecm_batch_uncount(b);
 	ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	ecm_batch_show(b, "its turn to have the next piece of the table read");
@@ -115,10 +120,18 @@ job_done(void *arg, EcmConn *conn, const EcmError *err)
 		ecm_backoff_init(&b->backoff, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	if (answer == NULL || strcmp(answer, "done") == 0)
 		ecm_batch_end(b);
+	else if (strcmp(answer, "logs") == 0)
+	{
+		b->keeps_logs = true;
+		b->log_bytes = strtoi64(ecm_conn_value(conn, 0, 2), NULL, 10);
+		b->step = ECM_CREATION_READ;
+		ecm_batch_show(b, "its turn to be compared with the table: shorter logs come first");
+	}
 	else if (strcmp(answer, "more") != 0 && xid != NULL &&
 			 ecm_batch_expects(b, strtoul(xid, NULL, 10)))
 	{
 		/* last, again */
+		b->keeps_logs = false;
 		b->step = ECM_CREATION_LAST;
 		ecm_batch_show(b, "the consumer, to come to the last piece of the table in the stream");
 	}
@@ -155,8 +168,8 @@ static void
 start_piece(EcmBatch *b, int64 max_wal)
 {
 	submit(b, ECM_CREATION_PIECE,
-		   psprintf("SELECT state, xid FROM _electric_cm.read_piece(%s, " INT64_FORMAT ")",
-					job_arguments(b), max_wal / WAL_FACTOR),
+		   psprintf("SELECT state, xid, logs FROM _electric_cm.read_piece(%s, " INT64_FORMAT ", %s)",
+					job_arguments(b), max_wal / WAL_FACTOR, b->keeps_logs ? "true" : "false"),
 		   "the next piece of the table to be read");
 }
 
@@ -260,6 +273,29 @@ count_reading(void)
 	return n;
 }
 
+/*
+ * May sessions keep what its logs come to, along with that of the others that have their
+ * turn?  Whoever waits for another attempt, for somebody's lock perhaps, is none of them.
+ */
+static bool
+may_keep_logs(const EcmBatch *b)
+{
+	dlist_iter	iter;
+	int			before = 0;
+
+	dlist_foreach(iter, ecm_batches_active())
+	{
+		EcmBatch   *other = dlist_container(EcmBatch, node, iter.cur);
+
+		if (other->reading != 0 && other->reading != b->reading && other->keeps_logs &&
+			other->retry_at == 0 &&
+			(other->log_bytes < b->log_bytes ||
+			 (other->log_bytes == b->log_bytes && other->reading < b->reading)))
+			before++;
+	}
+	return before < ECM_MAX_KEPT_LOGS;
+}
+
 /* The reading whose turn is next: the one that has waited for the longest time. */
 static EcmBatch *
 next_reading(void)
@@ -272,7 +308,8 @@ next_reading(void)
 		EcmBatch   *b = dlist_container(EcmBatch, node, iter.cur);
 
 		if (b->step == ECM_CREATION_READ && b->retry_at == 0 &&
-			(next == NULL || b->turn < next->turn) && !is_being_read(b->reading))
+			(next == NULL || b->turn < next->turn) && !is_being_read(b->reading) &&
+			(!b->keeps_logs || may_keep_logs(b)))
 			next = b;
 	}
 	return next;

@@ -19,7 +19,8 @@ our @EXPORT_OK = qw(%total $round fail is_over dump_state note_error note_live_t
 
 our $round = 0;
 our %total = (map { $_ => 0 } qw(rounds transactions rows rolled_back prepared
-	created dropped invalidated entries compared doubted differences failures));
+	created dropped invalidated entries compared doubted read copies anew overtaken
+	differences failures));
 my %errors;                             # of the stack's own processes, unasked for
 my (%injected, %idle_faults, %back);    # by fault
 my %noticed;                            # by fault: milliseconds
@@ -106,6 +107,8 @@ sub report
 	  @total{qw(rounds transactions rows rolled_back prepared)};
 	printf "%d shapes created, %d dropped, %d invalidated; %d logs with %d entries compared, %d by electric_cm_resync()\n\n",
 	  @total{qw(created dropped invalidated compared entries doubted)};
+	printf "readers: %d entries read, %d copies compared, overtaken by a fold: %d, readers that had to start from -1: %d\n",
+	  @total{qw(read copies overtaken anew)};
 	printf "from the end of the load to all shapes live, ms: %s\n\n", join ' ', map { int } @live_times;
 	printf "%-24s %8s %8s   until active again, ms\n", 'fault', 'injected', 'not';
 	printf "%-24s %8s %8s   %9s %9s\n", '', '', 'possible', 'median', 'maximum';
