@@ -36,7 +36,7 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 UNIT = t/unit/unit
 
 SANDBOXED = setup check check-versions docs-check lint indent indent-check sanitize valgrind coverage \
-	demo soak fuzz bench monitoring-check deb deb-check dist
+	demo soak fuzz check-patroni bench monitoring-check deb deb-check dist
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
 
