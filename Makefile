@@ -50,7 +50,7 @@ setup:
 	@tools/setup
 check:
 	@tools/sandbox tools/check
-lint sanitize valgrind coverage check-versions check-upgrade deb dist:
+lint sanitize valgrind coverage check-patroni check-versions check-upgrade deb dist:
 	@tools/$@
 deb-check:
 	@tools/package-check $(SUITE)
