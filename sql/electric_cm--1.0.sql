@@ -796,19 +796,19 @@ BEGIN
 			LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.relation AND t.relation = ANY (added);
 
 	UPDATE _electric_cm.shape s SET where_collations = w.collations
-	FROM (SELECT c.id, array_agg(CASE WHEN c.collation >= 12000 THEN coalesce(a.attcollation, c.collation)
-									  ELSE c.collation END ORDER BY c.n) AS collations
-		  FROM (SELECT id, relation, n, name, collation
-				FROM _electric_cm.shape, unnest(where_names, where_collations) WITH ORDINALITY w (name, collation, n)) c
+	FROM (SELECT c.id, array_agg(CASE WHEN c.was >= 12000 THEN coalesce(a.attcollation, c.was)
+									  ELSE c.was END ORDER BY c.n) AS collations
+		  FROM (SELECT id, relation, n, name, was
+				FROM _electric_cm.shape, unnest(where_names, where_collations) WITH ORDINALITY w (name, was, n)) c
 			   LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.name AND NOT a.attisdropped
 		  GROUP BY c.id) w
 	WHERE s.id = w.id AND s.where_collations <> w.collations;
 
 	UPDATE _electric_cm.shape s SET column_types = w.types
-	FROM (SELECT c.id, array_agg(CASE WHEN c.type BETWEEN 12000 AND 16383 THEN coalesce(a.atttypid, c.type)
-									  ELSE c.type END ORDER BY c.n) AS types
-		  FROM (SELECT id, relation, n, name, type
-				FROM _electric_cm.shape, unnest(column_names, column_types) WITH ORDINALITY w (name, type, n)) c
+	FROM (SELECT c.id, array_agg(CASE WHEN c.was BETWEEN 12000 AND 16383 THEN coalesce(a.atttypid, c.was)
+									  ELSE c.was END ORDER BY c.n) AS types
+		  FROM (SELECT id, relation, n, name, was
+				FROM _electric_cm.shape, unnest(column_names, column_types) WITH ORDINALITY w (name, was, n)) c
 			   LEFT JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.name AND NOT a.attisdropped
 		  GROUP BY c.id) w
 	WHERE s.id = w.id AND s.column_types <> w.types;
