@@ -32,7 +32,8 @@ sub follows
 	my ($server, $primary) = @_;
 	my $conninfo = $primary->connstr($db) =~ s/'/''/gr;
 	my $name = $server->name;
-	$primary->safe_psql($db, "SELECT pg_create_physical_replication_slot('$name', true)");
+	$primary->safe_psql($db, "SELECT pg_create_physical_replication_slot('$name', true)
+		WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$name')");
 	$server->append_conf('postgresql.conf', "primary_conninfo = '$conninfo'\nprimary_slot_name = '$name'\n");
 	return;
 }
