@@ -31,7 +31,7 @@ export PG_CONFIG
 
 # Files that know nothing of a server; the unit tests are linked with them.
 PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name.c \
-	src/base/continuity.c src/base/stream_message.c src/shape/shape_chunk.c src/shape/shape_judge.c \
+	src/base/continuity.c src/base/stream_message.c src/shape/offset_epoch.c src/shape/shape_chunk.c src/shape/shape_judge.c \
 	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
 UNIT = t/unit/unit
 

@@ -224,7 +224,8 @@ COMMENT ON TABLE _electric_cm.progress IS 'how far each consumer has come';
 -- began_at, until the next row's, have the epoch in the upper half of their ops.
 CREATE TABLE _electric_cm.epoch (
 	began_at pg_lsn PRIMARY KEY,	-- where the timeline of before was left
-	epoch int4 NOT NULL CHECK (epoch > 0)	-- random, so that no other server has the same
+	-- random, so that no other server has the same; in 29 bits of an op
+	epoch int4 NOT NULL CHECK (epoch BETWEEN 1 AND 536870911)
 );
 COMMENT ON TABLE _electric_cm.epoch IS 'timelines that the logs have gone through';
 

@@ -192,7 +192,8 @@ is( $pitr->safe_psql($db,
 	't', 'recovered to a stop by hand: there is a slot from the future');
 $pitr->safe_psql($db, 'SELECT electric_cm_start()');
 ok(wait_active($pitr, $db), 'recovered to a stop by hand: active after electric_cm_start()');
-shapes_are_compared($pitr, $at_stop_by_hand, 'the timeline has changed', 'recovered to a stop by hand');
+shapes_are_compared($pitr, $at_stop_by_hand, 'the timeline has changed, and the replication slot was not synchronized from the primary',
+	'recovered to a stop by hand');
 like( $pitr->safe_psql($db,
 		q{SELECT string_agg(event || ': ' || message, ', ' ORDER BY occurred_at) FROM electric_cm_events
 			WHERE event LIKE 'replication_slot%' OR event = 'connection_error'}),

@@ -43,9 +43,11 @@ sub keep_slot
 {
 	my ($primary, $standby, $lsn) = @_;
 	$lsn //= $primary->lsn('flush');
-	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	for my $i (0 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		# the slot moves on with records of running transactions, and with markers
+		# the slot moves on with records of running transactions, and with markers, which
+		# are written at once where it would retain less WAL then
+		ElectricCM::write_wal($primary, $db, 2) if $i % 10 == 0;
 		$primary->safe_psql($db, 'SELECT pg_log_standby_snapshot()');
 		$standby->safe_psql($db, 'SELECT pg_sync_replication_slots()');
 		return pass('the slot is kept in step')
@@ -137,7 +139,6 @@ is($stack->events('shapes_resyncing'), 0, '... which costs no shape anything');
 my $b = standby_of($node, 'b');
 keep_slot($node, $b);
 my $receiver = $b->safe_psql($db, 'SELECT pid FROM pg_stat_wal_receiver');
-my $sent = $stack->sql(q{SELECT pg_current_wal_flush_lsn()});
 kill 'STOP', $receiver;
 $stack->write_wal(1);
 $stack->sql(q{INSERT INTO t VALUES (1000, 'while the standby hangs')});
@@ -151,8 +152,10 @@ $stack->write_wal(1);
 $stack->becomes("SELECT confirmed_flush_lsn >= '$lsn' FROM pg_replication_slots WHERE slot_name = '$slot'", '... until the standby has the rows');
 kill 'STOP', $receiver;
 $stack->sql(q{ALTER SYSTEM SET electric_cm.retained_wal_warning = '4MB'}, 'SELECT pg_reload_conf()');
+$stack->sql(q{INSERT INTO t VALUES (1001, 'while the standby hangs')});
+$lsn = $stack->sql('SELECT pg_current_wal_flush_lsn()');
 $stack->write_wal(12);
-$lsn = $stack->sql(q{INSERT INTO t VALUES (1001, 'while the standby hangs') RETURNING pg_current_wal_flush_lsn()});
+$stack->sql('SELECT pg_log_standby_snapshot()');
 $stack->becomes("SELECT confirmed_flush_lsn >= '$lsn' FROM pg_replication_slots WHERE slot_name = '$slot'", '... or the slot retains too much WAL');
 kill 'CONT', $receiver;
 $stack->sql(q{ALTER SYSTEM RESET electric_cm.retained_wal_warning}, 'SELECT pg_reload_conf()');
@@ -179,7 +182,7 @@ $reader{$_} = $stack->reader($handle{$_}) for qw(t u);
 keep_slot($node, $b, '0/0');
 $stack->sql(q{BEGIN; INSERT INTO t VALUES (2000, 'prepared'); PREPARE TRANSACTION 'p'});
 $stack->sql('DELETE FROM t WHERE id % 7 = 0', 'UPDATE u SET v = v || $$!$$');
-for my $i (1 .. 200) { $stack->sql("INSERT INTO t VALUES (3000 + $i, 'load')") if $i % 20 == 0; }
+$stack->sql("INSERT INTO t VALUES (3000 + $_, 'load')") for 1 .. 10;
 $node->wait_for_catchup($b, 'flush', $node->lsn('flush'));
 $node->stop('immediate');
 $there = promote($b);
@@ -210,8 +213,7 @@ kept($there, 'restarted', 2);
 #
 my $d = standby_of($c, 'd');
 keep_slot($c, $d);
-$there->sql('CHECKPOINT');
-$d->safe_psql($db, 'CHECKPOINT');
+$c->backup('e');
 my @consumers = split /\n/, $there->sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'electric_cm consumer'});
 is(@consumers, 2, 'there are consumers');
 kill 'STOP', @consumers;
@@ -219,20 +221,23 @@ $there->sql(q{INSERT INTO t VALUES (6000, 'not in the log there')});
 my $target = $there->sql('SELECT pg_current_wal_insert_lsn()');
 kill 'CONT', @consumers;
 $there->settle;
-$there->write_wal(1);
 keep_slot($c, $d, $target);
+$d->stop;
+
+# ... since its WAL ends before that
+my $e = PostgreSQL::Test::Cluster->new('e');
+$e->init_from_backup($c, 'e', has_streaming => 1);
+PostgreSQL::Test::RecursiveCopy::copypath($d->data_dir . "/pg_replslot/$slot", $e->data_dir . "/pg_replslot/$slot");
+$e->append_conf('postgresql.conf', "recovery_target_lsn = '$target'\nrecovery_target_action = promote\nprimary_slot_name = ''\n");
+$e->start;
+$e->poll_query_until($db, 'SELECT NOT pg_is_in_recovery()') or BAIL_OUT('not promoted');
 $c->stop('immediate');
-$d->stop('immediate');
-unlink $d->data_dir . '/standby.signal';
-$d->append_conf('recovery.signal', '');
-$d->append_conf('postgresql.conf', "restore_command = 'false'\nrecovery_target_lsn = '$target'\nrecovery_target_action = promote\nprimary_conninfo = ''\n");
-$d->start;
-$there = ElectricCM::Stack->new($d, $db);
+$there = ElectricCM::Stack->new($e, $db);
 ok($there->active, 'a slot ahead of the logs: active');
 is($there->sql('SELECT count(*) FROM t WHERE id = 6000'), 1, '... the table has the row');
 is( $there->sql(q{SELECT detail FROM electric_cm_events WHERE event = 'shapes_resyncing'}),
 	'the timeline has changed, and the replication slot is ahead of the logs', '... resynced, and why');
 $there->goes_on($reader{$_}, $_, "a slot ahead of the logs: $_") for qw(t u);
 is($there->sql("SELECT count(*) FROM electric_cm_shape_log('$handle{t}') WHERE key LIKE '%6000%'"), 1, '... no row is missing');
-$d->stop;
+$e->stop;
 done_testing();

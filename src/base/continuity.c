@@ -56,10 +56,10 @@ judge_timeline(const EcmLogsRecord *record, const EcmStreamFound *found)
 		return ECM_SLOT_INVALIDATED;
 	if (!found->slot_synced)
 		return ECM_SLOT_NOT_SYNCED;
-	if (found->slot_wal_gone)
-		return ECM_SLOT_WAL_GONE;
 	if (found->confirmed_lsn > found->switch_lsn || !is_covered(record, found))
 		return ECM_SLOT_AHEAD;
+	if (found->slot_wal_gone)
+		return ECM_SLOT_WAL_GONE;
 	return ECM_CONTINUES_FAILOVER;
 }
 

@@ -86,7 +86,7 @@ static const struct
 	"a shape's log was folded"},
 	[ECM_EVENT_SHAPE_RESYNCED] = {"shape_resynced", LOG,
 	"shapes were compared with their table"},
-	[ECM_EVENT_SHAPES_KEPT] = {"shapes_kept", LOG,
+	[ECM_EVENT_SHAPES_KEPT] = {"shapes_kept", WARNING,
 	"the shapes go on after a failover"},
 	[ECM_EVENT_SHAPES_RESYNCING] = {"shapes_resyncing", WARNING,
 	"all shapes are compared with their tables"},

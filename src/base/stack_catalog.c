@@ -12,7 +12,6 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -260,15 +259,12 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 }
 
 char *
-ecm_stack_survive_sql(XLogRecPtr switch_lsn)
+ecm_stack_survive_sql(XLogRecPtr switch_lsn, int32 epoch)
 {
-	/* TODO: ecm_new_epoch() */
-	int32		epoch = (int32) (pg_prng_uint32(&pg_global_prng_state) & PG_INT32_MAX);
-
 	return psprintf("INSERT INTO _electric_cm.epoch (began_at, epoch) VALUES ('%X/%X', %d)"
 					" ON CONFLICT DO NOTHING;"
 					"UPDATE _electric_cm.shape_state SET generation = 0 WHERE state = 'capturing';",
-					LSN_FORMAT_ARGS(switch_lsn), Max(epoch, 1));
+					LSN_FORMAT_ARGS(switch_lsn), epoch);
 }
 
 void

@@ -98,10 +98,10 @@ extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
 
 /*
  * Statements that record a failover which the shapes survive: the timeline was left at
- * that position.  What is not live yet begins again, as its log may be another one here
+ * that position, and an epoch begins.  What is not live yet begins again, as its log may be another one here
  * than readers have seen there.
  */
-extern char *ecm_stack_survive_sql(XLogRecPtr switch_lsn);
+extern char *ecm_stack_survive_sql(XLogRecPtr switch_lsn, int32 epoch);
 
 /*
  * Changes of the row, and reads of single columns.  In a transaction.

@@ -43,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/bgworker.h"
@@ -69,6 +70,7 @@
 #include "shape/shape.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_epoch.h"
 #include "shape/shape_stall.h"
 #include "shape/shape_worker.h"
 #include "slot/slot.h"
@@ -340,9 +342,9 @@ process(char *data, Size len)
 /* ------------------------------------------------------------- starting -- */
 
 /*
- * Reads, in a transaction, how far this consumer's logs are, and the prefix of
- * the stack's messages.  arg: XLogRecPtr, which is left as it is if the consumer
- * has never committed anything.
+ * Reads, in a transaction, how far this consumer's logs are, the epochs of what is
+ * to come, and the prefix of the stack's messages.  arg: XLogRecPtr, which is left as
+ * it is if the consumer has never committed anything.
  */
 static void
 read_progress(void *arg)
@@ -366,6 +368,7 @@ read_progress(void *arg)
 			*position = DatumGetLSN(lsn);
 	}
 	ecm_spi_end(&spi);
+	ecm_epochs_load(GetActiveSnapshot());
 	consumer.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
 }
 

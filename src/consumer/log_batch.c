@@ -40,6 +40,7 @@
 #include "consumer/log_batch.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_epoch.h"
 #include "shape/shape_log.h"
 #include "shape/shape_stall.h"
 
@@ -96,6 +97,7 @@ typedef struct LogBatch
 		XLogRecPtr	lsn;		/* of its commit record */
 		uint64		xid;		/* with epoch */
 		uint64		number;		/* our count; another one when it comes again */
+		int64		first_op;	/* of its entries in each log */
 	}			upstream;
 
 	/* the local transaction */
@@ -622,7 +624,7 @@ ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 	if (buffer->op_transaction != batch.upstream.number)
 	{
 		buffer->op_transaction = batch.upstream.number;
-		buffer->next_op = 0;
+		buffer->next_op = batch.upstream.first_op;
 	}
 	if (op != ECM_OP_DELETE)
 		need += ecm_chunk_values_size(newv, n);
@@ -687,6 +689,7 @@ ecm_log_batch_begin(XLogRecPtr lsn, uint64 xid)
 	batch.upstream.lsn = lsn;
 	batch.upstream.xid = xid;
 	batch.upstream.number++;
+	batch.upstream.first_op = ecm_epoch_first_op(lsn);
 	ecm_here->lsn = lsn;
 }
 

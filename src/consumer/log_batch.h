@@ -34,10 +34,10 @@ typedef struct EcmShapeBuffer
 	List	   *complete;		/* of complete upstream transactions */
 	List	   *open;			/* of the one that is coming in */
 
-	/* the op of the next entry's offset, from 0 in each upstream transaction */
+	/* the op of the next entry's offset, counted in each upstream transaction */
 	uint64		op_transaction; /* the transaction, by log_batch.c's count,
 								 * that next_op counts in; another one: begin
-								 * at 0 */
+								 * anew */
 	int64		next_op;
 
 	/* the log's running totals, as of what was written */

@@ -176,7 +176,9 @@ find_point(EcmFold *fold, int64 keep)
 	/* to a chunk with which a transaction begins: not through large ones */
 	while (ecm_op_number(chunk.op) != 0)
 	{
-		if (!find_chunk_before(fold, chunk.lsn, Min(chunk.op, 1), &chunk))
+		uint64		first = ecm_op_is_stream(chunk.op) ? ecm_op_first(chunk.op) : 0;
+
+		if (!find_chunk_before(fold, chunk.lsn, first + 1, &chunk))
 			return false;
 	}
 

@@ -33,6 +33,7 @@
 #include "manager/manager.h"
 #include "manager/shape_creation.h"
 #include "manager/stack_report.h"
+#include "shape/shape_epoch.h"
 #include "slot/server_runs.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"
@@ -227,7 +228,7 @@ start_timeline(Manager *m)
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s;%s;%s",
 								   XLogRecPtrIsInvalid(m->compared.switch_lsn) ? "" :
-								   ecm_stack_survive_sql(m->compared.switch_lsn),
+								   ecm_stack_survive_sql(m->compared.switch_lsn, ecm_new_epoch()),
 								   runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
 								   m->compared.marked ?

@@ -143,19 +143,20 @@ ecm_log_writer_end(EcmLogWriter *writer)
 #define MAX_KEPT_BUFFER	(64 * 1024)
 
 static uint64
-random_identity(void)
+random_number(void)
 {
 	uint32		number;
 
 	if (!pg_strong_random(&number, sizeof(number)))
 		number = pg_prng_uint32(&pg_global_prng_state);
-	return ECM_IDENTITY_BIT | (number & (ECM_IDENTITY_BIT - 1));
+	return number;
 }
 
 int64
 ecm_new_base_identity(void)
 {
-	return (int64) (random_identity() << ECM_IDENTITY_SHIFT);
+	return (int64) ((ECM_IDENTITY_BIT | (random_number() & (ECM_IDENTITY_BIT - 1)))
+					<< ECM_IDENTITY_SHIFT);
 }
 
 int64
@@ -164,11 +165,11 @@ ecm_new_snapshot_identity(void)
 	return GetWALInsertionTimeLine() == 1 ? 0 : ecm_new_base_identity();
 }
 
-/* Neither 0, as in the stream, nor with the bit of a base. */
 int64
 ecm_new_difference_identity(void)
 {
-	return (int64) (Max(random_identity() & (ECM_IDENTITY_BIT - 1), 1) << ECM_IDENTITY_SHIFT);
+	return (int64) ((ECM_DIFFERENCE_BIT | (random_number() & (ECM_DIFFERENCE_BIT - 1)))
+					<< ECM_IDENTITY_SHIFT);
 }
 
 struct EcmRowPacker

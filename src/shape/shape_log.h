@@ -19,6 +19,7 @@
 #include "storage/lockdefs.h"
 #include "utils/snapshot.h"
 
+#include "shape/offset_epoch.h"
 #include "shape/shape_chunk.h"
 
 /*
@@ -65,25 +66,35 @@ extern void ecm_log_writer_put_bytes(EcmLogWriter *writer, const EcmLogChunk *ch
 extern void ecm_log_writer_end(EcmLogWriter *writer);
 
 /*
- * An offset's op has a number in its lower half.  The upper half is 0 for
- * entries of the stream.  For the rows that a log begins with (its base), it
- * is an identity: two servers, such as a primary and a promoted standby, may
- * make different bases of the same log, with the rows in another order, and a
- * reader who has read half of one base must not go on in the other.
- * Identities have the bit set that comes next to the sign.  Snapshots that are
- * taken in the first timeline have no identity, since there all servers have
- * the same history.
+ * An offset's op has a number in its lower half.  The upper half says what kind of
+ * entry it is.  At the same LSN, entries come in this order:
+ *
+ *	 bits 63, 62, 61	bits 60 to 32
+ *	 0 0 0				epoch			an entry of the stream
+ *	 0 0 1				random			what closes a gap (see shape_gap.h)
+ *	 0 1				random (30 bits)	a row that the log begins with
+ *
+ * An epoch is the number of a failover that the logs have survived (shape_epoch.h), 0
+ * before the first one.  The sign, bit 63, is never set: op is an int8 in SQL.
+ *
+ * For the rows that a log begins with (its base), the upper half is an identity: two
+ * servers, such as a primary and a promoted standby, may make different bases of the
+ * same log, with the rows in another order, and a reader who has read half of one base
+ * must not go on in the other.  Snapshots that are taken in the first timeline have no
+ * identity, but 0, since there all servers have the same history.
  */
 #define ECM_IDENTITY_SHIFT	32
 #define ECM_IDENTITY_BIT	(UINT64CONST(1) << 30)
+#define ECM_DIFFERENCE_BIT	(UINT64CONST(1) << ECM_EPOCH_BITS)
 #define ecm_op_number(op)	((uint32) (uint64) (op))
 #define ecm_op_is_base(op)	(((uint64) (op) >> ECM_IDENTITY_SHIFT & ECM_IDENTITY_BIT) != 0)
 
-/*
- * What closes a gap in a log (see shape_gap.h) has an identity without that bit.
- * So it lies behind the stream's entries at the LSN of the gap.
- */
-#define ECM_FIRST_DIFFERENCE	(UINT64CONST(1) << ECM_IDENTITY_SHIFT)
+/* Above all entries of the stream, below all of a base. */
+#define ECM_FIRST_DIFFERENCE	(ECM_DIFFERENCE_BIT << ECM_IDENTITY_SHIFT)
+#define ecm_op_is_stream(op)	((uint64) (op) < ECM_FIRST_DIFFERENCE)
+
+/* The op of the first entry of the same transaction, base or difference. */
+#define ecm_op_first(op)	((uint64) (op) - ecm_op_number(op))
 
 /* An op with a new identity, and number 0: for a fold, for a snapshot, for a gap. */
 extern int64 ecm_new_base_identity(void);

@@ -10,6 +10,10 @@
  * primary that is ahead of this standby.  So an offset must be that of an entry
  * (or of the last one that was folded, which the log's base remembers).
  *
+ * What a lost primary has committed beyond the point where another server took over
+ * is at LSNs that this log comes to as well; such an offset has another epoch
+ * (shape_epoch.h).
+ *
  * One kind of offset is right although there is no entry: one that the log
  * will have.  A reader may have read entries that a crash of the server has
  * taken from the log; they come back by the stream.  And a standby may not
@@ -31,6 +35,7 @@
 #include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_chunk.h"
+#include "shape/shape_epoch.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 
@@ -179,15 +184,37 @@ may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
 	return after->lsn >= stored_progress(shape->worker, snapshot);
 }
 
+/*
+ * Was the offset given in a history that is not this server's?  A standby may not have
+ * replayed the row of the offset's epoch yet, though it has the WAL at the offset's LSN:
+ * the one comes after the other.  A primary has all epochs of its history.
+ */
+static bool
+is_of_other_history(const EcmOffset *after)
+{
+	Snapshot	snapshot;
+	EcmEpochVerdict verdict;
+
+	if (after->lsn == 0 || !ecm_op_is_stream(after->op))
+		return false;
+	/* the reader's own snapshot may be older than an epoch */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	verdict = ecm_epoch_judge_offset(snapshot, after->lsn, after->op);
+	UnregisterSnapshot(snapshot);
+	return verdict == ECM_EPOCH_OTHER ||
+		(verdict == ECM_EPOCH_UNKNOWN && !RecoveryInProgress());
+}
+
 void
 ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 						  const EcmLogBase *base, const EcmOffset *after,
 						  XLogRecPtr logged_lsn)
 {
+	bool		other = is_of_other_history(after);
 	bool		beyond;
 	char		offset[ECM_OFFSET_LEN];
 
-	if (may_come(shape, snapshot, base, after, logged_lsn))
+	if (!other && may_come(shape, snapshot, base, after, logged_lsn))
 		return;
 	beyond = !RecoveryInProgress() && after->lsn >= GetFlushRecPtr(NULL);
 	ecm_offset_format(offset, after->lsn, after->op);
@@ -195,6 +222,7 @@ ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 			(errcode(ECM_ERRCODE_OFFSET),
 			 errmsg("offset %s is not in the log of shape \"%s\"",
 					offset, shape->handle),
+			 other ? errdetail("It was given by a server that others went on without, after a failover: this server does not have that history.") :
 			 beyond ? errdetail("It is beyond the end of this server's WAL.") :
 			 errdetail("It is an offset of another shape, or of this log as another server has it, or had it."),
 			 errhint(READ_AGAIN_HINT)));

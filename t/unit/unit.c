@@ -5,7 +5,7 @@
  *
  *	  cc -std=c99 -Wall -Wextra -Isrc t/unit/?*.c src/base/state.c \
  *		  src/base/errors.c src/base/backoff.c src/base/stream_message.c \
- *		  src/shape/shape_chunk.c src/shape/shape_judge.c \
+ *		  src/shape/offset_epoch.c src/shape/shape_chunk.c src/shape/shape_judge.c \
  *		  src/slot/retained_wal_guard.c -o unit && ./unit
  *
  *-------------------------------------------------------------------------
@@ -111,6 +111,7 @@ main(void)
 	test_continuity();
 	test_errors();
 	test_event_name();
+	test_offset_epoch();
 	test_shape_chunk();
 	test_shape_judge();
 	test_stack_decision();

@@ -37,6 +37,7 @@ extern void test_backoff(void);
 extern void test_continuity(void);
 extern void test_errors(void);
 extern void test_event_name(void);
+extern void test_offset_epoch(void);
 extern void test_shape_chunk(void);
 extern void test_shape_judge(void);
 extern void test_stack_decision(void);
