@@ -6,6 +6,7 @@ use warnings;
 
 use ElectricCM qw(new_stack);
 use ElectricCM::Stack ();
+use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -32,7 +33,8 @@ sub follows
 	my ($server, $primary) = @_;
 	my $conninfo = $primary->connstr($db) =~ s/'/''/gr;
 	my $name = $server->name;
-	$primary->safe_psql($db, "SELECT pg_create_physical_replication_slot('$name', true)");
+	$primary->safe_psql($db, "SELECT pg_create_physical_replication_slot('$name', true)
+		WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$name')");
 	$server->append_conf('postgresql.conf', "primary_conninfo = '$conninfo'\nprimary_slot_name = '$name'\n");
 	return;
 }
@@ -74,6 +76,51 @@ $second->append_conf('postgresql.conf', "sync_replication_slots = on\n");
 $second->start;
 keeps_slot($second, $node, 'a standby keeps the slot in step');
 is($second->safe_psql($db, q{SELECT count(*) FROM electric_cm_events WHERE event = 'replication_slot_dropped'}), 0, '... and drops nothing');
+
+# What the servers say of that
+sub check { my ($server) = @_; return $server->safe_psql($db, q{SELECT verdict || ': ' || detail || coalesce(' FIX ' || fix, '') FROM electric_cm_check() WHERE name = 'failover'}); }
+my $standbys = q{SELECT string_agg(concat_ws('|', standby, slot_name, connected, synchronized, waited_for, failover_ready, reason), ', ' ORDER BY slot_name) FROM electric_cm_stat_standby};
+$stack->becomes("SELECT ($standbys) = 'second|second|t|f|f|t'", 'the view has the standby, ready');
+like(check($node), qr/^PASS: shapes go on after the promotion of any of 1 standbys, of 1$/, '... and so has the check');
+like(check($second), qr/^PASS: this standby keeps replication slot "$slot" in step/, '... also on the standby');
+is($stack->sql(q{SELECT electric_cm_health() -> 'failover'}), '{"ready": true, "reason": null, "standbys": 1, "ready_standbys": 1}', '... and health');
+like($second->safe_psql($db, q{SELECT electric_cm_health() -> 'failover'}), qr/"ready": true, .*"standbys": null/, '... also there');
+
+my $archive = PostgreSQL::Test::Utils::tempdir;
+$stack->sql(q{SELECT pg_create_physical_replication_slot('archive', true)});
+my $receiver = IPC::Run::start([ 'pg_receivewal', '-D', $archive, '-S', 'archive', '-d', $node->connstr($db) ], \my $in, '>&', \my $out);
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'}, 'a receiver of WAL for an archive');
+is($stack->sql($standbys), 'second|second|t|f|f|t', '... is no standby');
+$receiver->kill_kill;
+$stack->becomes(q{SELECT pg_drop_replication_slot('archive') IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'archive' AND NOT active});
+
+for my $case ([ 'sync_replication_slots', 'off', 'sync_replication_slots is off', 'on' ], [ 'hot_standby_feedback', 'off', 'hot_standby_feedback is off', 'on' ], [ 'primary_slot_name', '', 'primary_slot_name is empty', 'second' ])
+{
+	my ($name, $wrong, $text, $right) = @{$case};
+	$second->safe_psql($db, "ALTER SYSTEM SET $name = '$wrong'");
+	$second->reload;
+	$second->poll_query_until($db, "SELECT current_setting('$name') = '$wrong'");
+	like(check($second), qr/^WARN: .*$text/, "on a standby: $text");
+	$second->safe_psql($db, "ALTER SYSTEM RESET $name");
+	$second->reload;
+	$second->poll_query_until($db, "SELECT current_setting('$name') = '$right'");
+}
+like(check($second), qr/^PASS/, '... and none of that any more');
+keeps_slot($second, $node, '... the slot is still there');
+
+$stack->sql(q{ALTER SYSTEM SET synchronized_standby_slots = 'nobody'});
+$node->reload;
+$stack->becomes("SELECT ($standbys) LIKE 'nobody|f|t|%|f|replication slot \"nobody\" does not exist, second|%'", 'a slot that synchronized_standby_slots names, and that does not exist');
+like(check($node), qr/^WARN: .*slot of "nobody"|^WARN: .*of slot "nobody": replication slot "nobody" does not exist/, '... which the check says');
+$stack->sql('INSERT INTO t VALUES (1000)');
+$stack->becomes('SELECT bool_or(waited_for) FROM electric_cm_stat_standby', '... and which the stream waits for');
+$stack->sql('ALTER SYSTEM RESET synchronized_standby_slots', 'ALTER SYSTEM SET electric_cm.failover = off');
+$node->reload;
+$stack->becomes(q{SELECT verdict = 'WARN' AND fix LIKE 'ALTER SYSTEM SET electric_cm.failover = ''on''%' FROM electric_cm_check() WHERE name = 'failover'}, 'electric_cm.failover is off: the check says so, and has a fix');
+$stack->sql('ALTER SYSTEM RESET electric_cm.failover');
+$node->reload;
+$stack->becomes(q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'failover'}, '... and is content again');
+$stack->settle;
 
 # A clean switchover.  Whoever has switched all of this off keeps his slot.
 $node->append_conf('postgresql.conf', "electric_cm.failover = off\n");
