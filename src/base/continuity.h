@@ -29,8 +29,8 @@ typedef struct EcmLogsRecord
 	uint64_t	clean_stop_lsn; /* where a clean stop has put the slot, with
 								 * nothing but its own commits skipped; 0:
 								 * there was none since the last start */
-	uint64_t	newest_lsn;		/* nothing is recorded that is beyond this; need
-								 * be known only if the timeline differs */
+	uint64_t	newest_lsn;		/* nothing is recorded that is beyond this;
+								 * need be known only if the timeline differs */
 } EcmLogsRecord;
 
 /* The stream as it would be now. */

@@ -142,18 +142,18 @@ typedef struct EcmFailover
 {
 	bool		known;			/* if not, all but the reason is unset */
 	bool		standby;		/* this server is one */
-	bool		ready;			/* this standby, or one of the primary's and each
-								 * that synchronized_standby_slots names, could
-								 * take over without a gap */
-	bool		lasts;			/* what is not ready is not just coming, or gone
-								 * for a moment */
+	bool		ready;			/* this standby, or one of the primary's and
+								 * each that synchronized_standby_slots names,
+								 * could take over without a gap */
+	bool		lasts;			/* what is not ready is not just coming, or
+								 * gone for a moment */
 	int			standbys;		/* those that are connected or named */
 	int			ready_standbys;
 	char	   *reason;			/* why not; NULL: ready */
 	char	   *fix;			/* NULL: none */
-} EcmFailover;
+}			EcmFailover;
 
-extern void ecm_failover_look(const char *slot_name, EcmFailover *failover);
+extern void ecm_failover_look(const char *slot_name, EcmFailover * failover);
 extern void ecm_check_failover(const EcmSituation *s, EcmFinding *f);
 
 /* check_slot.c */

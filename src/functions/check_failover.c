@@ -27,8 +27,9 @@
 #define LONG_S	"60"
 
 /* Not ready, for a reason that the view does not know. */
-static void pg_attribute_printf(3, 4)
-not_ready(EcmFailover *failover, char *fix, const char *fmt,...)
+static void
+pg_attribute_printf(3, 4)
+not_ready(EcmFailover * failover, char *fix, const char *fmt,...)
 {
 	va_list		args;
 	char		text[1024];
@@ -60,7 +61,7 @@ is_off(const char *setting)
 }
 
 static void
-look_at_standby(const char *slot_name, EcmFailover *failover)
+look_at_standby(const char *slot_name, EcmFailover * failover)
 {
 	EcmSlotFacts facts;
 
@@ -98,7 +99,7 @@ look_at_standby(const char *slot_name, EcmFailover *failover)
 }
 
 static void
-look_at_slot(const char *slot_name, EcmFailover *failover)
+look_at_slot(const char *slot_name, EcmFailover * failover)
 {
 	EcmSlotFacts facts;
 
@@ -116,7 +117,7 @@ look_at_slot(const char *slot_name, EcmFailover *failover)
 }
 
 static void
-look_at_primary(const char *slot_name, EcmFailover *failover)
+look_at_primary(const char *slot_name, EcmFailover * failover)
 {
 	int			n;
 	char	  **v;
@@ -147,7 +148,7 @@ look_at_primary(const char *slot_name, EcmFailover *failover)
 }
 
 void
-ecm_failover_look(const char *slot_name, EcmFailover *failover)
+ecm_failover_look(const char *slot_name, EcmFailover * failover)
 {
 	memset(failover, 0, sizeof(*failover));
 	failover->standby = RecoveryInProgress();

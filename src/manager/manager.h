@@ -227,8 +227,8 @@ typedef struct Manager
 								 * cluster, which was left there; invalid:
 								 * they don't */
 		bool		upgraded;	/* ... since pg_upgrade has brought them along */
-		EcmContinuity refused;	/* why a slot was not used on another timeline;
-								 * ECM_CONTINUES: none was there */
+		EcmContinuity refused;	/* why a slot was not used on another
+								 * timeline; ECM_CONTINUES: none was there */
 	}			compared;		/* what step check_timeline has its job do */
 	Stalled		stalled;
 

@@ -155,7 +155,7 @@ typedef struct BeginningLook
 {
 	const EcmSlotFacts *facts;
 	bool		result;
-} BeginningLook;
+}			BeginningLook;
 
 /* In a transaction: is the slot as pg_upgrade makes it?  arg: BeginningLook. */
 static void
@@ -197,12 +197,12 @@ compare(Manager *m, XLogRecPtr confirmed_lsn, EcmStreamFound *found,
 	*found = (EcmStreamFound)
 	{
 		.system_identifier = info->system_identifier,
-		.timeline_id = info->timeline_id,
-		.database_oid = MyDatabaseId,
-		.publication = ecm_publication_name,
-		.slot_created = info->slot_created,
-		.confirmed_lsn = confirmed_lsn,
-		.begins_cluster = slot_begins_cluster(m)
+			.timeline_id = info->timeline_id,
+			.database_oid = MyDatabaseId,
+			.publication = ecm_publication_name,
+			.slot_created = info->slot_created,
+			.confirmed_lsn = confirmed_lsn,
+			.begins_cluster = slot_begins_cluster(m)
 	};
 	if (!ecm_worker_try(read_record, &look, err))
 		return false;

@@ -60,7 +60,10 @@ ecm_standby_register(void)
 	BackgroundWorker worker;
 	struct stat st;
 
-	/* slots are kept in step from 17 on; a recovery to a point in time keeps none */
+	/*
+	 * slots are kept in step from 17 on; a recovery to a point in time keeps
+	 * none
+	 */
 	if (!ECM_HAS_FAILOVER_SLOTS || stat(STANDBY_SIGNAL_FILE, &st) != 0)
 		return;
 	ecm_bgworker_init(&worker, "ecm_standby_main", "electric_cm standby");
