@@ -576,52 +576,41 @@ CREATE VIEW electric_cm_retained_wal_history AS SELECT * FROM _electric_cm.retai
 CREATE VIEW electric_cm_slots AS SELECT * FROM _electric_cm.slots();
 -- A standby says what it has replayed; a receiver of WAL for an archive does not.
 CREATE VIEW electric_cm_stat_standby AS
-	WITH ours AS (
-		SELECT r.slot_name, s.confirmed_flush_lsn, s.active_pid, s.wal_status,
-			   (pg_catalog.to_jsonb(s) ->> 'failover')::bool AS failover
-		FROM _electric_cm.stat_replication() r
-			 LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = r.slot_name
-		WHERE r.datname = pg_catalog.current_database()
-	), named AS (
-		SELECT DISTINCT pg_catalog.btrim(n, ' "')::name AS slot_name
-		FROM pg_catalog.unnest(pg_catalog.string_to_array(
-				pg_catalog.current_setting('synchronized_standby_slots', true), ',')) n
-		WHERE pg_catalog.btrim(n, ' "') <> ''
-	), slot AS (
-		SELECT s.slot_name, n.slot_name IS NOT NULL AS named,
-			   p.slot_name IS NOT NULL AS found, p.active_pid, p.restart_lsn, p.xmin, p.catalog_xmin,
-			   (pg_catalog.to_jsonb(p) ->> 'inactive_since')::timestamptz AS inactive_since
-		FROM (SELECT slot_name FROM named
-			  UNION SELECT slot_name FROM pg_catalog.pg_replication_slots
-					WHERE slot_type = 'physical' AND NOT temporary) s
-			 LEFT JOIN named n ON n.slot_name = s.slot_name
-			 LEFT JOIN pg_catalog.pg_replication_slots p ON p.slot_name = s.slot_name
-	), sender AS (
-		SELECT w.*, w.state IN ('streaming', 'catchup') AND w.replay_lsn IS NOT NULL AS follows
-		FROM pg_catalog.pg_stat_replication w
-		WHERE w.application_name <> 'electric_cm replication'
-			AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots l
-							WHERE l.active_pid = w.pid AND l.slot_type = 'logical')
-	), standby AS (
-		SELECT w.application_name, s.slot_name, w.state, coalesce(w.follows, false) AS connected,
-			   coalesce(s.named, false) AS named, s.found, s.restart_lsn, w.flush_lsn,
-			   coalesce(s.xmin, w.backend_xmin) IS NOT NULL AS feedback,
-			   s.catalog_xmin IS NOT NULL AS keeps_slots,
-			   CASE WHEN w.pid IS NULL THEN s.inactive_since ELSE w.backend_start END AS since
-		FROM slot s
-			 FULL JOIN sender w ON w.pid = s.active_pid
-		WHERE s.named OR w.follows OR (s.active_pid IS NULL AND s.xmin IS NOT NULL)
-	)
-	SELECT s.application_name AS standby, s.slot_name, s.state, s.connected, s.since,
+	SELECT s.standby, s.slot_name, s.state, s.connected, s.since,
 		   greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, coalesce(s.flush_lsn, s.restart_lsn)), 0)::int8 AS flush_lag_bytes,
-		   s.named AS synchronized,
-		   s.named AND coalesce(s.restart_lsn < e.lsn, true)
+		   s.synchronized,
+		   s.synchronized AND coalesce(s.restart_lsn < e.lsn, true)
 				AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
 							WHERE a.pid = o.active_pid AND a.wait_event = 'WaitForStandbyConfirmation') AS waited_for,
 		   r.reason IS NULL AS failover_ready,
 		   r.reason
-	FROM standby s
-		 LEFT JOIN ours o ON true
+	FROM (SELECT w.application_name AS standby, s.slot_name, w.state, coalesce(w.follows, false) AS connected,
+				 CASE WHEN w.pid IS NULL THEN s.inactive_since ELSE w.backend_start END AS since,
+				 coalesce(s.named, false) AS synchronized, s.found, s.restart_lsn, w.flush_lsn,
+				 coalesce(s.xmin, w.backend_xmin) IS NOT NULL AS feedback,
+				 s.catalog_xmin IS NOT NULL AS keeps_slots
+		  FROM (SELECT coalesce(p.slot_name, n.slot_name) AS slot_name, n.slot_name IS NOT NULL AS named,
+					   p.slot_name IS NOT NULL AS found, p.active_pid, p.restart_lsn, p.xmin, p.catalog_xmin,
+					   (pg_catalog.to_jsonb(p) ->> 'inactive_since')::timestamptz AS inactive_since
+				FROM (SELECT * FROM pg_catalog.pg_replication_slots
+					  WHERE slot_type = 'physical' AND NOT temporary) p
+					 FULL JOIN (SELECT DISTINCT pg_catalog.btrim(n, ' "')::name AS slot_name
+								FROM pg_catalog.unnest(pg_catalog.string_to_array(
+										pg_catalog.current_setting('synchronized_standby_slots', true), ',')) n
+								WHERE pg_catalog.btrim(n, ' "') <> '') n
+						ON n.slot_name = p.slot_name) s
+			   FULL JOIN (SELECT *, state IN ('streaming', 'catchup') AND replay_lsn IS NOT NULL AS follows
+						  FROM pg_catalog.pg_stat_replication w
+						  WHERE application_name <> 'electric_cm replication'
+							AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots l
+											WHERE l.active_pid = w.pid AND l.slot_type = 'logical')) w
+				ON w.pid = s.active_pid
+		  WHERE s.named OR w.follows OR (s.active_pid IS NULL AND s.xmin IS NOT NULL)) s
+		 LEFT JOIN (SELECT l.confirmed_flush_lsn, l.active_pid, l.wal_status,
+						   (pg_catalog.to_jsonb(l) ->> 'failover')::bool AS failover
+					FROM _electric_cm.stat_replication() t
+						 JOIN pg_catalog.pg_replication_slots l ON l.slot_name = t.slot_name
+					WHERE t.datname = pg_catalog.current_database()) o ON true
 		 CROSS JOIN LATERAL (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
 										 THEN pg_catalog.pg_last_wal_receive_lsn()
 										 ELSE pg_catalog.pg_current_wal_flush_lsn() END AS lsn) e
