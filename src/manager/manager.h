@@ -214,8 +214,8 @@ typedef struct Manager
 	{
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
-		bool		upgraded;	/* pg_upgrade has brought the logs and the slot
-								 * into this cluster */
+		bool		upgraded;	/* pg_upgrade has brought the logs and the
+								 * slot into this cluster */
 	}			compared;		/* what step check_timeline has its job do */
 	Stalled		stalled;
 
