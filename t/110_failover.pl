@@ -72,7 +72,7 @@ sub is_resynced
 	my ($there, $readers, $reason, $what) = @_;
 	is($there->sql(q{SELECT string_agg(detail, ', ') FROM electric_cm_events WHERE event = 'shapes_resyncing'}), $reason, "$what: resynced, and why");
 	is($there->events('shapes_kept'), 0, "$what: nobody says that shapes were kept");
-	is($there->sql('SELECT count(*) FROM _electric_cm.epoch'), 0, "$what: no epoch");
+	ok($there->sql('SELECT count(*) FROM _electric_cm.epoch') > 0, "$what: an epoch begins all the same");
 	$there->sql(q{INSERT INTO t VALUES (-1, 'later')});
 	$there->goes_on({ %{ $readers->{$_} } }, $_, "$what: $_") for sort keys %{$readers};
 	return;

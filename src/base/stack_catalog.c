@@ -246,7 +246,7 @@ ecm_stack_row_record_sql(const EcmStackRow *remembered,
 }
 
 char *
-ecm_stack_survive_sql(XLogRecPtr switch_lsn, int32 epoch)
+ecm_stack_begin_epoch_sql(XLogRecPtr switch_lsn, int32 epoch)
 {
 	return psprintf("INSERT INTO _electric_cm.epoch (began_at, epoch) VALUES ('%X/%X', %d)"
 					" ON CONFLICT (began_at) DO UPDATE SET epoch = excluded.epoch;"

@@ -97,11 +97,12 @@ extern char *ecm_stack_row_record_sql(const EcmStackRow *remembered,
 									  Oid database_oid, const char *mismatch);
 
 /*
- * Statements that record a failover, or an upgrade of the cluster, which the shapes survive:
- * the former history was left at that position, and an epoch begins.  What is not live
- * yet begins again, as its log may be another one here than readers have seen there.
+ * Statements that record a failover, or an upgrade of the cluster: the former history was
+ * left at that position, and an epoch begins, so that readers of what came there later
+ * are told, also if the shapes are resynced.  What is not live yet begins again, as its
+ * log may be another one here than readers have seen there.
  */
-extern char *ecm_stack_survive_sql(XLogRecPtr switch_lsn, int32 epoch);
+extern char *ecm_stack_begin_epoch_sql(XLogRecPtr switch_lsn, int32 epoch);
 
 /*
  * Changes of the row, and reads of single columns.  In a transaction.

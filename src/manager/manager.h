@@ -223,10 +223,9 @@ typedef struct Manager
 	{
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
-		XLogRecPtr	switch_lsn; /* the shapes go on from another timeline or
-								 * cluster, which was left there; invalid:
-								 * they don't */
-		bool		upgraded;	/* ... since pg_upgrade has brought them along */
+		XLogRecPtr	switch_lsn; /* another timeline or cluster was left
+								 * there; invalid: none was */
+		bool		upgraded;	/* pg_upgrade has brought the shapes along */
 		EcmContinuity refused;	/* why a slot was not used on another
 								 * timeline; ECM_CONTINUES: none was there */
 	}			compared;		/* what step check_timeline has its job do */

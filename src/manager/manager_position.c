@@ -253,8 +253,7 @@ ecm_manager_compare_slot(Manager *m, const char **mismatch, EcmError *err)
 	if (!compare(m, m->replication.info.confirmed_flush_lsn, &found, &verdict, err))
 		return false;
 	m->compared.upgraded = verdict == ECM_CONTINUES_UPGRADE;
-	m->compared.switch_lsn = verdict == ECM_CONTINUES_FAILOVER ? found.switch_lsn :
-		m->compared.upgraded ? found.confirmed_lsn : InvalidXLogRecPtr;
+	m->compared.switch_lsn = m->compared.upgraded ? found.confirmed_lsn : found.switch_lsn;
 	/* the slot that was there has had to go */
 	if (verdict == ECM_OTHER_TIMELINE && m->compared.refused != ECM_CONTINUES)
 		verdict = m->compared.refused;

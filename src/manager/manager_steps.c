@@ -195,8 +195,8 @@ adopt_upgraded_slot(Manager *m)
  * shape logs have, all shapes are resynced.  Has a pool session
  *
  *	- look, where the WAL may tell, whether the server ran without us meanwhile;
- *	- record the new circumstances, and have the shapes resynced, or take down that they
- *	  survive a failover;
+ *	- record the new circumstances, begin an epoch, and have the shapes resynced if they
+ *	  do not survive that;
  *	- share the shapes among consumers, before any consumer runs;
  *	- record that the logs have everything before the slot's position, since the other
  *	  two delete the rows that said so;
@@ -244,7 +244,7 @@ start_timeline(Manager *m)
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s;%s;%s",
 								   XLogRecPtrIsInvalid(m->compared.switch_lsn) ? "" :
-								   ecm_stack_survive_sql(m->compared.switch_lsn, ecm_new_epoch()),
+								   ecm_stack_begin_epoch_sql(m->compared.switch_lsn, ecm_new_epoch()),
 								   runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
 								   m->compared.marked ?
@@ -268,7 +268,7 @@ poll_timeline(Manager *m, EcmStepFailure *failure)
 	{
 		/* as the table has it by now */
 		ecm_manager_slot_compared(m, m->compared.mismatch, m->compared.marked);
-		if (!XLogRecPtrIsInvalid(m->compared.switch_lsn))
+		if (!XLogRecPtrIsInvalid(m->compared.switch_lsn) && !m->compared.mismatch)
 			report_survival(m);
 		m->compared.switch_lsn = InvalidXLogRecPtr;
 		m->compared.refused = ECM_CONTINUES;

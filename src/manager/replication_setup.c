@@ -209,10 +209,16 @@ publication_facts_sql(const Replication *rep)
 					ecm_quote_literal(rep->publication));
 }
 
+/*
+ * That has the hooks compare shapes with their tables.  In a cluster that pg_upgrade has
+ * made, what that has lost is restored before.
+ */
 static char *
 publish_generated_sql(const Replication *rep)
 {
-	return psprintf("ALTER PUBLICATION %s SET (" ECM_PUBLISH_GENERATED ")",
+	return psprintf("SELECT _electric_cm.restore_after_upgrade() FROM _electric_cm.stack"
+					" WHERE system_identifier OPERATOR(pg_catalog.<>) (SELECT system_identifier FROM pg_catalog.pg_control_system());"
+					"ALTER PUBLICATION %s SET (" ECM_PUBLISH_GENERATED ")",
 					quote_identifier(rep->publication));
 }
 
