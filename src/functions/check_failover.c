@@ -26,8 +26,10 @@
 /* So long (s) may a standby take to be ready, after it has come or gone. */
 #define LONG_S	"60"
 
+static void not_ready(EcmFailover *failover, char *fix, const char *fmt,...) pg_attribute_printf(3, 4);
+
 /* Not ready, for a reason that the view does not know. */
-static void pg_attribute_printf(3, 4)
+static void
 not_ready(EcmFailover *failover, char *fix, const char *fmt,...)
 {
 	va_list		args;
