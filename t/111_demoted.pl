@@ -108,8 +108,10 @@ for my $case ([ 'sync_replication_slots', 'off', 'sync_replication_slots is off'
 like(check($second), qr/^PASS/, '... and none of that any more');
 keeps_slot($second, $node, '... the slot is still there');
 
-$stack->sql(q{ALTER SYSTEM SET synchronized_standby_slots = 'nobody'});
+$stack->sql(q{SELECT pg_create_physical_replication_slot('nobody')}, q{ALTER SYSTEM SET synchronized_standby_slots = 'nobody'});
 $node->reload;
+$stack->becomes(q{SELECT current_setting('synchronized_standby_slots') = 'nobody'});
+$stack->sql(q{SELECT pg_drop_replication_slot('nobody')});
 $stack->becomes("SELECT ($standbys) LIKE 'nobody|f|t|%|f|replication slot \"nobody\" does not exist, second|%'", 'a slot that synchronized_standby_slots names, and that does not exist');
 like(check($node), qr/^WARN: .*slot of "nobody"|^WARN: .*of slot "nobody": replication slot "nobody" does not exist/, '... which the check says');
 $stack->sql('INSERT INTO t VALUES (1000)');

@@ -151,9 +151,9 @@ typedef struct EcmFailover
 	int			ready_standbys;
 	char	   *reason;			/* why not; NULL: ready */
 	char	   *fix;			/* NULL: none */
-}			EcmFailover;
+} EcmFailover;
 
-extern void ecm_failover_look(const char *slot_name, EcmFailover * failover);
+extern void ecm_failover_look(const char *slot_name, EcmFailover *failover);
 extern void ecm_check_failover(const EcmSituation *s, EcmFinding *f);
 
 /* check_slot.c */

@@ -26,10 +26,11 @@
 /* So long (s) may a standby take to be ready, after it has come or gone. */
 #define LONG_S	"60"
 
+static void not_ready(EcmFailover *failover, char *fix, const char *fmt,...) pg_attribute_printf(3, 4);
+
 /* Not ready, for a reason that the view does not know. */
 static void
-pg_attribute_printf(3, 4)
-not_ready(EcmFailover * failover, char *fix, const char *fmt,...)
+not_ready(EcmFailover *failover, char *fix, const char *fmt,...)
 {
 	va_list		args;
 	char		text[1024];
@@ -61,7 +62,7 @@ is_off(const char *setting)
 }
 
 static void
-look_at_standby(const char *slot_name, EcmFailover * failover)
+look_at_standby(const char *slot_name, EcmFailover *failover)
 {
 	EcmSlotFacts facts;
 
@@ -99,7 +100,7 @@ look_at_standby(const char *slot_name, EcmFailover * failover)
 }
 
 static void
-look_at_slot(const char *slot_name, EcmFailover * failover)
+look_at_slot(const char *slot_name, EcmFailover *failover)
 {
 	EcmSlotFacts facts;
 
@@ -117,7 +118,7 @@ look_at_slot(const char *slot_name, EcmFailover * failover)
 }
 
 static void
-look_at_primary(const char *slot_name, EcmFailover * failover)
+look_at_primary(const char *slot_name, EcmFailover *failover)
 {
 	int			n;
 	char	  **v;
@@ -148,7 +149,7 @@ look_at_primary(const char *slot_name, EcmFailover * failover)
 }
 
 void
-ecm_failover_look(const char *slot_name, EcmFailover * failover)
+ecm_failover_look(const char *slot_name, EcmFailover *failover)
 {
 	memset(failover, 0, sizeof(*failover));
 	failover->standby = RecoveryInProgress();

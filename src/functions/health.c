@@ -311,7 +311,7 @@ typedef struct FailoverLook
 {
 	const char *slot_name;
 	EcmFailover failover;
-}			FailoverLook;
+} FailoverLook;
 
 static void
 look_at_failover(void *arg)

@@ -223,8 +223,8 @@ typedef struct Manager
 	{
 		bool		mismatch;	/* the slot does not continue the logs */
 		bool		marked;		/* the marker is written */
-		XLogRecPtr	switch_lsn; /* another timeline or cluster was left
-								 * there; invalid: none was */
+		XLogRecPtr	switch_lsn; /* another timeline or cluster was left there;
+								 * invalid: none was */
 		bool		upgraded;	/* pg_upgrade has brought the shapes along */
 		EcmContinuity refused;	/* why a slot was not used on another
 								 * timeline; ECM_CONTINUES: none was there */

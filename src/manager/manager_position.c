@@ -155,7 +155,7 @@ typedef struct BeginningLook
 {
 	const EcmSlotFacts *facts;
 	bool		result;
-}			BeginningLook;
+} BeginningLook;
 
 /* In a transaction: is the slot as pg_upgrade makes it?  arg: BeginningLook. */
 static void

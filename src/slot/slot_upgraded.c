@@ -34,7 +34,7 @@ typedef struct Beginning
 {
 	XLogRecPtr	at;				/* where the segment has its first record */
 	bool		found;			/* ... which is the first of all */
-}			Beginning;
+} Beginning;
 
 static bool
 look_at_first(XLogReaderState *reader, void *arg)
