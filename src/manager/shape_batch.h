@@ -72,9 +72,8 @@ typedef struct EcmBatch
 
 	int64		reading;		/* number of the reading; 0: it is none */
 	uint64		turn;			/* when its last piece was begun; 0: none yet */
-	bool		keeps_logs;		/* sessions keep what the logs come to, which
-								 * ... */
-	int64		log_bytes;		/* ... are so large */
+	bool		keeps_logs;		/* sessions keep what its logs come to */
+	int64		log_bytes;		/* the size of those logs */
 	bool		counted;		/* among the table's batches under way */
 
 	TransactionId message_xid;	/* the message's; invalid: no answer yet */
