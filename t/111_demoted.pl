@@ -89,7 +89,7 @@ like($second->safe_psql($db, q{SELECT electric_cm_health() -> 'failover'}), qr/"
 my $archive = PostgreSQL::Test::Utils::tempdir;
 $stack->sql(q{SELECT pg_create_physical_replication_slot('archive', true)});
 my $receiver = IPC::Run::start([ 'pg_receivewal', '-D', $archive, '-S', 'archive', '-d', $node->connstr($db) ], \my $in, '>&', \my $out);
-$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'}, 'a receiver of WAL for an archive');
+$stack->becomes(q{SELECT count(*) = 1 FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid WHERE slot_name = 'archive' AND state = 'streaming'}, 'a receiver of WAL for an archive');
 is($stack->sql($standbys), 'second|second|t|f|f|t', '... is no standby');
 $receiver->kill_kill;
 $stack->becomes(q{SELECT pg_drop_replication_slot('archive') IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'archive' AND NOT active});

@@ -235,7 +235,7 @@ ecm_manager_slot_survives(Manager *m)
 	EcmContinuity verdict;
 	EcmError	err;
 
-	m->compared.refused = ECM_CONTINUES;
+	/* what was refused before has gone since then, maybe */
 	if (!ecm_slot_lookup(m->stack->slot.name, &facts) ||
 		!compare(m, facts.confirmed_flush_lsn, &found, &verdict, &err) ||
 		ecm_continuity_goes_on(verdict))
