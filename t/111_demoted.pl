@@ -118,11 +118,12 @@ $stack->sql('INSERT INTO t VALUES (1000)');
 $stack->becomes('SELECT bool_or(waited_for) FROM electric_cm_stat_standby', '... and which the stream waits for');
 $stack->sql('ALTER SYSTEM RESET synchronized_standby_slots', 'ALTER SYSTEM SET electric_cm.failover = off');
 $node->reload;
-$stack->becomes(q{SELECT verdict = 'WARN' AND fix LIKE 'ALTER SYSTEM SET electric_cm.failover = ''on''%' FROM electric_cm_check() WHERE name = 'failover'}, 'electric_cm.failover is off: the check says so, and has a fix');
+$stack->becomes(q{SELECT verdict = 'WARN' AND fix LIKE 'ALTER SYSTEM SET electric_cm.failover = on;%' FROM electric_cm_check() WHERE name = 'failover'}, 'electric_cm.failover is off: the check says so, and has a fix');
 $stack->sql('ALTER SYSTEM RESET electric_cm.failover');
 $node->reload;
 $stack->becomes(q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'failover'}, '... and is content again');
 $stack->settle;
+keeps_slot($second, $node, '... as soon as the standby keeps the slot in step again');
 
 # A clean switchover.  Whoever has switched all of this off keeps his slot.
 $node->append_conf('postgresql.conf', "electric_cm.failover = off\n");

@@ -105,7 +105,8 @@ look_at_slot(const char *slot_name, EcmFailover *failover)
 	EcmSlotFacts facts;
 
 	if (!ecm_failover)
-		not_ready(failover, NULL, "electric_cm.failover is off");
+		not_ready(failover, pstrdup("ALTER SYSTEM SET electric_cm.failover = on;" THEN_RELOAD),
+				  "electric_cm.failover is off");
 	else if (!ecm_slot_lookup(slot_name, &facts))
 		not_ready(failover, NULL, "replication slot \"%s\" does not exist yet", slot_name);
 	else if (facts.temporary)
