@@ -43,9 +43,11 @@ sub follows
 sub keeps_slot
 {
 	my ($standby, $primary, $what) = @_;
-	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	for my $i (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		# the slot becomes usable when that of the primary moves on
+		# the slot becomes usable when that of the primary moves on: with a marker, for which
+		# somebody has to write
+		ElectricCM::write_wal($primary, $db, 2) if $i % 10 == 0;
 		$primary->safe_psql($db, 'SELECT pg_log_standby_snapshot()');
 		return pass($what) if slots($standby) =~ /$slot synced/;
 		select undef, undef, undef, 0.1;

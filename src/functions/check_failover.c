@@ -105,8 +105,7 @@ look_at_slot(const char *slot_name, EcmFailover *failover)
 	EcmSlotFacts facts;
 
 	if (!ecm_failover)
-		not_ready(failover, pstrdup("ALTER SYSTEM SET electric_cm.failover = on;" THEN_RELOAD),
-				  "electric_cm.failover is off");
+		not_ready(failover, NULL, "electric_cm.failover is off");
 	else if (!ecm_slot_lookup(slot_name, &facts))
 		not_ready(failover, NULL, "replication slot \"%s\" does not exist yet", slot_name);
 	else if (facts.temporary)
@@ -180,7 +179,7 @@ failover_command(const EcmSituation *s)
 	EcmSlotFacts facts;
 
 	if (!ecm_failover)
-		return ecm_check_set(s, "failover", "on");
+		return pstrdup("ALTER SYSTEM SET electric_cm.failover = on;" THEN_RELOAD);
 	if (ecm_check_bool(s, "slot_temporary", false))
 		return ecm_check_set(s, "slot_temporary", "off");
 	if (s->runs && ecm_slot_lookup(s->slot_name, &facts) && facts.invalidation == NULL &&
