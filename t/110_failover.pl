@@ -103,6 +103,8 @@ $stack->sql('SELECT electric_cm_stop()');
 PostgreSQL::Test::RecursiveCopy::copypath($node->data_dir . "/pg_replslot/$slot", $copied->data_dir . "/pg_replslot/$slot");
 $stack->sql('SELECT electric_cm_start()');
 $stack->active or BAIL_OUT('no stack');
+# or the standby would drop it
+$copied->append_conf('postgresql.conf', "electric_cm.failover = off\n" . ($keeps_slots ? "sync_replication_slots = off\n" : ''));
 $copied->start;
 $node->wait_for_catchup($copied);
 $there = promote($copied);
