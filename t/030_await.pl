@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack);
+use ElectricCM qw(new_stack fails_with);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -152,12 +152,7 @@ like(finish($waiter), qr/57P01/, '... and terminated');
 #
 # Transactions in which it would wait for itself
 #
-sub fails
-{
-	my ($like, $what, @sql) = @_;
-	my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\n" . join(";\n", @sql));
-	return like($err, $like, $what);
-}
+sub fails { return fails_with($node, $db, @_); }
 my $await = await_sql($handle, '-1', '1 hour');
 fails(qr/55000.*HINT:  Commit first/s, 'refused in a transaction that has made changes',
 	'BEGIN', 'INSERT INTO other VALUES (2)', $await);

@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack wait_active becomes);
+use ElectricCM qw(new_stack wait_active becomes fails_with);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -18,12 +18,7 @@ hot_standby_feedback = on
 });
 my $node = $stack->node;
 
-sub fails
-{
-	my ($server, $like, $what, @sql) = @_;
-	my ($rc, $out, $err) = $server->psql($db, "\\set VERBOSITY verbose\n" . join(";\n", @sql));
-	return like($err, $like, $what);
-}
+sub fails { my $server = shift; return fails_with($server, $db, @_); }
 sub id { return $stack->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$_[0]'"); }
 sub log_after
 {

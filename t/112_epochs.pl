@@ -4,7 +4,7 @@
 use strict;
 use warnings;
 
-use ElectricCM qw(new_stack becomes wait_active);
+use ElectricCM qw(new_stack becomes wait_active fails_with);
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -19,12 +19,7 @@ hot_standby_feedback = on
 });
 my $node = $stack->node;
 
-sub fails
-{
-	my ($server, $like, $what, @sql) = @_;
-	my ($rc, $out, $err) = $server->psql($db, "\\set VERBOSITY verbose\n" . join(";\n", @sql));
-	return like($err, $like, $what);
-}
+sub fails { my $server = shift; return fails_with($server, $db, @_); }
 
 # The log as the parts of its offsets: lsn, op, what op has in its upper half, the number
 my $parts = q{LATERAL (SELECT split_part(log_offset, '_', 1)::numeric AS lsn, split_part(log_offset, '_', 2)::int8 AS op) p,

@@ -157,7 +157,8 @@ typedef struct LogPosition
 								 * when it was compared with the logs, or this
 								 * has been acknowledged since; invalid: it
 								 * has not been compared yet */
-	XLogRecPtr	marker;			/* the marker says this, and is flushed */
+	XLogRecPtr	marker;			/* the marker says this, and is flushed ... */
+	XLogRecPtr	marker_end;		/* ... by WAL that ends there */
 	EcmTime		marked_at;		/* when it was written */
 
 	uint64		job;			/* the pool job that writes it; 0: none */
@@ -165,8 +166,6 @@ typedef struct LogPosition
 	EcmTime		marking_at;		/* when that was submitted */
 	EcmTime		retry_at;		/* not before, since the last has failed ... */
 	char		error[ECM_TEXT_LEN];	/* ... by this; "": it has not */
-
-	XLogRecPtr	marker_end;		/* the end of the WAL that says so */
 
 	XLogRecPtr	idle_lsn;		/* up to there nobody else has committed
 								 * anything that no row says is logged */

@@ -42,8 +42,8 @@
 #include "manager/manager.h"
 #include "slot/slot.h"
 #include "slot/slot_moved.h"
-#include "slot/standbys.h"
 #include "slot/slot_upgraded.h"
+#include "slot/standbys.h"
 #include "slot/wal_commits.h"
 
 #define MARK_BYTES			(16 * 1024 * 1024)
@@ -65,8 +65,31 @@ typedef struct RecordLook
 {
 	Manager    *m;
 	XLogRecPtr	confirmed_lsn;	/* where the slot is */
-	EcmLogsRecord record;		/* result */
+
+	/* results */
+	EcmLogsRecord record;
+	XLogRecPtr	switch_lsn;		/* where the recorded timeline was left;
+								 * invalid: it wasn't */
 } RecordLook;
+
+/*
+ * Where this server's history has left a timeline; invalid: it was never on that.  An
+ * ERROR if the history can't be read.
+ */
+static XLogRecPtr
+end_of_timeline(TimeLineID timeline, TimeLineID present)
+{
+	ListCell   *lc;
+
+	foreach(lc, readTimeLineHistory(present))
+	{
+		TimeLineHistoryEntry *entry = lfirst(lc);
+
+		if (entry->tli == timeline && entry->tli != present)
+			return entry->end;
+	}
+	return InvalidXLogRecPtr;
+}
 
 /* In a transaction: what is recorded.  arg: RecordLook. */
 static void
@@ -87,7 +110,10 @@ read_record(void *arg)
 	record->clean_stop_lsn = row->clean_stop_lsn;
 
 	if (ecm_stack_row_is_of_other_history(row, &m->replication.info))
+	{
 		record->newest_lsn = ecm_stack_newest_lsn();
+		look->switch_lsn = end_of_timeline(row->timeline_id, m->replication.info.timeline_id);
+	}
 
 	/* what this process has acknowledged needs no look at the tables */
 	record->logged_lsn = m->position.slot;
@@ -125,27 +151,11 @@ read_move(void *arg)
 	found->moved_from = ecm_slot_moved_from(found->confirmed_lsn);
 }
 
-/* Where this server's history has left a timeline; invalid: it was never on that. */
-static XLogRecPtr
-end_of_timeline(TimeLineID timeline, TimeLineID present)
-{
-	ListCell   *lc;
-
-	foreach(lc, readTimeLineHistory(present))
-	{
-		TimeLineHistoryEntry *entry = lfirst(lc);
-
-		if (entry->tli == timeline && entry->tli != present)
-			return entry->end;
-	}
-	return InvalidXLogRecPtr;
-}
-
 /* Fills what counts on another timeline than was recorded. */
 static void
-look_at_failover(const Manager *m, const EcmSlotFacts *facts, EcmStreamFound *found)
+look_at_failover(XLogRecPtr switch_lsn, const EcmSlotFacts *facts, EcmStreamFound *found)
 {
-	found->switch_lsn = end_of_timeline(m->remembered.timeline_id, found->timeline_id);
+	found->switch_lsn = switch_lsn;
 	found->slot_invalidated = facts->invalidation != NULL;
 	found->slot_synced = facts->synced && !facts->temporary;
 	found->slot_wal_gone = ecm_slot_wal_is_gone(facts->restart_lsn);
@@ -181,10 +191,7 @@ slot_begins_cluster(Manager *m)
 	return ecm_worker_try(read_beginning, &look, &err) && look.result;
 }
 
-/*
- * Compares a slot at that position with the logs, as far as 'look' has not been read
- * yet.  False: that can't be done now (err).
- */
+/* Compares a slot at that position with the logs.  False: that can't be done now (err). */
 static bool
 compare(Manager *m, XLogRecPtr confirmed_lsn, EcmStreamFound *found,
 		EcmContinuity *verdict, EcmError *err)
@@ -208,7 +215,7 @@ compare(Manager *m, XLogRecPtr confirmed_lsn, EcmStreamFound *found,
 		return false;
 	if (ecm_stack_row_is_of_other_history(&m->remembered, info) &&
 		ecm_slot_lookup(m->stack->slot.name, &facts))
-		look_at_failover(m, &facts, found);
+		look_at_failover(look.switch_lsn, &facts, found);
 	*verdict = ecm_continuity_judge(&look.record, found);
 
 	if (*verdict == ECM_OTHER_SLOT || *verdict == ECM_SLOT_AHEAD)

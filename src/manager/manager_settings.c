@@ -27,9 +27,9 @@
 #include "base/shmem.h"
 #include "base/spi.h"
 #include "manager/manager.h"
-#include "slot/slot.h"
 #include "manager/stack_report.h"
 #include "slot/retained_wal.h"
+#include "slot/slot.h"
 
 /* The argument of read_database_settings(). */
 typedef struct SettingsText

@@ -10,7 +10,6 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 
@@ -35,11 +34,7 @@ static Epochs loaded;
 int32
 ecm_new_epoch(void)
 {
-	uint32		number;
-
-	if (!pg_strong_random(&number, sizeof(number)))
-		number = pg_prng_uint32(&pg_global_prng_state);
-	return (int32) Max(number & ECM_MAX_EPOCH, 1);
+	return (int32) Max(ecm_random_identity() & ECM_MAX_EPOCH, 1);
 }
 
 /* In the current memory context. */

@@ -142,8 +142,8 @@ ecm_log_writer_end(EcmLogWriter *writer)
  */
 #define MAX_KEPT_BUFFER	(64 * 1024)
 
-static uint64
-random_number(void)
+uint32
+ecm_random_identity(void)
 {
 	uint32		number;
 
@@ -155,7 +155,7 @@ random_number(void)
 int64
 ecm_new_base_identity(void)
 {
-	return (int64) ((ECM_IDENTITY_BIT | (random_number() & (ECM_IDENTITY_BIT - 1)))
+	return (int64) ((ECM_IDENTITY_BIT | ((uint64) ecm_random_identity() & (ECM_IDENTITY_BIT - 1)))
 					<< ECM_IDENTITY_SHIFT);
 }
 
@@ -168,7 +168,7 @@ ecm_new_snapshot_identity(void)
 int64
 ecm_new_difference_identity(void)
 {
-	return (int64) ((ECM_DIFFERENCE_BIT | (random_number() & (ECM_DIFFERENCE_BIT - 1)))
+	return (int64) ((ECM_DIFFERENCE_BIT | ((uint64) ecm_random_identity() & (ECM_DIFFERENCE_BIT - 1)))
 					<< ECM_IDENTITY_SHIFT);
 }
 

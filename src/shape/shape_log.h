@@ -96,6 +96,9 @@ extern void ecm_log_writer_end(EcmLogWriter *writer);
 /* The op of the first entry of the same transaction, base or difference. */
 #define ecm_op_first(op)	((uint64) (op) - ecm_op_number(op))
 
+/* A number that no other server has. */
+extern uint32 ecm_random_identity(void);
+
 /* An op with a new identity, and number 0: for a fold, for a snapshot, for a gap. */
 extern int64 ecm_new_base_identity(void);
 extern int64 ecm_new_snapshot_identity(void);

@@ -14,7 +14,7 @@ use Test::More;
 use ElectricCM::Stack ();
 
 our @EXPORT_OK = qw(new_stack new_impatient_stack new_node wait_active becomes settle replay_equals install_compare has_xml
-  server_major source_constant measures_memory memory_mb);
+  server_major source_constant measures_memory memory_mb fails_with);
 
 =pod
 
@@ -184,6 +184,21 @@ sub settle
 	$lsn = defined $lsn ? "'$lsn'" : 'NULL';
 	return $node->safe_psql($db,
 		"SELECT electric_cm_await_flushed($lsn, '$PostgreSQL::Test::Utils::timeout_default s')");
+}
+
+=pod
+
+=item fails_with($node, $db, $regex, $what, @sql)
+
+A test: the last statement fails, with an error like that, SQLSTATE, DETAIL and HINT included.
+
+=cut
+
+sub fails_with
+{
+	my ($node, $db, $regex, $what, @sql) = @_;
+	my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\n" . join(";\n", @sql));
+	return like($err, $regex, $what);
 }
 
 =pod

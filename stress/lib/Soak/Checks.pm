@@ -7,9 +7,10 @@ use warnings;
 
 use Exporter 'import';
 use File::Path qw(make_path);
+use Soak::Failures qw($round fail failures);
 use Soak::Faults qw(poll_held);
 use Soak::Load qw(stop_workers);
-use Soak::Report qw(%total $round dump_state fail note_error note_live_time);
+use Soak::Report qw(%total dump_state note_error note_live_time);
 use Soak::Server qw($kills await_server);
 use Soak::Settings qw($deadline $keep_dir $log);
 use Soak::Shapes qw(%shapes drop_shape resolve_prepared);
@@ -199,7 +200,7 @@ sub check_log
 		$what =~ s/\d+/N/g;
 		note_error("$who: $what");
 	}
-	truncate $log, 0 unless $total{failures} || $ENV{KEEP_LOG};
+	truncate $log, 0 unless failures() || $ENV{KEEP_LOG};
 	return;
 }
 

@@ -7,7 +7,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(%total $round);
+use Soak::Failures qw($round);
+use Soak::Report qw(%total);
 use Soak::Settings qw($tmp $seed $nworkers @relations);
 use Soak::Shapes qw(%shapes);
 use Soak::Statements qw(transaction);

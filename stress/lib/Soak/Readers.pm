@@ -7,7 +7,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(%total $round fail);
+use Soak::Failures qw($round fail);
+use Soak::Report qw(%total);
 use Soak::Shapes qw(%shapes);
 use Soak::Tools qw(chance pick psql);
 

@@ -1,6 +1,5 @@
 
-# Soak::Report: what has happened so far; failures, and what a person needs of
-# them who was not there.
+# Soak::Report: what has happened so far, and the state for a person who was not there.
 package Soak::Report;
 
 use strict;
@@ -9,24 +8,21 @@ use warnings;
 use Exporter 'import';
 use File::Basename qw(basename);
 use File::Copy ();
-use File::Path qw(make_path);
 use List::Util qw(sum0);
+use Soak::Failures qw(failures say_failures);
 use Soak::Settings qw($seed $keep_dir $data $log);
-use Soak::Tools qw(say_line stamp chance psql slurp spew);
+use Soak::Tools qw(say_line chance psql slurp spew);
 
-our @EXPORT_OK = qw(%total $round fail is_over dump_state note_error note_live_time note_back note_noticed
+our @EXPORT_OK = qw(%total dump_state note_error note_live_time note_back note_noticed
   note_injected note_idle injected report);
 
-our $round = 0;
 our %total = (map { $_ => 0 } qw(rounds transactions rows rolled_back prepared
 	created dropped invalidated entries compared doubted read copies anew overtaken
-	differences failures));
+	differences));
 my %errors;                             # of the stack's own processes, unasked for
 my (%injected, %idle_faults, %back);    # by fault
 my %noticed;                            # by fault: milliseconds
 my @live_times;                         # until all shapes were live, per round
-my @failures;
-my $over = 0;
 
 # What the report is made of.
 sub note_error { my ($error) = @_; $errors{$error}++; return; }
@@ -80,26 +76,6 @@ sub dump_state
 	return;
 }
 
-# usage: fail(TEXT, fatal => 1)
-# Nothing goes on after a fatal one, or after too many.
-sub fail
-{
-	my ($text, %opt) = @_;
-	$total{failures}++;
-	push @failures, "round $round: $text";
-	say_line(stamp(), 'FAILURE', $text);
-	make_path($keep_dir);
-	my $name = "round$round.failure$total{failures}";
-	eval { dump_state($name); 1 } or print STDERR $@;
-	spew("$keep_dir/$name.what", "$text\nseed $seed\n");
-	say_line("         kept: $keep_dir/$name.*");
-	return unless $opt{fatal} || $total{failures} >= 5;
-	$over = 1;
-	die "it is over\n";
-}
-
-sub is_over { return $over; }
-
 sub report
 {
 	say_line('');
@@ -127,9 +103,8 @@ sub report
 	}
 	say_line('');
 	say_line("$errors{$_} times $_") for sort keys %errors;
-	say_line("FAILURE $_") for @failures;
-	say_line('faults injected: ' . injected() . ", differences: $total{differences}, failures: $total{failures}");
-	say_line("logs: $keep_dir") if @failures;
+	say_line('faults injected: ' . injected() . ", differences: $total{differences}, failures: " . failures());
+	say_failures();
 	return;
 }
 

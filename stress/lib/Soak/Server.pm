@@ -9,7 +9,7 @@ use warnings;
 use ElectricCM::Proxy;
 use Exporter 'import';
 use File::Path qw(make_path);
-use Soak::Report qw(fail);
+use Soak::Failures qw(fail);
 use Soak::Settings qw($tmp $db $dir $data $log $deadline $max_connections $sender_timeout @tables);
 use Soak::Tools qw(run slurp value must wait_until);
 

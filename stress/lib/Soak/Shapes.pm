@@ -6,7 +6,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(%total $round);
+use Soak::Failures qw($round);
+use Soak::Report qw(%total);
 use Soak::Settings qw(@relations @leaves @owners);
 use Soak::Statements qw(dml size);
 use Soak::Tools qw(chance pick psql value);

@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(fail);
+use Soak::Failures qw(fail);
 use Soak::Settings qw($db $deadline);
 use Soak::Shapes qw(resolve_prepared);
 use Soak::Tools qw(psql value);

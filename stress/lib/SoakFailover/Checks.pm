@@ -11,12 +11,13 @@ use warnings;
 
 use Exporter 'import';
 use List::Util qw(max);
+use Soak::Failures qw(fail);
 use Soak::Settings qw($tmp $db);
 use Soak::Tools qw(must psql slurp spew value wait_until);
 use SoakFailover::Load qw(resolve_prepared);
 use SoakFailover::Nodes qw(on log_file data);
 use SoakFailover::Readers qw(readers settle_readers entries_file columns told_since compact);
-use SoakFailover::Report qw(%total fail);
+use SoakFailover::Report qw(%total);
 use SoakFailover::Settings qw($synchronized $deadline $corrupt);
 
 our @EXPORT_OK = qw(settle compare_shapes dump_logs compare_with_old check_readers check_log_files);

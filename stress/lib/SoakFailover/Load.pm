@@ -6,10 +6,10 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use Soak::Failures qw($round);
 use Soak::Settings qw($tmp $seed @relations);
 use Soak::Statements qw(dml transaction);
 use Soak::Tools qw(chance pick spawn spew slurp psql value);
-use SoakFailover::Report qw($round);
 use SoakFailover::Settings qw($writers);
 use Time::HiRes qw(sleep);
 

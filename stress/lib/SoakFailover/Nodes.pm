@@ -11,9 +11,10 @@ use warnings;
 use Exporter 'import';
 use File::Path qw(make_path remove_tree);
 use POSIX ();
+use Soak::Failures qw(fail);
 use Soak::Settings qw($tmp $db);
 use Soak::Tools qw(run slurp spew must value wait_until chance);
-use SoakFailover::Report qw(%total fail);
+use SoakFailover::Report qw(%total);
 use SoakFailover::Settings qw($synchronized $shape_workers $deadline);
 use Time::HiRes qw(sleep);
 

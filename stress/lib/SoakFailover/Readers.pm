@@ -11,9 +11,9 @@ use warnings;
 use Exporter 'import';
 use IPC::Open2 qw(open2);
 use POSIX ();
+use Soak::Failures qw(fail);
 use Soak::Settings qw($tmp $seed);
 use Soak::Tools qw(chance pick spawn spew slurp wait_until);
-use SoakFailover::Report qw(fail);
 use SoakFailover::Settings qw($deadline);
 use Time::HiRes qw(sleep time);
 

@@ -1,5 +1,5 @@
-# SoakFailover::Report: what has happened so far, and failures with what a person
-# needs of them who was not there.
+# SoakFailover::Report: what has happened so far, and the state for a person who was not
+# there.
 package SoakFailover::Report;
 
 use strict;
@@ -7,27 +7,22 @@ use warnings;
 
 use Exporter 'import';
 use File::Copy ();
-use File::Path qw(make_path);
-use List::Util qw(max sum0);
+use Soak::Failures qw(failures say_failures);
 use Soak::Settings qw($tmp $seed);
-use Soak::Tools qw(say_line stamp psql slurp spew);
+use Soak::Tools qw(say_line psql slurp spew);
 use SoakFailover::Settings qw($keep_dir $synchronized $shape_workers);
 
-our @EXPORT_OK = qw(%total $round %times fail is_over note_reason note_kind report);
+our @EXPORT_OK = qw(%total %times dump_state note_reason note_kind report);
 
-our $round = 0;
 our %total = map { $_ => 0 } qw(rounds kept resynced resynced_on_purpose lost_shapes kept_shapes compared entries differences old_compared old_entries
-	lost_entries reader_entries reader_checks ahead told_ahead told wrongly_continued rebuilt rewound rejoined failures prepared_survived
+	lost_entries reader_entries reader_checks ahead told_ahead told wrongly_continued rebuilt rewound rejoined prepared_survived
 	in_creation resyncs_under_way folds);
 our %times = map { $_ => [] } qw(promote active silence);
 my %kinds;
 my %reasons = (awaited => {}, purpose => {});
-my @failures;
-my $over = 0;
 
 sub note_kind { my ($kind) = @_; $kinds{$kind}++; return; }
 sub note_reason { my ($when, $reason) = @_; $reasons{$when}{$reason}++; return; }
-sub is_over { return $over; }
 
 # What both servers say of themselves, their logs, and what the readers have.
 sub dump_state
@@ -58,24 +53,6 @@ sub dump_state
 	}
 	File::Copy::copy($_, "$keep_dir/$name." . (split m{/})[-1]) for glob("$tmp/reader.* $tmp/dump.*");
 	return;
-}
-
-# usage: fail(TEXT, fatal => 1)
-# Nothing goes on after a fatal one, or after too many.
-sub fail
-{
-	my ($text, %opt) = @_;
-	$total{failures}++;
-	push @failures, "round $round: $text";
-	say_line(stamp(), 'FAILURE', $text);
-	make_path($keep_dir);
-	my $name = "round$round.failure$total{failures}";
-	eval { dump_state($name); 1 } or print STDERR $@;
-	spew("$keep_dir/$name.what", "$text\nseed $seed\n");
-	say_line("         kept: $keep_dir/$name.*");
-	return unless $opt{fatal} || $total{failures} >= 8;
-	$over = 1;
-	die "it is over\n";
 }
 
 sub median_and_max
@@ -110,9 +87,8 @@ sub report
 	say_line('promotion: ' . median_and_max('promote'));
 	say_line('active after promotion: ' . median_and_max('active'));
 	say_line('longest silence of a reader: ' . median_and_max('silence'));
-	say_line("FAILURE $_") for @failures;
-	say_line("failures: $total{failures}");
-	say_line("logs: $keep_dir") if @failures;
+	say_line('failures: ' . failures());
+	say_failures();
 	return;
 }
 

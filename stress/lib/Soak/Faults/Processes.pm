@@ -7,7 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(fail);
+use Soak::Failures qw(fail);
 use Soak::Server qw($kills await_server pg_ctl pids ready_at);
 use Soak::Settings qw($deadline);
 use Soak::Stack qw(await_active manager_is_new);

@@ -9,7 +9,7 @@ use warnings;
 use ElectricCM::Process qw(child);
 use Exporter 'import';
 use POSIX ();
-use Soak::Report qw(fail);
+use Soak::Failures qw(fail);
 use Soak::Server qw(pids);
 use Soak::Settings qw($db $deadline $max_connections @tables);
 use Soak::Stack qw(await_active manager_is_new slot_is_recreated write_arrives);

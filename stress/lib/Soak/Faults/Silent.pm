@@ -10,7 +10,8 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use Soak::Report qw(fail note_noticed);
+use Soak::Failures qw(fail);
+use Soak::Report qw(note_noticed);
 use Soak::Server qw(lose_sessions pids set_clock);
 use Soak::Settings qw($db $deadline $sender_timeout);
 use Soak::Stack qw(await_active write_arrives);
