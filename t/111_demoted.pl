@@ -166,6 +166,8 @@ unlike(slurp_file($second->logfile), qr/of the time as primary/, '... and was no
 $node->stop;
 $second->promote;
 ok($there->active, 'switched over again: active');
+is($there->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_kept'}), 3, '... each switchover has kept the shapes');
+is($there->sql(q{SELECT count(*) FROM electric_cm_events WHERE event = 'shapes_resyncing'}), 0, '... though nobody wrote anything in between');
 $there->sql('SELECT electric_cm_stop()', "SELECT pg_drop_replication_slot('$slot')", 'SELECT electric_cm_start()');
 ok($there->active, 'the stack has made a slot there');
 $second->append_conf('postgresql.conf', "primary_conninfo = ''\n");

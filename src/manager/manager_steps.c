@@ -212,6 +212,8 @@ start_timeline(Manager *m)
 	char	   *assign_sql;
 	char	   *disown_sql;
 	char	   *runs_sql;
+	bool		switched;
+	XLogRecPtr	logged = m->replication.info.confirmed_flush_lsn;
 	EcmError	err;
 
 	m->compared.mismatch = m->compared.marked = m->compared.upgraded = false;
@@ -240,15 +242,24 @@ start_timeline(Manager *m)
 		psprintf("SELECT _electric_cm.check_runs(%s)",
 				 ecm_quote_literal(m->stack->slot.name)) : NULL;
 	m->compared.mismatch = mismatch != NULL;
-	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL || m->compared.upgraded;
+
+	/*
+	 * A clean stop says that the logs have everything before where it has put
+	 * the slot.  It is about to be forgotten, and the slot that is here may
+	 * be behind that.  The one of the server that has stopped may be there,
+	 * when that takes over again, with nothing to log in between.
+	 */
+	switched = !XLogRecPtrIsInvalid(m->compared.switch_lsn);
+	if (switched && mismatch == NULL)
+		logged = Max(logged, m->remembered.clean_stop_lsn);
+	m->compared.marked = mismatch != NULL || assign_sql != NULL || runs_sql != NULL || switched;
 	if (sql != NULL || assign_sql != NULL || disown_sql != NULL || runs_sql != NULL)
 		start_step_job(m, psprintf("%s;%s;%s;%s;%s;%s",
-								   XLogRecPtrIsInvalid(m->compared.switch_lsn) ? "" :
-								   ecm_stack_begin_epoch_sql(m->compared.switch_lsn, ecm_new_epoch()),
+								   switched ?
+								   ecm_stack_begin_epoch_sql(m->compared.switch_lsn, ecm_new_epoch()) : "",
 								   runs_sql ? runs_sql : "", sql ? sql : "",
 								   assign_sql ? assign_sql : "",
-								   m->compared.marked ?
-								   ecm_stack_mark_sql(m->replication.info.confirmed_flush_lsn) : "",
+								   m->compared.marked ? ecm_stack_mark_sql(logged) : "",
 								   disown_sql ? disown_sql : ""),
 					   runs_sql ? 0 : ECM_MANAGER_JOB_MS);	/* the WAL may be long */
 	else
