@@ -574,7 +574,10 @@ CREATE VIEW electric_cm_stat_connections AS SELECT * FROM _electric_cm.stat_conn
 CREATE VIEW electric_cm_stat_replication AS SELECT * FROM _electric_cm.stat_replication();
 CREATE VIEW electric_cm_retained_wal_history AS SELECT * FROM _electric_cm.retained_wal_history();
 CREATE VIEW electric_cm_slots AS SELECT * FROM _electric_cm.slots();
+
 -- A standby says what it has replayed; a receiver of WAL for an archive does not.
+-- No column of the server's views is named that not all versions have, nor are all
+-- of them: pg_upgrade would bring along those of the old version.
 CREATE VIEW electric_cm_stat_standby AS
 	SELECT s.standby, s.slot_name, s.state, s.connected, s.since,
 		   greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, coalesce(s.flush_lsn, s.restart_lsn)), 0)::int8 AS flush_lag_bytes,
@@ -591,17 +594,20 @@ CREATE VIEW electric_cm_stat_standby AS
 				 s.catalog_xmin IS NOT NULL AS keeps_slots
 		  FROM (SELECT coalesce(p.slot_name, n.slot_name) AS slot_name, n.slot_name IS NOT NULL AS named,
 					   p.slot_name IS NOT NULL AS found, p.active_pid, p.restart_lsn, p.xmin, p.catalog_xmin,
-					   (pg_catalog.to_jsonb(p) ->> 'inactive_since')::timestamptz AS inactive_since
-				FROM (SELECT * FROM pg_catalog.pg_replication_slots
-					  WHERE slot_type = 'physical' AND NOT temporary) p
+					   p.inactive_since
+				FROM (SELECT r.slot_name, r.active_pid, r.restart_lsn, r.xmin, r.catalog_xmin,
+							 (pg_catalog.to_jsonb(r) ->> 'inactive_since')::timestamptz AS inactive_since
+					  FROM pg_catalog.pg_replication_slots r
+					  WHERE r.slot_type = 'physical' AND NOT r.temporary) p
 					 FULL JOIN (SELECT DISTINCT pg_catalog.btrim(n, ' "')::name AS slot_name
 								FROM pg_catalog.unnest(pg_catalog.string_to_array(
 										pg_catalog.current_setting('synchronized_standby_slots', true), ',')) n
 								WHERE pg_catalog.btrim(n, ' "') <> '') n
 						ON n.slot_name = p.slot_name) s
-			   FULL JOIN (SELECT *, state IN ('streaming', 'catchup') AND replay_lsn IS NOT NULL AS follows
+			   FULL JOIN (SELECT w.pid, w.application_name, w.state, w.flush_lsn, w.backend_start, w.backend_xmin,
+								 w.state IN ('streaming', 'catchup') AND w.replay_lsn IS NOT NULL AS follows
 						  FROM pg_catalog.pg_stat_replication w
-						  WHERE application_name <> 'electric_cm replication'
+						  WHERE w.application_name <> 'electric_cm replication'
 							AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots l
 											WHERE l.active_pid = w.pid AND l.slot_type = 'logical')) w
 				ON w.pid = s.active_pid

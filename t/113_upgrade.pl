@@ -273,7 +273,7 @@ if (my $n = $ENV{SHAPES})
 	my $stack = ElectricCM::Stack->new(old_node('large'));
 	$stack->sql('CREATE EXTENSION electric_cm');
 	ok($stack->active, 'large: active');
-	$stack->sql('CREATE TABLE t (id int PRIMARY KEY, of int, n int DEFAULT 0)',
+	$stack->sql('CREATE TABLE t (id int PRIMARY KEY, of int, n int DEFAULT 0)', 'ALTER TABLE t REPLICA IDENTITY FULL',
 		"INSERT INTO t SELECT i, i % $n FROM generate_series(1, 100000) i",
 		"SELECT count(electric_cm_create_shape('t', 'of = ' || i)) FROM generate_series(0, $n - 1) i");
 	my $live = "SELECT count(*) = $n FROM electric_cm_shapes WHERE state = 'live'";
@@ -299,6 +299,9 @@ if (my $n = $ENV{SHAPES})
 	diag(sprintf('%s shapes, %s to %s: prepare %.1f s, pg_upgrade %.1f s, start to active %.1f s, all live %.1f s, UPDATE of all rows logged %.1f s',
 			$n, $old_major, server_major($cluster), $prepared - $stopped, $took, $active - $started, $all_live - $started, time - $all_live));
 	$stack->goes_on($reader, 't', 'large', where => 'of = 7');
+	is($stack->sql(q{SELECT count(*) FROM electric_cm_shapes s WHERE (SELECT count(*) FILTER (WHERE operation = 'update')
+		FROM electric_cm_shape_log(s.handle)) = (SELECT count(*) FROM electric_cm_shape_log(s.handle)) / 2}),
+		$n, 'large: each log has its rows, and the update of each');
 	$cluster->stop;
 }
 done_testing();
