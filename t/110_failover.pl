@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
 my $slot = "electric_cm_$db";
@@ -55,7 +56,7 @@ sub keep_slot
 		# are written at once where it would retain less WAL then
 		ElectricCM::write_wal($primary, $db, 2) if $i % 10 == 0;
 		$primary->safe_psql($db, 'SELECT pg_log_standby_snapshot()');
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	$standby->append_conf('postgresql.conf', 'sync_replication_slots = off');
 	$standby->reload;

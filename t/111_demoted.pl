@@ -10,6 +10,7 @@ use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $db = 'postgres';
 my $slot = "electric_cm_$db";
@@ -50,7 +51,7 @@ sub keeps_slot
 		ElectricCM::write_wal($primary, $db, 2) if $i % 10 == 0;
 		$primary->safe_psql($db, 'SELECT pg_log_standby_snapshot()');
 		return pass($what) if slots($standby) =~ /$slot synced/;
-		select undef, undef, undef, 0.1;
+		usleep(100_000);
 	}
 	return fail($what);
 }
