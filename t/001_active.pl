@@ -18,7 +18,7 @@ my $db = 'postgres';
 sub becomes
 {
 	my ($what, $query) = @_;
-	return ok($node->poll_query_until($db, $query), $what);
+	return ok(ElectricCM::poll($node, $db, $query), $what);
 }
 
 # psql's answer to a statement that fails
@@ -121,7 +121,7 @@ sub under_load
 			'pgbench', '-n', '-c', 4, '-T', 2, '-f', $script, $node->connstr($db)
 		],
 		\$in, \$out, \$err);
-	$node->poll_query_until($db, "SELECT sum(n) > $before + 100 FROM t")
+	ElectricCM::poll($node, $db, "SELECT sum(n) > $before + 100 FROM t")
 	  or die 'no load';
 	$code->();
 	$load->finish;

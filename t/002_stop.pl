@@ -48,8 +48,7 @@ is( $stack->sql(q{SELECT count(*) FROM pg_stat_activity
 is($stack->sql("SELECT pg_try_advisory_lock(hashtext('electric_cm_$db'))"), 't', 'the lock is free');
 
 $node->restart;
-is( $node->poll_query_until(
-		$db, q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
+is( ElectricCM::poll($node, 		$db, q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE status = 'stopped' AND waiting_for LIKE '%electric_cm_stop%')}),
 	1, 'still stopped after a restart of the server, and it says why');
 is(left_behind(), '1 1', 'the slot is still there');
@@ -125,8 +124,7 @@ $handle = $stack->sql(q{SELECT electric_cm_create_shape('keeps_its_shape')});
 $stack->sql(qq{SELECT count(*) FROM electric_cm_shape_log('$handle')});
 $pid = manager_pid();
 $stack->sql("SELECT pg_terminate_backend($pid)");
-ok( $node->poll_query_until(
-		$db, "SELECT electric_cm_status() = 'active' AND pid <> $pid
+ok( ElectricCM::poll($node, 		$db, "SELECT electric_cm_status() = 'active' AND pid <> $pid
 			FROM electric_cm_stat_manager"),
 	'back after pg_terminate_backend()');
 is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"),
@@ -148,7 +146,7 @@ $stack->sql('SELECT electric_cm_start()');
 $stack->sql('SELECT electric_cm_drop_replication_slot_on_stop()');
 $stack->sql("ALTER DATABASE $db SET electric_cm.enabled = off");
 $node->reload;
-ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'stopped'), 'disabled');
+ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'stopped'), 'disabled');
 is(left_behind(), '0 0', 'disabling has dropped slot and publication');
 $stack->sql("ALTER DATABASE $db RESET electric_cm.enabled");
 $node->reload;

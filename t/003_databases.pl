@@ -13,7 +13,7 @@ my $node = $stack->node;
 sub status_becomes
 {
 	my ($db, $status, $what) = @_;
-	return ok($node->poll_query_until($db, 'SELECT electric_cm_status()', $status), $what);
+	return ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', $status), $what);
 }
 
 sub slots
@@ -102,8 +102,7 @@ $stack->sql('CREATE DATABASE copy TEMPLATE "Second-DB"');
 $stack->sql('ALTER DATABASE "Second-DB" RESET electric_cm.enabled');
 $node->reload;
 ok($stack->beside('Second-DB')->active, 'the original is active again');
-ok( $node->poll_query_until(
-		'copy', q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
+ok( ElectricCM::poll($node, 		'copy', q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE datname = 'copy' AND status = 'stopped' AND waiting_for LIKE '%copy%')}),
 	'a copied database stays stopped and says why');
 my $reader = $stack->beside('copy')->reader($handle{'Second-DB'});
@@ -111,8 +110,7 @@ $stack->beside('copy')->sql(q{INSERT INTO t VALUES (102, 'unseen')});
 is(slots(), 'electric_cm_postgres electric_cm_second_db', 'it has no slot');
 $node->restart;
 ok($stack->beside('Second-DB')->active, 'the original is active after a restart');
-ok( $node->poll_query_until(
-		'copy', q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
+ok( ElectricCM::poll($node, 		'copy', q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE datname = 'copy' AND status = 'stopped')}),
 	'the copy is stopped after a restart');
 $stack->beside('copy')->sql('SELECT electric_cm_start()');
@@ -130,14 +128,14 @@ ok($stack->beside('copy')->active, 'the copy is a database like any other after 
 # Dropping one
 $stack->beside('copy')->sql('SELECT electric_cm_stop(drop_slot => true)');
 $stack->sql('DROP DATABASE copy');
-ok( $node->poll_query_until('postgres',
+ok( ElectricCM::poll($node, 'postgres',
 		q{SELECT count(*) = 2 FROM electric_cm_stat_manager}),
 	'a dropped database is forgotten');
 
 # DROP EXTENSION ends the stack
 $stack->beside('Second-DB')->sql('SELECT electric_cm_stop(drop_slot => true)');
 $stack->beside('Second-DB')->sql('DROP EXTENSION electric_cm');
-ok( $node->poll_query_until('postgres',
+ok( ElectricCM::poll($node, 'postgres',
 		q{SELECT count(*) = 1 FROM electric_cm_stat_manager}),
 	'a database without the extension is forgotten');
 is(slots(), 'electric_cm_postgres', 'its slot is gone');

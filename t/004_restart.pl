@@ -50,7 +50,7 @@ for my $mode (qw(fast immediate fast immediate))
 {
 	my $before = $stack->sql('SELECT count(*) FROM history');
 	my $load = start_load(30);
-	ok($node->poll_query_until($db, "SELECT count(*) > $before + 300 FROM history"), 'load');
+	ok(ElectricCM::poll($node, $db, "SELECT count(*) > $before + 300 FROM history"), 'load');
 	$node->stop($mode);
 	$load->finish;    # has lost its connections
 	isnt($load->result(0), 0, "$mode shutdown in the middle of it");
@@ -89,13 +89,13 @@ for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 	my $started = $stack->sql('SELECT pg_postmaster_start_time()');
 	my ($pid, $since) = split /\|/, $stack->sql("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
 	my $load = start_load(30);
-	ok($node->poll_query_until($db, "SELECT count(*) > 0 FROM history WHERE at > '$since'::timestamptz"), 'load');
+	ok(ElectricCM::poll($node, $db, "SELECT count(*) > 0 FROM history WHERE at > '$since'::timestamptz"), 'load');
 	my $offset = -s $node->logfile;
 	kill 'KILL', $pid or die "no $type";
 	$load->finish;
 	# a psql that is refused does not read the query that it is sent
 	$node->wait_for_log(qr/ready to accept connections/, $offset);
-	ok( $node->poll_query_until($db,
+	ok( ElectricCM::poll($node, $db,
 			"SELECT electric_cm_status() = 'active' AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
 		"$type killed: the server restarts, and the stack is active again");
 	is($stack->sql('SELECT pg_postmaster_start_time()'), $started, '... by itself');

@@ -40,7 +40,7 @@ my $load = IPC::Run::start(
 		'pgbench', '-n', '-c', 4, '-T', 12, '-f', $script, $node->connstr($db)
 	],
 	\$in, \$out, \$err);
-$node->poll_query_until($db, 'SELECT count(*) > 100 FROM seq') or die 'no load';
+ElectricCM::poll($node, $db, 'SELECT count(*) > 100 FROM seq') or die 'no load';
 
 # Transactions that are open when the table is published: half of each is
 # before that and half after
@@ -62,8 +62,7 @@ my $handle = $stack->sql("SELECT electric_cm_create_shape('t')");
 my $seq = $stack->sql("SELECT electric_cm_create_shape('seq')");
 
 my $shape = "FROM electric_cm_shapes WHERE handle = '$handle'";
-ok( $node->poll_query_until(
-		$db, "SELECT coalesce(waiting_for ~ '\\y$writer_pid\\y' AND waiting_for ~ '\\y$undone_pid\\y'
+ok( ElectricCM::poll($node, 		$db, "SELECT coalesce(waiting_for ~ '\\y$writer_pid\\y' AND waiting_for ~ '\\y$undone_pid\\y'
 				AND waiting_for ~ 'prepared', false) $shape"),
 	'waits for those who were writing, and names them');
 unlike($stack->sql("SELECT waiting_for $shape"), qr/\b$reader_pid\b/, 'does not wait for a reader');
@@ -79,16 +78,15 @@ $later->query_safe("INSERT INTO t VALUES (-5, 0, 'later')");
 
 $undone->query_safe('ROLLBACK');
 $writer->query_safe('COMMIT');
-ok( $node->poll_query_until(
-		$db, "SELECT coalesce(waiting_for ~ 'prepared' AND NOT waiting_for ~ '\\y$writer_pid\\y', false) $shape"),
+ok( ElectricCM::poll($node, 		$db, "SELECT coalesce(waiting_for ~ 'prepared' AND NOT waiting_for ~ '\\y$writer_pid\\y', false) $shape"),
 	'then for the prepared transaction only');
 is($stack->sql("SELECT state $shape"), 'creating', 'is not live meanwhile');
 $stack->sql(q{COMMIT PREPARED 'in the way'});
-ok($node->poll_query_until($db, "SELECT state $shape", 'live'), 'live when all have ended');
+ok(ElectricCM::poll($node, $db, "SELECT state $shape", 'live'), 'live when all have ended');
 is($stack->sql("SELECT waiting_for IS NULL $shape"), 't', 'and waits for nothing');
 $later->query_safe("INSERT INTO t VALUES (-6, 0, 'later')");
 $later->query_safe('COMMIT');
-ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$seq'", 'live'),
+ok( ElectricCM::poll($node, $db, "SELECT state FROM electric_cm_shapes WHERE handle = '$seq'", 'live'),
 	'the other shape is live, too');
 
 # Again and again, while the load goes on
@@ -134,7 +132,7 @@ my $blocker = $node->background_psql($db);
 $blocker->query_safe('BEGIN');
 $blocker->query_safe('INSERT INTO u VALUES (1)');
 $handle = $stack->sql("SELECT electric_cm_create_shape('u')");
-ok( $node->poll_query_until($db, "SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$handle'"),
+ok( ElectricCM::poll($node, $db, "SELECT waiting_for IS NOT NULL FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'being created');
 $stack->sql('SELECT electric_cm_restart()');
 $stack->sql('INSERT INTO u VALUES (2)');
@@ -142,7 +140,7 @@ $blocker->query_safe('INSERT INTO u VALUES (3)');
 $blocker->query_safe('COMMIT');
 $blocker->quit;
 $stack->sql('INSERT INTO u VALUES (4)');
-ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
+ok( ElectricCM::poll($node, $db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
 	'live after a restart of the stack');
 $stack->sql('SELECT electric_cm_await_flushed()');
 my ($ok, $entries) = $stack->replay_equals($handle, 'u', ['id']);
@@ -155,24 +153,24 @@ my $locker = $node->background_psql($db);
 $locker->query_safe('BEGIN');
 $locker->query_safe("SELECT FROM _electric_cm.shape_log WHERE shape = $gone FOR UPDATE");
 $stack->sql("SELECT electric_cm_drop_shape('$handle')");
-ok( $node->poll_query_until($db,
+ok( ElectricCM::poll($node, $db,
 		q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%purge_shape%' AND wait_event_type = 'Lock'}),
 	'the log of a dropped shape is to be deleted');
 $blocker = $node->background_psql($db);
 $blocker->query_safe('BEGIN');
 $blocker->query_safe('INSERT INTO u VALUES (5)');
 $handle = $stack->sql("SELECT electric_cm_create_shape('u')");
-ok( $node->poll_query_until($db, "SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$handle'"),
+ok( ElectricCM::poll($node, $db, "SELECT waiting_for LIKE '%writing%' FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'being created');
 $stack->sql('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
 $blocker->query_safe('COMMIT');
 $blocker->quit;
-ok( $node->poll_query_until($db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
+ok( ElectricCM::poll($node, $db, "SELECT state FROM electric_cm_shapes WHERE handle = '$handle'", 'live'),
 	'live after a reconnection, while that log is still there');
 is($stack->sql("SELECT count(*) > 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 't', 'it is');
 $locker->query_safe('COMMIT');
 $locker->quit;
-ok($node->poll_query_until($db, "SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 'then it goes');
+ok(ElectricCM::poll($node, $db, "SELECT count(*) = 0 FROM _electric_cm.shape_log WHERE shape = $gone"), 'then it goes');
 unlike(slurp_file($node->logfile), qr/tuple concurrently/, 'two that delete it are not in each other\'s way');
 
 $node->stop;

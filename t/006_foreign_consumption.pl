@@ -123,7 +123,7 @@ while_stopped('the slot is dropped after all, and somebody makes another one', $
 cmp_ok(shape(), '>', 0, 'a shape');
 my $pid = $stack->sql('SELECT pid FROM electric_cm_stat_manager');
 $stack->sql("SELECT pg_terminate_backend($pid)");
-ok($node->poll_query_until($db,
+ok(ElectricCM::poll($node, $db,
 		"SELECT electric_cm_status() = 'active' AND pid <> $pid FROM electric_cm_stat_manager"),
 	'back after pg_terminate_backend()');
 cmp_ok($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle')"), '>', 0, 'the shape goes on');
@@ -140,7 +140,7 @@ ok($stack->active, 'active again');
 $node->psql($db, 'SELECT electric_cm_stop(drop_slot => true)');
 $stack->sql(qq{SELECT pg_create_physical_replication_slot('$slot')});
 $stack->sql('SELECT electric_cm_start()');
-ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), 'another kind of slot: failed');
+ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'failed'), 'another kind of slot: failed');
 like($stack->sql('SELECT last_error FROM electric_cm_stat_manager'),
 	qr/$slot.*belongs to another/, 'the error says why');
 my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_await_active()');

@@ -243,7 +243,7 @@ for my $victim (qw(walsender consumer manager))
 	}
 	$inserter->quit;
 	ok($ended, "$victim ended in the middle of a large transaction, after $written bytes of WAL");
-	ok( $node->poll_query_until($db,
+	ok( ElectricCM::poll($node, $db,
 			"SELECT coalesce(($query{$victim}) <> $pid, false) AND electric_cm_status() = 'active'"),
 		"$victim: back");
 	check("large transaction interrupted by the end of the $victim");

@@ -48,7 +48,7 @@ my $holder = $node->background_psql($db, on_error_stop => 0);
 $node->psql($db, 'SELECT electric_cm_stop()');
 $holder->query_safe("SELECT pg_advisory_lock(hashtext('electric_cm_$db'))");
 $stack->sql('SELECT electric_cm_start()');
-ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'waiting'), 'waits for the lock');
+ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'waiting'), 'waits for the lock');
 eval { stop_within(3, 'fast', 'waiting'); };
 eval { $holder->quit; };
 
@@ -58,7 +58,7 @@ my $writer = $node->background_psql($db, on_error_stop => 0);
 $writer->query_safe('BEGIN');
 $writer->query_safe('CREATE TABLE pending ()');
 $stack->sql('SELECT electric_cm_start()');
-ok( $node->poll_query_until($db, 'SELECT step FROM electric_cm_stat_manager', 'create_slot'),
+ok( ElectricCM::poll($node, $db, 'SELECT step FROM electric_cm_stat_manager', 'create_slot'),
 	'waits for the creation of the slot');
 eval { stop_within(3, 'fast', 'creating a slot'); };
 eval { $writer->quit; };

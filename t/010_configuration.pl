@@ -16,7 +16,7 @@ my $db = 'postgres';
 sub status_becomes
 {
 	my ($status, $what) = @_;
-	return 1 if ok($node->poll_query_until($db, 'SELECT electric_cm_status()', $status), $what);
+	return 1 if ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', $status), $what);
 	diag($stack->sql('SELECT * FROM electric_cm_stat_manager'));
 	return 0;
 }
@@ -127,7 +127,7 @@ fails('another server again', qr/another server/, qr/electric_cm\.connection/);
 $other->stop;
 # ... that isn't there: it may come
 $stack->sql('SELECT electric_cm_restart()');
-ok( $node->poll_query_until($db,
+ok( ElectricCM::poll($node, $db,
 		"SELECT status = 'starting' AND retry_count >= 2 AND next_retry_at IS NOT NULL
 			AND last_error IS NOT NULL FROM electric_cm_stat_manager"),
 	'a server that does not answer is tried again');
@@ -227,12 +227,12 @@ for my $round (1 .. 5)
 		set_and_reload("ALTER DATABASE $db RESET electric_cm.stack_id") if $n % 3 == 0;
 		set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'stack $n'");
 	}
-	ok( $node->poll_query_until($db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'stack 10' FROM electric_cm_stat_manager}),
+	ok( ElectricCM::poll($node, $db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'stack 10' FROM electric_cm_stat_manager}),
 		"the last of many changes is in effect, round $round");
 }
 set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'almost my stack'");
 set_and_reload("ALTER DATABASE $db SET electric_cm.stack_id = 'my stack'");
-ok( $node->poll_query_until($db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'my stack' FROM electric_cm_stat_manager}),
+ok( ElectricCM::poll($node, $db, q{SELECT electric_cm_status() = 'active' AND stack_id = 'my stack' FROM electric_cm_stat_manager}),
 	'and the one after');
 
 # Settings that would break our own sessions

@@ -220,7 +220,7 @@ $stack->sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 $stack->becomes(q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO nothing%'
 	AND pid <> pg_backend_pid() AND state = 'active')}, '... and can be cancelled');
 kill 'CONT', $manager;
-ok($node->poll_query_until('postgres', qq{SELECT pid <> $manager AND status = 'active'
+ok(ElectricCM::poll($node, 'postgres', qq{SELECT pid <> $manager AND status = 'active'
 	FROM electric_cm_stat_manager WHERE datname = 'shop'}), 'active again after that');
 $renamer->quit;
 shape_intact('shop', $handle, 'RENAME that was cancelled');

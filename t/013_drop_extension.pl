@@ -24,7 +24,7 @@ sub output
 sub become
 {
 	my ($sql, $what) = @_;
-	return ok($node->poll_query_until($db, $sql), $what);
+	return ok(ElectricCM::poll($node, $db, $sql), $what);
 }
 
 sub create
@@ -44,7 +44,7 @@ sub nothing_stays
 		q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'app'
 			AND (backend_type LIKE 'electric_cm%' OR application_name LIKE 'electric_cm%'))},
 		'... no process');
-	ok( $node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM electric_cm_stat_manager
+	ok( ElectricCM::poll($node, 'postgres', q{SELECT NOT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE datname = 'app')}),
 		'... no stack');
 	return;

@@ -57,7 +57,7 @@ sub mended
 	like($why, $detail, '... and says why');
 	like($given, $fix, '... with a fix');
 	apply($given, $database);
-	ok( $node->poll_query_until($database // $db,
+	ok( ElectricCM::poll($node, $database // $db,
 			"SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = '$name'"),
 		"$name: PASS after that")
 	  or diag(row($name, 'detail', $database));
@@ -128,7 +128,7 @@ SKIP:
 	$node->append_conf('postgresql.conf', "output_plugin_libraries = 'test_decoding'");
 	$node->reload;
 	$stack->sql('SELECT electric_cm_restart()');
-	ok($node->poll_query_until($db, q{SELECT electric_cm_status() = 'failed'}), 'pgoutput is not listed: failed');
+	ok(ElectricCM::poll($node, $db, q{SELECT electric_cm_status() = 'failed'}), 'pgoutput is not listed: failed');
 	like($stack->sql('SELECT electric_cm_health()'), qr/[Aa]dd .*to \W*output_plugin_libraries/, '... and health says what is to be done');
 	mended('output_plugin', 'FAIL', qr/lacks pgoutput/, qr/^ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', 'test_decoding';/);
 	is($stack->sql('SHOW output_plugin_libraries') =~ s/"//gr, 'pgoutput, test_decoding', '... the others are still listed');
@@ -144,7 +144,7 @@ mended('stacks', 'FAIL', qr/all 1 stacks/, qr/electric_cm.max_managers = /, 'sec
 is(row('worker_processes', 'verdict', 'second'), 'PASS', 'the budget has room for a second database');
 $stack->beside('second')->sql('ALTER SYSTEM SET max_worker_processes = 5');
 $node->restart;
-my $hungry = $node->poll_query_until($db,
+my $hungry = ElectricCM::poll($node, $db,
 	q{SELECT count(*) >= 1 FROM electric_cm_stat_manager WHERE status = 'active'});
 ok($hungry, 'with too few workers, one database of two is active');
 my $short = $stack->sql(q{SELECT CASE WHEN electric_cm_status() = 'active' THEN 'second' ELSE 'postgres' END});
@@ -152,7 +152,7 @@ mended('worker_processes', 'FAIL', qr/max_worker_processes is 5/, qr/max_worker_
 ok($stack->beside('second')->active, 'the second database is active, too');
 ok($stack->active, 'and the first');
 $stack->beside('second')->sql('DROP EXTENSION electric_cm');
-ok($node->poll_query_until($db, 'SELECT count(*) = 1 FROM pg_replication_slots'), 'second is gone');
+ok(ElectricCM::poll($node, $db, 'SELECT count(*) = 1 FROM pg_replication_slots'), 'second is gone');
 
 # Stopped, and what can happen meanwhile
 
@@ -182,12 +182,12 @@ my $receiver = IPC::Run::start(
 		'-f', '/dev/null', '-o', 'proto_version=1', '-o', 'publication_names=p'
 	],
 	'>', \my $receiver_out, '2>', \my $receiver_err);
-ok($node->poll_query_until($db, 'SELECT active FROM pg_replication_slots'), 'somebody else uses the slot');
+ok(ElectricCM::poll($node, $db, 'SELECT active FROM pg_replication_slots'), 'somebody else uses the slot');
 is(row('slot', 'verdict'), 'FAIL', 'slot: FAIL');
 like(row('slot', 'detail'), qr/active for PID \d+ \(application "[^"]+"\)/, '... by whom');
 is(row('slot', 'fix'), '', '... and nothing that ends him, since the stack would take his changes');
 $receiver->kill_kill;
-ok($node->poll_query_until($db, 'SELECT NOT active FROM pg_replication_slots'), 'not any more');
+ok(ElectricCM::poll($node, $db, 'SELECT NOT active FROM pg_replication_slots'), 'not any more');
 isnt(row('slot', 'verdict'), 'FAIL', 'slot: no FAIL any more');
 $stack->sql('DROP PUBLICATION p');
 $stack->sql(q{SELECT pg_drop_replication_slot('electric_cm_postgres')});
@@ -199,7 +199,7 @@ is(row('lock', 'verdict'), 'FAIL', 'lock: FAIL');
 my $holder_pid = $holder->query_safe('SELECT pg_backend_pid()');
 like(row('lock', 'detail'), qr/held by PID $holder_pid/, '... by whom');
 apply(row('lock', 'fix'));
-ok($node->poll_query_until($db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'lock'}),
+ok(ElectricCM::poll($node, $db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'lock'}),
 	'lock: PASS after that');
 eval { $holder->quit };
 $holder = $node->background_psql($db);
@@ -217,13 +217,13 @@ $stack->sql('CREATE TABLE t (id int PRIMARY KEY, x text)');
 my $writer = $node->background_psql($db);
 $writer->query_safe('BEGIN; INSERT INTO t VALUES (1)');
 my $writer_pid = $writer->query_safe('SELECT pg_backend_pid()');
-ok( $node->poll_query_until($db,
+ok( ElectricCM::poll($node, $db,
 		q{SELECT verdict = 'WARN' FROM electric_cm_check() WHERE name = 'old_transactions'}),
 	'old_transactions: WARN');
 like(row('old_transactions', 'detail'), qr/1 transactions.*PID $writer_pid\b/, '... whose');
 is(row('old_transactions', 'fix'), '', '... and nothing that costs its work');
 $writer->query_safe('COMMIT');
-ok( $node->poll_query_until($db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'old_transactions'}),
+ok( ElectricCM::poll($node, $db, q{SELECT verdict = 'PASS' FROM electric_cm_check() WHERE name = 'old_transactions'}),
 	'old_transactions: PASS after that');
 $writer->quit;
 $stack->sql(q{BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'it''s old'});
@@ -299,7 +299,7 @@ ok($stack->active, 'the stack thinks so, too');
 $stack->sql('SELECT electric_cm_stop(drop_slot => true)');
 write_hba("$me");
 $stack->sql('SELECT electric_cm_start()');
-ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed'), '... also when it is FAIL');
+ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'failed'), '... also when it is FAIL');
 like(complaints(), qr/^pg_hba FAIL, stack FAIL$/, 'a stack that has failed is a FAIL of its own');
 like(row('stack', 'detail'), qr/no pg_hba.conf entry.*top of pg_hba.conf/, '... with its last error and hint');
 write_hba($hba);

@@ -23,7 +23,7 @@ sub value { return $node->safe_psql($db, $_[0]); }
 sub poll
 {
 	my ($what, $sql) = @_;
-	return 1 if ok($node->poll_query_until($db, $sql), $what);
+	return 1 if ok(ElectricCM::poll($node, $db, $sql), $what);
 	diag(value("SELECT * $stack"));
 	return 0;
 }
@@ -63,7 +63,7 @@ sub set_and_restart
 	my $old = value("SELECT pid $stack");
 	value("ALTER DATABASE $db $setting");
 	$node->reload;
-	$node->poll_query_until($db, "SELECT pid <> $old $stack") or die "no restart after $setting";
+	ElectricCM::poll($node, $db, "SELECT pid <> $old $stack") or die "no restart after $setting";
 	return;
 }
 
@@ -443,7 +443,7 @@ poll('the manager sleeps', "SELECT wait_event_type = 'Extension' FROM pg_stat_ac
 my $stopped = time;
 kill 'STOP', $manager;
 my $slot = value(q{SELECT slot_name FROM pg_replication_slots});
-my $ended = $node->poll_query_until($db, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '$slot'");
+my $ended = ElectricCM::poll($node, $db, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '$slot'");
 my $hung_for = time - $stopped;
 kill 'CONT', $manager;
 ok($ended, 'a manager that hangs for longer: the walsender gives up');

@@ -21,7 +21,7 @@ my $from_stat_manager = "FROM electric_cm_stat_manager WHERE datname = '$db'";
 sub poll
 {
 	my ($what, $sql) = @_;
-	return 1 if ok($node->poll_query_until($db, $sql), $what);
+	return 1 if ok(ElectricCM::poll($node, $db, $sql), $what);
 	diag($stack->sql("SELECT * $from_stat_manager"));
 	diag($stack->sql('SELECT occurred_at, event, message, detail FROM electric_cm_events ORDER BY occurred_at DESC LIMIT 10'));
 	return 0;
@@ -49,7 +49,7 @@ sub after_checks
 {
 	my ($n) = @_;
 	my $since = $stack->sql('SELECT clock_timestamp()');
-	$node->poll_query_until($db, "SELECT clock_timestamp() > '$since'::timestamptz + $n * interval '1 s'")
+	ElectricCM::poll($node, $db, "SELECT clock_timestamp() > '$since'::timestamptz + $n * interval '1 s'")
 	  or die;
 	return;
 }

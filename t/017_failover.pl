@@ -119,11 +119,11 @@ $writer->quit;
 # And what nothing should ever bring about: progress, and a log, beyond the end of the WAL.
 my $holder = $node->background_psql($db);
 $holder->query_until(qr/waiting/, "\\echo waiting\nSELECT pg_advisory_lock(hashtext('$slot'));\n");
-ok( $node->poll_query_until($db,
+ok( ElectricCM::poll($node, $db,
 		q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}),
 	'somebody else waits for the lock');
 $stack->sql('SELECT electric_cm_restart()');
-ok($node->poll_query_until($db, 'SELECT electric_cm_status()', 'waiting'), 'and has it');
+ok(ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'waiting'), 'and has it');
 is($stack->sql('SELECT count(*) FROM _electric_cm.stack WHERE clean_stop_lsn IS NOT NULL'), 1,
 	'a clean stop is recorded');
 my $at_clean_stop = $stack->reader($handle);
@@ -183,7 +183,7 @@ $pitr = restored('pitr_slot', 'base',
 my $slot_dir = '/pg_replslot/' . $slot;
 PostgreSQL::Test::RecursiveCopy::copypath($node->data_dir . $slot_dir, $pitr->data_dir . $slot_dir);
 $pitr->start;
-ok( $pitr->poll_query_until($db,
+ok( ElectricCM::poll($pitr, $db,
 		q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE status = 'stopped' AND waiting_for = 'electric_cm_stop() was called')}),
 	'recovered to a stop by hand: stopped, and says why');
@@ -227,7 +227,7 @@ my $at_reset = ElectricCM::Stack->new($copy, $db)->reader($handle);
 $copy->stop;
 system_or_bail('pg_resetwal', '-f', '-D', $copy->data_dir);
 $copy->start;
-ok( $copy->poll_query_until($db,
+ok( ElectricCM::poll($copy, $db,
 		q{SELECT electric_cm_status() = 'active' AND
 			EXISTS (SELECT FROM electric_cm_events WHERE event = 'shapes_resyncing')}),
 	'after pg_resetwal: active');

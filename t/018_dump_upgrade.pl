@@ -37,7 +37,7 @@ sub works_afresh
 sub is_not_started
 {
 	my ($server, $db, $what) = @_;
-	return ok( $server->poll_query_until($db,
+	return ok( ElectricCM::poll($server, $db,
 			q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = current_database()
 				AND status = 'stopped' AND waiting_for = 'not started yet: electric_cm_start() starts it')}),
 		"$what: not started, and the view says so");
@@ -150,7 +150,7 @@ ok(wait_active($target, 'bystander'), 'active after electric_cm_start() in that 
 $restore->query('SELECT electric_cm_stop()');
 $restore->quit;
 $target->restart;
-ok( $target->poll_query_until('bystander',
+ok( ElectricCM::poll($target, 'bystander',
 		q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE datname = 'bystander' AND status = 'stopped' AND waiting_for = 'electric_cm_stop() was called')}),
 	'what was stopped there stays stopped');
@@ -168,7 +168,7 @@ is("$rc $out", '0 fine', 'dropped or rolled back at once');
 # A setting that the whole database has needs no electric_cm_start() later
 $target->safe_psql('postgres', 'ALTER DATABASE bystander SET electric_cm.enabled = off');
 $target->safe_psql('bystander', 'CREATE EXTENSION electric_cm');
-ok( $target->poll_query_until('bystander',
+ok( ElectricCM::poll($target, 'bystander',
 		q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager
 			WHERE datname = 'bystander' AND status = 'stopped' AND waiting_for = 'electric_cm.enabled is off')}),
 	'off for the whole database: stopped');
@@ -218,7 +218,7 @@ sub upgrade
 sub is_quiet
 {
 	my ($what) = @_;
-	return ok($node->poll_query_until('app', q{SELECT electric_cm_await_flushed(NULL, '60 s') >= pg_current_wal_lsn()}), $what);
+	return ok(ElectricCM::poll($node, 'app', q{SELECT electric_cm_await_flushed(NULL, '60 s') >= pg_current_wal_lsn()}), $what);
 }
 
 # The shape of before still follows its table.
@@ -265,7 +265,7 @@ if ($counts_slots)
 	my $pid = $writer->query_safe('SELECT pg_backend_pid()');
 	$writer->{stdin} .= 'DO $$ BEGIN LOOP UPDATE app.t SET t = t WHERE id = 1; COMMIT; PERFORM pg_sleep(0.005); END LOOP; END $$;' . "\n";
 	$writer->{run}->pump_nb;
-	$node->poll_query_until('app', "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid AND query LIKE 'DO%'");
+	ElectricCM::poll($node, 'app', "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid AND query LIKE 'DO%'");
 	($rc, $out, $err) = $node->psql('app', "\\set VERBOSITY verbose\nSELECT electric_cm_prepare_upgrade()");
 	like($err, qr/55006: others go on writing.*HINT:.*End these sessions/s, 'prepare_upgrade: impossible while somebody writes all the time');
 	ok(wait_active($node, 'app'), '... the stack runs on');
@@ -282,7 +282,7 @@ like($err, qr/NOTICE:.*ready for pg_upgrade.*transactions are open: PID \d+ \(so
 is($out, $node->safe_psql('app', 'SELECT confirmed_flush_lsn FROM pg_replication_slots'), '... its result is the position of the slot');
 my $prepared = q{SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE datname = 'app' AND status = 'stopped'
 	AND waiting_for = 'prepared for pg_upgrade: electric_cm_start() starts it')};
-ok($node->poll_query_until('app', $prepared), '... the stack is stopped, and the view says so');
+ok(ElectricCM::poll($node, 'app', $prepared), '... the stack is stopped, and the view says so');
 is($node->safe_psql('app', q{SELECT verdict || ': ' || detail FROM electric_cm_check() WHERE name = 'stopped'}),
 	'FAIL: the stack was stopped by electric_cm_prepare_upgrade(), for pg_upgrade', '... and electric_cm_check() as well');
 $node->safe_psql('app', 'SELECT electric_cm_prepare_upgrade()');
@@ -298,7 +298,7 @@ if ($counts_slots)
 	like("$verdict $output", qr/^refused.*logical replication slots/s, 'pg_upgrade --check when somebody has written since');
 }
 $node->start;
-ok($node->poll_query_until('app', $prepared), 'a stack that was prepared stays stopped when the server is started');
+ok(ElectricCM::poll($node, 'app', $prepared), 'a stack that was prepared stays stopped when the server is started');
 $node->safe_psql('app', 'SELECT electric_cm_start()');
 goes_on('electric_cm_start() instead of pg_upgrade');
 $node->safe_psql('app', q{UPDATE app.t SET t = 'last'});

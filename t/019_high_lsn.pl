@@ -109,7 +109,7 @@ sub cross
 	use_xids_up_to($xid - 100);
 	$stack->sql('INSERT INTO u DEFAULT VALUES');
 	my $u = shape('u');
-	ok( $node->poll_query_until($db,
+	ok( ElectricCM::poll($node, $db,
 			"SELECT waiting_for LIKE '%writing to the table%' FROM electric_cm_shapes WHERE handle = '$u'"),
 		"$what: a shape waits for a writer");
 	$stack->sql('INSERT INTO u DEFAULT VALUES');
@@ -166,7 +166,7 @@ sub cross
 
 	# Figures
 	cmp_ok($stack->sql('SELECT electric_cm_report_retained_wal_size()'), '<', 200 * 1024 * 1024, "$what: retained WAL");
-	ok( $node->poll_query_until($db, q{
+	ok( ElectricCM::poll($node, $db, q{
 SELECT retained_wal_bytes = current_lsn - restart_lsn AND retained_wal_bytes BETWEEN 0 AND 200000000
 	AND flush_lag_bytes = greatest(0, current_lsn - confirmed_flush_lsn) AND flush_lag_bytes BETWEEN 0 AND 200000000
 	AND received_lsn >= '} . $lsn . q{' AND flushed_lsn >= '} . $lsn . q{'
@@ -174,7 +174,7 @@ SELECT retained_wal_bytes = current_lsn - restart_lsn AND retained_wal_bytes BET
 FROM electric_cm_stat_replication}), "$what: the figures are what they should be");
 	$stack->sql('ALTER SYSTEM SET max_slot_wal_keep_size = \'8GB\'');
 	$node->reload;
-	ok( $node->poll_query_until($db, q{
+	ok( ElectricCM::poll($node, $db, q{
 SELECT electric_cm_report_retained_wal_size() IS NOT NULL AND safe_wal_size BETWEEN 1 AND 9::int8 << 30
 FROM electric_cm_stat_replication}), "$what: safe_wal_size, too");
 	$stack->sql('ALTER SYSTEM RESET max_slot_wal_keep_size');

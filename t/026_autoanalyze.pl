@@ -31,10 +31,10 @@ $node->safe_psql($db, 'ALTER TABLE t SET (autovacuum_enabled = on)');
 my $analyzes = q{SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 	WHERE l.relation = 't'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
 		AND a.backend_type = 'autovacuum worker' AND a.wait_event = 'advisory')};
-ok($node->poll_query_until($db, $analyzes), 'autovacuum analyzes the table, and hangs');
+ok(ElectricCM::poll($node, $db, $analyzes), 'autovacuum analyzes the table, and hangs');
 
 my $handle = $node->safe_psql($db, q{SELECT electric_cm_create_shape('t')});
-ok( $node->poll_query_until($db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'"),
+ok( ElectricCM::poll($node, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$handle'"),
 	'a shape of it becomes live');
 is($node->safe_psql($db, $analyzes), 't', '... while autovacuum still hangs');
 $holder->quit;

@@ -39,7 +39,7 @@ sub finish
 sub are_waiting
 {
 	my ($server, $n) = @_;
-	return $server->poll_query_until($db,
+	return ElectricCM::poll($server, $db,
 		qq{SELECT count(*) = $n FROM pg_stat_activity WHERE query LIKE '%await_shape_log%'
 			AND pid <> pg_backend_pid() AND wait_event_type = 'Extension'});
 }

@@ -284,7 +284,7 @@ sub crash_pool_session
 	my ($like) = @_;
 	my $pid = $stack->sql("SELECT pid FROM pg_stat_activity WHERE query LIKE '%fold_shape%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock'");
 	kill 'KILL', $pid;
-	$node->poll_query_until($db, "SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'") or die 'no restart';
+	ElectricCM::poll($node, $db, "SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'") or die 'no restart';
 	return;
 }
 

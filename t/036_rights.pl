@@ -245,7 +245,7 @@ is($node->safe_psql('other', "SELECT state, owner LIKE 'unknown%' FROM electric_
 like($stderr, qr/42704/, '... and can not be read');
 is($node->safe_psql('other', log_of($admins)), '3', '... nor does it harm others');
 $node->safe_psql('other', q{SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = 'other'});
-ok($node->poll_query_until('other', "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$iriss'"), '... and is removed when the next stream starts');
+ok(ElectricCM::poll($node, 'other', "SELECT count(*) = 0 FROM _electric_cm.shape WHERE handle = '$iriss'"), '... and is removed when the next stream starts');
 ok(wait_active($node, 'other'), '... and the stack is active');
 my ($ok, $entries) = replay_equals($node, 'other', $admins, 't', ['id']);
 ok($ok, "... and the others go on ($entries entries)");

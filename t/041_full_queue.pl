@@ -15,7 +15,7 @@ my $db = 'postgres';
 sub poll
 {
 	my ($what, $sql) = @_;
-	return ok($node->poll_query_until($db, $sql), $what);
+	return ok(ElectricCM::poll($node, $db, $sql), $what);
 }
 
 $stack->sql('CREATE EXTENSION electric_cm');

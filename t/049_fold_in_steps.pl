@@ -162,7 +162,7 @@ sub crash_at
 	ok($pid, "a crash while it $what");
 	kill 'KILL', $pid if $pid;
 	$session->{run}->kill_kill;
-	$node->poll_query_until($db, q{SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'}) or die 'no restart';
+	ElectricCM::poll($node, $db, q{SELECT pg_postmaster_start_time() IS NOT NULL AND electric_cm_status() = 'active'}) or die 'no restart';
 	$session = $node->background_psql($db, on_error_stop => 1);
 	return $fold || '0 0';
 }

@@ -50,7 +50,7 @@ sub kill_manager
 {
 	my $pid = manager();
 	kill 'KILL', $pid;
-	$node->poll_query_until($db, "SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE pid <> $pid)") or die 'no other manager';
+	ElectricCM::poll($node, $db, "SELECT EXISTS (SELECT FROM electric_cm_stat_manager WHERE pid <> $pid)") or die 'no other manager';
 	return;
 }
 

@@ -160,7 +160,7 @@ like(said(q{SELECT electric_cm_create_shape('u')}), qr/NOTICE: .*stopped.*HINT: 
 is(said(q{SELECT electric_cm_create_shape('u')}), '', '... not of one that is there already');
 value("ALTER DATABASE $db SET electric_cm.connection = 'user=there_is_none'");
 my ($rc, $out, $err) = $node->psql($db, 'SELECT electric_cm_start()');
-$node->poll_query_until($db, 'SELECT electric_cm_status()', 'failed');
+ElectricCM::poll($node, $db, 'SELECT electric_cm_status()', 'failed');
 like(said(q{SELECT electric_cm_create_shape('w')}), qr/NOTICE: .*has failed.*HINT: .*electric_cm_check/s, 'a shape for a stack that has failed: a notice');
 value("ALTER DATABASE $db RESET electric_cm.connection", 'SELECT pg_reload_conf()');
 ok($stack->active, 'active');
@@ -199,7 +199,7 @@ $node->safe_psql($_, 'SET client_min_messages = warning; CREATE EXTENSION electr
 {
 	local $ENV{PGCLIENTENCODING} = 'UTF8';
 	$node->safe_psql('latin', "ALTER DATABASE latin SET electric_cm.stack_id = 'caf\xc3\xa9'; SELECT pg_reload_conf()");
-	ok($node->poll_query_until('latin', "SELECT stack_id = 'caf\xc3\xa9' AND status = 'active' FROM electric_cm_stat_manager WHERE datname = 'latin'"), 'a stack has a name in LATIN1');
+	ok(ElectricCM::poll($node, 'latin', "SELECT stack_id = 'caf\xc3\xa9' AND status = 'active' FROM electric_cm_stat_manager WHERE datname = 'latin'"), 'a stack has a name in LATIN1');
 	for my $view (qw(stat_manager options events stat_connections stat_replication retained_wal_history))
 	{
 		is(said("SELECT * FROM electric_cm_$view", db => 'bytes'), '', "electric_cm_$view can be read with another client's encoding");

@@ -127,7 +127,7 @@ my $session = $node->background_psql('postgres', on_error_stop => 0);
 $pid = $session->query_safe('SELECT pg_backend_pid()');
 kill 'KILL', $pid;
 $session->{run}->finish;
-$node->poll_query_until('postgres', 'SELECT true');
+ElectricCM::poll($node, 'postgres', 'SELECT true');
 survives('a restart after the crash of a backend');
 
 without('postgres', 'fast', 'UPDATE t SET v = \'new\' WHERE id < 5', 'DELETE FROM t WHERE id = 7');

@@ -148,7 +148,7 @@ $stack->sql('CREATE DATABASE second');
 my $locker = $node->background_psql('second');
 $locker->query_safe(q{SELECT pg_advisory_lock(hashtext('electric_cm_second'))});
 $node->safe_psql('second', 'CREATE EXTENSION electric_cm');
-$node->poll_query_until('second', 'SELECT electric_cm_status()', 'waiting');
+ElectricCM::poll($node, 'second', 'SELECT electric_cm_status()', 'waiting');
 for my $function ('electric_cm_await_active()', 'electric_cm_await_flushed()', 'electric_cm_drop_replication_slot_on_stop()')
 {
 	goes_with_client($function, "SELECT $function", db => 'second');

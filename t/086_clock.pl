@@ -196,7 +196,7 @@ set_clock($clock);
 # First something for the consumer to do, or the slot may move on past the rest
 $stack->sql(q{INSERT INTO t (x) SELECT repeat(md5(i::text), 20) FROM generate_series(1, 10000) i});
 $stack->sql(q{SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))), pg_current_xact_id() FROM generate_series(1, 100)}) for 1 .. 2;
-ok($node->poll_query_until($db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'retained_wal_limit'}), 'back: a slot that holds too much is dropped');
+ok(ElectricCM::poll($node, $db, q{SELECT count(*) > 0 FROM electric_cm_events WHERE event = 'retained_wal_limit'}), 'back: a slot that holds too much is dropped');
 kill 'CONT', $consumer;
 ok($stack->active, 'active again');
 

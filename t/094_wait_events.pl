@@ -44,7 +44,7 @@ statement_waits('ElectricCmStack', q{SELECT electric_cm_await_flushed('FFFF/0', 
 # ... and somebody who has to be waited for: he is in the database to be copied
 $stack->sql('CREATE DATABASE other');
 $node->safe_psql('other', 'CREATE EXTENSION electric_cm');
-$node->poll_query_until('other', q{SELECT electric_cm_status() = 'active'}) or BAIL_OUT('no second stack');
+ElectricCM::poll($node, 'other', q{SELECT electric_cm_status() = 'active'}) or BAIL_OUT('no second stack');
 my ($manager) = $stack->sql(q{SELECT pid FROM electric_cm_stat_manager WHERE datname = 'other'});
 kill 'STOP', $manager;
 statement_waits('ElectricCmStackPause', 'CREATE DATABASE copy TEMPLATE other', 'a command, for the stack to make way');

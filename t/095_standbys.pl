@@ -55,7 +55,7 @@ hot_standby_feedback = on
 });
 $copy->start;
 $node->wait_for_catchup($copy);
-$copy->poll_query_until('postgres', "SELECT pg_sync_replication_slots() IS NOT NULL AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot' AND synced)")
+ElectricCM::poll($copy, 'postgres', "SELECT pg_sync_replication_slots() IS NOT NULL AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot' AND synced)")
   or BAIL_OUT('the slot is not kept in step');
 is($copy->safe_psql('postgres', q{SELECT verdict || coalesce(': ' || fix, '') FROM electric_cm_check() WHERE name = 'slot'}),
 	'PASS', 'on the standby: its copy of the slot is in order');
@@ -64,7 +64,7 @@ is($copy->safe_psql('postgres', q{SELECT count(*) FROM electric_cm_check() WHERE
 
 # Promoted: in the right words
 $copy->promote;
-$copy->poll_query_until('postgres', q{SELECT electric_cm_status() = 'active'}) or BAIL_OUT('not active after the promotion');
+ElectricCM::poll($copy, 'postgres', q{SELECT electric_cm_status() = 'active'}) or BAIL_OUT('not active after the promotion');
 unlike($copy->safe_psql('postgres', 'SELECT string_agg(message || coalesce(detail, $$$$), $$ $$) FROM electric_cm_events'),
 	qr/copy of the data directory/, 'promoted: no event speaks of a copy');
 is($copy->safe_psql('postgres', q{SELECT count(*) FROM electric_cm_events WHERE event = 'connection_error' AND occurred_at > (SELECT max(occurred_at) FROM electric_cm_events WHERE event = 'ready') - interval '10 s'}),

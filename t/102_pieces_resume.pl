@@ -89,7 +89,7 @@ for my $fault (@faults)
 		LEFT JOIN _electric_cm.reading_piece p ON p.reading = r.id WHERE r.id IN (SELECT reading $generations) GROUP BY r.id) x");
 	$strike->();
 	eval { $load->kill_kill };
-	$node->poll_query_until('postgres', 'SELECT true');
+	ElectricCM::poll($node, 'postgres', 'SELECT true');
 	ok($stack->active, "$what: active again");
 	$load = load();
 	$stack->is_live($_) for keys %shapes;

@@ -238,7 +238,7 @@ $e->init_from_backup($c, 'e', has_streaming => 1);
 PostgreSQL::Test::RecursiveCopy::copypath($d->data_dir . "/pg_replslot/$slot", $e->data_dir . "/pg_replslot/$slot");
 $e->append_conf('postgresql.conf', "recovery_target_lsn = '$target'\nrecovery_target_action = promote\nprimary_slot_name = ''\n");
 $e->start;
-$e->poll_query_until($db, 'SELECT NOT pg_is_in_recovery()') or BAIL_OUT('not promoted');
+ElectricCM::poll($e, $db, 'SELECT NOT pg_is_in_recovery()') or BAIL_OUT('not promoted');
 $c->stop('immediate');
 $there = ElectricCM::Stack->new($e, $db);
 ok($there->active, 'a slot ahead of the logs: active');

@@ -102,11 +102,11 @@ for my $case ([ 'sync_replication_slots', 'off', 'sync_replication_slots is off'
 	my ($name, $wrong, $text, $right) = @{$case};
 	$second->safe_psql($db, "ALTER SYSTEM SET $name = '$wrong'");
 	$second->reload;
-	$second->poll_query_until($db, "SELECT current_setting('$name') = '$wrong'");
+	ElectricCM::poll($second, $db, "SELECT current_setting('$name') = '$wrong'");
 	like(check($second), qr/^WARN: .*$text/, "on a standby: $text");
 	$second->safe_psql($db, "ALTER SYSTEM RESET $name");
 	$second->reload;
-	$second->poll_query_until($db, "SELECT current_setting('$name') = '$right'");
+	ElectricCM::poll($second, $db, "SELECT current_setting('$name') = '$right'");
 }
 like(check($second), qr/^PASS/, '... and none of that any more');
 keeps_slot($second, $node, '... the slot is still there');
@@ -143,7 +143,7 @@ is(slots($node), "electric_cm_other, $slot, foreign", 'the former primary, as a 
 my $log = -s $node->logfile;
 $node->append_conf('postgresql.conf', "sync_replication_slots = on\n");
 $node->reload;
-ok($node->poll_query_until($db, "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot' AND NOT synced)"), 'with sync_replication_slots on: the slot is dropped');
+ok(ElectricCM::poll($node, $db, "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '$slot' AND NOT synced)"), 'with sync_replication_slots on: the slot is dropped');
 like(slurp_file($node->logfile, $log), qr/dropped replication slot "$slot" of the time as primary/, '... the log says so');
 is($node->safe_psql($db, q{SELECT severity || ': ' || message FROM electric_cm_events WHERE event = 'replication_slot_dropped'}),
 	qq{log: dropped replication slot "$slot" of the time as primary}, '... and so does an event');
