@@ -95,7 +95,7 @@ BEGIN
 			SELECT operation FROM (
 				SELECT *, lag(operation) OVER (PARTITION BY key ORDER BY n) AS prior,
 					coalesce(offs > lag(offs) OVER (ORDER BY n), true) AS ascending
-				FROM (SELECT *, string_to_array(log_offset, '_')::numeric[] AS offs FROM log) a) b
+				FROM (SELECT *, log_offset AS offs FROM log) a) b
 			WHERE NOT ascending OR
 				(operation = 'insert') = (coalesce(prior, 'delete') <> 'delete'))
 		SELECT CASE WHEN m = 0 AND e = 0 AND o = 0 THEN format('equal, %%s rows', t)

@@ -137,6 +137,7 @@ CREATE TABLE _electric_cm.shape_state (
 	gap_lsn pg_lsn,					-- being resynced: the log is complete up to there
 	gap_xid xid8,					-- likewise: see shape_gap
 	live_at timestamptz,
+	live_lsn pg_lsn,				-- since when readers have it: the first time
 	last_error text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _electric_cm.shape_state IS 'how far the shapes'' consumers have brought them';
@@ -278,6 +279,93 @@ BEGIN
 END $$;
 
 --
+-- Offsets: positions in shape logs
+--
+CREATE TYPE electric_cm_offset;
+CREATE FUNCTION electric_cm_offset_in(cstring) RETURNS electric_cm_offset
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_out(electric_cm_offset) RETURNS cstring
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_recv(internal) RETURNS electric_cm_offset
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_send(electric_cm_offset) RETURNS bytea
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE TYPE electric_cm_offset (
+	INPUT = electric_cm_offset_in, OUTPUT = electric_cm_offset_out,
+	RECEIVE = electric_cm_offset_recv, SEND = electric_cm_offset_send,
+	INTERNALLENGTH = 16, ALIGNMENT = double
+);
+COMMENT ON TYPE electric_cm_offset IS 'a position in shape logs, in the order of the stream; -1: before everything';
+
+CREATE FUNCTION electric_cm_offset_lt(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_le(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_eq(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_ne(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_ge(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_gt(electric_cm_offset, electric_cm_offset) RETURNS bool
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_cmp(electric_cm_offset, electric_cm_offset) RETURNS int4
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_larger(electric_cm_offset, electric_cm_offset) RETURNS electric_cm_offset
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_smaller(electric_cm_offset, electric_cm_offset) RETURNS electric_cm_offset
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_hash(electric_cm_offset) RETURNS int4
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_hash_extended(electric_cm_offset, int8) RETURNS int8
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION electric_cm_offset_lsn(electric_cm_offset) RETURNS pg_lsn
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE OPERATOR < (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_lt,
+	COMMUTATOR = >, NEGATOR = >=, RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+CREATE OPERATOR <= (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_le,
+	COMMUTATOR = >=, NEGATOR = >, RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+CREATE OPERATOR = (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_eq,
+	COMMUTATOR = =, NEGATOR = <>, RESTRICT = eqsel, JOIN = eqjoinsel, HASHES, MERGES
+);
+CREATE OPERATOR <> (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_ne,
+	COMMUTATOR = <>, NEGATOR = =, RESTRICT = neqsel, JOIN = neqjoinsel
+);
+CREATE OPERATOR >= (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_ge,
+	COMMUTATOR = <=, NEGATOR = <, RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+CREATE OPERATOR > (
+	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_gt,
+	COMMUTATOR = <, NEGATOR = <=, RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+CREATE OPERATOR CLASS electric_cm_offset_ops DEFAULT FOR TYPE electric_cm_offset USING btree AS
+	OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+	FUNCTION 1 electric_cm_offset_cmp(electric_cm_offset, electric_cm_offset);
+CREATE OPERATOR CLASS electric_cm_offset_hash_ops DEFAULT FOR TYPE electric_cm_offset USING hash AS
+	OPERATOR 1 =,
+	FUNCTION 1 electric_cm_offset_hash(electric_cm_offset),
+	FUNCTION 2 electric_cm_offset_hash_extended(electric_cm_offset, int8);
+CREATE AGGREGATE max(electric_cm_offset) (
+	SFUNC = electric_cm_offset_larger, STYPE = electric_cm_offset,
+	SORTOP = >, COMBINEFUNC = electric_cm_offset_larger, PARALLEL = SAFE
+);
+CREATE AGGREGATE min(electric_cm_offset) (
+	SFUNC = electric_cm_offset_smaller, STYPE = electric_cm_offset,
+	SORTOP = <, COMBINEFUNC = electric_cm_offset_smaller, PARALLEL = SAFE
+);
+-- what readers have stored as text can be passed as it is
+CREATE CAST (text AS electric_cm_offset) WITH INOUT AS IMPLICIT;
+CREATE CAST (electric_cm_offset AS pg_lsn) WITH FUNCTION electric_cm_offset_lsn(electric_cm_offset);
+
+--
 -- Status
 --
 CREATE FUNCTION electric_cm_status() RETURNS text
@@ -385,27 +473,70 @@ CREATE FUNCTION electric_cm_resync(handle text DEFAULT NULL) RETURNS void
 COMMENT ON FUNCTION electric_cm_resync(text) IS
 	'compares a shape''s log, or all logs, with the tables, and mends what differs';
 
+-- Rows of a function in FROM are all made before the first one is used.  These are made
+-- one by one: the planner puts the body in place of the call.
+CREATE FUNCTION _electric_cm.shape_log(handle text, after_offset electric_cm_offset, max_entries int,
+									   OUT log_offset electric_cm_offset, OUT operation text,
+									   OUT key text, OUT value jsonb,
+									   OUT old_value jsonb, OUT xid int8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_log' LANGUAGE C VOLATILE ROWS 1000;
+
 CREATE FUNCTION electric_cm_shape_log(handle text,
-									  after_offset text DEFAULT '-1',
+									  after_offset electric_cm_offset DEFAULT '-1',
 									  max_entries int DEFAULT NULL,
-									  OUT log_offset text, OUT operation text,
+									  OUT log_offset electric_cm_offset, OUT operation text,
 									  OUT key text, OUT value jsonb,
 									  OUT old_value jsonb, OUT xid int8)
-	RETURNS SETOF record
-	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
-COMMENT ON FUNCTION electric_cm_shape_log(text, text, int) IS
+	RETURNS SETOF record LANGUAGE sql STABLE ROWS 1000
+BEGIN ATOMIC
+	SELECT (e.entry).log_offset, (e.entry).operation, (e.entry).key, (e.entry).value,
+		   (e.entry).old_value, (e.entry).xid
+	FROM (SELECT _electric_cm.shape_log(handle, after_offset, max_entries) AS entry) e;
+END;
+COMMENT ON FUNCTION electric_cm_shape_log(text, electric_cm_offset, int) IS
 	'entries of a shape''s log after an offset, in order';
 
+CREATE FUNCTION _electric_cm.shape_logs(handles text[], after_offsets electric_cm_offset[],
+										max_entries int,
+										OUT handle text, OUT log_offset electric_cm_offset,
+										OUT operation text, OUT key text, OUT value jsonb,
+										OUT old_value jsonb, OUT xid xid8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_shape_logs' LANGUAGE C VOLATILE ROWS 1000;
+
+CREATE FUNCTION electric_cm_shape_logs(handles text[],
+									   after_offsets electric_cm_offset[],
+									   max_entries int DEFAULT 10000,
+									   OUT handle text, OUT log_offset electric_cm_offset,
+									   OUT operation text, OUT key text, OUT value jsonb,
+									   OUT old_value jsonb, OUT xid xid8)
+	RETURNS SETOF record LANGUAGE sql STABLE ROWS 1000
+BEGIN ATOMIC
+	SELECT (e.entry).handle, (e.entry).log_offset, (e.entry).operation, (e.entry).key,
+		   (e.entry).value, (e.entry).old_value, (e.entry).xid
+	FROM (SELECT _electric_cm.shape_logs(handles, after_offsets, max_entries) AS entry) e;
+END;
+COMMENT ON FUNCTION electric_cm_shape_logs(text[], electric_cm_offset[], int) IS
+	'entries of many shapes'' logs, each after an offset, in the order of the stream';
+
+CREATE PROCEDURE electric_cm_await(handles text[], after_offsets electric_cm_offset[],
+								   timeout interval DEFAULT '20 s',
+								   INOUT ready text[] DEFAULT NULL)
+	AS 'MODULE_PATHNAME', 'electric_cm_await' LANGUAGE C;
+COMMENT ON PROCEDURE electric_cm_await(text[], electric_cm_offset[], interval, text[]) IS
+	'waits until one of the shapes has entries after its offset, or has ended';
+
 CREATE FUNCTION electric_cm_await_shape_log(handle text,
-											after_offset text,
+											after_offset electric_cm_offset,
 											timeout interval DEFAULT '20 s',
 											max_entries int DEFAULT NULL,
-											OUT log_offset text, OUT operation text,
+											OUT log_offset electric_cm_offset, OUT operation text,
 											OUT key text, OUT value jsonb,
 											OUT old_value jsonb, OUT xid int8)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
-COMMENT ON FUNCTION electric_cm_await_shape_log(text, text, interval, int) IS
+COMMENT ON FUNCTION electric_cm_await_shape_log(text, electric_cm_offset, interval, int) IS
 	'entries of a shape''s log after an offset, as soon as there are any';
 
 --
@@ -479,7 +610,7 @@ CREATE FUNCTION _electric_cm.delete_readings() RETURNS bool
 
 CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, gap_lsn pg_lsn,
 											 OUT log_entries int8,
-											 OUT log_bytes int8, OUT last_offset text,
+											 OUT log_bytes int8, OUT last_offset electric_cm_offset,
 											 OUT last_read_at timestamptz)
 	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE;
 
@@ -745,6 +876,10 @@ GRANT SELECT ON
 	electric_cm_stat_standby, electric_cm_events, electric_cm_options, electric_cm_shapes
 	TO pg_monitor;
 GRANT SELECT ON electric_cm_stat_progress TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	_electric_cm.shape_log(text, electric_cm_offset, int),
+	_electric_cm.shape_logs(text[], electric_cm_offset[], int)
+	TO PUBLIC;
 
 --
 -- Nobody's slot is to send what happens in our tables: a subscriber to a

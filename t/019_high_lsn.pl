@@ -142,8 +142,8 @@ sub cross
 	ok($stack->active, "$what: active on the other side");
 	replays($t, 't', "$what, the WAL has crossed");
 	my ($before, $after) = split /\|/,
-	  $stack->sql("SELECT count(*) FILTER (WHERE split_part(log_offset, '_', 1)::numeric < $position),
-			count(*) FILTER (WHERE split_part(log_offset, '_', 1)::numeric >= $position)
+	  $stack->sql("SELECT count(*) FILTER (WHERE split_part(log_offset::text, '_', 1)::numeric < $position),
+			count(*) FILTER (WHERE split_part(log_offset::text, '_', 1)::numeric >= $position)
 		FROM electric_cm_shape_log('$t')");
 	cmp_ok($before, '>=', 500, "$what: offsets on one side ($before)");
 	cmp_ok($after, '>=', 2000, "$what: offsets on the other side ($after)");

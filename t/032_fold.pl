@@ -158,10 +158,10 @@ for my $offset ($offsets[ $at - 1 ], '0_1', '0_0')
 	fails("SELECT FROM electric_cm_await_shape_log('$handle', '$offset')", qr/EC001.*not in the log/s, '... also who would wait');
 }
 my $rows = $stack->sql("SELECT count(*) FROM electric_cm_shape_log('$handle') WHERE xid IS NULL");
-is( $stack->sql("SELECT bool_and(operation = 'insert'), min(split_part(log_offset, '_', 1)) = split_part('$base', '_', 1)
-			AND max(split_part(log_offset, '_', 1)) = split_part('$base', '_', 1),
-		min(split_part(log_offset, '_', 2)::int8 & 4294967295), max(split_part(log_offset, '_', 2)::int8 & 4294967295),
-		count(DISTINCT split_part(log_offset, '_', 2)::int8 >> 32), min(split_part(log_offset, '_', 2)::int8) > split_part('$base', '_', 2)::int8
+is( $stack->sql("SELECT bool_and(operation = 'insert'), min(split_part(log_offset::text, '_', 1)) = split_part('$base', '_', 1)
+			AND max(split_part(log_offset::text, '_', 1)) = split_part('$base', '_', 1),
+		min(split_part(log_offset::text, '_', 2)::int8 & 4294967295), max(split_part(log_offset::text, '_', 2)::int8 & 4294967295),
+		count(DISTINCT split_part(log_offset::text, '_', 2)::int8 >> 32), min(split_part(log_offset::text, '_', 2)::int8) > split_part('$base', '_', 2)::int8
 		FROM electric_cm_shape_log('$handle') WHERE xid IS NULL"),
 	"t|t|1|$rows|1|t", 'the log begins with inserts of the rows as they stood there');
 is( $stack->sql("CREATE TEMP TABLE pieces (LIKE saved)",

@@ -210,7 +210,7 @@ wait_active($standby, $db);
 $standby->safe_psql($db, "SELECT electric_cm_drop_shape(handle) FROM electric_cm_shapes WHERE relation = 't'::regclass");
 my $new = $standby->safe_psql($db, q{SELECT electric_cm_create_shape('t')});
 becomes($standby, $db, "SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$new'");
-is( $standby->safe_psql($db, "SELECT count(*) = (SELECT count(*) FROM t), bool_and(log_offset ~ '^0_[0-9]{19}\$'), count(DISTINCT split_part(log_offset, '_', 2)::int8 >> 32)
+is( $standby->safe_psql($db, "SELECT count(*) = (SELECT count(*) FROM t), bool_and(log_offset::text ~ '^0_[0-9]{19}\$'), count(DISTINCT split_part(log_offset::text, '_', 2)::int8 >> 32)
 		FROM electric_cm_shape_log('$new')"),
 	't|t|1', 'on a new timeline, the rows of a snapshot have an identity');
 fails($standby, qr/EC001/, '... so that half of another one is not continued', "SELECT FROM electric_cm_shape_log('$new', '0_5')");

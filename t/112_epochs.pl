@@ -22,7 +22,7 @@ my $node = $stack->node;
 sub fails { my $server = shift; return fails_with($server, $db, @_); }
 
 # The log as the parts of its offsets: lsn, op, what op has in its upper half, the number
-my $parts = q{LATERAL (SELECT split_part(log_offset, '_', 1)::numeric AS lsn, split_part(log_offset, '_', 2)::int8 AS op) p,
+my $parts = q{LATERAL (SELECT split_part(log_offset::text, '_', 1)::numeric AS lsn, split_part(log_offset::text, '_', 2)::int8 AS op) p,
 	LATERAL (SELECT op >> 32 AS upper, op & 4294967295 AS number) q};
 sub of_log
 {

@@ -43,6 +43,11 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* From 16 on, a type's input function can report an error without raising it. */
+#if PG_VERSION_NUM < 160000
+#define ereturn(context, dummy_value, ...) ereport(ERROR, __VA_ARGS__)
+#endif
+
 /* 16 renamed relfilenodes, also in WAL records. */
 #if PG_VERSION_NUM >= 160000
 #define ecm_new_cid_database(rec) ((rec)->target_locator.dbOid)

@@ -30,6 +30,7 @@
 
 char	   *ecm_databases;
 int			ecm_max_managers;
+int			ecm_max_awaited_shapes;
 bool		ecm_enabled;
 char	   *ecm_stack_id;
 char	   *ecm_connection;
@@ -64,6 +65,7 @@ int			ecm_debug_piece_rows;
 static const char *const setting_names[] = {
 	PREFIX "databases",
 	PREFIX "max_managers",
+	PREFIX "max_awaited_shapes",
 	PREFIX "enabled",
 	PREFIX "stack_id",
 	PREFIX "connection",
@@ -570,6 +572,15 @@ ecm_define_settings(void)
 							"electric_cm.shape_workers for its consumers, out of "
 							"max_worker_processes.",
 							&ecm_max_managers, 8, 1, ECM_MAX_MANAGERS,
+							process_shared_preload_libraries_in_progress ?
+							PGC_POSTMASTER : PGC_SIGHUP,
+							0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "max_awaited_shapes",
+							"Sets for how many shapes sessions can wait, all together, by electric_cm_await().",
+							"A session that finds no room looks every 100 ms instead. "
+							"Each takes 48 bytes of shared memory.",
+							&ecm_max_awaited_shapes, 32768, 0, 10000000,
 							process_shared_preload_libraries_in_progress ?
 							PGC_POSTMASTER : PGC_SIGHUP,
 							0, NULL, NULL, NULL);

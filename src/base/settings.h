@@ -19,6 +19,7 @@
 
 extern char *ecm_databases;
 extern int	ecm_max_managers;
+extern int	ecm_max_awaited_shapes;
 extern bool ecm_enabled;
 extern char *ecm_stack_id;
 extern char *ecm_connection;

@@ -371,6 +371,21 @@ ecm_own_flushed_lsn(void)
 	return lsn;
 }
 
+void
+ecm_own_applied_lsns(XLogRecPtr *lsns)
+{
+	int			index;
+
+	memset(lsns, 0, ECM_MAX_SHAPE_WORKERS * sizeof(XLogRecPtr));
+	if (ecm_shared == NULL)
+		return;
+	ecm_lock(LW_SHARED);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	for (int i = 0; index >= 0 && i < ECM_MAX_SHAPE_WORKERS; i++)
+		lsns[i] = ecm_shared->stacks[index].consumers[i].applied_lsn;
+	ecm_unlock();
+}
+
 bool
 ecm_stack_claim(int index)
 {

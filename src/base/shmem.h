@@ -595,6 +595,12 @@ extern int	ecm_own_stack_head(EcmStack *copy);
 extern XLogRecPtr ecm_own_flushed_lsn(void);
 
 /*
+ * applied_lsn of each consumer of the current database's stack; invalid: not known, or there
+ * is none.  lsns has room for ECM_MAX_SHAPE_WORKERS.
+ */
+extern void ecm_own_applied_lsns(XLogRecPtr *lsns);
+
+/*
  * Copies the entry at an index, or its head (the members before conns).  False:
  * the entry is free.  The condition variable is of no use in a copy.
  */

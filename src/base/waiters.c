@@ -27,10 +27,11 @@
 #include "storage/spin.h"
 
 #include "base/compat.h"
+#include "base/settings.h"
 #include "base/waiters.h"
 
-#define NBUCKETS		1024	/* a power of two */
-#define NOBODY			(-1)
+#define NBUCKETS		4096	/* a power of two */
+#define NOBODY			ECM_NO_PLACE
 
 /*
  * Waiters are taken off the list in groups of this size under the bucket's
@@ -40,19 +41,23 @@
 #define WAKE_GROUP		64
 
 /*
- * A backend's place, by its index in allProcs.  While the backend is on no
- * list, only the backend itself writes its place; while it is on one, the
- * bucket's spinlock protects all members.
+ * A place.  The first ones are the backends' own, by their index in allProcs; then come
+ * those that a backend can take.  While a place is on no list, only its backend writes it;
+ * while it is on one, the bucket's spinlock protects it.  The members for "its backend's"
+ * are only that backend's, or those of nobody, by the spinlock of free places.
  */
 typedef struct Waiter
 {
+	int			proc;			/* its backend */
 	Oid			dboid;
 	int64		shape;
 	int			bucket;			/* whose list it is, or was last, on; NOBODY:
 								 * it has never been on one */
-	bool		listed;
+	volatile bool listed;
 	int			previous;
 	int			next;
+	int			next_own;		/* its backend's next place; or next free one */
+	int			previous_own;
 } Waiter;
 
 typedef struct Bucket
@@ -63,21 +68,24 @@ typedef struct Bucket
 
 typedef struct Waiters
 {
-	pg_atomic_uint32 count;		/* backends that have joined and not left */
-	int			nwaiters;
+	pg_atomic_uint32 count;		/* places whose backends wait */
+	int			nbackends;		/* places that are backends' own */
+	slock_t		free_mutex;
+	int			first_free;		/* or NOBODY */
 	Bucket		buckets[NBUCKETS];
 	Waiter		waiters[FLEXIBLE_ARRAY_MEMBER];
 } Waiters;
 
 static Waiters *shared;
 static bool joined = false;		/* this backend is included in the count */
+static int	first_own = NOBODY; /* places that this backend has taken */
 static bool exit_callback_registered = false;
 
 Size
 ecm_waiters_size(void)
 {
 	return add_size(offsetof(Waiters, waiters),
-					mul_size(MaxBackends, sizeof(Waiter)));
+					mul_size(add_size(MaxBackends, ecm_max_awaited_shapes), sizeof(Waiter)));
 }
 
 void
@@ -88,16 +96,23 @@ ecm_waiters_attach(void *space, bool found)
 		return;
 
 	pg_atomic_init_u32(&shared->count, 0);
-	shared->nwaiters = MaxBackends;
+	shared->nbackends = MaxBackends;
+	SpinLockInit(&shared->free_mutex);
+	shared->first_free = NOBODY;
 	for (int i = 0; i < NBUCKETS; i++)
 	{
 		SpinLockInit(&shared->buckets[i].mutex);
 		shared->buckets[i].first = NOBODY;
 	}
-	for (int i = 0; i < shared->nwaiters; i++)
+	for (int i = MaxBackends + ecm_max_awaited_shapes - 1; i >= 0; i--)
 	{
 		memset(&shared->waiters[i], 0, sizeof(Waiter));
 		shared->waiters[i].bucket = NOBODY;
+		shared->waiters[i].proc = i;
+		if (i < MaxBackends)
+			continue;
+		shared->waiters[i].next_own = shared->first_free;
+		shared->first_free = i;
 	}
 }
 
@@ -141,28 +156,32 @@ static void
 leave_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	ecm_waiters_leave();
+	while (first_own != NOBODY)
+		ecm_waiters_remove(first_own);
 }
 
-void
-ecm_waiters_join(int64 shape)
+/* This backend's number; its places are given back when it ends. */
+static int
+my_number(void)
 {
 	int			number = ecm_my_proc_number();
-	Waiter	   *waiter;
-	Bucket	   *bucket = bucket_of(MyDatabaseId, shape);
 
-	if (number < 0 || number >= shared->nwaiters)
+	if (number < 0 || number >= shared->nbackends)
 		elog(ERROR, "process has no place among those who may wait");
 	if (!exit_callback_registered)
 	{
 		on_shmem_exit(leave_at_exit, 0);
 		exit_callback_registered = true;
 	}
+	return number;
+}
 
-	waiter = &shared->waiters[number];
-	unlist_self(waiter);
-	if (!joined)
-		pg_atomic_fetch_add_u32(&shared->count, 1);
-	joined = true;
+/* Puts a place that is on no list on that of a shape. */
+static void
+list(int place, int64 shape)
+{
+	Waiter	   *waiter = &shared->waiters[place];
+	Bucket	   *bucket = bucket_of(MyDatabaseId, shape);
 
 	waiter->dboid = MyDatabaseId;
 	waiter->shape = shape;
@@ -171,11 +190,23 @@ ecm_waiters_join(int64 shape)
 	waiter->previous = NOBODY;
 	waiter->next = bucket->first;
 	if (waiter->next != NOBODY)
-		shared->waiters[waiter->next].previous = number;
-	bucket->first = number;
+		shared->waiters[waiter->next].previous = place;
+	bucket->first = place;
 	waiter->listed = true;
 	SpinLockRelease(&bucket->mutex);
 	pg_memory_barrier();
+}
+
+void
+ecm_waiters_join(int64 shape)
+{
+	int			number = my_number();
+
+	unlist_self(&shared->waiters[number]);
+	if (!joined)
+		pg_atomic_fetch_add_u32(&shared->count, 1);
+	joined = true;
+	list(number, shape);
 }
 
 bool
@@ -202,6 +233,70 @@ ecm_waiters_leave(void)
 	joined = false;
 }
 
+int
+ecm_waiters_add(int64 shape)
+{
+	int			number = my_number();
+	int			place;
+	Waiter	   *waiter;
+
+	SpinLockAcquire(&shared->free_mutex);
+	place = shared->first_free;
+	if (place != NOBODY)
+		shared->first_free = shared->waiters[place].next_own;
+	SpinLockRelease(&shared->free_mutex);
+	if (place == NOBODY)
+		return ECM_NO_PLACE;
+
+	waiter = &shared->waiters[place];
+	waiter->proc = number;
+	waiter->previous_own = NOBODY;
+	waiter->next_own = first_own;
+	if (first_own != NOBODY)
+		shared->waiters[first_own].previous_own = place;
+	first_own = place;
+	pg_atomic_fetch_add_u32(&shared->count, 1);
+	list(place, shape);
+	return place;
+}
+
+/*
+ * Without the lock: the bucket's spinlock would be taken for each of thousands of places.
+ * Who takes a place off its list sets the latch after that.
+ */
+bool
+ecm_waiters_listed(int place)
+{
+	return shared->waiters[place].listed;
+}
+
+void
+ecm_waiters_renew(int place)
+{
+	if (!shared->waiters[place].listed)
+		list(place, shared->waiters[place].shape);
+}
+
+void
+ecm_waiters_remove(int place)
+{
+	Waiter	   *waiter = &shared->waiters[place];
+
+	unlist_self(waiter);
+	if (waiter->previous_own == NOBODY)
+		first_own = waiter->next_own;
+	else
+		shared->waiters[waiter->previous_own].next_own = waiter->next_own;
+	if (waiter->next_own != NOBODY)
+		shared->waiters[waiter->next_own].previous_own = waiter->previous_own;
+	pg_atomic_fetch_sub_u32(&shared->count, 1);
+
+	SpinLockAcquire(&shared->free_mutex);
+	waiter->next_own = shared->first_free;
+	shared->first_free = place;
+	SpinLockRelease(&shared->free_mutex);
+}
+
 /* Wakes a bucket's waiters for a shape, or, with shape 0, for any. */
 static void
 wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
@@ -225,8 +320,8 @@ wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
 			next = waiter->next;
 			if (waiter->dboid != dboid || (shape != 0 && waiter->shape != shape))
 				continue;
+			woken[n++] = waiter->proc;
 			unlist(bucket, waiter);
-			woken[n++] = i;
 		}
 		SpinLockRelease(&bucket->mutex);
 

@@ -4,8 +4,9 @@
  *	  The sessions that wait for new entries in shape logs.
  *
  * Each backend has one place in shared memory, in which it can note one shape
- * that it waits for.  A process that has committed something about shapes wakes
- * those who wait for these shapes, and nobody else.
+ * that it waits for.  Who waits for many takes a place for each; there are
+ * electric_cm.max_awaited_shapes of these.  A process that has committed something
+ * about shapes wakes those who wait for these shapes, and nobody else.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +29,17 @@ extern void ecm_waiters_attach(void *space, bool found);
 extern void ecm_waiters_join(int64 shape);
 extern bool ecm_waiters_woken(void);
 extern void ecm_waiters_leave(void);
+
+/*
+ * The same for many shapes at a time.  add takes a place for a shape, and returns its
+ * number; ECM_NO_PLACE: all are taken.  listed: nothing has been committed about the shape
+ * since add, or since renew.  remove gives the place back; at exit that is done by itself.
+ */
+#define ECM_NO_PLACE	(-1)
+extern int	ecm_waiters_add(int64 shape);
+extern bool ecm_waiters_listed(int place);
+extern void ecm_waiters_renew(int place);
+extern void ecm_waiters_remove(int place);
 
 /*
  * Wakes those who wait for these shapes, to be called after the commit.  Costs

@@ -349,6 +349,8 @@ ecm_change_apply(StringInfo in, LogicalRepMsgType type)
 	else
 		relation = ecm_relation_find(logicalrep_read_delete(in, &oldtup));
 
+	/* an update of a key is two entries, and comes with the old one */
+	ecm_log_batch_change(has_old ? 2 : 1);
 	foreach(lc, relation->bindings)
 	{
 		if (type == LOGICAL_REP_MSG_INSERT)

@@ -97,7 +97,8 @@ typedef struct LogBatch
 		XLogRecPtr	lsn;		/* of its commit record */
 		uint64		xid;		/* with epoch */
 		uint64		number;		/* our count; another one when it comes again */
-		int64		first_op;	/* of its entries in each log */
+		int64		next_op;	/* of the next change */
+		int64		change_op;	/* of the change that is being applied */
 	}			upstream;
 
 	/* the local transaction */
@@ -619,13 +620,18 @@ ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 	int			n = buffer->ncolumns;
 	Size		need = 1;
 	Chunk	   *chunk = buffer->open ? llast(buffer->open) : NULL;
+	int64		skipped;
 	char	   *to;
 
 	if (buffer->op_transaction != batch.upstream.number)
 	{
 		buffer->op_transaction = batch.upstream.number;
-		buffer->next_op = batch.upstream.first_op;
+		buffer->next_op = batch.upstream.change_op;
 	}
+	skipped = Max(batch.upstream.change_op - buffer->next_op, 0);
+	buffer->next_op += skipped;
+	if (skipped > 0)
+		need += ecm_chunk_skip_size(skipped);
 	if (op != ECM_OP_DELETE)
 		need += ecm_chunk_values_size(newv, n);
 	if (op != ECM_OP_INSERT)
@@ -658,6 +664,7 @@ ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		}
 		chunk->data.len = ecm_chunk_put_txn(chunk->data.data, batch.upstream.lsn, batch.upstream.xid,
 											buffer->next_op) - chunk->data.data;
+		skipped = 0;
 		batch.open_bytes += chunk->data.len;
 		buffer->open = lappend(buffer->open, chunk);
 		MemoryContextSwitchTo(old);
@@ -666,6 +673,8 @@ ecm_log_batch_entry(EcmShapeBuffer *buffer, EcmOp op, const EcmValue *newv,
 		enlargeStringInfo(&chunk->data, need);
 
 	to = chunk->data.data + chunk->data.len;
+	if (skipped > 0)
+		to = ecm_chunk_put_skip(to, skipped);
 	to = ecm_chunk_put_op(to, op);
 	if (op != ECM_OP_DELETE)
 		to = ecm_chunk_put_values(to, newv, n);
@@ -689,8 +698,15 @@ ecm_log_batch_begin(XLogRecPtr lsn, uint64 xid)
 	batch.upstream.lsn = lsn;
 	batch.upstream.xid = xid;
 	batch.upstream.number++;
-	batch.upstream.first_op = ecm_epoch_first_op(lsn);
+	batch.upstream.next_op = ecm_epoch_first_op(lsn);
 	ecm_here->lsn = lsn;
+}
+
+void
+ecm_log_batch_change(int entries)
+{
+	batch.upstream.change_op = batch.upstream.next_op;
+	batch.upstream.next_op += entries;
 }
 
 bool

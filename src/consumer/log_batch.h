@@ -34,7 +34,7 @@ typedef struct EcmShapeBuffer
 	List	   *complete;		/* of complete upstream transactions */
 	List	   *open;			/* of the one that is coming in */
 
-	/* the op of the next entry's offset, counted in each upstream transaction */
+	/* the op of the next entry's offset, unless the change comes later */
 	uint64		op_transaction; /* the transaction, by log_batch.c's count,
 								 * that next_op counts in; another one: begin
 								 * anew */
@@ -72,7 +72,14 @@ extern uint64 ecm_log_batch_full_xid(void);
 extern XLogRecPtr ecm_log_batch_lsn(void);
 
 /*
- * ... has an entry (both value arrays have the shape's columns; oldv may be NULL
+ * ... has a change, of which a shape may get so many entries ...  Their ops are those
+ * of the change, the same in all logs, so that the entries of several logs can be put in
+ * the order of the transaction.
+ */
+extern void ecm_log_batch_change(int entries);
+
+/*
+ * ... which is an entry of a log (both value arrays have the shape's columns; oldv may be NULL
  * for an update) ...  Values are copied.  If the transaction has become large, its
  * entries so far are written, in a local transaction that stays open ...
  */

@@ -11,6 +11,7 @@
 #include "executor/spi.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
+#include "utils/pg_lsn.h"
 
 #include "base/spi.h"
 #include "consumer/log_batch.h"
@@ -150,15 +151,16 @@ void
 ecm_order_shapes_set_states(struct _SPI_plan **plan, const char *sql,
 							const EcmOrderShapes *list)
 {
-	Oid			types[2] = {INT8ARRAYOID, INT4ARRAYOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8ARRAYOID, INT4ARRAYOID, LSNOID};
+	Datum		values[3];
 	EcmSpiState spi;
 
 	if (list->n == 0)
 		return;
 	values[0] = ecm_array_of_int8(list->ids, list->n);
 	values[1] = ecm_array_of_int4(list->generations, list->n);
+	values[2] = LSNGetDatum(ecm_log_batch_lsn());
 	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 2, types, values, NULL);
+	ecm_spi_run_kept(plan, sql, SPI_OK_INSERT, 3, types, values, NULL);
 	ecm_spi_end(&spi);
 }

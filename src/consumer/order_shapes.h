@@ -39,7 +39,7 @@ extern EcmOrderShapes ecm_order_shapes_named(const EcmStreamMessage *message);
  */
 extern EcmOrderShapes ecm_order_shapes_meant(const EcmStreamMessage *message);
 
-/* Runs an INSERT for all shapes of a list: ids and generations are $1 and $2. */
+/* Runs an INSERT for all shapes of a list: ids, generations and the transaction's LSN are $1 to $3. */
 struct _SPI_plan;
 extern void ecm_order_shapes_set_states(struct _SPI_plan **plan, const char *sql,
 										const EcmOrderShapes *list);

@@ -353,11 +353,12 @@ obey_live(const EcmStreamMessage *message)
 	if (closed.n > 0)
 		add_resynced(&closed);
 	ecm_order_shapes_set_states(&plan,
-								"INSERT INTO _electric_cm.shape_state (shape, state, generation, live_at)"
-								" SELECT id, 'live', generation, pg_catalog.clock_timestamp()"
+								"INSERT INTO _electric_cm.shape_state AS t (shape, state, generation, live_at, live_lsn)"
+								" SELECT id, 'live', generation, pg_catalog.clock_timestamp(), $3"
 								" FROM unnest($1, $2) AS s (id, generation)"
 								" ON CONFLICT (shape) DO UPDATE SET state = 'live',"
-								" generation = excluded.generation, live_at = excluded.live_at, gap_lsn = NULL, gap_xid = NULL",
+								" generation = excluded.generation, live_at = excluded.live_at, gap_lsn = NULL, gap_xid = NULL,"
+								" live_lsn = coalesce(t.live_lsn, excluded.live_lsn)",
 								&live);
 }
 

@@ -157,6 +157,22 @@ find_enough(const EcmFold *fold, int64 keep, Chunk *chunk)
 	return find_chunk_before(fold, low, PG_INT64_MAX, chunk);
 }
 
+/* The op with which the first chunk at an LSN begins; there must be one. */
+static int64
+first_op_at(const EcmFold *fold, XLogRecPtr lsn)
+{
+	EcmChunkScan cs;
+	int64		op;
+
+	ecm_chunk_scan_begin(&cs, fold->shape->id, BTGreaterEqualStrategyNumber, lsn, 0,
+						 fold->snapshot, AccessShareLock);
+	if (!ecm_chunk_scan_next(&cs) || cs.first_lsn != lsn)
+		elog(ERROR, "shape " INT64_FORMAT " has no chunk at %X/%X", fold->shape->id, LSN_FORMAT_ARGS(lsn));
+	op = cs.first_op;
+	ecm_chunk_scan_end(&cs);
+	return op;
+}
+
 /*
  * Finds the point up to which to fold such that 'keep' bytes of entries stay
  * as they are: the end of a chunk after which a transaction begins.  False:
@@ -166,33 +182,37 @@ static bool
 find_point(EcmFold *fold, int64 keep)
 {
 	Chunk		chunk;
-	EcmChunkScan cs;
-	uint64		op;
-	bool		found;
 
 	if (!find_enough(fold, keep, &chunk))
 		return false;
-
-	/* to a chunk with which a transaction begins: not through large ones */
-	while (ecm_op_number(chunk.op) != 0)
+	for (;;)
 	{
-		uint64		first = ecm_op_is_stream(chunk.op) ? ecm_op_first(chunk.op) : 0;
+		EcmChunkScan cs;
+		uint64		last;		/* LSN that the chunk before ends with */
+		uint64		op;
 
-		if (!find_chunk_before(fold, chunk.lsn, first + 1, &chunk))
+		ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessStrategyNumber,
+							 chunk.lsn, chunk.op, fold->snapshot, AccessShareLock);
+		if (!ecm_chunk_scan_next(&cs) || cs.first_lsn <= fold->old_base.lsn)
+		{
+			ecm_chunk_scan_end(&cs);
 			return false;
-	}
-
-	ecm_chunk_scan_begin(&cs, fold->shape->id, BTLessStrategyNumber,
-						 chunk.lsn, chunk.op, fold->snapshot, AccessShareLock);
-	found = ecm_chunk_scan_next(&cs) && cs.first_lsn > fold->old_base.lsn;
-	if (found)
-	{
-		ecm_chunk_scan_last(&cs, fold->shape->id, &fold->new_base.lsn, &op);
+		}
+		ecm_chunk_scan_last(&cs, fold->shape->id, &last, &op);
+		fold->new_base.lsn = last;
 		fold->new_base.op = (int64) op;
 		fold->new_base.origin = cs.totals;
+		ecm_chunk_scan_end(&cs);
+		if (last != chunk.lsn)
+			return true;
+
+		/*
+		 * The chunk goes on with a transaction of the one before.  If that is a
+		 * large one, the next to be looked at is its first chunk, not each.
+		 */
+		chunk.op = cs.first_lsn < chunk.lsn ? cs.first_op : first_op_at(fold, chunk.lsn);
+		chunk.lsn = cs.first_lsn;
 	}
-	ecm_chunk_scan_end(&cs);
-	return found;
 }
 
 /*

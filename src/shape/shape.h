@@ -49,6 +49,8 @@ typedef struct EcmShapeDef
 	bool		noted;			/* it has a row of shape_state */
 	XLogRecPtr	gap_lsn;		/* being resynced: the log is complete up to
 								 * there, and may be read; invalid: it is not */
+	XLogRecPtr	live_lsn;		/* LSN at which readers got the log; invalid:
+								 * they have not yet */
 	char	   *last_error;		/* with its tag, see errors.h; or NULL */
 } EcmShapeDef;
 

@@ -61,7 +61,7 @@ spi_column(int row, int column, bool *isnull)
 	" s.column_names, s.column_types, s.key_positions," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
 	" s.generation, s.snapshot_generation," \
-	" t.state, t.last_error, t.gap_lsn," \
+	" t.state, t.last_error, t.gap_lsn, t.live_lsn," \
 	" coalesce(w.worker, 0), w.skip_until" \
 	" FROM _electric_cm.shape s" \
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
@@ -94,6 +94,7 @@ typedef enum ShapeColumn
 	SHAPE_STATE,
 	SHAPE_LAST_ERROR,
 	SHAPE_GAP_LSN,
+	SHAPE_LIVE_LSN,
 	SHAPE_WORKER,
 	SHAPE_SKIP_UNTIL
 } ShapeColumn;
@@ -142,6 +143,8 @@ shape_from_row(int row, MemoryContext context)
 	def->last_error = isnull ? NULL : TextDatumGetCString(datum);
 	datum = spi_column(row, SHAPE_GAP_LSN, &isnull);
 	def->gap_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
+	datum = spi_column(row, SHAPE_LIVE_LSN, &isnull);
+	def->live_lsn = isnull ? InvalidXLogRecPtr : DatumGetLSN(datum);
 
 	datum = spi_column(row, SHAPE_WHERE_CLAUSE, &isnull);
 	if (!isnull)
@@ -213,6 +216,31 @@ ecm_shape_as_of(const char *handle, Snapshot snapshot)
 	ecm_spi_end(&spi);
 	PopActiveSnapshot();
 	return def;
+}
+
+int64 *
+ecm_shape_ids(char **handles, int n)
+{
+	static SPIPlanPtr plan;
+	Oid			type = TEXTARRAYOID;
+	Datum		value = ecm_array_of_names(handles, n);
+	int64	   *ids = palloc0(Max(n, 1) * sizeof(int64));
+	EcmSpiState spi;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "SELECT h.ordinal, s.id FROM unnest($1) WITH ORDINALITY AS h (handle, ordinal)"
+					 " JOIN _electric_cm.shape s USING (handle)",
+					 SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		ids[DatumGetInt64(spi_column(i, 1, &isnull)) - 1] = DatumGetInt64(spi_column(i, 2, &isnull));
+	}
+	ecm_spi_end(&spi);
+	PopActiveSnapshot();
+	return ids;
 }
 
 EcmShapeDef *

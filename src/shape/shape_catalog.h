@@ -21,6 +21,9 @@ extern EcmShapeDef *ecm_shape_by_handle(const char *handle);
 extern EcmShapeDef *ecm_shape_by_id(int64 id);
 
 /* The shape as the snapshot sees it, by which its log will be read, too. */
+/* The ids of shapes, in the order of their handles; 0: there is no such shape. */
+extern int64 *ecm_shape_ids(char **handles, int n);
+
 extern EcmShapeDef *ecm_shape_as_of(const char *handle, Snapshot snapshot);
 
 /*

@@ -14,6 +14,7 @@
 #include "shape/shape_chunk.h"
 
 #define TXN_RECORD		'T'
+#define SKIP_RECORD		'S'
 
 /* A varint tag is a text's length plus the number of kinds without text. */
 #define TEXT_TAG_BASE	4
@@ -100,6 +101,19 @@ ecm_chunk_put_op(char *to, EcmOp op)
 {
 	*to++ = (char) op;
 	return to;
+}
+
+size_t
+ecm_chunk_skip_size(uint64_t nops)
+{
+	return 1 + varint_size(nops);
+}
+
+char *
+ecm_chunk_put_skip(char *to, uint64_t nops)
+{
+	*to++ = SKIP_RECORD;
+	return put_varint(to, nops);
 }
 
 char *
@@ -228,6 +242,17 @@ ecm_chunk_next(EcmChunkReader *r)
 			r->next_op = get_uint64(pos + 16);
 			r->in_txn = true;
 			r->pos += ECM_CHUNK_TXN_SIZE;
+			continue;
+		}
+
+		if (type == SKIP_RECORD)
+		{
+			uint64_t	nops;
+
+			if (!r->in_txn || !get_varint(&pos, r->end, &nops) || nops == 0)
+				return ECM_CHUNK_CORRUPT;
+			r->next_op += nops;
+			r->pos = pos;
 			continue;
 		}
 

@@ -9,9 +9,11 @@
  *
  *	 transaction record:  'T', lsn (8 bytes), xid (8 bytes), first op (8 bytes)
  *	 entry:               'I', 'U' or 'D', then its column values
+ *	 skip:                'S', varint: so many ops are not the next entry's
  *
  * All integers are little-endian.  An entry's offset is <lsn>_<op>, with op
- * counting up from the transaction record's first op, one per entry.
+ * counting up from the transaction record's first op, one per entry; a skip stands
+ * for changes of the transaction that were none to this shape.
  *
  *	 'I': new values.  'D': old values.  'U': new values, old values.
  *
@@ -67,6 +69,10 @@ extern size_t ecm_chunk_values_size(const EcmValue *values, int nvalues);
 extern char *ecm_chunk_put_txn(char *to, uint64_t lsn, uint64_t xid,
 							   uint64_t first_op);
 extern char *ecm_chunk_put_op(char *to, EcmOp op);
+
+/* nops: from 1 to 2^32 - 1. */
+extern size_t ecm_chunk_skip_size(uint64_t nops);
+extern char *ecm_chunk_put_skip(char *to, uint64_t nops);
 extern char *ecm_chunk_put_values(char *to, const EcmValue *values,
 								  int nvalues);
 

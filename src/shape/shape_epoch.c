@@ -100,3 +100,13 @@ ecm_epoch_judge_offset(Snapshot snapshot, XLogRecPtr lsn, uint64 op)
 	pfree(known.epochs);
 	return verdict;
 }
+
+int64
+ecm_epoch_cut_op(Snapshot snapshot, XLogRecPtr lsn)
+{
+	Epochs		known = read_epochs(snapshot);
+	uint32		number = ecm_epoch_at(known.epochs, known.n, lsn);
+
+	pfree(known.epochs);
+	return (int64) ((uint64) number << ECM_IDENTITY_SHIFT | ECM_CUT_NUMBER);
+}

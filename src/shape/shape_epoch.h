@@ -38,6 +38,9 @@ extern void ecm_epochs_load(Snapshot snapshot);
 /* ... the op of a transaction's first entry, by the LSN of its commit record. */
 extern int64 ecm_epoch_first_op(XLogRecPtr commit_lsn);
 
+/* The op of a cut at an LSN: see shape_log.h. */
+extern int64 ecm_epoch_cut_op(Snapshot snapshot, XLogRecPtr lsn);
+
 /* For readers: an offset of the stream; 'op' with its epoch in the upper half. */
 extern EcmEpochVerdict ecm_epoch_judge_offset(Snapshot snapshot, XLogRecPtr lsn, uint64 op);
 

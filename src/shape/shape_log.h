@@ -93,8 +93,12 @@ extern void ecm_log_writer_end(EcmLogWriter *writer);
 #define ECM_FIRST_DIFFERENCE	(ECM_DIFFERENCE_BIT << ECM_IDENTITY_SHIFT)
 #define ecm_op_is_stream(op)	((uint64) (op) < ECM_FIRST_DIFFERENCE)
 
-/* The op of the first entry of the same transaction, base or difference. */
-#define ecm_op_first(op)	((uint64) (op) - ecm_op_number(op))
+/*
+ * The offset of a cut through many logs, with the last number that there is: it comes
+ * after all entries of the stream up to its LSN, included, and no entry has it.
+ */
+#define ECM_CUT_NUMBER		PG_UINT32_MAX
+#define ecm_op_is_cut(op)	(ecm_op_is_stream(op) && ecm_op_number(op) == ECM_CUT_NUMBER)
 
 /* A number that no other server has. */
 extern uint32 ecm_random_identity(void);

@@ -60,6 +60,49 @@ report_folded(const EcmShapeDef *shape, const EcmLogBase *base,
 			 errhint(READ_AGAIN_HINT)));
 }
 
+/*
+ * Was the offset given in a history that is not this server's?  A standby may not have
+ * replayed the row of the offset's epoch yet, though it has the WAL at the offset's LSN:
+ * the one comes after the other.  A primary has all epochs of its history.
+ */
+static bool
+is_of_other_history(const EcmOffset *after)
+{
+	Snapshot	snapshot;
+	EcmEpochVerdict verdict;
+
+	if (after->lsn == 0 || !ecm_op_is_stream(after->op))
+		return false;
+	/* the reader's own snapshot may be older than an epoch */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	verdict = ecm_epoch_judge_offset(snapshot, after->lsn, after->op);
+	UnregisterSnapshot(snapshot);
+	return verdict == ECM_EPOCH_OTHER ||
+		(verdict == ECM_EPOCH_UNKNOWN && !RecoveryInProgress());
+}
+
+/* Everything that readers have had was flushed. */
+static bool
+is_beyond_end(const EcmOffset *after)
+{
+	return !RecoveryInProgress() && after->lsn >= GetFlushRecPtr(NULL);
+}
+
+bool
+ecm_offset_is_before_log(const EcmShapeDef *shape, const EcmOffset *offset)
+{
+	return !offset->before_all && ecm_op_is_cut(offset->op) && offset->lsn < shape->live_lsn;
+}
+
+/*
+ * A cut is no entry's offset.  It is good if it was given in this server's history.
+ */
+static bool
+is_good_cut(const EcmOffset *after)
+{
+	return ecm_op_is_cut(after->op) && !is_of_other_history(after) && !is_beyond_end(after);
+}
+
 void
 ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 				 const EcmLogBase *base, const EcmOffset *after,
@@ -106,22 +149,20 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 		start->op = cs.first_op;
 
 		/* a chunk of one entry, which may be large, need not be read again */
-		if (cs.entries == 1 &&
-			ecm_offset_cmp(cs.first_lsn, cs.first_op, after->lsn, after->op) == 0)
+		if (cs.entries == 1)
 		{
-			start->op++;
-			start->known = true;
+			cmp = ecm_offset_cmp(cs.first_lsn, cs.first_op, after->lsn, after->op);
+			start->known = cmp == 0;
+			if (cmp == 0 || ecm_op_is_cut(after->op))
+				start->op++;
 		}
 	}
 	ecm_chunk_scan_end(&cs);
+	start->known |= is_good_cut(after);
 }
 
-/*
- * The position up to which the log is complete, by the progress that its
- * consumer stores along with entries.
- */
-static XLogRecPtr
-stored_progress(int worker, Snapshot snapshot)
+XLogRecPtr
+ecm_stored_progress(int worker, Snapshot snapshot)
 {
 	static SPIPlanPtr plan;
 	Oid			type = INT4OID;
@@ -178,31 +219,9 @@ may_come(const EcmShapeDef *shape, Snapshot snapshot, const EcmLogBase *base,
 	if (ecm_log_last_offset(shape->id, shape->gap_lsn, snapshot, &last_lsn, &last_op) &&
 		after->lsn <= last_lsn)
 		return false;
-	if (!standby &&
-		(after->lsn >= GetFlushRecPtr(NULL) || after->lsn < logged_lsn))
+	if (is_beyond_end(after) || (!standby && after->lsn < logged_lsn))
 		return false;
-	return after->lsn >= stored_progress(shape->worker, snapshot);
-}
-
-/*
- * Was the offset given in a history that is not this server's?  A standby may not have
- * replayed the row of the offset's epoch yet, though it has the WAL at the offset's LSN:
- * the one comes after the other.  A primary has all epochs of its history.
- */
-static bool
-is_of_other_history(const EcmOffset *after)
-{
-	Snapshot	snapshot;
-	EcmEpochVerdict verdict;
-
-	if (after->lsn == 0 || !ecm_op_is_stream(after->op))
-		return false;
-	/* the reader's own snapshot may be older than an epoch */
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	verdict = ecm_epoch_judge_offset(snapshot, after->lsn, after->op);
-	UnregisterSnapshot(snapshot);
-	return verdict == ECM_EPOCH_OTHER ||
-		(verdict == ECM_EPOCH_UNKNOWN && !RecoveryInProgress());
+	return after->lsn >= ecm_stored_progress(shape->worker, snapshot);
 }
 
 void
@@ -211,12 +230,11 @@ ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 						  XLogRecPtr logged_lsn)
 {
 	bool		other = is_of_other_history(after);
-	bool		beyond;
+	bool		beyond = is_beyond_end(after);
 	char		offset[ECM_OFFSET_LEN];
 
 	if (!other && may_come(shape, snapshot, base, after, logged_lsn))
 		return;
-	beyond = !RecoveryInProgress() && after->lsn >= GetFlushRecPtr(NULL);
 	ecm_offset_format(offset, after->lsn, after->op);
 	ereport(ERROR,
 			(errcode(ECM_ERRCODE_OFFSET),

@@ -35,6 +35,18 @@ typedef struct EcmLogStart
 } EcmLogStart;
 
 /*
+ * The offset of a cut (see shape_log.h) from before the shape's log could be read: who
+ * has it has nothing of the log yet.
+ */
+extern bool ecm_offset_is_before_log(const EcmShapeDef *shape, const EcmOffset *offset);
+
+/*
+ * The position up to which a consumer's logs are complete, by the progress that it stores
+ * along with entries; invalid: it has not stored any.
+ */
+extern XLogRecPtr ecm_stored_progress(int worker, Snapshot snapshot);
+
+/*
  * Finds where to begin for a reader who has read up to 'after'.  ERROR EC001
  * if entries after that have been folded.
  */

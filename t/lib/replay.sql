@@ -32,8 +32,7 @@ LANGUAGE sql AS $$
 	WITH entry AS (
 		SELECT log_offset, operation, key,
 			lag(operation, 1, 'delete') OVER (PARTITION BY key ORDER BY n) AS prior,
-			coalesce(string_to_array(log_offset, '_')::numeric[] >
-				lag(string_to_array(log_offset, '_')::numeric[]) OVER (ORDER BY n), true) AS ascending
+			coalesce(log_offset > lag(log_offset) OVER (ORDER BY n), true) AS ascending
 		FROM electric_cm_shape_log(handle) WITH ORDINALITY
 			AS l (log_offset, operation, key, value, old_value, xid, n)),
 	judged AS (

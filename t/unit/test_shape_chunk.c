@@ -206,6 +206,16 @@ test_round_trips(void)
 				opno >>= random_below(64);
 				to = ecm_chunk_put_txn(to, lsn, xid, opno);
 			}
+			if (random_below(3) == 0)
+			{
+				uint64_t	nops = 1 + (uint32_t) random_uint64() % UINT32_MAX;
+
+				nops = (nops >> random_below(32)) | 1;
+				start = to;
+				to = ecm_chunk_put_skip(to, nops);
+				CHECK(ecm_chunk_skip_size(nops) == (size_t) (to - start));
+				opno += nops;
+			}
 			wrote[e].op = ops[random_below(3)];
 			wrote[e].lsn = lsn;
 			wrote[e].xid = xid;

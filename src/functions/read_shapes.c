@@ -1,0 +1,512 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_shapes.c
+ *	  Reads the logs of many shapes for SQL, in the order of the stream.
+ *
+ * All logs are read in one snapshot, up to an LSN that all are complete to: what their
+ * consumers have committed before the snapshot was taken, and the gap of a log that is
+ * being resynced.  That is a consistent cut: of each transaction, all shapes have their
+ * part, or none.
+ *
+ * Cursors are merged by a heap.  Most of them rest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/binaryheap.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/shmem.h"
+#include "base/version.h"
+#include "functions/log_cursor.h"
+#include "functions/offset_type.h"
+#include "functions/reading_args.h"
+#include "functions/shape_look.h"
+#include "shape/shape_epoch.h"
+#include "shape/shape_log.h"
+#include "shape/shape_offset.h"
+
+/* With more shapes than this, only the cursor that is read is kept open. */
+#define MAX_OPEN_CURSORS	32
+
+/* Columns of a row: the handle, and those of an entry. */
+#define NCOLUMNS			(1 + ECM_ENTRY_COLUMNS)
+
+PG_FUNCTION_INFO_V1(electric_cm_shape_logs);
+
+/* One of the shapes. */
+typedef struct Source
+{
+	char	   *handle;
+	EcmOffset	after;
+	EcmLook    *look;			/* NULL: it has ended: */
+	ErrorData  *ended;
+} Source;
+
+/* What a call goes on to return. */
+typedef struct LogsStream
+{
+	int			n;
+	Source	   *sources;
+	int			max_entries;	/* 0: all */
+	MemoryContext context;
+	TupleDesc	tupdesc;
+	Snapshot	snapshot;		/* registered with 'owner' */
+	ResourceOwner owner;
+
+	EcmOffset	cut;			/* entries are returned up to there; lsn 0: all
+								 * that there are */
+	binaryheap *heap;			/* of sources whose cursors are at an entry */
+
+	int			next_ended;		/* sources before this have been told of */
+	int64		returned;
+	EcmOffset	last;			/* offset of the last entry returned */
+	List	   *transaction;	/* rows of one that fits as a whole ... */
+	int			next_in_transaction;	/* ... and which comes next */
+	MemoryContext transaction_context;
+	bool		is_cut;			/* max_entries has left something */
+	bool		done;
+} LogsStream;
+
+/* ----------------------------------------------------------------
+ * Where to stop
+ * ----------------------------------------------------------------
+ */
+
+/* What the consumers of the shapes have surely committed, as of the snapshot. */
+static XLogRecPtr
+complete_until(const LogsStream *stream, const XLogRecPtr *applied)
+{
+	XLogRecPtr	until = InvalidXLogRecPtr;
+	XLogRecPtr	known[ECM_MAX_SHAPE_WORKERS] = {0};
+
+	for (int i = 0; i < stream->n; i++)
+	{
+		const EcmLook *look = stream->sources[i].look;
+		int			worker;
+
+		if (look == NULL || !look->readable)
+			continue;
+		worker = look->shape->worker;
+		if (known[worker] == InvalidXLogRecPtr)
+		{
+			known[worker] = Max(ecm_stored_progress(worker, stream->snapshot), applied[worker]);
+			if (until == InvalidXLogRecPtr || known[worker] < until)
+				until = known[worker];
+		}
+	}
+	return until;
+}
+
+static void
+set_cut(LogsStream *stream, const XLogRecPtr *applied)
+{
+	XLogRecPtr	until = complete_until(stream, applied);
+
+	if (until == InvalidXLogRecPtr)
+		return;
+	/* a transaction's offset is the beginning of its commit record */
+	stream->cut.lsn = until - 1;
+	for (int i = 0; i < stream->n; i++)
+	{
+		const EcmLook *look = stream->sources[i].look;
+
+		if (look != NULL && look->readable && look->shape->state != ECM_SHAPE_LIVE)
+			stream->cut.lsn = Min(stream->cut.lsn, look->shape->gap_lsn);
+	}
+	stream->cut.op = (uint64) ecm_epoch_cut_op(stream->snapshot, stream->cut.lsn);
+}
+
+/* Have all readers' offsets been passed?  Else one would be sent back. */
+static bool
+cut_is_beyond_all(const LogsStream *stream)
+{
+	for (int i = 0; i < stream->n; i++)
+	{
+		const EcmOffset *after = &stream->sources[i].after;
+
+		if (stream->sources[i].look != NULL && !after->before_all &&
+			ecm_offset_cmp(after->lsn, after->op, stream->cut.lsn, stream->cut.op) > 0)
+			return false;
+	}
+	return stream->cut.lsn != 0;
+}
+
+/* ----------------------------------------------------------------
+ * Beginning
+ * ----------------------------------------------------------------
+ */
+
+/* Does the error mean that this shape's log can't be read any more? */
+static bool
+is_end(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
+		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+		error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+		error->sqlerrcode == ECM_ERRCODE_OFFSET;
+}
+
+static void
+look_at(LogsStream *stream, Source *source)
+{
+	EcmLookRequest request = {.handle = source->handle, .after = source->after,
+	.wait = ECM_LOOK_NO_WAIT, .snapshot = stream->snapshot};
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		source->look = ecm_look_at_shape(&request);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		source->ended = CopyErrorData();
+		if (!is_end(source->ended))
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * The order of entries.  Rows that a log begins with, and what closes a gap, belong to no
+ * transaction: those of one shape come together.
+ */
+static int
+compare_sources(Datum a, Datum b, void *arg pg_attribute_unused())
+{
+	const Source *source_a = (const Source *) DatumGetPointer(a);
+	const Source *source_b = (const Source *) DatumGetPointer(b);
+	const EcmLogCursor *ca = source_a->look->cursor;
+	const EcmLogCursor *cb = source_b->look->cursor;
+	bool		stream_a = ecm_op_is_stream(ca->op);
+	bool		stream_b = ecm_op_is_stream(cb->op);
+	int			order;
+
+	/* the heap has its greatest element first */
+	if (ca->lsn != cb->lsn)
+		return ca->lsn < cb->lsn ? 1 : -1;
+	if (stream_a != stream_b)
+		return stream_a ? 1 : -1;
+	order = ca->lsn != 0 && stream_a ? ecm_offset_cmp(ca->lsn, ca->op, cb->lsn, cb->op) : 0;
+	if (order != 0)
+		return -order;
+	return source_a < source_b ? 1 : -1;
+}
+
+static void
+stream_begin(LogsStream *stream, FunctionCallInfo fcinfo)
+{
+	EcmReadingArgs args;
+	XLogRecPtr	applied[ECM_MAX_SHAPE_WORKERS] = {0};
+
+	if (!RecoveryInProgress())	/* a standby may do without */
+		ecm_require_shared();
+	ecm_reading_args(fcinfo, &args);
+	if (!PG_ARGISNULL(2))
+	{
+		stream->max_entries = PG_GETARG_INT32(2);
+		if (stream->max_entries <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_entries must be greater than zero")));
+	}
+
+	/* before the snapshot, so that it has what this says */
+	stream->owner = CurrentResourceOwner;
+	if (IsolationUsesXactSnapshot())
+		stream->snapshot = RegisterSnapshotOnOwner(GetTransactionSnapshot(), stream->owner);
+	else
+	{
+		ecm_own_applied_lsns(applied);
+		stream->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), stream->owner);
+	}
+
+	stream->n = args.n;
+	stream->sources = palloc0(Max(args.n, 1) * sizeof(Source));
+	for (int i = 0; i < args.n; i++)
+	{
+		stream->sources[i].handle = args.handles[i];
+		stream->sources[i].after = args.after[i];
+		look_at(stream, &stream->sources[i]);
+	}
+	set_cut(stream, applied);
+
+	stream->heap = binaryheap_allocate(Max(args.n, 1), compare_sources, NULL);
+	for (int i = 0; i < args.n; i++)
+	{
+		EcmLook    *look = stream->sources[i].look;
+
+		if (look != NULL && look->readable && look->cursor->found)
+			binaryheap_add_unordered(stream->heap, PointerGetDatum(&stream->sources[i]));
+	}
+	binaryheap_build(stream->heap);
+	stream->transaction_context = AllocSetContextCreate(CurrentMemoryContext,
+														"electric_cm transaction",
+														ALLOCSET_DEFAULT_SIZES);
+}
+
+static void
+stream_end(Datum arg)
+{
+	LogsStream *stream = (LogsStream *) DatumGetPointer(arg);
+
+	for (int i = 0; i < stream->n; i++)
+		if (stream->sources[i].look != NULL)
+			ecm_look_end(stream->sources[i].look);
+	if (stream->snapshot != NULL)
+		UnregisterSnapshotFromOwner(stream->snapshot, stream->owner);
+	stream->n = 0;
+	stream->snapshot = NULL;
+}
+
+/* ----------------------------------------------------------------
+ * Rows
+ * ----------------------------------------------------------------
+ */
+
+static void
+put_member(EcmJsonbState *state, const char *name, const char *text)
+{
+	JsonbValue	key = {.type = jbvString};
+	JsonbValue	value = {.type = jbvString};
+
+	if (text == NULL)
+		return;
+	key.val.string.val = unconstify(char *, name);
+	key.val.string.len = (int) strlen(name);
+	value.val.string.val = unconstify(char *, text);
+	value.val.string.len = (int) strlen(text);
+	ecm_jsonb_push(state, WJB_KEY, &key);
+	ecm_jsonb_push(state, WJB_VALUE, &value);
+}
+
+/* A shape that has ended: why, and what to do. */
+static HeapTuple
+ended_row(const LogsStream *stream, const Source *source)
+{
+	Datum		values[NCOLUMNS] = {0};
+	bool		nulls[NCOLUMNS];
+	EcmJsonbState state = {0};
+
+	memset(nulls, true, sizeof(nulls));
+	values[0] = CStringGetTextDatum(source->handle);
+	values[2] = CStringGetTextDatum("ended");
+	ecm_jsonb_push(&state, WJB_BEGIN_OBJECT, NULL);
+	put_member(&state, "sqlstate", unpack_sql_state(source->ended->sqlerrcode));
+	put_member(&state, "message", source->ended->message);
+	put_member(&state, "detail", source->ended->detail);
+	put_member(&state, "hint", source->ended->hint);
+	ecm_jsonb_push(&state, WJB_END_OBJECT, NULL);
+	values[4] = JsonbPGetDatum(JsonbValueToJsonb(state.result));
+	nulls[0] = nulls[2] = nulls[4] = false;
+	return heap_form_tuple(stream->tupdesc, values, nulls);
+}
+
+/* Nothing was left out: the reader has all of all shapes, up to the cut. */
+static HeapTuple
+up_to_date_row(const LogsStream *stream)
+{
+	Datum		values[NCOLUMNS] = {0};
+	bool		nulls[NCOLUMNS];
+
+	memset(nulls, true, sizeof(nulls));
+	values[1] = ecm_offset_datum(&stream->cut);
+	values[2] = CStringGetTextDatum("up-to-date");
+	nulls[1] = nulls[2] = false;
+	return heap_form_tuple(stream->tupdesc, values, nulls);
+}
+
+/* The source of the next entry; NULL: there is none up to the cut. */
+static Source *
+next_source(const LogsStream *stream)
+{
+	Source	   *source;
+
+	if (binaryheap_empty(stream->heap))
+		return NULL;
+	source = (Source *) DatumGetPointer(binaryheap_first(stream->heap));
+	return stream->cut.lsn != 0 && source->look->cursor->lsn > stream->cut.lsn ? NULL : source;
+}
+
+/* Makes a row of a source's entry, and goes on in its log. */
+static HeapTuple
+take_entry(LogsStream *stream, Source *source)
+{
+	EcmLogCursor *cursor = source->look->cursor;
+	Datum		values[NCOLUMNS];
+	bool		nulls[NCOLUMNS] = {false};
+	HeapTuple	row;
+
+	values[0] = CStringGetTextDatum(source->handle);
+	ecm_log_cursor_row(cursor, stream->max_entries == 0 ? 0 :
+					   Max(stream->max_entries - stream->returned, 1), &values[1], &nulls[1]);
+	row = heap_form_tuple(stream->tupdesc, values, nulls);
+	if (ecm_log_cursor_next(cursor))
+		binaryheap_replace_first(stream->heap, PointerGetDatum(source));
+	else
+		(void) binaryheap_remove_first(stream->heap);
+	if (stream->n > MAX_OPEN_CURSORS && next_source(stream) != source)
+		ecm_log_cursor_rest(cursor);
+	return row;
+}
+
+static bool
+is_at(const Source *source, const EcmOffset *offset)
+{
+	const EcmLogCursor *cursor = source->look->cursor;
+
+	return cursor->lsn == offset->lsn && cursor->op == offset->op;
+}
+
+/*
+ * Gathers the rows of the transaction that comes next, in which 'first' is, if they fit into
+ * what is left of max_entries.
+ */
+static void
+gather_transaction(LogsStream *stream, Source *first)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(stream->transaction_context);
+	uint64		lsn = first->look->cursor->lsn;
+	bool		fits = true;
+	Source	   *source;
+
+	MemoryContextReset(stream->transaction_context);
+	stream->transaction = NIL;
+	stream->next_in_transaction = 0;
+	while (fits && (source = next_source(stream)) != NULL && source->look->cursor->lsn == lsn &&
+		   ecm_op_is_stream(source->look->cursor->op))
+	{
+		fits = stream->returned + list_length(stream->transaction) < stream->max_entries;
+		if (fits)
+			stream->transaction = lappend(stream->transaction, take_entry(stream, source));
+	}
+	MemoryContextSwitchTo(old_context);
+	if (!fits)
+		stream->transaction = NIL;
+	stream->is_cut |= !fits;
+}
+
+/*
+ * The next entry.  The first transaction is returned as far as max_entries goes, each
+ * later one as a whole or not at all.  An entry of each shape that is at the same offset is
+ * one change to all of them, and not cut.
+ */
+static HeapTuple
+next_entry(LogsStream *stream)
+{
+	bool		full = stream->max_entries > 0 && stream->returned >= stream->max_entries;
+	Source	   *source = next_source(stream);
+	bool		same_change;
+	bool		same_transaction;
+
+	if (source == NULL)
+		return NULL;
+	same_transaction = stream->returned > 0 && ecm_op_is_stream(source->look->cursor->op) &&
+		source->look->cursor->lsn == stream->last.lsn && ecm_op_is_stream(stream->last.op) &&
+		stream->last.lsn != 0;
+	same_change = same_transaction && is_at(source, &stream->last);
+	if (full && !same_change)
+	{
+		stream->is_cut = true;
+		return NULL;
+	}
+	if (stream->max_entries > 0 && stream->returned > 0 && !same_transaction &&
+		source->look->cursor->lsn != 0 && ecm_op_is_stream(source->look->cursor->op))
+	{
+		gather_transaction(stream, source);
+		return NULL;
+	}
+	stream->last.lsn = source->look->cursor->lsn;
+	stream->last.op = source->look->cursor->op;
+	return take_entry(stream, source);
+}
+
+/* The next row; NULL: that was all. */
+static HeapTuple
+next_row(LogsStream *stream)
+{
+	HeapTuple	row;
+
+	for (; stream->next_ended < stream->n; stream->next_ended++)
+		if (stream->sources[stream->next_ended].ended != NULL)
+			return ended_row(stream, &stream->sources[stream->next_ended++]);
+	if (stream->done)
+		return NULL;
+	row = stream->next_in_transaction < list_length(stream->transaction) ? NULL : next_entry(stream);
+	if (row == NULL && stream->next_in_transaction < list_length(stream->transaction))
+		row = list_nth(stream->transaction, stream->next_in_transaction++);
+	if (row != NULL)
+	{
+		stream->returned++;
+		return row;
+	}
+	stream->done = true;
+	return !stream->is_cut && cut_is_beyond_all(stream) ? up_to_date_row(stream) : NULL;
+}
+
+/*
+ * electric_cm_shape_logs(handles text[], after_offsets electric_cm_offset[],
+ *						  max_entries int DEFAULT 10000)
+ *	-> SETOF (handle text, log_offset electric_cm_offset, operation text, key text,
+ *			  value jsonb, old_value jsonb, xid xid8)
+ *
+ * The entries of the shapes' logs, each after its offset, in the order of the stream, up to
+ * an LSN that all these logs are complete to.  For each shape that has ended, or is errored,
+ * or does not have the offset, there is a row 'ended', with sqlstate, message, detail and hint
+ * in value; the others go on.  The last row is 'up-to-date', unless max_entries has left
+ * something out: its offset can be passed for each of the handles.  Of a shape that is being
+ * created there is nothing yet.
+ *
+ * max_entries: a transaction that does not fit any more is left out, unless it is the first
+ * one; NULL: no limit.
+ *
+ * Errors: as ecm_reading_args(); 22023 max_entries is not above 0.
+ */
+Datum
+electric_cm_shape_logs(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	FuncCallContext *context;
+	LogsStream *stream;
+	HeapTuple	row;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		MemoryContext old_context;
+		TupleDesc	tupdesc;
+
+		ecm_require_sql_fit();
+		context = SRF_FIRSTCALL_INIT();
+		old_context = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+		if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		stream = palloc0(sizeof(LogsStream));
+		stream->tupdesc = BlessTupleDesc(tupdesc);
+		stream_begin(stream, fcinfo);
+		context->user_fctx = stream;
+		MemoryContextSwitchTo(old_context);
+		RegisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
+	}
+
+	context = SRF_PERCALL_SETUP();
+	stream = context->user_fctx;
+	row = next_row(stream);
+	if (row != NULL)
+		SRF_RETURN_NEXT(context, HeapTupleGetDatum(row));
+	UnregisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
+	stream_end(PointerGetDatum(stream));
+	SRF_RETURN_DONE(context);
+}
