@@ -92,7 +92,7 @@ FROM unnest(ARRAY[1, 2, 3, 7, 1000]) size, pages(:'h', size) p;
 SELECT operation, key FROM electric_cm_shape_log(:'h', '0_2', 2);
 SELECT count(*) = :entries AS all_entries FROM electric_cm_shape_log(:'h', '0_0');
 SELECT error(format($$SELECT * FROM electric_cm_shape_log(%L, %L)$$, :'h', a))
-FROM unnest(ARRAY['0_4', '0_18446744073709551615', '1_0', '18446744073709551615_0']) a;
+FROM unnest(ARRAY['0_4', '0_9223372036854775807', '1_0', '18446744073709551615_0']) a;
 SELECT count(*) AS empty FROM electric_cm_shape_log(:'h', last_offset(:'h'));
 SELECT count(*) = :entries AS all_entries FROM electric_cm_shape_log(handle => :'h', after_offset => '-1', max_entries => NULL);
 

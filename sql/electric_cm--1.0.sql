@@ -322,6 +322,23 @@ CREATE FUNCTION electric_cm_offset_hash_extended(electric_cm_offset, int8) RETUR
 CREATE FUNCTION electric_cm_offset_lsn(electric_cm_offset) RETURNS pg_lsn
 	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+COMMENT ON FUNCTION electric_cm_offset_in(cstring) IS 'reads an offset';
+COMMENT ON FUNCTION electric_cm_offset_out(electric_cm_offset) IS 'writes an offset';
+COMMENT ON FUNCTION electric_cm_offset_recv(internal) IS 'reads an offset in binary form';
+COMMENT ON FUNCTION electric_cm_offset_send(electric_cm_offset) IS 'writes an offset in binary form';
+COMMENT ON FUNCTION electric_cm_offset_lt(electric_cm_offset, electric_cm_offset) IS 'implementation of < operator';
+COMMENT ON FUNCTION electric_cm_offset_le(electric_cm_offset, electric_cm_offset) IS 'implementation of <= operator';
+COMMENT ON FUNCTION electric_cm_offset_eq(electric_cm_offset, electric_cm_offset) IS 'implementation of = operator';
+COMMENT ON FUNCTION electric_cm_offset_ne(electric_cm_offset, electric_cm_offset) IS 'implementation of <> operator';
+COMMENT ON FUNCTION electric_cm_offset_ge(electric_cm_offset, electric_cm_offset) IS 'implementation of >= operator';
+COMMENT ON FUNCTION electric_cm_offset_gt(electric_cm_offset, electric_cm_offset) IS 'implementation of > operator';
+COMMENT ON FUNCTION electric_cm_offset_cmp(electric_cm_offset, electric_cm_offset) IS 'less-equal-greater';
+COMMENT ON FUNCTION electric_cm_offset_larger(electric_cm_offset, electric_cm_offset) IS 'larger of two';
+COMMENT ON FUNCTION electric_cm_offset_smaller(electric_cm_offset, electric_cm_offset) IS 'smaller of two';
+COMMENT ON FUNCTION electric_cm_offset_hash(electric_cm_offset) IS 'hash';
+COMMENT ON FUNCTION electric_cm_offset_hash_extended(electric_cm_offset, int8) IS 'hash';
+COMMENT ON FUNCTION electric_cm_offset_lsn(electric_cm_offset) IS 'the LSN of the transaction''s commit';
+
 CREATE OPERATOR < (
 	LEFTARG = electric_cm_offset, RIGHTARG = electric_cm_offset, FUNCTION = electric_cm_offset_lt,
 	COMMUTATOR = >, NEGATOR = >=, RESTRICT = scalarltsel, JOIN = scalarltjoinsel

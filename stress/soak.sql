@@ -263,7 +263,7 @@ BEGIN
             AND base IS NOT DISTINCT FROM (SELECT b.lsn || '_' || b.op FROM _electric_cm.shape s
                 JOIN _electric_cm.shape_base b ON b.shape = s.id WHERE s.handle = compare.handle)
         INTO entries, hash, changed
-        FROM (SELECT n, hashtextextended(n || log_offset || operation || key || coalesce(value::text, ''), 0) AS h
+        FROM (SELECT n, hashtextextended(n || log_offset::text || operation || key || coalesce(value::text, ''), 0) AS h
               FROM ecm_log) hashes;
 
     EXECUTE format('CREATE TEMP TABLE ecm_replayed ON COMMIT DROP AS

@@ -164,7 +164,7 @@ is($stack->sql('BEGIN', 'SELECT count(*) > 0 FROM t', "SELECT count(*) > 0 FROM 
 	"t\nt", 'not in one that has only read');
 fails(qr/22004.*handle/s, 'no handle', q{SELECT * FROM electric_cm_await_shape_log(NULL, '-1')});
 fails(qr/22004.*offset/s, 'no offset', "SELECT * FROM electric_cm_await_shape_log('$handle', NULL)");
-fails(qr/22023.*offset/s, 'not an offset', "SELECT * FROM electric_cm_await_shape_log('$handle', 'x')");
+fails(qr/22P02.*offset/s, 'not an offset', "SELECT * FROM electric_cm_await_shape_log('$handle', 'x')");
 fails(qr/22023.*timeout/s, 'negative timeout', await_sql($handle, '-1', '-1 s'));
 fails(qr/22023.*exceed one hour.*DETAIL:.*VACUUM.*HINT/s, 'a timeout of more than an hour', await_sql($handle, '-1', '1 hour 1 s'));
 fails(qr/22023.*must not be null.*HINT/s, 'no timeout', "SELECT * FROM electric_cm_await_shape_log('$handle', '-1', NULL)");

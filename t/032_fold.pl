@@ -112,7 +112,7 @@ churn(151, 250);
 $stack->settle;
 my $before = log_bytes($handle);
 cmp_ok($before, '>', 1000000, "a log of $before bytes");
-my %saved = map { $_ => $stack->sql("SELECT string_agg(log_offset, ' ') FROM electric_cm_shape_log('$_')") } $handle, $filtered;
+my %saved = map { $_ => $stack->sql("SELECT string_agg(log_offset::text, ' ') FROM electric_cm_shape_log('$_')") } $handle, $filtered;
 $stack->sql('CREATE TABLE saved AS SELECT * FROM electric_cm_shape_log(' . "'$handle') WITH ORDINALITY");
 is(base($handle), '', 'not folded with retention -1');
 

@@ -89,7 +89,7 @@ static struct
 	awaited_hash *table;
 	uint64		call;
 	Oid			role;
-} session;
+}			session;
 
 /* One call. */
 typedef struct Call

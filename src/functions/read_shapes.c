@@ -64,8 +64,8 @@ typedef struct LogsStream
 	Snapshot	snapshot;		/* registered with 'owner' */
 	ResourceOwner owner;
 
-	EcmOffset	cut;			/* entries are returned up to there; lsn 0: all
-								 * that there are */
+	EcmOffset	cut;			/* entries are returned up to there; lsn 0:
+								 * all that there are */
 	binaryheap *heap;			/* of sources whose cursors are at an entry */
 
 	int			next_ended;		/* sources before this have been told of */

@@ -207,8 +207,8 @@ find_point(EcmFold *fold, int64 keep)
 			return true;
 
 		/*
-		 * The chunk goes on with a transaction of the one before.  If that is a
-		 * large one, the next to be looked at is its first chunk, not each.
+		 * The chunk goes on with a transaction of the one before.  If that is
+		 * a large one, the next to be looked at is its first chunk, not each.
 		 */
 		chunk.op = cs.first_lsn < chunk.lsn ? cs.first_op : first_op_at(fold, chunk.lsn);
 		chunk.lsn = cs.first_lsn;
