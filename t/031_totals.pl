@@ -39,7 +39,7 @@ sub buffers
 {
 	my ($query) = @_;
 	my $plan = $stack->sql($query, $query, "EXPLAIN (ANALYZE, BUFFERS, COSTS off, TIMING off, SUMMARY off) $query");
-	my ($hit) = $plan =~ /Function Scan.*?Buffers: shared hit=(\d+)/s or die "no buffers in:\n$plan";
+	my ($hit) = $plan =~ /(?:Function|Subquery) Scan.*?Buffers: shared hit=(\d+)/s or die "no buffers in:\n$plan";
 	return $hit;
 }
 
