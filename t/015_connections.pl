@@ -332,8 +332,10 @@ is(value("SELECT last_error ~ 'max_wal_senders' $replication"), 't', '... and th
 $walsender->quit;
 ok(wait_active($node, $db), 'active when there is a place');
 
-# All sessions are others'.  From here on, questions go by way of one of them.
+# All sessions are others', from when the stack is stopped: its pool may take one at any
+# time.  From here on, questions go by way of one of them.
 poll('the pool is closed when idle', $no_pool);
+value('SELECT electric_cm_stop()');
 my @others = map { $node->background_psql($db, on_error_stop => 0) } 1 .. 8;
 my $session = $others[0];
 
@@ -350,7 +352,7 @@ sub ask_until
 	return fail($what);
 }
 
-$session->query('SELECT electric_cm_restart()');
+$session->query('SELECT electric_cm_start()');
 ask_until('no session for the pool: tried again',
 	"SELECT status = 'starting' AND step = 'start_pool' AND retry_count >= 2
 		AND next_retry_at IS NOT NULL AND last_error ~ 'too many clients' $stack");

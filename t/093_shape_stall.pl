@@ -124,8 +124,16 @@ $stack->replays($held, 'locked', 'created again');
 # ---- what can't be interrupted
 
 $stack->sql('DELETE FROM slow WHERE n > 1000');
+
+# an operator that takes time by the square of n, and looks at no interrupt: for so many times
+# the timeout, on this machine
+my $n = 10000;
+my $began = time;
+$stack->sql("SELECT array_fill($n, ARRAY[$n]) && array_fill($n + 1, ARRAY[$n])");
+$n = int($n * sqrt(8 * $timeout / (time - $began)));
+note "n = $n";
 my $deaf = $stack->live_shape('slow', where => 'array_fill(n, ARRAY[n]) && array_fill(n + 1, ARRAY[n])');
-$stack->sql('INSERT INTO slow VALUES (4, 60000)');
+$stack->sql("INSERT INTO slow VALUES (4, $n)");
 $stack->seen(q{count(*) = 1 FROM electric_cm_events WHERE event = 'consumer_stalled' AND message LIKE '%does not react to the end of electric_cm.shape_stall_timeout'},
 	'a consumer that can not be interrupted: an event says so');
 $waited = others_go_on('... the others go on when that ends');

@@ -155,24 +155,52 @@ $stack->sql('CREATE TABLE left_side (id int PRIMARY KEY, n int)', 'CREATE TABLE 
 my @sides = map { $stack->live_shape($_) } qw(left_side right_side);
 $node->append_conf('postgresql.conf', "log_statement = none\n");
 $node->reload;
-my $writer = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr($db) ], '<', \(join('', map {
-				"BEGIN; INSERT INTO left_side VALUES ($_, 1); INSERT INTO right_side VALUES ($_, 1); COMMIT;\n" } 1 .. 3000)), '>', \my $out, '2>', \my $err);
-my ($looks, $torn, $after, $seen, $last) = (0, 0, '-1', 0, 0);
-for (1 .. 2000)
+$stack->sql(q{CREATE PROCEDURE follow(handles text[], upto int, INOUT at electric_cm_offset, INOUT seen int, INOUT torn int, INOUT looks int)
+LANGUAGE plpgsql AS $$
+DECLARE
+	l int; r int; c electric_cm_offset;
+BEGIN
+	WHILE seen < upto AND looks < 1000000 LOOP
+		SELECT count(*) FILTER (WHERE handle = handles[1]), count(*) FILTER (WHERE handle = handles[2]),
+			max(log_offset) FILTER (WHERE operation = 'up-to-date')
+		INTO l, r, c FROM electric_cm_shape_logs(handles, ARRAY[at, at], NULL);
+		looks := looks + 1;
+		torn := torn + (l <> r)::int;
+		IF c IS NOT NULL THEN	-- else it is read again
+			seen := seen + l;
+			at := c;
+		END IF;
+		COMMIT;
+	END LOOP;
+END $$});
+my ($after, $seen, $torn, $looks) = ('-1', 0, 0, 0);
+for my $workers (2, 3, 1, 2)
 {
-	my ($l, $r, $c) = split /\|/,
-	  $stack->sql("SELECT count(*) FILTER (WHERE handle = '$sides[0]'), count(*) FILTER (WHERE handle = '$sides[1]'), max(log_offset) FILTER (WHERE operation = 'up-to-date')
-		FROM electric_cm_shape_logs(" . array(@sides) . ', ' . array(($after) x 2) . ', NULL)');
-	$looks++;
-	$torn++ if $l != $r;
-	$seen += $l;
-	$after = $c;
-	last if $seen >= 3000 || ($last && $l == 0);
-	$last = !$writer->pumpable && $stack->settle;
-	$writer->pump_nb if $writer->pumpable;
+	my $upto = $seen + 1000;
+	my $file = $node->basedir . "/transfers$upto.sql";
+	append_to_file($file, join '', map {
+			"BEGIN; INSERT INTO left_side VALUES ($_, 1); INSERT INTO right_side VALUES ($_, 1); COMMIT;\n" } $seen + 1 .. $upto);
+
+	# shapes change hands, between consumers that have come to different places
+	$node->append_conf('postgresql.conf', "electric_cm.shape_workers = $workers");
+	my $writer = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr($db), '-f', $file ], '<', \'', '>', \my $out, '2>', \my $err);
+	$node->reload;
+	($after, $seen, $torn, $looks) = split /\|/, $stack->sql('CALL follow(' . array(@sides) . ", $upto, '$after', $seen, $torn, $looks)");
+	$writer->finish;
+	$stack->seen("count(*) = $workers FROM electric_cm_stat_consumers WHERE datname = 'postgres'", "$workers consumers");
+	ok($stack->active, 'active');
 }
-$writer->finish;
-is("$torn $seen", '0 3000', "while they grow: no transaction is torn, none is missing ($looks looks)");
+is("$torn $seen", '0 4000', "while they grow, and change hands: no transaction is torn, none is missing ($looks looks)");
+
+# who has nothing to write does not hold back the others, also after that
+$node->append_conf('postgresql.conf', 'electric_cm.shape_workers = 4');
+$node->reload;
+$stack->seen("count(*) = 4 FROM electric_cm_stat_consumers WHERE datname = 'postgres'", 'other consumers');
+ok($stack->active, 'active again');
+$stack->sql('INSERT INTO left_side VALUES (100001, 1)');
+$stack->settle;
+is($stack->sql('SELECT operation FROM electric_cm_shape_logs(' . array(@sides, @shapes) . ', ' . array($after, $after, ($after) x 3) . ", NULL) WHERE operation <> 'ended'"),
+	"insert\nup-to-date", 'consumers that have not written anything yet do not hold back the others');
 
 # -------------------------------------------------------------- streaming --
 

@@ -192,6 +192,17 @@ for my $n (500, 700)
 		$at = $stack->sql("SELECT max(log_offset) FROM electric_cm_shape_logs(" . array(@some) . ', ' . array(($at) x $n) . ", NULL) WHERE operation = 'up-to-date'");
 	}
 	is("$told $found", '20 20', "$n shapes: each time the one that has changed");
+
+	# also after a look that has found nothing, it sleeps without a snapshot
+	send_sql($waiter, await_sql(\@some, [ ($at) x $n ], '60 s'));
+	sleeps("$n shapes: it waits");
+	$stack->sql('GRANT SELECT ON many TO PUBLIC', 'REVOKE SELECT ON many FROM PUBLIC');    # it has to look that up again
+	usleep(500_000);
+	$stack->becomes(q{SELECT backend_xmin IS NULL AND wait_event_type = 'Extension' FROM pg_stat_activity WHERE query LIKE 'CALL electric_cm_await%' AND state = 'active'},
+		'... also after several looks, without a snapshot');
+	$stack->sql("INSERT INTO many SELECT max(id) + 1, 1 FROM many");
+	answer($waiter);
+	$at = $stack->sql("SELECT max(log_offset) FROM electric_cm_shape_logs(" . array(@some) . ', ' . array(($at) x $n) . ", NULL) WHERE operation = 'up-to-date'");
 }
 
 # many sessions wait for one shape: all are woken, and their places come back

@@ -579,7 +579,7 @@ ecm_define_settings(void)
 	DefineCustomIntVariable(PREFIX "max_awaited_shapes",
 							"Sets for how many shapes sessions can wait, all together, by electric_cm_await().",
 							"A session that finds no room looks every 100 ms instead. "
-							"Each takes 48 bytes of shared memory.",
+							"Each takes 40 bytes of shared memory.",
 							&ecm_max_awaited_shapes, 32768, 0, 10000000,
 							process_shared_preload_libraries_in_progress ?
 							PGC_POSTMASTER : PGC_SIGHUP,

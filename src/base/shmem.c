@@ -371,18 +371,44 @@ ecm_own_flushed_lsn(void)
 	return lsn;
 }
 
-void
+uint64
 ecm_own_applied_lsns(XLogRecPtr *lsns)
 {
+	uint64		assignments = 0;
 	int			index;
 
 	memset(lsns, 0, ECM_MAX_SHAPE_WORKERS * sizeof(XLogRecPtr));
 	if (ecm_shared == NULL)
-		return;
+		return 0;
 	ecm_lock(LW_SHARED);
 	index = ecm_stack_find_locked(MyDatabaseId);
-	for (int i = 0; index >= 0 && i < ECM_MAX_SHAPE_WORKERS; i++)
-		lsns[i] = ecm_shared->stacks[index].consumers[i].applied_lsn;
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+			lsns[i] = stack->consumers[i].applied_lsn;
+		assignments = stack->assignments;
+	}
+	ecm_unlock();
+	return assignments;
+}
+
+void
+ecm_own_forget_applied_lsns(void)
+{
+	int			index;
+
+	ecm_lock(LW_EXCLUSIVE);
+	index = ecm_stack_find_locked(MyDatabaseId);
+	if (index >= 0)
+	{
+		EcmStack   *stack = &ecm_shared->stacks[index];
+
+		for (int i = 0; i < ECM_MAX_SHAPE_WORKERS; i++)
+			stack->consumers[i].applied_lsn = InvalidXLogRecPtr;
+		stack->assignments++;
+	}
 	ecm_unlock();
 }
 

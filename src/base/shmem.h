@@ -452,6 +452,9 @@ typedef struct EcmStack
 	int			noptions;
 	int			nconsumers;
 
+	/* How often shapes have changed hands; written by who does that. */
+	uint64		assignments;
+
 	/* Each consumer writes its own, except what the manager gives it. */
 	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
 
@@ -596,9 +599,16 @@ extern XLogRecPtr ecm_own_flushed_lsn(void);
 
 /*
  * applied_lsn of each consumer of the current database's stack; invalid: not known, or there
- * is none.  lsns has room for ECM_MAX_SHAPE_WORKERS.
+ * is none.  lsns has room for ECM_MAX_SHAPE_WORKERS.  Returns the number of assignments: if it
+ * is another one when a snapshot has been taken, what was read may be of former consumers.
  */
-extern void ecm_own_applied_lsns(XLogRecPtr *lsns);
+extern uint64 ecm_own_applied_lsns(XLogRecPtr *lsns);
+
+/*
+ * For who makes shapes change hands, before that is committed and when no consumer runs:
+ * what has been applied is not known until the next consumers start.
+ */
+extern void ecm_own_forget_applied_lsns(void);
 
 /*
  * Copies the entry at an index, or its head (the members before conns).  False:

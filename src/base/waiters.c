@@ -34,9 +34,8 @@
 #define NOBODY			ECM_NO_PLACE
 
 /*
- * Waiters are taken off the list in groups of this size under the bucket's
- * spinlock, and their latches are set after it has been released: setting a
- * latch can make a system call.
+ * Latches are set in groups of this size, without a spinlock: setting one can make a system
+ * call.
  */
 #define WAKE_GROUP		64
 
@@ -178,7 +177,7 @@ my_number(void)
 
 /* Puts a place that is on no list on that of a shape. */
 static void
-list(int place, int64 shape)
+put_on_list(int place, int64 shape)
 {
 	Waiter	   *waiter = &shared->waiters[place];
 	Bucket	   *bucket = bucket_of(MyDatabaseId, shape);
@@ -206,7 +205,7 @@ ecm_waiters_join(int64 shape)
 	if (!joined)
 		pg_atomic_fetch_add_u32(&shared->count, 1);
 	joined = true;
-	list(number, shape);
+	put_on_list(number, shape);
 }
 
 bool
@@ -256,7 +255,7 @@ ecm_waiters_add(int64 shape)
 		shared->waiters[first_own].previous_own = place;
 	first_own = place;
 	pg_atomic_fetch_add_u32(&shared->count, 1);
-	list(place, shape);
+	put_on_list(place, shape);
 	return place;
 }
 
@@ -274,7 +273,7 @@ void
 ecm_waiters_renew(int place)
 {
 	if (!shared->waiters[place].listed)
-		list(place, shared->waiters[place].shape);
+		put_on_list(place, shared->waiters[place].shape);
 }
 
 void
@@ -297,12 +296,34 @@ ecm_waiters_remove(int place)
 	SpinLockRelease(&shared->free_mutex);
 }
 
-/* Wakes a bucket's waiters for a shape, or, with shape 0, for any. */
-static void
-wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
+/*
+ * Backends whose latches are to be set. Not before all places that a commit concerns are off
+ * their lists, if they are not too many: who waits for several of its shapes is to find all
+ * of them.
+ */
+typedef struct Woken
 {
-	int			woken[WAKE_GROUP];
 	int			n;
+	int			procs[WAKE_GROUP];
+}			Woken;
+
+/*
+ * A backend may have exited meanwhile: another one in its place is woken for nothing then,
+ * which does no harm.
+ */
+static void
+set_latches(Woken * woken)
+{
+	for (int i = 0; i < woken->n; i++)
+		SetLatch(&ProcGlobal->allProcs[woken->procs[i]].procLatch);
+	woken->n = 0;
+}
+
+/* Takes a bucket's waiters for a shape, or, with shape 0, for any, off its list. */
+static void
+wake_bucket(Bucket *bucket, Oid dboid, int64 shape, Woken * woken)
+{
+	bool		more;
 
 	do
 	{
@@ -311,27 +332,25 @@ wake_bucket(Bucket *bucket, Oid dboid, int64 shape)
 		if (bucket->first == NOBODY)
 			return;
 
-		n = 0;
+		more = false;
 		SpinLockAcquire(&bucket->mutex);
-		for (int i = bucket->first; i != NOBODY && n < WAKE_GROUP; i = next)
+		for (int i = bucket->first; i != NOBODY; i = next)
 		{
 			Waiter	   *waiter = &shared->waiters[i];
 
 			next = waiter->next;
 			if (waiter->dboid != dboid || (shape != 0 && waiter->shape != shape))
 				continue;
-			woken[n++] = waiter->proc;
+			more = woken->n == WAKE_GROUP;
+			if (more)
+				break;
+			woken->procs[woken->n++] = waiter->proc;
 			unlist(bucket, waiter);
 		}
 		SpinLockRelease(&bucket->mutex);
-
-		/*
-		 * the backend may have exited meanwhile: another one in its place is
-		 * woken for nothing then, which does no harm
-		 */
-		for (int i = 0; i < n; i++)
-			SetLatch(&ProcGlobal->allProcs[woken[i]].procLatch);
-	} while (n == WAKE_GROUP);
+		if (more)
+			set_latches(woken);
+	} while (more);
 }
 
 /*
@@ -349,17 +368,23 @@ anybody_waits(void)
 void
 ecm_waiters_wake(Oid dboid, const int64 *shapes, int nshapes)
 {
+	Woken		woken = {0};
+
 	if (nshapes == 0 || !anybody_waits())
 		return;
 	for (int i = 0; i < nshapes; i++)
-		wake_bucket(bucket_of(dboid, shapes[i]), dboid, shapes[i]);
+		wake_bucket(bucket_of(dboid, shapes[i]), dboid, shapes[i], &woken);
+	set_latches(&woken);
 }
 
 void
 ecm_waiters_wake_all(Oid dboid)
 {
+	Woken		woken = {0};
+
 	if (!anybody_waits())
 		return;
 	for (int i = 0; i < NBUCKETS; i++)
-		wake_bucket(&shared->buckets[i], dboid, 0);
+		wake_bucket(&shared->buckets[i], dboid, 0, &woken);
+	set_latches(&woken);
 }

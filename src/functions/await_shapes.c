@@ -51,6 +51,8 @@
 
 /* How often those without a place look again, and standbys. */
 #define POLL_MS				100
+/* ... but they look no more than one part in so many of their time. */
+#define POLL_FACTOR			9
 /* The first and the longest pause until a shape that was woken is looked at again. */
 #define FIRST_AGAIN_MS		10
 #define LAST_AGAIN_MS		60000
@@ -101,6 +103,8 @@ typedef struct Call
 	bool		standby;
 	XLogRecPtr	replayed;		/* on a standby, before the last look */
 	bool		polls;			/* some have no place */
+	long		poll_ms;		/* if so, or on a standby: the pause; longer
+								 * than POLL_MS if a look takes long */
 	EcmTime		again_at;		/* the earliest of the shapes'; 0: none */
 	bool	   *ready;			/* by number */
 	int			nready;
@@ -265,8 +269,7 @@ is_ready(Call *call, int i, Snapshot snapshot, XLogRecPtr logged_lsn, bool *not_
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		if (geterrcode() == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION ||
+		if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION ||
 			ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_INSUFFICIENT_RESOURCES)
 			PG_RE_THROW();
 		FlushErrorState();
@@ -333,6 +336,7 @@ look_at_all(Call *call)
 		if (shape->again_ms > 0 && (call->again_at == 0 || shape->again_at < call->again_at))
 			call->again_at = shape->again_at;
 	}
+	call->poll_ms = Max(POLL_MS, POLL_FACTOR * ecm_ms_until(now, ecm_now()));
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(look_context);
 	UnregisterSnapshot(snapshot);
@@ -349,23 +353,24 @@ look_at_all(Call *call)
  * Lets go of the statement's snapshot, if nobody needs it: so do COMMIT in a procedure, and
  * commands like VACUUM.  A portal that is to return rows has registered it besides.
  */
-static bool
+static void
 let_go_of_snapshot(void)
 {
 	Portal		portal = ActivePortal;
 
-	if (portal == NULL || portal->portalSnapshot == NULL || !ActiveSnapshotSet() ||
-		GetActiveSnapshot() != portal->portalSnapshot)
-		return false;
-	PopActiveSnapshot();
-	portal->portalSnapshot = NULL;
-	if (portal->holdSnapshot != NULL)
+	if (portal != NULL && portal->portalSnapshot != NULL && ActiveSnapshotSet() &&
+		GetActiveSnapshot() == portal->portalSnapshot)
 	{
-		UnregisterSnapshotFromOwner(portal->holdSnapshot, portal->resowner);
-		portal->holdSnapshot = NULL;
+		PopActiveSnapshot();
+		portal->portalSnapshot = NULL;
+		if (portal->holdSnapshot != NULL)
+		{
+			UnregisterSnapshotFromOwner(portal->holdSnapshot, portal->resowner);
+			portal->holdSnapshot = NULL;
+		}
 	}
+	/* each look leaves one */
 	InvalidateCatalogSnapshot();
-	return true;
 }
 
 static long
@@ -406,7 +411,7 @@ sleep_between_looks(const Call *call)
 		if (call->again_at != 0)
 			pause = Min(pause, ecm_ms_until(ecm_now(), call->again_at));
 		if (call->polls || call->standby)
-			pause = Min(pause, POLL_MS);
+			pause = Min(pause, call->poll_ms);
 		if (pause > 0)
 		{
 			ecm_sleep(pause, ECM_WAIT_SHAPE_LOG);
@@ -442,7 +447,7 @@ await_ready(Call *call)
 		look_at_all(call);
 		if (call->nready > 0)
 			return;
-		(void) let_go_of_snapshot();
+		let_go_of_snapshot();
 		if (!sleep_between_looks(call))
 			return;
 	}

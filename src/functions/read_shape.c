@@ -29,6 +29,7 @@
 #include "functions/await.h"
 #include "functions/log_cursor.h"
 #include "functions/offset_type.h"
+#include "functions/row_stream.h"
 #include "functions/shape_look.h"
 #include "functions/wait_shape.h"
 #include "shape/shape_gap.h"
@@ -210,13 +211,59 @@ read_request(FunctionCallInfo fcinfo, LogRequest *request, int max_entries_argno
 	}
 }
 
+/*
+ * Goes to the entry that is to be the n-th one returned, counted from 0; false: there is
+ * none.  Not before it is asked for: it may be large.
+ */
+static bool
+go_to_entry(EcmLogCursor *cursor, const LogRequest *request, int64 n)
+{
+	if (request->max_entries != 0 && n >= request->max_entries)
+		return false;
+	return n == 0 ? cursor->found : ecm_log_cursor_next(cursor);
+}
+
+/* How many entries are still to be returned; 0: all. */
+static int64
+entries_left(const LogRequest *request, int64 returned)
+{
+	return request->max_entries == 0 ? 0 : request->max_entries - returned;
+}
+
 /* The entries that a call of electric_cm_shape_log() goes on to return. */
 typedef struct LogStream
 {
 	LogRequest	request;
+	TupleDesc	tupdesc;
 	EcmLook    *look;
 	int64		returned;
 } LogStream;
+
+static void *
+stream_begin(FunctionCallInfo fcinfo, TupleDesc tupdesc)
+{
+	LogStream  *stream = palloc0(sizeof(LogStream));
+
+	stream->tupdesc = tupdesc;
+	read_request(fcinfo, &stream->request, 2);
+	stream->look = await_look(&stream->request, -1, false);
+	return stream;
+}
+
+static HeapTuple
+stream_next(void *arg)
+{
+	LogStream  *stream = arg;
+	Datum		values[ECM_ENTRY_COLUMNS];
+	bool		nulls[ECM_ENTRY_COLUMNS];
+
+	if (!go_to_entry(stream->look->cursor, &stream->request, stream->returned))
+		return NULL;
+	ecm_log_cursor_row(stream->look->cursor, entries_left(&stream->request, stream->returned),
+					   values, nulls);
+	stream->returned++;
+	return heap_form_tuple(stream->tupdesc, values, nulls);
+}
 
 static void
 stream_end(Datum arg)
@@ -252,50 +299,9 @@ stream_end(Datum arg)
 Datum
 electric_cm_shape_log(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	FuncCallContext *context;
-	LogStream  *stream;
-	EcmLogCursor *cursor;
-	Datum		values[ECM_ENTRY_COLUMNS];
-	bool		nulls[ECM_ENTRY_COLUMNS];
+	static const EcmRowSource source = {stream_begin, stream_next, stream_end};
 
-	if (SRF_IS_FIRSTCALL())
-	{
-		MemoryContext old_context;
-		TupleDesc	tupdesc;
-
-		ecm_require_sql_fit();
-		context = SRF_FIRSTCALL_INIT();
-		old_context = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		context->tuple_desc = BlessTupleDesc(tupdesc);
-		stream = palloc0(sizeof(LogStream));
-		read_request(fcinfo, &stream->request, 2);
-		stream->look = await_look(&stream->request, -1, false);
-		context->user_fctx = stream;
-		MemoryContextSwitchTo(old_context);
-		RegisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
-	}
-
-	context = SRF_PERCALL_SETUP();
-	stream = context->user_fctx;
-	cursor = stream->look->cursor;
-	if (cursor->found &&
-		(stream->request.max_entries == 0 || stream->returned < stream->request.max_entries))
-	{
-		HeapTuple	tuple;
-
-		ecm_log_cursor_row(cursor, stream->request.max_entries == 0 ? 0 :
-						   stream->request.max_entries - stream->returned, values, nulls);
-		tuple = heap_form_tuple(context->tuple_desc, values, nulls);
-		stream->returned++;
-		ecm_log_cursor_next(cursor);
-		SRF_RETURN_NEXT(context, HeapTupleGetDatum(tuple));
-	}
-	UnregisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
-	ecm_look_end(stream->look);
-	SRF_RETURN_DONE(context);
+	return ecm_stream_rows(fcinfo, &source);
 }
 
 /*
@@ -331,18 +337,16 @@ electric_cm_await_shape_log(PG_FUNCTION_ARGS)
 	look = await_look(&request, timeout_ms, true);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "electric_cm entry",
 										ALLOCSET_DEFAULT_SIZES);
-	for (int64 n = 0; look->cursor->found && (request.max_entries == 0 || n < request.max_entries); n++)
+	for (int64 n = 0; go_to_entry(look->cursor, &request, n); n++)
 	{
 		Datum		values[ECM_ENTRY_COLUMNS];
 		bool		nulls[ECM_ENTRY_COLUMNS];
 
 		old_context = MemoryContextSwitchTo(row_context);
-		ecm_log_cursor_row(look->cursor, request.max_entries == 0 ? 0 : request.max_entries - n,
-						   values, nulls);
+		ecm_log_cursor_row(look->cursor, entries_left(&request, n), values, nulls);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);
-		ecm_log_cursor_next(look->cursor);
 	}
 	MemoryContextDelete(row_context);
 	ecm_look_end(look);

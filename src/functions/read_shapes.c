@@ -20,6 +20,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/binaryheap.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -31,6 +32,7 @@
 #include "functions/log_cursor.h"
 #include "functions/offset_type.h"
 #include "functions/reading_args.h"
+#include "functions/row_stream.h"
 #include "functions/shape_look.h"
 #include "shape/shape_epoch.h"
 #include "shape/shape_log.h"
@@ -59,13 +61,12 @@ typedef struct LogsStream
 	int			n;
 	Source	   *sources;
 	int			max_entries;	/* 0: all */
-	MemoryContext context;
 	TupleDesc	tupdesc;
 	Snapshot	snapshot;		/* registered with 'owner' */
 	ResourceOwner owner;
 
-	EcmOffset	cut;			/* entries are returned up to there; lsn 0:
-								 * all that there are */
+	EcmOffset	cut;			/* entries are returned up to there; lsn 0: no
+								 * log has any of the stream */
 	binaryheap *heap;			/* of sources whose cursors are at an entry */
 
 	int			next_ended;		/* sources before this have been told of */
@@ -83,48 +84,51 @@ typedef struct LogsStream
  * ----------------------------------------------------------------
  */
 
-/* What the consumers of the shapes have surely committed, as of the snapshot. */
+/* Everything before the result is in the shape's log, as of the snapshot; invalid: not known. */
 static XLogRecPtr
-complete_until(const LogsStream *stream, const XLogRecPtr *applied)
+complete_until(const EcmShapeDef *shape, Snapshot snapshot, XLogRecPtr *applied, bool *looked_up)
 {
-	XLogRecPtr	until = InvalidXLogRecPtr;
-	XLogRecPtr	known[ECM_MAX_SHAPE_WORKERS] = {0};
+	int			worker = shape->worker;
 
-	for (int i = 0; i < stream->n; i++)
-	{
-		const EcmLook *look = stream->sources[i].look;
-		int			worker;
-
-		if (look == NULL || !look->readable)
-			continue;
-		worker = look->shape->worker;
-		if (known[worker] == InvalidXLogRecPtr)
-		{
-			known[worker] = Max(ecm_stored_progress(worker, stream->snapshot), applied[worker]);
-			if (until == InvalidXLogRecPtr || known[worker] < until)
-				until = known[worker];
-		}
-	}
-	return until;
+	if (worker < 0 || worker >= ECM_MAX_SHAPE_WORKERS)
+		elog(ERROR, "shape \"%s\" is of consumer %d", shape->handle, worker);
+	if (!looked_up[worker])
+		applied[worker] = Max(applied[worker], ecm_stored_progress(worker, snapshot));
+	looked_up[worker] = true;
+	return Max(shape->skip_until, applied[worker]);
 }
 
+/*
+ * The cut is bounded by those shapes, too, that are being created: or else one could become
+ * live before it, as its consumer lags, and readers would seem to have had its rows.  If
+ * its consumer has not begun with it, that will be later than now.
+ */
 static void
-set_cut(LogsStream *stream, const XLogRecPtr *applied)
+set_cut(LogsStream *stream, XLogRecPtr *applied)
 {
-	XLogRecPtr	until = complete_until(stream, applied);
+	bool		looked_up[ECM_MAX_SHAPE_WORKERS] = {false};
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (until == InvalidXLogRecPtr)
-		return;
-	/* a transaction's offset is the beginning of its commit record */
-	stream->cut.lsn = until - 1;
 	for (int i = 0; i < stream->n; i++)
 	{
 		const EcmLook *look = stream->sources[i].look;
+		XLogRecPtr	until;
 
-		if (look != NULL && look->readable && look->shape->state != ECM_SHAPE_LIVE)
-			stream->cut.lsn = Min(stream->cut.lsn, look->shape->gap_lsn);
+		if (look == NULL || !look->shape->noted)
+			continue;
+		until = complete_until(look->shape, stream->snapshot, applied, looked_up);
+		if (until == InvalidXLogRecPtr)
+			return;				/* not known yet */
+		/* a transaction's offset is the beginning of its commit record */
+		until--;
+		if (look->readable && look->shape->state != ECM_SHAPE_LIVE)
+			until = Min(until, look->shape->gap_lsn);
+		lsn = lsn == InvalidXLogRecPtr ? until : Min(lsn, until);
 	}
-	stream->cut.op = (uint64) ecm_epoch_cut_op(stream->snapshot, stream->cut.lsn);
+	if (lsn == InvalidXLogRecPtr)
+		return;
+	stream->cut.lsn = lsn;
+	stream->cut.op = (uint64) ecm_epoch_cut_op(stream->snapshot, lsn);
 }
 
 /* Have all readers' offsets been passed?  Else one would be sent back. */
@@ -206,12 +210,36 @@ compare_sources(Datum a, Datum b, void *arg pg_attribute_unused())
 	return source_a < source_b ? 1 : -1;
 }
 
-static void
-stream_begin(LogsStream *stream, FunctionCallInfo fcinfo)
+/*
+ * The snapshot to read all logs in, and what it surely has of each consumer: that was read
+ * before the snapshot was taken, and no shape has changed hands meanwhile.
+ */
+static Snapshot
+take_snapshot(ResourceOwner owner, XLogRecPtr *applied)
 {
+	if (IsolationUsesXactSnapshot())
+		return RegisterSnapshotOnOwner(GetTransactionSnapshot(), owner);
+	for (;;)
+	{
+		XLogRecPtr	later[ECM_MAX_SHAPE_WORKERS];
+		uint64		assignments = ecm_own_applied_lsns(applied);
+		Snapshot	snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), owner);
+
+		if (ecm_own_applied_lsns(later) == assignments)
+			return snapshot;
+		UnregisterSnapshotFromOwner(snapshot, owner);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void *
+stream_begin(FunctionCallInfo fcinfo, TupleDesc tupdesc)
+{
+	LogsStream *stream = palloc0(sizeof(LogsStream));
 	EcmReadingArgs args;
 	XLogRecPtr	applied[ECM_MAX_SHAPE_WORKERS] = {0};
 
+	stream->tupdesc = tupdesc;
 	if (!RecoveryInProgress())	/* a standby may do without */
 		ecm_require_shared();
 	ecm_reading_args(fcinfo, &args);
@@ -224,16 +252,8 @@ stream_begin(LogsStream *stream, FunctionCallInfo fcinfo)
 					 errmsg("max_entries must be greater than zero")));
 	}
 
-	/* before the snapshot, so that it has what this says */
 	stream->owner = CurrentResourceOwner;
-	if (IsolationUsesXactSnapshot())
-		stream->snapshot = RegisterSnapshotOnOwner(GetTransactionSnapshot(), stream->owner);
-	else
-	{
-		ecm_own_applied_lsns(applied);
-		stream->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), stream->owner);
-	}
-
+	stream->snapshot = take_snapshot(stream->owner, applied);
 	stream->n = args.n;
 	stream->sources = palloc0(Max(args.n, 1) * sizeof(Source));
 	for (int i = 0; i < args.n; i++)
@@ -256,6 +276,7 @@ stream_begin(LogsStream *stream, FunctionCallInfo fcinfo)
 	stream->transaction_context = AllocSetContextCreate(CurrentMemoryContext,
 														"electric_cm transaction",
 														ALLOCSET_DEFAULT_SIZES);
+	return stream;
 }
 
 static void
@@ -268,8 +289,6 @@ stream_end(Datum arg)
 			ecm_look_end(stream->sources[i].look);
 	if (stream->snapshot != NULL)
 		UnregisterSnapshotFromOwner(stream->snapshot, stream->owner);
-	stream->n = 0;
-	stream->snapshot = NULL;
 }
 
 /* ----------------------------------------------------------------
@@ -338,7 +357,7 @@ next_source(const LogsStream *stream)
 	if (binaryheap_empty(stream->heap))
 		return NULL;
 	source = (Source *) DatumGetPointer(binaryheap_first(stream->heap));
-	return stream->cut.lsn != 0 && source->look->cursor->lsn > stream->cut.lsn ? NULL : source;
+	return source->look->cursor->lsn > stream->cut.lsn ? NULL : source;
 }
 
 /* Makes a row of a source's entry, and goes on in its log. */
@@ -372,14 +391,13 @@ is_at(const Source *source, const EcmOffset *offset)
 }
 
 /*
- * Gathers the rows of the transaction that comes next, in which 'first' is, if they fit into
- * what is left of max_entries.
+ * Gathers the rows of the transaction that comes next, if they fit into what is left of
+ * max_entries.
  */
 static void
-gather_transaction(LogsStream *stream, Source *first)
+gather_transaction(LogsStream *stream, uint64 lsn)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(stream->transaction_context);
-	uint64		lsn = first->look->cursor->lsn;
 	bool		fits = true;
 	Source	   *source;
 
@@ -426,7 +444,7 @@ next_entry(LogsStream *stream)
 	if (stream->max_entries > 0 && stream->returned > 0 && !same_transaction &&
 		source->look->cursor->lsn != 0 && ecm_op_is_stream(source->look->cursor->op))
 	{
-		gather_transaction(stream, source);
+		gather_transaction(stream, source->look->cursor->lsn);
 		return NULL;
 	}
 	stream->last.lsn = source->look->cursor->lsn;
@@ -434,10 +452,10 @@ next_entry(LogsStream *stream)
 	return take_entry(stream, source);
 }
 
-/* The next row; NULL: that was all. */
 static HeapTuple
-next_row(LogsStream *stream)
+stream_next(void *arg)
 {
+	LogsStream *stream = arg;
 	HeapTuple	row;
 
 	for (; stream->next_ended < stream->n; stream->next_ended++)
@@ -478,35 +496,7 @@ next_row(LogsStream *stream)
 Datum
 electric_cm_shape_logs(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	FuncCallContext *context;
-	LogsStream *stream;
-	HeapTuple	row;
+	static const EcmRowSource source = {stream_begin, stream_next, stream_end};
 
-	if (SRF_IS_FIRSTCALL())
-	{
-		MemoryContext old_context;
-		TupleDesc	tupdesc;
-
-		ecm_require_sql_fit();
-		context = SRF_FIRSTCALL_INIT();
-		old_context = MemoryContextSwitchTo(context->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		stream = palloc0(sizeof(LogsStream));
-		stream->tupdesc = BlessTupleDesc(tupdesc);
-		stream_begin(stream, fcinfo);
-		context->user_fctx = stream;
-		MemoryContextSwitchTo(old_context);
-		RegisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
-	}
-
-	context = SRF_PERCALL_SETUP();
-	stream = context->user_fctx;
-	row = next_row(stream);
-	if (row != NULL)
-		SRF_RETURN_NEXT(context, HeapTupleGetDatum(row));
-	UnregisterExprContextCallback(rsinfo->econtext, stream_end, PointerGetDatum(stream));
-	stream_end(PointerGetDatum(stream));
-	SRF_RETURN_DONE(context);
+	return ecm_stream_rows(fcinfo, &source);
 }

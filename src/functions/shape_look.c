@@ -117,7 +117,6 @@ find_shape(const EcmLookRequest *request, EcmLook *look)
 	return ecm_shape_as_of(request->handle, look->snapshot);
 }
 
-
 typedef struct LookCall
 {
 	const EcmLookRequest *request;

@@ -62,6 +62,7 @@ electric_cm_assign_shapes(PG_FUNCTION_ARGS)
 	if (any)
 	{
 		ecm_shape_lock_all_progress();
+		ecm_own_forget_applied_lsns();
 
 		/* a consumer without a row in progress has logged nothing yet */
 		ecm_spi_run("UPDATE _electric_cm.shape_worker w SET skip_until = greatest(w.skip_until,"

@@ -126,7 +126,7 @@ electric_cm.wal_report_interval = '1 s'
 =item poll($node, $db, $query, $expected)
 
 Wait until a query, a single SELECT, returns that: "t", if it is not said. As PostgreSQL::Test::Cluster's
-poll_query_until(), which starts a psql for each look; that took half of the tests' CPU. Here one looks a
+poll_query_until(), which starts a psql for each look; but that costs far more than the look. Here one looks a
 hundred times, unless it loses its connection.
 
 =cut
