@@ -305,14 +305,14 @@ typedef struct Woken
 {
 	int			n;
 	int			procs[WAKE_GROUP];
-}			Woken;
+} Woken;
 
 /*
  * A backend may have exited meanwhile: another one in its place is woken for nothing then,
  * which does no harm.
  */
 static void
-set_latches(Woken * woken)
+set_latches(Woken *woken)
 {
 	for (int i = 0; i < woken->n; i++)
 		SetLatch(&ProcGlobal->allProcs[woken->procs[i]].procLatch);
@@ -321,7 +321,7 @@ set_latches(Woken * woken)
 
 /* Takes a bucket's waiters for a shape, or, with shape 0, for any, off its list. */
 static void
-wake_bucket(Bucket *bucket, Oid dboid, int64 shape, Woken * woken)
+wake_bucket(Bucket *bucket, Oid dboid, int64 shape, Woken *woken)
 {
 	bool		more;
 

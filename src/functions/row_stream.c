@@ -15,7 +15,7 @@
 #include "functions/row_stream.h"
 
 Datum
-ecm_stream_rows(FunctionCallInfo fcinfo, const EcmRowSource * source)
+ecm_stream_rows(FunctionCallInfo fcinfo, const EcmRowSource *source)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	FuncCallContext *context;

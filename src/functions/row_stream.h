@@ -24,9 +24,9 @@ typedef struct EcmRowSource
 
 	/* also if the query ends before that; not after an ERROR */
 	void		(*end) (Datum stream);
-}			EcmRowSource;
+} EcmRowSource;
 
 /* The whole of such a function; to be called for each row. */
-extern Datum ecm_stream_rows(FunctionCallInfo fcinfo, const EcmRowSource * source);
+extern Datum ecm_stream_rows(FunctionCallInfo fcinfo, const EcmRowSource *source);
 
 #endif							/* ECM_ROW_STREAM_H */

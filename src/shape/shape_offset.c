@@ -61,24 +61,23 @@ report_folded(const EcmShapeDef *shape, const EcmLogBase *base,
 }
 
 /*
- * Was the offset given in a history that is not this server's?  A standby may not have
- * replayed the row of the offset's epoch yet, though it has the WAL at the offset's LSN:
- * the one comes after the other.  A primary has all epochs of its history.
+ * Was the offset given in this server's history?  A standby may not have replayed the row
+ * of the offset's epoch yet, though it has the WAL at the offset's LSN: the one comes after
+ * the other.  A primary has all epochs of its history.
  */
-static bool
-is_of_other_history(const EcmOffset *after)
+static EcmEpochVerdict
+judge_history(const EcmOffset *after)
 {
 	Snapshot	snapshot;
 	EcmEpochVerdict verdict;
 
 	if (after->lsn == 0 || !ecm_op_is_stream(after->op))
-		return false;
+		return ECM_EPOCH_RIGHT;
 	/* the reader's own snapshot may be older than an epoch */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	verdict = ecm_epoch_judge_offset(snapshot, after->lsn, after->op);
 	UnregisterSnapshot(snapshot);
-	return verdict == ECM_EPOCH_OTHER ||
-		(verdict == ECM_EPOCH_UNKNOWN && !RecoveryInProgress());
+	return verdict == ECM_EPOCH_UNKNOWN && !RecoveryInProgress() ? ECM_EPOCH_OTHER : verdict;
 }
 
 /* Everything that readers have had was flushed. */
@@ -100,7 +99,8 @@ ecm_offset_is_before_log(const EcmShapeDef *shape, const EcmOffset *offset)
 static bool
 is_good_cut(const EcmOffset *after)
 {
-	return ecm_op_is_cut(after->op) && !is_of_other_history(after) && !is_beyond_end(after);
+	return ecm_op_is_cut(after->op) && judge_history(after) == ECM_EPOCH_RIGHT &&
+		!is_beyond_end(after);
 }
 
 void
@@ -229,7 +229,7 @@ ecm_offset_check_may_come(const EcmShapeDef *shape, Snapshot snapshot,
 						  const EcmLogBase *base, const EcmOffset *after,
 						  XLogRecPtr logged_lsn)
 {
-	bool		other = is_of_other_history(after);
+	bool		other = judge_history(after) == ECM_EPOCH_OTHER;
 	bool		beyond = is_beyond_end(after);
 	char		offset[ECM_OFFSET_LEN];
 
