@@ -86,6 +86,8 @@ $node->append_conf('postgresql.conf', 'restart_after_crash = on');
 $node->reload;
 for my $type ('electric_cm consumer', 'electric_cm manager', 'walsender')
 {
+	$stack->active or die 'not active';
+	$stack->seen("count(*) = 1 FROM pg_stat_activity WHERE backend_type = '$type'");
 	my $started = $stack->sql('SELECT pg_postmaster_start_time()');
 	my ($pid, $since) = split /\|/, $stack->sql("SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = '$type'");
 	my $load = start_load(30);

@@ -88,7 +88,7 @@ sub resyncs
 
 	$name //= $command;
 	$stack->is_live($handle);
-	my $before = $stack->gaps($handle);
+	my $before = $stack->closed_gaps($handle);
 	if ($command !~ /CONCURRENTLY|COMMIT/)
 	{
 		$stack->sql('BEGIN', $command, $write, 'ROLLBACK');
@@ -295,7 +295,7 @@ is($stack->exists_shape($live), 1, 'it has been the same shape all the time');
 
 # partitions under their root's name: a leaf's own shapes would see nothing
 my $leaf = $stack->live_shape('leaf2');
-my $gaps = $stack->gaps($leaf);
+my $gaps = $stack->closed_gaps($leaf);
 $stack->sql('BEGIN', 'ALTER PUBLICATION electric_cm_publication SET (publish_via_partition_root)', q{INSERT INTO leaf2 VALUES (2, 2, 'unseen')}, 'COMMIT');
 cmp_ok($stack->gaps($leaf), '>', $gaps, 'partitions as their root: the shape is resynced');
 $stack->becomes(q{SELECT status = 'failed' AND last_error LIKE '%changes of their root' FROM electric_cm_stat_manager},

@@ -159,7 +159,12 @@ What electric_cm_shapes says of it.
 
 =item $stack->gaps($handle)
 
-How many gaps the shape's log has had, or will have: resyncs that have been ordered.
+How many gaps the shape's log has had, or will have: resyncs that have been ordered.  Orders
+that come while a resync runs are one with it when it ends.
+
+=item $stack->closed_gaps($handle)
+
+The same when all have been closed: a number to compare later ones with.
 
 =item $stack->replays($handle, $table, $what, %opts)
 
@@ -256,6 +261,14 @@ sub gaps
 {
 	my ($self, $handle) = @_;
 	return $self->sql("SELECT count(*) FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape WHERE handle = '$handle'");
+}
+
+sub closed_gaps
+{
+	my ($self, $handle) = @_;
+	$self->becomes("SELECT NOT EXISTS (SELECT FROM _electric_cm.shape_gap g JOIN _electric_cm.shape s ON s.id = g.shape
+		WHERE handle = '$handle' AND (g.lsn IS NULL OR g.closed_at IS NULL))");
+	return $self->gaps($handle);
 }
 
 sub replay_equals { my ($self, @args) = @_; return ElectricCM::replay_equals($self->{node}, $self->{db}, @args); }
