@@ -413,7 +413,8 @@ function ecm_test.compare(handle, relation, clause, columns), which does the sam
 as replay_equals(). Clause and columns are NULL if the shape has none. It returns
 the number of entries, the number of rows, and a text that says what is wrong,
 NULL if nothing is. No value is as good as null: of a column that was added without
-values, there are no entries.
+values, there are no entries; nor are there of one that was dropped, so of a shape of
+all columns, those that the table has not any more don't count.
 
 =cut
 
@@ -429,15 +430,18 @@ CREATE FUNCTION ecm_test.compare(handle text, relation text, clause text, column
 LANGUAGE plpgsql AS $$
 DECLARE
 	query text;
+	names text[];
 BEGIN
-	SELECT string_agg(format('%L, CASE WHEN num_nonnulls(%2$I) = 1 THEN format(''%%s'', %2$I) END', attname, attname), ', ')
-		INTO query
+	SELECT string_agg(format('%L, CASE WHEN num_nonnulls(%2$I) = 1 THEN format(''%%s'', %2$I) END', attname, attname), ', '), array_agg(attname)
+		INTO query, names
 		FROM pg_attribute
 		WHERE attrelid = relation::regclass AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR (attgenerated = 's' AND current_setting('server_version_num')::int >= 180000))
 			AND (columns IS NULL OR attname = ANY (columns));
 	query := format('SELECT jsonb_strip_nulls(jsonb_build_object(VARIADIC ARRAY[%s]::text[])) AS r FROM %s', query, relation) || coalesce(' WHERE ' || clause, '');
 	EXECUTE format($sql$
-		WITH replayed AS MATERIALIZED (SELECT jsonb_strip_nulls(r) AS r FROM ecm_test.replayed(%1$L) r),
+		WITH replayed AS MATERIALIZED (
+			SELECT jsonb_strip_nulls(r - ARRAY(SELECT name FROM jsonb_object_keys(r) name WHERE name <> ALL ($1))) AS r
+			FROM ecm_test.replayed(%1$L) r),
 		checked AS MATERIALIZED (SELECT * FROM ecm_test.check_log(%1$L)),
 		expected AS MATERIALIZED (%2$s),
 		missing AS (SELECT r FROM expected EXCEPT ALL SELECT r FROM replayed),
@@ -447,7 +451,7 @@ BEGIN
 			UNION ALL (SELECT 'in the replay only: ' || left(r::text, 1000) FROM extra LIMIT 5)
 			UNION ALL (SELECT 'out of place in the log: ' || unnest(examples) FROM checked))
 		SELECT (SELECT entries FROM checked), (SELECT count(*) FROM expected), (SELECT string_agg(r, E'\n') FROM wrong)
-	$sql$, handle, query) INTO entries, rows, wrong;
+	$sql$, handle, query) INTO entries, rows, wrong USING CASE WHEN columns IS NULL THEN names END;
 EXCEPTION WHEN others THEN
 	wrong := 'could not be compared: ' || SQLERRM;
 END $$;
