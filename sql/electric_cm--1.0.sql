@@ -230,6 +230,44 @@ CREATE TABLE _electric_cm.epoch (
 );
 COMMENT ON TABLE _electric_cm.epoch IS 'timelines that the logs have gone through';
 
+-- Named readers.  Each has a position in the order of the stream: what comes before it,
+-- in all its shapes, it has acknowledged.  -1 is written as 0/0 and -1.
+CREATE TABLE _electric_cm.reader (
+	id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	owner oid NOT NULL,
+	lsn pg_lsn NOT NULL DEFAULT '0/0',
+	op int8 NOT NULL DEFAULT -1,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	acknowledged_at timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _electric_cm.reader IS 'named readers';
+
+-- A shape that is new to the reader has a position of its own until it has come to the
+-- reader's: first the rows that its log begins with are read (it is initial), then what
+-- the stream has brought since.  Rows of shapes that are gone stay, so that the reader is told.
+CREATE TABLE _electric_cm.reader_shape (
+	reader int8,
+	shape int8,
+	handle text NOT NULL,
+	initial bool NOT NULL DEFAULT true,
+	lsn pg_lsn DEFAULT '0/0',	-- NULL: the reader's
+	op int8 DEFAULT -1,
+	PRIMARY KEY (reader, shape)
+) WITH (fillfactor = 50);
+CREATE INDEX reader_shape_of_shape ON _electric_cm.reader_shape (shape);
+COMMENT ON TABLE _electric_cm.reader_shape IS 'what named readers read';
+
+-- Written when a log is folded, which does not wait for locks that a user holds on
+-- the reader's rows.
+CREATE TABLE _electric_cm.reader_lost (
+	reader int8,
+	shape int8,
+	PRIMARY KEY (reader, shape)
+);
+COMMENT ON TABLE _electric_cm.reader_lost IS
+	'shapes of which something was folded that a named reader had not acknowledged';
+
 -- The last 1,000 events from warnings up, which survive the server's end.
 -- Written like shape_log, so that no publication sends it.
 CREATE TABLE _electric_cm.event (
@@ -537,6 +575,48 @@ END;
 COMMENT ON FUNCTION electric_cm_shape_logs(text[], electric_cm_offset[], int) IS
 	'entries of many shapes'' logs, each after an offset, in the order of the stream';
 
+CREATE FUNCTION electric_cm_create_reader(name text, handles text[]) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_create_reader(text, text[]) IS
+	'creates a named reader of shapes, whose position the server keeps';
+
+CREATE FUNCTION electric_cm_alter_reader(name text, add_handles text[] DEFAULT NULL,
+										 drop_handles text[] DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_alter_reader(text, text[], text[]) IS
+	'adds shapes to a named reader, and drops others from it';
+
+CREATE FUNCTION electric_cm_drop_reader(name text) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_drop_reader(text) IS
+	'drops a named reader';
+
+CREATE FUNCTION _electric_cm.read(name text, max_entries int,
+								  OUT handle text, OUT log_offset electric_cm_offset,
+								  OUT operation text, OUT key text, OUT value jsonb,
+								  OUT old_value jsonb, OUT xid xid8)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_read' LANGUAGE C VOLATILE ROWS 1000;
+
+CREATE FUNCTION electric_cm_read(name text, max_entries int DEFAULT 10000,
+								 OUT handle text, OUT log_offset electric_cm_offset,
+								 OUT operation text, OUT key text, OUT value jsonb,
+								 OUT old_value jsonb, OUT xid xid8)
+	RETURNS SETOF record LANGUAGE sql STABLE ROWS 1000
+BEGIN ATOMIC
+	SELECT (e.entry).handle, (e.entry).log_offset, (e.entry).operation, (e.entry).key,
+		   (e.entry).value, (e.entry).old_value, (e.entry).xid
+	FROM (SELECT _electric_cm.read(name, max_entries) AS entry) e;
+END;
+COMMENT ON FUNCTION electric_cm_read(text, int) IS
+	'entries that a named reader has not acknowledged, in the order of the stream';
+
+CREATE FUNCTION electric_cm_ack(name text, log_offset electric_cm_offset,
+								handle text DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION electric_cm_ack(text, electric_cm_offset, text) IS
+	'acknowledges what a named reader has read, up to a row, in this transaction';
+
 CREATE PROCEDURE electric_cm_await(handles text[], after_offsets electric_cm_offset[],
 								   timeout interval DEFAULT '20 s',
 								   INOUT ready text[] DEFAULT NULL)
@@ -630,6 +710,13 @@ CREATE FUNCTION _electric_cm.shape_log_stats(shape int8, gap_lsn pg_lsn,
 											 OUT log_bytes int8, OUT last_offset electric_cm_offset,
 											 OUT last_read_at timestamptz)
 	AS 'MODULE_PATHNAME', 'electric_cm_shape_log_stats' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION _electric_cm.reader_stats(reader int8, OUT lag_bytes int8, OUT lag interval,
+										  OUT last_read_at timestamptz)
+	AS 'MODULE_PATHNAME', 'electric_cm_reader_stats' LANGUAGE C VOLATILE STRICT;
+
+CREATE FUNCTION _electric_cm.offset(lsn pg_lsn, op int8) RETURNS electric_cm_offset
+	AS 'MODULE_PATHNAME', 'electric_cm_make_offset' LANGUAGE C IMMUTABLE STRICT;
 
 CREATE FUNCTION _electric_cm.stat_manager(
 		OUT datid oid, OUT datname name, OUT stack_id text, OUT pid int4,
@@ -852,6 +939,34 @@ CREATE VIEW electric_cm_stat_progress AS
 		AND (pg_catalog.pg_has_role(s.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE'));
 ALTER VIEW electric_cm_stat_progress SET (security_barrier = true);
 
+-- Likewise.
+CREATE VIEW electric_cm_stat_readers AS
+	SELECT r.name,
+		   pg_catalog.pg_get_userbyid(r.owner) AS owner,
+		   s.shapes,
+		   _electric_cm.offset(r.lsn, r.op) AS acknowledged,
+		   l.lag_bytes,
+		   l.lag,
+		   l.last_read_at,
+		   CASE WHEN s.lost > 0 THEN 'lost'
+				WHEN s.ended > 0 THEN 'ended'
+				WHEN s.initial > 0 THEN 'initial'
+				WHEN l.lag_bytes > 0 THEN 'behind'
+				ELSE 'current' END AS state
+	FROM _electric_cm.reader r
+		 CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS shapes,
+									pg_catalog.count(x.reader) AS lost,
+									pg_catalog.count(*) FILTER (WHERE d.id IS NULL OR t.state IN ('errored', 'gone')) AS ended,
+									pg_catalog.count(*) FILTER (WHERE m.initial) AS initial
+							 FROM _electric_cm.reader_shape m
+								  LEFT JOIN _electric_cm.shape d ON d.id = m.shape
+								  LEFT JOIN _electric_cm.shape_state t ON t.shape = m.shape
+								  LEFT JOIN _electric_cm.reader_lost x ON x.reader = m.reader AND x.shape = m.shape
+							 WHERE m.reader = r.id) s
+		 CROSS JOIN LATERAL _electric_cm.reader_stats(r.id) l
+	WHERE pg_catalog.pg_has_role(r.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+ALTER VIEW electric_cm_stat_readers SET (security_barrier = true);
+
 --
 -- Privileges: control is the superuser's until granted, watching is
 -- pg_monitor's, reading a shape is open because each read checks the owner.
@@ -892,8 +1007,10 @@ GRANT SELECT ON
 	electric_cm_retained_wal_history, electric_cm_slots,
 	electric_cm_stat_standby, electric_cm_events, electric_cm_options, electric_cm_shapes
 	TO pg_monitor;
-GRANT SELECT ON electric_cm_stat_progress TO PUBLIC;
+GRANT SELECT ON electric_cm_stat_progress, electric_cm_stat_readers TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
+	_electric_cm.read(text, int), _electric_cm.reader_stats(int8),
+	_electric_cm.offset(pg_lsn, int8),
 	_electric_cm.shape_log(text, electric_cm_offset, int),
 	_electric_cm.shape_logs(text[], electric_cm_offset[], int)
 	TO PUBLIC;

@@ -202,6 +202,42 @@ $stack->settle;
 is($stack->sql('SELECT operation FROM electric_cm_shape_logs(' . array(@sides, @shapes) . ', ' . array($after, $after, ($after) x 3) . ", NULL) WHERE operation <> 'ended'"),
 	"insert\nup-to-date", 'consumers that have not written anything yet do not hold back the others');
 
+# ------------------------------------------------------------------- gaps --
+
+# One gap in two logs, of which one stays open: what closes the other has the gap's LSN.
+my @gapped;
+for my $table (qw(first_gap second_gap))
+{
+	$stack->sql("CREATE TABLE $table (id int PRIMARY KEY)", "INSERT INTO $table VALUES (1), (2)");
+	push @gapped, $stack->live_shape($table);
+}
+$stack->settle;
+my $up_to = $stack->sql('SELECT max(log_offset) FROM electric_cm_shape_logs(' . array(@gapped) . ", '{-1,-1}') WHERE operation = 'up-to-date'");
+my ($truncates, $holds) = map { $node->background_psql($db) } 1 .. 2;
+$truncates->query_safe('BEGIN; TRUNCATE first_gap, second_gap; INSERT INTO first_gap VALUES (3); INSERT INTO second_gap VALUES (4)');
+$holds->query_until(qr/begun/, "\\echo begun\nBEGIN; LOCK TABLE second_gap;\n");
+$stack->seen(q{count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'second_gap'::regclass}, 'a table is about to be locked');
+$truncates->query_safe('COMMIT');
+$stack->is_live($gapped[0], 'a log whose gap is closed');
+is($stack->column_of('state', $gapped[1]), 'resyncing', '... beside one with the same gap');
+my @pages;
+for my $look (1 .. 4)
+{
+	if ($look == 3)
+	{
+		$holds->query_safe('COMMIT');
+		$stack->is_live($gapped[1], 'both are closed');
+		$stack->settle;
+	}
+	my $page = $stack->sql('SELECT string_agg(operation, $$ $$), max(log_offset) FILTER (WHERE operation = $$up-to-date$$) FROM (SELECT * FROM electric_cm_shape_logs('
+		  . array(@gapped) . ", '{$up_to,$up_to}') ORDER BY operation) x");
+	($page, $up_to) = split /\|/, $page;
+	push @pages, $page;
+}
+is(join(', ', @pages), 'up-to-date, up-to-date, delete delete delete delete insert insert up-to-date, up-to-date',
+	'... comes with it, and once');
+$_->quit for $truncates, $holds;
+
 # -------------------------------------------------------------- streaming --
 
 $stack->sql('CREATE TABLE large (id int PRIMARY KEY, t text)', q{INSERT INTO large SELECT i, repeat('x', 100) FROM generate_series(1, 300000) i});

@@ -50,6 +50,8 @@ static const struct
 	"no background worker is free for the stack"},
 	[ECM_EVENT_PG_INFO_LOOKED_UP] = {"pg_info_looked_up", LOG,
 	"the server's version and timeline are known"},
+	[ECM_EVENT_READER_LOST] = {"reader_lost", WARNING,
+	"named readers have lost a shape"},
 	[ECM_EVENT_READY] = {"ready", LOG,
 	"streaming"},
 	[ECM_EVENT_REPLICATION_SLOT_CREATED] = {"replication_slot_created", LOG,

@@ -59,6 +59,7 @@ bool		ecm_break_abandoned_lock;
 int			ecm_shape_workers;
 int			ecm_max_shapes;
 int			ecm_shape_log_retention;
+int			ecm_reader_retention;
 int			ecm_debug_piece_rows;
 
 /* The settings in the order of the documentation. */
@@ -93,7 +94,8 @@ static const char *const setting_names[] = {
 	PREFIX "break_abandoned_lock",
 	PREFIX "shape_workers",
 	PREFIX "max_shapes",
-	PREFIX "shape_log_retention"
+	PREFIX "shape_log_retention",
+	PREFIX "reader_retention"
 };
 
 /* Keywords of libpq (up to version 18) whose values are secrets. */
@@ -769,6 +771,13 @@ ecm_define_settings(void)
 							"Entries are then replaced by the rows that they lead to. "
 							"0: 1 GB or twice the table's size, whichever is larger. -1: never.",
 							&ecm_shape_log_retention, 0, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "reader_retention",
+							"Sets how much of a shape's log is kept for a named reader that has not acknowledged it.",
+							"If there is more, it may be folded: then the reader has lost that shape. "
+							"-1: without limit.",
+							&ecm_reader_retention, 1024 * 1024, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	/* For tests.  It is in no list. */

@@ -706,7 +706,7 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * ecm_note_read() notes that a shape of this database is being read now;
  * ecm_last_read() says when a shape was read last (0: unknown).  On a standby,
  * which need not have preloaded the library, the former does nothing, and the
- * latter knows nothing.
+ * latter knows nothing.  Named readers have the negative of their ids here.
  */
 extern void ecm_note_read(int64 shape);
 extern TimestampTz ecm_last_read(int64 shape);

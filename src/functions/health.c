@@ -306,6 +306,37 @@ add_shapes(Health *health)
 				v[4], v[5] != NULL ? v[5] : "the stack to come to it");
 }
 
+/* A reader may be this far behind before anybody is told. */
+#define LONG_LAG	"1 hour"
+
+static void
+add_readers(Health *health)
+{
+	StringInfo	json = &health->json;
+	char	  **v = query_row(health, "the readers", 7,
+							  "SELECT count(*), count(*) FILTER (WHERE lost), count(*) FILTER (WHERE late),"
+							  " max(lag_bytes), extract(epoch FROM max(lag))::int8,"
+							  " min(name) FILTER (WHERE lost), min(name) FILTER (WHERE late)"
+							  " FROM (SELECT r.name, l.lag_bytes, l.lag, l.lag > '" LONG_LAG "' AS late,"
+							  "  EXISTS (SELECT FROM _electric_cm.reader_lost x WHERE x.reader = r.id) AS lost"
+							  "  FROM _electric_cm.reader r"
+							  "   CROSS JOIN LATERAL _electric_cm.reader_stats(r.id) l) r");
+
+	open_group(json, "readers", '{');
+	add_value(json, "total", v ? v[0] : NULL);
+	add_value(json, "lost", v ? v[1] : NULL);
+	add_value(json, "max_lag_bytes", v ? v[3] : NULL);
+	add_value(json, "max_lag_seconds", v ? v[4] : NULL);
+	close_group(json, '}');
+	if (v != NULL && strcmp(v[1], "0") != 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"named readers have lost shapes, as \"%s\" has: see electric_cm_stat_readers", v[5]);
+	if (v != NULL && strcmp(v[2], "0") != 0)
+		add_problem(health, ECM_SEVERITY_WARNING,
+					"named readers have not acknowledged anything new for more than " LONG_LAG ", as \"%s\": see electric_cm_stat_readers",
+					v[6]);
+}
+
 /* The arguments of ecm_failover_look(). */
 typedef struct FailoverLook
 {
@@ -763,6 +794,7 @@ electric_cm_health(FunctionCallInfo fcinfo pg_attribute_unused())
 	add_slot(&health);
 	add_failover(&health);
 	add_shapes(&health);
+	add_readers(&health);
 	add_settings(&health);
 	add_events(&health);
 

@@ -226,7 +226,8 @@ wake(EcmLogCursor *cursor)
  * begins; start.known: it need not have one.
  */
 EcmLogCursor *
-ecm_log_cursor_begin(const EcmShapeDef *shape, Snapshot snapshot, const EcmOffset *after)
+ecm_log_cursor_begin(const EcmShapeDef *shape, Snapshot snapshot, const EcmOffset *after,
+					 bool is_position)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "electric_cm log cursor",
@@ -238,10 +239,10 @@ ecm_log_cursor_begin(const EcmShapeDef *shape, Snapshot snapshot, const EcmOffse
 	cursor->shape = shape;
 	cursor->snapshot = snapshot;
 	cursor->after = *after;
-	cursor->after.before_all |= ecm_offset_is_before_log(shape, after);
+	cursor->after.before_all |= !is_position && ecm_offset_is_before_log(shape, after);
 	after = &cursor->after;
 	ecm_log_base(shape->id, snapshot, &cursor->base);
-	ecm_offset_start(shape, snapshot, &cursor->base, after, &start);
+	ecm_offset_start(shape, snapshot, &cursor->base, after, is_position, &start);
 	cursor->known = start.known;
 	open_at(cursor, start.lsn, start.op);
 	while (step(cursor))
@@ -255,6 +256,12 @@ ecm_log_cursor_begin(const EcmShapeDef *shape, Snapshot snapshot, const EcmOffse
 	}
 	cursor->found &= cursor->known;
 	return cursor;
+}
+
+bool
+ecm_log_cursor_is_in_base(const EcmLogCursor *cursor)
+{
+	return cursor->found && (cursor->lsn == 0 || ecm_op_is_base(cursor->op));
 }
 
 bool

@@ -51,11 +51,16 @@ typedef struct EcmLogCursor
 
 /*
  * Goes to the first entry after an offset.  If the log, in this snapshot, does not come up
- * to the offset, 'known' is false.  The shape and the snapshot have to stay until the end.
+ * to the offset, 'known' is false.  With is_position, the offset is a position in the order of
+ * the stream that this server has kept: no entry need be there.  The shape and the snapshot
+ * have to stay until the end.
  * ERROR EC001 if entries after the offset have been folded.
  */
 extern EcmLogCursor *ecm_log_cursor_begin(const EcmShapeDef *shape, Snapshot snapshot,
-										  const EcmOffset *after);
+										  const EcmOffset *after, bool is_position);
+
+/* Is the entry one of the rows that the log begins with? */
+extern bool ecm_log_cursor_is_in_base(const EcmLogCursor *cursor);
 
 /* Goes to the next entry; false: there is none. */
 extern bool ecm_log_cursor_next(EcmLogCursor *cursor);

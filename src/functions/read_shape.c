@@ -29,6 +29,7 @@
 #include "functions/await.h"
 #include "functions/log_cursor.h"
 #include "functions/offset_type.h"
+#include "functions/reading_args.h"
 #include "functions/row_stream.h"
 #include "functions/shape_look.h"
 #include "functions/wait_shape.h"
@@ -200,15 +201,7 @@ read_request(FunctionCallInfo fcinfo, LogRequest *request, int max_entries_argno
 	request->handle = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	request->after = ecm_datum_offset(PG_GETARG_DATUM(1));
 
-	request->max_entries = 0;
-	if (!PG_ARGISNULL(max_entries_argno))
-	{
-		request->max_entries = PG_GETARG_INT32(max_entries_argno);
-		if (request->max_entries <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_entries must be greater than zero")));
-	}
+	request->max_entries = ecm_max_entries_arg(fcinfo, max_entries_argno);
 }
 
 /*

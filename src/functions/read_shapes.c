@@ -1,478 +1,55 @@
 /*-------------------------------------------------------------------------
  *
  * read_shapes.c
- *	  Reads the logs of many shapes for SQL, in the order of the stream.
- *
- * All logs are read in one snapshot, up to an LSN that all are complete to: what their
- * consumers have committed before the snapshot was taken, and the gap of a log that is
- * being resynced.  That is a consistent cut: of each transaction, all shapes have their
- * part, or none.
- *
- * Cursors are merged by a heap.  Most of them rest.
+ *	  electric_cm_shape_logs(): reads the logs of many shapes.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "fmgr.h"
-#include "funcapi.h"
-#include "lib/binaryheap.h"
-#include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/jsonb.h"
-#include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "base/compat.h"
 #include "base/shmem.h"
-#include "base/version.h"
-#include "functions/log_cursor.h"
-#include "functions/offset_type.h"
+#include "functions/logs_stream.h"
 #include "functions/reading_args.h"
 #include "functions/row_stream.h"
-#include "functions/shape_look.h"
-#include "shape/shape_epoch.h"
-#include "shape/shape_log.h"
-#include "shape/shape_offset.h"
-
-/* With more shapes than this, only the cursor that is read is kept open. */
-#define MAX_OPEN_CURSORS	32
-
-/* Columns of a row: the handle, and those of an entry. */
-#define NCOLUMNS			(1 + ECM_ENTRY_COLUMNS)
 
 PG_FUNCTION_INFO_V1(electric_cm_shape_logs);
-
-/* One of the shapes. */
-typedef struct Source
-{
-	char	   *handle;
-	EcmOffset	after;
-	EcmLook    *look;			/* NULL: it has ended: */
-	ErrorData  *ended;
-} Source;
-
-/* What a call goes on to return. */
-typedef struct LogsStream
-{
-	int			n;
-	Source	   *sources;
-	int			max_entries;	/* 0: all */
-	TupleDesc	tupdesc;
-	Snapshot	snapshot;		/* registered with 'owner' */
-	ResourceOwner owner;
-
-	EcmOffset	cut;			/* entries are returned up to there; lsn 0: no
-								 * log has any of the stream */
-	binaryheap *heap;			/* of sources whose cursors are at an entry */
-
-	int			next_ended;		/* sources before this have been told of */
-	int64		returned;
-	EcmOffset	last;			/* offset of the last entry returned */
-	List	   *transaction;	/* rows of one that fits as a whole ... */
-	int			next_in_transaction;	/* ... and which comes next */
-	MemoryContext transaction_context;
-	bool		is_cut;			/* max_entries has left something */
-	bool		done;
-} LogsStream;
-
-/* ----------------------------------------------------------------
- * Where to stop
- * ----------------------------------------------------------------
- */
-
-/* Everything before the result is in the shape's log, as of the snapshot; invalid: not known. */
-static XLogRecPtr
-complete_until(const EcmShapeDef *shape, Snapshot snapshot, XLogRecPtr *applied, bool *looked_up)
-{
-	int			worker = shape->worker;
-
-	if (worker < 0 || worker >= ECM_MAX_SHAPE_WORKERS)
-		elog(ERROR, "shape \"%s\" is of consumer %d", shape->handle, worker);
-	if (!looked_up[worker])
-		applied[worker] = Max(applied[worker], ecm_stored_progress(worker, snapshot));
-	looked_up[worker] = true;
-	return Max(shape->skip_until, applied[worker]);
-}
-
-/*
- * The cut is bounded by those shapes, too, that are being created: or else one could become
- * live before it, as its consumer lags, and readers would seem to have had its rows.  If
- * its consumer has not begun with it, that will be later than now.
- */
-static void
-set_cut(LogsStream *stream, XLogRecPtr *applied)
-{
-	bool		looked_up[ECM_MAX_SHAPE_WORKERS] = {false};
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-
-	for (int i = 0; i < stream->n; i++)
-	{
-		const EcmLook *look = stream->sources[i].look;
-		XLogRecPtr	until;
-
-		if (look == NULL || !look->shape->noted)
-			continue;
-		until = complete_until(look->shape, stream->snapshot, applied, looked_up);
-		if (until == InvalidXLogRecPtr)
-			return;				/* not known yet */
-		/* a transaction's offset is the beginning of its commit record */
-		until--;
-		if (look->readable && look->shape->state != ECM_SHAPE_LIVE)
-			until = Min(until, look->shape->gap_lsn);
-		lsn = lsn == InvalidXLogRecPtr ? until : Min(lsn, until);
-	}
-	if (lsn == InvalidXLogRecPtr)
-		return;
-	stream->cut.lsn = lsn;
-	stream->cut.op = (uint64) ecm_epoch_cut_op(stream->snapshot, lsn);
-}
-
-/* Have all readers' offsets been passed?  Else one would be sent back. */
-static bool
-cut_is_beyond_all(const LogsStream *stream)
-{
-	for (int i = 0; i < stream->n; i++)
-	{
-		const EcmOffset *after = &stream->sources[i].after;
-
-		if (stream->sources[i].look != NULL && !after->before_all &&
-			ecm_offset_cmp(after->lsn, after->op, stream->cut.lsn, stream->cut.op) > 0)
-			return false;
-	}
-	return stream->cut.lsn != 0;
-}
-
-/* ----------------------------------------------------------------
- * Beginning
- * ----------------------------------------------------------------
- */
-
-/* Does the error mean that this shape's log can't be read any more? */
-static bool
-is_end(const ErrorData *error)
-{
-	return error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
-		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
-		error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
-		error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
-		error->sqlerrcode == ECM_ERRCODE_OFFSET;
-}
-
-static void
-look_at(LogsStream *stream, Source *source)
-{
-	EcmLookRequest request = {.handle = source->handle, .after = source->after,
-	.wait = ECM_LOOK_NO_WAIT, .snapshot = stream->snapshot};
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		source->look = ecm_look_at_shape(&request);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		source->ended = CopyErrorData();
-		if (!is_end(source->ended))
-			PG_RE_THROW();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-}
-
-/*
- * The order of entries.  Rows that a log begins with, and what closes a gap, belong to no
- * transaction: those of one shape come together.
- */
-static int
-compare_sources(Datum a, Datum b, void *arg pg_attribute_unused())
-{
-	const Source *source_a = (const Source *) DatumGetPointer(a);
-	const Source *source_b = (const Source *) DatumGetPointer(b);
-	const EcmLogCursor *ca = source_a->look->cursor;
-	const EcmLogCursor *cb = source_b->look->cursor;
-	bool		stream_a = ecm_op_is_stream(ca->op);
-	bool		stream_b = ecm_op_is_stream(cb->op);
-	int			order;
-
-	/* the heap has its greatest element first */
-	if (ca->lsn != cb->lsn)
-		return ca->lsn < cb->lsn ? 1 : -1;
-	if (stream_a != stream_b)
-		return stream_a ? 1 : -1;
-	order = ca->lsn != 0 && stream_a ? ecm_offset_cmp(ca->lsn, ca->op, cb->lsn, cb->op) : 0;
-	if (order != 0)
-		return -order;
-	return source_a < source_b ? 1 : -1;
-}
-
-/*
- * The snapshot to read all logs in, and what it surely has of each consumer: that was read
- * before the snapshot was taken, and no shape has changed hands meanwhile.
- */
-static Snapshot
-take_snapshot(ResourceOwner owner, XLogRecPtr *applied)
-{
-	if (IsolationUsesXactSnapshot())
-		return RegisterSnapshotOnOwner(GetTransactionSnapshot(), owner);
-	for (;;)
-	{
-		XLogRecPtr	later[ECM_MAX_SHAPE_WORKERS];
-		uint64		assignments = ecm_own_applied_lsns(applied);
-		Snapshot	snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), owner);
-
-		if (ecm_own_applied_lsns(later) == assignments)
-			return snapshot;
-		UnregisterSnapshotFromOwner(snapshot, owner);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
 
 static void *
 stream_begin(FunctionCallInfo fcinfo, TupleDesc tupdesc)
 {
-	LogsStream *stream = palloc0(sizeof(LogsStream));
+	EcmLogsRequest request = {.part = ECM_LOGS_ALL};
+	EcmLogsShape *shapes;
 	EcmReadingArgs args;
-	XLogRecPtr	applied[ECM_MAX_SHAPE_WORKERS] = {0};
 
-	stream->tupdesc = tupdesc;
 	if (!RecoveryInProgress())	/* a standby may do without */
 		ecm_require_shared();
 	ecm_reading_args(fcinfo, &args);
-	if (!PG_ARGISNULL(2))
-	{
-		stream->max_entries = PG_GETARG_INT32(2);
-		if (stream->max_entries <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_entries must be greater than zero")));
-	}
-
-	stream->owner = CurrentResourceOwner;
-	stream->snapshot = take_snapshot(stream->owner, applied);
-	stream->n = args.n;
-	stream->sources = palloc0(Max(args.n, 1) * sizeof(Source));
+	request.max_entries = ecm_max_entries_arg(fcinfo, 2);
+	request.n = args.n;
+	shapes = palloc0(Max(args.n, 1) * sizeof(EcmLogsShape));
 	for (int i = 0; i < args.n; i++)
 	{
-		stream->sources[i].handle = args.handles[i];
-		stream->sources[i].after = args.after[i];
-		look_at(stream, &stream->sources[i]);
+		shapes[i].handle = args.handles[i];
+		shapes[i].after = args.after[i];
 	}
-	set_cut(stream, applied);
+	request.shapes = shapes;
+	return ecm_logs_stream_begin(&request, tupdesc);
+}
 
-	stream->heap = binaryheap_allocate(Max(args.n, 1), compare_sources, NULL);
-	for (int i = 0; i < args.n; i++)
-	{
-		EcmLook    *look = stream->sources[i].look;
-
-		if (look != NULL && look->readable && look->cursor->found)
-			binaryheap_add_unordered(stream->heap, PointerGetDatum(&stream->sources[i]));
-	}
-	binaryheap_build(stream->heap);
-	stream->transaction_context = AllocSetContextCreate(CurrentMemoryContext,
-														"electric_cm transaction",
-														ALLOCSET_DEFAULT_SIZES);
-	return stream;
+static HeapTuple
+stream_next(void *stream)
+{
+	return ecm_logs_stream_next(stream);
 }
 
 static void
-stream_end(Datum arg)
+stream_end(Datum stream)
 {
-	LogsStream *stream = (LogsStream *) DatumGetPointer(arg);
-
-	for (int i = 0; i < stream->n; i++)
-		if (stream->sources[i].look != NULL)
-			ecm_look_end(stream->sources[i].look);
-	if (stream->snapshot != NULL)
-		UnregisterSnapshotFromOwner(stream->snapshot, stream->owner);
-}
-
-/* ----------------------------------------------------------------
- * Rows
- * ----------------------------------------------------------------
- */
-
-static void
-put_member(EcmJsonbState *state, const char *name, const char *text)
-{
-	JsonbValue	key = {.type = jbvString};
-	JsonbValue	value = {.type = jbvString};
-
-	if (text == NULL)
-		return;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = (int) strlen(name);
-	value.val.string.val = unconstify(char *, text);
-	value.val.string.len = (int) strlen(text);
-	ecm_jsonb_push(state, WJB_KEY, &key);
-	ecm_jsonb_push(state, WJB_VALUE, &value);
-}
-
-/* A shape that has ended: why, and what to do. */
-static HeapTuple
-ended_row(const LogsStream *stream, const Source *source)
-{
-	Datum		values[NCOLUMNS] = {0};
-	bool		nulls[NCOLUMNS];
-	EcmJsonbState state = {0};
-
-	memset(nulls, true, sizeof(nulls));
-	values[0] = CStringGetTextDatum(source->handle);
-	values[2] = CStringGetTextDatum("ended");
-	ecm_jsonb_push(&state, WJB_BEGIN_OBJECT, NULL);
-	put_member(&state, "sqlstate", unpack_sql_state(source->ended->sqlerrcode));
-	put_member(&state, "message", source->ended->message);
-	put_member(&state, "detail", source->ended->detail);
-	put_member(&state, "hint", source->ended->hint);
-	ecm_jsonb_push(&state, WJB_END_OBJECT, NULL);
-	values[4] = JsonbPGetDatum(JsonbValueToJsonb(state.result));
-	nulls[0] = nulls[2] = nulls[4] = false;
-	return heap_form_tuple(stream->tupdesc, values, nulls);
-}
-
-/* Nothing was left out: the reader has all of all shapes, up to the cut. */
-static HeapTuple
-up_to_date_row(const LogsStream *stream)
-{
-	Datum		values[NCOLUMNS] = {0};
-	bool		nulls[NCOLUMNS];
-
-	memset(nulls, true, sizeof(nulls));
-	values[1] = ecm_offset_datum(&stream->cut);
-	values[2] = CStringGetTextDatum("up-to-date");
-	nulls[1] = nulls[2] = false;
-	return heap_form_tuple(stream->tupdesc, values, nulls);
-}
-
-/* The source of the next entry; NULL: there is none up to the cut. */
-static Source *
-next_source(const LogsStream *stream)
-{
-	Source	   *source;
-
-	if (binaryheap_empty(stream->heap))
-		return NULL;
-	source = (Source *) DatumGetPointer(binaryheap_first(stream->heap));
-	return source->look->cursor->lsn > stream->cut.lsn ? NULL : source;
-}
-
-/* Makes a row of a source's entry, and goes on in its log. */
-static HeapTuple
-take_entry(LogsStream *stream, Source *source)
-{
-	EcmLogCursor *cursor = source->look->cursor;
-	Datum		values[NCOLUMNS];
-	bool		nulls[NCOLUMNS] = {false};
-	HeapTuple	row;
-
-	values[0] = CStringGetTextDatum(source->handle);
-	ecm_log_cursor_row(cursor, stream->max_entries == 0 ? 0 :
-					   Max(stream->max_entries - stream->returned, 1), &values[1], &nulls[1]);
-	row = heap_form_tuple(stream->tupdesc, values, nulls);
-	if (ecm_log_cursor_next(cursor))
-		binaryheap_replace_first(stream->heap, PointerGetDatum(source));
-	else
-		(void) binaryheap_remove_first(stream->heap);
-	if (stream->n > MAX_OPEN_CURSORS && next_source(stream) != source)
-		ecm_log_cursor_rest(cursor);
-	return row;
-}
-
-static bool
-is_at(const Source *source, const EcmOffset *offset)
-{
-	const EcmLogCursor *cursor = source->look->cursor;
-
-	return cursor->lsn == offset->lsn && cursor->op == offset->op;
-}
-
-/*
- * Gathers the rows of the transaction that comes next, if they fit into what is left of
- * max_entries.
- */
-static void
-gather_transaction(LogsStream *stream, uint64 lsn)
-{
-	MemoryContext old_context = MemoryContextSwitchTo(stream->transaction_context);
-	bool		fits = true;
-	Source	   *source;
-
-	MemoryContextReset(stream->transaction_context);
-	stream->transaction = NIL;
-	stream->next_in_transaction = 0;
-	while (fits && (source = next_source(stream)) != NULL && source->look->cursor->lsn == lsn &&
-		   ecm_op_is_stream(source->look->cursor->op))
-	{
-		fits = stream->returned + list_length(stream->transaction) < stream->max_entries;
-		if (fits)
-			stream->transaction = lappend(stream->transaction, take_entry(stream, source));
-	}
-	MemoryContextSwitchTo(old_context);
-	if (!fits)
-		stream->transaction = NIL;
-	stream->is_cut |= !fits;
-}
-
-/*
- * The next entry.  The first transaction is returned as far as max_entries goes, each
- * later one as a whole or not at all.  An entry of each shape that is at the same offset is
- * one change to all of them, and not cut.
- */
-static HeapTuple
-next_entry(LogsStream *stream)
-{
-	bool		full = stream->max_entries > 0 && stream->returned >= stream->max_entries;
-	Source	   *source = next_source(stream);
-	bool		same_change;
-	bool		same_transaction;
-
-	if (source == NULL)
-		return NULL;
-	same_transaction = stream->returned > 0 && ecm_op_is_stream(source->look->cursor->op) &&
-		source->look->cursor->lsn == stream->last.lsn && ecm_op_is_stream(stream->last.op) &&
-		stream->last.lsn != 0;
-	same_change = same_transaction && is_at(source, &stream->last);
-	if (full && !same_change)
-	{
-		stream->is_cut = true;
-		return NULL;
-	}
-	if (stream->max_entries > 0 && stream->returned > 0 && !same_transaction &&
-		source->look->cursor->lsn != 0 && ecm_op_is_stream(source->look->cursor->op))
-	{
-		gather_transaction(stream, source->look->cursor->lsn);
-		return NULL;
-	}
-	stream->last.lsn = source->look->cursor->lsn;
-	stream->last.op = source->look->cursor->op;
-	return take_entry(stream, source);
-}
-
-static HeapTuple
-stream_next(void *arg)
-{
-	LogsStream *stream = arg;
-	HeapTuple	row;
-
-	for (; stream->next_ended < stream->n; stream->next_ended++)
-		if (stream->sources[stream->next_ended].ended != NULL)
-			return ended_row(stream, &stream->sources[stream->next_ended++]);
-	if (stream->done)
-		return NULL;
-	row = stream->next_in_transaction < list_length(stream->transaction) ? NULL : next_entry(stream);
-	if (row == NULL && stream->next_in_transaction < list_length(stream->transaction))
-		row = list_nth(stream->transaction, stream->next_in_transaction++);
-	if (row != NULL)
-	{
-		stream->returned++;
-		return row;
-	}
-	stream->done = true;
-	return !stream->is_cut && cut_is_beyond_all(stream) ? up_to_date_row(stream) : NULL;
+	ecm_logs_stream_end((EcmLogsStream *) DatumGetPointer(stream));
 }
 
 /*

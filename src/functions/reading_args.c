@@ -64,24 +64,47 @@ check_distinct(char **handles, int n)
 	pfree(sorted);
 }
 
+char **
+ecm_handles_arg(FunctionCallInfo fcinfo, int argno, const char *name, int *n)
+{
+	Datum	   *values = elements(fcinfo, argno, name, n);
+	char	  **handles = palloc(Max(*n, 1) * sizeof(char *));
+
+	for (int i = 0; i < *n; i++)
+		handles[i] = TextDatumGetCString(values[i]);
+	check_distinct(handles, *n);
+	return handles;
+}
+
+int
+ecm_max_entries_arg(FunctionCallInfo fcinfo, int argno)
+{
+	int			max_entries;
+
+	if (PG_ARGISNULL(argno))
+		return 0;
+	max_entries = PG_GETARG_INT32(argno);
+	if (max_entries <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_entries must be greater than zero")));
+	return max_entries;
+}
+
 void
 ecm_reading_args(FunctionCallInfo fcinfo, EcmReadingArgs *args)
 {
-	Datum	   *handles = elements(fcinfo, 0, "handles", &args->n);
 	int			noffsets;
-	Datum	   *offsets = elements(fcinfo, 1, "after_offsets", &noffsets);
+	Datum	   *offsets;
 
+	args->handles = ecm_handles_arg(fcinfo, 0, "handles", &args->n);
+	offsets = elements(fcinfo, 1, "after_offsets", &noffsets);
 	if (noffsets != args->n)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("there are %d handles, and %d offsets", args->n, noffsets),
 				 errhint("Pass one offset for each handle; the offset before all entries is \"-1\".")));
-	args->handles = palloc(Max(args->n, 1) * sizeof(char *));
 	args->after = palloc(Max(args->n, 1) * sizeof(EcmOffset));
 	for (int i = 0; i < args->n; i++)
-	{
-		args->handles[i] = TextDatumGetCString(handles[i]);
 		args->after[i] = ecm_datum_offset(offsets[i]);
-	}
-	check_distinct(args->handles, args->n);
 }

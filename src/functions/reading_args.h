@@ -29,4 +29,14 @@ typedef struct EcmReadingArgs
  */
 extern void ecm_reading_args(FunctionCallInfo fcinfo, EcmReadingArgs *args);
 
+/*
+ * Takes an argument that is a list of handles, and says how it is called.
+ *
+ * Errors: likewise.
+ */
+extern char **ecm_handles_arg(FunctionCallInfo fcinfo, int argno, const char *name, int *n);
+
+/* Takes max_entries; 0: NULL, no limit.  ERROR 22023 if it is not above 0. */
+extern int	ecm_max_entries_arg(FunctionCallInfo fcinfo, int argno);
+
 #endif							/* ECM_READING_ARGS_H */

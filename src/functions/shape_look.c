@@ -140,7 +140,8 @@ take_look(void *arg)
 		return;
 
 	ecm_note_read(shape->id);
-	look->cursor = ecm_log_cursor_begin(shape, look->snapshot, &request->after);
+	look->cursor = ecm_log_cursor_begin(shape, look->snapshot, &request->after,
+										request->is_position);
 	ecm_log_cursor_rest(look->cursor);
 	if (!look->cursor->known)
 	{

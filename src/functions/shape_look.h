@@ -31,6 +31,7 @@ typedef struct EcmLookRequest
 {
 	const char *handle;
 	EcmOffset	after;
+	bool		is_position;	/* see ecm_log_cursor_begin() */
 	EcmLookWait wait;
 	bool		first_look;		/* the statement's own snapshot will do */
 	Snapshot	snapshot;		/* this one, or NULL */

@@ -39,10 +39,14 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/event.h"
 #include "base/partition.h"
+#include "base/settings.h"
+#include "base/shmem.h"
 #include "jobs/fold.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_gap.h"
+#include "shape/shape_readers.h"
 
 /*
  * The default retention (bytes): this, or twice the table's size, whichever is
@@ -174,16 +178,34 @@ first_op_at(const EcmFold *fold, XLogRecPtr lsn)
 }
 
 /*
+ * Moves the chunk back to the one in which a named reader is who has acknowledged least.
+ * False: that is in the base.
+ */
+static bool
+spare_readers(const EcmFold *fold, Chunk *chunk)
+{
+	EcmOffset	position;
+
+	if (!ecm_readers_position(fold->shape->id, fold->reader_retention, &position))
+		return true;
+	if (position.before_all)
+		return false;
+	if (ecm_offset_cmp(position.lsn, position.op, chunk->lsn, (uint64) chunk->op) >= 0)
+		return true;
+	return find_chunk_before(fold, position.lsn, position.op + 1, chunk);
+}
+
+/*
  * Finds the point up to which to fold such that 'keep' bytes of entries stay
- * as they are: the end of a chunk after which a transaction begins.  False:
- * there is none.
+ * as they are, and what named readers have not acknowledged: the end of a chunk after
+ * which a transaction begins.  False: there is none.
  */
 static bool
 find_point(EcmFold *fold, int64 keep)
 {
 	Chunk		chunk;
 
-	if (!find_enough(fold, keep, &chunk))
+	if (!find_enough(fold, keep, &chunk) || !spare_readers(fold, &chunk))
 		return false;
 	for (;;)
 	{
@@ -416,12 +438,25 @@ work_on(EcmFold *fold, int64 retention, bool *folded)
 	return *folded || fold->done > 0;
 }
 
+static void
+report_lost(const EcmFold *fold)
+{
+	int			index = ecm_stack_find(MyDatabaseId);
+
+	if (index >= 0)
+		ecm_event(ecm_stack_at(index), ECM_EVENT_READER_LOST,
+				  "See electric_cm_stat_readers, and electric_cm.reader_retention.",
+				  "%d named readers have lost shape %s: what they had not acknowledged was folded",
+				  fold->lost, fold->shape->handle);
+}
+
 /*
  * _electric_cm.fold_shape(shape int8, retention int8, OUT more bool,
  *						   OUT report text)
  *
  * Takes the next step, if there is one, to keep a shape's log within its
- * retention (bytes; 0: the default; below 0: logs are not folded).  It deletes
+ * retention (bytes; 0: the default; below 0: logs are not folded).  What a named reader
+ * has not acknowledged is not folded, up to electric_cm.reader_retention.  It deletes
  * some of the entries that have been folded, or of the rows of a fold that is
  * given up; or it folds, and report has a text about that. more: there may be
  * another step.  A long log is folded in many transactions, so this must not be
@@ -456,6 +491,7 @@ electric_cm_fold_shape(PG_FUNCTION_ARGS)
 	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	lock_folding(&tag, false);
+	fold.reader_retention = ecm_reader_retention < 0 ? -1 : ecm_reader_retention * INT64CONST(1024);
 	fold.shape = ecm_shape_by_id(PG_GETARG_INT64(0));
 	if (fold.shape != NULL)
 	{
@@ -473,5 +509,7 @@ electric_cm_fold_shape(PG_FUNCTION_ARGS)
 		values[1] = CStringGetTextDatum(report);
 		nulls[1] = false;
 	}
+	if (folded && fold.lost > 0)
+		report_lost(&fold);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

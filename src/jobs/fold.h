@@ -30,6 +30,9 @@ typedef struct EcmFold
 								 * entries up to the new one */
 	int64		entries;		/* number of entries replayed */
 	EcmLogTotals written;		/* rows of the new base */
+	int64		reader_retention;	/* for named readers (bytes; below 0:
+									 * without limit) */
+	int			lost;			/* number of them that have lost the shape */
 
 	/* if it is done in steps */
 	int			partitions;		/* of the keys, by their hashes; 0: it is not */
@@ -122,8 +125,11 @@ extern bool ecm_fold_load(EcmFold *fold);
 /* Writes it, after the shape's row has been locked. */
 extern void ecm_fold_save(const EcmFold *fold);
 
-/* Makes the log begin with the new base, from the commit on. */
-extern void ecm_fold_set_base(const EcmFold *fold);
+/*
+ * Makes the log begin with the new base, from the commit on.  ERROR 55P03 if a named
+ * reader needs the old one.
+ */
+extern void ecm_fold_set_base(EcmFold *fold);
 
 /*
  * Raises an ERROR if a user has the shape's row locked, in order to drop it,

@@ -16,6 +16,7 @@
 #include "base/compat.h"
 #include "base/spi.h"
 #include "jobs/fold.h"
+#include "shape/shape_readers.h"
 
 /* Bytes of folded entries that are deleted in one transaction. */
 #define DELETE_BYTES		(64 * 1024 * 1024)
@@ -156,7 +157,7 @@ ecm_fold_save(const EcmFold *fold)
 
 /* The shape's row is locked as in ecm_fold_save(). */
 void
-ecm_fold_set_base(const EcmFold *fold)
+ecm_fold_set_base(EcmFold *fold)
 {
 	EcmSpiState spi;
 	Oid			types[] = {INT8OID, LSNOID, INT8OID, INT8OID, INT8OID};
@@ -168,6 +169,8 @@ ecm_fold_set_base(const EcmFold *fold)
 		Int64GetDatum(fold->new_base.origin.bytes)
 	};
 
+	fold->lost = ecm_readers_pass(fold->shape->id, fold->reader_retention,
+								  fold->new_base.lsn, fold->new_base.op);
 	ecm_spi_begin(&spi);
 	ecm_spi_run("SELECT FROM _electric_cm.shape WHERE id = $1 FOR KEY SHARE",
 				SPI_OK_SELECT, 1, types, values, NULL);

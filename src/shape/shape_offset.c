@@ -106,7 +106,7 @@ is_good_cut(const EcmOffset *after)
 void
 ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 				 const EcmLogBase *base, const EcmOffset *after,
-				 EcmLogStart *start)
+				 bool is_position, EcmLogStart *start)
 {
 	EcmChunkScan cs;
 	int			cmp;
@@ -121,11 +121,14 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 	cmp = ecm_offset_cmp(after->lsn, after->op, base->lsn, base->op);
 	if (cmp < 0)
 		report_folded(shape, base, after);
-	if (cmp == 0)
+	if (cmp == 0 ||
+		(base->lsn != 0 && after->lsn == base->lsn && ecm_op_is_stream(after->op) &&
+		 (is_position || is_good_cut(after))))
 	{
 		/*
-		 * The offset is that of the last entry that was folded.  A reader who
-		 * has read the log up to there, before the fold, has all rows of the
+		 * The offset is that of the last entry that was folded, or a later
+		 * one in the same transaction, of another shape.  A reader who has
+		 * read the log up to there, before the fold, has all rows of the
 		 * base, so he goes on after it.  At 0_0, though, no reader has read
 		 * anything; it stands for the offset of a log without entries.
 		 */
@@ -153,12 +156,28 @@ ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 		{
 			cmp = ecm_offset_cmp(cs.first_lsn, cs.first_op, after->lsn, after->op);
 			start->known = cmp == 0;
-			if (cmp == 0 || ecm_op_is_cut(after->op))
+			if (cmp == 0 || is_position || ecm_op_is_cut(after->op))
 				start->op++;
 		}
 	}
 	ecm_chunk_scan_end(&cs);
-	start->known |= is_good_cut(after);
+	start->known |= is_position || is_good_cut(after);
+}
+
+void
+ecm_offset_check_here(const EcmOffset *position)
+{
+	bool		other = judge_history(position) == ECM_EPOCH_OTHER;
+	char		offset[ECM_OFFSET_LEN];
+
+	if (!other && !is_beyond_end(position))
+		return;
+	ecm_offset_format(offset, position->lsn, position->op);
+	ereport(ERROR,
+			(errcode(ECM_ERRCODE_OFFSET),
+			 errmsg("offset %s was not given by this server", offset),
+			 other ? errdetail("It was given by a server that others went on without, after a failover: this server does not have that history.") :
+			 errdetail("It is beyond the end of this server's WAL.")));
 }
 
 XLogRecPtr

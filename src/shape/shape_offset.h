@@ -47,12 +47,16 @@ extern bool ecm_offset_is_before_log(const EcmShapeDef *shape, const EcmOffset *
 extern XLogRecPtr ecm_stored_progress(int worker, Snapshot snapshot);
 
 /*
- * Finds where to begin for a reader who has read up to 'after'.  ERROR EC001
- * if entries after that have been folded.
+ * Finds where to begin for a reader who has read up to 'after'; or, with is_position, who
+ * is there in the order of the stream, whether the log has an entry there or not.  ERROR
+ * EC001 if entries after that have been folded.
  */
 extern void ecm_offset_start(const EcmShapeDef *shape, Snapshot snapshot,
 							 const EcmLogBase *base, const EcmOffset *after,
-							 EcmLogStart *start);
+							 bool is_position, EcmLogStart *start);
+
+/* ERROR EC001 unless a position was given in this server's history. */
+extern void ecm_offset_check_here(const EcmOffset *position);
 
 /*
  * To be called if the log has no entry at an offset.  Returns if an entry may
