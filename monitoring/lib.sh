@@ -49,7 +49,8 @@ start_exporter() {
 # What takes minutes and gigabytes in rules.yml takes seconds and megabytes here.
 sensitive_rules() {
     sed -e 's/^\( *for:\).*/\1 0s/' \
-        -e 's/\(electric_cm_replication_retained_wal_bytes >\) 2147483648$/\1 33554432/' monitoring/rules.yml
+        -e 's/\(electric_cm_replication_retained_wal_bytes >\) 2147483648$/\1 33554432/' \
+        -e 's/\(electric_cm_reader_lag_seconds >\) 3600$/\1 2/' monitoring/rules.yml
 }
 
 first_scrape() { [ -n "$(prometheus_query electric_cm_manager_active)" ]; }

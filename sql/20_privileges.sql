@@ -5,7 +5,7 @@ CREATE ROLE regress_plain;
 CREATE ROLE regress_watcher IN ROLE pg_monitor;
 CREATE ROLE regress_user;
 CREATE ROLE regress_member IN ROLE regress_user;
-GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]),
+GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]),
 	electric_cm_drop_shape(text) TO regress_user;
 
 SELECT p.oid::regprocedure AS function,
@@ -166,6 +166,6 @@ SELECT error(format('SELECT electric_cm_drop_shape(%L)', :'users_shape'));
 RESET ROLE;
 DROP TABLE guarded;
 SELECT count(*) FROM electric_cm_shapes;
-REVOKE ALL ON FUNCTION electric_cm_create_shape(regclass, text, text[]),
+REVOKE ALL ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]),
 	electric_cm_drop_shape(text) FROM regress_user;
 DROP ROLE regress_plain, regress_watcher, regress_member, regress_user;

@@ -513,9 +513,10 @@ COMMENT ON FUNCTION electric_cm_drop_replication_slot_on_stop(bool) IS
 --
 CREATE FUNCTION electric_cm_create_shape(relation regclass,
 										 where_clause text DEFAULT NULL,
-										 columns text[] DEFAULT NULL) RETURNS text
+										 columns text[] DEFAULT NULL,
+										 params text[] DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION electric_cm_create_shape(regclass, text, text[]) IS
+COMMENT ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) IS
 	'declares a shape and returns its handle';
 
 CREATE FUNCTION electric_cm_drop_shape(handle text) RETURNS void
@@ -983,7 +984,7 @@ REVOKE ALL ON FUNCTION
 	electric_cm_start(), electric_cm_stop(bool), electric_cm_restart(),
 	electric_cm_prepare_upgrade(),
 	electric_cm_drop_replication_slot_on_stop(bool),
-	electric_cm_create_shape(regclass, text, text[]),
+	electric_cm_create_shape(regclass, text, text[], text[]),
 	electric_cm_drop_shape(text), electric_cm_resync(text)
 	FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION

@@ -72,7 +72,7 @@ CREATE TABLE app.t (id int PRIMARY KEY, t text);
 ALTER TABLE app.t OWNER TO app;
 INSERT INTO app.t SELECT i, 'x' FROM generate_series(1, 100) i;
 CREATE EXTENSION electric_cm;
-GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO app;
+GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO app;
 REVOKE EXECUTE ON FUNCTION electric_cm_status() FROM pg_monitor;
 });
 ok(wait_active($node, 'app'), 'active');
@@ -106,7 +106,7 @@ is(publications($target, 'off'), "$publication 1", '... the publication is as it
 $target->safe_psql('off', 'SELECT electric_cm_start()');
 works_afresh($target, 'off', '... electric_cm_start()');
 is( $target->safe_psql('off',
-		q{SELECT has_function_privilege('app', 'electric_cm_create_shape(regclass, text, text[])', 'execute'),
+		q{SELECT has_function_privilege('app', 'electric_cm_create_shape(regclass, text, text[], text[])', 'execute'),
 			has_function_privilege('pg_monitor', 'electric_cm_status()', 'execute')}),
 	't|f', '... privileges are as they were');
 $target->restart;

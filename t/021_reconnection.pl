@@ -162,7 +162,7 @@ is($stack->sql("SELECT count(*) FROM electric_cm_shape_log('$other')"), 2, 'drop
 $stack->sql('CREATE ROLE reader LOGIN');
 $stack->sql('CREATE TABLE secret (id int PRIMARY KEY)');
 $stack->sql('GRANT SELECT ON secret TO reader');
-$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
+$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO reader');
 $stack->sql('ALTER PUBLICATION electric_cm_publication ADD TABLE secret');
 my $holder = $node->background_psql($db);
 $holder->query_safe('BEGIN');

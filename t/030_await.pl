@@ -239,7 +239,7 @@ finish($dropper);
 # Rights are checked when there is something to return, too
 #
 $stack->sql('CREATE ROLE reader LOGIN', 'GRANT SELECT ON t TO reader',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO reader');
 my $theirs = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
 $stack->becomes("SELECT state = 'live' FROM electric_cm_shapes WHERE handle = '$theirs'");
 my $last = $stack->last_offset($theirs);

@@ -15,7 +15,7 @@ $stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE reader',
 	'CREATE ROLE bypasser BYPASSRLS',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader, bypasser',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO reader, bypasser',
 	q{CREATE TYPE feeling AS ENUM ('sad', 'ok')},
 	'CREATE TYPE inside AS (x int)',
 	'CREATE TYPE pair AS (a int, b inside)',

@@ -26,7 +26,7 @@ sub handle_of { my ($role, $args) = @_; return run_as($role, "SELECT electric_cm
 sub log_of { my ($handle) = @_; return "SELECT count(*) FROM electric_cm_shape_log('$handle')"; }
 sub owner_of { return $stack->sql("SELECT owner FROM electric_cm_shapes WHERE handle = '$_[0]'"); }
 
-my $create = 'electric_cm_create_shape(regclass, text, text[])';
+my $create = 'electric_cm_create_shape(regclass, text, text[], text[])';
 $stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE alice', 'CREATE ROLE bob', 'CREATE ROLE carol', 'CREATE ROLE member IN ROLE alice', 'CREATE ROLE nobody',

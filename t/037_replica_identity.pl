@@ -28,7 +28,7 @@ sub replays
 $stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE owner', 'CREATE ROLE guest',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO owner, guest',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO owner, guest',
 	'CREATE TABLE t (id int PRIMARY KEY, a int, big text)',
 	'ALTER TABLE t ALTER big SET STORAGE EXTERNAL',
 	q{INSERT INTO t SELECT i, i % 3, repeat(i::text, 3000) FROM generate_series(1, 30) i});

@@ -47,7 +47,7 @@ $stack->sql(
 	'CREATE ROLE mallory LOGIN', 'CREATE ROLE monitor LOGIN IN ROLE pg_monitor',
 	'CREATE ROLE auditor LOGIN IN ROLE pg_read_all_data, pg_write_all_data, pg_read_all_stats',
 	'CREATE ROLE alice LOGIN', 'CREATE ROLE member LOGIN IN ROLE alice', 'CREATE ROLE watcher LOGIN IN ROLE alice, pg_monitor',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO alice',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO alice',
 	'CREATE TABLE patient (id int PRIMARY KEY, note text)', 'ALTER TABLE patient REPLICA IDENTITY FULL',
 	'CREATE TABLE other (id int PRIMARY KEY, v text)', 'ALTER TABLE other REPLICA IDENTITY FULL', q{INSERT INTO other VALUES (1, 'old')},
 	'GRANT SELECT ON patient TO alice');
@@ -194,7 +194,7 @@ SKIP:
 }
 
 # in one transaction with a drop of one's own
-$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');
+$stack->sql('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text) TO mallory', 'GRANT SELECT ON other TO mallory');
 my $own = value_as('mallory', q{SELECT electric_cm_create_shape('other')});
 value_as('mallory', log_of($own));
 value_as('mallory', 'BEGIN', "SELECT electric_cm_drop_shape('$own')", "SELECT pg_logical_emit_message(true, 'electric_cm/$key', 'drop $others $id forged')", 'COMMIT');

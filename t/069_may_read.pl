@@ -25,7 +25,7 @@ sub handle_as { my ($role, $args) = @_; return $node->safe_psql($db, "SELECT ele
 $stack->sql(
 	'CREATE EXTENSION electric_cm',
 	'CREATE ROLE alice LOGIN', 'CREATE ROLE member LOGIN IN ROLE alice', 'CREATE ROLE outsider LOGIN NOINHERIT IN ROLE alice', 'CREATE ROLE mallory LOGIN',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO PUBLIC',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text) TO PUBLIC',
 	'CREATE SCHEMA sec',
 	'CREATE TABLE sec.t (id int PRIMARY KEY, v text, hidden text)', q{INSERT INTO sec.t VALUES (1, 'a', 'x')},
 	'CREATE TABLE sec.root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)', 'CREATE TABLE sec.leaf PARTITION OF sec.root DEFAULT',

@@ -174,7 +174,7 @@ is($stack->exists_shape($key_of_index), 1, 'REINDEX CONCURRENTLY of the identity
 $stack->replays($key_of_index, 'k', '... which goes on');
 
 # row-level security: what was hidden from the owner once has not been for him
-$stack->sql('CREATE ROLE reader', 'GRANT USAGE ON SCHEMA public TO reader', 'GRANT SELECT ON t TO reader', 'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO reader');
+$stack->sql('CREATE ROLE reader', 'GRANT USAGE ON SCHEMA public TO reader', 'GRANT SELECT ON t TO reader', 'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO reader');
 my $read = $stack->sql('SET ROLE reader', q{SELECT electric_cm_create_shape('t')});
 $stack->is_live($read);
 my ($owned) = live_shapes('t');

@@ -43,7 +43,7 @@ sub manual
 }
 
 $stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE app LOGIN', 'CREATE ROLE reader LOGIN', 'GRANT CREATE ON SCHEMA public TO app',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO app, reader',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text) TO app, reader',
 	(map { "CREATE TABLE $_ (id int PRIMARY KEY, v text)" } qw(sentinel by_hand bystander)),
 	'INSERT INTO bystander VALUES (1)');
 $stack->active or BAIL_OUT('no stack');

@@ -43,7 +43,7 @@ sub open_drop
 }
 
 $stack->sql('CREATE EXTENSION electric_cm', 'CREATE ROLE u LOGIN', 'CREATE SCHEMA s', 'GRANT USAGE ON SCHEMA s TO u',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO u',
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text) TO u',
 	'CREATE TABLE other (id int PRIMARY KEY, v text)', 'INSERT INTO other VALUES (1)');
 $stack->active or BAIL_OUT('no stack');
 my $other = theirs('other');
@@ -62,7 +62,7 @@ for my $case (
 	[ 'a key dropped and made anew', 's.t', @rekeyed ],
 	[ 'a key dropped', undef, 'ALTER TABLE s.t DROP CONSTRAINT t_pkey', 'UPDATE s.t SET v = NULL' ],
 	[ 'all that u owns dropped', 's.t', 'BEGIN', 'DROP OWNED BY u', 'GRANT USAGE ON SCHEMA s TO u', 'GRANT SELECT ON s.t TO u',
-		'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text) TO u', 'COMMIT' ])
+		'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text) TO u', 'COMMIT' ])
 {
 	my ($what, $table, @statements) = @$case;
 	my $prepared = $n % 2;

@@ -349,7 +349,7 @@ is($stack->sql("SELECT electric_cm_create_reader('empty', '{}'); SELECT count(*)
 
 $stack->sql('CREATE ROLE owner LOGIN', 'CREATE ROLE member LOGIN IN ROLE owner', 'CREATE ROLE stranger LOGIN', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
 $stack->sql('CREATE TABLE theirs (id int PRIMARY KEY)', 'ALTER TABLE theirs OWNER TO owner', 'INSERT INTO theirs VALUES (1)',
-	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]) TO owner');
+	'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO owner');
 my $theirs = $stack->sql(q{SET ROLE owner; SELECT electric_cm_create_shape('theirs')});
 $stack->is_live($theirs);
 $stack->sql("SET ROLE owner; SELECT electric_cm_create_reader('t', " . array($theirs) . ')');
@@ -364,7 +364,7 @@ fails_with($node, $db, qr/42501/s, "a stranger may not: $_", "SET ROLE stranger;
 fails_with($node, $db, qr/42501/s, 'nor look into our tables', 'SET ROLE stranger; TABLE _electric_cm.reader');
 $stack->sql('REVOKE ALL ON theirs FROM owner');
 is($stack->sql(q{SET ROLE owner; SELECT operation, value ->> 'sqlstate' FROM electric_cm_read('t')}), 'ended|42501', 'who may not read the table any more is told');
-$stack->sql('DROP TABLE theirs', 'REVOKE ALL ON FUNCTION electric_cm_create_shape(regclass, text, text[]) FROM owner', 'DROP ROLE member', 'DROP ROLE owner');
+$stack->sql('DROP TABLE theirs', 'REVOKE ALL ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) FROM owner', 'DROP ROLE member', 'DROP ROLE owner');
 $stack->sql('SELECT _electric_cm.invalidate_ownerless()');
 is($stack->sql(q{SELECT count(*) FROM electric_cm_stat_readers WHERE name = 't'}), 0, 'a reader whose owner is gone goes');
 

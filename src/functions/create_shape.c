@@ -680,8 +680,32 @@ warn_if_nothing_runs(void)
 	pfree(stack);
 }
 
+/* The values of the where clause's parameters. */
+static EcmParams
+params_arg(FunctionCallInfo fcinfo, int argno)
+{
+	EcmParams	params = {0};
+	ArrayType  *array;
+	Datum	   *values;
+	bool	   *nulls;
+
+	if (PG_ARGISNULL(argno))
+		return params;
+	array = PG_GETARG_ARRAYTYPE_P(argno);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("params must be a one-dimensional array")));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &params.n);
+	params.texts = palloc0(Max(params.n, 1) * sizeof(char *));
+	for (int i = 0; i < params.n; i++)
+		params.texts[i] = nulls[i] ? NULL : TextDatumGetCString(values[i]);
+	return params;
+}
+
 /*
- * electric_cm_create_shape(relation regclass, where_clause text, columns text[])
+ * electric_cm_create_shape(relation regclass, where_clause text DEFAULT NULL,
+ *							columns text[] DEFAULT NULL, params text[] DEFAULT NULL)
  *		RETURNS text
  *
  * Declares a shape of a table and returns its handle at once; the stack does
@@ -689,14 +713,15 @@ warn_if_nothing_runs(void)
  * by the same owner gives the same handle.
  *
  * where_clause (NULL: all rows) follows the rules of a publication's row
- * filter; columns (NULL: all that are streamed) must include the key's.
+ * filter; columns (NULL: all that are streamed) must include the key's; params are the
+ * values of $1, $2 and so on in the where clause, as text.
  *
  * Errors: 55000 not preloaded, the replica identity must be FULL for the where
  * clause, or the key's NOT NULL is NOT VALID; 22004 NULL relation or column; 42809 not a table; 0A000 no key,
  * inheritance parent, not replicated (be it a partition), row-level security, a generated column
  * that is not streamed, or that forbids the replica identity FULL,
  * something in the where clause that may not be there; 42601, 42703, 42804 and
- * others in the where clause; 42703, 42701, 22023, 42P10 in columns; 42501 no
+ * others in the where clause; those of ecm_params_replace(), 2202E and 22023 in params; 42703, 42701, 22023, 42P10 in columns; 42501 no
  * SELECT right, or not the table's owner while it is not published yet or has
  * to get another replica identity; 54000 over electric_cm.max_shapes.
  */
@@ -737,8 +762,16 @@ electric_cm_create_shape(PG_FUNCTION_ARGS)
 	shape.relation_name = ecm_relation_name(relid);
 	shape.columns = shape_columns(rel, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2));
 	if (!PG_ARGISNULL(1))
+	{
+		EcmParams	params = params_arg(fcinfo, 3);
+
 		shape.filter = ecm_filter_parse(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)),
-										&shape.where_attnums);
+										&params, &shape.where_attnums);
+	}
+	else if (!PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("params are for a where clause, and there is none")));
 	ecm_check_may_read_columns(relid, shape.owner,
 							   bms_union(shape.columns.attnums, shape.where_attnums));
 	needs.key = shape.columns.key_attnums;

@@ -122,7 +122,7 @@ check_clauses(Relation rel, Oid *types, Datum *args)
 		Bitmapset  *attnums;
 
 		CHECK_FOR_INTERRUPTS();
-		(void) ecm_filter_parse(rel, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1),
+		(void) ecm_filter_parse(rel, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1), NULL,
 								&attnums);
 	}
 	AtEOXact_GUC(true, nestlevel);

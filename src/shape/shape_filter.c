@@ -410,7 +410,7 @@ deparse(Node *expr, Relation rel)
 }
 
 EcmFilterDef *
-ecm_filter_parse(Relation rel, const char *clause, Bitmapset **attnums)
+ecm_filter_parse(Relation rel, const char *clause, EcmParams *params, Bitmapset **attnums)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	ErrorContextCallback callback;
@@ -428,7 +428,11 @@ ecm_filter_parse(Relation rel, const char *clause, Bitmapset **attnums)
 	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL,
 										   false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
+	if (params != NULL)
+		ecm_params_declare(params, pstate);
 	expr = transformWhereClause(pstate, raw_parse(clause), EXPR_KIND_WHERE, "WHERE");
+	if (params != NULL)
+		expr = ecm_params_replace(params, pstate, expr);
 	assign_expr_collations(pstate, expr);
 	context.pstate = pstate;
 	context.desc = desc;

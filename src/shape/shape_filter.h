@@ -16,6 +16,8 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
+#include "shape/shape_params.h"
+
 /*
  * A where clause as it is stored.  The text has been deparsed from the parsed
  * clause, so two ways to write the same clause have one text.  Column names
@@ -41,14 +43,14 @@ extern bool ecm_type_has_names(Oid type);
 /*
  * Checks a where clause for a table, on which the caller holds a lock.  The
  * rules are those of a publication's row filter.  *attnums becomes the set of
- * columns that it refers to, as attribute numbers.
+ * columns that it refers to, as attribute numbers.  params NULL: it may have no parameters.
  *
- * Errors, with their position in the clause: 42601 it is not an expression;
+ * Errors of ecm_params_replace(); and, with their position in the clause: 42601 it is not an expression;
  * 42703 there is no such column; 42804 it is not boolean; 0A000 it has
  * something that a row filter may not have; and those that evaluating its
  * constant parts raises.
  */
-extern EcmFilterDef *ecm_filter_parse(Relation rel, const char *clause,
+extern EcmFilterDef *ecm_filter_parse(Relation rel, const char *clause, EcmParams *params,
 									  Bitmapset **attnums);
 
 /*

@@ -71,7 +71,7 @@ CONF
 	must("ALTER DATABASE $db SET electric_cm.connection = 'host=$proxy_dir port=5432 user=postgres'", db => 'postgres');
 	must('CREATE EXTENSION electric_cm');
 	must("\\i stress/soak.sql");
-	must('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[]), electric_cm_drop_shape(text)
+	must('GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]), electric_cm_drop_shape(text)
 		TO soak_reader, soak_churner');
 	must(join '', map { "SELECT soak.dml('$_', 300, 0.5);" } @tables);
 	must("SELECT electric_cm_await_active('60 s')");
