@@ -247,6 +247,7 @@ COMMENT ON TABLE _electric_cm.reader IS 'named readers';
 -- reader's: first the rows that its log begins with are read (it is initial), then what
 -- the stream has brought since.  Rows of shapes that are gone stay, so that the reader is told.
 CREATE TABLE _electric_cm.reader_shape (
+	id int8 GENERATED ALWAYS AS IDENTITY,
 	reader int8,
 	shape int8,
 	handle text NOT NULL,
@@ -255,15 +256,16 @@ CREATE TABLE _electric_cm.reader_shape (
 	op int8 DEFAULT -1,
 	PRIMARY KEY (reader, shape)
 ) WITH (fillfactor = 50);
+CREATE INDEX reader_shape_initial ON _electric_cm.reader_shape (reader, shape) WHERE initial;
+CREATE INDEX reader_shape_own ON _electric_cm.reader_shape (reader, shape) WHERE lsn IS NOT NULL AND NOT initial;
 CREATE INDEX reader_shape_of_shape ON _electric_cm.reader_shape (shape);
 COMMENT ON TABLE _electric_cm.reader_shape IS 'what named readers read';
 
 -- Written when a log is folded, which does not wait for locks that a user holds on
--- the reader's rows.
+-- the reader's rows.  A shape that is dropped from the reader and added again is another
+-- member.
 CREATE TABLE _electric_cm.reader_lost (
-	reader int8,
-	shape int8,
-	PRIMARY KEY (reader, shape)
+	member int8 PRIMARY KEY		-- reader_shape.id
 );
 COMMENT ON TABLE _electric_cm.reader_lost IS
 	'shapes of which something was folded that a named reader had not acknowledged';
@@ -638,6 +640,40 @@ COMMENT ON FUNCTION electric_cm_await_shape_log(text, electric_cm_offset, interv
 	'entries of a shape''s log after an offset, as soon as there are any';
 
 --
+-- Rows as rows
+--
+CREATE FUNCTION electric_cm_shape_columns(handle text)
+	RETURNS TABLE (ordinal int, name text, type regtype, typmod int, key_position int, not_null bool)
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 10;
+COMMENT ON FUNCTION electric_cm_shape_columns(text) IS
+	'columns that a shape''s rows have, and their types';
+
+CREATE FUNCTION electric_cm_row(base anyelement, value jsonb) RETURNS anyelement
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE;
+COMMENT ON FUNCTION electric_cm_row(anyelement, jsonb) IS
+	'a row of base''s type, with the values of an entry''s value';
+
+CREATE FUNCTION _electric_cm.merge(state jsonb, operation text, value jsonb) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'electric_cm_merge' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+CREATE AGGREGATE _electric_cm.merged(operation text, value jsonb)
+	(sfunc = _electric_cm.merge, stype = jsonb);
+
+-- Entries come in their order.  (Of an order by offsets pg_dump does not know that the body
+-- needs their operator class, and it may come after it.)
+CREATE FUNCTION _electric_cm.replayed(handle text) RETURNS SETOF jsonb LANGUAGE sql STABLE
+BEGIN ATOMIC
+	SELECT r.value
+	FROM (SELECT _electric_cm.merged(e.operation, e.value ORDER BY e.n) AS value
+		  FROM (SELECT pg_catalog.row_number() OVER () AS n, e.operation, e.key, e.value
+				FROM electric_cm_shape_log(handle) e) e GROUP BY e.key) r
+	WHERE r.value IS NOT NULL;
+END;
+CREATE FUNCTION electric_cm_replay(base anyelement, handle text) RETURNS SETOF anyelement
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE ROWS 1000;
+COMMENT ON FUNCTION electric_cm_replay(anyelement, text) IS
+	'the rows that a shape''s log leads to';
+
+--
 -- Internal functions: called by the stack's own sessions
 --
 CREATE FUNCTION _electric_cm.register() RETURNS void
@@ -956,13 +992,13 @@ CREATE VIEW electric_cm_stat_readers AS
 				ELSE 'current' END AS state
 	FROM _electric_cm.reader r
 		 CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS shapes,
-									pg_catalog.count(x.reader) AS lost,
+									pg_catalog.count(x.member) AS lost,
 									pg_catalog.count(*) FILTER (WHERE d.id IS NULL OR t.state IN ('errored', 'gone')) AS ended,
 									pg_catalog.count(*) FILTER (WHERE m.initial) AS initial
 							 FROM _electric_cm.reader_shape m
 								  LEFT JOIN _electric_cm.shape d ON d.id = m.shape
 								  LEFT JOIN _electric_cm.shape_state t ON t.shape = m.shape
-								  LEFT JOIN _electric_cm.reader_lost x ON x.reader = m.reader AND x.shape = m.shape
+								  LEFT JOIN _electric_cm.reader_lost x ON x.member = m.id
 							 WHERE m.reader = r.id) s
 		 CROSS JOIN LATERAL _electric_cm.reader_stats(r.id) l
 	WHERE pg_catalog.pg_has_role(r.owner, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
@@ -985,7 +1021,8 @@ REVOKE ALL ON FUNCTION
 	electric_cm_prepare_upgrade(),
 	electric_cm_drop_replication_slot_on_stop(bool),
 	electric_cm_create_shape(regclass, text, text[], text[]),
-	electric_cm_drop_shape(text), electric_cm_resync(text)
+	electric_cm_drop_shape(text), electric_cm_resync(text),
+	electric_cm_create_reader(text, text[])
 	FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	electric_cm_status(), electric_cm_await_active(interval),

@@ -24,6 +24,7 @@ $node->safe_psql($db, 'CREATE EXTENSION electric_cm; CREATE ROLE watcher IN ROLE
 ok(wait_active($node, $db), 'active');
 my $handle = $node->safe_psql($db, q{SELECT electric_cm_create_shape('t')});
 $node->safe_psql($db, "SELECT count(*) FROM electric_cm_shape_log('$handle')");
+$node->safe_psql($db, "SELECT electric_cm_create_reader('r', ARRAY['$handle'])");
 $node->safe_psql($db, 'SELECT electric_cm_report_retained_wal_size()');
 
 my $queries = CPAN::Meta::YAML->read_string(slurp_file('monitoring/queries.yml'))->[0];

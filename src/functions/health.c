@@ -318,7 +318,8 @@ add_readers(Health *health)
 							  " max(lag_bytes), extract(epoch FROM max(lag))::int8,"
 							  " min(name) FILTER (WHERE lost), min(name) FILTER (WHERE late)"
 							  " FROM (SELECT r.name, l.lag_bytes, l.lag, l.lag > '" LONG_LAG "' AS late,"
-							  "  EXISTS (SELECT FROM _electric_cm.reader_lost x WHERE x.reader = r.id) AS lost"
+							  "  EXISTS (SELECT FROM _electric_cm.reader_shape m"
+							  "   JOIN _electric_cm.reader_lost x ON x.member = m.id WHERE m.reader = r.id) AS lost"
 							  "  FROM _electric_cm.reader r"
 							  "   CROSS JOIN LATERAL _electric_cm.reader_stats(r.id) l) r");
 
@@ -333,7 +334,7 @@ add_readers(Health *health)
 					"named readers have lost shapes, as \"%s\" has: see electric_cm_stat_readers", v[5]);
 	if (v != NULL && strcmp(v[2], "0") != 0)
 		add_problem(health, ECM_SEVERITY_WARNING,
-					"named readers have not acknowledged anything new for more than " LONG_LAG ", as \"%s\": see electric_cm_stat_readers",
+					"named readers are more than " LONG_LAG " behind, as \"%s\": see electric_cm_stat_readers",
 					v[6]);
 }
 

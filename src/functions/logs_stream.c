@@ -43,7 +43,7 @@
 /* One of the shapes. */
 typedef struct Source
 {
-	const		EcmLogsShape *asked;
+	const EcmLogsShape *asked;
 	EcmLook    *look;			/* NULL: it has ended: */
 	ErrorData  *ended;
 } Source;
@@ -51,6 +51,7 @@ typedef struct Source
 /* What a call goes on to return. */
 struct EcmLogsStream
 {
+	MemoryContext context;		/* all of it */
 	EcmLogsRequest request;
 	Source	   *sources;
 	TupleDesc	tupdesc;
@@ -98,7 +99,7 @@ complete_until(const EcmShapeDef *shape, Snapshot snapshot, XLogRecPtr *applied,
  * its consumer has not begun with it, that will be later than now.
  */
 static void
-set_cut(EcmLogsStream * stream, XLogRecPtr *applied)
+set_cut(EcmLogsStream *stream, XLogRecPtr *applied)
 {
 	bool		looked_up[ECM_MAX_SHAPE_WORKERS] = {false};
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
@@ -127,7 +128,7 @@ set_cut(EcmLogsStream * stream, XLogRecPtr *applied)
 
 /* Have all readers' offsets been passed?  Else one would be sent back. */
 static bool
-cut_is_beyond_all(const EcmLogsStream * stream)
+cut_is_beyond_all(const EcmLogsStream *stream)
 {
 	for (int i = 0; i < stream->request.n; i++)
 	{
@@ -145,15 +146,20 @@ cut_is_beyond_all(const EcmLogsStream * stream)
  * ----------------------------------------------------------------
  */
 
-/* Does the error mean that this shape's log can't be read any more? */
+/*
+ * Does the error mean that this shape's log can't be read any more?  Who goes on without it
+ * can't come back to it as a named reader: that is told only what stays so.
+ */
 static bool
-is_end(const ErrorData *error)
+is_end(const ErrorData *error, bool for_reader)
 {
-	return error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
-		error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
-		error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
-		error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
-		error->sqlerrcode == ECM_ERRCODE_OFFSET;
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT ||
+		error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+		return true;
+	return !for_reader &&
+		(error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+		 error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+		 error->sqlerrcode == ECM_ERRCODE_OFFSET);
 }
 
 /* What a named reader is told of a shape that it has lost. */
@@ -170,7 +176,7 @@ lost(const char *handle)
 }
 
 static void
-look_at(EcmLogsStream * stream, Source *source)
+look_at(EcmLogsStream *stream, Source *source)
 {
 	EcmLookRequest request = {.handle = source->asked->handle, .after = source->asked->after,
 		.is_position = stream->request.for_reader,
@@ -191,7 +197,7 @@ look_at(EcmLogsStream * stream, Source *source)
 	{
 		MemoryContextSwitchTo(context);
 		source->ended = CopyErrorData();
-		if (!is_end(source->ended))
+		if (!is_end(source->ended, stream->request.for_reader))
 			PG_RE_THROW();
 		FlushErrorState();
 	}
@@ -247,11 +253,15 @@ take_snapshot(ResourceOwner owner, XLogRecPtr *applied)
 }
 
 EcmLogsStream *
-ecm_logs_stream_begin(const EcmLogsRequest * request, TupleDesc tupdesc)
+ecm_logs_stream_begin(const EcmLogsRequest *request, TupleDesc tupdesc)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "electric_cm logs",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old_context = MemoryContextSwitchTo(context);
 	EcmLogsStream *stream = palloc0(sizeof(EcmLogsStream));
 	XLogRecPtr	applied[ECM_MAX_SHAPE_WORKERS] = {0};
 
+	stream->context = context;
 	stream->request = *request;
 	stream->tupdesc = tupdesc;
 	stream->owner = CurrentResourceOwner;
@@ -273,26 +283,27 @@ ecm_logs_stream_begin(const EcmLogsRequest * request, TupleDesc tupdesc)
 			binaryheap_add_unordered(stream->heap, PointerGetDatum(&stream->sources[i]));
 	}
 	binaryheap_build(stream->heap);
-	stream->transaction_context = AllocSetContextCreate(CurrentMemoryContext,
-														"electric_cm transaction",
+	stream->transaction_context = AllocSetContextCreate(context, "electric_cm transaction",
 														ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(old_context);
 	return stream;
 }
 
 bool
-ecm_logs_stream_is_readable(const EcmLogsStream * stream, int i)
+ecm_logs_stream_is_readable(const EcmLogsStream *stream, int i)
 {
 	return stream->sources[i].look != NULL && stream->sources[i].look->readable;
 }
 
 void
-ecm_logs_stream_end(EcmLogsStream * stream)
+ecm_logs_stream_end(EcmLogsStream *stream)
 {
 	for (int i = 0; i < stream->request.n; i++)
 		if (stream->sources[i].look != NULL)
 			ecm_look_end(stream->sources[i].look);
 	if (stream->snapshot != NULL)
 		UnregisterSnapshotFromOwner(stream->snapshot, stream->owner);
+	MemoryContextDelete(stream->context);
 }
 
 /* ----------------------------------------------------------------
@@ -318,7 +329,7 @@ put_member(EcmJsonbState *state, const char *name, const char *text)
 
 /* A shape that has ended: why, and what to do. */
 static HeapTuple
-ended_row(const EcmLogsStream * stream, const Source *source)
+ended_row(const EcmLogsStream *stream, const Source *source)
 {
 	Datum		values[NCOLUMNS] = {0};
 	bool		nulls[NCOLUMNS];
@@ -340,7 +351,7 @@ ended_row(const EcmLogsStream * stream, const Source *source)
 
 /* The last row, if nothing was left out: what the reader has then, and up to where. */
 static HeapTuple
-mark_row(const EcmLogsStream * stream, const char *mark, const char *handle, const EcmOffset *offset)
+mark_row(const EcmLogsStream *stream, const char *mark, const char *handle, const EcmOffset *offset)
 {
 	Datum		values[NCOLUMNS] = {0};
 	bool		nulls[NCOLUMNS];
@@ -356,9 +367,9 @@ mark_row(const EcmLogsStream * stream, const char *mark, const char *handle, con
 }
 
 static HeapTuple
-last_row(const EcmLogsStream * stream)
+last_row(const EcmLogsStream *stream)
 {
-	const		EcmLogsRequest *request = &stream->request;
+	const EcmLogsRequest *request = &stream->request;
 	const char *handle = request->n > 0 ? request->shapes[0].handle : NULL;
 
 	switch (request->part)
@@ -389,9 +400,9 @@ last_row(const EcmLogsStream * stream)
 
 /* Is a cursor at an entry that may be returned?  Before there is a cut, none of the stream is. */
 static bool
-is_wanted(const EcmLogsStream * stream, const EcmLogCursor *cursor)
+is_wanted(const EcmLogsStream *stream, const EcmLogCursor *cursor)
 {
-	const		EcmLogsRequest *request = &stream->request;
+	const EcmLogsRequest *request = &stream->request;
 
 	if (request->part == ECM_LOGS_BASE)
 		return ecm_log_cursor_is_in_base(cursor);
@@ -404,7 +415,7 @@ is_wanted(const EcmLogsStream * stream, const EcmLogCursor *cursor)
 
 /* The source of the next entry; NULL: there is none. */
 static Source *
-next_source(const EcmLogsStream * stream)
+next_source(const EcmLogsStream *stream)
 {
 	Source	   *source;
 
@@ -416,7 +427,7 @@ next_source(const EcmLogsStream * stream)
 
 /* Makes a row of a source's entry, and goes on in its log. */
 static HeapTuple
-take_entry(EcmLogsStream * stream, Source *source)
+take_entry(EcmLogsStream *stream, Source *source)
 {
 	EcmLogCursor *cursor = source->look->cursor;
 	Datum		values[NCOLUMNS];
@@ -449,7 +460,7 @@ is_at(const Source *source, const EcmOffset *offset)
  * max_entries.
  */
 static void
-gather_transaction(EcmLogsStream * stream, uint64 lsn)
+gather_transaction(EcmLogsStream *stream, uint64 lsn)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(stream->transaction_context);
 	bool		fits = true;
@@ -477,7 +488,7 @@ gather_transaction(EcmLogsStream * stream, uint64 lsn)
  * one change to all of them, and not cut.
  */
 static HeapTuple
-next_entry(EcmLogsStream * stream)
+next_entry(EcmLogsStream *stream)
 {
 	bool		full = stream->request.max_entries > 0 && stream->returned >= stream->request.max_entries;
 	Source	   *source = next_source(stream);
@@ -515,7 +526,7 @@ next_entry(EcmLogsStream * stream)
 }
 
 HeapTuple
-ecm_logs_stream_next(EcmLogsStream * stream)
+ecm_logs_stream_next(EcmLogsStream *stream)
 {
 	HeapTuple	row;
 

@@ -22,7 +22,7 @@ typedef enum EcmLogsPart
 	ECM_LOGS_BASE,				/* of one shape, the rows that its log begins
 								 * with */
 	ECM_LOGS_UNTIL				/* of one shape, up to an offset */
-}			EcmLogsPart;
+} EcmLogsPart;
 
 typedef struct EcmLogsShape
 {
@@ -30,7 +30,7 @@ typedef struct EcmLogsShape
 	EcmOffset	after;
 	bool		only_end;		/* nothing but whether it has ended */
 	bool		is_lost;		/* it has, for this named reader */
-}			EcmLogsShape;
+} EcmLogsShape;
 
 /*
  * for_reader: 'after' are positions that this server has kept for a named reader, and what
@@ -40,12 +40,12 @@ typedef struct EcmLogsShape
 typedef struct EcmLogsRequest
 {
 	int			n;
-	const		EcmLogsShape *shapes;
+	const EcmLogsShape *shapes;
 	EcmLogsPart part;
 	EcmOffset	until;
 	bool		for_reader;
 	int			max_entries;	/* 0: no limit */
-}			EcmLogsRequest;
+} EcmLogsRequest;
 
 /*
  * Begins; the request's shapes, and the row type, have to stay until the end.  The next
@@ -54,11 +54,11 @@ typedef struct EcmLogsRequest
  */
 typedef struct EcmLogsStream EcmLogsStream;
 
-extern EcmLogsStream * ecm_logs_stream_begin(const EcmLogsRequest * request, TupleDesc tupdesc);
-extern HeapTuple ecm_logs_stream_next(EcmLogsStream * stream);
-extern void ecm_logs_stream_end(EcmLogsStream * stream);
+extern EcmLogsStream *ecm_logs_stream_begin(const EcmLogsRequest *request, TupleDesc tupdesc);
+extern HeapTuple ecm_logs_stream_next(EcmLogsStream *stream);
+extern void ecm_logs_stream_end(EcmLogsStream *stream);
 
 /* Has the shape a log that can be read? */
-extern bool ecm_logs_stream_is_readable(const EcmLogsStream * stream, int i);
+extern bool ecm_logs_stream_is_readable(const EcmLogsStream *stream, int i);
 
 #endif							/* ECM_LOGS_STREAM_H */

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -73,22 +74,18 @@ name_arg(FunctionCallInfo fcinfo, int argno)
 	return text_to_cstring(PG_GETARG_TEXT_PP(argno));
 }
 
-void
-ecm_reader_arg(FunctionCallInfo fcinfo, int argno, bool for_update, EcmReader * reader)
+/* False: there is no reader of that name. */
+static bool
+find_reader(EcmReader *reader, const char *lock, Oid *owner)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			type = TEXTOID;
-	Datum		value;
-	Oid			owner = InvalidOid;
+	Datum		value = CStringGetTextDatum(reader->name);
 	bool		found;
 	EcmSpiState spi;
 
-	reader->name = name_arg(fcinfo, argno);
-	value = CStringGetTextDatum(reader->name);
 	ecm_spi_begin(&spi);
-	ecm_spi_run(for_update ?
-				"SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1 FOR UPDATE" :
-				"SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1",
+	ecm_spi_run(psprintf("SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1%s", lock),
 				SPI_OK_SELECT, 1, &type, &value, NULL);
 	found = SPI_processed > 0;
 	if (found)
@@ -98,13 +95,18 @@ ecm_reader_arg(FunctionCallInfo fcinfo, int argno, bool for_update, EcmReader * 
 		bool		isnull;
 
 		reader->id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		owner = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
+		*owner = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
 		reader->position = ecm_position_of(DatumGetLSN(SPI_getbinval(row, desc, 3, &isnull)),
 										   DatumGetInt64(SPI_getbinval(row, desc, 4, &isnull)));
 	}
 	ecm_spi_end(&spi);
 	MemoryContextSwitchTo(context);
+	return found;
+}
 
+static void
+check_found(const EcmReader *reader, bool found, Oid owner)
+{
 	if (!found)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -117,21 +119,53 @@ ecm_reader_arg(FunctionCallInfo fcinfo, int argno, bool for_update, EcmReader * 
 				 errhint("Only its owner, and members of that role, may use a reader.")));
 }
 
-EcmReaderShape *
-ecm_reader_shapes(const EcmReader * reader, int *n)
+/*
+ * Two sessions that read the same would both write it, if the second one only met the first
+ * one's lock when it acknowledges.  So the reader is locked from reading on, and its position
+ * is looked up again then.
+ */
+void
+ecm_reader_arg(FunctionCallInfo fcinfo, int argno, EcmReaderUse use, EcmReader *reader)
+{
+	const char *lock = use == ECM_READER_CHANGE ? " FOR UPDATE" : "";
+	Oid			owner = InvalidOid;
+	bool		found;
+
+	reader->name = name_arg(fcinfo, argno);
+	found = find_reader(reader, "", &owner);
+	check_found(reader, found, owner);
+	while (!RecoveryInProgress())
+	{
+		int64		id = reader->id;
+
+		ecm_reader_lock(id);
+		found = find_reader(reader, lock, &owner);
+		check_found(reader, found, owner);
+		if (reader->id == id)
+			break;
+	}
+}
+
+/* Neither lost nor ended. */
+#define FOLLOWED \
+	"x.member IS NULL AND EXISTS (SELECT FROM _electric_cm.shape s" \
+	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
+	" WHERE s.id = m.shape AND coalesce(t.state, '') NOT IN ('errored', 'gone'))"
+
+static EcmReaderShape *
+find_shapes(const EcmReader *reader, const char *condition, Oid type, Datum value, int limit, int *n)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(reader->id);
+	Oid			types[] = {INT8OID, type, INT4OID};
+	Datum		values[] = {Int64GetDatum(reader->id), value, Int32GetDatum(limit)};
 	EcmReaderShape *shapes;
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("SELECT m.shape, m.handle, m.initial, m.lsn, m.op, x.shape IS NOT NULL"
-				" FROM _electric_cm.reader_shape m LEFT JOIN _electric_cm.reader_lost x"
-				" ON x.reader = m.reader AND x.shape = m.shape"
-				" WHERE m.reader = $1 ORDER BY m.shape",
-				SPI_OK_SELECT, 1, &type, &value, NULL);
+	ecm_spi_run(psprintf("SELECT m.shape, m.handle, m.initial, m.lsn, m.op, x.member IS NOT NULL"
+						 " FROM _electric_cm.reader_shape m LEFT JOIN _electric_cm.reader_lost x ON x.member = m.id"
+						 " WHERE m.reader = $1 AND %s ORDER BY m.shape LIMIT $3", condition),
+				SPI_OK_SELECT, lengthof(types), types, values, NULL);
 	*n = (int) SPI_processed;
 	shapes = MemoryContextAllocZero(context, Max(*n, 1) * sizeof(EcmReaderShape));
 	for (int i = 0; i < *n; i++)
@@ -155,8 +189,30 @@ ecm_reader_shapes(const EcmReader * reader, int *n)
 	return shapes;
 }
 
+EcmReaderShape *
+ecm_reader_shapes(const EcmReader *reader, EcmReaderPart part, int64 after, int limit, int *n)
+{
+	static const char *const conditions[] = {
+		[ECM_READER_ALL] = "m.shape > $2",
+		[ECM_READER_INITIAL] = "m.shape > $2 AND m.initial AND " FOLLOWED,
+		[ECM_READER_OWN] = "m.shape > $2 AND NOT m.initial AND m.lsn IS NOT NULL",
+		[ECM_READER_FOLLOWED] = "m.shape > $2 AND " FOLLOWED
+	};
+
+	return find_shapes(reader, conditions[part], INT8OID, Int64GetDatum(after), limit, n);
+}
+
+EcmReaderShape *
+ecm_reader_shape(const EcmReader *reader, const char *handle)
+{
+	int			n;
+	EcmReaderShape *shape = find_shapes(reader, "m.handle = $2", TEXTOID, CStringGetTextDatum(handle), 1, &n);
+
+	return n > 0 ? shape : NULL;
+}
+
 bool
-ecm_reader_catches_up(const EcmReader * reader, const EcmReaderShape * shape)
+ecm_reader_catches_up(const EcmReader *reader, const EcmReaderShape *shape)
 {
 	return !shape->initial && shape->is_own && ecm_reader_cmp(&shape->position, &reader->position) < 0;
 }
@@ -175,7 +231,7 @@ begin_change(void)
 
 /* Adds shapes that the user may read. */
 static void
-add_shapes(const EcmReader * reader, char **handles, int n)
+add_shapes(const EcmReader *reader, char **handles, int n)
 {
 	EcmSpiState spi;
 	Oid			types[] = {INT8OID, TEXTARRAYOID};
@@ -195,11 +251,6 @@ add_shapes(const EcmReader * reader, char **handles, int n)
 	if (n == 0)
 		return;
 
-	/*
-	 * what the shapes' logs begin with now is there until the reader has read
-	 * it
-	 */
-	ecm_readers_lock();
 	values[1] = ecm_array_of_names(handles, n);
 	ecm_spi_begin(&spi);
 	ecm_spi_run("SELECT handle FROM _electric_cm.reader_shape WHERE reader = $1 AND handle = ANY ($2) LIMIT 1",
@@ -263,7 +314,7 @@ electric_cm_create_reader(PG_FUNCTION_ARGS)
 }
 
 static void
-drop_shapes(const EcmReader * reader, char **handles, int n)
+drop_shapes(const EcmReader *reader, char **handles, int n)
 {
 	EcmSpiState spi;
 	Oid			types[] = {INT8OID, TEXTARRAYOID};
@@ -274,7 +325,7 @@ drop_shapes(const EcmReader * reader, char **handles, int n)
 	values[1] = ecm_array_of_names(handles, n);
 	ecm_spi_begin(&spi);
 	ecm_spi_run("DELETE FROM _electric_cm.reader_lost x USING _electric_cm.reader_shape m"
-				" WHERE x.reader = $1 AND m.reader = $1 AND x.shape = m.shape AND m.handle = ANY ($2)",
+				" WHERE m.reader = $1 AND m.handle = ANY ($2) AND x.member = m.id",
 				SPI_OK_DELETE, 2, types, values, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.reader_shape WHERE reader = $1 AND handle = ANY ($2)",
 				SPI_OK_DELETE, 2, types, values, NULL);
@@ -303,7 +354,7 @@ electric_cm_alter_reader(PG_FUNCTION_ARGS)
 	char	  **handles;
 
 	begin_change();
-	ecm_reader_arg(fcinfo, 0, true, &reader);
+	ecm_reader_arg(fcinfo, 0, ECM_READER_CHANGE, &reader);
 	if (!PG_ARGISNULL(2))
 	{
 		handles = ecm_handles_arg(fcinfo, 2, "drop_handles", &n);
@@ -331,10 +382,11 @@ electric_cm_drop_reader(PG_FUNCTION_ARGS)
 	Datum		value;
 
 	begin_change();
-	ecm_reader_arg(fcinfo, 0, true, &reader);
+	ecm_reader_arg(fcinfo, 0, ECM_READER_CHANGE, &reader);
 	value = Int64GetDatum(reader.id);
 	ecm_spi_begin(&spi);
-	ecm_spi_run("DELETE FROM _electric_cm.reader_lost WHERE reader = $1",
+	ecm_spi_run("DELETE FROM _electric_cm.reader_lost x USING _electric_cm.reader_shape m"
+				" WHERE m.reader = $1 AND x.member = m.id",
 				SPI_OK_DELETE, 1, &type, &value, NULL);
 	ecm_spi_run("DELETE FROM _electric_cm.reader_shape WHERE reader = $1",
 				SPI_OK_DELETE, 1, &type, &value, NULL);

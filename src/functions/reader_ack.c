@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 
 #include "base/compat.h"
 #include "base/shmem.h"
@@ -29,6 +30,7 @@
 #include "functions/shape_look.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
+#include "shape/shape_readers.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_ack);
 
@@ -41,7 +43,7 @@ is_of_one_shape(const EcmOffset *offset)
 
 /* 'own' NULL: the shape has come to the reader's position. */
 static void
-set_shape(const EcmReader * reader, const EcmReaderShape * shape, bool initial, const EcmOffset *own)
+set_shape(const EcmReader *reader, const EcmReaderShape *shape, bool initial, const EcmOffset *own)
 {
 	EcmSpiState spi;
 	Oid			types[] = {INT8OID, INT8OID, BOOLOID, LSNOID, INT8OID};
@@ -57,45 +59,24 @@ set_shape(const EcmReader * reader, const EcmReaderShape * shape, bool initial, 
 	ecm_spi_end(&spi);
 }
 
-/* The shape at an offset that is one of its log's.  ERROR EC001 if it is not. */
+/*
+ * The shape at an offset that is one of its log's, as that is now.  ERROR EC001 if it is
+ * not.
+ */
 static EcmLook *
-look_after(const EcmReaderShape * shape, const EcmOffset *offset)
+look_after(const EcmReaderShape *shape, const EcmOffset *offset)
 {
-	EcmLookRequest request = {.handle = shape->handle, .after = *offset, .wait = ECM_LOOK_NO_WAIT};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EcmLookRequest request = {.handle = shape->handle, .after = *offset,
+	.wait = ECM_LOOK_NO_WAIT, .snapshot = snapshot};
+	EcmLook    *look = ecm_look_at_shape(&request);
 
-	return ecm_look_at_shape(&request);
-}
-
-/* Does the shape's log have that offset? */
-static bool
-has_offset(const EcmReaderShape * shape, const EcmOffset *offset)
-{
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool has = false;
-
-	PG_TRY();
-	{
-		EcmLook    *look = look_after(shape, offset);
-
-		has = look->readable;
-		ecm_look_end(look);
-	}
-	PG_CATCH();
-	{
-		int			code = geterrcode();
-
-		MemoryContextSwitchTo(context);
-		if (code != ECM_ERRCODE_OFFSET && code != ERRCODE_UNDEFINED_OBJECT &&
-			code != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
-			PG_RE_THROW();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return has;
+	UnregisterSnapshot(snapshot);
+	return look;
 }
 
 pg_noreturn static void
-report_ambiguous(const EcmReader * reader, const EcmOffset *offset)
+report_ambiguous(const EcmReader *reader, const EcmOffset *offset)
 {
 	char		text[ECM_OFFSET_LEN];
 
@@ -106,70 +87,23 @@ report_ambiguous(const EcmReader * reader, const EcmOffset *offset)
 			 errhint("Pass the row's handle, too.")));
 }
 
-/*
- * The shape that an acknowledgement is about; NULL: all that the reader reads together.
- */
-static const EcmReaderShape *
-shape_meant(const EcmReader * reader, const EcmReaderShape * shapes, int n, const char *handle,
-			const EcmOffset *offset)
+/* The offset is none that the reader can have read of the shape. */
+pg_noreturn static void
+report_not_read(const EcmReaderShape *shape, const EcmOffset *offset)
 {
-	const		EcmReaderShape *meant = NULL;
-	int			alone = 0;		/* shapes that are read by themselves */
+	char		text[ECM_OFFSET_LEN];
 
-	if (handle != NULL)
-	{
-		for (int i = 0; i < n; i++)
-			if (strcmp(shapes[i].handle, handle) == 0)
-				return &shapes[i];
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("reader \"%s\" does not have shape \"%s\"", reader->name, handle)));
-	}
-	if (n == 1)
-		return &shapes[0];
-	if (is_of_one_shape(offset))
-	{
-		bool		is_base = offset->lsn == 0 || ecm_op_is_base(offset->op);
-
-		for (int i = 0; i < n; i++)
-		{
-			if (shapes[i].initial != is_base || !has_offset(&shapes[i], offset))
-				continue;
-			if (meant != NULL)
-				report_ambiguous(reader, offset);
-			meant = &shapes[i];
-		}
-		if (meant == NULL)
-			report_ambiguous(reader, offset);
-		return meant;
-	}
-	for (int i = 0; i < n; i++)
-		alone += ecm_reader_catches_up(reader, &shapes[i]);
-	if (alone > 0 && ecm_reader_cmp(offset, &reader->position) <= 0)
-		report_ambiguous(reader, offset);
-	return NULL;
-}
-
-/*
- * Of the rows that a shape's log begins with, the reader has those up to an offset; or all,
- * if there are none.
- */
-static void
-ack_initial(const EcmReader * reader, const EcmReaderShape * shape, const EcmOffset *offset)
-{
-	EcmLook    *look;
-
-	if (ecm_reader_cmp(offset, &shape->position) <= 0)
-		return;
-	look = look_after(shape, offset);
-	if (look->readable)
-		set_shape(reader, shape, ecm_log_cursor_is_in_base(look->cursor), offset);
-	ecm_look_end(look);
+	ecm_offset_format(text, offset->lsn, offset->op);
+	ereport(ERROR,
+			(errcode(ECM_ERRCODE_OFFSET),
+			 errmsg("offset %s is not one of the rows that the log of shape \"%s\" begins with", text, shape->handle),
+			 errdetail("That is what the reader reads of it first."),
+			 errhint("Read again: what has not been acknowledged is returned again.")));
 }
 
 /* Is the offset the one that 'snapshot-end' has for a log that begins without rows? */
 static bool
-is_empty_base(const EcmReaderShape * shape, const EcmOffset *offset)
+is_empty_base(const EcmReaderShape *shape, const EcmOffset *offset)
 {
 	EcmOffset	before_all = {.before_all = true};
 	EcmLook    *look = look_after(shape, &before_all);
@@ -180,9 +114,75 @@ is_empty_base(const EcmReaderShape * shape, const EcmOffset *offset)
 	return result;
 }
 
+/* ERROR if an offset that comes without a handle may be one of a shape that is read alone. */
+static void
+check_not_alone(const EcmReader *reader, const EcmOffset *offset)
+{
+	int			n;
+	EcmReaderShape *shapes = ecm_reader_shapes(reader, ECM_READER_OWN, 0, INT_MAX, &n);
+
+	for (int i = 0; i < n; i++)
+		if (ecm_reader_catches_up(reader, &shapes[i]) && ecm_reader_cmp(offset, &reader->position) <= 0)
+			report_ambiguous(reader, offset);
+
+	/* that of 'up-to-date' is nothing else */
+	if (ecm_op_is_cut(offset->op))
+		return;
+	shapes = ecm_reader_shapes(reader, ECM_READER_INITIAL, 0, INT_MAX, &n);
+	for (int i = 0; i < n; i++)
+		if (!shapes[i].is_lost && is_empty_base(&shapes[i], offset))
+			report_ambiguous(reader, offset);
+}
+
+/*
+ * The shape that an acknowledgement is about; NULL: all that the reader reads together.
+ */
+static const EcmReaderShape *
+shape_meant(const EcmReader *reader, const char *handle, const EcmOffset *offset)
+{
+	EcmReaderShape *shapes;
+	int			n;
+
+	if (handle != NULL)
+	{
+		EcmReaderShape *shape = ecm_reader_shape(reader, handle);
+
+		if (shape == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("reader \"%s\" does not have shape \"%s\"", reader->name, handle)));
+		return shape;
+	}
+	shapes = ecm_reader_shapes(reader, ECM_READER_ALL, 0, 2, &n);
+	if (n == 1)
+		return &shapes[0];
+	if (is_of_one_shape(offset))
+		report_ambiguous(reader, offset);
+	check_not_alone(reader, offset);
+	return NULL;
+}
+
+/*
+ * Of the rows that a shape's log begins with, the reader has those up to an offset; or all,
+ * if there are none.
+ */
+static void
+ack_initial(const EcmReader *reader, const EcmReaderShape *shape, const EcmOffset *offset)
+{
+	EcmLook    *look;
+
+	if (ecm_reader_cmp(offset, &shape->position) <= 0)
+		return;
+	ecm_readers_keep_base(shape->shape);
+	look = look_after(shape, offset);
+	if (look->readable)
+		set_shape(reader, shape, ecm_log_cursor_is_in_base(look->cursor), offset);
+	ecm_look_end(look);
+}
+
 /* A shape that is read by itself has come to an offset. */
 static void
-ack_catching_up(const EcmReader * reader, const EcmReaderShape * shape, const EcmOffset *offset)
+ack_catching_up(const EcmReader *reader, const EcmReaderShape *shape, const EcmOffset *offset)
 {
 	if (ecm_reader_cmp(offset, &shape->position) <= 0)
 		return;
@@ -192,7 +192,7 @@ ack_catching_up(const EcmReader * reader, const EcmReaderShape * shape, const Ec
 
 /* Moves the position of all shapes that are read together. */
 static void
-advance(const EcmReader * reader, const EcmOffset *offset)
+advance(const EcmReader *reader, const EcmOffset *offset)
 {
 	EcmSpiState spi;
 	Oid			types[] = {INT8OID, LSNOID, INT8OID, LSNOID, INT8OID};
@@ -219,7 +219,7 @@ advance(const EcmReader * reader, const EcmOffset *offset)
 
 /* What closes a gap in one shape's log; all others have been read up to that. */
 static void
-ack_difference(const EcmReader * reader, const EcmReaderShape * shape, const EcmOffset *offset)
+ack_difference(const EcmReader *reader, const EcmReaderShape *shape, const EcmOffset *offset)
 {
 	EcmOffset	before = {.lsn = offset->lsn, .op = ECM_FIRST_DIFFERENCE - 1};
 
@@ -236,23 +236,21 @@ ack_difference(const EcmReader * reader, const EcmReaderShape * shape, const Ecm
  * electric_cm_ack(name text, log_offset electric_cm_offset, handle text DEFAULT NULL)
  *	RETURNS void
  *
- * A named reader has all that electric_cm_read() has returned, up to the row with that offset
+ * A named reader has all that electric_cm_read() has returned, up to the rows with that offset
  * and handle, included.  It takes effect with the caller's transaction.  The handle may be
- * left out where the offset says it all: of a reader of one shape, and as soon as all shapes
- * are read together.  What has been acknowledged before is no error.
+ * left out where the offset says it all: of a reader of one shape, and of a row that belongs
+ * to a transaction, or to all shapes.  What has been acknowledged before is no error.
  *
  * Errors: as ecm_reader_arg(); 55000 not preloaded; 22004 log_offset is NULL; 22023
  * log_offset is -1; 42704 the reader does not have the shape; 42P08 the handle is needed;
- * EC001 the server has not given that offset, or the shape's log does not have it.
+ * EC001 the offset is beyond the end of what is logged, or the shape's log does not have it.
  */
 Datum
 electric_cm_ack(PG_FUNCTION_ARGS)
 {
 	EcmReader	reader;
-	EcmReaderShape *shapes;
-	const		EcmReaderShape *shape;
+	const EcmReaderShape *shape;
 	EcmOffset	offset;
-	int			n;
 
 	ecm_require_shared();
 	ecm_require_sql_fit();
@@ -266,14 +264,17 @@ electric_cm_ack(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("offset -1 cannot be acknowledged: nothing comes before it")));
-	ecm_reader_arg(fcinfo, 0, true, &reader);
-	shapes = ecm_reader_shapes(&reader, &n);
-	shape = shape_meant(&reader, shapes, n,
-						PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)), &offset);
+	ecm_reader_arg(fcinfo, 0, ECM_READER_CHANGE, &reader);
+	shape = shape_meant(&reader, PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)), &offset);
 
-	if (shape != NULL && shape->initial &&
-		(offset.lsn == 0 || ecm_op_is_base(offset.op) || is_empty_base(shape, &offset)))
+	if (shape != NULL && shape->is_lost && (shape->initial || is_of_one_shape(&offset)))
+		PG_RETURN_VOID();		/* it begins again, or not at all */
+	if (shape != NULL && shape->initial)
+	{
+		if (offset.lsn != 0 && !ecm_op_is_base(offset.op) && !is_empty_base(shape, &offset))
+			report_not_read(shape, &offset);
 		ack_initial(&reader, shape, &offset);
+	}
 	else if (shape != NULL && is_of_one_shape(&offset))
 		ack_difference(&reader, shape, &offset);
 	else if (shape != NULL && ecm_reader_catches_up(&reader, shape) &&

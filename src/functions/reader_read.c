@@ -20,6 +20,7 @@
 
 #include "access/xlog.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 
 #include "base/compat.h"
 #include "base/shmem.h"
@@ -30,6 +31,9 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_read);
 
+/* Shapes that are looked up at a time. */
+#define LOOKUP_SHAPES	100
+
 typedef struct Reading
 {
 	EcmLogsStream *logs;
@@ -37,7 +41,7 @@ typedef struct Reading
 } Reading;
 
 static EcmLogsShape
-asked(const EcmReaderShape * shape)
+asked(const EcmReaderShape *shape)
 {
 	EcmLogsShape result = {.handle = shape->handle, .after = shape->position, .is_lost = shape->is_lost};
 
@@ -48,7 +52,7 @@ asked(const EcmReaderShape * shape)
  * Begins to read a part of one shape.  NULL: it has none that could be read now.
  */
 static EcmLogsStream *
-begin_one(const EcmLogsRequest * template, EcmLogsPart part, const EcmReaderShape * shape,
+begin_one(const EcmLogsRequest *template, EcmLogsPart part, const EcmReaderShape *shape,
 		  TupleDesc tupdesc, HeapTuple *first)
 {
 	EcmLogsShape *one = palloc(sizeof(EcmLogsShape));
@@ -66,6 +70,38 @@ begin_one(const EcmLogsRequest * template, EcmLogsPart part, const EcmReaderShap
 	return NULL;
 }
 
+/*
+ * Begins to read the first shape that is read by itself, and has something.  They are looked
+ * up some at a time: as long as there are many, there is one to be read among the first.
+ */
+static bool
+begin_alone(Reading *reading, const EcmLogsRequest *template, const EcmReader *reader,
+			EcmReaderPart part, TupleDesc tupdesc)
+{
+	int64		after = 0;
+	int			n;
+
+	do
+	{
+		EcmReaderShape *shapes = ecm_reader_shapes(reader, part, after, LOOKUP_SHAPES, &n);
+
+		for (int i = 0; i < n; i++)
+		{
+			bool		initial = part == ECM_READER_INITIAL;
+
+			CHECK_FOR_INTERRUPTS();
+			after = shapes[i].shape;
+			if (shapes[i].is_lost || (!initial && !ecm_reader_catches_up(reader, &shapes[i])))
+				continue;
+			reading->logs = begin_one(template, initial ? ECM_LOGS_BASE : ECM_LOGS_UNTIL,
+									  &shapes[i], tupdesc, &reading->first);
+			if (reading->logs != NULL)
+				return true;
+		}
+	} while (n == LOOKUP_SHAPES);
+	return false;
+}
+
 static void *
 stream_begin(FunctionCallInfo fcinfo, TupleDesc tupdesc)
 {
@@ -79,20 +115,14 @@ stream_begin(FunctionCallInfo fcinfo, TupleDesc tupdesc)
 	if (!RecoveryInProgress())	/* a standby may do without */
 		ecm_require_shared();
 	request.max_entries = ecm_max_entries_arg(fcinfo, 1);
-	ecm_reader_arg(fcinfo, 0, false, &reader);
+	ecm_reader_arg(fcinfo, 0, ECM_READER_READ, &reader);
 	ecm_note_read(-reader.id);
 	request.until = reader.position;
-	shapes = ecm_reader_shapes(&reader, &n);
+	if (begin_alone(reading, &request, &reader, ECM_READER_INITIAL, tupdesc) ||
+		begin_alone(reading, &request, &reader, ECM_READER_OWN, tupdesc))
+		return reading;
 
-	for (int i = 0; i < n; i++)
-		if (shapes[i].initial && !shapes[i].is_lost &&
-			(reading->logs = begin_one(&request, ECM_LOGS_BASE, &shapes[i], tupdesc, &reading->first)) != NULL)
-			return reading;
-	for (int i = 0; i < n; i++)
-		if (ecm_reader_catches_up(&reader, &shapes[i]) && !shapes[i].is_lost &&
-			(reading->logs = begin_one(&request, ECM_LOGS_UNTIL, &shapes[i], tupdesc, &reading->first)) != NULL)
-			return reading;
-
+	shapes = ecm_reader_shapes(&reader, ECM_READER_ALL, 0, INT_MAX, &n);
 	all = palloc0(Max(n, 1) * sizeof(EcmLogsShape));
 	for (int i = 0; i < n; i++)
 	{

@@ -111,7 +111,7 @@ electric_cm_reader_stats(PG_FUNCTION_ARGS)
 	if (may_watch(PG_GETARG_INT64(0), &watched))
 	{
 		int			n;
-		EcmReaderShape *shapes = ecm_reader_shapes(&watched.reader, &n);
+		EcmReaderShape *shapes = ecm_reader_shapes(&watched.reader, ECM_READER_FOLLOWED, 0, INT_MAX, &n);
 		int64		bytes = 0;
 		XLogRecPtr	oldest = InvalidXLogRecPtr;
 		Interval   *lag = palloc0(sizeof(Interval));
@@ -123,8 +123,6 @@ electric_cm_reader_stats(PG_FUNCTION_ARGS)
 			int64		more;
 
 			CHECK_FOR_INTERRUPTS();
-			if (shapes[i].is_lost)
-				continue;
 			more = ecm_log_bytes_after(shapes[i].shape, &shapes[i].position, &lsn);
 			bytes += more;
 			if (more > 0 && lsn != InvalidXLogRecPtr)

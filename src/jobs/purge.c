@@ -22,6 +22,7 @@
 #include "base/spi.h"
 #include "shape/arrays.h"
 #include "shape/shape_catalog.h"
+#include "shape/shape_readers.h"
 #include "shape/shape_fate.h"
 #include "shape/shape_log.h"
 
@@ -46,13 +47,7 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 	ecm_spi_begin(&spi);
 	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
 						  0, NULL, NULL, NULL, "its owner was dropped");
-	ecm_spi_run("WITH gone AS (DELETE FROM _electric_cm.reader WHERE id IN"
-				"  (SELECT r.id FROM _electric_cm.reader r WHERE NOT EXISTS"
-				"    (SELECT FROM pg_authid a WHERE a.oid = r.owner) FOR UPDATE SKIP LOCKED)"
-				"  RETURNING id),"
-				" shapes AS (DELETE FROM _electric_cm.reader_shape m USING gone WHERE m.reader = gone.id)"
-				" DELETE FROM _electric_cm.reader_lost x USING gone WHERE x.reader = gone.id",
-				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_readers_purge();
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
 }

@@ -740,6 +740,35 @@ ecm_log_stream_totals(int64 shape, XLogRecPtr up_to)
 	return totals;
 }
 
+int64
+ecm_log_stream_bytes(int64 shape, const EcmLogBase *base, XLogRecPtr up_to, Snapshot snapshot)
+{
+	EcmChunkScan cs;
+	uint64		op = PG_INT64_MAX;
+	int64		bytes = 0;
+
+	for (;;)
+	{
+		bool		found;
+		bool		again;
+
+		ecm_chunk_scan_begin(&cs, shape, BTLessEqualStrategyNumber, up_to, op, snapshot, AccessShareLock);
+		found = ecm_chunk_scan_next(&cs) && cs.first_lsn > base->lsn;
+		/* rows that are being folded are not part of the log yet */
+		again = found && ecm_op_is_base(cs.first_op);
+		if (again)
+		{
+			up_to = cs.first_lsn;
+			op = (ECM_IDENTITY_BIT << ECM_IDENTITY_SHIFT) - 1;
+		}
+		else if (found)
+			bytes = cs.totals.bytes - base->origin.bytes;
+		ecm_chunk_scan_end(&cs);
+		if (!again)
+			return bytes;
+	}
+}
+
 void
 ecm_log_sizes(int64 shape, const EcmLogBase *base, Snapshot snapshot,
 			  EcmLogTotals *base_size, EcmLogTotals *stream_size)

@@ -172,6 +172,10 @@ extern bool ecm_log_last_offset(int64 shape, XLogRecPtr gap_lsn, Snapshot snapsh
  */
 extern EcmLogTotals ecm_log_stream_totals(int64 shape, XLogRecPtr up_to);
 
+/* Bytes of the stream between a log's base and an LSN, included; 0 if that is in the base. */
+extern int64 ecm_log_stream_bytes(int64 shape, const EcmLogBase *base, XLogRecPtr up_to,
+								  Snapshot snapshot);
+
 /*
  * The sizes of a log's base and of its entries since.  Costs two look-ups in
  * the index, by the running totals of chunks.

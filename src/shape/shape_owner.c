@@ -26,6 +26,7 @@
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_owner.h"
+#include "shape/shape_readers.h"
 #include "shape/shape_rights.h"
 
 /* How long REASSIGN OWNED waits for shapes that somebody has locked. */
@@ -41,6 +42,7 @@ ecm_shapes_invalidate_owner(Oid owner, const char *reason)
 
 	ecm_spi_begin(&spi);
 	(void) ecm_shapes_delete("owner = $1", 1, &type, &value, NULL, reason);
+	ecm_readers_delete_of(owner);
 	ecm_spi_end(&spi);
 }
 
@@ -120,4 +122,5 @@ ecm_shapes_reassign(Oid from, Oid to)
 		return;
 	foreach(lc, ecm_shapes_of_owner(from))
 		give_shape(lfirst(lc), to, until);
+	ecm_readers_reassign(from, to);
 }

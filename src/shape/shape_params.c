@@ -74,7 +74,10 @@ replace_mutator(Node *node, void *arg)
 					 errhint("Pass an array with a value for each parameter, as params."),
 					 parser_errposition(context->pstate, param->location)));
 
-		/* the types as they have turned out: an earlier one may not have been known */
+		/*
+		 * the types as they have turned out: an earlier one may not have been
+		 * known
+		 */
 		if (param->paramtype == UNKNOWNOID ||
 			param->paramtype != context->params->types[param->paramid - 1])
 			ereport(ERROR,

@@ -6,8 +6,8 @@
  * A reader who has read a part of what a log begins with can't go on when the log begins
  * with something else, and one whose position was folded would miss what came between.  So
  * whoever folds a log asks for the positions first, and again in the transaction that gives
- * the log its new base.  A lock makes sure that there is no reader then whose creation is not
- * committed yet, and who reads the old base.
+ * the log its new base.  Who has read nothing begins with the new base.  A lock makes sure
+ * that nobody is just about to acknowledge the first part of the old one.
  *
  * Users may hold locks on the rows of their readers for as long as they like.  Folding waits
  * for none of them, and notes in a table of its own who has lost something.
@@ -30,30 +30,37 @@
 #include "shape/shape_log.h"
 #include "shape/shape_readers.h"
 
-/* A class of advisory locks that SQL's functions don't use. */
-#define READERS_LOCK_CLASS	6
+/* Classes of advisory locks that SQL's functions don't use. */
+#define BASE_LOCK_CLASS		6
+#define READER_LOCK_CLASS	7
 
-/* Readers of shape $1 who have not lost it, and their positions. */
+/* Readers of shape $1 who have read something of it, and not lost it; their positions. */
 #define POSITIONS_SQL \
-	"SELECT m.reader, coalesce(m.lsn, r.lsn) AS lsn, coalesce(m.op, r.op) AS op" \
+	"SELECT m.id AS member, coalesce(m.lsn, r.lsn) AS lsn, coalesce(m.op, r.op) AS op" \
 	" FROM _electric_cm.reader_shape m JOIN _electric_cm.reader r ON r.id = m.reader" \
-	" WHERE m.shape = $1 AND NOT EXISTS (SELECT FROM _electric_cm.reader_lost x" \
-	"  WHERE x.reader = m.reader AND x.shape = m.shape)"
+	" WHERE m.shape = $1 AND coalesce(m.op, r.op) >= 0" \
+	" AND NOT EXISTS (SELECT FROM _electric_cm.reader_lost x WHERE x.member = m.id)"
 
 static bool
-lock_readers(LOCKMODE mode, bool dont_wait)
+lock_id(int64 id, int class, LOCKMODE mode, bool dont_wait)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, READERS_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (id >> 32), (uint32) id, class);
 	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
 	return LockAcquire(&tag, mode, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
-ecm_readers_lock(void)
+ecm_reader_lock(int64 reader)
 {
-	(void) lock_readers(ShareLock, false);
+	(void) lock_id(reader, READER_LOCK_CLASS, ExclusiveLock, false);
+}
+
+void
+ecm_readers_keep_base(int64 shape)
+{
+	(void) lock_id(shape, BASE_LOCK_CLASS, ShareLock, false);
 }
 
 /* The LSN of the first chunk after a position in the stream, or else the position's. */
@@ -74,25 +81,20 @@ int64
 ecm_log_bytes_after(int64 shape, const EcmOffset *position, XLogRecPtr *first)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		in_base = position->before_all || position->lsn == 0;
+	EcmLogBase	base;
+	EcmLogTotals base_size;
+	EcmLogTotals stream_size;
+	bool		in_base;
 	int64		bytes;
 
-	if (in_base)
-	{
-		EcmLogBase	base;
-		EcmLogTotals base_size;
-		EcmLogTotals stream_size;
-
-		ecm_log_base(shape, snapshot, &base);
-		ecm_gap_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
-		bytes = stream_size.bytes + (position->before_all ? base_size.bytes : 0);
-	}
-	else
-	{
-		int64		all = ecm_log_stream_totals(shape, PG_UINT64_MAX).bytes;
-
-		bytes = all - Min(all, ecm_log_stream_totals(shape, position->lsn).bytes);
-	}
+	ecm_log_base(shape, snapshot, &base);
+	ecm_gap_log_sizes(shape, &base, snapshot, &base_size, &stream_size);
+	in_base = position->before_all || position->lsn <= base.lsn;
+	bytes = stream_size.bytes;
+	if (position->before_all)
+		bytes += base_size.bytes;
+	else if (!in_base)
+		bytes -= Min(bytes, ecm_log_stream_bytes(shape, &base, position->lsn, snapshot));
 	if (first != NULL)
 		*first = bytes > 0 && !in_base ? next_lsn(shape, position, snapshot) : InvalidXLogRecPtr;
 	UnregisterSnapshot(snapshot);
@@ -120,11 +122,9 @@ ecm_readers_position(int64 shape, int64 retention, EcmOffset *position)
 		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
-		int64		op = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 
 		positions[i].lsn = DatumGetLSN(SPI_getbinval(row, desc, 1, &isnull));
-		positions[i].before_all = op < 0;
-		positions[i].op = op < 0 ? 0 : (uint64) op;
+		positions[i].op = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 	}
 	ecm_spi_end(&spi);
 
@@ -147,23 +147,63 @@ ecm_readers_pass(int64 shape, int64 retention, XLogRecPtr lsn, int64 op)
 	Datum		values[] = {Int64GetDatum(shape), LSNGetDatum(lsn), Int64GetDatum(op)};
 	int			lost;
 
-	if (!lock_readers(ExclusiveLock, true))
+	if (!lock_id(shape, BASE_LOCK_CLASS, ExclusiveLock, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("named readers are being created")));
+				 errmsg("a named reader is reading the rows that the log begins with")));
 	if (ecm_readers_position(shape, retention, &position) &&
-		(position.before_all ||
-		 ecm_offset_cmp(position.lsn, position.op, lsn, (uint64) op) < 0))
+		ecm_offset_cmp(position.lsn, position.op, lsn, (uint64) op) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("a named reader has not acknowledged what was to be folded")));
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run("INSERT INTO _electric_cm.reader_lost (reader, shape)"
-				" SELECT p.reader, $1 FROM (" POSITIONS_SQL ") p"
+	ecm_spi_run("INSERT INTO _electric_cm.reader_lost (member)"
+				" SELECT p.member FROM (" POSITIONS_SQL ") p"
 				" WHERE (p.lsn, p.op) < ($2, $3)",
 				SPI_OK_INSERT, lengthof(types), types, values, NULL);
 	lost = (int) SPI_processed;
 	ecm_spi_end(&spi);
 	return lost;
+}
+
+/*
+ * Deletes readers whose rows nobody has locked.  It leaves behind what says that they have
+ * lost something: of which there may be more at any time.
+ */
+#define DELETE_SQL(condition) \
+	"WITH gone AS (DELETE FROM _electric_cm.reader WHERE id IN" \
+	"  (SELECT r.id FROM _electric_cm.reader r WHERE " condition " FOR UPDATE SKIP LOCKED) RETURNING id)" \
+	" DELETE FROM _electric_cm.reader_shape m USING gone WHERE m.reader = gone.id"
+
+void
+ecm_readers_delete_of(Oid owner)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(owner);
+
+	ecm_spi_run(DELETE_SQL("r.owner = $1"), SPI_OK_DELETE, 1, &type, &value, NULL);
+}
+
+void
+ecm_readers_purge(void)
+{
+	ecm_spi_run(DELETE_SQL("NOT EXISTS (SELECT FROM pg_catalog.pg_authid a WHERE a.oid = r.owner)"),
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ecm_spi_run("DELETE FROM _electric_cm.reader_lost x WHERE NOT EXISTS"
+				" (SELECT FROM _electric_cm.reader_shape m WHERE m.id = x.member)",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
+}
+
+void
+ecm_readers_reassign(Oid from, Oid to)
+{
+	Oid			types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(from), ObjectIdGetDatum(to)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("UPDATE _electric_cm.reader SET owner = $2 WHERE owner = $1",
+				SPI_OK_UPDATE, 2, types, values, NULL);
+	ecm_spi_end(&spi);
 }

@@ -21,20 +21,31 @@
 /*
  * The lowest position that named readers have in a shape's log, if they have not more of
  * it to acknowledge than 'retention' (bytes; below 0: any number).  False: there is no
- * such reader.
+ * such reader, or all of them have read nothing yet.
  */
 extern bool ecm_readers_position(int64 shape, int64 retention, EcmOffset *position);
 
 /*
  * The log is to begin with a new base.  Readers who have not acknowledged all that was
  * folded have lost the shape: returns their number.  ERROR 55P03 if one of these has not
- * more to acknowledge than the retention, or if readers are being created just now.  Those
- * who come later find the new base.
+ * more to acknowledge than the retention, or is just about to acknowledge a part of the
+ * old base.
  */
 extern int	ecm_readers_pass(int64 shape, int64 retention, XLogRecPtr lsn, int64 op);
 
-/* Until the transaction ends, no log gets a new base. */
-extern void ecm_readers_lock(void);
+/* Until the transaction ends, the shape's log does not get a new base. */
+extern void ecm_readers_keep_base(int64 shape);
+
+/*
+ * Until the transaction ends, nobody else reads and acknowledges as that reader.  Waits for
+ * others who do.
+ */
+extern void ecm_reader_lock(int64 reader);
+
+/* Whose readers they are goes, in ecm_spi_begin/end; is gone; gives them to somebody else. */
+extern void ecm_readers_delete_of(Oid owner);
+extern void ecm_readers_purge(void);
+extern void ecm_readers_reassign(Oid from, Oid to);
 
 /*
  * About how many bytes (packed) of a shape's log come after a position.  *first, if asked

@@ -241,6 +241,18 @@ sub fold
 	return $report // '';
 }
 
+# Until there is nothing to fold, nor to be deleted.
+sub fold_all
+{
+	my ($self, $handle, $bytes) = @_;
+	my $id = $self->sql("SELECT id FROM _electric_cm.shape WHERE handle = '$handle'");
+	for (1 .. 1000)
+	{
+		return if $self->sql("CALL _electric_cm.fold_shape($id, $bytes, NULL, NULL)") eq 'f|';
+	}
+	die 'folding does not come to an end';
+}
+
 sub exists_shape
 {
 	my ($self, $handle) = @_;
