@@ -220,7 +220,7 @@ $stack->seen(q{count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'seco
 $truncates->query_safe('COMMIT');
 $stack->is_live($gapped[0], 'a log whose gap is closed');
 is($stack->column_of('state', $gapped[1]), 'resyncing', '... beside one with the same gap');
-my @pages;
+my @looks;
 for my $look (1 .. 4)
 {
 	if ($look == 3)
@@ -232,9 +232,9 @@ for my $look (1 .. 4)
 	my $page = $stack->sql('SELECT string_agg(operation, $$ $$), max(log_offset) FILTER (WHERE operation = $$up-to-date$$) FROM (SELECT * FROM electric_cm_shape_logs('
 		  . array(@gapped) . ", '{$up_to,$up_to}') ORDER BY operation) x");
 	($page, $up_to) = split /\|/, $page;
-	push @pages, $page;
+	push @looks, $page;
 }
-is(join(', ', @pages), 'up-to-date, up-to-date, delete delete delete delete insert insert up-to-date, up-to-date',
+is(join(', ', @looks), 'up-to-date, up-to-date, delete delete delete delete insert insert up-to-date, up-to-date',
 	'... comes with it, and once');
 $_->quit for $truncates, $holds;
 
