@@ -713,6 +713,9 @@ CREATE FUNCTION _electric_cm.verify_all() RETURNS void
 CREATE FUNCTION _electric_cm.delete_gone() RETURNS bool
 	AS 'MODULE_PATHNAME', 'electric_cm_delete_gone' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.expire_shapes(expiry int4) RETURNS int4
+	AS 'MODULE_PATHNAME', 'electric_cm_expire_shapes' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.invalidate_ownerless() RETURNS int4
 	AS 'MODULE_PATHNAME', 'electric_cm_invalidate_ownerless' LANGUAGE C VOLATILE STRICT;
 

@@ -60,6 +60,7 @@ int			ecm_shape_workers;
 int			ecm_max_shapes;
 int			ecm_shape_log_retention;
 int			ecm_reader_retention;
+int			ecm_shape_expiry;
 int			ecm_debug_piece_rows;
 
 /* The settings in the order of the documentation. */
@@ -95,7 +96,8 @@ static const char *const setting_names[] = {
 	PREFIX "shape_workers",
 	PREFIX "max_shapes",
 	PREFIX "shape_log_retention",
-	PREFIX "reader_retention"
+	PREFIX "reader_retention",
+	PREFIX "shape_expiry"
 };
 
 /* Keywords of libpq (up to version 18) whose values are secrets. */
@@ -779,6 +781,12 @@ ecm_define_settings(void)
 							"-1: without limit.",
 							&ecm_reader_retention, 1024 * 1024, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(PREFIX "shape_expiry",
+							"Sets after which time a shape is dropped that nobody reads.",
+							"0: never.",
+							&ecm_shape_expiry, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 
 	/* For tests.  It is in no list. */
 

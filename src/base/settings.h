@@ -48,6 +48,7 @@ extern bool ecm_break_abandoned_lock;
 extern int	ecm_shape_workers;
 extern int	ecm_max_shapes;
 extern int	ecm_shape_log_retention;	/* kB; 0: the default, -1: for ever */
+extern int	ecm_shape_expiry;	/* s; 0: never */
 extern int	ecm_reader_retention;	/* kB; -1: without limit */
 extern int	ecm_debug_piece_rows;
 

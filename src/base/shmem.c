@@ -208,6 +208,18 @@ ecm_last_read(int64 shape)
 	return at;
 }
 
+TimestampTz
+ecm_last_read_there(int64 shape)
+{
+	EcmShapeRead *read = shape_read(shape);
+	TimestampTz at;
+
+	SpinLockAcquire(&read->mutex);
+	at = read->at;
+	SpinLockRelease(&read->mutex);
+	return at;
+}
+
 bool
 ecm_manager_hangs(const EcmStack *stack)
 {

@@ -455,6 +455,9 @@ typedef struct EcmStack
 	/* How often shapes have changed hands; written by who does that. */
 	uint64		assignments;
 
+	/* Since when it is noted here who reads; the first manager writes it. */
+	TimestampTz reads_since;
+
 	/* Each consumer writes its own, except what the manager gives it. */
 	EcmConsumerSlot consumers[ECM_MAX_SHAPE_WORKERS];
 
@@ -707,9 +710,14 @@ extern void ecm_stack_set_status(EcmStack *stack, EcmStatus status,
  * ecm_last_read() says when a shape was read last (0: unknown).  On a standby,
  * which need not have preloaded the library, the former does nothing, and the
  * latter knows nothing.  Named readers have the negative of their ids here.
+ *
+ * Several shapes share a place: the last one of them that was read has it.
+ * ecm_last_read_there() says when that was, whichever it is: if it is long ago,
+ * none of them has been read since.
  */
 extern void ecm_note_read(int64 shape);
 extern TimestampTz ecm_last_read(int64 shape);
+extern TimestampTz ecm_last_read_there(int64 shape);
 
 extern void ecm_stack_wake(int index);	/* sets the manager's latch */
 extern void ecm_launcher_wake(void);

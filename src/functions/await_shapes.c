@@ -63,6 +63,7 @@ PG_FUNCTION_INFO_V1(electric_cm_await);
 typedef struct Awaited
 {
 	char	   *handle;			/* the key */
+	int64		id;				/* 0: not known yet */
 	uint32		status;			/* of the hash table */
 	int			place;			/* among those who wait, or ECM_NO_PLACE */
 	bool		looked;			/* there is nothing after: */
@@ -155,7 +156,15 @@ remember(Call *call)
 			shape->place = ECM_NO_PLACE;
 			shape->looked = false;
 			shape->again_ms = 0;
+			shape->id = 0;
 		}
+
+		/*
+		 * who waits reads: if nothing happens, the shape is not looked at
+		 * again
+		 */
+		if (shape->id != 0)
+			ecm_note_read(shape->id);
 		shape->call = session.call;
 	}
 	if (session.table->members > (uint32) call->args.n)
@@ -262,6 +271,7 @@ is_ready(Call *call, int i, Snapshot snapshot, XLogRecPtr logged_lsn, bool *not_
 	{
 		EcmLook    *look = ecm_look_at_shape(&request);
 
+		call->shapes[i]->id = look->shape->id;
 		ready = look->readable && look->cursor->found;
 		*not_yet = look->readable && !look->cursor->known;
 		ecm_look_end(look);

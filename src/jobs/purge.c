@@ -16,18 +16,23 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
+#include "base/clock.h"
+#include "base/shmem.h"
 #include "base/spi.h"
 #include "shape/arrays.h"
 #include "shape/shape_catalog.h"
-#include "shape/shape_readers.h"
 #include "shape/shape_fate.h"
 #include "shape/shape_log.h"
+#include "shape/shape_readers.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
+PG_FUNCTION_INFO_V1(electric_cm_expire_shapes);
 PG_FUNCTION_INFO_V1(electric_cm_purge_shapes);
 
 /* ------------------------------------------------------- shapes that end -- */
@@ -48,6 +53,62 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
 						  0, NULL, NULL, NULL, "its owner was dropped");
 	ecm_readers_purge();
+	ecm_spi_end(&spi);
+	PG_RETURN_INT32(n);
+}
+
+/* How long nobody has read something, in words. */
+static char *
+duration_text(int seconds)
+{
+	Interval	interval = {.time = seconds * USECS_PER_SEC};
+
+	return DatumGetCString(DirectFunctionCall1(interval_out,
+											   DirectFunctionCall1(interval_justify_hours,
+																   IntervalPGetDatum(&interval))));
+}
+
+/*
+ * _electric_cm.expire_shapes(expiry int4) RETURNS int4
+ *
+ * Deletes the shapes that nobody has read for 'expiry' seconds, except those that somebody
+ * has locked; returns their number.  A shape that is younger, or that may have been read
+ * before it was noted here who reads, stays.
+ */
+Datum
+electric_cm_expire_shapes(PG_FUNCTION_ARGS)
+{
+	int			expiry = PG_GETARG_INT32(0);
+	TimestampTz before = ecm_wall_clock() - expiry * USECS_PER_SEC;
+	int			index = ecm_stack_find(MyDatabaseId);
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		values[1];
+	Oid			type = TIMESTAMPTZOID;
+	Datum		value = TimestampTzGetDatum(before);
+	EcmSpiState spi;
+	Datum	   *ids;
+	int			n = 0;
+
+	if (index < 0 || ecm_stack_at(index)->reads_since == 0 || ecm_stack_at(index)->reads_since > before)
+		PG_RETURN_INT32(0);
+	ecm_spi_begin(&spi);
+	ecm_shapes_query("SELECT id FROM _electric_cm.shape WHERE created_at < $1", 1, &type, &value);
+	ids = palloc(Max(SPI_processed, 1) * sizeof(Datum));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+
+		if (ecm_last_read_there(id) < before)
+			ids[n++] = Int64GetDatum(id);
+	}
+	if (n > 0)
+	{
+		values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE s.id = ANY ($1)",
+									   1, types, values,
+									   psprintf("nobody has read it for %s", duration_text(expiry)));
+	}
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
 }

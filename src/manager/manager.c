@@ -40,6 +40,7 @@
 #include "manager/event_delivery.h"
 #include "manager/manager.h"
 #include "manager/shape_creation.h"
+#include "manager/shape_expiry.h"
 #include "manager/shape_retention.h"
 #include "manager/stack_report.h"
 #include "manager/waitset.h"
@@ -66,6 +67,7 @@ close_replication(Manager *m)
 	ecm_queues_stream_lost();
 	ecm_creations_forget();
 	ecm_retention_stream_lost();
+	ecm_expiry_stream_lost();
 	ecm_manager_forget_marker(m);
 	if (m->job.id != 0)
 		ecm_pool_cancel(m->job.id);
@@ -289,6 +291,7 @@ poll_shapes(Manager *m, EcmTime now, RoundInput *in pg_attribute_unused())
 	{
 		ecm_creations_poll(now, ecm_queues_received_lsn(), ecm_queues_applied_lsn());
 		ecm_retention_poll(now);
+		ecm_expiry_poll(now);
 	}
 	return false;
 }

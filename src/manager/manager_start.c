@@ -35,6 +35,7 @@
 #include "manager/consumer_queues.h"
 #include "manager/manager.h"
 #include "manager/shape_creation.h"
+#include "manager/shape_expiry.h"
 #include "manager/shape_retention.h"
 #include "manager/stack_report.h"
 #include "slot/retained_wal.h"
@@ -272,6 +273,7 @@ ecm_manager_start_up(Manager *m)
 	ecm_queues_set_message_callback(m->remembered.message_prefix, ecm_creations_message);
 	ecm_creations_init(m->stack_index);
 	ecm_retention_init(m->stack_index);
+	ecm_expiry_init(m->stack_index);
 	ecm_state_init(&m->state, ecm_reconnect_initial_delay, ecm_reconnect_max_delay);
 	m->state.running = true;
 	(void) ecm_manager_may_catch_up(m, ecm_now());
