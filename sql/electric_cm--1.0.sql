@@ -230,6 +230,14 @@ CREATE TABLE _electric_cm.epoch (
 );
 COMMENT ON TABLE _electric_cm.epoch IS 'timelines that the logs have gone through';
 
+-- With whom owners share their shapes.
+CREATE TABLE _electric_cm.shape_grant (
+	shape int8,
+	role oid,					-- 0: everybody
+	PRIMARY KEY (shape, role)
+);
+COMMENT ON TABLE _electric_cm.shape_grant IS 'roles that may read shapes which are not theirs';
+
 -- Named readers.  Each has a position in the order of the stream: what comes before it,
 -- in all its shapes, it has acknowledged.  -1 is written as 0/0 and -1.
 CREATE TABLE _electric_cm.reader (
@@ -525,6 +533,16 @@ CREATE FUNCTION electric_cm_drop_shape(handle text) RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION electric_cm_drop_shape(text) IS
 	'drops a shape and its log';
+
+CREATE FUNCTION electric_cm_grant_shape(handle text, role text) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_grant_shape(text, text) IS
+	'lets a role read a shape as its owner does';
+
+CREATE FUNCTION electric_cm_revoke_shape(handle text, role text) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION electric_cm_revoke_shape(text, text) IS
+	'takes back what electric_cm_grant_shape() has granted';
 
 CREATE FUNCTION electric_cm_resync(handle text DEFAULT NULL) RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
@@ -916,6 +934,7 @@ CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consum
 CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
 CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
 
+-- Each sees his own, and what is shared with him; who watches the server sees all.
 CREATE VIEW electric_cm_shapes AS
 	SELECT s.handle,
 		   pg_catalog.pg_get_userbyid(s.owner) AS owner,
@@ -946,9 +965,13 @@ CREATE VIEW electric_cm_shapes AS
 		 LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id,
 		 LATERAL _electric_cm.shape_log_stats(s.id, t.gap_lsn) l
 	WHERE t.state IS DISTINCT FROM 'gone'
-		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id);
+		AND NOT EXISTS (SELECT FROM _electric_cm.lost_shape x WHERE x.shape = s.id)
+		AND (pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role(s.owner, 'USAGE')
+			 OR EXISTS (SELECT FROM _electric_cm.shape_grant g
+						WHERE g.shape = s.id AND (g.role = 0 OR pg_catalog.pg_has_role(g.role, 'USAGE'))));
+ALTER VIEW electric_cm_shapes SET (security_barrier = true);
 
--- Each sees his own; who watches the server sees all.
+-- Likewise.
 CREATE VIEW electric_cm_stat_progress AS
 	SELECT pg_catalog.current_database() AS datname,
 		   s.handle,
@@ -1038,22 +1061,22 @@ GRANT EXECUTE ON FUNCTION
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
 	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
 	_electric_cm.retained_wal_history(), _electric_cm.slots(),
-	_electric_cm.events(), _electric_cm.options(),
-	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8, pg_lsn),
-	_electric_cm.shape_error(int8, text)
+	_electric_cm.events(), _electric_cm.options()
 	TO pg_monitor;
 GRANT SELECT ON
 	electric_cm_stat_manager, electric_cm_stat_connections,
 	electric_cm_stat_replication, electric_cm_stat_consumers,
 	electric_cm_retained_wal_history, electric_cm_slots,
-	electric_cm_stat_standby, electric_cm_events, electric_cm_options, electric_cm_shapes
+	electric_cm_stat_standby, electric_cm_events, electric_cm_options
 	TO pg_monitor;
-GRANT SELECT ON electric_cm_stat_progress, electric_cm_stat_readers TO PUBLIC;
+GRANT SELECT ON electric_cm_shapes, electric_cm_stat_progress, electric_cm_stat_readers TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	_electric_cm.read(text, int), _electric_cm.reader_stats(int8),
 	_electric_cm.offset(pg_lsn, int8),
 	_electric_cm.shape_log(text, electric_cm_offset, int),
-	_electric_cm.shape_logs(text[], electric_cm_offset[], int)
+	_electric_cm.shape_logs(text[], electric_cm_offset[], int),
+	_electric_cm.shape_waiting_for(int8, oid), _electric_cm.shape_log_stats(int8, pg_lsn),
+	_electric_cm.shape_error(int8, text)
 	TO PUBLIC;
 
 --

@@ -36,6 +36,7 @@
 #include "shape/shape_gap.h"
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
+#include "shape/shape_rights.h"
 
 /* How long electric_cm_shape_log() waits for a log to come up to the offset. */
 #define NOT_YET_MS			5000
@@ -377,7 +378,7 @@ electric_cm_shape_log_stats(PG_FUNCTION_ARGS)
 	ecm_require_sql_fit();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || !ecm_shape_may_know(shape))
 		PG_RETURN_NULL();
 	tupdesc = BlessTupleDesc(tupdesc);
 

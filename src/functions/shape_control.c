@@ -2,7 +2,7 @@
  *
  * shape_control.c
  *	  What owners do with shapes that are there: electric_cm_drop_shape(),
- *	  electric_cm_resync().
+ *	  electric_cm_resync(), electric_cm_grant_shape(), electric_cm_revoke_shape().
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +22,8 @@
 
 PG_FUNCTION_INFO_V1(electric_cm_drop_shape);
 PG_FUNCTION_INFO_V1(electric_cm_resync);
+PG_FUNCTION_INFO_V1(electric_cm_grant_shape);
+PG_FUNCTION_INFO_V1(electric_cm_revoke_shape);
 
 /* ERROR if there is no such shape, or it is not the user's. */
 static EcmShapeDef *
@@ -87,5 +89,44 @@ electric_cm_resync(PG_FUNCTION_ARGS)
 	(void) ecm_shapes_resync(PG_ARGISNULL(0) ? "true" : "s.id = $1", PG_ARGISNULL(0) ? 0 : 1,
 							 &type, &id, NULL, "electric_cm_resync() was called");
 	ecm_spi_end(&spi);
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_grant_shape(handle text, role text) RETURNS void
+ *
+ * Lets a role (a name as it is, without quotes; 'public': everybody) read a shape as its
+ * owner does.
+ *
+ * Errors: 55000 not preloaded; 42704 no such shape, or role; 42501 not its owner.
+ */
+Datum
+electric_cm_grant_shape(PG_FUNCTION_ARGS)
+{
+	EcmShapeDef *shape;
+
+	ecm_require_shared();
+	ecm_require_sql_fit();
+	shape = own_shape(PG_GETARG_TEXT_PP(0));
+	ecm_shape_grant(shape, ecm_grantee(text_to_cstring(PG_GETARG_TEXT_PP(1))));
+	PG_RETURN_VOID();
+}
+
+/*
+ * electric_cm_revoke_shape(handle text, role text) RETURNS void
+ *
+ * Takes that back; no error if there was nothing.
+ *
+ * Errors: as electric_cm_grant_shape().
+ */
+Datum
+electric_cm_revoke_shape(PG_FUNCTION_ARGS)
+{
+	EcmShapeDef *shape;
+
+	ecm_require_shared();
+	ecm_require_sql_fit();
+	shape = own_shape(PG_GETARG_TEXT_PP(0));
+	ecm_shape_revoke(shape, ecm_grantee(text_to_cstring(PG_GETARG_TEXT_PP(1))));
 	PG_RETURN_VOID();
 }

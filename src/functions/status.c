@@ -23,6 +23,7 @@
 #include "base/shmem.h"
 #include "base/stack_catalog.h"
 #include "functions/await.h"
+#include "shape/shape_rights.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"
 
@@ -264,6 +265,8 @@ electric_cm_shape_waiting_for(PG_FUNCTION_ARGS)
 	char	   *waiting_for;
 
 	ecm_require_shared();
+	if (!ecm_shape_may_know(PG_GETARG_INT64(0)))
+		PG_RETURN_NULL();
 	waiting_for = ecm_creation_waiting_for(PG_GETARG_INT64(0), PG_GETARG_OID(1));
 	if (waiting_for == NULL)
 		PG_RETURN_NULL();

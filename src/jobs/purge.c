@@ -29,6 +29,7 @@
 #include "shape/shape_fate.h"
 #include "shape/shape_log.h"
 #include "shape/shape_readers.h"
+#include "shape/shape_rights.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_delete_gone);
 PG_FUNCTION_INFO_V1(electric_cm_invalidate_ownerless);
@@ -53,6 +54,7 @@ electric_cm_invalidate_ownerless(PG_FUNCTION_ARGS)
 	n = ecm_shapes_delete("NOT EXISTS (SELECT FROM pg_authid a WHERE a.oid = s.owner)",
 						  0, NULL, NULL, NULL, "its owner was dropped");
 	ecm_readers_purge();
+	ecm_grants_purge();
 	ecm_spi_end(&spi);
 	PG_RETURN_INT32(n);
 }

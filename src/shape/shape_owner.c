@@ -43,6 +43,7 @@ ecm_shapes_invalidate_owner(Oid owner, const char *reason)
 	ecm_spi_begin(&spi);
 	(void) ecm_shapes_delete("owner = $1", 1, &type, &value, NULL, reason);
 	ecm_readers_delete_of(owner);
+	ecm_grants_delete_of(owner);
 	ecm_spi_end(&spi);
 }
 

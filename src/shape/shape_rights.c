@@ -12,9 +12,13 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -23,6 +27,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/spi.h"
 #include "shape/shape.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_requirements.h"
@@ -100,7 +105,33 @@ ecm_shape_check_owner(const EcmShapeDef *shape)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for shape \"%s\"", shape->handle),
-				 errhint("Only its owner, and members of that role, may use a shape.")));
+				 errhint("Only its owner, and members of that role, may use a shape. Its owner may share it by electric_cm_grant_shape().")));
+}
+
+/* Has its owner shared the shape with the current user? */
+static bool
+is_granted(int64 shape)
+{
+	static struct _SPI_plan *plan;
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(shape);
+	Oid			user = GetUserId();
+	bool		granted = false;
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run_kept(&plan, "SELECT role FROM _electric_cm.shape_grant WHERE shape = $1",
+					 SPI_OK_SELECT, 1, &type, &value, NULL);
+	for (uint64 i = 0; i < SPI_processed && !granted; i++)
+	{
+		bool		isnull;
+		Oid			role = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+														  SPI_tuptable->tupdesc, 1, &isnull));
+
+		granted = !OidIsValid(role) || has_privs_of_role(user, role);
+	}
+	ecm_spi_end(&spi);
+	return granted;
 }
 
 /*
@@ -131,7 +162,11 @@ ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
 void
 ecm_shape_check_read(const EcmShapeDef *shape)
 {
-	ecm_shape_check_owner(shape);
+	bool		for_itself = GetUserId() == shape->owner || superuser();
+	bool		as_member = !for_itself && !is_granted(shape->id);
+
+	if (as_member)
+		ecm_shape_check_owner(shape);
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -144,8 +179,84 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 	 * a member of a role does not inherit its BYPASSRLS, so the reader is
 	 * checked, too
 	 */
-	if (GetUserId() != shape->owner && !superuser())
+	if (as_member)
 		ecm_check_may_read_columns(shape->relation, GetUserId(), columns_read(shape));
+}
+
+bool
+ecm_shape_may_know(int64 id)
+{
+	EcmShapeDef *shape;
+
+	if (has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		return true;
+	shape = ecm_shape_by_id(id);
+	return shape != NULL && (has_privs_of_role(GetUserId(), shape->owner) || is_granted(id));
+}
+
+/* ---------------------------------------------------------- shared shapes -- */
+
+Oid
+ecm_grantee(const char *name)
+{
+	return strcmp(name, "public") == 0 ? InvalidOid : get_role_oid(name, false);
+}
+
+/* The role is locked, as by a dependency: DROP ROLE waits, and does not overlook this. */
+void
+ecm_shape_grant(const EcmShapeDef *shape, Oid role)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(role)};
+	EcmSpiState spi;
+
+	if (OidIsValid(role))
+	{
+		LockSharedObject(AuthIdRelationId, role, 0, AccessShareLock);
+		if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("role %u was concurrently dropped", role)));
+	}
+	ecm_spi_begin(&spi);
+	ecm_spi_run("INSERT INTO _electric_cm.shape_grant (shape, role) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+				SPI_OK_INSERT, 2, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_shape_revoke(const EcmShapeDef *shape, Oid role)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(role)};
+	EcmSpiState spi;
+
+	ecm_spi_begin(&spi);
+	ecm_spi_run("DELETE FROM _electric_cm.shape_grant WHERE shape = $1 AND role = $2",
+				SPI_OK_DELETE, 2, types, values, NULL);
+	ecm_spi_end(&spi);
+}
+
+void
+ecm_grants_delete_of(Oid role)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(role);
+
+	ecm_spi_run("DELETE FROM _electric_cm.shape_grant WHERE (shape, role) IN"
+				" (SELECT shape, role FROM _electric_cm.shape_grant WHERE role = $1 FOR UPDATE SKIP LOCKED)",
+				SPI_OK_DELETE, 1, &type, &value, NULL);
+}
+
+void
+ecm_grants_purge(void)
+{
+	ecm_spi_run("DELETE FROM _electric_cm.shape_grant WHERE (shape, role) IN"
+				" (SELECT shape, role FROM _electric_cm.shape_grant g WHERE"
+				"  NOT EXISTS (SELECT FROM _electric_cm.shape s WHERE s.id = g.shape)"
+				"  OR (role <> 0 AND NOT EXISTS (SELECT FROM pg_catalog.pg_authid a WHERE a.oid = g.role))"
+				"  FOR UPDATE OF g SKIP LOCKED)",
+				SPI_OK_DELETE, 0, NULL, NULL, NULL);
 }
 
 /*
@@ -161,9 +272,9 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 	char	   *error = text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 	if (superuser() ||
-		(shape != NULL && has_privs_of_role(GetUserId(), shape->owner) &&
-		 ecm_shape_may_read(shape, shape->owner) &&
-		 ecm_shape_may_read(shape, GetUserId())))
+		(shape != NULL && ecm_shape_may_read(shape, shape->owner) &&
+		 (is_granted(shape->id) ||
+		  (has_privs_of_role(GetUserId(), shape->owner) && ecm_shape_may_read(shape, GetUserId())))))
 		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
 	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
 }

@@ -30,8 +30,23 @@ extern void ecm_shape_check_owner(const EcmShapeDef *shape);
 
 /*
  * ERROR unless the current user may read the shape: the user is its owner or a
- * member of that role, and both could select its rows by SQL now.
+ * member of that role, and both could select its rows by SQL now; or its owner
+ * could, and has shared it with the user.
  */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
+
+/* May the current user know of the shape: by that, or as one who watches the server? */
+extern bool ecm_shape_may_know(int64 shape);
+
+/* The role that is named, 'public' being everybody (InvalidOid).  ERROR 42704: there is none. */
+extern Oid	ecm_grantee(const char *name);
+
+/* The owner shares the shape with a role, or does not any more. */
+extern void ecm_shape_grant(const EcmShapeDef *shape, Oid role);
+extern void ecm_shape_revoke(const EcmShapeDef *shape, Oid role);
+
+/* A role goes; or roles have gone, and shapes.  In ecm_spi_begin/end. */
+extern void ecm_grants_delete_of(Oid role);
+extern void ecm_grants_purge(void);
 
 #endif							/* ECM_SHAPE_RIGHTS_H */
