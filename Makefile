@@ -14,6 +14,7 @@
 #   make sanitize, make valgrind      the tests with a server that finds more mistakes
 #   make coverage                     how much of the code they run
 #   make docs-check                   code and documentation agree; the documentation's SQL does what it says
+#   make check-examples               the programs in examples/, killed again and again
 #   make monitoring-check             exporter, Prometheus and alerts, against a throwaway server
 #   make deb, make deb-check          Debian packages; whether they do what they should, in a fresh Debian
 #   make dist                         the archive for PGXN
@@ -37,7 +38,7 @@ PURE = src/base/state.c src/base/errors.c src/base/backoff.c src/base/event_name
 	src/slot/retained_wal_guard.c src/launcher/stack_decision.c
 UNIT = t/unit/unit
 
-SANDBOXED = setup check check-versions check-upgrade check-patroni docs-check lint indent indent-check sanitize valgrind \
+SANDBOXED = setup check check-examples check-versions check-upgrade check-patroni docs-check lint indent indent-check sanitize valgrind \
 	coverage demo soak soak-failover fuzz bench monitoring-check deb deb-check dist
 
 ifneq ($(filter $(SANDBOXED) demo-% bench-%,$(MAKECMDGOALS)),)
@@ -70,6 +71,9 @@ docs-check:
 	@tools/sandbox tools/docs-check
 monitoring-check:
 	@tools/sandbox monitoring/check
+check-examples:
+	@tools/setup examples
+	@tools/sandbox examples/check
 bench-%:
 	@tools/sandbox bench/$*
 
