@@ -971,7 +971,7 @@ CREATE VIEW electric_cm_shapes AS
 						WHERE g.shape = s.id AND (g.role = 0 OR pg_catalog.pg_has_role(g.role, 'USAGE'))));
 ALTER VIEW electric_cm_shapes SET (security_barrier = true);
 
--- Likewise.
+-- Each sees his own; who watches the server sees all.
 CREATE VIEW electric_cm_stat_progress AS
 	SELECT pg_catalog.current_database() AS datname,
 		   s.handle,

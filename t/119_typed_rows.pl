@@ -87,6 +87,11 @@ fails_with($node, $db, qr/42501/, "nobody else: $_", "SET ROLE stranger; SELECT 
 $stack->sql(q{CREATE FUNCTION whoever(int) RETURNS bool LANGUAGE sql AS $$ SELECT current_user = 'joe' $$}, 'CREATE DOMAIN checked AS int CHECK (whoever(value))', 'CREATE TABLE of_joe (id checked, j jsonb)', 'GRANT ALL ON of_joe TO joe');
 is($stack->sql("SET ROLE joe; SELECT id FROM electric_cm_replay(NULL::of_joe, '$theirs')"), '1', 'input functions run as the caller');
 
+# ... and while it runs, there is no query of ours that it could get hold of.
+$stack->sql(q{CREATE FUNCTION alone(int) RETURNS bool LANGUAGE sql AS $$ SELECT count(*) = 0 FROM pg_cursors $$}, 'CREATE DOMAIN unseen AS int CHECK (alone(value))', 'CREATE TABLE seen_of_joe (id unseen, i inet)', 'GRANT ALL ON seen_of_joe TO joe');
+is($stack->sql("SET ROLE joe; SELECT id FROM electric_cm_replay(NULL::seen_of_joe, '$theirs')"), '1', 'no cursor is open meanwhile');
+is($stack->sql("SELECT count(*), count(DISTINCT h) FROM (VALUES ('$h'), ('$listed')) x (h), LATERAL electric_cm_replay(NULL::t, h)"), 2 * $stack->sql('SELECT count(*) FROM t') . '|2', 'of several logs');
+
 unlike(slurp_file($node->logfile), qr/(?:still referenced|leak|TRAP|PANIC|signal \d+ *:)/, 'no leaks, no crash');
 $node->stop;
 done_testing();

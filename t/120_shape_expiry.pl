@@ -23,6 +23,9 @@ for my $table (qw(unread is_read awaited of_reader locked errored))
 	$shape{$table} = $stack->live_shape($table);
 }
 $stack->sql("SELECT electric_cm_create_reader('r', '{$shape{of_reader}}')", "SELECT electric_cm_shape_log('$shape{$_}')") for 'unread';
+my $writes = $node->background_psql($stack->db);
+$stack->sql('CREATE TABLE slow (id int PRIMARY KEY)', 'CREATE TABLE patient (id int PRIMARY KEY)');
+$writes->query_safe('BEGIN; INSERT INTO slow VALUES (1)');
 my $locks = $node->background_psql($stack->db);
 $locks->query_safe("BEGIN; SELECT electric_cm_drop_shape('$shape{locked}')");
 
@@ -40,17 +43,30 @@ sub read_on
 }
 sub there { return join ' ', grep { $stack->exists_shape($shape{$_}) } sort keys %shape; }
 
+my $patient = $stack->live_shape('patient');
 read_on(2);
 is(there(), 'awaited errored is_read locked of_reader unread', 'nothing expires unless that is wanted');
 $stack->sql(q{ALTER SYSTEM SET electric_cm.shape_expiry = '3s'}, 'SELECT pg_reload_conf()');
+# one that waits for long, and one whose shape is not created for long
+my $waits = $node->background_psql($stack->db);
+$waits->query_until(qr/begun/, "\\echo begun\nCALL electric_cm_await('{$patient}', '{9999999_0}', '60 s');\n");
+my $slow = $stack->shape('slow');
 read_on(6);
+is($stack->sql("SELECT string_agg(relation::text || ' ' || state, ', ' ORDER BY relation::text) FROM electric_cm_shapes WHERE handle IN ('$slow', '$patient')"), 'patient live, slow creating',
+	'a session that waits for long keeps a shape; one that is being created does not expire');
+$writes->query_safe('COMMIT');
+$writes->quit;
+$stack->is_live($slow);
 is(there(), 'awaited is_read locked of_reader', 'what nobody has read is dropped, unless it is locked');
 my ($id, $message) = split /\|/, $stack->sql(q{SELECT severity, message FROM electric_cm_events WHERE event = 'shape_invalidated' AND message ~ 'nobody'});
 like($message, qr/nobody has read it for 00:00:03/, '... an event says why');
+$stack->sql("SELECT electric_cm_drop_shape('$patient')");
+$waits->quit;
 $locks->query_safe('ROLLBACK');
 $locks->quit;
 read_on(3);
 is(there(), 'awaited is_read of_reader', '... and also what was locked, later');
+ok($stack->becomes("SELECT count(*) = 0 FROM electric_cm_shapes WHERE handle = '$slow'"), '... and what became live later');
 
 $node->stop('immediate');
 $node->start;

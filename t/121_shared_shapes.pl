@@ -61,6 +61,17 @@ is(as('public ', $read), 2, 'a role of a strange name');
 fails_with($node, $db, qr/$_->[1]/, "$_->[0] fails", "SELECT electric_cm_$_->[0]")
   for ([ "grant_shape('$shape', 'nobody')", '42704' ], [ q{grant_shape('none', 'bob')}, '42704' ], [ q{revoke_shape('none', 'bob')}, '42704' ], [ "revoke_shape('$shape', 'nobody')", '42704' ]);
 
+# Policies apply to members of the owner's role, if not to that.
+$stack->sql('CREATE ROLE able LOGIN BYPASSRLS', 'CREATE ROLE member LOGIN IN ROLE able', 'CREATE TABLE hidden (id int PRIMARY KEY)', 'INSERT INTO hidden VALUES (1), (2)', 'ALTER TABLE hidden ENABLE ROW LEVEL SECURITY',
+	'CREATE POLICY one ON hidden USING (id = 1)', 'GRANT SELECT ON hidden TO able, member', 'GRANT EXECUTE ON FUNCTION electric_cm_create_shape(regclass, text, text[], text[]) TO able', 'ALTER PUBLICATION electric_cm_publication ADD TABLE hidden');
+my $hidden = $stack->sql(q{SET ROLE able; SELECT electric_cm_create_shape('hidden')});
+$stack->is_live($hidden);
+fails_with($node, $db, qr/0A000.*row-level security/, "a member $_->[0]", "SET ROLE member; SELECT electric_cm_$_->[1]")
+  for [ 'does not read what policies hide from him', "shape_log('$hidden')" ], [ 'does not share it with himself', "grant_shape('$hidden', 'member')" ], [ '... nor with everybody', "grant_shape('$hidden', 'public')" ];
+as('able', "SELECT electric_cm_grant_shape('$hidden', 'member')");
+is(as('member', "SELECT count(*) FROM electric_cm_shape_log('$hidden')"), 2, '... but the owner does');
+$stack->sql("SELECT electric_cm_drop_shape('$hidden')", 'SELECT _electric_cm.invalidate_ownerless()', 'DROP TABLE hidden');
+
 # An error's text may quote a row.
 as('joe', "SELECT electric_cm_grant_shape('$shape', 'bob')");
 $stack->sql("UPDATE _electric_cm.shape_state t SET last_error = '22P02: invalid \"a secret\"' FROM _electric_cm.shape s WHERE s.id = t.shape AND s.handle = '$shape'");

@@ -87,9 +87,8 @@ set_locally(const char *name, const char *value)
  * reads a file.
  */
 void
-ecm_pin_text_settings(void)
+ecm_pin_how_values_are_read(void)
 {
-	set_locally("search_path", "pg_catalog, pg_temp");
 	for (int i = 0; ecm_text_settings[i][0] != NULL; i++)
 	{
 		const char *value = GetConfigOption(ecm_text_settings[i][0], false, false);
@@ -97,6 +96,13 @@ ecm_pin_text_settings(void)
 		if (value == NULL || strcmp(value, ecm_text_settings[i][1]) != 0)
 			set_locally(ecm_text_settings[i][0], ecm_text_settings[i][1]);
 	}
+}
+
+void
+ecm_pin_text_settings(void)
+{
+	set_locally("search_path", "pg_catalog, pg_temp");
+	ecm_pin_how_values_are_read();
 }
 
 /*

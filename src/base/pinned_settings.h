@@ -28,6 +28,9 @@ extern const char *const ecm_text_settings[][2];
  */
 extern void ecm_pin_text_settings(void);
 
+/* Likewise, without search_path: code of users may run meanwhile. */
+extern void ecm_pin_how_values_are_read(void);
+
 /*
  * Between these two, values of ALTER DATABASE and ALTER ROLE are not applied
  * to this process, except those of our own settings.  A worker connects to its

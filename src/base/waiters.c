@@ -296,6 +296,19 @@ ecm_waiters_remove(int place)
 	SpinLockRelease(&shared->free_mutex);
 }
 
+bool
+ecm_waiters_any(Oid dboid, int64 shape)
+{
+	Bucket	   *bucket = bucket_of(dboid, shape);
+	bool		any = false;
+
+	SpinLockAcquire(&bucket->mutex);
+	for (int i = bucket->first; i != NOBODY && !any; i = shared->waiters[i].next)
+		any = shared->waiters[i].dboid == dboid && shared->waiters[i].shape == shape;
+	SpinLockRelease(&bucket->mutex);
+	return any;
+}
+
 /*
  * Backends whose latches are to be set. Not before all places that a commit concerns are off
  * their lists, if they are not too many: who waits for several of its shapes is to find all

@@ -41,6 +41,9 @@ extern bool ecm_waiters_listed(int place);
 extern void ecm_waiters_renew(int place);
 extern void ecm_waiters_remove(int place);
 
+/* Does anybody wait for the shape? */
+extern bool ecm_waiters_any(Oid dboid, int64 shape);
+
 /*
  * Wakes those who wait for these shapes, to be called after the commit.  Costs
  * next to nothing while nobody waits, and never raises an error.

@@ -136,10 +136,10 @@ take_look(void *arg)
 	if (request->wait == ECM_LOOK_WILL_WAIT ||
 		(request->wait == ECM_LOOK_MAY_WAIT && !look->readable))
 		check_may_wait(shape);
+	ecm_note_read(shape->id);
 	if (!look->readable)
 		return;
 
-	ecm_note_read(shape->id);
 	look->cursor = ecm_log_cursor_begin(shape, look->snapshot, &request->after,
 										request->is_position);
 	ecm_log_cursor_rest(look->cursor);

@@ -15,6 +15,7 @@
 #include "access/relation.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -189,7 +190,7 @@ make_row(RowInput *row, HeapTupleHeader base, Jsonb *json)
 	if (row->settings_matter)
 	{
 		nestlevel = NewGUCNestLevel();
-		ecm_pin_text_settings();
+		ecm_pin_how_values_are_read();
 	}
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -274,52 +275,44 @@ electric_cm_merge(PG_FUNCTION_ARGS)
 }
 
 /* Rows that are fetched at a time. */
-#define FETCH_ROWS	1000
+#define FETCH_ROWS	100
 
-/* Opens a cursor on the rows that a log leads to; its name. */
-static char *
-open_replay(const char *handle)
+/*
+ * The rows that a log leads to, each a jsonb.  They are read as the extension's owner, since
+ * our functions in between are not for everybody.  All of them, before the first is used:
+ * no code of users may run while there is a query of that user, since it could put another in
+ * its place.
+ */
+static Tuplestorestate *
+replay(const char *handle, TupleDesc desc)
 {
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
 	MemoryContext context = CurrentMemoryContext;
 	Oid			type = TEXTOID;
 	Datum		value = CStringGetTextDatum(handle);
 	Portal		portal;
-	char	   *name;
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	portal = SPI_cursor_open_with_args(NULL, "SELECT r FROM _electric_cm.replayed($1) r",
+	portal = SPI_cursor_open_with_args(NULL, "SELECT r FROM _electric_cm.replayed($1) r WHERE r IS NOT NULL",
 									   1, &type, &value, NULL, true, 0);
-	name = MemoryContextStrdup(context, portal->name);
-	ecm_spi_end(&spi);
-	return name;
-}
-
-/* The next rows; their number. */
-static int
-fetch_replay(const char *name, Datum *rows)
-{
-	MemoryContext context = CurrentMemoryContext;
-	EcmSpiState spi;
-	int			n;
-
-	ecm_spi_begin(&spi);
-	SPI_cursor_fetch(SPI_cursor_find(name), true, FETCH_ROWS);
-	n = (int) SPI_processed;
-	for (int i = 0; i < n; i++)
+	do
 	{
-		MemoryContext old;
-		bool		isnull;
-		Datum		row = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			bool		isnull;
+			Datum		row = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+			MemoryContext old = MemoryContextSwitchTo(context);
 
-		old = MemoryContextSwitchTo(context);
-		rows[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(row));
-		MemoryContextSwitchTo(old);
-	}
-	if (n == 0)
-		SPI_cursor_close(SPI_cursor_find(name));
+			tuplestore_putvalues(rows, desc, &row, &isnull);
+			MemoryContextSwitchTo(old);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
 	ecm_spi_end(&spi);
-	return n;
+	return rows;
 }
 
 /*
@@ -328,44 +321,45 @@ fetch_replay(const char *name, Datum *rows)
  * The rows that a shape's log leads to, in no particular order, as rows of base's type; what
  * they lack is as in base.
  *
- * The log is read as the extension's owner, since our functions in between are not for
- * everybody, after it has been checked that the user may read it.  The types' input functions
- * may be users', and are called as the user.
- *
  * Errors: as electric_cm_row() and electric_cm_shape_log().
  */
 Datum
 electric_cm_replay(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	RowInput   *row = make_row_input(fcinfo->flinfo);
-	HeapTupleHeader base = PG_ARGISNULL(0) ? NULL : PG_GETARG_HEAPTUPLEHEADER(0);
-	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "electric_cm replay",
-												ALLOCSET_DEFAULT_SIZES);
-	Datum	   *rows = palloc(FETCH_ROWS * sizeof(Datum));
 	const EcmShapeDef *shape = shape_arg(fcinfo, 1);
-	char	   *cursor;
-	int			n;
+	HeapTupleHeader base;
+	MemoryContext one_row = AllocSetContextCreate(CurrentMemoryContext, "electric_cm row",
+												  ALLOCSET_DEFAULT_SIZES);
+	TupleDesc	desc = CreateTemplateTupleDesc(1);
+	TupleTableSlot *slot;
+	Tuplestorestate *rows;
 
+	if (fcinfo->flinfo->fn_extra == NULL)
+		fcinfo->flinfo->fn_extra = make_row_input(fcinfo->flinfo);
+	base = PG_ARGISNULL(0) ? NULL : PG_GETARG_HEAPTUPLEHEADER(0);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	cursor = open_replay(shape->handle);
-	do
+	TupleDescInitEntry(desc, 1, "value", JSONBOID, -1, 0);
+	ecm_tupledesc_finalize(desc);
+	rows = replay(shape->handle, desc);
+	slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	while (tuplestore_gettupleslot(rows, true, false, slot))
 	{
-		MemoryContext old = MemoryContextSwitchTo(batch);
+		MemoryContext old = MemoryContextSwitchTo(one_row);
+		bool		isnull;
+		Datum		value = slot_getattr(slot, 1, &isnull);
+		HeapTupleHeader header = DatumGetHeapTupleHeader(make_row(fcinfo->flinfo->fn_extra, base,
+																  DatumGetJsonbP(value)));
+		HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header), .t_data = header};
 
-		n = fetch_replay(cursor, rows);
-		for (int i = 0; i < n; i++)
-		{
-			Datum		value = make_row(row, base, DatumGetJsonbP(rows[i]));
-			HeapTupleHeader header = DatumGetHeapTupleHeader(value);
-			HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header), .t_data = header};
-
-			CHECK_FOR_INTERRUPTS();
-			tuplestore_puttuple(rsinfo->setResult, &tuple);
-		}
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_puttuple(rsinfo->setResult, &tuple);
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(batch);
-	} while (n > 0);
+		MemoryContextReset(one_row);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(rows);
+	MemoryContextDelete(one_row);
 	return (Datum) 0;
 }
 

@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/shmem.h"
 #include "base/spi.h"
+#include "base/waiters.h"
 #include "shape/arrays.h"
 #include "shape/shape_catalog.h"
 #include "shape/shape_fate.h"
@@ -74,8 +75,9 @@ duration_text(int seconds)
  * _electric_cm.expire_shapes(expiry int4) RETURNS int4
  *
  * Deletes the shapes that nobody has read for 'expiry' seconds, except those that somebody
- * has locked; returns their number.  A shape that is younger, or that may have been read
- * before it was noted here who reads, stays.
+ * has locked, that somebody waits for, or of which a named reader has read another shape
+ * meanwhile; returns their number.  A shape that has not been live for so long, or may have
+ * been read before it was noted here who reads, stays.
  */
 Datum
 electric_cm_expire_shapes(PG_FUNCTION_ARGS)
@@ -90,18 +92,32 @@ electric_cm_expire_shapes(PG_FUNCTION_ARGS)
 	EcmSpiState spi;
 	Datum	   *ids;
 	int			n = 0;
+	int64		last = 0;
+	bool		keep = false;
 
 	if (index < 0 || ecm_stack_at(index)->reads_since == 0 || ecm_stack_at(index)->reads_since > before)
 		PG_RETURN_INT32(0);
 	ecm_spi_begin(&spi);
-	ecm_shapes_query("SELECT id FROM _electric_cm.shape WHERE created_at < $1", 1, &type, &value);
+	ecm_shapes_query("SELECT s.id, m.reader FROM _electric_cm.shape s"
+					 " JOIN _electric_cm.shape_state t ON t.shape = s.id"
+					 " LEFT JOIN _electric_cm.reader_shape m ON m.shape = s.id"
+					 " WHERE t.state IN ('live', 'errored') AND coalesce(t.live_at, s.created_at) < $1"
+					 " ORDER BY s.id", 1, &type, &value);
 	ids = palloc(Max(SPI_processed, 1) * sizeof(Datum));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
 		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		int64		reader = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
 
-		if (ecm_last_read_there(id) < before)
+		/* a row for each of its readers */
+		if (id != last)
+			keep = ecm_last_read_there(id) >= before || ecm_waiters_any(MyDatabaseId, id);
+		if (id == last && n > 0 && DatumGetInt64(ids[n - 1]) == id)
+			n--;
+		last = id;
+		keep |= !isnull && ecm_last_read_there(-reader) >= before;
+		if (!keep)
 			ids[n++] = Int64GetDatum(id);
 	}
 	if (n > 0)

@@ -417,6 +417,7 @@ ecm_filter_parse(Relation rel, const char *clause, EcmParams *params, Bitmapset 
 	CheckContext context;
 	ParseState *pstate;
 	ParseNamespaceItem *nsitem;
+	Node	   *raw;
 	Node	   *expr;
 	EcmFilterDef *def = palloc0(sizeof(EcmFilterDef));
 	Bitmapset  *attrs = NULL;
@@ -428,9 +429,10 @@ ecm_filter_parse(Relation rel, const char *clause, EcmParams *params, Bitmapset 
 	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL,
 										   false, false);
 	addNSItemToQuery(pstate, nsitem, false, true, true);
+	raw = raw_parse(clause);
 	if (params != NULL)
-		ecm_params_declare(params, pstate);
-	expr = transformWhereClause(pstate, raw_parse(clause), EXPR_KIND_WHERE, "WHERE");
+		ecm_params_declare(params, pstate, raw);
+	expr = transformWhereClause(pstate, raw, EXPR_KIND_WHERE, "WHERE");
 	if (params != NULL)
 		expr = ecm_params_replace(params, pstate, expr);
 	assign_expr_collations(pstate, expr);

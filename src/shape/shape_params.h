@@ -22,15 +22,18 @@ typedef struct EcmParams
 	int			ntypes;			/* ... while it is parsed */
 } EcmParams;
 
-/* The clause that is about to be parsed may have parameters. */
-extern void ecm_params_declare(EcmParams *params, ParseState *pstate);
+/*
+ * The clause that is about to be parsed may have parameters.
+ *
+ * Errors: 42P02 the clause has a parameter that has no value; 22023 there are more values.
+ */
+extern void ecm_params_declare(EcmParams *params, ParseState *pstate, Node *raw_clause);
 
 /*
  * Puts the values in the place of parameters.
  *
- * Errors: 42P02 the clause has a parameter that has no value; 22023 there are more values;
- * 42P18 it does not say of which type one is; 22P02 and others, of a value that its type
- * does not have.
+ * Errors: 42P18 the clause does not say of which type one is; 0A000 that is a domain; 22P02
+ * and others, of a value that its type does not have.
  */
 extern Node *ecm_params_replace(const EcmParams *params, ParseState *pstate, Node *expr);
 

@@ -159,12 +159,21 @@ ecm_shape_may_read(const EcmShapeDef *shape, Oid role)
 	return ecm_may_read_columns(shape->relation, role, columns_read(shape));
 }
 
+/* Is the current user a member of the owner's role, and might read the table? */
+static bool
+is_able_member(const EcmShapeDef *shape)
+{
+	return has_privs_of_role(GetUserId(), shape->owner) && ecm_shape_may_read(shape, GetUserId());
+}
+
 void
 ecm_shape_check_read(const EcmShapeDef *shape)
 {
 	bool		for_itself = GetUserId() == shape->owner || superuser();
-	bool		as_member = !for_itself && !is_granted(shape->id);
+	bool		as_member = !for_itself;
 
+	if (as_member && !is_able_member(shape) && is_granted(shape->id))
+		as_member = false;
 	if (as_member)
 		ecm_shape_check_owner(shape);
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
@@ -210,6 +219,12 @@ ecm_shape_grant(const EcmShapeDef *shape, Oid role)
 	Datum		values[] = {Int64GetDatum(shape->id), ObjectIdGetDatum(role)};
 	EcmSpiState spi;
 
+	/*
+	 * else a member could grant it to himself, and see what policies hide
+	 * from him
+	 */
+	if (GetUserId() != shape->owner && !superuser())
+		ecm_check_may_read_columns(shape->relation, GetUserId(), columns_read(shape));
 	if (OidIsValid(role))
 	{
 		LockSharedObject(AuthIdRelationId, role, 0, AccessShareLock);
@@ -273,8 +288,7 @@ electric_cm_shape_error(PG_FUNCTION_ARGS)
 
 	if (superuser() ||
 		(shape != NULL && ecm_shape_may_read(shape, shape->owner) &&
-		 (is_granted(shape->id) ||
-		  (has_privs_of_role(GetUserId(), shape->owner) && ecm_shape_may_read(shape, GetUserId())))))
+		 (is_able_member(shape) || is_granted(shape->id))))
 		PG_RETURN_TEXT_P(cstring_to_text(ecm_error_untagged(error)));
 	PG_RETURN_TEXT_P(cstring_to_text(ecm_error_public_text(error)));
 }

@@ -41,7 +41,10 @@ extern bool ecm_shape_may_know(int64 shape);
 /* The role that is named, 'public' being everybody (InvalidOid).  ERROR 42704: there is none. */
 extern Oid	ecm_grantee(const char *name);
 
-/* The owner shares the shape with a role, or does not any more. */
+/*
+ * The owner shares the shape with a role, or does not any more.  ERROR if the current user, a
+ * member of the owner's role, might not read it himself.
+ */
 extern void ecm_shape_grant(const EcmShapeDef *shape, Oid role);
 extern void ecm_shape_revoke(const EcmShapeDef *shape, Oid role);
 
