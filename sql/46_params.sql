@@ -28,7 +28,9 @@ SELECT electric_cm_create_shape('item', 'id = $1');
 SELECT electric_cm_create_shape('item', 'id = $2', params => '{1}');
 SELECT electric_cm_create_shape('item', 'id = $1', params => '{1,2}');
 SELECT electric_cm_create_shape('item', 'id = $1', params => '{x}');
+\set VERBOSITY sqlstate
 SELECT electric_cm_create_shape('item', 'id = $1 AND name = $1', params => '{1}');
+\set VERBOSITY default
 SELECT electric_cm_create_shape('item', '$1 IS NULL', params => '{1}');
 SELECT electric_cm_create_shape('item', 'id = $0', params => '{1}');
 SELECT electric_cm_create_shape('item', 'id = $300000000', params => '{1}');
