@@ -29,7 +29,6 @@
 #include "functions/reading_args.h"
 #include "shape/arrays.h"
 #include "shape/shape.h"
-#include "shape/shape_catalog.h"
 #include "shape/shape_readers.h"
 #include "shape/shape_rights.h"
 
@@ -76,8 +75,9 @@ name_arg(FunctionCallInfo fcinfo, int argno)
 
 /* False: there is no reader of that name. */
 static bool
-find_reader(EcmReader *reader, const char *lock, Oid *owner)
+find_reader(EcmReader *reader, EcmReaderUse use, Oid *owner)
 {
+	static struct _SPI_plan *plans[ECM_READER_CHANGE + 1];
 	MemoryContext context = CurrentMemoryContext;
 	Oid			type = TEXTOID;
 	Datum		value = CStringGetTextDatum(reader->name);
@@ -85,8 +85,10 @@ find_reader(EcmReader *reader, const char *lock, Oid *owner)
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run(psprintf("SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1%s", lock),
-				SPI_OK_SELECT, 1, &type, &value, NULL);
+	ecm_spi_run_kept(&plans[use], use == ECM_READER_CHANGE ?
+					 "SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1 FOR UPDATE" :
+					 "SELECT id, owner, lsn, op FROM _electric_cm.reader WHERE name = $1",
+					 SPI_OK_SELECT, 1, &type, &value, NULL);
 	found = SPI_processed > 0;
 	if (found)
 	{
@@ -127,24 +129,28 @@ check_found(const EcmReader *reader, bool found, Oid owner)
 void
 ecm_reader_arg(FunctionCallInfo fcinfo, int argno, EcmReaderUse use, EcmReader *reader)
 {
-	const char *lock = use == ECM_READER_CHANGE ? " FOR UPDATE" : "";
 	Oid			owner = InvalidOid;
 	bool		found;
 
 	reader->name = name_arg(fcinfo, argno);
-	found = find_reader(reader, "", &owner);
+	found = find_reader(reader, ECM_READER_READ, &owner);
 	check_found(reader, found, owner);
 	while (!RecoveryInProgress())
 	{
 		int64		id = reader->id;
 
 		ecm_reader_lock(id);
-		found = find_reader(reader, lock, &owner);
+		found = find_reader(reader, use, &owner);
 		check_found(reader, found, owner);
 		if (reader->id == id)
 			break;
 	}
 }
+
+#define SHAPES_SQL(condition) \
+	"SELECT m.shape, m.handle, m.initial, m.lsn, m.op, x.member IS NOT NULL" \
+	" FROM _electric_cm.reader_shape m LEFT JOIN _electric_cm.reader_lost x ON x.member = m.id" \
+	" WHERE m.reader = $1 AND " condition " ORDER BY m.shape LIMIT $3"
 
 /* Neither lost nor ended. */
 #define FOLLOWED \
@@ -153,7 +159,8 @@ ecm_reader_arg(FunctionCallInfo fcinfo, int argno, EcmReaderUse use, EcmReader *
 	" WHERE s.id = m.shape AND coalesce(t.state, '') NOT IN ('errored', 'gone'))"
 
 static EcmReaderShape *
-find_shapes(const EcmReader *reader, const char *condition, Oid type, Datum value, int limit, int *n)
+find_shapes(const EcmReader *reader, struct _SPI_plan **plan, const char *sql, Oid type, Datum value,
+			int limit, int *n)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT8OID, type, INT4OID};
@@ -162,10 +169,7 @@ find_shapes(const EcmReader *reader, const char *condition, Oid type, Datum valu
 	EcmSpiState spi;
 
 	ecm_spi_begin(&spi);
-	ecm_spi_run(psprintf("SELECT m.shape, m.handle, m.initial, m.lsn, m.op, x.member IS NOT NULL"
-						 " FROM _electric_cm.reader_shape m LEFT JOIN _electric_cm.reader_lost x ON x.member = m.id"
-						 " WHERE m.reader = $1 AND %s ORDER BY m.shape LIMIT $3", condition),
-				SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	ecm_spi_run_kept(plan, sql, SPI_OK_SELECT, lengthof(types), types, values, NULL);
 	*n = (int) SPI_processed;
 	shapes = MemoryContextAllocZero(context, Max(*n, 1) * sizeof(EcmReaderShape));
 	for (int i = 0; i < *n; i++)
@@ -192,21 +196,24 @@ find_shapes(const EcmReader *reader, const char *condition, Oid type, Datum valu
 EcmReaderShape *
 ecm_reader_shapes(const EcmReader *reader, EcmReaderPart part, int64 after, int limit, int *n)
 {
-	static const char *const conditions[] = {
-		[ECM_READER_ALL] = "m.shape > $2",
-		[ECM_READER_INITIAL] = "m.shape > $2 AND m.initial AND " FOLLOWED,
-		[ECM_READER_OWN] = "m.shape > $2 AND NOT m.initial AND m.lsn IS NOT NULL",
-		[ECM_READER_FOLLOWED] = "m.shape > $2 AND " FOLLOWED
+	static const char *const sql[] = {
+		[ECM_READER_ALL] = SHAPES_SQL("m.shape > $2"),
+		[ECM_READER_FOLLOWED] = SHAPES_SQL("m.shape > $2 AND " FOLLOWED),
+		[ECM_READER_INITIAL] = SHAPES_SQL("m.shape > $2 AND m.initial AND " FOLLOWED),
+		[ECM_READER_OWN] = SHAPES_SQL("m.shape > $2 AND NOT m.initial AND m.lsn IS NOT NULL")
 	};
+	static struct _SPI_plan *plans[lengthof(sql)];
 
-	return find_shapes(reader, conditions[part], INT8OID, Int64GetDatum(after), limit, n);
+	return find_shapes(reader, &plans[part], sql[part], INT8OID, Int64GetDatum(after), limit, n);
 }
 
 EcmReaderShape *
 ecm_reader_shape(const EcmReader *reader, const char *handle)
 {
+	static struct _SPI_plan *plan;
 	int			n;
-	EcmReaderShape *shape = find_shapes(reader, "m.handle = $2", TEXTOID, CStringGetTextDatum(handle), 1, &n);
+	EcmReaderShape *shape = find_shapes(reader, &plan, SHAPES_SQL("m.handle = $2"), TEXTOID,
+										CStringGetTextDatum(handle), 1, &n);
 
 	return n > 0 ? shape : NULL;
 }
@@ -238,16 +245,7 @@ add_shapes(const EcmReader *reader, char **handles, int n)
 	Datum		values[] = {Int64GetDatum(reader->id), (Datum) 0};
 
 	for (int i = 0; i < n; i++)
-	{
-		EcmShapeDef *shape = ecm_shape_by_handle(handles[i]);
-
-		if (shape == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("shape \"%s\" does not exist", handles[i]),
-					 errhint("Create it with electric_cm_create_shape().")));
-		ecm_shape_check_read(shape);
-	}
+		(void) ecm_readable_shape(handles[i]);
 	if (n == 0)
 		return;
 

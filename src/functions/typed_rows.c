@@ -31,7 +31,6 @@
 #include "base/pinned_settings.h"
 #include "base/spi.h"
 #include "shape/shape.h"
-#include "shape/shape_catalog.h"
 #include "shape/shape_rights.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_row);
@@ -43,22 +42,11 @@ PG_FUNCTION_INFO_V1(electric_cm_shape_columns);
 static const EcmShapeDef *
 shape_arg(FunctionCallInfo fcinfo, int argno)
 {
-	EcmShapeDef *shape;
-	char	   *handle;
-
 	if (PG_ARGISNULL(argno))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("handle must not be null")));
-	handle = text_to_cstring(PG_GETARG_TEXT_PP(argno));
-	shape = ecm_shape_by_handle(handle);
-	if (shape == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("shape \"%s\" does not exist", handle),
-				 errhint("Create it with electric_cm_create_shape().")));
-	ecm_shape_check_read(shape);
-	return shape;
+	return ecm_readable_shape(text_to_cstring(PG_GETARG_TEXT_PP(argno)));
 }
 
 /* ----------------------------------------------------------------
@@ -111,6 +99,7 @@ make_row_input(FmgrInfo *flinfo)
 {
 	RowInput   *row;
 	Oid			type = get_fn_expr_argtype(flinfo, 0);
+	TupleDesc	desc;
 	MemoryContext old;
 
 	if (!OidIsValid(type) || get_typtype(getBaseType(type)) != TYPTYPE_COMPOSITE)
@@ -121,14 +110,9 @@ make_row_input(FmgrInfo *flinfo)
 	old = MemoryContextSwitchTo(flinfo->fn_mcxt);
 	row = palloc0(sizeof(RowInput));
 	row->base_type = type;
-	row->desc = lookup_rowtype_tupdesc_domain(type, -1, false);
-	/* a copy has no reference count to be given up */
-	{
-		TupleDesc	copy = CreateTupleDescCopy(row->desc);
-
-		DecrTupleDescRefCount(row->desc);
-		row->desc = copy;
-	}
+	desc = lookup_rowtype_tupdesc_domain(type, -1, false);
+	row->desc = CreateTupleDescCopy(desc);
+	ReleaseTupleDesc(desc);
 	row->input = palloc0(row->desc->natts * sizeof(FmgrInfo));
 	row->ioparam = palloc0(row->desc->natts * sizeof(Oid));
 	for (int i = 0; i < row->desc->natts; i++)

@@ -71,6 +71,23 @@ duration_text(int seconds)
 																   IntervalPGetDatum(&interval))));
 }
 
+/* Has a shape been read since then, or one of its readers (int8[]), or does somebody wait for it? */
+static bool
+is_read_since(int64 shape, Datum readers, TimestampTz since)
+{
+	Datum	   *ids;
+	int			n;
+
+	if (ecm_last_read_there(shape) >= since || ecm_waiters_any(MyDatabaseId, shape))
+		return true;
+	deconstruct_array(DatumGetArrayTypeP(readers), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &ids, NULL, &n);
+	for (int i = 0; i < n; i++)
+		if (ecm_last_read_there(-DatumGetInt64(ids[i])) >= since)
+			return true;
+	return false;
+}
+
 /*
  * _electric_cm.expire_shapes(expiry int4) RETURNS int4
  *
@@ -84,47 +101,39 @@ electric_cm_expire_shapes(PG_FUNCTION_ARGS)
 {
 	int			expiry = PG_GETARG_INT32(0);
 	TimestampTz before = ecm_wall_clock() - expiry * USECS_PER_SEC;
-	int			index = ecm_stack_find(MyDatabaseId);
-	Oid			types[] = {INT8ARRAYOID};
-	Datum		values[1];
 	Oid			type = TIMESTAMPTZOID;
 	Datum		value = TimestampTzGetDatum(before);
 	EcmSpiState spi;
 	Datum	   *ids;
+	int			index;
 	int			n = 0;
-	int64		last = 0;
-	bool		keep = false;
 
+	ecm_require_shared();
+	index = ecm_stack_find(MyDatabaseId);
 	if (index < 0 || ecm_stack_at(index)->reads_since == 0 || ecm_stack_at(index)->reads_since > before)
 		PG_RETURN_INT32(0);
 	ecm_spi_begin(&spi);
-	ecm_shapes_query("SELECT s.id, m.reader FROM _electric_cm.shape s"
-					 " JOIN _electric_cm.shape_state t ON t.shape = s.id"
-					 " LEFT JOIN _electric_cm.reader_shape m ON m.shape = s.id"
-					 " WHERE t.state IN ('live', 'errored') AND coalesce(t.live_at, s.created_at) < $1"
-					 " ORDER BY s.id", 1, &type, &value);
+	ecm_shapes_query("SELECT s.id, ARRAY(SELECT m.reader FROM _electric_cm.reader_shape m WHERE m.shape = s.id)"
+					 " FROM _electric_cm.shape s JOIN _electric_cm.shape_state t ON t.shape = s.id"
+					 " WHERE t.state IN ('live', 'errored') AND coalesce(t.live_at, s.created_at) < $1",
+					 1, &type, &value);
 	ids = palloc(Max(SPI_processed, 1) * sizeof(Datum));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
 		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-		int64		reader = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+		Datum		readers = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
 
-		/* a row for each of its readers */
-		if (id != last)
-			keep = ecm_last_read_there(id) >= before || ecm_waiters_any(MyDatabaseId, id);
-		if (id == last && n > 0 && DatumGetInt64(ids[n - 1]) == id)
-			n--;
-		last = id;
-		keep |= !isnull && ecm_last_read_there(-reader) >= before;
-		if (!keep)
+		CHECK_FOR_INTERRUPTS();
+		if (!is_read_since(id, readers, before))
 			ids[n++] = Int64GetDatum(id);
 	}
 	if (n > 0)
 	{
-		values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		type = INT8ARRAYOID;
+		value = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 		n = ecm_shapes_delete_unlocked("FROM _electric_cm.shape s WHERE s.id = ANY ($1)",
-									   1, types, values,
+									   1, &type, &value,
 									   psprintf("nobody has read it for %s", duration_text(expiry)));
 	}
 	ecm_spi_end(&spi);

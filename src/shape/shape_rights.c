@@ -169,12 +169,10 @@ is_able_member(const EcmShapeDef *shape)
 void
 ecm_shape_check_read(const EcmShapeDef *shape)
 {
-	bool		for_itself = GetUserId() == shape->owner || superuser();
-	bool		as_member = !for_itself;
+	bool		may = GetUserId() == shape->owner || superuser() ||
+	is_able_member(shape) || is_granted(shape->id);
 
-	if (as_member && !is_able_member(shape) && is_granted(shape->id))
-		as_member = false;
-	if (as_member)
+	if (!may)
 		ecm_shape_check_owner(shape);
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(shape->owner)))
 		ereport(ERROR,
@@ -188,8 +186,22 @@ ecm_shape_check_read(const EcmShapeDef *shape)
 	 * a member of a role does not inherit its BYPASSRLS, so the reader is
 	 * checked, too
 	 */
-	if (as_member)
+	if (!may)
 		ecm_check_may_read_columns(shape->relation, GetUserId(), columns_read(shape));
+}
+
+EcmShapeDef *
+ecm_readable_shape(const char *handle)
+{
+	EcmShapeDef *shape = ecm_shape_by_handle(handle);
+
+	if (shape == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("shape \"%s\" does not exist", handle),
+				 errhint("Create it with electric_cm_create_shape().")));
+	ecm_shape_check_read(shape);
+	return shape;
 }
 
 bool

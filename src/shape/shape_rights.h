@@ -35,6 +35,9 @@ extern void ecm_shape_check_owner(const EcmShapeDef *shape);
  */
 extern void ecm_shape_check_read(const EcmShapeDef *shape);
 
+/* The shape with that handle, checked likewise.  ERROR 42704: there is none. */
+extern EcmShapeDef *ecm_readable_shape(const char *handle);
+
 /* May the current user know of the shape: by that, or as one who watches the server? */
 extern bool ecm_shape_may_know(int64 shape);
 
