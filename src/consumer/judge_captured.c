@@ -130,12 +130,19 @@ store_origin(int64 id, const EcmLogTotals *origin)
 static void
 at_live(Judging *j)
 {
-	EcmLogTotals origin;
+	EcmLogTotals origin = {0};
 
-	if (j->reading != 0 && !find_definition(j))
-		return;
-	origin = judge_log(j);
-	if (j->reading != 0 && ecm_again_waits(j->def))
+	/*
+	 * Most of a thousand shapes have captured nothing.  (That the order means
+	 * them has been seen.)
+	 */
+	if (ecm_captured_any(j->shape->id, &j->mark))
+	{
+		if (j->reading != 0 && !find_definition(j))
+			return;
+		origin = judge_log(j);
+	}
+	if (j->reading != 0 && ecm_again_waits(j->shape->id, j->shape->generation))
 		j->reason = ECM_ERROR_OWN_TEXT "a row was changed while the table was read, and a value of it was not read again";
 	else if (origin.entries != 0 || origin.bytes != 0)
 		store_origin(j->shape->id, &origin);

@@ -189,8 +189,9 @@ wait_for_orders(ArrayType *shapes)
 	Oid			type = INT8ARRAYOID;
 	Datum		value = PointerGetDatum(shapes);
 
-	ecm_spi_run("SELECT DISTINCT t.gap_xid FROM _electric_cm.shape_state t"
-				" WHERE t.shape = ANY ($1) AND t.gap_xid IS NOT NULL"
+	ecm_spi_run("SELECT DISTINCT t.gap_xid FROM pg_catalog.unnest($1) AS a (id)"
+				" CROSS JOIN LATERAL (SELECT * FROM _electric_cm.shape_state t WHERE t.shape = a.id OFFSET 0) t"
+				" WHERE t.gap_xid IS NOT NULL"
 				" AND NOT EXISTS (SELECT FROM _electric_cm.shape_gap g"
 				"  WHERE g.shape = t.shape AND g.order_xid = t.gap_xid)",
 				SPI_OK_SELECT, 1, &type, &value, NULL);
@@ -289,10 +290,12 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
  * somebody has locked are left alone.  A session whose snapshot is still in
  * doubt, because the manager has lost it, has the rows locked; so as soon as
  * this statement can take a row, the snapshot is committed or rolled back.
+ * OFFSET 0, here and below: each shape is looked up by itself, and not all of
+ * them read, however many there are.
  */
 #define CAPTURE_SQL \
 	"WITH locked AS MATERIALIZED (SELECT s.id, s.generation, s.snapshot_generation" \
-	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2" \
+	"  FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation IS NOT DISTINCT FROM $2" \
 	"  ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED)" \
 	" SELECT s.id, l.generation, CASE WHEN s.relation <> $2 THEN 'other'" \
 	"  WHEN l.id IS NULL THEN 'locked'" \
@@ -301,7 +304,7 @@ electric_cm_publish_table(PG_FUNCTION_ARGS)
 	"    AND t.generation = l.generation) THEN 'done'" \
 	"  ELSE 'capture' END, s.relation" \
 	" FROM _electric_cm.shape s LEFT JOIN locked l ON l.id = s.id" \
-	"  LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id" \
+	"  LEFT JOIN LATERAL (SELECT * FROM _electric_cm.shape_state t WHERE t.shape = s.id OFFSET 0) t ON true" \
 	" WHERE s.id = ANY ($1)"
 
 /*
@@ -374,8 +377,10 @@ electric_cm_capture_shapes(PG_FUNCTION_ARGS)
 		/* what an attempt to close a gap has written is deleted by consumers */
 		ecm_spi_run("UPDATE _electric_cm.shape_gap g"
 					" SET lsn = t.gap_lsn, compared = 0, entries = 0, bytes = 0"
-					" FROM _electric_cm.shape_state t WHERE g.shape = ANY ($1)"
-					" AND t.shape = g.shape AND g.order_xid = t.gap_xid AND t.gap_lsn IS NOT NULL",
+					" FROM pg_catalog.unnest($1) AS a (id)"
+					" CROSS JOIN LATERAL (SELECT * FROM _electric_cm.shape_state t"
+					"  WHERE t.shape = a.id AND t.gap_lsn IS NOT NULL OFFSET 0) t"
+					" WHERE g.shape = t.shape AND g.order_xid = t.gap_xid",
 					SPI_OK_UPDATE, 1, types, args, NULL);
 
 		/*

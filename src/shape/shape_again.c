@@ -292,11 +292,11 @@ ecm_again_use(const EcmShapeDef *shape, TransactionId xid)
 }
 
 bool
-ecm_again_waits(const EcmShapeDef *shape)
+ecm_again_waits(int64 shape, int generation)
 {
 	static struct _SPI_plan *plan;
 	Oid			types[] = {INT8OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(shape->id), Int32GetDatum(shape->generation)};
+	Datum		values[] = {Int64GetDatum(shape), Int32GetDatum(generation)};
 	EcmSpiState spi;
 	bool		any;
 

@@ -29,6 +29,6 @@ extern void ecm_again_ask(const EcmShapeDef *shape, const EcmChunkReader *insert
 extern bool ecm_again_use(const EcmShapeDef *shape, TransactionId xid);
 
 /* Is a key still to be read again? */
-extern bool ecm_again_waits(const EcmShapeDef *shape);
+extern bool ecm_again_waits(int64 shape, int generation);
 
 #endif							/* ECM_SHAPE_AGAIN_H */

@@ -56,16 +56,23 @@ spi_column(int row, int column, bool *isnull)
 /* -------------------------------------------------------------- lookups -- */
 
 /* A shape with its state; the columns are those of ShapeColumn. */
-#define SHAPE_COLUMNS_SQL \
+#define COLUMNS_SQL \
 	"SELECT s.id, s.handle, s.owner, s.relation, s.relation_name," \
 	" s.column_names, s.column_types, s.key_positions," \
 	" s.where_clause, s.where_names, s.where_types, s.where_collations," \
 	" s.generation, s.snapshot_generation," \
 	" t.state, t.last_error, t.gap_lsn, t.live_lsn," \
 	" coalesce(w.worker, 0), w.skip_until" \
-	" FROM _electric_cm.shape s" \
+	" FROM _electric_cm.shape s"
+#define SHAPE_COLUMNS_SQL \
+	COLUMNS_SQL \
 	" LEFT JOIN _electric_cm.shape_worker w ON w.shape = s.id" \
 	" LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id "
+/* The same for an array of shapes, which are looked up one by one (OFFSET 0), not all read */
+#define LISTED_SHAPE_COLUMNS_SQL \
+	COLUMNS_SQL \
+	" LEFT JOIN LATERAL (SELECT * FROM _electric_cm.shape_worker w WHERE w.shape = s.id OFFSET 0) w ON true" \
+	" LEFT JOIN LATERAL (SELECT * FROM _electric_cm.shape_state t WHERE t.shape = s.id OFFSET 0) t ON true "
 #define NOT_GONE_SQL	" AND t.state IS DISTINCT FROM 'gone' "
 /*
  * For look-ups by handle: a lost shape is gone as soon as the transaction that
@@ -346,7 +353,7 @@ ecm_shapes_by_ids(ArrayType *ids, EcmShapeCallback fn, void *arg)
 	Oid			type = INT8ARRAYOID;
 	Datum		value = PointerGetDatum(ids);
 
-	foreach_shape(SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1)" NOT_GONE_SQL "ORDER BY s.id",
+	foreach_shape(LISTED_SHAPE_COLUMNS_SQL "WHERE s.id = ANY ($1)" NOT_GONE_SQL "ORDER BY s.id",
 				  1, &type, &value, fn, arg);
 }
 

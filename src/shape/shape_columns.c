@@ -100,13 +100,19 @@ renew(Columns *columns, const Columns *wanted)
 
 /* ---------------------------------------------------- where clauses -- */
 
+/*
+ * (not by "=", lest the planner looks for the shapes of an array by the index on the table:
+ * there may be a hundred thousand)
+ */
+#define OF_TABLE_SQL "s.relation IS NOT DISTINCT FROM $2"
+
 #define CLAUSE_KINDS_SQL \
 	"SELECT DISTINCT s.where_names, s.where_types, s.where_collations" \
-	" FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2" \
+	" FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND " OF_TABLE_SQL \
 	" AND s.where_names IS NOT NULL"
 
 #define CLAUSES_SQL \
-	"FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2" \
+	"FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND " OF_TABLE_SQL \
 	" AND s.where_names = $3 AND s.where_types = $4 AND s.where_collations = $5"
 
 /* Do the clauses make sense with the types that their columns have now?  Else an ERROR. */
@@ -183,11 +189,11 @@ renew_clauses(Relation rel, Datum shapes)
 
 #define KINDS_SQL \
 	"SELECT DISTINCT s.column_names, s.column_types, s.requested_columns" \
-	" FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND s.relation = $2"
+	" FROM _electric_cm.shape s WHERE s.id = ANY ($1) AND " OF_TABLE_SQL
 
 #define RENEW_SQL \
 	"UPDATE _electric_cm.shape s SET column_names = $6, column_types = $7" \
-	" WHERE s.id = ANY ($1) AND s.relation = $2 AND s.column_names = $3" \
+	" WHERE s.id = ANY ($1) AND " OF_TABLE_SQL " AND s.column_names = $3" \
 	" AND s.column_types = $4 AND s.requested_columns IS NOT DISTINCT FROM $5"
 
 void
