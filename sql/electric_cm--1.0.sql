@@ -839,6 +839,11 @@ CREATE FUNCTION _electric_cm.stat_consumers(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'electric_cm_stat_consumers' LANGUAGE C VOLATILE STRICT;
 
+CREATE FUNCTION _electric_cm.stat_waiters(
+		OUT datname name, OUT sessions int4, OUT shapes int4)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'electric_cm_stat_waiters' LANGUAGE C VOLATILE STRICT;
+
 CREATE FUNCTION _electric_cm.deliver_events() RETURNS void
 	AS 'MODULE_PATHNAME', 'electric_cm_deliver_events' LANGUAGE C VOLATILE STRICT;
 
@@ -931,6 +936,7 @@ CREATE VIEW electric_cm_stat_standby AS
 				END AS reason) r;
 
 CREATE VIEW electric_cm_stat_consumers AS SELECT * FROM _electric_cm.stat_consumers();
+CREATE VIEW electric_cm_stat_waiters AS SELECT * FROM _electric_cm.stat_waiters();
 CREATE VIEW electric_cm_events AS SELECT * FROM _electric_cm.events();
 CREATE VIEW electric_cm_options AS SELECT * FROM _electric_cm.options();
 
@@ -1059,13 +1065,13 @@ GRANT EXECUTE ON FUNCTION
 	electric_cm_await_flushed(pg_lsn, interval), electric_cm_check(),
 	electric_cm_health(),
 	_electric_cm.stat_manager(), _electric_cm.stat_connections(),
-	_electric_cm.stat_replication(), _electric_cm.stat_consumers(),
+	_electric_cm.stat_replication(), _electric_cm.stat_consumers(), _electric_cm.stat_waiters(),
 	_electric_cm.retained_wal_history(), _electric_cm.slots(),
 	_electric_cm.events(), _electric_cm.options()
 	TO pg_monitor;
 GRANT SELECT ON
 	electric_cm_stat_manager, electric_cm_stat_connections,
-	electric_cm_stat_replication, electric_cm_stat_consumers,
+	electric_cm_stat_replication, electric_cm_stat_consumers, electric_cm_stat_waiters,
 	electric_cm_retained_wal_history, electric_cm_slots,
 	electric_cm_stat_standby, electric_cm_events, electric_cm_options
 	TO pg_monitor;

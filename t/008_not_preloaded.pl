@@ -36,7 +36,7 @@ for my $call (
 	like($err, qr/shared_preload_libraries = 'electric_cm'/, '... and the first line to add');
 	like($err, $wal_level, '... and the second');
 }
-for my $view (qw(stat_manager stat_connections stat_replication stat_consumers events options))
+for my $view (qw(stat_manager stat_connections stat_replication stat_consumers stat_waiters events options))
 {
 	($rc, $out, $err) = $node->psql($db, "SELECT * FROM electric_cm_$view");
 	like($err, qr/shared_preload_libraries/, "electric_cm_$view says so, too");

@@ -41,7 +41,7 @@ sub are_waiting
 	my ($server, $n) = @_;
 	return ElectricCM::poll($server, $db,
 		qq{SELECT count(*) = $n FROM pg_stat_activity WHERE query LIKE '%await_shape_log%'
-			AND pid <> pg_backend_pid() AND wait_event_type = 'Extension'});
+			AND pid <> pg_backend_pid() AND (wait_event_type = 'Extension' OR wait_event = 'WaitForWalReplay')});
 }
 
 sub await_sql

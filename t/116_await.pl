@@ -83,6 +83,7 @@ is(ask($waiter, await_sql(\@handles, \@offsets, '100 ms')), '{}', '... not for o
 
 send_sql($waiter, await_sql(\@handles, \@offsets, '60 s'));
 sleeps('a session waits for three');
+is($stack->sql('SELECT sessions, shapes FROM electric_cm_stat_waiters WHERE datname = current_database()'), '1|3', 'a view counts it');
 $stack->sql('BEGIN', 'INSERT INTO a VALUES (2)', 'INSERT INTO c VALUES (2)', 'COMMIT');
 is(answer($waiter), "{$shape{a},$shape{c}}", 'a transaction over two shapes wakes it, for both');
 @offsets = map { offset_of($_) } @handles;

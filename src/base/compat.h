@@ -23,6 +23,9 @@
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
+#if PG_VERSION_NUM >= 190000
+#include "access/xlogwait.h"
+#endif
 #if PG_VERSION_NUM < 170000
 #include "storage/sinvaladt.h"
 #endif
@@ -569,5 +572,20 @@ typedef struct EcmJsonbState
 #define ecm_change_old_tuple(change) \
 	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
 #endif
+
+/*
+ * Waits on a standby until more WAL is replayed than up to an LSN, or the time has passed,
+ * and serves interrupts.  False: this server does not say when it has replayed something.
+ */
+static inline bool
+ecm_wait_for_replay(XLogRecPtr replayed pg_attribute_unused(), long timeout_ms pg_attribute_unused())
+{
+#if PG_VERSION_NUM >= 190000
+	(void) WaitForLSN(WAIT_LSN_TYPE_STANDBY_REPLAY, replayed + 1, (int) timeout_ms);
+	return true;
+#else
+	return false;
+#endif
+}
 
 #endif							/* ECM_COMPAT_H */

@@ -296,6 +296,27 @@ ecm_waiters_remove(int place)
 	SpinLockRelease(&shared->free_mutex);
 }
 
+void
+ecm_waiters_count(Oid dboid, int *sessions, int *shapes)
+{
+	bool	   *seen = palloc0(sizeof(bool) * shared->nbackends);
+
+	*sessions = *shapes = 0;
+	for (int i = 0; i < shared->nbackends + ecm_max_awaited_shapes; i++)
+	{
+		const Waiter *waiter = &shared->waiters[i];
+		int			proc = waiter->proc;
+
+		if (!waiter->listed || waiter->dboid != dboid)
+			continue;
+		*shapes += 1;
+		if (!seen[proc])
+			*sessions += 1;
+		seen[proc] = true;
+	}
+	pfree(seen);
+}
+
 bool
 ecm_waiters_any(Oid dboid, int64 shape)
 {

@@ -41,6 +41,13 @@ extern bool ecm_waiters_listed(int place);
 extern void ecm_waiters_renew(int place);
 extern void ecm_waiters_remove(int place);
 
+/*
+ * How many sessions wait in a database, or have just waited and may go on doing so, and for
+ * how many shapes, one counted as often as it is waited for.  Looks without locks at all
+ * places that there are.
+ */
+extern void ecm_waiters_count(Oid dboid, int *sessions, int *shapes);
+
 /* Does anybody wait for the shape? */
 extern bool ecm_waiters_any(Oid dboid, int64 shape);
 

@@ -251,6 +251,11 @@ ecm_await_until(const Interval *timeout)
 	return TIMESTAMP_IS_NOEND(until) ? 0 : ecm_now() + (until - now);
 }
 
+/* How often a standby looks whether WAL was replayed, if nobody says so. */
+#define REPLAY_POLL_MS		100
+/* How often it looks, if somebody does, whether its client is still there. */
+#define CLIENT_POLL_MS		1000
+
 /*
  * Uses FeBeWaitSet, the server's own set of events for talking to the client.  (Its
  * other users set the events before they wait, too, so nothing has to be restored.)
@@ -286,6 +291,16 @@ ecm_sleep(long timeout_ms, EcmWaitEvent what_for)
 		}
 	}
 	CHECK_FOR_INTERRUPTS();
+}
+
+void
+ecm_sleep_for_replay(XLogRecPtr replayed, long timeout_ms, long pause_ms, EcmWaitEvent what_for)
+{
+	long		rest = Min(timeout_ms - pause_ms, CLIENT_POLL_MS);
+
+	ecm_sleep(Min(timeout_ms, pause_ms), what_for);
+	if (rest > 0 && !ecm_wait_for_replay(replayed, rest) && pause_ms < REPLAY_POLL_MS)
+		ecm_sleep(Min(timeout_ms, REPLAY_POLL_MS) - pause_ms, what_for);
 }
 
 /*

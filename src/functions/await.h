@@ -66,6 +66,12 @@ extern int64 ecm_bounded_timeout_ms(const Interval *timeout);
 extern void ecm_sleep(long timeout_ms, EcmWaitEvent what_for);
 
 /*
+ * The same on a standby, until more WAL is replayed than up to an LSN, but for pause_ms at
+ * least: nobody is to look all the time while WAL comes in.
+ */
+extern void ecm_sleep_for_replay(XLogRecPtr replayed, long timeout_ms, long pause_ms, EcmWaitEvent what_for);
+
+/*
  * Sleeps until the entry changes; for a loop of looks and sleeps.  The first sleep only
  * enters the queue, and returns at once: a change between the caller's look and the
  * sleep would be missed otherwise.  True if the deadline (0: none) has passed.  After

@@ -49,8 +49,9 @@
 #include "shape/shape_log.h"
 #include "shape/shape_offset.h"
 
-/* How often those without a place look again, and standbys. */
+/* How often those without a place look again, and how long a standby does not. */
 #define POLL_MS				100
+#define STANDBY_PAUSE_MS	5
 /* ... but they look no more than one part in so many of their time. */
 #define POLL_FACTOR			9
 /* The first and the longest pause until a shape that was woken is looked at again. */
@@ -104,8 +105,8 @@ typedef struct Call
 	bool		standby;
 	XLogRecPtr	replayed;		/* on a standby, before the last look */
 	bool		polls;			/* some have no place */
-	long		poll_ms;		/* if so, or on a standby: the pause; longer
-								 * than POLL_MS if a look takes long */
+	long		poll_ms;		/* if so, or on a standby: the pause; it is
+								 * longer if a look takes long */
 	EcmTime		again_at;		/* the earliest of the shapes'; 0: none */
 	bool	   *ready;			/* by number */
 	int			nready;
@@ -346,7 +347,7 @@ look_at_all(Call *call)
 		if (shape->again_ms > 0 && (call->again_at == 0 || shape->again_at < call->again_at))
 			call->again_at = shape->again_at;
 	}
-	call->poll_ms = Max(POLL_MS, POLL_FACTOR * ecm_ms_until(now, ecm_now()));
+	call->poll_ms = Max(call->standby ? STANDBY_PAUSE_MS : POLL_MS, POLL_FACTOR * ecm_ms_until(now, ecm_now()));
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(look_context);
 	UnregisterSnapshot(snapshot);
@@ -420,11 +421,14 @@ sleep_between_looks(const Call *call)
 			return true;
 		if (call->again_at != 0)
 			pause = Min(pause, ecm_ms_until(ecm_now(), call->again_at));
-		if (call->polls || call->standby)
+		if (call->polls)
 			pause = Min(pause, call->poll_ms);
 		if (pause > 0)
 		{
-			ecm_sleep(pause, ECM_WAIT_SHAPE_LOG);
+			if (call->standby)
+				ecm_sleep_for_replay(call->replayed, pause, call->poll_ms, ECM_WAIT_SHAPE_LOG);
+			else
+				ecm_sleep(pause, ECM_WAIT_SHAPE_LOG);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}

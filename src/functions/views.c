@@ -33,6 +33,7 @@
 #include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/text.h"
+#include "base/waiters.h"
 #include "functions/check.h"
 #include "slot/slot.h"
 #include "slot/slot_name.h"
@@ -41,6 +42,7 @@ PG_FUNCTION_INFO_V1(electric_cm_stat_manager);
 PG_FUNCTION_INFO_V1(electric_cm_stat_connections);
 PG_FUNCTION_INFO_V1(electric_cm_stat_replication);
 PG_FUNCTION_INFO_V1(electric_cm_stat_consumers);
+PG_FUNCTION_INFO_V1(electric_cm_stat_waiters);
 PG_FUNCTION_INFO_V1(electric_cm_events);
 PG_FUNCTION_INFO_V1(electric_cm_options);
 PG_FUNCTION_INFO_V1(electric_cm_pg_info);
@@ -393,6 +395,27 @@ Datum
 electric_cm_stat_consumers(PG_FUNCTION_ARGS)
 {
 	return for_each_stack(fcinfo, ecm_stack_copy, put_consumers);
+}
+
+static void
+put_waiters(FunctionCallInfo fcinfo, const EcmStack *stack)
+{
+	Row			row = {0};
+	int			sessions;
+	int			shapes;
+
+	ecm_waiters_count(stack->dboid, &sessions, &shapes);
+	add_name(&row, stack->datname);
+	add_int4(&row, sessions);
+	add_int4(&row, shapes);
+	put_row(fcinfo, &row);
+}
+
+/* electric_cm_stat_waiters() -> setof record: one row per stack */
+Datum
+electric_cm_stat_waiters(PG_FUNCTION_ARGS)
+{
+	return for_each_stack(fcinfo, ecm_stack_copy_head, put_waiters);
 }
 
 /* Is it a setting whose value pg_settings shows to superusers only? */

@@ -22,8 +22,8 @@
 #include "functions/await.h"
 #include "functions/wait_shape.h"
 
-/* How often a standby looks whether WAL was replayed. */
-#define STANDBY_POLL_MS		100
+/* How long a standby that has looked does not look again. */
+#define STANDBY_PAUSE_MS	5
 /* Longer pauses than this are not needed: no wait is longer. */
 #define MAX_SLEEP_MS		3600000
 
@@ -110,8 +110,10 @@ ecm_log_wait_sleep(EcmLogWait *wait)
 		woken = !wait->standby && ecm_waiters_woken();
 		if (woken || left == 0)
 			break;
-		ecm_sleep(wait->standby ? Min(left, STANDBY_POLL_MS) : left,
-				  ECM_WAIT_SHAPE_LOG);
+		if (wait->standby)
+			ecm_sleep_for_replay(wait->replayed, left, STANDBY_PAUSE_MS, ECM_WAIT_SHAPE_LOG);
+		else
+			ecm_sleep(left, ECM_WAIT_SHAPE_LOG);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 
