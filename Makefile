@@ -74,6 +74,9 @@ monitoring-check:
 check-examples:
 	@tools/setup examples
 	@tools/sandbox examples/check
+bench-electric:
+	@tools/setup examples
+	@tools/sandbox bench/electric
 bench-%:
 	@tools/sandbox bench/$*
 
