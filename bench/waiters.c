@@ -2,17 +2,20 @@
  *
  * waiters.c
  *	  Many sessions that wait for entries of shape logs.  Compiled and run by
- *	  bench/waiters.
+ *	  bench/waiters and bench/readers.
  *
- * usage: waiters CONNINFO FILE
+ * usage: waiters CONNINFO FILE [function | procedure]
  *
  * Each line of the file has a handle and an offset; each gets a session of its
- * own, which waits for what comes after that, and again.  When all are
- * connected, "ready" is printed.  Ends when it is killed.
+ * own, which waits for what comes after that, and again: by the function
+ * electric_cm_await_shape_log(), or by the procedure electric_cm_await(), after
+ * which it reads the log.  When all are connected, "ready" is printed.  Ends when
+ * it is killed.
  *
  *-------------------------------------------------------------------------
  */
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +27,10 @@ typedef struct Waiter
 	PGconn	   *conn;
 	char		handle[64];
 	char		offset[64];
+	bool		reads;			/* what it has waited for */
 } Waiter;
+
+static bool by_procedure;
 
 static void
 fail(PGconn *conn, const char *what)
@@ -37,10 +43,13 @@ static void
 send_wait(Waiter *waiter)
 {
 	const char *params[] = {waiter->handle, waiter->offset};
+	const char *sql = "SELECT log_offset FROM electric_cm_await_shape_log($1, $2, '1 hour')";
 
-	if (!PQsendQueryParams(waiter->conn,
-						   "SELECT log_offset FROM electric_cm_await_shape_log($1, $2, '1 hour')",
-						   2, NULL, params, NULL, NULL, 0))
+	if (waiter->reads)
+		sql = "SELECT log_offset FROM electric_cm_shape_log($1, $2)";
+	else if (by_procedure)
+		sql = "CALL electric_cm_await(ARRAY[$1], ARRAY[$2]::electric_cm_offset[], '1 hour', NULL)";
+	if (!PQsendQueryParams(waiter->conn, sql, 2, NULL, params, NULL, NULL, 0))
 		fail(waiter->conn, "could not wait");
 }
 
@@ -60,11 +69,12 @@ receive(Waiter *waiter)
 
 		if (PQresultStatus(res) != PGRES_TUPLES_OK)
 			fail(waiter->conn, "could not wait");
-		if (n > 0)
+		if (n > 0 && (waiter->reads || !by_procedure))
 			snprintf(waiter->offset, sizeof(waiter->offset), "%s",
 					 PQgetvalue(res, n - 1, 0));
 		PQclear(res);
 	}
+	waiter->reads = by_procedure && !waiter->reads;
 	send_wait(waiter);
 }
 
@@ -75,10 +85,11 @@ main(int argc, char **argv)
 	struct pollfd *fds;
 	Waiter		waiter = {0};
 	int			n = 0;
-	FILE	   *file = argc == 3 ? fopen(argv[2], "r") : NULL;
+	FILE	   *file = argc >= 3 ? fopen(argv[2], "r") : NULL;
 
 	if (file == NULL)
 		return 2;
+	by_procedure = argc > 3 && strcmp(argv[3], "procedure") == 0;
 	while (fscanf(file, "%63s %63s", waiter.handle, waiter.offset) == 2)
 	{
 		waiter.conn = PQconnectdb(argv[1]);
