@@ -13,6 +13,7 @@ const [url, way, clients, shapes, first] = process.argv.slice(2).map((arg, i) =>
 const latencies = []
 const rows = new Map() // client -> [row, at]
 let ready = 0
+let since = Infinity
 
 const now = () => performance.timeOrigin + performance.now()
 const milliseconds = (at) => Date.parse(`${at.slice(0, 19).replace(' ', 'T')}Z`) + Number(`0${/\.\d+/.exec(at)?.[0] ?? ''}`) * 1000
@@ -23,11 +24,13 @@ for (let i = 0; i < clients; i++) {
   stream.subscribe((messages) => {
     const here = now()
     for (const { headers, value } of messages) {
-      if (headers.operation === 'update') latencies.push(here - milliseconds(value.at))
+      if (headers.operation === 'update' && milliseconds(value.at) > since) latencies.push(here - milliseconds(value.at))
       if (value) rows.set(i, [id, value.at])
       else if (headers.control === 'up-to-date' && rows.has(i) && !stream.told) {
         stream.told = true
-        if (++ready === clients) console.log('ready')
+        if (++ready < clients) continue
+        since = here // what came before was in the logs already
+        console.log('ready')
       }
     }
   }, (e) => console.error(e.message))
