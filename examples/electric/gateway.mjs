@@ -59,6 +59,7 @@ function parseRequest(query) {
   if (SECRET && query.get('secret') !== SECRET) throw new HttpError(401, 'secret is missing or wrong')
   if (!table) throw new HttpError(400, 'table is missing')
   if (!/^(-1|now|\d{1,20}_\d{1,20})$/.test(offset)) throw new HttpError(400, 'offset is missing, or is not one')
+  if (handle && !/^[\w-]+$/.test(handle)) throw new HttpError(400, 'handle is not one')
   if (live && (!handle || offset === '-1' || offset === 'now')) throw new HttpError(400, 'live needs a handle and an offset')
   if ([...query.keys()].some((name) => name.startsWith('subset__'))) throw new HttpError(400, 'subsets of a shape are not supported')
   const columns = query.get('columns')
@@ -241,7 +242,7 @@ function answerError(response, error, shape, definition) {
     // gone: the client begins again, with the shape that takes its place
     findShape(definition).then((next) => answerFailure(response, 409, error.message, next.columns.publicHandle), (e) => answerError(response, e))
   else if (code === '42501') answerFailure(response, 403, error.message)
-  else if (/^(0A|22|42|54)/.test(code) || (error.definition && code === '55000'))
+  else if (/^(0A|22|42|54|ERR_INVALID_URL)/.test(code) || (error.definition && code === '55000'))
     answerFailure(response, 400, error.hint ? `${error.message}. ${error.hint}` : error.message)
   else {
     if (code === undefined) log(error.stack)
@@ -295,6 +296,9 @@ async function answer({ method, url }, response) {
   else throw new HttpError(404, 'there is nothing here')
 }
 
-const server = http.createServer((request, response) => answer(request, response).catch((e) => answerError(response, e)))
+const server = http.createServer((request, response) => {
+  response.on('error', (e) => log(e.message)) // what was still being written to a client that is gone
+  answer(request, response).catch((e) => answerError(response, e))
+})
 server.listen(PORT, HOST, () => console.log(`listening on port ${server.address().port}`))
 waitForAll()

@@ -201,6 +201,7 @@ export async function listen(shape, offset, listener) {
     // Others may have been told of more than this page has.
     if (upToDate !== null && (shape.offset === null || !isAfter(shape.offset, latest(offset, upToDate)))) break
   }
+  if (shapes.get(shape.handle) !== shape) throw Object.assign(new Error('the shape is gone'), { sqlstate: '42704' })
   shape.offset ??= offset
   shape.used = Date.now()
   shape.listeners.add(listener)
