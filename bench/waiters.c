@@ -2,7 +2,7 @@
  *
  * waiters.c
  *	  Many sessions that wait for entries of shape logs.  Compiled and run by
- *	  bench/waiters and bench/readers.
+ *	  bench/readers.
  *
  * usage: waiters CONNINFO FILE [function | procedure]
  *
