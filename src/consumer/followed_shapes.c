@@ -412,7 +412,9 @@ compile_filter(EcmTable *table, EcmLayout *layout, const EcmFilterDef *def)
 
 	for (int i = 0; i < def->ncolumns; i++)
 		attnos[i] = layout->filter_columns[i] + 1;
-	filter = ecm_filter_compile(def, attnos, table->context);
+	if (table->lower_case == NULL)
+		table->lower_case = ecm_lower_case_create(table->context);
+	filter = ecm_filter_compile(def, attnos, table->context, table->lower_case);
 	pfree(attnos);
 	return filter;
 }

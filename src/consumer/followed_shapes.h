@@ -99,6 +99,7 @@ typedef struct EcmTable
 								 * its values were read */
 	ExprContext *econtext;
 	const EcmValue *values;		/* that tuple, as text; by column */
+	EcmLowerCase *lower_case;	/* its columns in lower case, for ILIKE */
 } EcmTable;
 
 /* A shape that is followed. */

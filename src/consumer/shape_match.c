@@ -163,6 +163,8 @@ start_tuple(EcmTable *table, const EcmValue *values)
 		table->slot->tts_values[i] = (Datum) 0;
 	}
 	ExecStoreVirtualTuple(table->slot);
+	if (table->lower_case != NULL)
+		ecm_lower_case_next_row(table->lower_case);
 	table->values = values;
 }
 

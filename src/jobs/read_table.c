@@ -108,7 +108,7 @@ ecm_read_find(int64 id, int generation, EcmReadShape *shape)
 		for (int i = 0; i < shape->def->filter->ncolumns; i++)
 			attnos[i] = i + 1;
 		shape->filter = ecm_filter_compile(shape->def->filter, attnos,
-										   CurrentMemoryContext);
+										   CurrentMemoryContext, NULL);
 	}
 	return true;
 }

@@ -586,13 +586,15 @@ take_list(ScalarArrayOpExpr *op, EcmFilter *filter, MemoryContext context)
 
 /*
  * Takes the first equality of a column with constants out of the quals
- * (implicitly ANDed), and puts it into the filter's members for that.
+ * (implicitly ANDed), and puts it into the filter's members for that; the rest into
+ * its quals.
  */
 static void
 take_out_equality(List *quals, EcmFilter *filter, MemoryContext work,
-				  MemoryContext context)
+				  MemoryContext context, EcmLowerCase *lower_case)
 {
 	List	   *rest = NIL;
+	Bitmapset  *lowered = NULL;
 	ListCell   *lc;
 
 	foreach(lc, quals)
@@ -610,16 +612,20 @@ take_out_equality(List *quals, EcmFilter *filter, MemoryContext work,
 	}
 	if (rest == NIL)
 		return;
+	if (lower_case != NULL)
+		rest = ecm_lower_case_replace(lower_case, rest, &lowered);
 	filter->context = AllocSetContextCreate(context, "electric_cm filter",
 											ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(filter->context);
 	filter->quals = copyObject(rest);
+	filter->lowered = bms_copy(lowered);
+	filter->lower_case = lowered != NULL ? lower_case : NULL;
 	MemoryContextSwitchTo(work);
 }
 
 EcmFilter *
 ecm_filter_compile(const EcmFilterDef *def, const AttrNumber *attnos,
-				   MemoryContext context)
+				   MemoryContext context, EcmLowerCase *lower_case)
 {
 	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext,
 											   "electric_cm filter",
@@ -645,7 +651,7 @@ ecm_filter_compile(const EcmFilterDef *def, const AttrNumber *attnos,
 	pop_clause_context(&callback);
 	AtEOXact_GUC(true, nestlevel);
 
-	take_out_equality(make_ands_implicit((Expr *) expr), filter, work, context);
+	take_out_equality(make_ands_implicit((Expr *) expr), filter, work, context, lower_case);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(work);
 	return filter;
@@ -687,6 +693,8 @@ ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 		filter->state = ExecInitQual(filter->quals, NULL);
 	}
 	MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	if (filter->lower_case != NULL)
+		ecm_lower_case_make(filter->lower_case, filter->lowered, econtext);
 	result = ExecQual(filter->state, econtext);
 	MemoryContextSwitchTo(old);
 	/* free it now: a thousand clauses may each copy a large value of the row */

@@ -16,6 +16,7 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
+#include "shape/lower_case.h"
 #include "shape/shape_params.h"
 
 /*
@@ -71,17 +72,23 @@ typedef struct EcmFilter
 	ExprState  *state;			/* for evaluating quals; made when first
 								 * needed */
 	MemoryContext context;		/* has quals and state; NULL: there are none */
+
+	/* columns in lower case that quals refer to; NULL: none */
+	EcmLowerCase *lower_case;
+	Bitmapset  *lowered;
 } EcmFilter;
 
 /*
  * Compiles a stored clause; the result is allocated in 'context'.  In a
  * transaction; no table is touched.  Column i of def is attribute attnos[i] of
- * the tuples to be evaluated.  Errors: those of the parser, if an object that
+ * the tuples to be evaluated.  lower_case: what the table's other clauses use, to be
+ * told of each row; NULL: evaluate ILIKE as it is.  Errors: those of the parser, if an object that
  * the clause needs is gone.
  */
 extern EcmFilter *ecm_filter_compile(const EcmFilterDef *def,
 									 const AttrNumber *attnos,
-									 MemoryContext context);
+									 MemoryContext context,
+									 EcmLowerCase *lower_case);
 extern void ecm_filter_free(EcmFilter *filter);
 
 /*
