@@ -85,7 +85,8 @@ for my $fault (@faults)
 	my $load = load();
 	my %shapes = ($stack->shape('t') => undef, map { $stack->shape('t', where => "n = $_") => "n = $_" } 0 .. 2);
 	my $generations = 'FROM _electric_cm.shape WHERE handle IN (' . join(', ', map { "'$_'" } keys %shapes) . ')';
-	$stack->becomes("SELECT max(n) > 10 FROM (SELECT count(p.number) AS n FROM _electric_cm.reading r
+	# one whose capturing has not begun yet would begin again
+	$stack->becomes("SELECT max(n) > 10 AND (SELECT bool_and(reading IS NOT NULL) $generations) FROM (SELECT count(p.number) AS n FROM _electric_cm.reading r
 		LEFT JOIN _electric_cm.reading_piece p ON p.reading = r.id WHERE r.id IN (SELECT reading $generations) GROUP BY r.id) x");
 	$strike->();
 	eval { $load->kill_kill };

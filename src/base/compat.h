@@ -13,6 +13,7 @@
 
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/xlog.h"
 #include "commands/defrem.h"
@@ -572,6 +573,19 @@ typedef struct EcmJsonbState
 #define ecm_change_old_tuple(change) \
 	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
 #endif
+
+/* As simple_heap_update(); the tuple tells by HeapTupleIsHeapOnly() whether indexes need it. */
+static inline void
+ecm_heap_update(Relation rel, ItemPointer otid, HeapTuple tuple)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes update_indexes;
+
+	simple_heap_update(rel, otid, tuple, &update_indexes);
+#else
+	simple_heap_update(rel, otid, tuple);
+#endif
+}
 
 /*
  * Waits on a standby until more WAL is replayed than up to an LSN, or the time has passed,

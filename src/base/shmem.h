@@ -329,6 +329,8 @@ typedef struct EcmStackManager
 	Latch	   *latch;			/* the manager's, in shared memory; or NULL */
 	volatile EcmTime alive_at;	/* when its loop last went round; written
 								 * without the lock */
+	volatile bool expects_progress; /* consumers shall wake it when they have
+									 * come farther; likewise */
 	uint64		runs;			/* number of managers started so far */
 	TimestampTz started_at;
 } EcmStackManager;

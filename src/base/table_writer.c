@@ -61,6 +61,19 @@ ecm_table_writer_put(EcmTableWriter *writer)
 }
 
 void
+ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple)
+{
+	TupleTableSlot *slot = writer->slot;
+
+	ExecForceStoreHeapTuple(tuple, slot, false);
+	slot->tts_tid = tuple->t_self;
+	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate);
+
+	ExecClearTuple(slot);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+void
 ecm_table_writer_end(EcmTableWriter *writer)
 {
 	ExecCloseIndices(writer->result_rel);

@@ -43,6 +43,9 @@ extern void ecm_table_writer_begin(EcmTableWriter *writer, const char *table,
 /* Inserts the row whose values and nulls the caller has put into the slot. */
 extern void ecm_table_writer_put(EcmTableWriter *writer);
 
+/* Enters a tuple that an update has just put into the table into all indexes. */
+extern void ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple);
+
 /*
  * Ends writing.  The rows are visible to the rest of the transaction; the lock
  * is kept until its end.

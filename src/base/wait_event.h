@@ -16,7 +16,8 @@ typedef enum EcmWaitEvent
 	ECM_WAIT_MANAGER_MAIN,
 	ECM_WAIT_CONSUMER_MAIN,
 	ECM_WAIT_STANDBY_MAIN,
-	ECM_WAIT_GATHER,			/* a consumer, for more to share a flush with */
+	ECM_WAIT_GATHER,			/* consumer or walsender: for more to be
+								 * written or sent with */
 	ECM_WAIT_STACK,				/* a function, for the stack to change */
 	ECM_WAIT_SHAPE_LOG,			/* a reader, for entries, or the first rows */
 	ECM_WAIT_SLOT_RELEASE,		/* for a walsender to let go of the slot */

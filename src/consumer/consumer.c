@@ -26,7 +26,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -52,7 +51,6 @@
 #include "base/consumer_queue.h"
 #include "base/errors.h"
 #include "base/shmem.h"
-#include "base/spi.h"
 #include "base/stack_catalog.h"
 #include "base/stream_message.h"
 #include "base/stream_message_io.h"
@@ -64,6 +62,7 @@
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
+#include "consumer/progress.h"
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
@@ -350,24 +349,10 @@ static void
 read_progress(void *arg)
 {
 	XLogRecPtr *position = arg;
-	Oid			type = INT4OID;
-	Datum		value = Int32GetDatum(consumer.args.worker);
-	EcmSpiState spi;
+	XLogRecPtr	lsn = ecm_progress_read(consumer.args.worker, GetActiveSnapshot());
 
-	ecm_spi_begin(&spi);
-	if (SPI_execute_with_args("SELECT max(lsn) FROM _electric_cm.progress WHERE worker = $1",
-							  1, &type, &value, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read progress");
-	if (SPI_processed > 0)
-	{
-		bool		isnull;
-		Datum		lsn = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-										1, &isnull);
-
-		if (!isnull)
-			*position = DatumGetLSN(lsn);
-	}
-	ecm_spi_end(&spi);
+	if (!XLogRecPtrIsInvalid(lsn))
+		*position = lsn;
 	ecm_epochs_load(GetActiveSnapshot());
 	consumer.message_prefix = MemoryContextStrdup(TopMemoryContext, ecm_message_prefix());
 }
@@ -467,8 +452,8 @@ show_busy(bool now)
 
 /*
  * Takes what the manager sends, until the manager is gone or SIGTERM comes.  When
- * the queue is empty, all that is complete is committed, flushed and reported
- * before the process sleeps: an idle consumer must not hold back the slot.
+ * the queue is empty, all that is complete is committed and reported before the
+ * process sleeps, and soon flushed: an idle consumer must not hold back the slot.
  */
 static void
 follow_stream(void)
@@ -481,6 +466,7 @@ follow_stream(void)
 		Size		len;
 		void	   *data;
 		shm_mq_result result;
+		EcmTime		deadline;
 
 		if (ecm_got_sigterm)
 			proc_exit(0);
@@ -520,7 +506,9 @@ follow_stream(void)
 
 		show_busy(false);
 		ecm_stall_rest();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
+		deadline = ecm_log_batch_deadline();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (deadline != 0 ? WL_TIMEOUT : 0),
+						 deadline != 0 ? ecm_ms_until(ecm_now(), deadline) : 0,
 						 ecm_wait_event(ECM_WAIT_CONSUMER_MAIN));
 		ResetLatch(MyLatch);
 	}

@@ -7,8 +7,8 @@
  * transactions as are waiting in the queue; one local transaction then writes
  * the chunks together with this consumer's progress.  It commits
  * asynchronously, and the position is reported as durable once that commit's
- * WAL is flushed: by the WAL writer while there is more to do, by ourselves
- * when the queue runs dry.
+ * WAL is flushed: by whoever flushes next, or by ourselves if nobody does for a
+ * while.
  *
  * Chunks and progress change in one local transaction: everything rests on that.
  * So when an upstream transaction comes again, after the stream was lost or after a
@@ -21,23 +21,20 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "base/clock.h"
 #include "base/shmem.h"
-#include "base/spi.h"
 #include "base/wait_event.h"
 #include "base/waiters.h"
 #include "consumer/current_shape.h"
 #include "consumer/log_batch.h"
+#include "consumer/progress.h"
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_epoch.h"
@@ -48,10 +45,13 @@
 #define BATCH_BYTES			(1024 * 1024)
 /* ... or after this long, so that readers see a busy stream move. */
 #define BATCH_MS			50
-/* From one settling to the next, while several transactions come in. */
-#define PACE_US				2000
-/* A consumer's progress is in so many rows, in turn; the greatest LSN counts. */
-#define PROGRESS_ROWS		32
+/*
+ * From one settling to the next, while several transactions come in.  Less than our
+ * walsender's pace: what comes by that is not to be waited with once more.
+ */
+#define PACE_US				1500
+/* A commit's WAL is flushed after this long, if nobody else has. */
+#define FLUSH_MS			10
 /* A transaction that is still coming in is written early beyond this. */
 #define SPILL_BYTES			(4 * 1024 * 1024)
 
@@ -71,6 +71,7 @@ typedef struct UnflushedCommit
 {
 	XLogRecPtr	upstream_lsn;	/* durable with it: all that ends here */
 	XLogRecPtr	local_lsn;		/* end of the commit's own WAL */
+	EcmTime		at;
 } UnflushedCommit;
 
 EcmLogBatchFigures ecm_log_batch_figures;
@@ -113,8 +114,6 @@ typedef struct LogBatch
 
 	uint32		totals_epoch;	/* grows when a local transaction is undone:
 								 * totals in buffers count what it wrote */
-	SPIPlanPtr	progress_plan;
-	int			progress_turn;	/* row that the next commit writes */
 
 	/* how far the logs are */
 	struct
@@ -302,24 +301,6 @@ end_unused(void)
 	MemoryContextSwitchTo(old);
 }
 
-static void
-save_progress(XLogRecPtr lsn)
-{
-	Oid			types[3] = {INT4OID, INT4OID, LSNOID};
-	Datum		values[3] = {Int32GetDatum(batch.worker),
-	Int32GetDatum(batch.progress_turn), LSNGetDatum(lsn)};
-	EcmSpiState spi;
-
-	ecm_spi_begin(&spi);
-	ecm_spi_run_kept(&batch.progress_plan,
-					 "INSERT INTO _electric_cm.progress AS p (worker, turn, lsn)"
-					 " VALUES ($1, $2, $3)"
-					 " ON CONFLICT (worker, turn) DO UPDATE SET lsn = excluded.lsn",
-					 SPI_OK_INSERT, 3, types, values, NULL);
-	ecm_spi_end(&spi);
-	batch.progress_turn = (batch.progress_turn + 1) % PROGRESS_ROWS;
-}
-
 /*
  * Commits the local transaction, which carries everything up to 'lsn'.
  */
@@ -334,7 +315,7 @@ commit_local(XLogRecPtr lsn)
 		ecm_log_writer_end(batch.local.writer);
 		batch.local.writer = NULL;
 	}
-	save_progress(lsn);
+	ecm_progress_write(batch.worker, lsn);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	batch.local.open = false;
@@ -350,6 +331,7 @@ commit_local(XLogRecPtr lsn)
 	commit = palloc(sizeof(UnflushedCommit));
 	commit->upstream_lsn = lsn;
 	commit->local_lsn = XactLastCommitEnd;
+	commit->at = ecm_now();
 	batch.done.unflushed = lappend(batch.done.unflushed, commit);
 	MemoryContextSwitchTo(old);
 	batch.done.applied_lsn = lsn;
@@ -374,11 +356,29 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
 }
 
 /*
- * Tells the manager how far this consumer is.  With 'flush' its last commit is
- * flushed first: the WAL writer may take three times wal_writer_delay for that.
+ * Has the last commit to be flushed now?  Readers have it already.  What its flush tells
+ * is that the slot may move on, which can wait for the next flush by anybody; but not
+ * for long on an idle server, nor if a session waits for it.
+ */
+static bool
+must_flush(const EcmStack *stack)
+{
+	UnflushedCommit *oldest;
+
+	if (batch.done.unflushed == NIL)
+		return false;
+	oldest = linitial(batch.done.unflushed);
+	return ecm_has_passed(oldest->at, ecm_now(), FLUSH_MS) ||
+		stack->requests.await_lsn > stack->consumers[batch.worker].durable_lsn;
+}
+
+/*
+ * Tells how far this consumer is.  The manager is woken if it waits for that, or with
+ * 'news'.  Before, the last commit is flushed, if 'flush' says so: the WAL writer may take
+ * three times wal_writer_delay for that.
  */
 static void
-report_progress(bool flush)
+report_progress(bool flush, bool news)
 {
 	EcmStack   *stack = ecm_stack_at(batch.stack_index);
 	EcmConsumerSlot *slot = &stack->consumers[batch.worker];
@@ -421,12 +421,17 @@ report_progress(bool flush)
 	slot->changes = ecm_log_batch_figures.changes;
 	slot->matched_changes = batch.done.entries;
 	slot->last_progress_at = ecm_wall_clock();
+	news |= batch.grown.n > 0 || stack->manager.expects_progress ||
+		stack->requests.await_lsn > stack->progress.flushed_lsn;
 	while (batch.grown.n > 0 && slot->ngrown < ECM_MAX_GROWN)
 		slot->grown[slot->ngrown++] = batch.grown.shapes[--batch.grown.n];
 	ecm_unlock();
 
-	ConditionVariableBroadcast(&stack->cv);
-	ecm_stack_wake(batch.stack_index);
+	if (news)
+	{
+		ConditionVariableBroadcast(&stack->cv);
+		ecm_stack_wake(batch.stack_index);
+	}
 	batch.done.reported_lsn = batch.done.applied_lsn;
 }
 
@@ -750,7 +755,7 @@ ecm_log_batch_commit(XLogRecPtr end_lsn, void (*orders) (void))
 			ecm_has_passed(batch.began, ecm_now(), BATCH_MS))
 		{
 			commit_complete();
-			report_progress(false);
+			report_progress(false, false);
 		}
 		return;
 	}
@@ -767,7 +772,7 @@ ecm_log_batch_commit(XLogRecPtr end_lsn, void (*orders) (void))
 		orders();
 	commit_local(end_lsn);
 	reset_gather_memory();
-	report_progress(false);
+	report_progress(false, true);
 }
 
 void
@@ -788,19 +793,26 @@ ecm_log_batch_reset(void)
 	commit_complete();
 	end_unused();
 	reset_gather_memory();
-	report_progress(true);
+	report_progress(true, true);
 }
 
 bool
 ecm_log_batch_unsettled(void)
 {
-	return !XLogRecPtrIsInvalid(batch.lsn) || batch.done.unflushed != NIL ||
+	return !XLogRecPtrIsInvalid(batch.lsn) || must_flush(ecm_stack_at(batch.stack_index)) ||
 		batch.done.reported_lsn != batch.done.applied_lsn || (batch.local.open && !batch.local.spilling);
 }
 
+EcmTime
+ecm_log_batch_deadline(void)
+{
+	return batch.done.unflushed == NIL ? 0 :
+		ecm_later(((UnflushedCommit *) linitial(batch.done.unflushed))->at, FLUSH_MS);
+}
+
 /*
- * A single transaction is made durable at once.  Where several come in, they share
- * the flush of the WAL that each settling costs, as by commit_delay.  The sleep is
+ * A single transaction is written at once.  Where several come in, they share the
+ * local commit that each settling costs, as by commit_delay.  The sleep is
  * deaf to signals and the latch, but takes PACE_US at most.
  */
 bool
@@ -825,9 +837,9 @@ ecm_log_batch_settle(void)
 {
 	batch.pace.settled = batch.pace.transactions;
 	batch.pace.transactions = 0;
+	batch.pace.settled_at = ecm_now();
 	if (!batch.local.spilling)
 		commit_complete();
 	end_unused();
-	report_progress(true);
-	batch.pace.settled_at = ecm_now();
+	report_progress(must_flush(ecm_stack_at(batch.stack_index)), false);
 }

@@ -14,6 +14,7 @@
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
 
+#include "base/clock.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_log.h"
 
@@ -100,18 +101,21 @@ extern void ecm_log_batch_commit(XLogRecPtr end_lsn, void (*orders) (void));
  */
 extern void ecm_log_batch_reset(void);
 
-/* Is there anything gathered, or not flushed, or not reported yet? */
+/* Is there anything gathered, or not reported yet, or to be flushed now? */
 extern bool ecm_log_batch_unsettled(void);
 
 /*
- * Commits what is complete, flushes it and reports it, so that the consumer can
- * sleep.  Only a large transaction that is still coming in stays open.
+ * Commits what is complete and reports it, so that the consumer can sleep.  Only a
+ * large transaction that is still coming in stays open.
  */
 extern void ecm_log_batch_settle(void);
 
+/* When what is committed has to be flushed at the latest; 0: all of it is flushed. */
+extern EcmTime ecm_log_batch_deadline(void);
+
 /*
  * To be called before ecm_log_batch_settle().  While a stream is busy, each settling
- * costs a flush of the WAL; so this waits for two milliseconds at most, and
+ * costs a local commit; so this waits for two milliseconds at most, and
  * returns true: look into the queue first, more is likely to have come.  False:
  * the stream is not busy, settle now.
  */

@@ -83,6 +83,7 @@ static struct
 
 	StringInfoData kept;		/* the message that a full queue has refused */
 	bool		any_pending;	/* some consumer has not got it, or an order */
+	bool		expects_progress;	/* something in this round does */
 
 	/* where the stream is */
 	struct
@@ -572,6 +573,15 @@ send_to(QueueConsumer *c, const char *data, Size len, bool flush)
 	return true;
 }
 
+void
+ecm_queues_poke(void)
+{
+	for (int i = 0; i < queues.nconsumers; i++)
+		queues.consumers[i].unflushed = true;
+	if (!queues.any_pending)
+		(void) ecm_queues_flush();
+}
+
 bool
 ecm_queues_feed(const char *data, int len)
 {
@@ -701,6 +711,33 @@ XLogRecPtr
 ecm_queues_applied_lsn(void)
 {
 	return minimum_lsn(offsetof(EcmConsumerSlot, applied_lsn));
+}
+
+void
+ecm_queues_expect_progress(void)
+{
+	queues.expects_progress = true;
+}
+
+void
+ecm_queues_begin_round(void)
+{
+	queues.expects_progress = false;
+}
+
+/*
+ * Consumers that came farther in this round have gone by what was expected in the last
+ * one.  So if nothing was then, what they have come to has to be looked at again.
+ */
+bool
+ecm_queues_end_round(void)
+{
+	EcmStackManager *manager = &ecm_stack_at(queues.stack_index)->manager;
+	bool		expected = manager->expects_progress;
+
+	manager->expects_progress = queues.expects_progress;
+	pg_memory_barrier();		/* before the slots are read again */
+	return expected || !queues.expects_progress;
 }
 
 uint32

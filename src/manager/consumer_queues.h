@@ -86,6 +86,9 @@ extern bool ecm_queues_feed(const char *data, int len);
  */
 extern bool ecm_queues_flush(void);
 
+/* Wakes all consumers: a session waits for what they have put off (log_batch.c). */
+extern void ecm_queues_poke(void);
+
 /*
  * The stream is gone: orders all consumers to forget the transaction that was coming
  * in (RESET).  Forgets its positions, too.
@@ -113,6 +116,17 @@ extern XLogRecPtr ecm_queues_recorded_end(XLogRecPtr marker, XLogRecPtr marker_e
 
 /* End of the last transaction that every consumer has applied. */
 extern XLogRecPtr ecm_queues_applied_lsn(void);
+
+/*
+ * Something waits for the consumers in this round.  They wake the manager only when
+ * that is so, or they have news of their own (log_batch.c); else progress is looked at
+ * with whatever wakes it next.
+ */
+extern void ecm_queues_expect_progress(void);
+
+/* For each round, before all else and before the wait: false, go round once more. */
+extern void ecm_queues_begin_round(void);
+extern bool ecm_queues_end_round(void);
 
 /* A number that grows when consumers have begun gaps in logs. */
 extern uint32 ecm_queues_gaps(void);

@@ -384,6 +384,7 @@ do_round(Manager *m)
 
 	m->stack->manager.alive_at = now;
 	m->deadline = 0;
+	ecm_queues_begin_round();
 	for (int i = 0; i < (int) lengthof(parts); i++)
 	{
 		do
@@ -394,6 +395,8 @@ do_round(Manager *m)
 			step_machine(m, &in);
 		} while (in.again);
 	}
+	if (!m->state.streaming_up)
+		ecm_queues_expect_progress();
 	collect_deadlines(m);
 	show_state(m);
 }
@@ -451,9 +454,12 @@ ecm_manager_main(Datum arg)
 			proc_exit(0);
 		}
 		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(m->loop_context);
-		MemoryContextReset(m->loop_context);
-		do_round(m);
+		do
+		{
+			MemoryContextSwitchTo(m->loop_context);
+			MemoryContextReset(m->loop_context);
+			do_round(m);
+		} while (!ecm_queues_end_round());
 		wait_for_something(m);
 	}
 }

@@ -449,6 +449,7 @@ must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 		m->flow.ask_at = 0;
 		return false;
 	}
+	ecm_queues_expect_progress();
 	if (target > m->flow.asked_for || m->flow.ask_at == 0)
 	{
 		m->flow.asked_for = Max(m->flow.asked_for, target);
@@ -457,6 +458,7 @@ must_ask(Manager *m, EcmTime now, XLogRecPtr flushed)
 	}
 	if (now < m->flow.ask_at)
 		return false;
+	ecm_queues_poke();
 	m->flow.ask_at = ecm_later(now, m->flow.ask_delay_ms);
 	m->flow.ask_delay_ms = Min(m->flow.ask_delay_ms * 2, ASK_MAX_MS);
 	return true;
@@ -516,6 +518,8 @@ bool
 ecm_manager_note_progress(Manager *m, EcmTime now pg_attribute_unused(),
 						  RoundInput *in)
 {
+	if (m->state.streaming_up && m->state.behind)
+		ecm_queues_expect_progress();
 	if (!m->state.streaming_up || !m->state.behind || m->flow.congested ||
 		!is_beyond_loss(m, ecm_manager_flushed_lsn(m)))
 		return false;
@@ -559,6 +563,13 @@ ecm_manager_give_feedback(Manager *m, EcmTime now, RoundInput *in)
 	ecm_report_positions(received, flushed, rep->stream.acknowledged_lsn,
 						 ecm_queues_last_commit_at());
 	ecm_manager_wake_at(m, feedback_due(rep, flushed, acknowledged));
+
+	/*
+	 * what consumers have is to be told, too, though they don't wake us for
+	 * it
+	 */
+	if (ecm_queues_received_lsn() > flushed)
+		ecm_manager_wake_at(m, ecm_later(now, ACKNOWLEDGE_MS));
 	ecm_manager_wake_at(m, sign_of_life_due(rep));
 	ecm_manager_wake_at(m, m->flow.ask_at);
 	ecm_manager_wake_at(m, silence_deadline(rep));

@@ -30,6 +30,7 @@
 #include "base/stream_message.h"
 #include "base/text.h"
 #include "connection/pool.h"
+#include "manager/consumer_queues.h"
 #include "manager/shape_barrier.h"
 #include "manager/shape_batch.h"
 #include "manager/shape_requests.h"
@@ -283,7 +284,11 @@ ecm_batch_has_come(EcmBatch *b, XLogRecPtr received_lsn, XLogRecPtr applied_lsn)
 {
 	if (b->met && XLogRecPtrIsInvalid(b->message_lsn) && received_lsn > b->message_after)
 		b->message_lsn = received_lsn;
-	return !XLogRecPtrIsInvalid(b->message_lsn) && applied_lsn >= b->message_lsn;
+	if (XLogRecPtrIsInvalid(b->message_lsn))
+		return false;
+	if (applied_lsn < b->message_lsn)
+		ecm_queues_expect_progress();
+	return applied_lsn >= b->message_lsn;
 }
 
 /* ------------------------------------------------------------- failures -- */

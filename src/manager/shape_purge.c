@@ -34,6 +34,7 @@
 #include "base/shmem.h"
 #include "base/text.h"
 #include "connection/pool.h"
+#include "manager/consumer_queues.h"
 #include "manager/shape_purge.h"
 #include "manager/shape_requests.h"
 #include "slot/retained_wal.h"
@@ -358,8 +359,13 @@ start_purge(EcmTime now, XLogRecPtr applied_lsn)
 	int64		max_wal;
 	int			n = 0;
 
-	if (!state.logs.list[state.logs.first].complete || applied_lsn < state.logs.list[state.logs.first].lsn)
+	if (!state.logs.list[state.logs.first].complete)
 		return;
+	if (applied_lsn < state.logs.list[state.logs.first].lsn)
+	{
+		ecm_queues_expect_progress();
+		return;
+	}
 	max_wal = wal_allowed(now);
 	if (max_wal == 0)
 	{

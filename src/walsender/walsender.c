@@ -24,6 +24,11 @@
  * meanwhile.  So complete transactions are kept only while none that is large is
  * being gathered in the reorder buffer.
  *
+ * A walsender that keeps up with many small transactions wakes up for each of them, and
+ * so do the manager and the consumer in turn.  While they come by the thousand, ours
+ * moves at a steady pace instead, as network cards moderate their interrupts: where it
+ * would wait for WAL, it sleeps until it is time to send again, deaf to its latch.
+ *
  * A walsender sends a keepalive each time that it begins to wait for WAL, unless all
  * is acknowledged.  That is four of them for a small transaction, and each one
  * wakes the manager.  Ours sends none that tells what is asked for soon anyway.
@@ -50,7 +55,9 @@
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
+#include "utils/wait_event.h"
 
 /* these want Kerberos's header, which the server's own packages don't need */
 #undef ENABLE_GSS
@@ -64,6 +71,7 @@
 #include "base/stack_catalog.h"
 #include "base/stream_message.h"
 #include "base/stream_message_io.h"
+#include "base/wait_event.h"
 #include "walsender/unsendable.h"
 
 PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
@@ -89,6 +97,14 @@ PG_FUNCTION_INFO_V1(electric_cm_tune_walsender);
 #define GATHERED_BYTES		(256 * 1024)
 #define LOOK_FOR_SPILL_MS	20
 
+/*
+ * Transactions come by the thousand if the last PACE_COMMITS of them took less than
+ * PACE_COMMITS times PACE_COMMIT_US.  Then messages are sent every PACE_US only.
+ */
+#define PACE_COMMITS		4
+#define PACE_COMMIT_US		1000
+#define PACE_US				2000
+
 /* The kernel's buffer: so much may be sent before the manager reads it. */
 #define SEND_BUFFER_BYTES	(4 * 1024 * 1024)
 
@@ -112,6 +128,21 @@ static struct
 	Size		kept_bytes;		/* since the last message that was not kept */
 	int			flushes_asked;	/* ignored since the last message */
 	bool		giant_pending;	/* some of a giant message is still to be sent */
+
+	/* the pace of many small transactions: must_pace() */
+	struct
+	{
+		EcmTime		commits[PACE_COMMITS];	/* when the last ones were handed
+											 * over */
+		int			next;		/* the oldest of these */
+		EcmTime		sent_at;	/* messages, the last time */
+		Size		unsent_bytes;	/* since then */
+		bool		urgent;		/* there are some that must not wait */
+		bool		message_put;	/* ... and some since flushing was asked
+									 * for */
+		XLogRecPtr	asked_at_lsn;	/* MyWalSnd->sentPtr, when it was */
+		bool		holding;	/* the server's wish to flush was ignored */
+	}			pace;
 
 	/* as of the last message that was sent or kept */
 	XLogRecPtr	told_lsn;		/* the position that it had */
@@ -272,7 +303,11 @@ may_keep(char type, const char *s, Size len)
 	if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_BEGIN)
 		sender.in_transaction = true;
 	else if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_COMMIT)
+	{
 		sender.in_transaction = false;
+		sender.pace.commits[sender.pace.next] = ecm_now();
+		sender.pace.next = (sender.pace.next + 1) % PACE_COMMITS;
+	}
 	return sender.kept_bytes + len < KEEP_BYTES &&
 		(sender.in_transaction || (is_far_behind() && !gathers_much()));
 }
@@ -340,7 +375,47 @@ keep_or_send(char type, const char *s, size_t len)
 	sender.flushes_asked = 0;
 	sender.giant_pending |= len >= ECM_GIANT_BYTES;
 	note_told(type, s, len);
+	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
+		sender.pace.message_put = true;
+	else
+		sender.pace.urgent = true;
+	sender.pace.unsent_bytes += len;
 	sender.server->putmessage_noblock(type, s, len);
+}
+
+/*
+ * Is it too early to send what there is, since transactions come by the thousand?  The
+ * server asks after each message, after each WAL record, and once more before it
+ * waits for WAL: then it has neither put a message nor read a record since it asked
+ * last.  In that case this sleeps until it is time to send.  The latch is set, as more
+ * WAL may have come, and the server looks for that before it asks again.
+ */
+static bool
+must_pace(void)
+{
+	bool		waits = !sender.pace.message_put && MyWalSnd->sentPtr == sender.pace.asked_at_lsn;
+	EcmTime		due = sender.pace.sent_at + PACE_US;
+	EcmTime		now;
+
+	sender.pace.message_put = false;
+	sender.pace.asked_at_lsn = MyWalSnd->sentPtr;
+	if (sender.pace.unsent_bytes == 0 || sender.pace.unsent_bytes >= KEEP_BYTES ||
+		sender.pace.urgent || sender.in_transaction)
+		return false;
+	now = ecm_now();
+	if (now - sender.pace.commits[sender.pace.next] >= PACE_COMMITS * PACE_COMMIT_US)
+		return false;
+	if (now >= due)
+		/* what can be decoded at once may go along */
+		return !waits && now < due + PACE_US;
+	if (waits)
+	{
+		pgstat_report_wait_start(ecm_wait_event(ECM_WAIT_GATHER));
+		pg_usleep(due - now);
+		pgstat_report_wait_end();
+		SetLatch(MyLatch);
+	}
+	return true;
 }
 
 /*
@@ -356,14 +431,23 @@ flush_unless_keeping(void)
 		sender.keeping = false;
 		sender.kept_bytes = 0;
 	}
-	return sender.keeping ? 0 : sender.server->flush_if_writable();
+	if (sender.keeping)
+		return 0;
+	sender.pace.holding = must_pace();
+	if (sender.pace.holding)
+		return 0;
+	if (sender.pace.unsent_bytes > 0)
+		sender.pace.sent_at = ecm_now();
+	sender.pace.unsent_bytes = 0;
+	sender.pace.urgent = false;
+	return sender.server->flush_if_writable();
 }
 
 /* Replaces is_send_pending(), lest the walsender wait for the socket in vain. */
 static bool
 is_send_pending_unless_keeping(void)
 {
-	return !sender.keeping && sender.server->is_send_pending();
+	return !sender.keeping && !sender.pace.holding && sender.server->is_send_pending();
 }
 
 /* Puts our methods in place of the server's, the first time it is called. */
