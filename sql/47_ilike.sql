@@ -30,6 +30,8 @@ INSERT INTO word SELECT row_number() OVER (), w, w, left(w, 12), left(w, 40), w 
 	'ΩΣ', 'Éé', 'E' || U&'\0301', 'ǅ', 'Ǆ']) AS w;
 INSERT INTO word SELECT 100 + id, upper(t), lower(v), upper(b), n, upper(c) FROM word;
 UPDATE word SET t = lower(t), c = lower(c) WHERE id % 3 = 0;
+-- too large to be put into lower case for all clauses together
+INSERT INTO word (id, t) VALUES (500, repeat('Straße ', 20000)), (501, 'İ' || repeat('ς', 70000));
 UPDATE word SET t = NULL WHERE id = 5;
 DELETE FROM word WHERE id % 7 = 0;
 SELECT electric_cm_await_flushed() IS NOT NULL AS flushed;

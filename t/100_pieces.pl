@@ -107,8 +107,11 @@ while (time < $end)
 	push @new, map { create('t', where => "n = $_") } 0 .. 3;
 	if ($round == 1)
 	{
-		# after the barrier
+		# after the barrier of each of them, which waits for whoever has written before
+		my $new = join ', ', map { "'$_'" } @new;
 		$stack->becomes('SELECT count(*) > 3 FROM _electric_cm.reading_piece', 'tables are read in pieces');
+		$stack->becomes("SELECT bool_and(s.reading IS NOT NULL OR coalesce(t.state = 'live', false)) FROM _electric_cm.shape s
+			LEFT JOIN _electric_cm.shape_state t ON t.shape = s.id WHERE s.handle IN ($new)", 'all of them');
 		$writer->query_safe("BEGIN; UPDATE t SET n = n + 100 WHERE id < 5; INSERT INTO p VALUES (0, 0, 0)");
 		$stack->sql(q{BEGIN; INSERT INTO t VALUES (-5000, 0, 'prepared'), (20000, 0, 'prepared');
 			PREPARE TRANSACTION 'open'});

@@ -217,14 +217,15 @@ extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
 
 /* 16 can restrict index insertion to summarizing indexes; 19 has flags for it. */
 #if PG_VERSION_NUM >= 190000
-#define ecm_insert_index_tuples(rri, slot, estate) \
-	ExecInsertIndexTuples((rri), (estate), 0, (slot), NIL, NULL)
+#define ecm_insert_index_tuples(rri, slot, estate, summarizing) \
+	ExecInsertIndexTuples((rri), (estate), (summarizing) ? EIIT_IS_UPDATE | EIIT_ONLY_SUMMARIZING : 0, \
+						  (slot), NIL, NULL)
 #elif PG_VERSION_NUM >= 160000
-#define ecm_insert_index_tuples(rri, slot, estate) \
-	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL, false)
+#define ecm_insert_index_tuples(rri, slot, estate, summarizing) \
+	ExecInsertIndexTuples((rri), (slot), (estate), (summarizing), false, NULL, NIL, (summarizing))
 #else
-#define ecm_insert_index_tuples(rri, slot, estate) \
-	ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL)
+#define ecm_insert_index_tuples(rri, slot, estate, summarizing) \
+	((void) (summarizing), ExecInsertIndexTuples((rri), (slot), (estate), false, false, NULL, NIL))
 #endif
 
 /* 16 keeps permissions apart from the range table. */
@@ -574,16 +575,23 @@ typedef struct EcmJsonbState
 	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
 #endif
 
-/* As simple_heap_update(); the tuple tells by HeapTupleIsHeapOnly() whether indexes need it. */
-static inline void
-ecm_heap_update(Relation rel, ItemPointer otid, HeapTuple tuple)
+/*
+ * As simple_heap_update().  Do indexes have to get the new version?  *summarizing: only
+ * those that summarize (16 has updates for which this is so).
+ */
+static inline bool
+ecm_heap_update(Relation rel, ItemPointer otid, HeapTuple tuple, bool *summarizing)
 {
 #if PG_VERSION_NUM >= 160000
 	TU_UpdateIndexes update_indexes;
 
 	simple_heap_update(rel, otid, tuple, &update_indexes);
+	*summarizing = update_indexes == TU_Summarizing;
+	return update_indexes != TU_None;
 #else
 	simple_heap_update(rel, otid, tuple);
+	*summarizing = false;
+	return !HeapTupleIsHeapOnly(tuple);
 #endif
 }
 

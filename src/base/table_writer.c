@@ -54,20 +54,20 @@ ecm_table_writer_put(EcmTableWriter *writer)
 	ExecStoreVirtualTuple(slot);
 	table_tuple_insert(writer->rel, slot, GetCurrentCommandId(true),
 					   TABLE_INSERT_NO_LOGICAL, NULL);
-	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate);
+	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate, false);
 
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(writer->estate);
 }
 
 void
-ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple)
+ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple, bool summarizing)
 {
 	TupleTableSlot *slot = writer->slot;
 
 	ExecForceStoreHeapTuple(tuple, slot, false);
 	slot->tts_tid = tuple->t_self;
-	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate);
+	ecm_insert_index_tuples(writer->result_rel, slot, writer->estate, summarizing);
 
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(writer->estate);

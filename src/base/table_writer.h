@@ -43,8 +43,11 @@ extern void ecm_table_writer_begin(EcmTableWriter *writer, const char *table,
 /* Inserts the row whose values and nulls the caller has put into the slot. */
 extern void ecm_table_writer_put(EcmTableWriter *writer);
 
-/* Enters a tuple that an update has just put into the table into all indexes. */
-extern void ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple);
+/*
+ * Enters a tuple that an update has just put into the table into its indexes.
+ * summarizing: only into those that summarize.
+ */
+extern void ecm_table_writer_put_again(EcmTableWriter *writer, HeapTuple tuple, bool summarizing);
 
 /*
  * Ends writing.  The rows are visible to the rest of the transaction; the lock

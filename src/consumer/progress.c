@@ -100,14 +100,14 @@ update_row(Relation rel, HeapTuple old, int worker, XLogRecPtr lsn)
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 	HeapTuple	tuple;
 	EcmTableWriter writer;
+	bool		summarizing;
 
 	fill_row(desc, worker, lsn, values, nulls);
 	tuple = heap_form_tuple(desc, values, nulls);
-	ecm_heap_update(rel, &old->t_self, tuple);
-	if (HeapTupleIsHeapOnly(tuple))
+	if (!ecm_heap_update(rel, &old->t_self, tuple, &summarizing))
 		return;
 	ecm_table_writer_begin(&writer, "progress", RowExclusiveLock);
-	ecm_table_writer_put_again(&writer, tuple);
+	ecm_table_writer_put_again(&writer, tuple, summarizing);
 	ecm_table_writer_end(&writer);
 }
 

@@ -163,8 +163,6 @@ start_tuple(EcmTable *table, const EcmValue *values)
 		table->slot->tts_values[i] = (Datum) 0;
 	}
 	ExecStoreVirtualTuple(table->slot);
-	if (table->lower_case != NULL)
-		ecm_lower_case_next_row(table->lower_case);
 	table->values = values;
 }
 
@@ -438,6 +436,8 @@ ecm_match_tuple(EcmTable *table, const EcmValue *values, EcmWhich which,
 		}
 		PG_END_TRY();
 	}
+	if (table->lower_case != NULL)
+		ecm_lower_case_next_row(table->lower_case);
 	*n = matching.matched[which].n;
 	return matching.matched[which].shapes;
 }

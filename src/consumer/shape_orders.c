@@ -755,6 +755,7 @@ void
 ecm_orders_committed(void)
 {
 	ListCell   *lc;
+	bool		gaps = false;
 
 	foreach(lc, orders.list)
 	{
@@ -765,8 +766,13 @@ ecm_orders_committed(void)
 		if (order->kind == ORDER_RESYNCED)
 			report_resynced(&order->closed);
 		if (order->kind == ORDER_GAP)
+		{
 			ecm_stack_at(orders.stack_index)->consumers[orders.worker].gaps++;
+			gaps = true;
+		}
 	}
+	if (gaps)
+		ecm_stack_wake(orders.stack_index);
 	ecm_orders_forget();
 }
 

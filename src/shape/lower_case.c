@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/attnum.h"
+#include "access/detoast.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
@@ -27,6 +28,12 @@
 
 #include "base/compat.h"
 #include "shape/lower_case.h"
+
+/*
+ * A value that has more bytes is not put into lower case before it is known that some
+ * clause looks at it: "length(a) < 1000 AND a ILIKE ..." does not.
+ */
+#define MAX_BYTES			(64 * 1024)
 
 /* The operator of NOT LIKE, to which the server's headers give no name. */
 #define TEXT_NOT_LIKE_OP	1210
@@ -70,8 +77,8 @@ find_column(EcmLowerCase *rows, AttrNumber attno, Oid collation)
 			return i;
 	if (rows->ncolumns == rows->max_columns)
 	{
+		rows->columns = repalloc(rows->columns, 2 * rows->max_columns * sizeof(LowerColumn));
 		rows->max_columns *= 2;
-		rows->columns = repalloc(rows->columns, rows->max_columns * sizeof(LowerColumn));
 	}
 	rows->columns[rows->ncolumns].attno = attno;
 	rows->columns[rows->ncolumns].collation = collation;
@@ -195,13 +202,23 @@ make_slot(EcmLowerCase *rows)
 	MemoryContextSwitchTo(old_context);
 }
 
-void
+bool
 ecm_lower_case_make(EcmLowerCase *rows, const Bitmapset *used, ExprContext *econtext)
 {
 	int			i = -1;
 
+	while ((i = bms_next_member(used, i)) >= 0)
+	{
+		TupleTableSlot *from = econtext->ecxt_scantuple;
+		int			number = rows->columns[i].attno - 1;
+
+		if (!from->tts_isnull[number] &&
+			toast_raw_datum_size(from->tts_values[number]) > MAX_BYTES)
+			return false;
+	}
 	if (rows->slot == NULL)
 		make_slot(rows);
+	i = -1;
 	while ((i = bms_next_member(used, i)) >= 0)
 	{
 		LowerColumn *column = &rows->columns[i];
@@ -222,4 +239,5 @@ ecm_lower_case_make(EcmLowerCase *rows, const Bitmapset *used, ExprContext *econ
 		column->made = true;
 	}
 	econtext->ecxt_innertuple = rows->slot;
+	return true;
 }

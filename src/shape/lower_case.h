@@ -26,13 +26,14 @@ extern EcmLowerCase *ecm_lower_case_create(MemoryContext context);
  */
 extern List *ecm_lower_case_replace(EcmLowerCase *rows, List *quals, Bitmapset **used);
 
-/* There is another row. */
+/* There is another row, or none: what was made is freed. */
 extern void ecm_lower_case_next_row(EcmLowerCase *rows);
 
 /*
  * Makes the columns of a set, as far as this row's are not made, out of econtext's scan
- * tuple, and puts them into its inner tuple.
+ * tuple, and puts them into its inner tuple.  False: one is too large for that, evaluate
+ * the clause as it was.
  */
-extern void ecm_lower_case_make(EcmLowerCase *rows, const Bitmapset *used, ExprContext *econtext);
+extern bool ecm_lower_case_make(EcmLowerCase *rows, const Bitmapset *used, ExprContext *econtext);
 
 #endif							/* ECM_LOWER_CASE_H */

@@ -594,6 +594,7 @@ take_out_equality(List *quals, EcmFilter *filter, MemoryContext work,
 				  MemoryContext context, EcmLowerCase *lower_case)
 {
 	List	   *rest = NIL;
+	List	   *lowered_quals = NIL;
 	Bitmapset  *lowered = NULL;
 	ListCell   *lc;
 
@@ -613,13 +614,17 @@ take_out_equality(List *quals, EcmFilter *filter, MemoryContext work,
 	if (rest == NIL)
 		return;
 	if (lower_case != NULL)
-		rest = ecm_lower_case_replace(lower_case, rest, &lowered);
+		lowered_quals = ecm_lower_case_replace(lower_case, rest, &lowered);
 	filter->context = AllocSetContextCreate(context, "electric_cm filter",
 											ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(filter->context);
 	filter->quals = copyObject(rest);
-	filter->lowered = bms_copy(lowered);
-	filter->lower_case = lowered != NULL ? lower_case : NULL;
+	if (lowered != NULL)
+	{
+		filter->lower_case = lower_case;
+		filter->lowered = bms_copy(lowered);
+		filter->lowered_quals = copyObject(lowered_quals);
+	}
 	MemoryContextSwitchTo(work);
 }
 
@@ -671,6 +676,21 @@ ecm_filter_free(EcmFilter *filter)
 
 /* ------------------------------------------------------------- evaluating -- */
 
+/* The state for evaluating conditions, which is made when first needed. */
+static ExprState *
+ready(ExprState **state, List *quals, MemoryContext context)
+{
+	MemoryContext old;
+
+	if (*state == NULL)
+	{
+		old = MemoryContextSwitchTo(context);
+		*state = ExecInitQual(quals, NULL);
+		MemoryContextSwitchTo(old);
+	}
+	return *state;
+}
+
 bool
 ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 {
@@ -686,16 +706,12 @@ ecm_filter_rest_matches(EcmFilter *filter, ExprContext *econtext, Oid owner)
 	SetUserIdAndSecContext(owner, save_sec_context |
 						   SECURITY_RESTRICTED_OPERATION |
 						   SECURITY_LOCAL_USERID_CHANGE);
-	old = CurrentMemoryContext;
-	if (filter->state == NULL)
-	{
-		MemoryContextSwitchTo(filter->context);
-		filter->state = ExecInitQual(filter->quals, NULL);
-	}
-	MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	if (filter->lower_case != NULL)
-		ecm_lower_case_make(filter->lower_case, filter->lowered, econtext);
-	result = ExecQual(filter->state, econtext);
+	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	if (filter->lower_case != NULL &&
+		ecm_lower_case_make(filter->lower_case, filter->lowered, econtext))
+		result = ExecQual(ready(&filter->lowered_state, filter->lowered_quals, filter->context), econtext);
+	else
+		result = ExecQual(ready(&filter->state, filter->quals, filter->context), econtext);
 	MemoryContextSwitchTo(old);
 	/* free it now: a thousand clauses may each copy a large value of the row */
 	ResetExprContext(econtext);

@@ -73,9 +73,11 @@ typedef struct EcmFilter
 								 * needed */
 	MemoryContext context;		/* has quals and state; NULL: there are none */
 
-	/* columns in lower case that quals refer to; NULL: none */
-	EcmLowerCase *lower_case;
-	Bitmapset  *lowered;
+	/* the same, with columns in lower case */
+	EcmLowerCase *lower_case;	/* NULL: no condition has ILIKE */
+	Bitmapset  *lowered;		/* which columns */
+	List	   *lowered_quals;
+	ExprState  *lowered_state;
 } EcmFilter;
 
 /*

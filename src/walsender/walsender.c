@@ -362,6 +362,8 @@ note_told(char type, const char *s, size_t len)
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
+	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
+		sender.pace.message_put = true;
 	if (is_late_answer(type, s, len) || is_needless(type, s, len))
 		return;
 	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w' && is_foreign_message(s, len))
@@ -375,9 +377,7 @@ keep_or_send(char type, const char *s, size_t len)
 	sender.flushes_asked = 0;
 	sender.giant_pending |= len >= ECM_GIANT_BYTES;
 	note_told(type, s, len);
-	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
-		sender.pace.message_put = true;
-	else
+	if (type != 'd' || len <= XLOGDATA_HEADER || s[0] != 'w')
 		sender.pace.urgent = true;
 	sender.pace.unsent_bytes += len;
 	sender.server->putmessage_noblock(type, s, len);
@@ -405,16 +405,15 @@ must_pace(void)
 	now = ecm_now();
 	if (now - sender.pace.commits[sender.pace.next] >= PACE_COMMITS * PACE_COMMIT_US)
 		return false;
-	if (now >= due)
+	if (!waits)
 		/* what can be decoded at once may go along */
-		return !waits && now < due + PACE_US;
-	if (waits)
-	{
-		pgstat_report_wait_start(ecm_wait_event(ECM_WAIT_GATHER));
-		pg_usleep(due - now);
-		pgstat_report_wait_end();
-		SetLatch(MyLatch);
-	}
+		return now < due + PACE_US && !gathers_much();
+	if (now >= due)
+		return false;
+	pgstat_report_wait_start(ecm_wait_event(ECM_WAIT_GATHER));
+	pg_usleep(due - now);
+	pgstat_report_wait_end();
+	SetLatch(MyLatch);
 	return true;
 }
 
