@@ -62,6 +62,21 @@ build_other() {
     sed "s|$ECM_TMP/dest|$other/dest|g" "$TEMP_CONFIG" >"$ECM_TMP/other.conf"
 }
 
+# usage: start_version this|before [LINE...]
+# Starts a server of that name with this version, or the one of the directory BEFORE, and
+# uses it.
+start_version() {
+    local version=$1 config=$TEMP_CONFIG
+    shift
+    if [ "$version" = before ]; then
+        [ -f "$ECM_TMP/other.conf" ] || build_other "$BEFORE"
+        config=$ECM_TMP/other.conf
+    fi
+    TEMP_CONFIG=$config new_server "$version" "$@"
+    server "$version" start
+    use_server "$version"
+}
+
 # usage: wait_until SECONDS WHAT COMMAND...
 wait_until() {
     local deadline=$((SECONDS + $1)) what=$2

@@ -25,7 +25,6 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -41,7 +40,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -62,7 +60,6 @@
 #include "consumer/current_shape.h"
 #include "consumer/followed_shapes.h"
 #include "consumer/log_batch.h"
-#include "consumer/progress.h"
 #include "consumer/relation.h"
 #include "consumer/shape_match.h"
 #include "consumer/shape_orders.h"
@@ -70,6 +67,7 @@
 #include "shape/shape_blame.h"
 #include "shape/shape_chunk.h"
 #include "shape/shape_epoch.h"
+#include "shape/shape_offset.h"
 #include "shape/shape_stall.h"
 #include "shape/shape_worker.h"
 #include "slot/slot.h"
@@ -349,7 +347,7 @@ static void
 read_progress(void *arg)
 {
 	XLogRecPtr *position = arg;
-	XLogRecPtr	lsn = ecm_progress_read(consumer.args.worker, GetActiveSnapshot());
+	XLogRecPtr	lsn = ecm_stored_progress(consumer.args.worker, GetActiveSnapshot());
 
 	if (!XLogRecPtrIsInvalid(lsn))
 		*position = lsn;

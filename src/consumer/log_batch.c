@@ -361,8 +361,9 @@ note_growth(EcmShapeBuffer *buffer, int64 bytes)
  * for long on an idle server, nor if a session waits for it.
  */
 static bool
-must_flush(const EcmStack *stack)
+must_flush(void)
 {
+	const EcmStack *stack = ecm_stack_at(batch.stack_index);
 	UnflushedCommit *oldest;
 
 	if (batch.done.unflushed == NIL)
@@ -799,7 +800,7 @@ ecm_log_batch_reset(void)
 bool
 ecm_log_batch_unsettled(void)
 {
-	return !XLogRecPtrIsInvalid(batch.lsn) || must_flush(ecm_stack_at(batch.stack_index)) ||
+	return !XLogRecPtrIsInvalid(batch.lsn) || must_flush() ||
 		batch.done.reported_lsn != batch.done.applied_lsn || (batch.local.open && !batch.local.spilling);
 }
 
@@ -841,5 +842,5 @@ ecm_log_batch_settle(void)
 	if (!batch.local.spilling)
 		commit_complete();
 	end_unused();
-	report_progress(must_flush(ecm_stack_at(batch.stack_index)), false);
+	report_progress(must_flush(), false);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * progress.c
- *	  How far a consumer has come, in _electric_cm.progress.
+ *	  Writes how far a consumer has come to _electric_cm.progress.
  *
  * The row is written with each commit, however small, so this goes below SQL, where
  * it takes a third of the time.
@@ -33,39 +33,6 @@
 #define PROGRESS_ROWS		32
 
 static int	next_turn;
-
-/* Scans a consumer's rows; turn -1: all of them. */
-static SysScanDesc
-begin_scan(Relation rel, int worker, int turn, Snapshot snapshot)
-{
-	ScanKeyData key[2];
-
-	ScanKeyInit(&key[0], PROGRESS_WORKER, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(worker));
-	ScanKeyInit(&key[1], PROGRESS_TURN, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(turn));
-	return systable_beginscan(rel, ecm_own_relid("progress_pkey"), true, snapshot,
-							  turn < 0 ? 1 : 2, key);
-}
-
-XLogRecPtr
-ecm_progress_read(int worker, Snapshot snapshot)
-{
-	Relation	rel = table_open(ecm_own_relid("progress"), AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, worker, -1, snapshot);
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-	HeapTuple	tuple;
-
-	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, PROGRESS_LSN, RelationGetDescr(rel), &isnull);
-
-		if (!isnull)
-			lsn = Max(lsn, DatumGetLSN(value));
-	}
-	systable_endscan(scan);
-	table_close(rel, NoLock);
-	return lsn;
-}
 
 /* The values of a row; columns that a later version may add stay NULL. */
 static void
@@ -115,9 +82,15 @@ void
 ecm_progress_write(int worker, XLogRecPtr lsn)
 {
 	Relation	rel = table_open(ecm_own_relid("progress"), RowExclusiveLock);
-	SysScanDesc scan = begin_scan(rel, worker, next_turn, GetActiveSnapshot());
-	HeapTuple	old = systable_getnext(scan);
+	SysScanDesc scan;
+	HeapTuple	old;
+	ScanKeyData key[2];
 
+	ScanKeyInit(&key[0], PROGRESS_WORKER, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(worker));
+	ScanKeyInit(&key[1], PROGRESS_TURN, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(next_turn));
+	scan = systable_beginscan(rel, ecm_own_relid("progress_pkey"), true, GetActiveSnapshot(),
+							  lengthof(key), key);
+	old = systable_getnext(scan);
 	if (old != NULL)
 		update_row(rel, old, worker, lsn);
 	else

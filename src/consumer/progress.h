@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * progress.h
- *	  The rows of _electric_cm.progress that a consumer reads and writes.
+ *	  Writes how far a consumer has come (ecm_stored_progress() reads it).
  *
  *-------------------------------------------------------------------------
  */
@@ -11,13 +11,6 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
-#include "utils/snapshot.h"
-
-/*
- * The end of the last transaction that a consumer has committed to the logs; invalid if
- * it has never committed any.
- */
-extern XLogRecPtr ecm_progress_read(int worker, Snapshot snapshot);
 
 /*
  * Writes, in the current transaction, that a consumer's logs have all up to 'lsn'.  To

@@ -205,37 +205,29 @@ make_slot(EcmLowerCase *rows)
 bool
 ecm_lower_case_make(EcmLowerCase *rows, const Bitmapset *used, ExprContext *econtext)
 {
+	const TupleTableSlot *from = econtext->ecxt_scantuple;
 	int			i = -1;
 
-	while ((i = bms_next_member(used, i)) >= 0)
-	{
-		TupleTableSlot *from = econtext->ecxt_scantuple;
-		int			number = rows->columns[i].attno - 1;
-
-		if (!from->tts_isnull[number] &&
-			toast_raw_datum_size(from->tts_values[number]) > MAX_BYTES)
-			return false;
-	}
 	if (rows->slot == NULL)
 		make_slot(rows);
-	i = -1;
 	while ((i = bms_next_member(used, i)) >= 0)
 	{
 		LowerColumn *column = &rows->columns[i];
-		TupleTableSlot *from = econtext->ecxt_scantuple;
+		Datum		value = from->tts_values[column->attno - 1];
+		bool		isnull = from->tts_isnull[column->attno - 1];
 		MemoryContext old_context;
 
 		if (column->made)
 			continue;
-		rows->slot->tts_isnull[i] = from->tts_isnull[column->attno - 1];
-		if (!rows->slot->tts_isnull[i])
+		if (!isnull && toast_raw_datum_size(value) > MAX_BYTES)
+			return false;
+		if (!isnull)
 		{
 			old_context = MemoryContextSwitchTo(rows->row_context);
-			rows->slot->tts_values[i] =
-				DirectFunctionCall1Coll(lower, column->collation,
-										from->tts_values[column->attno - 1]);
+			rows->slot->tts_values[i] = DirectFunctionCall1Coll(lower, column->collation, value);
 			MemoryContextSwitchTo(old_context);
 		}
+		rows->slot->tts_isnull[i] = isnull;
 		column->made = true;
 	}
 	econtext->ecxt_innertuple = rows->slot;

@@ -243,6 +243,13 @@ gathers_much(void)
 
 /* ---------------------------------------------------------------- sending -- */
 
+/* Is this message one of pgoutput's, in its header? */
+static bool
+is_xlog_data(char type, const char *s, Size len)
+{
+	return type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w';
+}
+
 /*
  * Is this a logical message that is not the stack's?  's' is XLogData: its header,
  * then 'M', flags (1 byte), LSN (8), prefix (terminated), length (4), contents.  Ours
@@ -298,7 +305,7 @@ tell_of_giant(const char *s)
 static bool
 may_keep(char type, const char *s, Size len)
 {
-	if (type != 'd' || len <= XLOGDATA_HEADER || s[0] != 'w')
+	if (!is_xlog_data(type, s, len))
 		return false;
 	if (s[XLOGDATA_HEADER] == LOGICAL_REP_MSG_BEGIN)
 		sender.in_transaction = true;
@@ -348,7 +355,7 @@ note_told(char type, const char *s, size_t len)
 {
 	uint64		position;
 
-	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
+	if (is_xlog_data(type, s, len))
 		memcpy(&position, s + 1 + sizeof(position), sizeof(position));
 	else if (type == 'd' && len == KEEPALIVE_LENGTH && s[0] == 'k')
 		memcpy(&position, s + 1, sizeof(position));
@@ -362,11 +369,12 @@ note_told(char type, const char *s, size_t len)
 static void
 keep_or_send(char type, const char *s, size_t len)
 {
-	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w')
-		sender.pace.message_put = true;
+	bool		xlog_data = is_xlog_data(type, s, len);
+
+	sender.pace.message_put |= xlog_data;
 	if (is_late_answer(type, s, len) || is_needless(type, s, len))
 		return;
-	if (type == 'd' && len > XLOGDATA_HEADER && s[0] == 'w' && is_foreign_message(s, len))
+	if (xlog_data && is_foreign_message(s, len))
 	{
 		if (len >= ECM_GIANT_BYTES)
 			tell_of_giant(s);
@@ -377,8 +385,7 @@ keep_or_send(char type, const char *s, size_t len)
 	sender.flushes_asked = 0;
 	sender.giant_pending |= len >= ECM_GIANT_BYTES;
 	note_told(type, s, len);
-	if (type != 'd' || len <= XLOGDATA_HEADER || s[0] != 'w')
-		sender.pace.urgent = true;
+	sender.pace.urgent |= !xlog_data;
 	sender.pace.unsent_bytes += len;
 	sender.server->putmessage_noblock(type, s, len);
 }
