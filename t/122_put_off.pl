@@ -10,10 +10,11 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # Nobody but the stack flushes WAL: no checkpoint, no autovacuum, and at first no WAL
-# writer and no background writer
+# writer and no background writer; and no timer wakes the consumer
 my $stack = new_stack('main', conf => q{
 autovacuum = off
 checkpoint_timeout = '1h'
+electric_cm.shape_stall_timeout = 0
 });
 my $node = $stack->node;
 $stack->sql('CREATE EXTENSION electric_cm');
